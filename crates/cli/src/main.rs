@@ -1,0 +1,2 @@
+//! walarchive
+fn main() {}
