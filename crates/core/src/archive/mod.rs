@@ -1,0 +1,1 @@
+//! Archive one WAL file; fetch one.

@@ -1,0 +1,1 @@
+//! `walarchive.*` in the data directory's postgresql.conf.
