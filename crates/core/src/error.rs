@@ -66,6 +66,8 @@ pub enum Error {
         object: String,
         /// The local file.
         local: String,
+        /// Where they differ.
+        reason: String,
     },
     /// The repository belongs to another cluster.
     #[error("the repository \"{repository}\" belongs to another cluster")]
@@ -172,6 +174,7 @@ impl Error {
             | Error::Store { reason, .. }
             | Error::ForeignRepository { reason, .. }
             | Error::InvalidWal { reason, .. }
+            | Error::Conflict { reason, .. }
             | Error::BackupExists { reason, .. }
             | Error::Damaged { reason, .. } => Some(reason.clone()).filter(|reason| !reason.is_empty()),
             _ => None,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use url::Url;
 
 use crate::config::StorageConfig;
@@ -151,6 +151,26 @@ impl Store {
     pub async fn get_range(&self, key: &str, range: std::ops::Range<u64>) -> Result<Bytes> {
         let path = Path::from(key);
         self.asked("read", key, self.inner.get_range(&path, range)).await
+    }
+
+    /// The first `limit` bytes of an object and its whole size; none if it is not there.
+    async fn get_first(&self, key: &str, limit: u64) -> Result<Option<(Bytes, u64)>> {
+        let path = Path::from(key);
+        let options = GetOptions::new().with_range(Some(0..limit));
+        let read = async {
+            let found = self.inner.get_opts(&path, options).await?;
+            let size = found.meta.size;
+            Ok((found.bytes().await?, size))
+        };
+        match self.asked("read", key, read).await {
+            Ok(found) => Ok(Some(found)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            // No range of an empty object can be satisfied.
+            Err(error) => match self.size(key).await {
+                Ok(Some(0)) => Ok(Some((Bytes::new(), 0))),
+                _ => Err(error),
+            },
+        }
     }
 
     /// All objects below a folder, in no particular order.

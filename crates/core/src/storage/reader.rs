@@ -23,13 +23,26 @@ pub struct RangeReader {
 }
 
 impl RangeReader {
+    /// Begin to download the object; none if it is not there. One request suffices for an object of one part.
+    pub async fn open(store: &Store, key: &str) -> Result<Option<Self>> {
+        let Some((first, size)) = store.get_first(key, PART_BYTES).await? else {
+            return Ok(None);
+        };
+        let mut reader = Self::from_offset(store, key, first.len() as u64, size);
+        reader.current = first;
+        Ok(Some(reader))
+    }
+
     /// Begin to download the object, which has `size` bytes. Must be called within a tokio runtime; the reading itself
     /// must be done on a thread that may block.
     pub fn new(store: &Store, key: &str, size: u64) -> Self {
+        Self::from_offset(store, key, 0, size)
+    }
+
+    fn from_offset(store: &Store, key: &str, mut start: u64, size: u64) -> Self {
         let (sender, parts) = mpsc::channel(READ_AHEAD);
         let (store, key) = (store.clone(), key.to_owned());
         tokio::spawn(async move {
-            let mut start = 0;
             while start < size {
                 let end = (start + PART_BYTES).min(size);
                 let part = store.get_range(&key, start..end).await.and_then(|part| {
