@@ -217,6 +217,7 @@ fn settled(path: &Path) -> Result<PathBuf> {
     }
     for ancestor in absolute.ancestors() {
         match ancestor.canonicalize() {
+            Ok(real) if ancestor == absolute => return Ok(real),
             Ok(real) => return Ok(real.join(absolute.strip_prefix(ancestor).unwrap_or(Path::new("")))),
             // A dangling link is not an absent directory: creating it would fail in a way that is hard to understand.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !ancestor.is_symlink() => {}
