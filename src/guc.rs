@@ -50,7 +50,7 @@ static MANIFEST_CHECKSUMS: GucSetting<ManifestChecksums> =
 
 /// Define all of them.
 pub fn define() {
-    let context = GucContext::Sighup;
+    let context = || GucContext::Sighup;
     // SAFETY: the hooks are functions with the signature that PostgreSQL calls.
     #[allow(clippy::multiple_unsafe_ops_per_block)]
     unsafe {
@@ -59,7 +59,7 @@ pub fn define() {
             c"Where WAL and base backups go.",
             c"A URL: s3://bucket/prefix or file:///absolute/path.",
             &STORAGE,
-            context,
+            context(),
             GucFlags::default(),
             Some(storage_hook),
             None,
@@ -70,7 +70,7 @@ pub fn define() {
             c"Non-secret options of the store, as key=value pairs separated by commas or spaces.",
             c"For example aws_endpoint=https://host,aws_region=eu-central-1.",
             &STORAGE_OPTIONS,
-            context,
+            context(),
             GucFlags::default(),
             Some(storage_options_hook),
             None,
@@ -82,7 +82,7 @@ pub fn define() {
         c"A file with the store's credentials, readable by the server's user only.",
         c"It holds \"key = value\" lines; the [default] section of an AWS credentials file is one.",
         &CREDENTIALS_FILE,
-        context,
+        context(),
         GucFlags::SUPERUSER_ONLY,
     );
     GucRegistry::define_enum_guc(
@@ -90,7 +90,7 @@ pub fn define() {
         c"How WAL and base backups are compressed.",
         c"",
         &COMPRESSION,
-        context,
+        context(),
         GucFlags::default(),
     );
     let int = |name: &'static CStr,
@@ -99,7 +99,7 @@ pub fn define() {
                setting: &'static GucSetting<i32>,
                range: (i32, i32),
                flags| {
-        GucRegistry::define_int_guc(name, short, long, setting, range.0, range.1, context, flags);
+        GucRegistry::define_int_guc(name, short, long, setting, range.0, range.1, context(), flags);
     };
     int(
         c"walarchive.compression_level",
@@ -154,7 +154,7 @@ pub fn define() {
         c"Checksum algorithm of the backup manifest.",
         c"",
         &MANIFEST_CHECKSUMS,
-        context,
+        context(),
         GucFlags::default(),
     );
 }

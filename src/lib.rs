@@ -13,11 +13,12 @@ mod pg;
 mod shmem;
 mod worker;
 
+use pgrx::pg_shmem_init;
 use pgrx::prelude::*;
 
 use crate::shmem::{ARCHIVING, BACKUP};
 
-pgrx::pg_module_magic!(c"walarchive", pgrx::pg_sys::PG_VERSION_STR);
+pgrx::pg_module_magic!();
 
 /// Called by PostgreSQL when it loads the library: in the postmaster when preloaded, else in the process that needs it.
 #[pg_guard]

@@ -49,24 +49,25 @@ fn walarchive_backup_list() -> TableIterator<
     let backups: Vec<BackupInfo> = or_raise(listed.unwrap_or(Err(Error::Cancelled)));
     TableIterator::new(backups.into_iter().map(|backup| {
         let known = backup.damaged.is_none();
+        let metadata = backup.metadata;
         let lsn = |lsn: Lsn| Some(lsn.to_string()).filter(|_| known);
         let text = |text: String| Some(text).filter(|text| !text.is_empty());
         (
             backup.name,
-            timestamp(backup.start_time.timestamp_micros()),
-            timestamp(backup.finish_time.timestamp_micros()),
-            lsn(backup.start_lsn),
-            lsn(backup.finish_lsn),
+            timestamp(metadata.start_time.timestamp_micros()),
+            timestamp(metadata.finish_time.timestamp_micros()),
+            lsn(metadata.start_lsn),
+            lsn(metadata.finish_lsn),
             backup.timeline.map(i64::from),
-            bigint(backup.uncompressed_size),
-            bigint(backup.compressed_size),
-            backup.parent,
-            text(backup.hostname),
-            text(backup.data_dir),
-            Some(backup.pg_version as i32).filter(|version| *version != 0),
-            backup.system_identifier.map(|identifier| identifier.to_string()),
-            backup.is_permanent,
-            backup.user_data.map(JsonB),
+            bigint(metadata.uncompressed_size),
+            bigint(metadata.compressed_size),
+            backup.delta_parent,
+            text(metadata.hostname),
+            text(metadata.data_dir),
+            Some(metadata.pg_version as i32).filter(|version| *version != 0),
+            metadata.system_identifier.map(|identifier| identifier.to_string()),
+            metadata.is_permanent,
+            metadata.user_data.map(JsonB),
             backup.damaged,
         )
     }))

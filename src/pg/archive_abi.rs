@@ -8,7 +8,8 @@ use crate::archive_module;
 /// Run a callback so that neither a panic nor a PostgreSQL ERROR leaves it; what comes out of one is "no".
 fn contained(callback: impl FnOnce() -> bool + std::panic::UnwindSafe) -> bool {
     use pgrx::pg_sys;
-    let context = pgrx::PgMemoryContexts::CurrentMemoryContext.value();
+    // SAFETY: a variable of the main thread.
+    let context = unsafe { pg_sys::CurrentMemoryContext };
     let result = pgrx::PgTryBuilder::new(callback)
         .catch_others(|error| {
             archive_module::report_unexpected(&error);

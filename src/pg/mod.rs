@@ -8,4 +8,4 @@ pub mod server;
 pub mod settings;
 
 pub use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
-pub use pgrx::pg_sys::{Datum, Oid, PgSqlErrorCode, WalLevel};
+pub use pgrx::pg_sys::{Datum, Oid};

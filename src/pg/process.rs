@@ -39,13 +39,17 @@ pub fn handle_worker_signals() {
 
 /// Signal handlers of a worker that runs SQL: SIGTERM ends it at the next interrupt check, as it ends a backend.
 pub fn handle_backend_signals() {
+    unsafe extern "C-unwind" fn terminate(signal: i32) {
+        // SAFETY: PostgreSQL's own handler for this signal, which only sets flags and the latch.
+        unsafe { pg_sys::die(signal) };
+    }
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
-    // SAFETY: `die` is PostgreSQL's own handler for this; the process is a background worker's main thread.
+    // SAFETY: the process is a background worker's main thread, where handlers are to be set.
     unsafe {
         #[cfg(not(feature = "pg18"))]
-        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(pg_sys::die));
+        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(terminate));
         #[cfg(feature = "pg18")]
-        pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(pg_sys::die));
+        pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(terminate));
     }
 }
 
@@ -87,15 +91,4 @@ pub fn at_exit(callback: unsafe extern "C-unwind" fn(i32, pg_sys::Datum)) {
 pub fn exit_for_restart() -> ! {
     // SAFETY: the orderly end of a process, from its main thread.
     unsafe { pg_sys::proc_exit(1) }
-}
-
-/// What the process shows in `ps`, after its name.
-pub fn show_activity(activity: &std::ffi::CStr) {
-    // SAFETY: the string is copied.
-    unsafe {
-        #[cfg(feature = "pg15")]
-        pg_sys::set_ps_display(activity.as_ptr());
-        #[cfg(not(feature = "pg15"))]
-        pg_sys::set_ps_display_with_len(activity.as_ptr(), activity.to_bytes().len());
-    }
 }

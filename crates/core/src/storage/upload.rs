@@ -97,12 +97,7 @@ impl Write for Upload {
     }
 }
 
-async fn receive(
-    store: &Store,
-    key: &str,
-    mut parts: mpsc::Receiver<Part>,
-    cancel: &CancellationToken,
-) -> Result<u64> {
+async fn receive(store: &Store, key: &str, mut parts: mpsc::Receiver<Part>, cancel: &CancellationToken) -> Result<u64> {
     let first = match next(&mut parts, cancel).await? {
         Part::Last(content) => {
             let size = content.len() as u64;
