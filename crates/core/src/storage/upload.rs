@@ -266,4 +266,31 @@ mod tests {
         assert!(matches!(stored, Err(Error::Cancelled)));
         assert_eq!(files_below(dir.path()), 0);
     }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_store_that_hangs_is_a_timeout() {
+        use object_store::throttle::{ThrottleConfig, ThrottledStore};
+        let config = ThrottleConfig {
+            wait_put_per_call: Duration::from_secs(3600),
+            ..ThrottleConfig::default()
+        };
+        let hanging = ThrottledStore::new(object_store::memory::InMemory::new(), config);
+        let mut store = Store::of(std::sync::Arc::new(hanging), "memory:");
+        store.deadline = Duration::from_millis(50);
+        for parts in [0, 5] {
+            let produce = move |mut upload: Upload| {
+                upload.write_all(&vec![1; PART_BYTES as usize * parts + 1])?;
+                upload.finish()
+            };
+            let cancel = CancellationToken::new();
+            let running = run(&store, "object", &cancel, produce);
+            let (_, stored) = tokio::time::timeout(Duration::from_secs(60), running)
+                .await
+                .expect("in time");
+            assert!(
+                matches!(stored, Err(Error::Timeout { .. })),
+                "{parts} parts: {stored:?}"
+            );
+        }
+    }
 }
