@@ -14,12 +14,11 @@ use crate::wal::{FirstPage, LONG_HEADER_BYTES, SegmentSize};
 pub fn identity_of(path: &Path) -> Result<ClusterIdentity> {
     if let Some(data_dir) = data_directory_near(path) {
         let control = ControlFile::read(data_dir)?;
-        let segment_size = control.segment_size;
         let major_version = control_file::read_major_version(data_dir)?;
         return Ok(ClusterIdentity {
             system_identifier: control.system_identifier,
             major_version,
-            segment_size,
+            segment_size: control.segment_size,
         });
     }
     let mut header = [0; LONG_HEADER_BYTES];
