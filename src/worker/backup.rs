@@ -113,7 +113,7 @@ fn take() -> Result<String> {
     let cancel = CancellationToken::new();
     let begun = {
         let (store, progress, cancel) = (store.clone(), Arc::clone(&progress), cancel.clone());
-        step(async move { Backup::begin(store, request, options, progress, cancel).await })?
+        step(async move { Backup::begin(&store, request, options, progress, cancel).await })?
     };
     copy_and_commit(begun, &store, &progress, &cancel).inspect_err(|_| clean_up(store, name))
 }
