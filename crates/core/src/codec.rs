@@ -107,11 +107,19 @@ impl Compression {
 
     /// A writer that compresses into `sink`.
     pub fn encoder<W: Write>(self, sink: W) -> io::Result<Encoder<W>> {
+        self.encoder_with_threads(sink, 0)
+    }
+
+    /// The same, compressing in so many threads of its own; with 0 in the caller's. Each takes a few MB.
+    pub fn encoder_with_threads<W: Write>(self, sink: W, threads: u32) -> io::Result<Encoder<W>> {
         Ok(match self {
             Compression::Zstd(level) => {
                 let mut encoder = zstd::stream::write::Encoder::new(sink, level)?;
                 // The frame's checksum lets a reader tell a damaged object from a good one.
                 encoder.include_checksum(true)?;
+                if threads > 0 {
+                    encoder.multithread(threads)?;
+                }
                 Encoder::Zstd(Box::new(encoder))
             }
             Compression::Plain => Encoder::Plain(sink),

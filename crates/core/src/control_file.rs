@@ -9,6 +9,9 @@ use crate::wal::SegmentSize;
 /// Where the server keeps it, relative to the data directory.
 pub const PG_CONTROL: &str = "global/pg_control";
 
+/// The bytes of the file, most of them zero, in every version.
+pub const PG_CONTROL_BYTES: u64 = 8192;
+
 /// The structure is somewhere in this range of sizes in every version, and never larger than a disk sector.
 const SMALLEST: usize = 200;
 const LARGEST: usize = 512;
@@ -33,12 +36,17 @@ impl ControlFile {
     /// Read that of a data directory. The server may be writing it at the same time, so a copy whose checksum is wrong is
     /// read again a few times before it counts as damaged.
     pub fn read(data_dir: &Path) -> Result<Self> {
+        Self::read_with_content(data_dir).map(|(control, _)| control)
+    }
+
+    /// The same, and the bytes that were found intact.
+    pub fn read_with_content(data_dir: &Path) -> Result<(Self, Vec<u8>)> {
         const TRIES: usize = 10;
         let path = data_dir.join(PG_CONTROL);
         for left in (0..TRIES).rev() {
             let bytes = std::fs::read(&path).map_err(|error| Error::io("read", &path, error))?;
             match Self::parse(&bytes) {
-                Ok(control) => return Ok(control),
+                Ok(control) => return Ok((control, bytes)),
                 Err(reason) if left == 0 => return Err(Error::damaged(path.display().to_string(), reason)),
                 // A write of 8 kB is over in no time; the pause only lets the writer run.
                 Err(_) => std::thread::sleep(Duration::from_millis(10)),
@@ -85,13 +93,16 @@ pub fn read_major_version(data_dir: &Path) -> Result<u32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
+    /// The system identifier of the sample.
+    pub(crate) const SYSTEM_IDENTIFIER: u64 = 7_412_345_678_901_234_567;
+
     /// A file as PostgreSQL 15 writes it, as far as it is read.
-    fn sample(segment_bytes: u32, size: usize) -> Vec<u8> {
+    pub(crate) fn sample(segment_bytes: u32, size: usize) -> Vec<u8> {
         let mut bytes = vec![0u8; size];
-        bytes[0..8].copy_from_slice(&7_412_345_678_901_234_567u64.to_le_bytes());
+        bytes[0..8].copy_from_slice(&SYSTEM_IDENTIFIER.to_le_bytes());
         bytes[8..12].copy_from_slice(&1300u32.to_le_bytes());
         bytes[12..16].copy_from_slice(&202_209_061u32.to_le_bytes());
         bytes[200..208].copy_from_slice(&FLOAT_FORMAT.to_le_bytes());
@@ -109,7 +120,7 @@ mod tests {
     fn it_is_found_whatever_its_size() {
         for size in [288, 292, 300] {
             let control = ControlFile::parse(&sample(64 << 20, size)).expect("intact");
-            assert_eq!(control.system_identifier, 7_412_345_678_901_234_567);
+            assert_eq!(control.system_identifier, SYSTEM_IDENTIFIER);
             assert_eq!(
                 (control.pg_control_version, control.catalog_version),
                 (1300, 202_209_061)

@@ -6,6 +6,7 @@ mod errors;
 mod file;
 mod reader;
 mod s3;
+mod upload;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::config::StorageConfig;
 use crate::error::{Error, Result};
 
 pub use reader::{PART_BYTES, RangeReader};
+pub use upload::{Upload, UploadTask};
 
 /// A repository's store. Keys are relative to the prefix of its URL. Cheap to clone.
 #[derive(Debug, Clone)]
