@@ -1,1 +1,5 @@
 //! End-to-end tests of walarchive on real PostgreSQL servers; see `tests/`.
+
+pub mod archiving;
+pub mod ledger;
+pub mod repository;
