@@ -44,8 +44,12 @@ pub fn shutdown() {
 /// Archive one file of `pg_wal`. Never raises; a failure is a WARNING and false, and the archiver will come again.
 pub fn archive_file(file: &str) -> bool {
     let archived = archive(file);
-    // The archiver's own loop may have been woken while this function used the latch: let it look again.
-    Latch::mine().set();
+    // Waiting in here may have used up a wake-up that was meant for the archiver's own loop. After a success the loop looks
+    // again anyway. After a failure it shall take its pause, but for the end of the server, when no worker lives any more: a
+    // lost wake-up would hold the shutdown up for a minute then.
+    if archived.is_ok() || !worker_lives() {
+        Latch::mine().set();
+    }
     match archived {
         Ok(()) => true,
         Err(failure) => {
@@ -53,6 +57,10 @@ pub fn archive_file(file: &str) -> bool {
             false
         }
     }
+}
+
+fn worker_lives() -> bool {
+    shmem::require_preloaded().is_ok() && ARCHIVING.share().worker_pid != 0
 }
 
 /// A panic or an ERROR came out of a callback: a defect of this library, which must not take the archiver along.

@@ -22,7 +22,7 @@ fn sqlstate(error: &Error) -> PgSqlErrorCode {
     use PgSqlErrorCode::*;
     match error {
         Error::Config { .. } => ERRCODE_CONFIG_FILE_ERROR,
-        Error::Unauthorized { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
+        Error::Unauthorized { .. } | Error::NoCredentials { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
         Error::NoSuchStore { .. } | Error::NotFound { .. } | Error::NoBackup { .. } => ERRCODE_UNDEFINED_FILE,
         Error::Store { .. } => ERRCODE_CONNECTION_FAILURE,
         Error::Timeout { .. } => ERRCODE_CONNECTION_DOES_NOT_EXIST,

@@ -90,5 +90,9 @@ pub fn at_exit(callback: unsafe extern "C-unwind" fn(i32, pg_sys::Datum)) {
 /// End this background worker so that the postmaster starts it again.
 pub fn exit_for_restart() -> ! {
     // SAFETY: the orderly end of a process, from its main thread.
-    unsafe { pg_sys::proc_exit(1) }
+    unsafe { pg_sys::proc_exit(1) };
+    #[allow(unreachable_code, reason = "18 declares proc_exit as a function that returns")]
+    {
+        unreachable!("proc_exit does not return")
+    }
 }

@@ -5,11 +5,11 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use pgrx::pg_sys;
 use walarchive_core::Error;
 
-/// Run `check` over the new value; a refusal becomes DETAIL and HINT of PostgreSQL's own message.
+/// Run `check` over the new value; a refusal becomes a message with DETAIL and HINT.
 ///
 /// # Safety
 /// `newval` must be what PostgreSQL hands to a check hook.
-unsafe fn check(newval: *mut *mut c_char, check: fn(&str) -> Result<(), Error>) -> bool {
+unsafe fn check(name: &str, newval: *mut *mut c_char, check: fn(&str) -> Result<(), Error>) -> bool {
     // SAFETY: the caller's promise; the pointer to the string may be null.
     let value = unsafe {
         newval
@@ -25,11 +25,14 @@ unsafe fn check(newval: *mut *mut c_char, check: fn(&str) -> Result<(), Error>) 
     };
     let Err(error) = refused else { return true };
     let copy = |text: String| CString::new(text).unwrap_or_default();
+    // PostgreSQL's own message repeats the value, which may be a credential that was put into the wrong place.
+    let message = copy(format!("invalid value for parameter \"{name}\""));
     let detail = copy(sentence(error.to_string()));
     let hint = copy(error.hint().unwrap_or_default());
     // SAFETY: format_elog_string copies into ErrorContext, where PostgreSQL expects these strings; both are C strings.
     unsafe {
         pg_sys::pre_format_elog_string(0, std::ptr::null());
+        pg_sys::GUC_check_errmsg_string = pg_sys::format_elog_string(c"%s".as_ptr(), message.as_ptr());
         pg_sys::GUC_check_errdetail_string = pg_sys::format_elog_string(c"%s".as_ptr(), detail.as_ptr());
         pg_sys::GUC_check_errhint_string = pg_sys::format_elog_string(c"%s".as_ptr(), hint.as_ptr());
     }
@@ -56,7 +59,7 @@ pub unsafe extern "C-unwind" fn check_storage(
     _source: pg_sys::GucSource::Type,
 ) -> bool {
     // SAFETY: PostgreSQL's call.
-    unsafe { check(newval, crate::guc::check_storage) }
+    unsafe { check("walarchive.storage", newval, crate::guc::check_storage) }
 }
 
 /// Check hook of `walarchive.storage_options`.
@@ -70,5 +73,5 @@ pub unsafe extern "C-unwind" fn check_storage_options(
     _source: pg_sys::GucSource::Type,
 ) -> bool {
     // SAFETY: PostgreSQL's call.
-    unsafe { check(newval, crate::guc::check_storage_options) }
+    unsafe { check("walarchive.storage_options", newval, crate::guc::check_storage_options) }
 }

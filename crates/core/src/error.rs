@@ -16,13 +16,21 @@ pub enum Error {
         hint: String,
     },
     /// The store does not accept the credentials, or they do not suffice.
-    #[error("the store refused the credentials when asked to {operation} \"{object}\"")]
+    #[error("the store denied the permission to {operation} \"{object}\"")]
     Unauthorized {
         /// The verb: "read", "write", "list", "delete".
         operation: &'static str,
         /// The object's URL.
         object: String,
         /// What the store said.
+        reason: String,
+    },
+    /// No place where credentials are looked for had any.
+    #[error("no credentials were found for \"{object}\"")]
+    NoCredentials {
+        /// The object's URL.
+        object: String,
+        /// What was tried last.
         reason: String,
     },
     /// The bucket, container or directory of the URL is not there.
@@ -162,7 +170,11 @@ impl Error {
     pub fn is_unreachable(&self) -> bool {
         matches!(
             self,
-            Error::Store { .. } | Error::Timeout { .. } | Error::Unauthorized { .. } | Error::NoSuchStore { .. }
+            Error::Store { .. }
+                | Error::Timeout { .. }
+                | Error::Unauthorized { .. }
+                | Error::NoCredentials { .. }
+                | Error::NoSuchStore { .. }
         )
     }
 
@@ -170,6 +182,7 @@ impl Error {
     pub fn detail(&self) -> Option<String> {
         match self {
             Error::Unauthorized { reason, .. }
+            | Error::NoCredentials { reason, .. }
             | Error::NoSuchStore { reason, .. }
             | Error::Store { reason, .. }
             | Error::ForeignRepository { reason, .. }
@@ -185,10 +198,13 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Error::Config { hint, .. } | Error::NoBackup { hint, .. } => hint.as_str(),
-            Error::Unauthorized { .. } => {
+            Error::Unauthorized { object, .. } if object.starts_with("file:") => {
+                "Check the owner and the mode of the directory; it must belong to the user of the process."
+            }
+            Error::Unauthorized { .. } | Error::NoCredentials { .. } => {
                 "Check the access key, its secret and its permissions on the bucket: AWS_ACCESS_KEY_ID and \
-                 AWS_SECRET_ACCESS_KEY in the environment of the process, or the file named by \
-                 walarchive.credentials_file; for a directory, its owner and mode."
+                 AWS_SECRET_ACCESS_KEY in the environment of the process (a server reads it when it starts), or the \
+                 file named by walarchive.credentials_file."
             }
             Error::NoSuchStore { .. } => {
                 "Create it, owned by the server's user if it is a directory, or correct walarchive.storage."

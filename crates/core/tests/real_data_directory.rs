@@ -24,7 +24,7 @@ fn bin_dirs() -> Vec<PathBuf> {
         .map(PathBuf::from)
         .collect();
     dirs.push("/usr/lib/postgresql/15/bin".into());
-    dirs.retain(|dir| dir.join("initdb").exists() && dir.join("pg_verifybackup").exists());
+    dirs.retain(|dir| dir.join("initdb").exists());
     if dirs.is_empty() {
         eprintln!("no PostgreSQL is installed: nothing was tested");
     }
@@ -93,6 +93,12 @@ fn pg_control_is_read_whatever_the_version() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pg_verifybackup_accepts_what_is_unpacked() {
     for bin in bin_dirs() {
+        // That of some binary distributions crashes before it reads anything.
+        let version = Command::new(bin.join("pg_verifybackup")).arg("--version").output();
+        if !version.is_ok_and(|output| output.status.success()) {
+            eprintln!("{} does not work: not tested", bin.join("pg_verifybackup").display());
+            continue;
+        }
         for checksum_algorithm in [ChecksumAlgorithm::Crc32c, ChecksumAlgorithm::Sha256] {
             let dir = tempfile::tempdir().expect("a directory");
             let data = initdb(&bin, dir.path(), 1);

@@ -14,6 +14,8 @@ const REFUSED: [&str; 8] = [
     "401 Unauthorized",
     "Permission denied (os error 13)",
 ];
+/// Where instances of clouds ask for credentials: nobody asks there who has any.
+const METADATA_SERVICES: [&str; 2] = ["169.254.169.254", "169.254.170.2"];
 const NO_STORE: [&str; 2] = ["NoSuchBucket", "No such bucket"];
 
 pub(super) fn translate(operation: &'static str, object: String, store_url: &str, error: object_store::Error) -> Error {
@@ -24,6 +26,7 @@ pub(super) fn translate(operation: &'static str, object: String, store_url: &str
         object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }
     );
     match error {
+        _ if says(&METADATA_SERVICES) => Error::NoCredentials { object, reason },
         _ if says(&NO_STORE) => Error::NoSuchStore {
             target: store_url.to_owned(),
             reason,

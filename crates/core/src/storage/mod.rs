@@ -215,25 +215,6 @@ impl Store {
         Ok(keys.len())
     }
 
-    /// A writer that uploads a large object in parts of [`PART_BYTES`], two at a time. Nothing is visible under the key
-    /// before it was shut down; dropping it, or `abort`, leaves nothing there.
-    pub fn writer(&self, key: &str) -> object_store::buffered::BufWriter {
-        object_store::buffered::BufWriter::with_capacity(Arc::clone(&self.inner), Path::from(key), PART_BYTES as usize)
-            .with_max_concurrency(2)
-    }
-
-    /// The error of a writer's `write`, `shutdown` or `abort`, in this crate's terms.
-    pub fn writer_error(&self, key: &str, error: std::io::Error) -> Error {
-        match error.downcast::<object_store::Error>() {
-            Ok(error) => self.error("write", key, error),
-            Err(error) => Error::Store {
-                operation: "write",
-                object: self.object_url(key),
-                reason: error.to_string(),
-            },
-        }
-    }
-
     /// Pages of a listing come one by one, each within the deadline.
     async fn collect(
         &self,
