@@ -25,6 +25,14 @@ pub fn present_segment(cluster: &Cluster) -> String {
     cluster.psql("SELECT pg_walfile_name(pg_current_wal_lsn())")
 }
 
+/// Ends the present segment of a server whose store takes nothing, and returns the one that the archiver tries first: how
+/// much WAL there was before, and whether it filled a segment, depends on PostgreSQL's version.
+#[track_caller]
+pub fn first_waiting(cluster: &Cluster) -> String {
+    cluster.switch_wal();
+    cluster.waiting_files().swap_remove(0)
+}
+
 /// Ends that many WAL segments, one after the other.
 #[track_caller]
 pub fn switch_segments(cluster: &Cluster, count: usize) {

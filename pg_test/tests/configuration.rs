@@ -1,6 +1,8 @@
 //! Settings that cannot be right say so and what to do; settings that change while files are archived lose nothing.
 
-use walarchive_pg_test::archiving::{archiving, present_segment, status, switch_segments, wait_drained, wait_message};
+use walarchive_pg_test::archiving::{
+    archiving, first_waiting, present_segment, status, switch_segments, wait_drained, wait_message,
+};
 use walarchive_pg_test::repository::{Repository, segment_name, segment_number};
 use walarchive_testkit::{Cluster, PATIENCE, TestDir};
 
@@ -11,7 +13,7 @@ fn a_library_that_is_not_preloaded_says_so() {
     let cluster = archiving(&dir, "c", &repository.url())
         .setting("shared_preload_libraries", "")
         .start();
-    let segment = cluster.switch_wal();
+    let segment = first_waiting(&cluster);
     let message = wait_message(&cluster, 0, &["WARNING", "walarchive is not preloaded"], PATIENCE);
     assert!(
         message.contains("HINT:  Add walarchive to shared_preload_libraries and restart the server."),
@@ -32,8 +34,8 @@ fn a_library_that_is_not_preloaded_says_so() {
         );
     }
     assert_eq!(
-        cluster.waiting_files(),
-        [segment.clone()],
+        cluster.waiting_files().first(),
+        Some(&segment),
         "it must not be archived by luck"
     );
     assert_eq!(repository.wal_files(), [""; 0]);
@@ -161,7 +163,7 @@ fn without_a_storage_the_archiver_waits_for_one() {
     let dir = TestDir::new();
     let cluster = archiving(&dir, "c", "").start();
     cluster.psql("CREATE EXTENSION walarchive");
-    let first = cluster.switch_wal();
+    let last = cluster.switch_wal();
     let message = wait_message(&cluster, 0, &["WARNING", "walarchive.storage is not set"], PATIENCE);
     assert!(message.contains("HINT:  Set it to a URL"), "{message}");
     let error = cluster.try_psql_verbose("SELECT walarchive_backup_push()");
@@ -169,19 +171,20 @@ fn without_a_storage_the_archiver_waits_for_one() {
         !error.success() && error.stderr.contains("walarchive.storage is not set") && error.stderr.contains("HINT:"),
         "{error:?}"
     );
+    let waiting = cluster.waiting_files().len();
     assert_eq!(
         status(&cluster, "storage IS NULL, archived_count, ready_files"),
-        "t|0|1"
+        format!("t|0|{waiting}")
     );
 
     let repository = Repository::new(&dir, "repository");
     cluster.set("walarchive.storage", &repository.url());
     cluster.reload();
-    cluster.wait_archived(&first, PATIENCE);
-    repository.assert_same_as_local(&cluster, &first);
+    wait_drained(&cluster);
+    repository.assert_same_as_local(&cluster, &last);
     assert_eq!(
         status(&cluster, "storage, archived_count"),
-        format!("{}|1", repository.url())
+        format!("{}|{waiting}", repository.url())
     );
 }
 
@@ -194,7 +197,7 @@ fn another_storage_by_reload_gets_the_segments_that_follow() {
     cluster.psql("CREATE EXTENSION walarchive");
     switch_segments(&cluster, 20);
     wait_drained(&cluster);
-    assert_eq!(repositories[0].segments().len(), 20);
+    assert!(repositories[0].segments().len() >= 20);
 
     cluster.set("walarchive.storage", &repositories[1].url());
     cluster.reload();
@@ -247,6 +250,7 @@ fn another_archive_library_by_reload_and_back() {
     cluster.psql("CREATE EXTENSION walarchive");
     let ours = cluster.switch_wal();
     cluster.wait_archived(&ours, PATIENCE);
+    let mut expected = repository.segments();
     let worker = cluster.wait_pid_of("walarchive worker", None);
 
     // The archiver ends itself when its library changes, and PostgreSQL waits ten seconds from its last start.
@@ -274,6 +278,7 @@ fn another_archive_library_by_reload_and_back() {
     let again = cluster.switch_wal();
     cluster.wait_archived(&again, PATIENCE);
     repository.assert_same_as_local(&cluster, &again);
-    assert_eq!(repository.segments(), [ours, again]);
+    expected.push(again);
+    assert_eq!(repository.segments(), expected);
     assert_eq!(status(&cluster, "failed_count"), "0");
 }

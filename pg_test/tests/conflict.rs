@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use walarchive_pg_test::archiving::{archiving, present_segment, status, switch_segments, wait_drained, wait_message};
+use walarchive_pg_test::archiving::{
+    archiving, first_waiting, present_segment, status, switch_segments, wait_drained, wait_message,
+};
 use walarchive_pg_test::repository::{Repository, segment_name, segment_number};
 use walarchive_testkit::{PATIENCE, S3Server, StopMode, TestDir};
 
@@ -155,7 +157,7 @@ fn a_second_cluster_is_refused_before_it_writes() {
 
     let second = archiving(&dir, "second", &repository.url()).start();
     second.psql("CREATE EXTENSION walarchive");
-    let mine = second.switch_wal();
+    let mine = first_waiting(&second);
     let message = wait_message(&second, 0, &["WARNING", "could not archive", &mine], PATIENCE);
     assert!(message.contains("belongs to another cluster"), "{message}");
     assert!(message.contains(&repository.url()), "{message}");
@@ -172,7 +174,7 @@ fn a_second_cluster_is_refused_before_it_writes() {
         !error.success() && error.stderr.contains("belongs to another cluster") && error.stderr.contains("HINT:"),
         "{error:?}"
     );
-    assert_eq!(second.waiting_files(), [mine.clone()]);
+    assert_eq!(second.waiting_files().first(), Some(&mine));
     assert!(tree(repository.path()) == before, "the second cluster wrote something");
 
     // On a prefix of its own it goes on; the owner was not disturbed.

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use walarchive_pg_test::archiving::{
-    archiving, messages, present_segment, status, switch_segments, wait_drained, wait_message, write_noise,
+    archiving, first_waiting, messages, present_segment, status, switch_segments, wait_drained, wait_message,
+    write_noise,
 };
 use walarchive_pg_test::ledger::Ledger;
 use walarchive_pg_test::repository::{Repository, restore};
@@ -169,7 +170,7 @@ fn a_store_that_never_answers_holds_nobody_for_long() {
         .start();
     cluster.psql("CREATE EXTENSION walarchive");
     let start = Instant::now();
-    let segment = cluster.switch_wal();
+    let segment = first_waiting(&cluster);
     let message = wait_message(&cluster, 0, &["WARNING", "could not archive", &segment], PATIENCE);
     // Without deadlines of ours it would be object_store's three minutes.
     assert!(
@@ -265,7 +266,7 @@ fn wrong_credentials_are_called_so() {
         .env("AWS_SECRET_ACCESS_KEY", "hunter2")
         .start();
     cluster.psql("CREATE EXTENSION walarchive");
-    let segment = cluster.switch_wal();
+    let segment = first_waiting(&cluster);
     let message = wait_message(&cluster, 0, &["WARNING", "could not archive", &segment], PATIENCE);
     assert!(message.contains("the store denied the permission to"), "{message}");
     assert!(message.contains("SignatureDoesNotMatch"), "{message}");
@@ -310,7 +311,7 @@ fn a_missing_bucket_and_a_missing_directory_are_called_so() {
         .envs(server.env())
         .start();
     cluster.psql("CREATE EXTENSION walarchive");
-    let segment = cluster.switch_wal();
+    let segment = first_waiting(&cluster);
     let message = wait_message(&cluster, 0, &["WARNING", "could not archive", &segment], PATIENCE);
     assert!(message.contains("s3://bocket/prefix\" does not exist"), "{message}");
     assert!(message.contains("HINT:  Create it"), "{message}");
