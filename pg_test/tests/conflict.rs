@@ -77,6 +77,12 @@ fn other_content_is_refused(repository: &Repository, dir: &TestDir, url: &str, c
     assert!(cluster.datadir().join("pg_wal").join(&foreign).is_file());
     assert!(!cluster.is_archived(&foreign));
 
+    assert_eq!(
+        fs::read(&object).expect("the object is gone"),
+        other,
+        "it was overwritten later"
+    );
+
     // The DBA has found out what it was.
     fs::remove_file(&object).expect("could not remove the object");
     let last = cluster.switch_wal();
