@@ -1,1 +1,34 @@
-//! walarchive
+//! walarchive: continuous archiving inside the PostgreSQL server.
+//!
+//! The way of a WAL segment: the archiver calls [`archive_module`], which asks the queue in [`shmem`]; the [`worker`] has
+//! uploaded it already, or does so now, with `walarchive_core::archive`; the archiver wakes and answers true. The way of a
+//! backup: a function in [`api`] starts a backup worker in [`worker`], which copies with `walarchive_core::backup`.
+
+mod api;
+mod archive_module;
+mod bridge;
+mod error;
+mod guc;
+mod pg;
+mod shmem;
+mod worker;
+
+use pgrx::pg_shmem_init;
+use pgrx::prelude::*;
+
+use crate::shmem::{ARCHIVING, BACKUP};
+
+pgrx::pg_module_magic!();
+
+/// Called by PostgreSQL when it loads the library: in the postmaster when preloaded, else in the process that needs it.
+#[pg_guard]
+#[allow(non_snake_case)]
+pub extern "C-unwind" fn _PG_init() {
+    guc::define();
+    if pg::server::preloading() {
+        pg_shmem_init!(ARCHIVING = shmem::initial_archiving());
+        pg_shmem_init!(BACKUP = shmem::initial_backup());
+        shmem::set_preloaded();
+        worker::register();
+    }
+}

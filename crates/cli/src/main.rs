@@ -1,2 +1,72 @@
-//! walarchive
-fn main() {}
+//! The `walarchive` binary: fetch and push WAL files, list backups, restore one. A thin layer over `walarchive-core`; it
+//! needs no server.
+
+mod args;
+mod backup_fetch;
+mod backup_list;
+mod exit;
+mod progress;
+mod settings;
+mod wal;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use clap::Parser;
+use walarchive_core::{Error, Result};
+
+use args::{Args, Command};
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // What cannot be printed is not worth a failure of its own.
+            let _ = error.print();
+            return exit::of_usage(&error);
+        }
+    };
+    start_logging(args.verbose);
+    // Rust's own exit code after a panic is 101, which PostgreSQL would take for "the file is not in the archive".
+    catch_unwind(AssertUnwindSafe(|| run(args))).unwrap_or(ExitCode::from(exit::FATAL))
+}
+
+fn run(args: Args) -> ExitCode {
+    match args.command {
+        Command::WalFetch(args) => {
+            let result = within_runtime(false, wal::fetch(&args));
+            exit::of_wal_fetch(result, &args.path)
+        }
+        Command::WalPush(args) => exit::of_plain(within_runtime(false, wal::push(&args))),
+        Command::BackupList(args) => exit::of_plain(within_runtime(true, backup_list::run(&args))),
+        Command::BackupFetch(args) => exit::of_restore(within_runtime(true, backup_fetch::run(&args))),
+    }
+}
+
+/// One WAL file needs no second thread for the network, and starts faster without.
+fn within_runtime<T>(many_threads: bool, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut builder = match many_threads {
+        true => tokio::runtime::Builder::new_multi_thread(),
+        false => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = builder
+        .enable_all()
+        .build()
+        .map_err(|error| Error::io("start threads in", "/proc/self", error))?;
+    runtime.block_on(work)
+}
+
+fn start_logging(verbose: bool) {
+    use tracing_subscriber::EnvFilter;
+    let default = if verbose {
+        "debug,hyper=info,reqwest=info"
+    } else {
+        "warn"
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+}

@@ -1,1 +1,26 @@
-//! core
+//! Continuous archiving, base backups and restore for PostgreSQL, with no PostgreSQL inside.
+//!
+//! The extension and the `walarchive` binary are thin layers over this crate. Data runs one way through it: the verbs
+//! ([`archive`], [`backup`], [`restore`]) use the [`inventory`], the [`layout`] and the file [`formats`]; these use
+//! [`storage`] and the [`codec`]; these use [`wal`] names and [`error`]s. Only [`layout`] builds object keys.
+
+#![forbid(unsafe_code)]
+
+pub mod archive;
+pub mod backup;
+pub mod cluster;
+pub mod codec;
+pub mod config;
+pub mod control_file;
+pub mod error;
+pub mod formats;
+pub mod inventory;
+pub mod layout;
+pub mod lsn;
+pub mod restore;
+pub mod server_config;
+pub mod storage;
+pub mod wal;
+
+pub use error::{Error, Result};
+pub use lsn::Lsn;

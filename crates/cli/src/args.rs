@@ -1,0 +1,265 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
+use walarchive_core::Result;
+use walarchive_core::restore::{
+    RecoveryMode, RecoveryTarget, RestoreOptions, RestoreTarget, TablespaceMap, TargetAction, TargetTimeline,
+};
+
+/// Fetch what the walarchive extension (or WAL-G) archived, and restore base backups.
+#[derive(Debug, Parser)]
+#[command(name = "walarchive", version, arg_required_else_help = true)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Say more on stderr; RUST_LOG selects in detail.
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Fetch one WAL file from the archive: restore_command = 'walarchive wal-fetch %f "%p"'.
+    ///
+    /// Exit codes: 0 done; 74 the file is not in the archive; 200 the archive could not be asked, or what it gave is
+    /// damaged (1 where a standby has to go on trying).
+    WalFetch(WalFetch),
+    /// Put one WAL file into the archive.
+    WalPush(WalPush),
+    /// List the base backups, oldest first.
+    BackupList(BackupList),
+    /// Restore a base backup into an empty directory, and prepare recovery.
+    ///
+    /// Exit codes: 0 done; 1 refused; 2 usage; 200 the archive could not be asked, or what it gave is damaged.
+    BackupFetch(Box<BackupFetch>),
+}
+
+/// Where the repository is. What is not given is looked for in WALARCHIVE_STORAGE, WALARCHIVE_STORAGE_OPTIONS and
+/// WALARCHIVE_CREDENTIALS_FILE, then in WAL-G's variables, then in the data directory's configuration files.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Storage {
+    /// The repository: s3://bucket/prefix or file:///path.
+    #[arg(long = "storage", value_name = "URL")]
+    pub url: Option<String>,
+    /// An option of the store, for example aws_endpoint=https://host. May be repeated.
+    #[arg(long = "storage-option", value_name = "KEY=VALUE")]
+    pub options: Vec<String>,
+    /// A file with the store's credentials, readable by its owner only.
+    #[arg(long, value_name = "FILE")]
+    pub credentials_file: Option<PathBuf>,
+}
+
+/// `wal-fetch`.
+#[derive(Debug, clap::Args)]
+pub struct WalFetch {
+    /// The name of the WAL file (%f).
+    pub name: String,
+    /// Where to put it (%p).
+    pub path: PathBuf,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub storage: Storage,
+}
+
+/// `wal-push`.
+#[derive(Debug, clap::Args)]
+pub struct WalPush {
+    /// The WAL file (%p).
+    pub path: PathBuf,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub storage: Storage,
+}
+
+/// `backup-list`.
+#[derive(Debug, clap::Args)]
+pub struct BackupList {
+    /// Print a JSON array, with the field names of WAL-G's detailed list.
+    #[arg(long)]
+    pub json: bool,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub storage: Storage,
+}
+
+/// `backup-fetch`.
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("target"))]
+pub struct BackupFetch {
+    /// The data directory to make; it must be empty or absent.
+    pub directory: PathBuf,
+    /// A backup's name, or LATEST: the newest one that ends before the target.
+    pub backup: String,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub storage: Storage,
+    /// Recover to a time with its offset from UTC, for example "2026-11-20 10:00:00+00".
+    #[arg(long, value_name = "TIME", group = "target", value_parser = by(RestoreTarget::time))]
+    target_time: Option<RestoreTarget>,
+    /// Recover to a position in the WAL, for example 16/B374D848.
+    #[arg(long, value_name = "LSN", group = "target", value_parser = by(|text| text.parse().map(RestoreTarget::Lsn)))]
+    target_lsn: Option<RestoreTarget>,
+    /// Recover to a restore point of pg_create_restore_point().
+    #[arg(long, value_name = "NAME", group = "target", value_parser = by(RestoreTarget::name))]
+    target_name: Option<RestoreTarget>,
+    /// Recover to a transaction.
+    #[arg(long, value_name = "XID", group = "target")]
+    target_xid: Option<u64>,
+    /// Stop as soon as the backup is consistent.
+    #[arg(long, group = "target")]
+    target_immediate: bool,
+    /// Stop just before the target, not just after it.
+    #[arg(long, requires = "target", conflicts_with_all = ["target_immediate", "target_name"])]
+    target_exclusive: bool,
+    /// Recover along a timeline: latest, current or its number.
+    #[arg(long, value_name = "TIMELINE", default_value = "latest", value_parser = by(|text| text.parse::<TargetTimeline>()))]
+    target_timeline: TargetTimeline,
+    /// What the server does at the target.
+    #[arg(long, value_name = "ACTION", requires = "target", value_enum)]
+    target_action: Option<Action>,
+    /// Put a tablespace elsewhere; OLD is its directory or OID. May be repeated.
+    #[arg(long, value_name = "OLD=NEW")]
+    tablespace_map: Vec<String>,
+    /// Write no recovery settings.
+    #[arg(long, conflicts_with_all = ["standby", "target", "target_timeline"])]
+    no_recovery: bool,
+    /// Prepare a standby (standby.signal) that follows the archive.
+    #[arg(long)]
+    standby: bool,
+    /// Tars to unpack at a time; by default one a processor, up to 4.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    concurrency: Option<u16>,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// No progress bar and no summary.
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `recovery_target_action`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Action {
+    /// Wait, readable, for somebody to decide.
+    Pause,
+    /// Accept writes, on a new timeline.
+    Promote,
+    /// Stop.
+    Shutdown,
+}
+
+impl BackupFetch {
+    /// The recovery target that the flags name.
+    pub fn target(&self) -> RecoveryTarget {
+        let given = [&self.target_time, &self.target_lsn, &self.target_name];
+        let target = given.into_iter().flatten().next().cloned();
+        let target = target.or_else(|| self.target_xid.map(RestoreTarget::Xid));
+        let immediate = self.target_immediate.then_some(RestoreTarget::Immediate);
+        RecoveryTarget {
+            target: target.or(immediate).unwrap_or_default(),
+            inclusive: !self.target_exclusive,
+            timeline: self.target_timeline,
+            action: match self.target_action {
+                None | Some(Action::Pause) => TargetAction::Pause,
+                Some(Action::Promote) => TargetAction::Promote,
+                Some(Action::Shutdown) => TargetAction::Shutdown,
+            },
+        }
+    }
+
+    /// Which signal file to write, if any.
+    pub fn mode(&self) -> Option<RecoveryMode> {
+        match (self.no_recovery, self.standby) {
+            (true, _) => None,
+            (false, true) => Some(RecoveryMode::Standby),
+            (false, false) => Some(RecoveryMode::Recovery),
+        }
+    }
+
+    /// The options without the recovery settings, which need the storage.
+    pub fn options(&self) -> Result<RestoreOptions> {
+        let mut tablespace_map = TablespaceMap::default();
+        self.tablespace_map
+            .iter()
+            .try_for_each(|text| tablespace_map.add(text))?;
+        let default = RestoreOptions::default();
+        Ok(RestoreOptions {
+            tablespace_map,
+            concurrency: self.concurrency.map_or(default.concurrency, usize::from),
+            recovery: None,
+        })
+    }
+}
+
+/// A parser for clap that keeps the hint.
+fn by<T>(parse: impl Fn(&str) -> Result<T> + Clone) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        parse(text).map_err(|error| match error.hint() {
+            Some(hint) => format!("{error}\nHINT:  {hint}"),
+            None => error.to_string(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &str) -> Result<RecoveryTarget, String> {
+        let args = ["walarchive", "backup-fetch", "/d", "LATEST"]
+            .into_iter()
+            .chain(args.split(' ').filter(|arg| !arg.is_empty()));
+        match Args::try_parse_from(args).map_err(|error| error.to_string())?.command {
+            Command::BackupFetch(fetch) => Ok(fetch.target()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn targets_exclude_each_other() {
+        assert_eq!(parse("").expect("parsed"), RecoveryTarget::default());
+        let target =
+            parse("--target-xid 7 --target-exclusive --target-action promote --target-timeline 2").expect("parsed");
+        assert_eq!(target.target, RestoreTarget::Xid(7));
+        assert!(
+            !target.inclusive && target.action == TargetAction::Promote && target.timeline == TargetTimeline::Number(2)
+        );
+        assert_eq!(
+            parse("--target-immediate").expect("parsed").target,
+            RestoreTarget::Immediate
+        );
+        assert!(parse("--no-recovery").is_ok() && parse("--standby --target-timeline 3").is_ok());
+        for args in [
+            "--target-xid 7 --target-lsn 0/1",
+            "--target-immediate --target-name x",
+            "--target-immediate --target-exclusive",
+            "--target-exclusive",
+            "--target-action promote",
+            "--target-action wait",
+            "--no-recovery --target-xid 7",
+            "--no-recovery --standby",
+            "--no-recovery --target-timeline 2",
+            "--target-time 2026-11-20T10:00:00",
+            "--target-lsn 7",
+            "--target-timeline newest",
+            "--concurrency 0",
+        ] {
+            assert!(parse(args).is_err(), "{args}");
+        }
+        assert!(
+            parse("--target-time 2026-11-20")
+                .expect_err("refused")
+                .contains("HINT:  Write it like")
+        );
+    }
+}

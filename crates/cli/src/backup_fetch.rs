@@ -1,0 +1,128 @@
+//! `backup-fetch`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use indicatif::{HumanBytes, HumanDuration};
+use tokio_util::sync::CancellationToken;
+use walarchive_core::inventory::{find_backup, list_backups};
+use walarchive_core::restore::{
+    RecoveryMode, RecoverySettings, RestoreCommand, RestorePlan, Restored, Selection, apply, plan, select_backup,
+    target_history,
+};
+use walarchive_core::storage::Store;
+use walarchive_core::{Error, Result};
+
+use crate::args::BackupFetch;
+use crate::{progress, settings, wal};
+
+/// Restore a backup.
+pub async fn run(args: &BackupFetch) -> Result<()> {
+    let data_dir = wal::usual_data_dirs().find(|directory| wal::is_data_dir(directory));
+    let settings = settings::find(&args.storage, data_dir.as_deref())?;
+    let store = Store::open(&settings.storage)?;
+    let mut options = args.options()?;
+    if let Some(mode) = args.mode() {
+        options.recovery = Some(RecoverySettings {
+            mode,
+            restore_command: RestoreCommand {
+                binary: std::env::current_exe().map_err(|error| Error::io("find", "walarchive", error))?,
+                storage: settings.storage.clone(),
+            },
+            target: args.target(),
+        });
+    }
+    let selection = select(args, &store).await?;
+    let plan = plan(&store, &selection.backup.name, &args.directory, options).await?;
+    let say = |text: &str| {
+        if !args.quiet {
+            eprintln!("walarchive: {text}");
+        }
+    };
+    selection
+        .notes
+        .iter()
+        .chain(&plan.notes)
+        .for_each(|note| say(&format!("note: {note}")));
+    if is_root() {
+        eprintln!(
+            "walarchive: warning: the restored files will belong to root, and PostgreSQL refuses to run as root\n\
+             HINT:  Run this as the server's user, or change the owner of the directory afterwards."
+        );
+    }
+    if args.dry_run {
+        print!("{plan}");
+        return Ok(());
+    }
+    let next = next_step(&plan, settings.storage.credentials_file.is_none());
+    let (name, target) = (plan.backup.clone(), plan.target.clone());
+    let (progress, started) = (Arc::default(), Instant::now());
+    let work = apply(plan, Arc::clone(&progress), CancellationToken::new());
+    let restored = progress::show(progress, args.quiet, work)
+        .await
+        .inspect_err(|_| incomplete(&target))?;
+    say(&summary(&name, &target, &restored, started));
+    say(&next);
+    Ok(())
+}
+
+async fn select(args: &BackupFetch, store: &Store) -> Result<Selection> {
+    let target = args.target();
+    let backups = match args.backup.as_str() {
+        "LATEST" => list_backups(store).await?,
+        name => vec![find_backup(store, name).await?],
+    };
+    // Without recovery it does not matter which timeline it would have followed.
+    let history = match args.mode() {
+        Some(_) => target_history(store, target.timeline, &backups).await?,
+        None => None,
+    };
+    select_backup(&backups, &args.backup, &target.target, history.as_ref())
+}
+
+fn incomplete(target: &Path) {
+    if target.exists() {
+        eprintln!(
+            "walarchive: directory \"{}\" is incomplete and no server can start on it; empty it, and the directories of \
+             its tablespaces, before the next attempt",
+            target.display()
+        );
+    }
+}
+
+fn summary(name: &str, target: &Path, restored: &Restored, started: Instant) -> String {
+    format!(
+        "restored backup \"{name}\" into \"{}\": {} files, {} from {} in {}",
+        target.display(),
+        restored.files,
+        HumanBytes(restored.bytes),
+        HumanBytes(restored.stored_bytes),
+        HumanDuration(started.elapsed())
+    )
+}
+
+fn next_step(plan: &RestorePlan, credentials_in_environment: bool) -> String {
+    let start = format!("start the server on \"{}\"", plan.target.display());
+    let Some(recovery) = &plan.recovery else {
+        return format!(
+            "no recovery settings were written: set restore_command and create recovery.signal before you {start}"
+        );
+    };
+    let mut next = match recovery.mode {
+        RecoveryMode::Standby => format!("{start}; it will follow the archive as a standby until promoted"),
+        RecoveryMode::Recovery => format!("{start}; it will recover to {} by itself", recovery.target.target),
+    };
+    if recovery.has_target() && recovery.mode == RecoveryMode::Recovery {
+        next.push_str(&format!(", and then {}", recovery.target.action));
+    }
+    let remote = !recovery.restore_command.storage.url.starts_with("file:");
+    if credentials_in_environment && remote {
+        next.push_str("; the store's credentials must be in its environment, as they are in this one");
+    }
+    next
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}

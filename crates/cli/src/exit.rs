@@ -1,0 +1,80 @@
+//! Messages and exit codes. PostgreSQL reads much into the exit code of `restore_command`: 1 to 125 is "not there", upon
+//! which recovery may end and the server accept writes; anything above stops it.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use walarchive_core::{Error, Result};
+
+use crate::wal;
+
+/// `wal-fetch`: the archive does not have the file.
+pub const NOT_FOUND: u8 = 74;
+/// The archive could not be asked, or what it gave is damaged; for `wal-fetch`, everything else that went wrong too.
+pub const FATAL: u8 = 200;
+/// Refused or failed, with no meaning of its own.
+pub const FAILED: u8 = 1;
+/// The command line is wrong.
+const USAGE: u8 = 2;
+
+/// Print an error as the server would.
+pub fn print(error: &Error) {
+    eprintln!("walarchive: error: {error}");
+    if let Some(detail) = error.detail() {
+        eprintln!("DETAIL:  {detail}");
+    }
+    if let Some(hint) = error.hint() {
+        eprintln!("HINT:  {hint}");
+    }
+}
+
+/// A mistyped `restore_command` must not end recovery early, so whatever may have been meant as `wal-fetch` is fatal.
+pub fn of_usage(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return ExitCode::SUCCESS;
+    }
+    let known = ["wal-push", "backup-list", "backup-fetch"];
+    let verb = std::env::args_os()
+        .skip(1)
+        .find(|arg| !arg.as_encoded_bytes().starts_with(b"-"));
+    match verb.is_some_and(|verb| known.iter().any(|known| verb == *known)) {
+        true => ExitCode::from(USAGE),
+        false => ExitCode::from(FATAL),
+    }
+}
+
+/// For `wal-fetch`. A missing file is an everyday answer and no error: recovery asks for the next segment until there is none.
+pub fn of_wal_fetch(result: Result<()>, path: &Path) -> ExitCode {
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
+    };
+    if let Error::NotFound { object } = &error {
+        eprintln!("walarchive: \"{object}\" is not in the archive");
+        return ExitCode::from(NOT_FOUND);
+    }
+    print(&error);
+    let goes_on_trying = error.is_unreachable() && wal::is_standby(path);
+    ExitCode::from(if goes_on_trying { FAILED } else { FATAL })
+}
+
+/// For `backup-fetch`.
+pub fn of_restore(result: Result<()>) -> ExitCode {
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
+    };
+    print(&error);
+    let archive = error.is_unreachable() || matches!(error, Error::Damaged { .. } | Error::NotFound { .. });
+    ExitCode::from(if archive { FATAL } else { FAILED })
+}
+
+/// For verbs of whose exit codes nobody reads more than "failed".
+pub fn of_plain(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            print(&error);
+            ExitCode::from(FAILED)
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! The progress bar of a restore.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use walarchive_core::restore::Progress;
+
+/// How often the bar is drawn.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Show the progress on stderr, if that is a terminal, while the work is done.
+pub async fn show<T>(progress: Arc<Progress>, quiet: bool, work: impl Future<Output = T>) -> T {
+    let target = match quiet {
+        true => ProgressDrawTarget::hidden(),
+        // Hidden too where stderr is not a terminal.
+        false => ProgressDrawTarget::stderr(),
+    };
+    let bar = ProgressBar::with_draw_target(None, target);
+    if let Ok(style) =
+        ProgressStyle::with_template("{spinner} {bytes} of {total_bytes} {wide_bar} {bytes_per_sec}, {eta} left, {msg}")
+    {
+        bar.set_style(style);
+    }
+    let mut work = std::pin::pin!(work);
+    let mut ticks = tokio::time::interval(INTERVAL);
+    loop {
+        tokio::select! {
+            result = &mut work => {
+                bar.finish_and_clear();
+                return result;
+            }
+            _ = ticks.tick() => {
+                bar.set_length(progress.bytes_total.load(Ordering::Relaxed));
+                bar.set_position(progress.bytes_done.load(Ordering::Relaxed));
+                bar.set_message(format!("{} files", progress.files_done.load(Ordering::Relaxed)));
+            }
+        }
+    }
+}

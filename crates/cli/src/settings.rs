@@ -1,0 +1,235 @@
+//! Where the repository is: flags, then `WALARCHIVE_*`, then WAL-G's variables, then the data directory's files.
+
+use std::path::{Path, PathBuf};
+
+use walarchive_core::codec::Compression;
+use walarchive_core::config::{StorageConfig, StorageOptions};
+use walarchive_core::server_config::ServerConfig;
+use walarchive_core::{Error, Result};
+
+use crate::args::Storage;
+
+/// What was found.
+#[derive(Debug)]
+pub struct Settings {
+    /// The repository.
+    pub storage: StorageConfig,
+    /// What the server's configuration says of compression.
+    pub compression: Compression,
+}
+
+/// The environment, or what a test puts in its place.
+type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Find the settings. `data_dir` is the directory whose configuration files are read, if there is one.
+pub fn find(flags: &Storage, data_dir: Option<&Path>) -> Result<Settings> {
+    let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let server = data_dir.map(ServerConfig::read).transpose()?.unwrap_or_default();
+    find_in(flags, &environment, &server)
+}
+
+fn find_in(flags: &Storage, environment: Environment<'_>, server: &ServerConfig) -> Result<Settings> {
+    let url = match flags.url.clone().or_else(|| environment("WALARCHIVE_STORAGE")) {
+        Some(url) => url,
+        None => match wal_g_url(environment)? {
+            Some(url) => url,
+            None => server.storage.clone().ok_or_else(unknown)?,
+        },
+    };
+    // The server's options belong to the server's storage; with another one they would be wrong.
+    let same_storage = server.storage.as_ref() == Some(&url);
+    let of_server = |value: &Option<String>| value.clone().filter(|_| same_storage);
+    let mut options: StorageOptions = match environment("WALARCHIVE_STORAGE_OPTIONS") {
+        Some(text) => text.parse()?,
+        None => of_server(&server.storage_options).unwrap_or_default().parse()?,
+    };
+    for pair in &flags.options {
+        let (key, value) = pair.split_once('=').ok_or_else(|| {
+            Error::config(
+                "a --storage-option is not of the form KEY=VALUE",
+                "Write it like \"--storage-option aws_region=eu-central-1\".",
+            )
+        })?;
+        options.insert(key, value)?;
+    }
+    if url.starts_with("s3:") {
+        add_aws_options(&mut options, environment)?;
+    }
+    let credentials_file = flags.credentials_file.clone();
+    let credentials_file = credentials_file.or_else(|| environment("WALARCHIVE_CREDENTIALS_FILE").map(PathBuf::from));
+    let credentials_file = credentials_file.or_else(|| server.credentials_file.clone().filter(|_| same_storage));
+    let mut storage = StorageConfig::new(url);
+    storage.options = options;
+    storage.credentials_file = credentials_file
+        .map(|file| std::path::absolute(&file).map_err(|error| Error::io("open", file, error)))
+        .transpose()?;
+    Ok(Settings {
+        storage,
+        compression: compression(server)?,
+    })
+}
+
+fn unknown() -> Error {
+    Error::config(
+        "the storage is not known",
+        "Give --storage URL, set WALARCHIVE_STORAGE, or set walarchive.storage in the data directory's postgresql.conf.",
+    )
+}
+
+fn wal_g_url(environment: Environment<'_>) -> Result<Option<String>> {
+    if let Some(url) = environment("WALG_S3_PREFIX") {
+        return Ok(Some(url));
+    }
+    let Some(prefix) = environment("WALG_FILE_PREFIX") else {
+        return Ok(None);
+    };
+    let path = prefix.strip_prefix("file://localhost").unwrap_or(&prefix);
+    if path.starts_with("file://") {
+        return Ok(Some(path.to_owned()));
+    }
+    url::Url::from_directory_path(path)
+        .map(|url| Some(url.as_str().trim_end_matches('/').to_owned()))
+        .map_err(|()| {
+            Error::config(
+                format!("WALG_FILE_PREFIX \"{prefix}\" is not an absolute path"),
+                "Use an absolute path, or --storage file:///path.",
+            )
+        })
+}
+
+/// The non-secret variables of the AWS tools and of WAL-G become options, so that a restore_command has them as well.
+fn add_aws_options(options: &mut StorageOptions, environment: Environment<'_>) -> Result<()> {
+    let first = |names: &[&str]| names.iter().find_map(|name| environment(name));
+    let given = |options: &StorageOptions, keys: &[&str]| keys.iter().any(|key| options.get(key).is_some());
+    let endpoint_keys = ["aws_endpoint", "endpoint", "aws_endpoint_url", "endpoint_url"];
+    if !given(options, &endpoint_keys)
+        && let Some(endpoint) = first(&["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+    {
+        // WAL-G takes one without a scheme.
+        let endpoint = match endpoint.contains("://") {
+            true => endpoint,
+            false => format!("https://{endpoint}"),
+        };
+        options.insert("aws_endpoint", &endpoint)?;
+        if endpoint.starts_with("http://") && !given(options, &["allow_http", "aws_allow_http"]) {
+            options.insert("allow_http", "true")?;
+        }
+    }
+    if !given(
+        options,
+        &["aws_region", "region", "aws_default_region", "default_region"],
+    ) && let Some(region) = first(&["AWS_REGION", "AWS_DEFAULT_REGION"])
+    {
+        options.insert("aws_region", &region)?;
+    }
+    let style_keys = ["aws_virtual_hosted_style_request", "virtual_hosted_style_request"];
+    let path_style = environment("AWS_S3_FORCE_PATH_STYLE").is_some_and(|value| matches!(value.as_str(), "true" | "1"));
+    if !given(options, &style_keys) && path_style {
+        options.insert("aws_virtual_hosted_style_request", "false")?;
+    }
+    Ok(())
+}
+
+fn compression(server: &ServerConfig) -> Result<Compression> {
+    if server.compression.is_none() && server.compression_level.is_none() {
+        return Ok(Compression::default());
+    }
+    let level = match server.compression_level.as_deref().map(str::parse) {
+        None => 1,
+        Some(Ok(level)) => level,
+        Some(Err(_)) => {
+            return Err(Error::config(
+                "walarchive.compression_level is not a number",
+                "Correct it in the server's configuration.",
+            ));
+        }
+    };
+    Compression::new(server.compression.as_deref().unwrap_or("zstd"), level)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find_with(flags: &Storage, environment: &[(&str, &str)], server: &ServerConfig) -> Result<StorageConfig> {
+        let lookup = |name: &str| {
+            environment
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
+        };
+        find_in(flags, &lookup, server).map(|settings| settings.storage)
+    }
+
+    fn server() -> ServerConfig {
+        ServerConfig {
+            storage: Some("s3://server/p".to_owned()),
+            storage_options: Some("aws_region=server".to_owned()),
+            credentials_file: Some(PathBuf::from("/server/keys")),
+            ..ServerConfig::default()
+        }
+    }
+
+    #[test]
+    fn flags_come_before_the_environment_and_that_before_the_server() {
+        let mut environment = vec![("WALG_FILE_PREFIX", "/wal g")];
+        let url = |flags: &Storage, environment: &[(&str, &str)]| {
+            find_with(flags, environment, &server()).expect("found").url
+        };
+        let flags = Storage {
+            url: Some("file:///flag".to_owned()),
+            ..Storage::default()
+        };
+        assert_eq!(url(&Storage::default(), &[]), "s3://server/p");
+        assert_eq!(url(&Storage::default(), &environment), "file:///wal%20g");
+        environment.push(("WALG_S3_PREFIX", "s3://walg/p"));
+        assert_eq!(url(&Storage::default(), &environment), "s3://walg/p");
+        environment.push(("WALARCHIVE_STORAGE", "file:///env"));
+        assert_eq!(url(&Storage::default(), &environment), "file:///env");
+        assert_eq!(url(&flags, &environment), "file:///flag");
+        assert!(find_with(&Storage::default(), &[], &ServerConfig::default()).is_err());
+        assert!(find_with(&Storage::default(), &[("WALG_FILE_PREFIX", "relative")], &server()).is_err());
+    }
+
+    #[test]
+    fn options_belong_to_their_storage() {
+        let of_server = find_with(&Storage::default(), &[], &server()).expect("found");
+        assert_eq!(of_server.options.to_string(), "aws_region=server");
+        assert_eq!(of_server.credentials_file, Some(PathBuf::from("/server/keys")));
+        let other = find_with(&Storage::default(), &[("WALARCHIVE_STORAGE", "s3://other")], &server()).expect("found");
+        assert_eq!((other.options.to_string().as_str(), other.credentials_file), ("", None));
+        let flags = Storage {
+            options: vec!["aws_region=flag".to_owned()],
+            credentials_file: Some(PathBuf::from("keys")),
+            ..Storage::default()
+        };
+        let environment = [("WALARCHIVE_STORAGE_OPTIONS", "aws_region=env,allow_http=true")];
+        let found = find_with(&flags, &environment, &server()).expect("found");
+        assert_eq!(found.options.to_string(), "allow_http=true,aws_region=flag");
+        assert!(found.credentials_file.is_some_and(|file| file.is_absolute()));
+    }
+
+    #[test]
+    fn wal_gs_variables_become_options() {
+        let environment = [
+            ("WALG_S3_PREFIX", "s3://walg/p"),
+            ("AWS_ENDPOINT", "http://h:9000"),
+            ("AWS_REGION", "eu"),
+            ("AWS_S3_FORCE_PATH_STYLE", "true"),
+            ("AWS_SECRET_ACCESS_KEY", "hunter2"),
+        ];
+        let found = find_with(&Storage::default(), &environment, &ServerConfig::default()).expect("found");
+        assert_eq!(
+            found.options.to_string(),
+            "allow_http=true,aws_endpoint=http://h:9000,aws_region=eu,aws_virtual_hosted_style_request=false"
+        );
+        let flags = Storage {
+            options: vec!["endpoint=https://flag".to_owned(), "aws_secret_access_key=x".to_owned()],
+            ..Storage::default()
+        };
+        assert!(
+            find_with(&flags, &environment, &ServerConfig::default()).is_err(),
+            "secrets are no options"
+        );
+    }
+}

@@ -1,0 +1,70 @@
+//! `wal-fetch` and `wal-push`.
+
+use std::path::{Path, PathBuf};
+
+use walarchive_core::archive::{self, Archive};
+use walarchive_core::storage::Store;
+use walarchive_core::wal::WalFileName;
+use walarchive_core::{Error, Result};
+
+use crate::args::{WalFetch, WalPush};
+use crate::settings;
+
+/// Fetch one WAL file.
+pub async fn fetch(args: &WalFetch) -> Result<()> {
+    let name: WalFileName = args.name.parse()?;
+    let settings = settings::find(&args.storage, data_dir_of(&args.path).as_deref())?;
+    let store = Store::open(&settings.storage)?;
+    let fetched = archive::fetch(&store, &name, &args.path, settings.compression.format()).await?;
+    tracing::info!(%name, bytes = fetched.file_bytes, "fetched");
+    Ok(())
+}
+
+/// Push one WAL file.
+pub async fn push(args: &WalPush) -> Result<()> {
+    let (directory, name) = match (args.path.parent(), args.path.file_name().and_then(|name| name.to_str())) {
+        (Some(directory), Some(name)) => (directory, name.parse::<WalFileName>()?),
+        _ => {
+            return Err(Error::config(
+                format!("\"{}\" is not the path of a WAL file", args.path.display()),
+                "Give the path that the server puts in place of %p.",
+            ));
+        }
+    };
+    let settings = settings::find(&args.storage, data_dir_of(&args.path).as_deref())?;
+    let store = Store::open(&settings.storage)?;
+    let identity = archive::identity_of(&args.path)?;
+    let pushed = Archive::new(store, identity, settings.compression)
+        .push(directory, &name)
+        .await?;
+    tracing::info!(%name, already_there = pushed.already_there, bytes = pushed.stored_bytes, "pushed");
+    Ok(())
+}
+
+/// Is the server that wants the file a standby?
+pub fn is_standby(path: &Path) -> bool {
+    data_dir_of(path).is_some_and(|data_dir| data_dir.join("standby.signal").exists())
+}
+
+/// The data directory that a path in `pg_wal` belongs to: the directory above `pg_wal`, or the working directory, which is
+/// the server's when it calls us, or PGDATA.
+pub fn data_dir_of(path: &Path) -> Option<PathBuf> {
+    let above = std::path::absolute(path)
+        .ok()
+        .and_then(|path| Some(path.parent()?.parent()?.to_path_buf()));
+    above
+        .into_iter()
+        .chain(usual_data_dirs())
+        .find(|directory| is_data_dir(directory))
+}
+
+/// The working directory, then PGDATA.
+pub fn usual_data_dirs() -> impl Iterator<Item = PathBuf> {
+    let pgdata = std::env::var_os("PGDATA").map(PathBuf::from);
+    std::env::current_dir().ok().into_iter().chain(pgdata)
+}
+
+/// `PG_VERSION` is in every data directory, but also in those of databases.
+pub fn is_data_dir(directory: &Path) -> bool {
+    directory.join("PG_VERSION").is_file() && directory.join("global").is_dir()
+}

@@ -1,0 +1,241 @@
+//! The exit codes that PostgreSQL and scripts act upon, seen from outside.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const SEGMENT: &str = "000000010000000000000003";
+const SEGMENT_BYTES: usize = 1 << 20;
+
+/// A working directory that looks like a data directory, with a store beside it.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Place {
+            dir: tempfile::tempdir().expect("a directory"),
+        };
+        for name in ["store", "data/pg_wal", "data/global"] {
+            std::fs::create_dir_all(place.path(name)).expect("created");
+        }
+        std::fs::write(place.path("data/PG_VERSION"), "15\n").expect("written");
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn url(&self) -> String {
+        format!("file://{}", self.path("store").display())
+    }
+
+    /// Run the binary in the data directory, with nothing of the test's own environment.
+    fn run(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_walarchive"))
+            .args(args)
+            .current_dir(self.path("data"))
+            .env_clear()
+            .output()
+            .expect("run")
+    }
+
+    fn fetch(&self, storage: &str) -> (i32, String) {
+        code(&self.run(&["wal-fetch", SEGMENT, "pg_wal/RECOVERYXLOG", "--storage", storage]))
+    }
+}
+
+fn code(output: &Output) -> (i32, String) {
+    let code = output.status.code().expect("an exit code");
+    (code, String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// A segment as far as anybody looks at it here.
+fn segment() -> Vec<u8> {
+    let mut bytes: Vec<u8> = (0..SEGMENT_BYTES).map(|at| (at % 251) as u8).collect();
+    bytes[..40].fill(0);
+    bytes[0..2].copy_from_slice(&0xD110u16.to_le_bytes());
+    bytes[2..4].copy_from_slice(&2u16.to_le_bytes());
+    bytes[4..8].copy_from_slice(&1u32.to_le_bytes());
+    bytes[8..16].copy_from_slice(&(3 * SEGMENT_BYTES as u64).to_le_bytes());
+    bytes[24..32].copy_from_slice(&7u64.to_le_bytes());
+    bytes[32..36].copy_from_slice(&(SEGMENT_BYTES as u32).to_le_bytes());
+    bytes
+}
+
+/// The one object in the store's WAL folder.
+fn object(place: &Place) -> PathBuf {
+    let folder = std::fs::read_dir(place.path("store/wal_005")).expect("read");
+    folder
+        .map(|entry| entry.expect("read").path())
+        .next()
+        .expect("an object")
+}
+
+fn files_in(directory: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(directory).expect("read");
+    names
+        .map(|entry| entry.expect("read").file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+#[test]
+fn a_segment_goes_there_and_comes_back() {
+    let place = Place::new();
+    std::fs::write(place.path("data/pg_wal").join(SEGMENT), segment()).expect("written");
+    let push = |place: &Place| code(&place.run(&["wal-push", &format!("pg_wal/{SEGMENT}"), "--storage", &place.url()]));
+    assert_eq!(push(&place), (0, String::new()));
+    assert_eq!(push(&place), (0, String::new()), "the same again is fine");
+    assert_eq!(place.fetch(&place.url()), (0, String::new()));
+    assert!(std::fs::read(place.path("data/pg_wal/RECOVERYXLOG")).expect("read") == segment());
+    // The settings of the data directory are enough.
+    std::fs::remove_file(place.path("data/pg_wal/RECOVERYXLOG")).expect("removed");
+    let conf = format!("walarchive.storage = '{}'\n", place.url());
+    std::fs::write(place.path("data/postgresql.auto.conf"), conf).expect("written");
+    assert_eq!(code(&place.run(&["wal-fetch", SEGMENT, "pg_wal/RECOVERYXLOG"])).0, 0);
+    assert!(place.path("data/pg_wal/RECOVERYXLOG").exists());
+    // Other content under that name is refused.
+    let mut other = segment();
+    other[SEGMENT_BYTES - 1] ^= 1;
+    std::fs::write(place.path("data/pg_wal").join(SEGMENT), other).expect("written");
+    let (exit, says) = push(&place);
+    assert!(
+        exit == 1 && says.contains("other content") && says.contains("HINT:"),
+        "{exit} {says}"
+    );
+}
+
+#[test]
+fn a_file_that_is_not_there_is_74() {
+    let place = Place::new();
+    let (exit, says) = place.fetch(&place.url());
+    assert!(exit == 74 && says.contains("not in the archive"), "{exit} {says}");
+    std::fs::write(place.path("data/standby.signal"), "").expect("written");
+    assert_eq!(place.fetch(&place.url()).0, 74);
+    assert_eq!(files_in(&place.path("data/pg_wal")), Vec::<String>::new());
+}
+
+#[test]
+fn an_archive_that_cannot_be_asked_stops_recovery_but_not_a_standby() {
+    let place = Place::new();
+    let missing = format!("{}/missing", place.url());
+    // Nothing listens on this port.
+    let dead = [
+        "--storage-option",
+        "aws_endpoint=http://127.0.0.1:1",
+        "--storage-option",
+        "allow_http=true",
+    ];
+    let dead = [&["wal-fetch", SEGMENT, "pg_wal/X", "--storage", "s3://b"][..], &dead].concat();
+    let ask_dead = |place: &Place| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_walarchive"));
+        command.args(&dead).current_dir(place.path("data")).env_clear();
+        command.env("AWS_ACCESS_KEY_ID", "x").env("AWS_SECRET_ACCESS_KEY", "y");
+        code(&command.output().expect("run"))
+    };
+    let (exit, says) = place.fetch(&missing);
+    assert!(exit == 200 && says.contains("does not exist"), "{exit} {says}");
+    assert_eq!(ask_dead(&place).0, 200);
+    std::fs::write(place.path("data/standby.signal"), "").expect("written");
+    assert_eq!(place.fetch(&missing).0, 1);
+    let (exit, says) = ask_dead(&place);
+    assert!(exit == 1 && says.contains("could not read"), "{exit} {says}");
+    // From elsewhere, the path alone tells whose file it is.
+    let path = place.path("data/pg_wal/X");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_walarchive"));
+    command
+        .args(["wal-fetch", SEGMENT])
+        .arg(path)
+        .args(["--storage", &missing])
+        .current_dir("/")
+        .env_clear();
+    assert_eq!(code(&command.output().expect("run")).0, 1);
+}
+
+#[test]
+fn damage_is_200_and_leaves_nothing() {
+    for (what, signal) in [("cut", false), ("flipped", false), ("cut", true)] {
+        let place = Place::new();
+        std::fs::write(place.path("data/pg_wal").join(SEGMENT), segment()).expect("written");
+        let push = place.run(&["wal-push", &format!("pg_wal/{SEGMENT}"), "--storage", &place.url()]);
+        assert_eq!(code(&push), (0, String::new()));
+        std::fs::remove_file(place.path("data/pg_wal").join(SEGMENT)).expect("removed");
+        let object = object(&place);
+        let mut content = std::fs::read(&object).expect("read");
+        match what {
+            "cut" => content.truncate(content.len() - 1),
+            _ => {
+                let middle = content.len() / 2;
+                content[middle] ^= 0x10;
+            }
+        }
+        std::fs::write(&object, content).expect("written");
+        if signal {
+            std::fs::write(place.path("data/standby.signal"), "").expect("written");
+        }
+        let (exit, says) = place.fetch(&place.url());
+        assert!(
+            exit == 200 && says.contains("is damaged") && says.contains("DETAIL:"),
+            "{what}: {exit} {says}"
+        );
+        assert_eq!(files_in(&place.path("data/pg_wal")), Vec::<String>::new(), "{what}");
+    }
+}
+
+#[test]
+fn a_mistake_in_restore_command_stops_recovery() {
+    let place = Place::new();
+    for args in [
+        &["wal-fetch", SEGMENT][..],
+        &["wal-fetch", SEGMENT, "x", "--storge", "file:///x"],
+        &["wal-fetch", SEGMENT, "x"],
+        &["wal-fetch", SEGMENT, "x", "--storage", "nonsense"],
+        &["wal-fetch", "nonsense", "x", "--storage", "file:///tmp"],
+        &["wal-fecth", SEGMENT, "x"],
+        &[],
+    ] {
+        let (exit, says) = code(&place.run(args));
+        assert!(exit == 200 && !says.is_empty(), "{args:?}: {exit} {says}");
+    }
+    assert_eq!(code(&place.run(&["backup-fetch", "x"])).0, 2);
+    assert_eq!(code(&place.run(&["wal-fetch", "--help"])).0, 0);
+}
+
+#[test]
+fn backup_fetch_tells_a_refusal_from_a_failing_archive() {
+    let place = Place::new();
+    let fetch = |place: &Place, directory: &str, name: &str, storage: &str| {
+        code(&place.run(&["backup-fetch", directory, name, "--storage", storage, "-q"]))
+    };
+    let (exit, says) = fetch(&place, "../new", "LATEST", &place.url());
+    assert!(exit == 1 && says.contains("no backup can be restored"), "{exit} {says}");
+    assert_eq!(fetch(&place, "../new", "base_x", &place.url()).0, 1);
+    assert_eq!(fetch(&place, "../new", "LATEST", "file:///nowhere/at/all").0, 200);
+    let name = "base_000000010000000000000002";
+    let sentinel = place.path(&format!("store/basebackups_005/{name}_backup_stop_sentinel.json"));
+    std::fs::create_dir_all(sentinel.parent().expect("a parent")).expect("created");
+    let healthy = r#"{"LSN": 1, "FinishLSN": 2, "StartTime": "2020-11-20T10:00:00Z", "UserData": {"a": 1}}"#;
+    std::fs::write(&sentinel, healthy).expect("written");
+    let (exit, says) = fetch(&place, "../new", "LATEST", &place.url());
+    assert!(
+        exit == 200 && says.contains("is damaged"),
+        "a backup without tars: {exit} {says}"
+    );
+    assert!(!place.path("new").exists());
+    let list = place.run(&["backup-list", "--json", "--storage", &place.url()]);
+    let listed: serde_json::Value = serde_json::from_slice(&list.stdout).expect("JSON");
+    assert_eq!(listed[0]["backup_name"], name);
+    assert_eq!(
+        (&listed[0]["finish_lsn"], &listed[0]["user_data"]["a"]),
+        (&2.into(), &1.into())
+    );
+    let table = place.run(&["backup-list", "--storage", &place.url()]);
+    assert!(String::from_utf8_lossy(&table.stdout).contains(name), "{table:?}");
+    std::fs::write(&sentinel, "{").expect("written");
+    let table = place.run(&["backup-list", "--storage", &place.url()]);
+    assert!(
+        table.status.success() && String::from_utf8_lossy(&table.stdout).contains("damaged"),
+        "{table:?}"
+    );
+}

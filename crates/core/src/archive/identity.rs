@@ -1,0 +1,56 @@
+//! Whose WAL file is this? For the binary, which has no server to ask.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use crate::cluster::ClusterIdentity;
+use crate::control_file::{self, ControlFile};
+use crate::error::{Error, Result};
+use crate::wal::{FirstPage, LONG_HEADER_BYTES, SegmentSize};
+
+/// The cluster that a WAL file in some `pg_wal` belongs to: as `global/pg_control` beside that directory says, else as the
+/// file's own first page does.
+pub fn identity_of(path: &Path) -> Result<ClusterIdentity> {
+    if let Some(data_dir) = data_directory_near(path) {
+        let control = ControlFile::read(data_dir)?;
+        let major_version = control_file::read_major_version(data_dir)?;
+        return Ok(ClusterIdentity {
+            system_identifier: control.system_identifier,
+            major_version,
+            segment_size: control.segment_size,
+        });
+    }
+    let mut header = [0; LONG_HEADER_BYTES];
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut header))
+        .map_err(|error| Error::io("read", path, error))?;
+    let page = FirstPage::parse(&header);
+    let unknown = || Error::InvalidWal {
+        file: path.display().to_string(),
+        reason: "It has no WAL page header, and there is no data directory around it that tells whose it is."
+            .to_owned(),
+    };
+    Ok(ClusterIdentity {
+        system_identifier: page.system_identifier,
+        major_version: page.major_version().ok_or_else(unknown)?,
+        segment_size: SegmentSize::new(page.segment_bytes.into()).map_err(|_| unknown())?,
+    })
+}
+
+/// The system identifier of the data directory in whose `pg_wal` the file lies or will lie, if there is one.
+pub(super) fn system_identifier_near(path: &Path) -> Option<u64> {
+    ControlFile::read(data_directory_near(path)?)
+        .ok()
+        .map(|control| control.system_identifier)
+}
+
+fn data_directory_near(path: &Path) -> Option<&Path> {
+    let pg_wal = path.parent()?;
+    // A relative "pg_wal/…" is how the server names it: the data directory is the working directory.
+    let data_dir = match pg_wal.parent()? {
+        parent if parent.as_os_str().is_empty() => Path::new("."),
+        parent => parent,
+    };
+    (pg_wal.file_name()? == "pg_wal" && data_dir.join("global/pg_control").is_file()).then_some(data_dir)
+}

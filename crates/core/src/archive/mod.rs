@@ -1,0 +1,19 @@
+//! The WAL archive: one file in, one file out.
+//!
+//! The way of a segment: [`ready_files`] finds it in `archive_status`, [`Archive::push`] checks, compresses and stores it,
+//! [`fetch`] brings it back.
+
+mod fetch;
+mod identity;
+mod push;
+mod ready;
+mod source;
+
+pub use fetch::{Fetched, fetch};
+pub use identity::identity_of;
+pub use push::{Archive, Pushed};
+pub use ready::ready_files;
+pub use source::Fingerprint;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+//! Archive one WAL file.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use tokio::sync::OnceCell;
+
+use super::source::{self, Fingerprint, Source};
+use crate::cluster::{self, ClusterIdentity, CreateOnly};
+use crate::codec::Compression;
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::storage::{Created, RangeReader, Store};
+use crate::wal::WalFileName;
+
+/// Bytes that are compared at once.
+const CHUNK: usize = 256 << 10;
+
+/// The WAL archive of one cluster, for writing.
+#[derive(Debug)]
+pub struct Archive {
+    store: Store,
+    identity: ClusterIdentity,
+    compression: Compression,
+    claimed: OnceCell<CreateOnly>,
+}
+
+/// A WAL file that the store has acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pushed {
+    /// The same content was there before.
+    pub already_there: bool,
+    /// Bytes of the file.
+    pub file_bytes: u64,
+    /// Bytes of the object, as it would be or was written.
+    pub stored_bytes: u64,
+    /// The file that was read.
+    pub fingerprint: Fingerprint,
+}
+
+impl Archive {
+    /// The archive in this store. Nothing is asked of the store yet.
+    pub fn new(store: Store, identity: ClusterIdentity, compression: Compression) -> Self {
+        Archive {
+            store,
+            identity,
+            compression,
+            claimed: OnceCell::new(),
+        }
+    }
+
+    /// The store, for messages.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Make sure, once, that the repository is this cluster's.
+    pub async fn claim(&self) -> Result<CreateOnly> {
+        self.claimed
+            .get_or_try_init(|| cluster::claim(&self.store, &self.identity))
+            .await
+            .copied()
+    }
+
+    /// Archive `directory/name`. Returns only after the store has acknowledged the object, or after the object that was
+    /// there was found to have the same content. Never overwrites.
+    pub async fn push(&self, directory: &Path, name: &WalFileName) -> Result<Pushed> {
+        let create_only = self.claim().await?;
+        let path = directory.join(name.to_string());
+        let source = self.read(&path, name).await?;
+        let pushed = |already_there| Pushed {
+            already_there,
+            file_bytes: source.file_bytes,
+            stored_bytes: source.body.len() as u64,
+            fingerprint: source.fingerprint,
+        };
+        let key = layout::wal(name, self.compression.format());
+        if create_only == CreateOnly::Ignored && self.is_same(&key, &path).await? {
+            return Ok(pushed(true));
+        }
+        match self.store.create(&key, source.body.clone()).await? {
+            Created::Yes => Ok(pushed(false)),
+            Created::Exists if self.is_same(&key, &path).await? => Ok(pushed(true)),
+            Created::Exists => Err(Error::Store {
+                operation: "write",
+                object: self.store.object_url(&key),
+                reason: "the store says that the object exists, and that it does not".to_owned(),
+            }),
+        }
+    }
+
+    async fn read(&self, path: &Path, name: &WalFileName) -> Result<Source> {
+        let (path, name, identity, compression) = (path.to_owned(), *name, self.identity, self.compression);
+        blocking(move || source::read(&path, &name, &identity, compression)).await
+    }
+
+    /// Does an object lie under the key, with the content of the file? False: there is none. Other content is an error.
+    async fn is_same(&self, key: &str, path: &Path) -> Result<bool> {
+        let Some(mut object) = RangeReader::open(&self.store, key).await? else {
+            return Ok(false);
+        };
+        let (format, url, path) = (self.compression.format(), self.store.object_url(key), path.to_owned());
+        blocking(move || {
+            let compared = format.decoder(&mut object).and_then(|decoded| compare(decoded, &path));
+            match compared {
+                Ok(None) => Ok(true),
+                Ok(Some(at)) => Err(conflict(url, path, format!("They differ from byte {at} on."))),
+                Err(error) => Err(object.take_failure().unwrap_or_else(|| {
+                    conflict(
+                        url,
+                        path,
+                        format!("The object could not be compared with the file: {error}."),
+                    )
+                })),
+            }
+        })
+        .await
+    }
+}
+
+fn conflict(object: String, local: PathBuf, reason: String) -> Error {
+    Error::Conflict {
+        object,
+        local: local.display().to_string(),
+        reason,
+    }
+}
+
+/// The offset of the first byte that differs, if any does.
+fn compare(mut object: impl Read, path: &Path) -> io::Result<Option<u64>> {
+    let mut file = File::open(path)?;
+    let (mut ours, mut theirs) = (vec![0; CHUNK], vec![0; CHUNK]);
+    let mut offset = 0;
+    loop {
+        let (a, b) = (fill(&mut file, &mut ours)?, fill(&mut object, &mut theirs)?);
+        if let Some(at) = ours[..a]
+            .iter()
+            .zip(&theirs[..b])
+            .position(|(ours, theirs)| ours != theirs)
+        {
+            return Ok(Some(offset + at as u64));
+        }
+        offset += a.min(b) as u64;
+        if a != b {
+            return Ok(Some(offset));
+        }
+        if a < CHUNK {
+            return Ok(None);
+        }
+    }
+}
+
+/// Read until the buffer is full or the source is at its end.
+fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match source.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(bytes) => filled += bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    // The task is neither aborted nor detached; it ends with an error only if it panicked, which must not be swallowed.
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}

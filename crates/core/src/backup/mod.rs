@@ -1,0 +1,126 @@
+//! Taking a base backup: everything but the calls of `pg_backup_start` and `pg_backup_stop`, which are the caller's.
+//!
+//! ```text
+//! pg_backup_start -> Backup::begin -> Backup::copy -> pg_backup_stop -> Backup::finish
+//!                 -> wait until PreparedBackup::missing_segments is empty -> PreparedBackup::commit
+//! ```
+//!
+//! A backup with no sentinel does not exist, and the sentinel is written last. After a failure or a cancel at any step
+//! [`discard`] removes what was stored.
+
+mod label;
+mod limiter;
+mod pack;
+mod plan;
+mod prepared;
+mod progress;
+mod rules;
+mod run;
+mod stream;
+mod tar_stream;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
+
+use crate::codec::Compression;
+use crate::formats::manifest::ChecksumAlgorithm;
+use crate::lsn::Lsn;
+use crate::wal::{Segment, SegmentSize};
+
+pub use prepared::{PreparedBackup, discard};
+pub use progress::{Phase, Progress, Snapshot};
+pub use run::Backup;
+
+/// A tablespace and where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tablespace {
+    /// OID.
+    pub oid: u32,
+    /// The directory that `pg_tblspc/<oid>` links to.
+    pub location: PathBuf,
+}
+
+/// What is backed up, as known once `pg_backup_start` has returned.
+#[derive(Debug, Clone)]
+pub struct BackupRequest {
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// What `pg_backup_start` returned.
+    pub start_lsn: Lsn,
+    /// The timeline of that LSN.
+    pub timeline: u32,
+    /// `wal_segment_size`.
+    pub segment_size: SegmentSize,
+    /// For example 150018.
+    pub server_version_num: u32,
+    /// From `pg_control`.
+    pub system_identifier: u64,
+    /// The host of the server.
+    pub hostname: String,
+    /// Never deleted by retention.
+    pub permanent: bool,
+    /// What the user attaches.
+    pub user_data: Option<serde_json::Value>,
+    /// When the backup was asked for.
+    pub start_time: DateTime<Utc>,
+    /// May be empty: the links in `pg_tblspc` are followed in any case. A location given here goes into the sentinel
+    /// instead of the text of the link.
+    pub tablespaces: Vec<Tablespace>,
+}
+
+impl BackupRequest {
+    /// The name that the backup gets.
+    pub fn name(&self) -> String {
+        let segment = Segment::containing(self.timeline, self.start_lsn, self.segment_size);
+        format!("base_{segment}")
+    }
+
+    /// For example 15.
+    pub fn major_version(&self) -> u32 {
+        self.server_version_num / 10_000
+    }
+}
+
+/// How it is done.
+#[derive(Debug, Clone)]
+pub struct BackupOptions {
+    /// Of the tars.
+    pub compression: Compression,
+    /// Tars that are packed and uploaded at a time, at least 1. Each takes about 40 MB of memory.
+    pub concurrency: usize,
+    /// The bytes of files that go into one tar at most; a larger file gets a tar of its own.
+    pub tar_bytes: u64,
+    /// The bytes that are read from the data directory in a second at most, by all tars together.
+    pub rate_limit: Option<u64>,
+    /// Of the files, in the backup manifest.
+    pub checksum_algorithm: ChecksumAlgorithm,
+}
+
+impl Default for BackupOptions {
+    fn default() -> Self {
+        BackupOptions {
+            compression: Compression::default(),
+            concurrency: 4,
+            tar_bytes: 1 << 30,
+            rate_limit: None,
+            checksum_algorithm: ChecksumAlgorithm::default(),
+        }
+    }
+}
+
+/// What `pg_backup_stop` returned.
+#[derive(Debug, Clone)]
+pub struct StopResult {
+    /// Where the backup ends.
+    pub stop_lsn: Lsn,
+    /// The content of `backup_label`.
+    pub backup_label: String,
+    /// The content of `tablespace_map`, if there are tablespaces.
+    pub tablespace_map: Option<String>,
+    /// The next transaction ID, if it is known (not on a standby).
+    pub next_xid: Option<u64>,
+}

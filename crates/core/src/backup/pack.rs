@@ -1,0 +1,318 @@
+//! Packing one tar: read, sum up, compress. Runs on a thread that may block.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use nix::fcntl::OFlag;
+use tokio_util::sync::CancellationToken;
+
+use super::limiter::Limiter;
+use super::progress::Progress;
+use super::stream::{Counted, sink_error};
+use super::tar_stream::TarStream;
+use super::walk::{Directory, FileEntry, Owner};
+use crate::codec::{Compression, Encoder};
+use crate::error::{Error, Result};
+use crate::formats::manifest::{ChecksumAlgorithm, Checksummer, ManifestFile};
+use crate::storage::Upload;
+
+/// What is read, summed up and compressed at a time, in bytes.
+const CHUNK: usize = 256 << 10;
+
+/// What all tars of a backup share.
+pub(super) struct Shared {
+    pub(super) data_dir: PathBuf,
+    pub(super) compression: Compression,
+    pub(super) algorithm: ChecksumAlgorithm,
+    pub(super) limiter: Limiter,
+    pub(super) progress: Arc<Progress>,
+    /// Cancelled with the backup, and when another tar failed.
+    pub(super) stop: CancellationToken,
+}
+
+/// What went into a tar.
+#[derive(Debug, Default)]
+pub(super) struct Packed {
+    /// The names of the members, as the tar has them, and when they were modified.
+    pub(super) members: Vec<(String, DateTime<Utc>)>,
+    /// The regular files.
+    pub(super) manifest: Vec<ManifestFile>,
+    /// The sum of the files' sizes.
+    pub(super) bytes: u64,
+}
+
+/// A tar that is being packed.
+pub(super) struct Packer {
+    shared: Arc<Shared>,
+    tar: TarStream<Sink>,
+    /// The URL of the tar, for messages.
+    object: String,
+    packed: Packed,
+    buffer: Vec<u8>,
+}
+
+type Count = Box<dyn Fn(u64) + Send>;
+type Sink = Encoder<Counted<Upload, Count>>;
+
+impl Packer {
+    /// Begin a tar that is compressed by so many threads beside this one.
+    pub(super) fn new(shared: Arc<Shared>, object: String, upload: Upload, threads: u32) -> Result<Self> {
+        let progress = Arc::clone(&shared.progress);
+        let counted = Counted {
+            inner: upload,
+            count: Box::new(move |bytes| progress.stored(bytes)) as Count,
+        };
+        let encoder = shared.compression.encoder_with_threads(counted, threads);
+        let encoder = encoder.map_err(|error| sink_error(&object, error))?;
+        Ok(Packer {
+            tar: TarStream::new(encoder),
+            object,
+            packed: Packed::default(),
+            buffer: vec![0; CHUNK],
+            shared,
+        })
+    }
+
+    /// Add a directory.
+    pub(super) fn directory(&mut self, directory: &Directory) -> Result<()> {
+        let name = member_name(&directory.path);
+        let written = self.tar.directory(name.as_bytes(), &directory.owner);
+        self.written(written)?;
+        self.member(&name, &directory.owner);
+        Ok(())
+    }
+
+    /// Add a file of the data directory, as long as it is when it is opened. The server goes on writing meanwhile, and
+    /// replay of the WAL puts that right: what is appended later is left out, and what was cut off becomes zeros. A file
+    /// that vanished is left out.
+    pub(super) fn file(&mut self, entry: &FileEntry) -> Result<()> {
+        let full = self.shared.data_dir.join(&entry.path);
+        let opened = open(&full)?;
+        self.shared.progress.file();
+        let Some((file, meta)) = opened else {
+            return Ok(());
+        };
+        self.add(&entry.path, &full, file, meta.len(), &Owner::from(&meta))
+    }
+
+    /// Add a file from `source`, which is filled up with zeros or cut off at `size`.
+    fn add(&mut self, path: &Path, full: &Path, mut source: impl Read, size: u64, owner: &Owner) -> Result<()> {
+        let name = member_name(path);
+        let written = self.tar.file(name.as_bytes(), size, owner);
+        self.written(written)?;
+        let mut sum = Checksummer::new(self.shared.algorithm);
+        let (mut left, mut ended) = (size, false);
+        while left > 0 {
+            let wanted = left.min(CHUNK as u64) as usize;
+            self.shared.limiter.wait_for(wanted as u64, &self.shared.stop)?;
+            let mut bytes = 0;
+            if !ended {
+                bytes = read_full(&mut source, &mut self.buffer[..wanted])
+                    .map_err(|error| Error::io("read", full, error))?;
+                ended = bytes < wanted;
+            }
+            self.buffer[bytes..wanted].fill(0);
+            sum.update(&self.buffer[..wanted]);
+            let written = self.tar.content(&self.buffer[..wanted]);
+            self.written(written)?;
+            self.shared.progress.read(wanted as u64);
+            left -= wanted as u64;
+        }
+        let written = self.tar.pad(size);
+        self.written(written)?;
+        self.member(&name, owner);
+        self.packed.bytes += size;
+        self.packed.manifest.push(ManifestFile {
+            path: path.to_owned(),
+            size,
+            last_modified: time(owner),
+            checksum: Some((self.shared.algorithm, sum.finish())),
+        });
+        Ok(())
+    }
+
+    /// Add a file from memory, under its path in the data directory.
+    pub(super) fn bytes(&mut self, path: &Path, content: &[u8], owner: &Owner) -> Result<()> {
+        self.shared.progress.file();
+        self.add(path, path, content, content.len() as u64, owner)
+    }
+
+    /// Add what `pg_backup_stop` returned: a member with no leading slash.
+    pub(super) fn label(&mut self, name: &str, content: &[u8], owner: &Owner) -> Result<()> {
+        let size = content.len() as u64;
+        let written = self
+            .tar
+            .file(name.as_bytes(), size, owner)
+            .and_then(|()| self.tar.content(content))
+            .and_then(|()| self.tar.pad(size));
+        self.written(written)?;
+        self.member(name.as_ref(), owner);
+        self.packed.bytes += size;
+        Ok(())
+    }
+
+    /// Write the end of the tar and hand it over.
+    pub(super) fn finish(self) -> Result<Packed> {
+        let sink = self.tar.finish().and_then(Encoder::finish);
+        sink.and_then(|counted| counted.inner.finish())
+            .map_err(|error| sink_error(&self.object, error))?;
+        Ok(self.packed)
+    }
+
+    /// JSON knows text only: of a name that is not UTF-8 the files metadata has what can be read of it.
+    fn member(&mut self, name: &OsStr, owner: &Owner) {
+        let name = name.to_string_lossy().into_owned();
+        self.packed.members.push((name, time(owner)));
+    }
+
+    fn written(&self, result: io::Result<()>) -> Result<()> {
+        result.map_err(|error| sink_error(&self.object, error))
+    }
+}
+
+fn member_name(path: &Path) -> OsString {
+    let mut name = OsString::from("/");
+    name.push(path);
+    name
+}
+
+/// None if it is gone, or not a regular file any more. Neither a link nor a pipe that took its place is followed.
+fn open(path: &Path) -> Result<Option<(File, Metadata)>> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ELOOP as i32) => {
+            tracing::warn!(file = %path.display(), "skipped a symbolic link");
+            return Ok(None);
+        }
+        Err(error) => return Err(Error::io("open", path, error)),
+    };
+    let meta = file.metadata().map_err(|error| Error::io("read", path, error))?;
+    if !meta.is_file() {
+        tracing::warn!(file = %path.display(), "skipped a special file");
+        return Ok(None);
+    }
+    Ok(Some((file, meta)))
+}
+
+/// Fewer bytes than the buffer has only at the end of the file.
+fn read_full(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match source.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(bytes) => filled += bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+fn time(owner: &Owner) -> DateTime<Utc> {
+    let (seconds, nanoseconds) = owner.modified;
+    DateTime::from_timestamp(seconds, nanoseconds).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::stream::store_stream;
+    use crate::storage::Store;
+
+    /// Pack with `fill` and give back what the tar holds.
+    async fn packed(
+        data_dir: &Path,
+        fill: impl FnOnce(&mut Packer) -> Result<()> + Send + 'static,
+    ) -> (Packed, Vec<u8>) {
+        let store = Store::of(Arc::new(object_store::memory::InMemory::new()), "memory:");
+        let shared = Arc::new(Shared {
+            data_dir: data_dir.to_owned(),
+            compression: Compression::Plain,
+            algorithm: ChecksumAlgorithm::Crc32c,
+            limiter: Limiter::new(None),
+            progress: Arc::default(),
+            stop: CancellationToken::new(),
+        });
+        let stop = shared.stop.clone();
+        let stored = store_stream(&store, "tar", &stop, move |upload| {
+            let mut packer = Packer::new(shared, "tar".to_owned(), upload, 0)?;
+            fill(&mut packer)?;
+            packer.finish()
+        });
+        let (packed, _) = stored.await.expect("packed");
+        (
+            packed,
+            store.get("tar", u64::MAX).await.expect("read").expect("there").to_vec(),
+        )
+    }
+
+    fn content(tar: &[u8]) -> Vec<u8> {
+        let mut archive = tar::Archive::new(tar);
+        let mut entries = archive.entries().expect("a tar");
+        let mut entry = entries.next().expect("a member").expect("a member");
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).expect("its content");
+        assert!(entries.next().is_none());
+        content
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_file_that_changes_while_it_is_read_keeps_the_size_it_had() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let owner = Owner {
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            modified: (0, 0),
+        };
+        // Cut off in the middle of the second chunk of three, and grown by one byte.
+        let size = CHUNK as u64 * 2 + 17;
+        for length in [CHUNK + 100, CHUNK * 2 + 18] {
+            let source = vec![7; length];
+            let (packed, tar) = packed(dir.path(), move |packer| {
+                packer.add(Path::new("f"), Path::new("/f"), source.as_slice(), size, &owner)
+            })
+            .await;
+            let mut expected = vec![7; length];
+            expected.resize(size as usize, 0);
+            assert!(content(&tar) == expected, "{length}");
+            let mut sum = Checksummer::new(ChecksumAlgorithm::Crc32c);
+            sum.update(&expected);
+            assert_eq!(
+                packed.manifest[0].checksum,
+                Some((ChecksumAlgorithm::Crc32c, sum.finish()))
+            );
+            assert_eq!((packed.manifest[0].size, packed.bytes), (size, size));
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_vanished_or_was_replaced_is_left_out() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("kept"), "kept").expect("written");
+        std::os::unix::fs::symlink("kept", dir.path().join("link")).expect("linked");
+        nix::unistd::mkfifo(&dir.path().join("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("made");
+        let (packed, tar) = packed(dir.path(), |packer| {
+            ["gone", "gone/too", "link", "fifo", "kept"]
+                .iter()
+                .try_for_each(|name| {
+                    packer.file(&FileEntry {
+                        path: name.into(),
+                        size: 4,
+                    })
+                })
+        })
+        .await;
+        assert_eq!(content(&tar), b"kept");
+        assert_eq!(packed.members.len(), 1);
+        assert_eq!(packed.manifest.len(), 1);
+    }
+}

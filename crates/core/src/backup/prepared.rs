@@ -1,0 +1,336 @@
+//! What follows the copy: label, manifest and metadata, and at the very end the sentinel.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::Utc;
+use tokio_util::sync::CancellationToken;
+
+use super::progress::{Phase, Progress};
+use super::run::{Backup, Tar};
+use super::stream::{sink_error, store_stream};
+use super::walk::Owner;
+use super::{BackupRequest, StopResult, Tablespace};
+use crate::codec::Format;
+use crate::error::{Error, Result};
+use crate::formats::files_metadata::{FileDescription, FilesMetadata};
+use crate::formats::manifest::{ManifestFile, ManifestWriter, WalRange};
+use crate::formats::{ExtendedMetadata, SENTINEL_LIMIT, Sentinel, TablespaceLocation, TablespaceSpec};
+use crate::layout;
+use crate::lsn::Lsn;
+use crate::storage::{Created, Store};
+use crate::wal::Segment;
+
+const LABEL: &str = "backup_label";
+const TABLESPACE_MAP: &str = "tablespace_map";
+
+/// A backup of which everything is stored but the sentinel: it does not exist before [`PreparedBackup::commit`].
+pub struct PreparedBackup {
+    store: Store,
+    name: String,
+    sentinel: Bytes,
+    needed: Vec<Segment>,
+    progress: Arc<Progress>,
+    cancel: CancellationToken,
+}
+
+impl std::fmt::Debug for PreparedBackup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PreparedBackup").field("name", &self.name).finish()
+    }
+}
+
+impl PreparedBackup {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The WAL segments without which the backup cannot be restored, in order.
+    pub fn needed_segments(&self) -> &[Segment] {
+        &self.needed
+    }
+
+    /// Those of them that are not in the archive yet, by one listing.
+    pub async fn missing_segments(&self, store: &Store) -> Result<Vec<Segment>> {
+        let Some(first) = self.needed.first() else {
+            return Ok(Vec::new());
+        };
+        // An uncompressed segment's key is exactly its name, and a listing begins after the key that it is given.
+        let first = first.to_string();
+        let after = format!("{}/{}", layout::WAL_FOLDER, &first[..first.len() - 1]);
+        let mut missing = self.needed.clone();
+        for object in store.list_after(layout::WAL_FOLDER, &after).await? {
+            let (_, key) = Format::of_key(&object.key);
+            let name = key.rsplit('/').next().unwrap_or_default();
+            if let Ok(segment) = name.parse::<Segment>() {
+                missing.retain(|wanted| *wanted != segment);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Write the sentinel, which makes the backup exist, and remove the claim. Returns the name. It may be called again
+    /// after an error.
+    pub async fn commit(&self) -> Result<String> {
+        if self.cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let key = layout::sentinel(&self.name);
+        let created = self.store.create(&key, self.sentinel.clone()).await;
+        if !matches!(created, Ok(Created::Yes)) {
+            // The answer to an attempt that had succeeded may be lost, and the next one then finds the sentinel there.
+            let found = self.store.get(&key, SENTINEL_LIMIT).await;
+            match (created, found) {
+                (_, Ok(Some(found))) if found == self.sentinel => {}
+                (Err(error), _) | (Ok(_), Err(error)) => return Err(error),
+                (Ok(_), Ok(_)) => {
+                    return Err(Error::BackupExists {
+                        name: self.name.clone(),
+                        reason: "Another backup wrote its sentinel first.".to_owned(),
+                    });
+                }
+            }
+        }
+        if let Err(error) = self.store.delete(&layout::backup_claim(&self.name)).await {
+            tracing::warn!(backup = self.name, %error, "the backup is complete, but its claim could not be removed");
+        }
+        self.progress.set_phase(Phase::Done);
+        Ok(self.name.clone())
+    }
+
+    /// Give the backup up and remove what was stored. The error says what could not be removed.
+    pub async fn abort(self) -> Result<()> {
+        // After a commit whose outcome nobody knows the sentinel goes first: a backup must not exist in part.
+        let key = layout::sentinel(&self.name);
+        if self
+            .store
+            .get(&key, SENTINEL_LIMIT)
+            .await?
+            .is_some_and(|found| found == self.sentinel)
+        {
+            self.store.delete(&key).await?;
+        }
+        discard(&self.store, &self.name).await
+    }
+}
+
+/// Remove what a backup left that failed or was cancelled. A backup that is complete is refused. If something cannot be
+/// removed, the rest is, and the error says how much is left.
+pub async fn discard(store: &Store, name: &str) -> Result<()> {
+    if store.size(&layout::sentinel(name)).await?.is_some() {
+        return Err(Error::BackupExists {
+            name: name.to_owned(),
+            reason: "It is complete, so nothing of it was removed.".to_owned(),
+        });
+    }
+    let folder = layout::backup_folder(name);
+    let claim = layout::backup_claim(name);
+    let mut objects = store.list(&folder).await?;
+    // The claim goes last: nobody else may take the name while there are leftovers.
+    objects.sort_by_key(|object| object.key == claim);
+    let mut left = Vec::new();
+    for object in &objects {
+        if object.key == claim && !left.is_empty() {
+            break;
+        }
+        if let Err(error) = store.delete(&object.key).await {
+            left.push((object.key.as_str(), error));
+        }
+    }
+    match left.first() {
+        None => Ok(()),
+        Some((key, error)) => Err(Error::Store {
+            operation: "delete",
+            object: store.object_url(&folder),
+            reason: format!(
+                "{} of its {} objects are left, \"{key}\" among them: {error}",
+                left.len(),
+                objects.len()
+            ),
+        }),
+    }
+}
+
+pub(super) async fn prepare(backup: &mut Backup, stop: &StopResult) -> Result<PreparedBackup> {
+    let label = pack_label(backup, stop).await?;
+    backup.tars.push(label);
+    backup.tars.sort_by(|left, right| left.file_name.cmp(&right.file_name));
+    let sentinel = sentinel(backup, stop);
+    let manifest = backup
+        .tars
+        .iter_mut()
+        .flat_map(|tar| std::mem::take(&mut tar.packed.manifest))
+        .collect();
+    store_manifest(backup, stop, manifest).await?;
+    store_files_metadata(backup).await?;
+    let mut metadata = ExtendedMetadata::from(&sentinel);
+    metadata.next_xid = stop.next_xid;
+    backup
+        .store
+        .put(&layout::metadata(&backup.name), json(&metadata)?)
+        .await?;
+    if backup.cancel.is_cancelled() {
+        return Err(Error::Cancelled);
+    }
+    Ok(PreparedBackup {
+        store: backup.store.clone(),
+        name: backup.name.clone(),
+        sentinel: json(&sentinel)?,
+        needed: needed_segments(&backup.request, stop.stop_lsn),
+        progress: Arc::clone(&backup.progress),
+        cancel: backup.cancel.clone(),
+    })
+}
+
+/// From the segment of the start to that of the last byte before the stop.
+fn needed_segments(request: &BackupRequest, stop: Lsn) -> Vec<Segment> {
+    let size = request.segment_size;
+    let number = |lsn| Segment::containing(request.timeline, lsn, size).number(size);
+    let first = number(request.start_lsn);
+    let last = number(Lsn(stop.0.saturating_sub(1)));
+    (first..=last.max(first))
+        .map(|at| Segment::from_number(request.timeline, at, size))
+        .collect()
+}
+
+async fn pack_label(backup: &Backup, stop: &StopResult) -> Result<Tar> {
+    let now = Utc::now();
+    let owner = Owner {
+        mode: 0o600,
+        uid: nix::unistd::geteuid().as_raw(),
+        gid: nix::unistd::getegid().as_raw(),
+        modified: (now.timestamp(), now.timestamp_subsec_nanos()),
+    };
+    let content = stop.backup_label.clone();
+    let map = stop.tablespace_map.clone().filter(|map| !map.is_empty());
+    let file_name = layout::backup_label_name(backup.options.compression.format());
+    let pack = backup.pack(file_name, 0, move |packer| {
+        packer.label(LABEL, content.as_bytes(), &owner)?;
+        // A restore makes the links itself and writes no such file, so the manifest must not ask for it.
+        map.map_or(Ok(()), |map| packer.label(TABLESPACE_MAP, map.as_bytes(), &owner))
+    });
+    let mut tar = pack.await?;
+    let algorithm = backup.options.checksum_algorithm;
+    let mut sum = crate::formats::manifest::Checksummer::new(algorithm);
+    sum.update(stop.backup_label.as_bytes());
+    tar.packed.manifest.push(ManifestFile {
+        path: LABEL.into(),
+        size: stop.backup_label.len() as u64,
+        last_modified: now,
+        checksum: Some((algorithm, sum.finish())),
+    });
+    Ok(tar)
+}
+
+async fn store_manifest(backup: &Backup, stop: &StopResult, mut files: Vec<ManifestFile>) -> Result<()> {
+    let key = layout::backup_manifest(&backup.name);
+    let object = backup.store.object_url(&key);
+    let (major, system_identifier) = (backup.request.major_version(), backup.request.system_identifier);
+    let range = WalRange {
+        timeline: backup.request.timeline,
+        start: backup.request.start_lsn,
+        end: stop.stop_lsn,
+    };
+    store_stream(&backup.store, &key, &backup.cancel, move |upload| {
+        files.sort_by(|left, right| left.path.cmp(&right.path));
+        let written = || {
+            let mut writer = ManifestWriter::new(upload, major, system_identifier)?;
+            files.iter().try_for_each(|file| writer.file(file))?;
+            writer.finish(&[range])?.finish()
+        };
+        written().map_err(|error| sink_error(&object, error))
+    })
+    .await
+    .map(|_| ())
+}
+
+async fn store_files_metadata(backup: &mut Backup) -> Result<()> {
+    let mut metadata = FilesMetadata::default();
+    for tar in &mut backup.tars {
+        let mut names = Vec::with_capacity(tar.packed.members.len());
+        for (name, mtime) in std::mem::take(&mut tar.packed.members) {
+            names.push(name.clone());
+            let description = FileDescription {
+                mtime,
+                ..FileDescription::default()
+            };
+            metadata.files.insert(name, description);
+        }
+        metadata.tar_file_sets.insert(tar.file_name.clone(), names);
+    }
+    let key = layout::files_metadata(&backup.name);
+    let object = backup.store.object_url(&key);
+    store_stream(&backup.store, &key, &backup.cancel, move |mut upload| {
+        let written = metadata.write_to(&mut upload).and_then(|()| upload.finish());
+        written.map_err(|error| sink_error(&object, error))
+    })
+    .await
+    .map(|_| ())
+}
+
+fn sentinel(backup: &Backup, stop: &StopResult) -> Sentinel {
+    let request = &backup.request;
+    let data_dir = request.data_dir.to_string_lossy().into_owned();
+    Sentinel {
+        start_lsn: request.start_lsn,
+        finish_lsn: stop.stop_lsn,
+        delta_lsn: None,
+        delta_from: None,
+        delta_full_name: None,
+        delta_count: None,
+        pg_version: request.server_version_num,
+        system_identifier: Some(request.system_identifier),
+        uncompressed_size: backup.tars.iter().map(|tar| tar.packed.bytes).sum(),
+        compressed_size: backup.tars.iter().map(|tar| tar.stored).sum(),
+        data_catalog_size: Some(backup.catalog_bytes),
+        tablespaces: spec(&data_dir, &backup.tablespaces),
+        user_data: request.user_data.clone(),
+        files_metadata_disabled: false,
+        chkp_num: None,
+        version: Sentinel::VERSION,
+        start_time: request.start_time,
+        finish_time: Utc::now(),
+        date_fmt: Sentinel::date_format(),
+        hostname: request.hostname.clone(),
+        data_dir,
+        is_permanent: request.permanent,
+    }
+}
+
+fn spec(data_dir: &str, tablespaces: &[Tablespace]) -> Option<TablespaceSpec> {
+    if tablespaces.is_empty() {
+        return None;
+    }
+    let location = |tablespace: &Tablespace| TablespaceLocation {
+        loc: tablespace.location.to_string_lossy().into_owned(),
+        link: Path::new("pg_tblspc")
+            .join(tablespace.oid.to_string())
+            .to_string_lossy()
+            .into_owned(),
+    };
+    let locations: BTreeMap<_, _> = tablespaces
+        .iter()
+        .map(|tablespace| (tablespace.oid.to_string(), location(tablespace)))
+        .collect();
+    Some(TablespaceSpec {
+        base_prefix: data_dir.to_owned(),
+        oids: tablespaces
+            .iter()
+            .map(|tablespace| tablespace.oid.to_string())
+            .collect(),
+        locations,
+    })
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Bytes> {
+    let text = serde_json::to_vec(value).map_err(|error| {
+        Error::config(
+            format!("cannot write JSON: {error}"),
+            "This is a defect of walarchive; please report it.",
+        )
+    })?;
+    Ok(Bytes::from(text))
+}

@@ -1,0 +1,109 @@
+//! How far a backup is, for whoever wants to look.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+
+/// What a backup is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Phase {
+    /// Waiting for the checkpoint of `pg_backup_start`.
+    #[default]
+    Starting,
+    /// Walking the data directory.
+    Planning,
+    /// Packing and uploading.
+    Copying,
+    /// Writing the label, the manifest and the metadata.
+    Finishing,
+    /// Waiting until the WAL that the backup needs is archived.
+    WaitingForWal,
+    /// The sentinel is written.
+    Done,
+}
+
+impl Phase {
+    const ALL: [Phase; 6] = [
+        Phase::Starting,
+        Phase::Planning,
+        Phase::Copying,
+        Phase::Finishing,
+        Phase::WaitingForWal,
+        Phase::Done,
+    ];
+
+    /// In words, for a view.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Starting => "starting",
+            Phase::Planning => "planning",
+            Phase::Copying => "copying",
+            Phase::Finishing => "finishing",
+            Phase::WaitingForWal => "waiting for wal",
+            Phase::Done => "done",
+        }
+    }
+}
+
+/// Counters that the tasks of a backup share. Loads and stores are independent: a snapshot is near the truth, not a cut.
+#[derive(Debug, Default)]
+pub struct Progress {
+    phase: AtomicU8,
+    bytes_done: AtomicU64,
+    bytes_total: AtomicU64,
+    files_done: AtomicU64,
+    files_total: AtomicU64,
+    stored: AtomicU64,
+}
+
+/// The counters at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Snapshot {
+    /// What is being done.
+    pub phase: Phase,
+    /// Bytes of files that were read.
+    pub bytes_done: u64,
+    /// Bytes of the files when the data directory was walked; 0 before.
+    pub bytes_total: u64,
+    /// Files that were read, or found to be gone.
+    pub files_done: u64,
+    /// Files that were found; 0 before the walk.
+    pub files_total: u64,
+    /// Compressed bytes handed to the store.
+    pub stored: u64,
+}
+
+impl Progress {
+    /// The counters now.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            phase: Phase::ALL[usize::from(self.phase.load(Relaxed))],
+            bytes_done: self.bytes_done.load(Relaxed),
+            bytes_total: self.bytes_total.load(Relaxed),
+            files_done: self.files_done.load(Relaxed),
+            files_total: self.files_total.load(Relaxed),
+            stored: self.stored.load(Relaxed),
+        }
+    }
+
+    /// The steps set it themselves, except [`Phase::WaitingForWal`], which is the caller's to wait.
+    pub fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Relaxed);
+    }
+
+    pub(super) fn set_total(&self, files: u64, bytes: u64) {
+        self.files_total.store(files, Relaxed);
+        self.bytes_total.store(bytes, Relaxed);
+    }
+
+    pub(super) fn read(&self, bytes: u64) {
+        self.bytes_done.fetch_add(bytes, Relaxed);
+    }
+
+    pub(super) fn file(&self) {
+        self.files_done.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn stored(&self, bytes: u64) {
+        self.stored.fetch_add(bytes, Relaxed);
+    }
+}

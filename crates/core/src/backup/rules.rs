@@ -1,0 +1,169 @@
+//! What a backup leaves out, by name. PostgreSQL's own base backup is the authority; where the format page asks for more to be
+//! left out (server logs, recovery signals), that is added at the top of the data directory only.
+
+use std::path::Path;
+
+/// Directories whose content the server makes anew, at any depth.
+const EMPTIED: [&str; 7] = [
+    "pg_dynshmem",
+    "pg_notify",
+    "pg_replslot",
+    "pg_serial",
+    "pg_snapshots",
+    "pg_stat_tmp",
+    "pg_subtrans",
+];
+
+/// The same, at the top only. `pg_wal` comes back from the archive.
+const EMPTIED_AT_TOP: [&str; 3] = ["log", "pg_log", "pg_wal"];
+
+/// Files that are of the running server or of its start, at any depth.
+const LEFT_OUT: [&str; 8] = [
+    "backup_label",
+    "backup_manifest",
+    "current_logfiles.tmp",
+    "pg_internal.init",
+    "postgresql.auto.conf.tmp",
+    "postmaster.opts",
+    "postmaster.pid",
+    "tablespace_map",
+];
+
+/// The same, at the top only: a restore writes its own.
+const LEFT_OUT_AT_TOP: [&str; 5] = [
+    "backup_label.old",
+    "recovery.conf",
+    "recovery.signal",
+    "standby.signal",
+    "tablespace_map.old",
+];
+
+/// Is this directory kept empty? The path is relative to the data directory.
+pub(super) fn is_emptied(path: &Path) -> bool {
+    let name = name(path);
+    EMPTIED.contains(&name) || (is_at_top(path) && EMPTIED_AT_TOP.contains(&name))
+}
+
+/// Is this file or directory left out altogether?
+pub(super) fn is_left_out(path: &Path) -> bool {
+    let name = name(path);
+    name.starts_with("pgsql_tmp")
+        || name.starts_with("pg_internal.init")
+        || LEFT_OUT.contains(&name)
+        || (is_at_top(path) && LEFT_OUT_AT_TOP.contains(&name))
+}
+
+/// Does this directory hold the relations of one database?
+pub(super) fn is_database(path: &Path) -> bool {
+    let Some(parent) = path.parent() else { return false };
+    is_number(name(path)) && (parent == Path::new("base") || name(parent).starts_with("PG_"))
+}
+
+/// Is this a file of a temporary relation, `t<backend>_<relation>` with fork and segment?
+pub(super) fn is_temporary_relation(name: &str) -> bool {
+    let Some((backend, rest)) = name.strip_prefix('t').and_then(|rest| rest.split_once('_')) else {
+        return false;
+    };
+    is_number(backend) && relation(rest).is_some()
+}
+
+/// The file node and the fork (the main one is empty) of a relation's file.
+pub(super) fn relation(name: &str) -> Option<(&str, &str)> {
+    let (stem, segment) = name.split_once('.').unwrap_or((name, "0"));
+    let (node, fork) = stem.split_once('_').unwrap_or((stem, ""));
+    let known = matches!(fork, "fsm" | "vm" | "init") || (fork.is_empty() && !stem.contains('_'));
+    (is_number(node) && is_number(segment) && known).then_some((node, fork))
+}
+
+/// Relations' names and those of the rules are ASCII; any other is none of them.
+fn name(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}
+
+fn is_at_top(path: &Path) -> bool {
+    path.components().count() == 1
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relations_are_told_by_their_names() {
+        for (name, expected) in [
+            ("1259", Some(("1259", ""))),
+            ("1259.12", Some(("1259", ""))),
+            ("1259_fsm", Some(("1259", "fsm"))),
+            ("1259_vm.1", Some(("1259", "vm"))),
+            ("1259_init", Some(("1259", "init"))),
+            ("1259_", None),
+            ("1259_other", None),
+            ("1259.", None),
+            ("1259.x", None),
+            ("PG_VERSION", None),
+            ("", None),
+        ] {
+            assert_eq!(relation(name), expected, "{name}");
+        }
+        for (name, expected) in [
+            ("t3_16384", true),
+            ("t3_16384_fsm", true),
+            ("t3_16384.1", true),
+            ("t_16384", false),
+            ("t3_", false),
+            ("t3", false),
+            ("table", false),
+            ("t3_16384_x", false),
+        ] {
+            assert_eq!(is_temporary_relation(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_depends_on_the_place() {
+        let left_out = |path: &str| is_left_out(Path::new(path));
+        for path in [
+            "postmaster.pid",
+            "base/5/pg_internal.init",
+            "global/pg_internal.init.123",
+            "base/pgsql_tmp",
+            "pg_tblspc/1/PG_15_202209061/pgsql_tmp",
+            "standby.signal",
+            "backup_label.old",
+        ] {
+            assert!(left_out(path), "{path}");
+        }
+        for path in [
+            "PG_VERSION",
+            "mine/standby.signal",
+            "postgresql.auto.conf",
+            "current_logfiles",
+        ] {
+            assert!(!left_out(path), "{path}");
+        }
+        for (path, expected) in [
+            ("pg_wal", true),
+            ("pg_replslot", true),
+            ("log", true),
+            ("mine/log", false),
+            ("base/pg_wal", false),
+            ("pg_xact", false),
+        ] {
+            assert_eq!(is_emptied(Path::new(path)), expected, "{path}");
+        }
+        for (path, expected) in [
+            ("base/5", true),
+            ("pg_tblspc/16400/PG_15_202209061/5", true),
+            ("global", false),
+            ("base/x", false),
+            ("5", false),
+            ("pg_tblspc/16400", false),
+        ] {
+            assert_eq!(is_database(Path::new(path)), expected, "{path}");
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! The three steps of a backup.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::Utc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::limiter::Limiter;
+use super::pack::{Packed, Packer, Shared};
+use super::plan::{self, Group};
+use super::prepared::{self, PreparedBackup};
+use super::progress::{Phase, Progress};
+use super::stream::{blocking, store_stream};
+use super::walk::{self, Directory, Owner, Tree};
+use super::{BackupOptions, BackupRequest, StopResult, Tablespace, label};
+use crate::control_file::{ControlFile, PG_CONTROL, PG_CONTROL_BYTES};
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::storage::{Created, Store};
+
+/// A backup that is being taken. If a step fails, nothing but [`Backup::abort`] makes sense any more.
+pub struct Backup {
+    pub(super) store: Store,
+    pub(super) request: BackupRequest,
+    pub(super) options: BackupOptions,
+    pub(super) progress: Arc<Progress>,
+    pub(super) cancel: CancellationToken,
+    pub(super) name: String,
+    pub(super) tars: Vec<Tar>,
+    pub(super) tablespaces: Vec<Tablespace>,
+    /// Bytes of all files when the data directory was walked.
+    pub(super) catalog_bytes: u64,
+    shared: Arc<Shared>,
+}
+
+/// A tar that is in the store.
+pub(super) struct Tar {
+    pub(super) file_name: String,
+    pub(super) packed: Packed,
+    pub(super) stored: u64,
+}
+
+impl Backup {
+    /// Take the name, after `pg_backup_start` and before the first byte. Must be called within a tokio runtime.
+    /// [`Error::BackupExists`] if the name is taken; then nothing was written.
+    pub async fn begin(
+        store: &Store,
+        request: BackupRequest,
+        options: BackupOptions,
+        progress: Arc<Progress>,
+        cancel: CancellationToken,
+    ) -> Result<Self> {
+        let name = request.name();
+        // A cancel waits for the answer: else nobody would remove a claim that was written.
+        claim(store, &request, &name).await?;
+        if cancel.is_cancelled() {
+            prepared::discard(store, &name).await?;
+            return Err(Error::Cancelled);
+        }
+        let shared = Shared {
+            data_dir: request.data_dir.clone(),
+            compression: options.compression,
+            algorithm: options.checksum_algorithm,
+            limiter: Limiter::new(options.rate_limit),
+            progress: Arc::clone(&progress),
+            stop: cancel.child_token(),
+        };
+        Ok(Backup {
+            store: store.clone(),
+            request,
+            options,
+            progress,
+            cancel,
+            name,
+            tars: Vec::new(),
+            tablespaces: Vec::new(),
+            catalog_bytes: 0,
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Copy the data directory and its tablespaces, `pg_control` last. To be called once, between `pg_backup_start` and
+    /// `pg_backup_stop`. The first failure stops everything.
+    pub async fn copy(&mut self) -> Result<()> {
+        // If the caller drops the future, the threads end too.
+        let guard = self.shared.stop.clone().drop_guard();
+        let copied = self.copy_all().await;
+        if copied.is_ok() {
+            guard.disarm();
+        }
+        // What breaks because of a cancel is not the reason.
+        copied.map_err(|error| {
+            if self.cancel.is_cancelled() {
+                Error::Cancelled
+            } else {
+                error
+            }
+        })
+    }
+
+    async fn copy_all(&mut self) -> Result<()> {
+        self.progress.set_phase(Phase::Planning);
+        let (request, cancel) = (self.request.clone(), self.cancel.clone());
+        let tree = blocking(move || walk::walk(&request, &cancel)).await?;
+        let Tree {
+            directories,
+            files,
+            tablespaces,
+        } = tree;
+        self.tablespaces = tablespaces;
+        self.catalog_bytes = files.iter().map(|file| file.size).sum::<u64>() + PG_CONTROL_BYTES;
+        self.progress.set_total(files.len() as u64 + 1, self.catalog_bytes);
+        self.progress.set_phase(Phase::Copying);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let groups = plan::group(files, self.options.tar_bytes, self.options.concurrency, cores);
+        self.pack_groups(directories, groups).await?;
+        self.pack_control().await
+    }
+
+    /// Store what `pg_backup_stop` returned, the manifest and the metadata.
+    pub async fn finish(mut self, stop: StopResult) -> Result<PreparedBackup> {
+        self.progress.set_phase(Phase::Finishing);
+        label::check(&stop.backup_label, &self.request)?;
+        prepared::prepare(&mut self, &stop).await
+    }
+
+    /// Give the backup up and remove what was stored. The error says what could not be removed.
+    pub async fn abort(self) -> Result<()> {
+        self.shared.stop.cancel();
+        prepared::discard(&self.store, &self.name).await
+    }
+
+    /// The directories go into the first tar.
+    async fn pack_groups(&mut self, directories: Vec<Directory>, groups: Vec<Group>) -> Result<()> {
+        let format = self.options.compression.format();
+        let mut directories = Some(directories);
+        let mut waiting = groups.into_iter().enumerate();
+        let mut running = JoinSet::new();
+        let mut failure = None;
+        loop {
+            while failure.is_none() && running.len() < self.options.concurrency.max(1) {
+                let Some((index, group)) = waiting.next() else { break };
+                let directories = directories.take().unwrap_or_default();
+                let (file_name, threads) = (layout::part_name(index + 1, format), group.threads);
+                let fill = move |packer: &mut Packer| {
+                    directories.iter().try_for_each(|entry| packer.directory(entry))?;
+                    group.files.iter().try_for_each(|file| packer.file(file))
+                };
+                running.spawn(self.pack(file_name, threads, fill));
+            }
+            let Some(done) = running.join_next().await else { break };
+            match done.unwrap_or_else(|error| match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(Error::Cancelled),
+            }) {
+                Ok(tar) => self.tars.push(tar),
+                // The others are told to stop, and waited for: they remove the parts that they uploaded.
+                Err(error) => {
+                    self.shared.stop.cancel();
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// As the documentation of the low level API asks for: after everything else.
+    async fn pack_control(&mut self) -> Result<()> {
+        let data_dir = self.request.data_dir.clone();
+        let expected = self.request.system_identifier;
+        let (content, owner) = blocking(move || read_control(&data_dir, expected)).await?;
+        let name = layout::pg_control_name(self.options.compression.format());
+        let fill = move |packer: &mut Packer| packer.bytes(Path::new(PG_CONTROL), &content, &owner);
+        let tar = self.pack(name, 0, fill).await?;
+        self.tars.push(tar);
+        Ok(())
+    }
+
+    /// Pack and upload one tar with what `fill` puts into it.
+    pub(super) fn pack(
+        &self,
+        file_name: String,
+        threads: u32,
+        fill: impl FnOnce(&mut Packer) -> Result<()> + Send + 'static,
+    ) -> impl Future<Output = Result<Tar>> + Send + 'static {
+        let (store, shared) = (self.store.clone(), Arc::clone(&self.shared));
+        let key = layout::tar(&self.name, &file_name);
+        async move {
+            let stop = shared.stop.clone();
+            let object = store.object_url(&key);
+            let (packed, stored) = store_stream(&store, &key, &stop, move |upload| {
+                let mut packer = Packer::new(shared, object, upload, threads)?;
+                fill(&mut packer)?;
+                packer.finish()
+            })
+            .await?;
+            Ok(Tar {
+                file_name,
+                packed,
+                stored,
+            })
+        }
+    }
+}
+
+/// Refuse a name under which anything lies, then take it.
+async fn claim(store: &Store, request: &BackupRequest, name: &str) -> Result<()> {
+    let taken = |reason: String| {
+        Err(Error::BackupExists {
+            name: name.to_owned(),
+            reason,
+        })
+    };
+    if store.size(&layout::sentinel(name)).await?.is_some() {
+        return taken("It is complete: its sentinel is in the repository.".to_owned());
+    }
+    let left = store.list(&layout::backup_folder(name)).await?;
+    let claim = layout::backup_claim(name);
+    if let Some(content) = store.get(&claim, CLAIM_LIMIT).await? {
+        return taken(format!("It is claimed by {}", String::from_utf8_lossy(&content)));
+    }
+    if let Some(first) = left.first() {
+        return taken(format!(
+            "{} objects lie in its folder, \"{}\" among them.",
+            left.len(),
+            first.key
+        ));
+    }
+    let content = serde_json::json!({
+        "hostname": request.hostname,
+        "pid": std::process::id(),
+        "time": Utc::now(),
+    });
+    let content = Bytes::from(content.to_string());
+    if store.create(&claim, content.clone()).await? == Created::Exists {
+        return taken("Another backup took the name at the same moment.".to_owned());
+    }
+    // A store that ignores create-only lets the last writer win; the other one finds out here.
+    match store.get(&claim, CLAIM_LIMIT).await? {
+        Some(found) if found == content => Ok(()),
+        _ => taken("Another backup took the name at the same moment.".to_owned()),
+    }
+}
+
+/// More than any claim has, in bytes.
+const CLAIM_LIMIT: u64 = 64 << 10;
+
+/// An intact copy, and that of the right cluster.
+fn read_control(data_dir: &Path, expected: u64) -> Result<(Vec<u8>, Owner)> {
+    let path = data_dir.join(PG_CONTROL);
+    let (control, content) = ControlFile::read_with_content(data_dir)?;
+    if control.system_identifier != expected {
+        return Err(Error::damaged(
+            path.display().to_string(),
+            format!(
+                "It is of the cluster with system identifier {}, not {expected}.",
+                control.system_identifier
+            ),
+        ));
+    }
+    let meta = std::fs::metadata(&path).map_err(|error| Error::io("read", &path, error))?;
+    Ok((content, Owner::from(&meta)))
+}

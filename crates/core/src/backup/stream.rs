@@ -1,0 +1,65 @@
+//! One object, produced by a blocking thread while it is uploaded.
+
+use std::io::{self, Write};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Result};
+use crate::storage::{Store, Upload};
+
+/// Run `produce` on a thread that may block, with the writing end of an upload; it must finish the upload. Returns what it
+/// returned and the bytes that were stored. If both sides fail, the error is that of the side that failed first.
+pub(super) async fn store_stream<T: Send + 'static>(
+    store: &Store,
+    key: &str,
+    cancel: &CancellationToken,
+    produce: impl FnOnce(Upload) -> Result<T> + Send + 'static,
+) -> Result<(T, u64)> {
+    let (upload, task) = store.upload(key, cancel.clone());
+    let produced = blocking(move || produce(upload)).await;
+    match (produced, task.outcome().await) {
+        (Ok(value), Ok(stored)) => Ok((value, stored)),
+        // A producer that fails gives its upload up, which then has no reason of its own; one whose upload failed only
+        // knows that nobody takes its bytes any more.
+        (Err(error), Ok(_) | Err(Error::Cancelled)) if !cancel.is_cancelled() => Err(error),
+        (_, Err(error)) | (Err(error), Ok(_)) => Err(error),
+    }
+}
+
+/// Run blocking work, and go on with its panic if it panics.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Error::Cancelled),
+        },
+    }
+}
+
+/// The error of writing into an upload whose store did not fail: that of the encoder, if it is ever seen.
+pub(super) fn sink_error(object: &str, error: io::Error) -> Error {
+    Error::Store {
+        operation: "write",
+        object: object.to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+/// Passes everything on and tells how much it was.
+pub(super) struct Counted<W, F> {
+    pub(super) inner: W,
+    pub(super) count: F,
+}
+
+impl<W: Write, F: Fn(u64)> Write for Counted<W, F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        (self.count)(written as u64);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}

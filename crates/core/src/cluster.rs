@@ -1,0 +1,207 @@
+//! Who owns a repository: `walarchive_005/cluster.json`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::storage::{Created, Store};
+use crate::wal::SegmentSize;
+
+/// The version of everything that this project adds to WAL-G's layout.
+const FORMAT_VERSION: u32 = 1;
+
+/// More than any `cluster.json` has, in bytes.
+const LIMIT: u64 = 64 << 10;
+
+/// The cluster that writes into a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClusterIdentity {
+    /// From `pg_control`.
+    pub system_identifier: u64,
+    /// PostgreSQL's major version, for example 15.
+    pub major_version: u32,
+    /// `wal_segment_size`.
+    pub segment_size: SegmentSize,
+}
+
+/// `cluster.json`. Fields that a later version adds are ignored.
+#[derive(Debug, Serialize, Deserialize)]
+struct ClusterFile {
+    format_version: u32,
+    system_identifier: u64,
+    pg_major_version: u32,
+    wal_segment_size: u64,
+    encryption: bool,
+}
+
+/// Does the store keep the promise of a create-only write?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CreateOnly {
+    /// It refuses to write over an object.
+    Honoured,
+    /// It answers "created" and overwrites: look before each write.
+    Ignored,
+}
+
+/// Make sure that the repository is this cluster's: claim it if it is nobody's, refuse it if it is another's. On the way
+/// the store is asked whether its create-only writes can be relied on: `cluster.json` is created a second time with the
+/// content that it has anyway.
+pub async fn claim(store: &Store, identity: &ClusterIdentity) -> Result<CreateOnly> {
+    if let Some(content) = store.get(layout::CLUSTER, LIMIT).await? {
+        check(store, &content, identity)?;
+        return probe(store, content).await;
+    }
+    refuse_foreign_backups(store, identity).await?;
+    let file = ClusterFile {
+        format_version: FORMAT_VERSION,
+        system_identifier: identity.system_identifier,
+        pg_major_version: identity.major_version,
+        wal_segment_size: identity.segment_size.bytes(),
+        encryption: false,
+    };
+    let content = bytes::Bytes::from(serde_json::to_vec_pretty(&file).map_err(unwritable)?);
+    match store.create(layout::CLUSTER, content.clone()).await? {
+        Created::Yes => tracing::info!(repository = store.url(), "claimed the repository for this cluster"),
+        Created::Exists => {}
+    }
+    // Read back: another cluster may have come first, and on a store that overwrites it may have come last.
+    let content = store.get(layout::CLUSTER, LIMIT).await?.unwrap_or(content);
+    check(store, &content, identity)?;
+    probe(store, content).await
+}
+
+async fn probe(store: &Store, content: bytes::Bytes) -> Result<CreateOnly> {
+    Ok(match store.create(layout::CLUSTER, content).await? {
+        Created::Exists => CreateOnly::Honoured,
+        Created::Yes => CreateOnly::Ignored,
+    })
+}
+
+fn check(store: &Store, content: &[u8], identity: &ClusterIdentity) -> Result<()> {
+    let file: ClusterFile = serde_json::from_slice(content).map_err(|error| {
+        Error::damaged(
+            store.object_url(layout::CLUSTER),
+            format!("It cannot be read: {error}."),
+        )
+    })?;
+    let reason = if file.format_version > FORMAT_VERSION {
+        format!(
+            "Its format version is {}, this program knows up to {FORMAT_VERSION}.",
+            file.format_version
+        )
+    } else if file.encryption {
+        "Its content is encrypted, and this program was given no key.".to_owned()
+    } else if file.system_identifier != identity.system_identifier {
+        foreign(file.system_identifier, identity)
+    } else if file.pg_major_version != identity.major_version {
+        format!(
+            "It is of PostgreSQL {}, this cluster is of {}.",
+            file.pg_major_version, identity.major_version
+        )
+    } else if file.wal_segment_size != identity.segment_size.bytes() {
+        format!(
+            "Its WAL segments have {} bytes, this cluster's have {}.",
+            file.wal_segment_size,
+            identity.segment_size.bytes()
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Error::ForeignRepository {
+        repository: store.url().to_owned(),
+        reason,
+    })
+}
+
+/// A repository that WAL-G wrote has no `cluster.json`, but its backups tell whose they are.
+async fn refuse_foreign_backups(store: &Store, identity: &ClusterIdentity) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Owner {
+        #[serde(rename = "SystemIdentifier")]
+        system_identifier: Option<u64>,
+    }
+    let sentinels = store.list_shallow(layout::BACKUPS_FOLDER).await?;
+    let newest = sentinels
+        .into_iter()
+        .filter(|object| layout::backup_of_sentinel(&object.key).is_some())
+        .max_by_key(|object| object.last_modified);
+    let Some(newest) = newest else { return Ok(()) };
+    let content = store.get(&newest.key, crate::formats::SENTINEL_LIMIT).await?;
+    let owner = content.and_then(|content| serde_json::from_slice::<Owner>(&content).ok()?.system_identifier);
+    match owner {
+        Some(owner) if owner != 0 && owner != identity.system_identifier => Err(Error::ForeignRepository {
+            repository: store.url().to_owned(),
+            reason: foreign(owner, identity),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn foreign(owner: u64, identity: &ClusterIdentity) -> String {
+    format!(
+        "Its system identifier is {owner}, this cluster's is {}.",
+        identity.system_identifier
+    )
+}
+
+fn unwritable(error: serde_json::Error) -> Error {
+    Error::config(
+        format!("cannot write JSON: {error}"),
+        "This is a defect of walarchive; please report it.",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn identity(system_identifier: u64) -> ClusterIdentity {
+        ClusterIdentity {
+            system_identifier,
+            major_version: 15,
+            segment_size: SegmentSize::DEFAULT,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_second_cluster_is_refused() {
+        let store = Store::of(Arc::new(object_store::memory::InMemory::new()), "memory:");
+        assert_eq!(
+            claim(&store, &identity(1)).await.expect("claimed"),
+            CreateOnly::Honoured
+        );
+        assert_eq!(claim(&store, &identity(1)).await.expect("ours"), CreateOnly::Honoured);
+        assert!(matches!(
+            claim(&store, &identity(2)).await,
+            Err(Error::ForeignRepository { .. })
+        ));
+        let wider = ClusterIdentity {
+            segment_size: SegmentSize::new(64 << 20).expect("a size"),
+            ..identity(1)
+        };
+        assert!(matches!(
+            claim(&store, &wider).await,
+            Err(Error::ForeignRepository { .. })
+        ));
+    }
+
+    #[tokio::test]
+    async fn the_backups_of_another_cluster_are_enough_to_refuse() {
+        let store = Store::of(Arc::new(object_store::memory::InMemory::new()), "memory:");
+        store
+            .put(&layout::sentinel("base_1"), r#"{"SystemIdentifier": 2}"#.into())
+            .await
+            .expect("written");
+        assert!(matches!(
+            claim(&store, &identity(1)).await,
+            Err(Error::ForeignRepository { .. })
+        ));
+        assert_eq!(
+            store.size(layout::CLUSTER).await.expect("asked"),
+            None,
+            "nothing was written"
+        );
+        claim(&store, &identity(2)).await.expect("its own");
+    }
+}

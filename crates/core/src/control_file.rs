@@ -1,0 +1,161 @@
+//! `global/pg_control`: whose cluster a data directory is.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::wal::SegmentSize;
+
+/// Where the server keeps it, relative to the data directory.
+pub const PG_CONTROL: &str = "global/pg_control";
+
+/// The bytes of the file, most of them zero, in every version.
+pub const PG_CONTROL_BYTES: u64 = 8192;
+
+/// The structure is somewhere in this range of sizes in every version, and never larger than a disk sector.
+const SMALLEST: usize = 200;
+const LARGEST: usize = 512;
+
+/// `FLOATFORMAT_VALUE`, which stands directly before the sizes that the server was built with.
+const FLOAT_FORMAT: f64 = 1_234_567.0;
+
+/// What is read of it. Its layout differs from version to version; these fields are found without knowing the version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ControlFile {
+    /// The cluster.
+    pub system_identifier: u64,
+    /// `PG_CONTROL_VERSION`. PostgreSQL 13 to 16 share one: ask [`read_major_version`] for the major version.
+    pub pg_control_version: u32,
+    /// `CATALOG_VERSION_NO`.
+    pub catalog_version: u32,
+    /// `wal_segment_size`.
+    pub segment_size: SegmentSize,
+}
+
+impl ControlFile {
+    /// Read that of a data directory. The server may be writing it at the same time, so a copy whose checksum is wrong is
+    /// read again a few times before it counts as damaged.
+    pub fn read(data_dir: &Path) -> Result<Self> {
+        Self::read_with_content(data_dir).map(|(control, _)| control)
+    }
+
+    /// The same, and the bytes that were found intact.
+    pub fn read_with_content(data_dir: &Path) -> Result<(Self, Vec<u8>)> {
+        const TRIES: usize = 10;
+        let path = data_dir.join(PG_CONTROL);
+        for left in (0..TRIES).rev() {
+            let bytes = std::fs::read(&path).map_err(|error| Error::io("read", &path, error))?;
+            match Self::parse(&bytes) {
+                Ok(control) => return Ok((control, bytes)),
+                Err(reason) if left == 0 => return Err(Error::damaged(path.display().to_string(), reason)),
+                // A write of 8 kB is over in no time; the pause only lets the writer run.
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+        unreachable!("the last try returns")
+    }
+
+    /// Read its bytes; the reason if they are not those of an intact one.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let content = content(bytes).ok_or("Its checksum is wrong, or it is not a pg_control file.")?;
+        let number = |at: usize| u32::from_le_bytes([content[at], content[at + 1], content[at + 2], content[at + 3]]);
+        let segment_bytes = (16..content.len().saturating_sub(8 + 16))
+            .step_by(8)
+            .find(|at| content[*at..at + 8] == FLOAT_FORMAT.to_le_bytes())
+            .map(|at| number(at + 8 + 12))
+            .ok_or("It is of a machine with another float format.")?;
+        Ok(ControlFile {
+            system_identifier: u64::from(number(4)) << 32 | u64::from(number(0)),
+            pg_control_version: number(8),
+            catalog_version: number(12),
+            segment_size: SegmentSize::new(u64::from(segment_bytes)).map_err(|error| format!("{error}."))?,
+        })
+    }
+}
+
+/// The structure without its checksum, if there is a place where its checksum stands.
+fn content(bytes: &[u8]) -> Option<&[u8]> {
+    (SMALLEST..=LARGEST)
+        .step_by(4)
+        .take_while(|end| end + 4 <= bytes.len())
+        .map(|end| (&bytes[..end], &bytes[end..end + 4]))
+        .find(|(content, sum)| crc32c::crc32c(content).to_le_bytes() == **sum)
+        .map(|(content, _)| content)
+}
+
+/// The major version of a data directory, from its `PG_VERSION`.
+pub fn read_major_version(data_dir: &Path) -> Result<u32> {
+    let path: PathBuf = data_dir.join("PG_VERSION");
+    let text = std::fs::read_to_string(&path).map_err(|error| Error::io("read", &path, error))?;
+    text.trim()
+        .parse()
+        .map_err(|_| Error::damaged(path.display().to_string(), "It holds no major version."))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The system identifier of the sample.
+    pub(crate) const SYSTEM_IDENTIFIER: u64 = 7_412_345_678_901_234_567;
+
+    /// A file as PostgreSQL 15 writes it, as far as it is read.
+    pub(crate) fn sample(segment_bytes: u32, size: usize) -> Vec<u8> {
+        let mut bytes = vec![0u8; size];
+        bytes[0..8].copy_from_slice(&SYSTEM_IDENTIFIER.to_le_bytes());
+        bytes[8..12].copy_from_slice(&1300u32.to_le_bytes());
+        bytes[12..16].copy_from_slice(&202_209_061u32.to_le_bytes());
+        bytes[200..208].copy_from_slice(&FLOAT_FORMAT.to_le_bytes());
+        bytes[208..212].copy_from_slice(&8192u32.to_le_bytes());
+        bytes[212..216].copy_from_slice(&131_072u32.to_le_bytes());
+        bytes[216..220].copy_from_slice(&8192u32.to_le_bytes());
+        bytes[220..224].copy_from_slice(&segment_bytes.to_le_bytes());
+        let sum = crc32c::crc32c(&bytes);
+        bytes.extend_from_slice(&sum.to_le_bytes());
+        bytes.resize(8192, 0);
+        bytes
+    }
+
+    #[test]
+    fn it_is_found_whatever_its_size() {
+        for size in [288, 292, 300] {
+            let control = ControlFile::parse(&sample(64 << 20, size)).expect("intact");
+            assert_eq!(control.system_identifier, SYSTEM_IDENTIFIER);
+            assert_eq!(
+                (control.pg_control_version, control.catalog_version),
+                (1300, 202_209_061)
+            );
+            assert_eq!(control.segment_size.bytes(), 64 << 20);
+        }
+    }
+
+    #[test]
+    fn damage_is_seen() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(dir.path().join("global")).expect("created");
+        let path = dir.path().join(PG_CONTROL);
+        let mut bytes = sample(16 << 20, 288);
+        std::fs::write(&path, &bytes).expect("written");
+        assert_eq!(
+            ControlFile::read(dir.path()).expect("intact").segment_size,
+            SegmentSize::DEFAULT
+        );
+        bytes[100] ^= 1;
+        std::fs::write(&path, &bytes).expect("written");
+        assert!(matches!(ControlFile::read(dir.path()), Err(Error::Damaged { .. })));
+        for length in [0, 3, 16, 200, 291] {
+            assert!(ControlFile::parse(&bytes[..length]).is_err(), "{length}");
+        }
+        assert!(ControlFile::parse(&vec![0; 8192]).is_err());
+    }
+
+    #[test]
+    fn the_major_version_is_a_line_of_text() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert!(matches!(read_major_version(dir.path()), Err(Error::Io { .. })));
+        std::fs::write(dir.path().join("PG_VERSION"), "15\n").expect("written");
+        assert_eq!(read_major_version(dir.path()).expect("read"), 15);
+        std::fs::write(dir.path().join("PG_VERSION"), "x").expect("written");
+        assert!(matches!(read_major_version(dir.path()), Err(Error::Damaged { .. })));
+    }
+}

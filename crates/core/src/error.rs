@@ -1,0 +1,241 @@
+//! One error for the whole crate: what happened, to which object, and what to do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What can go wrong. [`Error::is_transient`] alone decides whether something is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting or an argument that cannot be right.
+    #[error("{message}")]
+    Config {
+        /// What is wrong.
+        message: String,
+        /// What to change.
+        hint: String,
+    },
+    /// The store does not accept the credentials, or they do not suffice.
+    #[error("the store refused the credentials when asked to {operation} \"{object}\"")]
+    Unauthorized {
+        /// The verb: "read", "write", "list", "delete".
+        operation: &'static str,
+        /// The object's URL.
+        object: String,
+        /// What the store said.
+        reason: String,
+    },
+    /// The bucket, container or directory of the URL is not there.
+    #[error("\"{target}\" does not exist")]
+    NoSuchStore {
+        /// The URL up to the bucket, or the directory.
+        target: String,
+        /// What the store said.
+        reason: String,
+    },
+    /// An object that is not there.
+    #[error("\"{object}\" does not exist in the repository")]
+    NotFound {
+        /// The object's URL.
+        object: String,
+    },
+    /// The store could not be asked, or answered with an error of its own.
+    #[error("could not {operation} \"{object}\"")]
+    Store {
+        /// The verb: "read", "write", "list", "delete".
+        operation: &'static str,
+        /// The object's URL.
+        object: String,
+        /// What the store or the network said.
+        reason: String,
+    },
+    /// No answer within the deadline.
+    #[error("could not {operation} \"{object}\" within {}", seconds(*.deadline))]
+    Timeout {
+        /// The verb.
+        operation: &'static str,
+        /// The object's URL.
+        object: String,
+        /// The deadline that passed.
+        deadline: Duration,
+    },
+    /// An object of other content lies under the name.
+    #[error("\"{object}\" is in the repository already, with other content than \"{local}\"")]
+    Conflict {
+        /// The object's URL.
+        object: String,
+        /// The local file.
+        local: String,
+        /// Where they differ.
+        reason: String,
+    },
+    /// The repository belongs to another cluster.
+    #[error("the repository \"{repository}\" belongs to another cluster")]
+    ForeignRepository {
+        /// The repository's URL.
+        repository: String,
+        /// What differs.
+        reason: String,
+    },
+    /// A WAL file that must not be archived or restored under its name.
+    #[error("\"{file}\" is not a valid WAL file of this cluster")]
+    InvalidWal {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An object whose content cannot be what was stored.
+    #[error("\"{object}\" is damaged")]
+    Damaged {
+        /// The object's URL or the file's path.
+        object: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A local file could not be used.
+    #[error("could not {operation} \"{}\": {source}", path.display())]
+    Io {
+        /// The verb: "open", "read", "write", "create", "remove", "rename".
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// A backup of this name exists, or is being taken.
+    #[error("a backup named \"{name}\" exists already")]
+    BackupExists {
+        /// The backup's name.
+        name: String,
+        /// What was found under the name.
+        reason: String,
+    },
+    /// There is no such backup.
+    #[error("{message}")]
+    NoBackup {
+        /// What was looked for.
+        message: String,
+        /// What there is instead.
+        hint: String,
+    },
+    /// The work was cancelled from outside.
+    #[error("canceled on request")]
+    Cancelled,
+}
+
+/// The result of everything that can fail in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An invalid setting or argument, with what to change.
+    pub fn config(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Error::Config {
+            message: message.into(),
+            hint: hint.into(),
+        }
+    }
+
+    /// A local file that could not be used.
+    pub fn io(operation: &'static str, path: impl AsRef<Path>, source: io::Error) -> Self {
+        Error::Io {
+            operation,
+            path: path.as_ref().to_path_buf(),
+            source,
+        }
+    }
+
+    /// A damaged object.
+    pub fn damaged(object: impl Into<String>, reason: impl Into<String>) -> Self {
+        Error::Damaged {
+            object: object.into(),
+            reason: reason.into(),
+        }
+    }
+
+    /// May this pass by itself, so that trying again later makes sense without anybody changing anything?
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Error::Store { .. } | Error::Timeout { .. } | Error::Io { .. })
+    }
+
+    /// Could the archive not be asked at all (as opposed to: it was asked, and the answer is bad)?
+    pub fn is_unreachable(&self) -> bool {
+        matches!(
+            self,
+            Error::Store { .. } | Error::Timeout { .. } | Error::Unauthorized { .. } | Error::NoSuchStore { .. }
+        )
+    }
+
+    /// The facts behind the message, for the DETAIL line.
+    pub fn detail(&self) -> Option<String> {
+        match self {
+            Error::Unauthorized { reason, .. }
+            | Error::NoSuchStore { reason, .. }
+            | Error::Store { reason, .. }
+            | Error::ForeignRepository { reason, .. }
+            | Error::InvalidWal { reason, .. }
+            | Error::Conflict { reason, .. }
+            | Error::BackupExists { reason, .. }
+            | Error::Damaged { reason, .. } => Some(reason.clone()).filter(|reason| !reason.is_empty()),
+            _ => None,
+        }
+    }
+
+    /// What to do about it, as a sentence, for the HINT line.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Error::Config { hint, .. } | Error::NoBackup { hint, .. } => hint.as_str(),
+            Error::Unauthorized { .. } => {
+                "Check the access key, its secret and its permissions on the bucket: AWS_ACCESS_KEY_ID and \
+                 AWS_SECRET_ACCESS_KEY in the environment of the process, or the file named by \
+                 walarchive.credentials_file; for a directory, its owner and mode."
+            }
+            Error::NoSuchStore { .. } => {
+                "Create it, owned by the server's user if it is a directory, or correct walarchive.storage."
+            }
+            Error::NotFound { .. } | Error::Cancelled => return None,
+            Error::Store { .. } => {
+                "If this persists, check that the store is up and can be reached from this machine, and that \
+                 walarchive.storage and walarchive.storage_options are right."
+            }
+            Error::Timeout { .. } => {
+                "The store accepts connections but does not answer in time; check the store and the network, or \
+                 raise walarchive.archive_timeout if the link is slow."
+            }
+            Error::Conflict { .. } => {
+                "Do not remove either before you know where the object came from: two servers may archive into one \
+                 prefix, or this server was restored without a new timeline. Give each cluster a prefix of its own."
+            }
+            Error::ForeignRepository { .. } => {
+                "Point walarchive.storage at a prefix of its own for each cluster; after pg_upgrade or initdb use a \
+                 new prefix."
+            }
+            Error::InvalidWal { .. } => {
+                "The file was left in place. Check whether it was copied into pg_wal from another cluster."
+            }
+            Error::Damaged { .. } => {
+                "What the repository holds under this name cannot be used. Look for another copy of the object, or \
+                 restore from another backup."
+            }
+            Error::BackupExists { .. } => {
+                "Another standby may be taking the same backup now, or a crash left it unfinished. Wait for the next \
+                 WAL segment, or remove the leftovers if no backup is running."
+            }
+            Error::Io { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull => "Free some space on that file system.",
+                io::ErrorKind::PermissionDenied => "Check the owner and the mode of that file and its directories.",
+                io::ErrorKind::ReadOnlyFilesystem => "The file system is mounted read-only.",
+                _ => return None,
+            },
+        };
+        Some(hint.to_owned())
+    }
+}
+
+fn seconds(deadline: Duration) -> String {
+    if deadline.subsec_millis() == 0 {
+        format!("{} s", deadline.as_secs())
+    } else {
+        format!("{} ms", deadline.as_millis())
+    }
+}

@@ -1,0 +1,236 @@
+//! The base backups of a repository.
+
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use futures::StreamExt;
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::formats::{ExtendedMetadata, SENTINEL_LIMIT, Sentinel};
+use crate::layout;
+use crate::lsn::Lsn;
+use crate::storage::{Listed, Store};
+use crate::wal::Segment;
+
+/// Requests of a listing that are under way at a time.
+const CONCURRENCY: usize = 8;
+
+/// What a listing knows of a backup.
+#[derive(Debug, Clone)]
+pub struct BackupInfo {
+    /// `base_<segment>` or `base_<segment>_D_<segment of the parent>`.
+    pub name: String,
+    /// When it became visible.
+    pub written: DateTime<Utc>,
+    /// The timeline of the name; none if the name is none that WAL-G or this project would choose.
+    pub timeline: Option<u32>,
+    /// Delta backups: name of the parent as far as the backup's own name tells it, that is without the parent's parent.
+    pub delta_parent: Option<String>,
+    /// What `metadata.json` or the sentinel says; all defaults if the backup is damaged.
+    pub metadata: ExtendedMetadata,
+    /// Why the backup cannot be used, as a sentence.
+    pub damaged: Option<String>,
+}
+
+impl BackupInfo {
+    fn new(name: &str, written: DateTime<Utc>) -> Self {
+        let (start, parent) = parse_name(name);
+        BackupInfo {
+            name: name.to_owned(),
+            written,
+            timeline: start.map(|segment| segment.timeline),
+            delta_parent: parent,
+            metadata: ExtendedMetadata::default(),
+            damaged: None,
+        }
+    }
+
+    /// Backups of WAL-G 1.x have no start time: what is known then is when the sentinel was written.
+    pub fn started(&self) -> DateTime<Utc> {
+        self.or_written(self.metadata.start_time)
+    }
+
+    /// As [`BackupInfo::started`]: when its last byte was copied, or the sentinel written.
+    pub fn finished(&self) -> DateTime<Utc> {
+        self.or_written(self.metadata.finish_time)
+    }
+
+    fn or_written(&self, time: DateTime<Utc>) -> DateTime<Utc> {
+        if time == DateTime::UNIX_EPOCH {
+            self.written
+        } else {
+            time
+        }
+    }
+}
+
+/// The segment in which the backup of that name starts, and the name of its parent if it is a delta backup.
+fn parse_name(name: &str) -> (Option<Segment>, Option<String>) {
+    let Some(rest) = name.strip_prefix("base_") else {
+        return (None, None);
+    };
+    match rest.split_once("_D_") {
+        Some((start, parent)) => (Segment::from_str(start).ok(), Some(format!("base_{parent}"))),
+        None => (Segment::from_str(rest).ok(), None),
+    }
+}
+
+/// All backups, ordered by start time. One that cannot be read does not hide the others: it is returned as damaged.
+pub async fn list_backups(store: &Store) -> Result<Vec<BackupInfo>> {
+    let sentinels = list_sentinels(store).await?;
+    let mut described = futures::stream::iter(sentinels)
+        .map(|(name, sentinel)| async move { describe(store, &name, sentinel.last_modified).await })
+        .buffer_unordered(CONCURRENCY);
+    let mut backups = Vec::new();
+    while let Some(backup) = described.next().await {
+        backups.extend(backup?);
+    }
+    drop(described);
+    backups.sort_by(|a, b| (a.started(), &a.name).cmp(&(b.started(), &b.name)));
+    Ok(backups)
+}
+
+/// One backup by its name.
+pub async fn find_backup(store: &Store, name: &str) -> Result<BackupInfo> {
+    let sentinels = list_sentinels(store).await?;
+    let found = sentinels.iter().find(|(found, _)| found == name);
+    let described = match found {
+        Some((name, sentinel)) => describe(store, name, sentinel.last_modified).await?,
+        None => None,
+    };
+    described.ok_or_else(|| {
+        let newest = sentinels.iter().max_by_key(|(_, sentinel)| sentinel.last_modified);
+        Error::NoBackup {
+            message: format!("there is no backup named \"{name}\" in \"{}\"", store.url()),
+            hint: match newest {
+                Some((newest, _)) => format!("The newest of {} is \"{newest}\".", sentinels.len()),
+                None => "There are no backups at all; check the storage URL and its prefix.".to_owned(),
+            },
+        }
+    })
+}
+
+/// The sentinel of a backup; an error if there is no such backup.
+pub async fn read_sentinel(store: &Store, name: &str) -> Result<Sentinel> {
+    sentinel_bytes(store, name)
+        .await?
+        .ok_or_else(|| Error::NoBackup {
+            message: format!("there is no backup named \"{name}\" in \"{}\"", store.url()),
+            hint: "List the backups to see which there are.".to_owned(),
+        })
+        .and_then(|content| parse(store, &layout::sentinel(name), &content))
+}
+
+pub(crate) async fn sentinel_bytes(store: &Store, name: &str) -> Result<Option<bytes::Bytes>> {
+    if name.is_empty() || name.contains('/') || name.starts_with('.') {
+        return Ok(None);
+    }
+    store.get(&layout::sentinel(name), SENTINEL_LIMIT).await
+}
+
+async fn list_sentinels(store: &Store) -> Result<Vec<(String, Listed)>> {
+    let objects = store.list_shallow(layout::BACKUPS_FOLDER).await?;
+    Ok(objects
+        .into_iter()
+        .filter_map(|object| Some((layout::backup_of_sentinel(&object.key)?.to_owned(), object)))
+        .collect())
+}
+
+/// None if the backup was deleted meanwhile.
+async fn describe(store: &Store, name: &str, written: DateTime<Utc>) -> Result<Option<BackupInfo>> {
+    let mut info = BackupInfo::new(name, written);
+    match read_metadata(store, name).await {
+        Ok(Some(metadata)) => info.metadata = metadata,
+        Ok(None) => return Ok(None),
+        Err(error @ Error::Damaged { .. }) => {
+            info.damaged = Some(format!("{error}: {}", error.detail().unwrap_or_default()));
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(Some(info))
+}
+
+/// `metadata.json` is much smaller than the sentinels of old; the sentinel has the last word where it is missing or bad.
+async fn read_metadata(store: &Store, name: &str) -> Result<Option<ExtendedMetadata>> {
+    let key = layout::metadata(name);
+    let small = match store.get(&key, SENTINEL_LIMIT).await {
+        Ok(content) => content,
+        Err(Error::Damaged { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    if let Some(metadata) = small.and_then(|content| serde_json::from_slice::<ExtendedMetadata>(&content).ok())
+        && metadata.finish_lsn != Lsn(0)
+    {
+        return Ok(Some(metadata));
+    }
+    let Some(content) = sentinel_bytes(store, name).await? else {
+        return Ok(None);
+    };
+    let sentinel: Sentinel = parse(store, &layout::sentinel(name), &content)?;
+    Ok(Some(ExtendedMetadata::from(&sentinel)))
+}
+
+fn parse<'a, T: Deserialize<'a>>(store: &Store, key: &str, content: &'a [u8]) -> Result<T> {
+    serde_json::from_slice(content)
+        .map_err(|error| Error::damaged(store.object_url(key), format!("It cannot be read: {error}.")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    const OLD: &str = "base_000000010000000000000002";
+    const NEW: &str = "base_00000002000000000000000A";
+
+    async fn repository(objects: &[(String, &str)]) -> Store {
+        let store = Store::of(Arc::new(object_store::memory::InMemory::new()), "memory:");
+        for (key, content) in objects {
+            store.put(key, content.to_string().into()).await.expect("written");
+        }
+        store
+    }
+
+    #[tokio::test]
+    async fn a_damaged_backup_does_not_hide_the_others() {
+        let delta = format!("{NEW}_D_000000010000000000000002");
+        let store = repository(&[
+            (
+                layout::sentinel(NEW),
+                r#"{"LSN": 7, "FinishLSN": 8, "StartTime": "2020-11-21T10:00:00Z"}"#,
+            ),
+            (layout::sentinel(OLD), r#"{"LSN": 1, "FinishLSN": 2}"#),
+            (
+                layout::metadata(OLD),
+                r#"{"start_time": "2020-11-20T10:00:00Z", "finish_lsn": 2, "walarchive_next_xid": 740}"#,
+            ),
+            (layout::sentinel(&delta), "{"),
+            (format!("{}/x", layout::backup_folder("base_unfinished")), ""),
+        ])
+        .await;
+        let backups = list_backups(&store).await.expect("listed");
+        let names: Vec<&str> = backups.iter().map(|backup| backup.name.as_str()).collect();
+        assert_eq!(names[..2], [OLD, NEW], "by start time");
+        assert_eq!(backups[0].metadata.next_xid, Some(740));
+        assert_eq!(backups[1].metadata.finish_lsn, Lsn(8));
+        assert_eq!(backups[1].timeline, Some(2));
+        assert_eq!(backups[2].delta_parent.as_deref(), Some(OLD));
+        assert!(backups[2].damaged.is_some() && backups[0].damaged.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_missing_backup_is_said_to_be_missing() {
+        let store = repository(&[(layout::sentinel(OLD), r#"{"LSN": 1, "FinishLSN": 2}"#)]).await;
+        assert_eq!(
+            find_backup(&store, OLD).await.expect("found").metadata.finish_lsn,
+            Lsn(2)
+        );
+        for name in [NEW, "", "../x", "LATEST"] {
+            let error = find_backup(&store, name).await.expect_err("missing");
+            assert!(error.hint().is_some_and(|hint| hint.contains(OLD)), "{error:?}");
+            assert!(matches!(read_sentinel(&store, name).await, Err(Error::NoBackup { .. })));
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The keys of the repository, relative to the prefix of the storage URL. No other module builds one.
+//!
+//! The layout is the one that WAL-G 3.x uses for PostgreSQL ("version 005").
+
+use crate::codec::Format;
+use crate::wal::WalFileName;
+
+/// The folder of archived WAL files.
+pub const WAL_FOLDER: &str = "wal_005";
+/// The folder of base backups.
+pub const BACKUPS_FOLDER: &str = "basebackups_005";
+/// Who owns the repository.
+pub const CLUSTER: &str = "walarchive_005/cluster.json";
+
+const SENTINEL_SUFFIX: &str = "_backup_stop_sentinel.json";
+
+/// One archived WAL file.
+pub fn wal(name: &WalFileName, format: Format) -> String {
+    format!("{WAL_FOLDER}/{name}{}", format.suffix())
+}
+
+/// The commit point of a base backup.
+pub fn sentinel(backup: &str) -> String {
+    format!("{BACKUPS_FOLDER}/{backup}{SENTINEL_SUFFIX}")
+}
+
+/// The name of the backup whose sentinel has this key, if it is a sentinel's.
+pub fn backup_of_sentinel(key: &str) -> Option<&str> {
+    let name = key
+        .strip_prefix(BACKUPS_FOLDER)?
+        .strip_prefix('/')?
+        .strip_suffix(SENTINEL_SUFFIX)?;
+    (!name.is_empty() && !name.contains('/')).then_some(name)
+}
+
+/// The folder that holds everything of a backup but its sentinel.
+pub fn backup_folder(backup: &str) -> String {
+    format!("{BACKUPS_FOLDER}/{backup}")
+}
+
+/// The extended metadata of a backup.
+pub fn metadata(backup: &str) -> String {
+    format!("{BACKUPS_FOLDER}/{backup}/metadata.json")
+}
+
+/// The entry of each file of a backup, and which tar holds it.
+pub fn files_metadata(backup: &str) -> String {
+    format!("{BACKUPS_FOLDER}/{backup}/files_metadata.json")
+}
+
+/// PostgreSQL's backup manifest.
+pub fn backup_manifest(backup: &str) -> String {
+    format!("{BACKUPS_FOLDER}/{backup}/backup_manifest")
+}
+
+/// Written first and create-only, so that two servers cannot take a backup of one name at a time; removed at the end.
+pub fn backup_claim(backup: &str) -> String {
+    format!("{BACKUPS_FOLDER}/{backup}/walarchive_claim.json")
+}
+
+/// The folder of a backup's tars.
+pub fn tar_folder(backup: &str) -> String {
+    format!("{BACKUPS_FOLDER}/{backup}/tar_partitions")
+}
+
+/// One tar of a backup.
+pub fn tar(backup: &str, file_name: &str) -> String {
+    format!("{}/{file_name}", tar_folder(backup))
+}
+
+/// The file name of the numbered tar, counted from 1.
+pub fn part_name(number: usize, format: Format) -> String {
+    format!("part_{number:03}.tar{}", format.suffix())
+}
+
+/// The file name of the tar that holds `pg_control` alone.
+pub fn pg_control_name(format: Format) -> String {
+    format!("pg_control.tar{}", format.suffix())
+}
+
+/// The file name of the tar that holds what `pg_backup_stop` returned.
+pub fn backup_label_name(format: Format) -> String {
+    format!("backup_label.tar{}", format.suffix())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentinels_key_gives_the_backup_back() {
+        assert_eq!(backup_of_sentinel(&sentinel("base_1")), Some("base_1"));
+        for key in [
+            "basebackups_005/_backup_stop_sentinel.json",
+            "basebackups_005/base_1/metadata.json",
+            "x",
+        ] {
+            assert_eq!(backup_of_sentinel(key), None, "{key}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Reading objects of any size, decoded, with the store's failures told apart from damage.
+
+use std::io::{self, Read};
+
+use crate::codec::Format;
+use crate::error::{Error, Result};
+use crate::storage::{RangeReader, Store};
+
+/// Read an object of `size` stored bytes through its decoder, on a thread that may block.
+pub(super) async fn read_with<T: Send + 'static>(
+    store: &Store,
+    key: &str,
+    size: u64,
+    work: impl FnOnce(&mut dyn Read) -> io::Result<T> + Send + 'static,
+) -> Result<T> {
+    let mut reader = RangeReader::new(store, key, size);
+    let (format, _) = Format::of_key(key);
+    let object = store.object_url(key);
+    blocking(move || {
+        let result = format.decoder(&mut reader).and_then(|mut decoder| work(&mut decoder));
+        result.map_err(|error| match reader.take_failure() {
+            Some(failure) => failure,
+            None => Error::damaged(object, format!("It cannot be read: {error}.")),
+        })
+    })
+    .await
+}
+
+/// As [`read_with`], for an object of unknown size; none if it is not there.
+pub(super) async fn read_if_there<T: Send + 'static>(
+    store: &Store,
+    key: &str,
+    work: impl FnOnce(&mut dyn Read) -> io::Result<T> + Send + 'static,
+) -> Result<Option<T>> {
+    match store.size(key).await? {
+        Some(size) => read_with(store, key, size, work).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The whole content, up to `limit` bytes.
+pub(super) fn whole(source: &mut dyn Read, limit: u64) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    source.take(limit + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > limit {
+        return Err(io::Error::other(format!("it has more than {limit} bytes")));
+    }
+    Ok(content)
+}
+
+/// Run on a thread that may block. A panic there is a panic here.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Error::Cancelled),
+        },
+    }
+}

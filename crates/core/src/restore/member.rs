@@ -1,0 +1,137 @@
+//! The path of a tar member: untrusted input.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+/// Files of the data directory that a restore treats in a way of its own.
+pub(super) const PG_CONTROL: &str = "global/pg_control";
+pub(super) const BACKUP_LABEL: &str = "backup_label";
+pub(super) const TABLESPACE_MAP: &str = "tablespace_map";
+pub(super) const BACKUP_MANIFEST: &str = "backup_manifest";
+
+/// No backup holds these; if one did, the restored server would not start, or not do what it is asked for.
+const NEVER: [&str; 5] = [
+    "postmaster.pid",
+    "postmaster.opts",
+    "recovery.signal",
+    "standby.signal",
+    BACKUP_MANIFEST,
+];
+
+/// Directories whose content no backup holds. WAL-G packs a link where one of them is a link; what is needed is the directory.
+const CONTENT_LEFT_OUT: [&str; 10] = [
+    "pg_wal",
+    "log",
+    "pg_log",
+    "pg_dynshmem",
+    "pg_notify",
+    "pg_replslot",
+    "pg_serial",
+    "pg_stat_tmp",
+    "pg_snapshots",
+    "pg_subtrans",
+];
+
+/// The components of a path below the data directory, each one a plain name. None at all is the data directory itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct MemberPath(Vec<Vec<u8>>);
+
+impl MemberPath {
+    /// Leading slashes are taken as relative to the data directory, trailing ones are dropped.
+    pub(super) fn parse(raw: &[u8]) -> Result<Self, &'static str> {
+        let start = raw.iter().take_while(|byte| **byte == b'/').count();
+        let end = raw.len() - raw[start..].iter().rev().take_while(|byte| **byte == b'/').count();
+        if raw.is_empty() {
+            return Err("its path is empty");
+        }
+        if start == end {
+            return Ok(MemberPath(Vec::new()));
+        }
+        let components = raw[start..end].split(|byte| *byte == b'/');
+        components
+            .map(|component| match component {
+                b"" => Err("its path has an empty component"),
+                b"." => Err("its path has a \".\" in it"),
+                b".." => Err("its path has a \"..\" in it"),
+                name if name.contains(&0) => Err("its path has a zero byte in it"),
+                name => Ok(name.to_vec()),
+            })
+            .collect::<Result<Vec<_>, _>>()
+            .map(MemberPath)
+    }
+
+    pub(super) fn components(&self) -> &[Vec<u8>] {
+        &self.0
+    }
+
+    pub(super) fn is(&self, path: &str) -> bool {
+        self.0.iter().map(Vec::as_slice).eq(path.split('/').map(str::as_bytes))
+    }
+
+    pub(super) fn is_never_restored(&self) -> bool {
+        NEVER.iter().any(|path| self.is(path))
+    }
+
+    pub(super) fn content_is_left_out(&self) -> bool {
+        CONTENT_LEFT_OUT.iter().any(|path| self.is(path))
+    }
+
+    /// The key of `Files`: a leading slash, and U+FFFD where it is not UTF-8, as JSON cannot have it otherwise.
+    pub(super) fn key(&self) -> String {
+        let mut key = String::new();
+        for component in &self.0 {
+            key.push('/');
+            key.push_str(&String::from_utf8_lossy(component));
+        }
+        key
+    }
+
+    pub(super) fn to_path(&self) -> PathBuf {
+        self.0.iter().map(|component| OsStr::from_bytes(component)).collect()
+    }
+}
+
+impl fmt::Display for MemberPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Control characters of a hostile name do not belong on a terminal.
+        write!(f, "{}", self.key().trim_start_matches('/').escape_debug())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn only_plain_names_pass() {
+        for (raw, path) in [
+            ("/base/5/1259", "base/5/1259"),
+            ("backup_label", "backup_label"),
+            ("//etc/passwd", "etc/passwd"),
+            ("/base/", "base"),
+            ("..x/y..", "..x/y.."),
+        ] {
+            assert_eq!(
+                MemberPath::parse(raw.as_bytes()).expect(raw).to_path(),
+                PathBuf::from(path)
+            );
+        }
+        assert!(MemberPath::parse(b"/").expect("the root").components().is_empty());
+        for raw in ["", "..", "/../x", "a/../b", "a//b", "./a", "a/.", "a/..", "a\0b"] {
+            assert!(MemberPath::parse(raw.as_bytes()).is_err(), "{raw}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_passes_stays_inside(raw: Vec<u8>) {
+            if let Ok(path) = MemberPath::parse(&raw) {
+                prop_assert!(path.to_path().components().all(|part| matches!(part, std::path::Component::Normal(_))));
+                prop_assert_eq!(path.to_path().components().count(), path.components().len());
+            }
+        }
+    }
+}

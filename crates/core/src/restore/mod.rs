@@ -1,0 +1,30 @@
+//! Rebuild a data directory from a base backup: choose it, plan, show the plan, carry it out.
+//!
+//! What a repository holds is not trusted: no path of a tar leaves the target, no link of a tar is made, and no file gets
+//! its final name before its content was checked. `global/pg_control` comes last, so that a directory that was not
+//! restored completely cannot be started.
+
+mod apply;
+mod extract;
+mod fetch;
+mod history;
+mod member;
+mod options;
+mod plan;
+mod recovery;
+mod select;
+mod tablespaces;
+mod target;
+mod tree;
+
+#[cfg(test)]
+mod tests;
+
+pub use apply::{Progress, Restored, apply};
+pub use history::{TimelineHistory, target_history};
+pub use options::RestoreOptions;
+pub use plan::{RestorePlan, Tar, plan};
+pub use recovery::{RecoveryMode, RecoverySettings, RestoreCommand};
+pub use select::{Selection, select_backup};
+pub use tablespaces::{Tablespace, TablespaceMap};
+pub use target::{RecoveryTarget, RestoreTarget, TargetAction, TargetTimeline};

@@ -1,0 +1,277 @@
+//! `recovery.signal` or `standby.signal`, and the settings in `postgresql.auto.conf`.
+
+use std::fmt;
+use std::io::Write;
+use std::path::PathBuf;
+
+use super::member::MemberPath;
+use super::target::{RecoveryTarget, RestoreTarget};
+use super::tree::Tree;
+use crate::config::StorageConfig;
+use crate::error::{Error, Result};
+
+/// Stands above the settings, and lets a later restore find them.
+const COMMENT: &str = "# written by walarchive backup-fetch";
+
+/// The settings of the five kinds of target.
+const TARGETS: [&str; 5] = [
+    "recovery_target",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+];
+
+/// What the restored server is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecoverySettings {
+    /// Recover to a target, or follow as a standby.
+    pub mode: RecoveryMode,
+    /// `restore_command`.
+    pub restore_command: RestoreCommand,
+    /// How far.
+    pub target: RecoveryTarget,
+}
+
+/// Which signal file is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RecoveryMode {
+    /// `recovery.signal`: recover, then become a primary.
+    #[default]
+    Recovery,
+    /// `standby.signal`: follow the archive until promoted.
+    Standby,
+}
+
+impl RecoveryMode {
+    /// The file that selects it.
+    pub fn file_name(self) -> &'static str {
+        match self {
+            RecoveryMode::Recovery => "recovery.signal",
+            RecoveryMode::Standby => "standby.signal",
+        }
+    }
+}
+
+/// The call of `walarchive wal-fetch` that finds the same repository again. It holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreCommand {
+    /// The binary, absolute.
+    pub binary: PathBuf,
+    /// The repository.
+    pub storage: StorageConfig,
+}
+
+impl fmt::Display for RestoreCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = |text: &str| shell_word(text).replace('%', "%%");
+        write!(f, "{} wal-fetch", word(&self.binary.to_string_lossy()))?;
+        write!(f, " --storage {}", word(&self.storage.url))?;
+        for (key, value) in self.storage.options.iter() {
+            write!(f, " --storage-option {}", word(&format!("{key}={value}")))?;
+        }
+        if let Some(file) = &self.storage.credentials_file {
+            write!(f, " --credentials-file {}", word(&file.to_string_lossy()))?;
+        }
+        write!(f, " %f \"%p\"")
+    }
+}
+
+impl RecoverySettings {
+    /// The lines for `postgresql.auto.conf`. Every setting that could disturb is written, so that what the restored
+    /// `postgresql.conf` says of an earlier recovery does not count.
+    pub fn settings(&self) -> Vec<String> {
+        let target = &self.target;
+        let chosen = target.target.setting();
+        let mut values = vec![("restore_command", self.restore_command.to_string())];
+        // The server refuses a second target even while it reads empty ones: the one that is set must come last.
+        let unset = TARGETS
+            .into_iter()
+            .filter(|name| chosen.as_ref().is_none_or(|(chosen, _)| chosen != name));
+        values.extend(unset.map(|name| (name, String::new())));
+        values.extend(chosen);
+        values.push((
+            "recovery_target_inclusive",
+            if target.inclusive { "on" } else { "off" }.to_owned(),
+        ));
+        values.push(("recovery_target_timeline", target.timeline.to_string()));
+        values.push(("recovery_target_action", target.action.to_string()));
+        values
+            .into_iter()
+            .map(|(name, value)| format!("{name} = {}", quote(&value)))
+            .collect()
+    }
+
+    /// Does recovery have a target at which the action matters?
+    pub fn has_target(&self) -> bool {
+        self.target.target != RestoreTarget::Latest
+    }
+
+    /// Write the settings and then the signal file. Whatever goes wrong, either both count or the server cannot start yet,
+    /// as `pg_control` is not there.
+    pub(super) fn write(&self, tree: &Tree) -> Result<()> {
+        let path = tree.path().join("postgresql.auto.conf");
+        let old = match std::fs::read(&path) {
+            Ok(content) => content,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(Error::io("read", path, error)),
+        };
+        put(tree, "postgresql.auto.conf", &merge(&old, &self.settings()))?;
+        put(tree, self.mode.file_name(), b"")
+    }
+}
+
+/// Write a small file of the data directory.
+pub(super) fn put(tree: &Tree, name: &str, content: &[u8]) -> Result<()> {
+    let path = MemberPath::parse(name.as_bytes()).map_err(|reason| Error::damaged(name, reason))?;
+    let mut new = tree.create_file(&path)?;
+    new.file
+        .write_all(content)
+        .map_err(|error| Error::io("write", &new.path, error))?;
+    new.keep(0o600, true)
+}
+
+/// The old file without the lines that set the same, and the new lines at its end.
+fn merge(old: &[u8], settings: &[String]) -> Vec<u8> {
+    let name = |line: &[u8]| {
+        let line = line.trim_ascii_start();
+        let end = line
+            .iter()
+            .position(|byte| !byte.is_ascii_alphanumeric() && !matches!(byte, b'_' | b'.'))
+            .unwrap_or(line.len());
+        line[..end].to_ascii_lowercase()
+    };
+    let ours: Vec<Vec<u8>> = settings.iter().map(|line| name(line.as_bytes())).collect();
+    let mut text = Vec::with_capacity(old.len());
+    for line in old.split(|byte| *byte == b'\n') {
+        let blank = line.trim_ascii().is_empty();
+        if !blank && line.trim_ascii() != COMMENT.as_bytes() && !ours.contains(&name(line)) {
+            text.extend_from_slice(line);
+            text.push(b'\n');
+        }
+    }
+    for line in std::iter::once(COMMENT).chain(settings.iter().map(String::as_str)) {
+        text.extend_from_slice(line.as_bytes());
+        text.push(b'\n');
+    }
+    text
+}
+
+/// A value for a configuration file.
+fn quote(value: &str) -> String {
+    let mut quoted = String::from("'");
+    for c in value.chars() {
+        match c {
+            '\'' => quoted.push_str("''"),
+            '\\' => quoted.push_str("\\\\"),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('\'');
+    quoted
+}
+
+/// A word for the shell.
+fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=,@%+".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::target::{TargetAction, TargetTimeline};
+    use super::*;
+
+    fn settings(binary: &str, url: &str) -> RecoverySettings {
+        RecoverySettings {
+            mode: RecoveryMode::Recovery,
+            restore_command: RestoreCommand {
+                binary: PathBuf::from(binary),
+                storage: StorageConfig::new(url),
+            },
+            target: RecoveryTarget::default(),
+        }
+    }
+
+    #[test]
+    fn all_targets_are_written_and_the_one_that_is_set_comes_last() {
+        let mut recovery = settings("/usr/bin/walarchive", "s3://b/p");
+        recovery.restore_command.storage.options = "aws_endpoint=http://h:1,allow_http=true".parse().expect("options");
+        recovery.restore_command.storage.credentials_file = Some(PathBuf::from("/etc/keys"));
+        recovery.target = RecoveryTarget {
+            target: RestoreTarget::name("before 'it'").expect("a name"),
+            inclusive: false,
+            timeline: TargetTimeline::Number(3),
+            action: TargetAction::Promote,
+        };
+        let expected = "restore_command = '/usr/bin/walarchive wal-fetch --storage s3://b/p --storage-option \
+             allow_http=true --storage-option aws_endpoint=http://h:1 --credentials-file /etc/keys %f \"%p\"'\n\
+             recovery_target = ''\nrecovery_target_lsn = ''\nrecovery_target_time = ''\nrecovery_target_xid = ''\n\
+             recovery_target_name = 'before ''it'''\nrecovery_target_inclusive = 'off'\n\
+             recovery_target_timeline = '3'\nrecovery_target_action = 'promote'";
+        assert_eq!(recovery.settings().join("\n"), expected);
+        assert_eq!(
+            settings("/w", "s3://b")
+                .settings()
+                .iter()
+                .filter(|line| line.ends_with("''"))
+                .count(),
+            5
+        );
+    }
+
+    #[test]
+    fn a_command_survives_the_configuration_file_and_the_shell() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let name = "it's 100% \"odd\" $HOME\\";
+        let script = dir.path().join(name);
+        std::fs::write(&script, "#!/bin/sh\nprintf '%s\\n' \"$@\"\n").expect("written");
+        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
+        let recovery = settings(&script.to_string_lossy(), "file:///a b/%20'c");
+        std::fs::write(
+            dir.path().join("postgresql.auto.conf"),
+            recovery
+                .settings()
+                .join("\n")
+                .replace("restore_command", "walarchive.storage"),
+        )
+        .expect("written");
+        let read = crate::server_config::ServerConfig::read(dir.path()).expect("read");
+        // What the server does with the placeholders before it calls the shell.
+        let command = read
+            .storage
+            .expect("the command")
+            .replace("%f", "F")
+            .replace("%p", "P")
+            .replace("%%", "%");
+        let output = std::process::Command::new("sh")
+            .arg("-c")
+            .arg(command)
+            .output()
+            .expect("run");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "wal-fetch\n--storage\nfile:///a b/%20'c\nF\nP\n"
+        );
+    }
+
+    #[test]
+    fn earlier_lines_of_the_same_settings_go() {
+        let old =
+            "# Do not edit this file manually!\nwork_mem = '1MB'\nRecovery_Target_Time='x'\n\n  restore_command 'y'\n";
+        let lines = settings("/w", "s3://b").settings();
+        let once = merge(old.as_bytes(), &lines);
+        let text = String::from_utf8(once.clone()).expect("text");
+        assert!(text.starts_with(&format!(
+            "# Do not edit this file manually!\nwork_mem = '1MB'\n{COMMENT}\nrestore_command = '/w "
+        )));
+        assert!(!text.contains("'x'") && !text.contains("'y'"));
+        assert_eq!(merge(&once, &lines), once, "a second time changes nothing");
+    }
+}

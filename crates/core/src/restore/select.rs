@@ -1,0 +1,275 @@
+//! Which backup to restore.
+
+use super::history::TimelineHistory;
+use super::target::RestoreTarget;
+use crate::error::{Error, Result};
+use crate::inventory::BackupInfo;
+
+/// The backup to restore, and what the user should know about the choice.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// The backup.
+    pub backup: BackupInfo,
+    /// Sentences.
+    pub notes: Vec<String>,
+}
+
+/// Choose a backup: `LATEST` is the newest one that ends before the target, on the way to the target timeline; any other
+/// name is that backup, which is refused if it ends after the target. `history` is that of the target timeline, as
+/// [`super::target_history`] finds it.
+pub fn select_backup(
+    backups: &[BackupInfo],
+    wanted: &str,
+    target: &RestoreTarget,
+    history: Option<&TimelineHistory>,
+) -> Result<Selection> {
+    if wanted == "LATEST" {
+        newest(backups, target, history)
+    } else {
+        named(backups, wanted, target, history)
+    }
+}
+
+fn newest(backups: &[BackupInfo], target: &RestoreTarget, history: Option<&TimelineHistory>) -> Result<Selection> {
+    let mut notes = Vec::new();
+    let mut candidates: Vec<&BackupInfo> = backups.iter().filter(|backup| !is_delta(backup)).collect();
+    candidates.sort_by_key(|backup| backup.started());
+    for backup in candidates.iter().rev() {
+        let Some(reason) = unusable(backup, target, history) else {
+            notes.extend(note(backup, target));
+            return Ok(Selection {
+                backup: (*backup).clone(),
+                notes,
+            });
+        };
+        notes.push(format!("Backup \"{}\" was passed over: {reason}.", backup.name));
+    }
+    Err(Error::NoBackup {
+        message: format!("no backup can be restored to {target}"),
+        hint: match notes.len() {
+            0 => "There are no full backups; check the storage URL and its prefix.".to_owned(),
+            // The oldest one is the closest to the target.
+            _ => format!(
+                "{} Choose a later target or another timeline.",
+                notes.swap_remove(notes.len() - 1)
+            ),
+        },
+    })
+}
+
+fn named(
+    backups: &[BackupInfo],
+    wanted: &str,
+    target: &RestoreTarget,
+    history: Option<&TimelineHistory>,
+) -> Result<Selection> {
+    let backup = backups
+        .iter()
+        .find(|backup| backup.name == wanted)
+        .ok_or_else(|| Error::NoBackup {
+            message: format!("there is no backup named \"{wanted}\""),
+            hint: "List the backups to see which there are.".to_owned(),
+        })?;
+    if is_delta(backup) {
+        return Err(delta_refused(wanted));
+    }
+    if let Some(reason) = unusable(backup, target, history) {
+        return Err(Error::NoBackup {
+            message: format!("backup \"{wanted}\" cannot be restored to {target}: {reason}"),
+            hint: "Use LATEST to have the newest suitable backup chosen, or change the target.".to_owned(),
+        });
+    }
+    Ok(Selection {
+        backup: backup.clone(),
+        // A restore point's age is not known, but who names a backup has decided.
+        notes: match target {
+            RestoreTarget::Name(_) => Vec::new(),
+            _ => note(backup, target).into_iter().collect(),
+        },
+    })
+}
+
+pub(super) fn delta_refused(name: &str) -> Error {
+    Error::config(
+        format!("delta backups cannot be restored by this version, and \"{name}\" is one"),
+        "Restore a full backup; the WAL since then brings the same data back.",
+    )
+}
+
+fn is_delta(backup: &BackupInfo) -> bool {
+    backup.delta_parent.is_some()
+}
+
+/// Why the backup does not lead to the target.
+fn unusable(backup: &BackupInfo, target: &RestoreTarget, history: Option<&TimelineHistory>) -> Option<String> {
+    if backup.damaged.is_some() {
+        return Some("its metadata is damaged".to_owned());
+    }
+    let metadata = &backup.metadata;
+    if let (Some(history), Some(timeline)) = (history, backup.timeline)
+        && !history.leads_from(timeline, metadata.finish_lsn)
+    {
+        return Some(format!(
+            "it ends at {} on timeline {timeline}, which is not on the way to timeline {}",
+            metadata.finish_lsn, history.timeline
+        ));
+    }
+    match target {
+        RestoreTarget::Time(time) if backup.finished() > *time => Some(format!(
+            "it ends at {}",
+            backup.finished().format("%Y-%m-%d %H:%M:%S%.f+00")
+        )),
+        RestoreTarget::Lsn(lsn) if metadata.finish_lsn > *lsn => {
+            Some(format!("it ends at LSN {}", metadata.finish_lsn))
+        }
+        RestoreTarget::Xid(xid) => metadata
+            .next_xid
+            .filter(|next| !precedes_or_equals(*next, *xid))
+            .map(|next| format!("it ends at transaction {next}")),
+        _ => None,
+    }
+}
+
+/// Transaction IDs have 32 bits and wrap around; the upper half of a 64-bit one is its epoch. Users may give either.
+fn precedes_or_equals(a: u64, b: u64) -> bool {
+    (a as u32).wrapping_sub(b as u32) as i32 <= 0
+}
+
+fn note(backup: &BackupInfo, target: &RestoreTarget) -> Option<String> {
+    match target {
+        RestoreTarget::Name(name) => Some(format!(
+            "The age of restore point \"{name}\" is not known before recovery; if it is older than backup \"{}\", name an \
+             older backup.",
+            backup.name
+        )),
+        RestoreTarget::Xid(_) if backup.metadata.next_xid.is_none() => Some(format!(
+            "Backup \"{}\" does not tell which transaction it ends at; if the target is older, name an older backup.",
+            backup.name
+        )),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, TimeZone, Utc};
+
+    use super::*;
+    use crate::formats::ExtendedMetadata;
+    use crate::lsn::Lsn;
+
+    fn hour(hour: u32) -> DateTime<Utc> {
+        Utc.with_ymd_and_hms(2026, 11, 20, hour, 0, 0).single().expect("a time")
+    }
+
+    fn backup(name: &str, at: u32, timeline: u32) -> BackupInfo {
+        BackupInfo {
+            name: name.to_owned(),
+            written: hour(23),
+            timeline: Some(timeline),
+            delta_parent: None,
+            metadata: ExtendedMetadata {
+                start_time: hour(at),
+                finish_time: hour(at + 1),
+                finish_lsn: Lsn(u64::from(at) * 100),
+                next_xid: Some(u64::from(at) * 1000),
+                ..ExtendedMetadata::default()
+            },
+            damaged: None,
+        }
+    }
+
+    fn backups() -> Vec<BackupInfo> {
+        let mut delta = backup("delta", 9, 1);
+        delta.delta_parent = Some("two".to_owned());
+        let mut damaged = backup("damaged", 10, 1);
+        damaged.damaged = Some("It is.".to_owned());
+        vec![damaged, delta, backup("two", 4, 1), backup("one", 2, 1)]
+    }
+
+    fn chosen(target: &RestoreTarget) -> Result<String> {
+        select_backup(&backups(), "LATEST", target, None).map(|selection| selection.backup.name)
+    }
+
+    #[test]
+    fn latest_is_the_newest_that_ends_before_the_target() {
+        assert_eq!(chosen(&RestoreTarget::Latest).expect("chosen"), "two");
+        assert_eq!(chosen(&RestoreTarget::Immediate).expect("chosen"), "two");
+        for (at, expected) in [
+            (12, Some("two")),
+            (5, Some("two")),
+            (4, Some("one")),
+            (3, Some("one")),
+            (2, None),
+        ] {
+            let target = RestoreTarget::Time(hour(at).into());
+            assert_eq!(chosen(&target).ok().as_deref(), expected, "{target}");
+        }
+        for (lsn, expected) in [(400, Some("two")), (399, Some("one")), (199, None)] {
+            assert_eq!(chosen(&RestoreTarget::Lsn(Lsn(lsn))).ok().as_deref(), expected, "{lsn}");
+        }
+        for (xid, expected) in [
+            (4000, Some("two")),
+            (3999, Some("one")),
+            ((7 << 32) + 4000, Some("two")),
+            (1999, None),
+        ] {
+            assert_eq!(chosen(&RestoreTarget::Xid(xid)).ok().as_deref(), expected, "{xid}");
+        }
+    }
+
+    #[test]
+    fn transaction_ids_wrap_around() {
+        assert!(precedes_or_equals(u64::from(u32::MAX) - 5, 10) && !precedes_or_equals(10, u64::from(u32::MAX) - 5));
+    }
+
+    #[test]
+    fn what_is_not_known_is_said() {
+        let name = RestoreTarget::name("before").expect("a name");
+        let selection = select_backup(&backups(), "LATEST", &name, None).expect("chosen");
+        assert!(
+            selection.notes.iter().any(|note| note.contains("name an older backup")),
+            "{selection:?}"
+        );
+        let mut silent = backups();
+        silent[2].metadata.next_xid = None;
+        let selection = select_backup(&silent, "LATEST", &RestoreTarget::Xid(1), None).expect("chosen");
+        assert!(selection.backup.name == "two" && selection.notes.iter().any(|note| note.contains("does not tell")));
+    }
+
+    #[test]
+    fn a_named_backup_must_suit_the_target() {
+        let select = |name: &str, target: &RestoreTarget| select_backup(&backups(), name, target, None);
+        assert_eq!(
+            select("one", &RestoreTarget::Latest).expect("chosen").backup.name,
+            "one"
+        );
+        let late = RestoreTarget::Time(hour(4).into());
+        assert!(matches!(select("two", &late), Err(Error::NoBackup { .. })));
+        assert!(matches!(
+            select("damaged", &RestoreTarget::Latest),
+            Err(Error::NoBackup { .. })
+        ));
+        assert!(matches!(
+            select("none", &RestoreTarget::Latest),
+            Err(Error::NoBackup { .. })
+        ));
+        let delta = select("delta", &RestoreTarget::Latest).expect_err("refused");
+        assert!(
+            delta
+                .to_string()
+                .contains("delta backups cannot be restored by this version")
+        );
+    }
+
+    #[test]
+    fn a_backup_on_a_branch_that_was_left_is_passed_over() {
+        let history = TimelineHistory {
+            timeline: 2,
+            ancestors: vec![(1, Lsn(300))],
+        };
+        let select = |name| select_backup(&backups(), name, &RestoreTarget::Latest, Some(&history));
+        assert_eq!(select("LATEST").expect("chosen").backup.name, "one");
+        assert!(select("two").is_err());
+    }
+}

@@ -1,0 +1,301 @@
+//! The `walarchive.*` settings of a data directory, for the binary: read from the files, since no server may be there.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// PostgreSQL's own bound for files that include files.
+const MAX_DEPTH: usize = 10;
+
+/// The largest file that is read, in bytes.
+const LIMIT: u64 = 16 << 20;
+
+/// The settings that matter to the binary, as the files write them. Empty values count as unset.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// `walarchive.storage`.
+    pub storage: Option<String>,
+    /// `walarchive.storage_options`.
+    pub storage_options: Option<String>,
+    /// `walarchive.credentials_file`; a relative path is relative to the data directory.
+    pub credentials_file: Option<PathBuf>,
+    /// `walarchive.compression`.
+    pub compression: Option<String>,
+    /// `walarchive.compression_level`.
+    pub compression_level: Option<String>,
+}
+
+/// One line of a configuration file.
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    Setting(String, String),
+    Include(String),
+    IncludeIfExists(String),
+    IncludeDir(String),
+}
+
+impl ServerConfig {
+    /// Read `postgresql.conf` and then `postgresql.auto.conf`, where a later line wins. Where `postgresql.conf` lies
+    /// elsewhere (as on Debian), the command line of the last start tells where. Files that do not exist are no error.
+    pub fn read(data_dir: &Path) -> Result<Self> {
+        let mut values = BTreeMap::new();
+        let in_place = data_dir.join("postgresql.conf");
+        let main = if in_place.exists() {
+            in_place
+        } else {
+            config_file_of_last_start(data_dir).unwrap_or(in_place)
+        };
+        for file in [main, data_dir.join("postgresql.auto.conf")] {
+            if file.exists() {
+                read_file(&file, 0, &mut values)?;
+            }
+        }
+        let mut take = |name: &str| values.remove(name).filter(|value: &String| !value.is_empty());
+        Ok(ServerConfig {
+            storage: take("walarchive.storage"),
+            storage_options: take("walarchive.storage_options"),
+            credentials_file: take("walarchive.credentials_file").map(|file| data_dir.join(file)),
+            compression: take("walarchive.compression"),
+            compression_level: take("walarchive.compression_level"),
+        })
+    }
+}
+
+/// `postmaster.opts` holds the command line: `/usr/…/postgres "-D" "/data" "-c" "config_file=/etc/…/postgresql.conf"`.
+fn config_file_of_last_start(data_dir: &Path) -> Option<PathBuf> {
+    let line = std::fs::read_to_string(data_dir.join("postmaster.opts")).ok()?;
+    let rest = &line[line.find("config_file=")? + "config_file=".len()..];
+    let end = rest.find('"').unwrap_or(rest.trim_end().len());
+    Some(PathBuf::from(&rest[..end])).filter(|path| path.is_absolute())
+}
+
+fn read_file(path: &Path, depth: usize, values: &mut BTreeMap<String, String>) -> Result<()> {
+    if depth > MAX_DEPTH {
+        return Err(Error::config(
+            format!(
+                "configuration files include each other more than {MAX_DEPTH} times, last \"{}\"",
+                path.display()
+            ),
+            "PostgreSQL refuses that too; remove the circular include.",
+        ));
+    }
+    let meta = std::fs::metadata(path).map_err(|error| Error::io("open", path, error))?;
+    if !meta.is_file() || meta.len() > LIMIT {
+        return Err(Error::config(
+            format!("\"{}\" is not a configuration file", path.display()),
+            "Correct the include that names it.",
+        ));
+    }
+    let content = std::fs::read(path).map_err(|error| Error::io("read", path, error))?;
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    for line in String::from_utf8_lossy(&content).lines().filter_map(parse_line) {
+        match line {
+            Line::Setting(name, value) => {
+                values.insert(name, value);
+            }
+            Line::Include(file) => read_file(&folder.join(file), depth + 1, values)?,
+            Line::IncludeIfExists(file) => {
+                let file = folder.join(file);
+                if file.exists() {
+                    read_file(&file, depth + 1, values)?;
+                }
+            }
+            Line::IncludeDir(directory) => {
+                for file in files_of(&folder.join(directory))? {
+                    read_file(&file, depth + 1, values)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The files that `include_dir` takes: `*.conf` without a leading dot, by name in the C locale.
+fn files_of(directory: &Path) -> Result<Vec<PathBuf>> {
+    let unreadable = |error| Error::io("read", directory, error);
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(unreadable)? {
+        names.push(entry.map_err(unreadable)?.file_name());
+    }
+    names.retain(|name| {
+        let name = name.as_encoded_bytes();
+        name.ends_with(b".conf") && !name.starts_with(b".")
+    });
+    names.sort();
+    Ok(names
+        .into_iter()
+        .map(|name| directory.join(name))
+        .filter(|path| path.is_file())
+        .collect())
+}
+
+/// One line by the rules of PostgreSQL's `guc-file.l`; none for an empty one. A line that PostgreSQL would refuse is none
+/// too: it is not for us to complain about settings that are not ours.
+fn parse_line(line: &str) -> Option<Line> {
+    let line = line.trim_start();
+    let end = line
+        .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '$' | '.')))
+        .unwrap_or(line.len());
+    let (name, rest) = line.split_at(end);
+    if !name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') {
+        return None;
+    }
+    let rest = rest.trim_start();
+    let rest = rest.strip_prefix('=').unwrap_or(rest).trim_start();
+    let (value, rest) = if rest.starts_with('\'') {
+        quoted(rest)?
+    } else {
+        bare(rest)?
+    };
+    let rest = rest.trim_start();
+    if !rest.is_empty() && !rest.starts_with('#') {
+        return None;
+    }
+    let name = name.to_ascii_lowercase();
+    Some(match name.as_str() {
+        "include" => Line::Include(value),
+        "include_if_exists" => Line::IncludeIfExists(value),
+        "include_dir" => Line::IncludeDir(value),
+        _ => Line::Setting(name, value),
+    })
+}
+
+fn bare(text: &str) -> Option<(String, &str)> {
+    let end = text
+        .find(|c: char| !(c.is_ascii_alphanumeric() || !c.is_ascii() || "_-.:/+$".contains(c)))
+        .unwrap_or(text.len());
+    (end > 0).then(|| (text[..end].to_owned(), &text[end..]))
+}
+
+/// A quoted value: `''` and `\'` are a quote, `\b \f \n \r \t` and octal escapes as in C, any other `\x` is `x`.
+fn quoted(text: &str) -> Option<(String, &str)> {
+    let mut value = Vec::new();
+    let bytes = text.as_bytes();
+    let mut at = 1;
+    loop {
+        match (*bytes.get(at)?, bytes.get(at + 1)) {
+            (b'\'', Some(b'\'')) => {
+                value.push(b'\'');
+                at += 2;
+            }
+            (b'\'', _) => return Some((String::from_utf8_lossy(&value).into_owned(), &text[at + 1..])),
+            (b'\\', Some(b'0'..=b'7')) => {
+                let digits = bytes[at + 1..]
+                    .iter()
+                    .take(3)
+                    .take_while(|digit| matches!(digit, b'0'..=b'7'));
+                let (count, code) = digits.fold((0, 0u32), |(count, code), digit| {
+                    (count + 1, code << 3 | u32::from(digit - b'0'))
+                });
+                value.push(code as u8);
+                at += 1 + count;
+            }
+            (b'\\', Some(escaped)) => {
+                value.push(match escaped {
+                    b'b' => 8,
+                    b'f' => 12,
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b't' => b'\t',
+                    other => *other,
+                });
+                at += 2;
+            }
+            (byte, _) => {
+                value.push(byte);
+                at += 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn lines_are_read_as_postgresql_reads_them() {
+        let setting = |name: &str, value: &str| Some(Line::Setting(name.to_owned(), value.to_owned()));
+        for (line, expected) in [
+            (
+                "walarchive.storage = 's3://b/p' # why",
+                setting("walarchive.storage", "s3://b/p"),
+            ),
+            (
+                "  WalArchive.Storage 'a''b\\'c\\\\d\\x\\101\\n'",
+                setting("walarchive.storage", "a'b'c\\dxA\n"),
+            ),
+            ("port=5432", setting("port", "5432")),
+            ("x = on# comment", setting("x", "on")),
+            ("x = ''", setting("x", "")),
+            ("x = 'ü'", setting("x", "ü")),
+            ("include 'a.conf'", Some(Line::Include("a.conf".to_owned()))),
+            ("include_dir = conf.d", Some(Line::IncludeDir("conf.d".to_owned()))),
+            ("include_if_exists='b'", Some(Line::IncludeIfExists("b".to_owned()))),
+            ("# x = 1", None),
+            ("", None),
+            ("x", None),
+            ("x =", None),
+            ("x = 'unterminated", None),
+            ("x = 'a' b", None),
+            ("1x = 2", None),
+        ] {
+            assert_eq!(parse_line(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn later_lines_win_and_includes_are_followed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("created");
+            std::fs::write(path, text).expect("written");
+        };
+        assert_eq!(ServerConfig::read(dir.path()).expect("read"), ServerConfig::default());
+        write(
+            "postgresql.conf",
+            "walarchive.storage = 'file:///one'\ninclude_dir 'conf.d'\ninclude_if_exists 'missing'\n\
+             walarchive.credentials_file = 'keys'\nwalarchive.compression = ''\n",
+        );
+        write("conf.d/20.conf", "walarchive.storage = 'file:///twenty'\n");
+        write(
+            "conf.d/10.conf",
+            "walarchive.storage = 'file:///ten'\nwalarchive.storage_options = 'a=b'\n",
+        );
+        write("conf.d/.30.conf", "walarchive.storage = 'file:///hidden'\n");
+        let config = ServerConfig::read(dir.path()).expect("read");
+        assert_eq!(config.storage.as_deref(), Some("file:///twenty"));
+        assert_eq!(config.storage_options.as_deref(), Some("a=b"));
+        assert_eq!(config.credentials_file, Some(dir.path().join("keys")));
+        assert_eq!(config.compression, None);
+        write("postgresql.auto.conf", "walarchive.storage = 'file:///auto'\n");
+        let config = ServerConfig::read(dir.path()).expect("read");
+        assert_eq!(config.storage.as_deref(), Some("file:///auto"));
+        write("postgresql.conf", "include 'postgresql.conf'\n");
+        assert!(matches!(ServerConfig::read(dir.path()), Err(Error::Config { .. })));
+    }
+
+    #[test]
+    fn a_configuration_file_elsewhere_is_found() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let elsewhere = dir.path().join("etc dir.conf");
+        std::fs::write(&elsewhere, "walarchive.storage = 'file:///elsewhere'\n").expect("written");
+        let opts = format!(
+            "/usr/bin/postgres \"-D\" \"/data\" \"-c\" \"config_file={}\"\n",
+            elsewhere.display()
+        );
+        std::fs::write(dir.path().join("postmaster.opts"), opts).expect("written");
+        let config = ServerConfig::read(dir.path()).expect("read");
+        assert_eq!(config.storage.as_deref(), Some("file:///elsewhere"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_makes_the_parser_panic(line in "(x = )?.{0,40}") {
+            let _ = parse_line(&line);
+        }
+    }
+}

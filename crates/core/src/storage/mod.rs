@@ -1,0 +1,328 @@
+//! The store behind `walarchive.storage`: one door for all backends, with a deadline for each operation and errors that
+//! tell what to do.
+
+mod credentials;
+mod errors;
+mod file;
+mod reader;
+mod s3;
+mod upload;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use object_store::path::Path;
+use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use url::Url;
+
+use crate::config::StorageConfig;
+use crate::error::{Error, Result};
+
+pub use reader::{PART_BYTES, RangeReader};
+pub use upload::{Upload, UploadTask};
+
+/// A repository's store. Keys are relative to the prefix of its URL. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<dyn ObjectStore>,
+    url: String,
+    deadline: Duration,
+}
+
+/// An object of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Relative to the prefix of the store's URL.
+    pub key: String,
+    /// Stored bytes.
+    pub size: u64,
+    /// When it was written last.
+    pub last_modified: chrono::DateTime<chrono::Utc>,
+}
+
+/// What [`Store::create`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// The object is there now, and was not before.
+    Yes,
+    /// An object of that name was there already, and was left as it is.
+    Exists,
+}
+
+impl Store {
+    /// The store that the configuration names. Nothing is asked of it yet.
+    pub fn open(config: &StorageConfig) -> Result<Self> {
+        let url = parse_url(&config.url)?;
+        let inner = match url.scheme() {
+            "file" => file::open(&url)?,
+            _ => s3::open(&url, config)?,
+        };
+        // One request, its retries and the pauses between them.
+        let deadline = config.request_timeout * 2;
+        Ok(Store {
+            inner,
+            url: config.url.trim_end_matches('/').to_owned(),
+            deadline,
+        })
+    }
+
+    /// A store for tests of what lies above it.
+    pub fn of(inner: Arc<dyn ObjectStore>, url: impl Into<String>) -> Self {
+        Store {
+            inner,
+            url: url.into(),
+            deadline: StorageConfig::REQUEST_TIMEOUT,
+        }
+    }
+
+    /// Is this URL one that [`Store::open`] takes? Looks at its text only.
+    pub fn check_url(url: &str) -> Result<()> {
+        parse_url(url).map(|_| ())
+    }
+
+    /// The URL, which holds no secret.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The full URL of an object, for messages.
+    pub fn object_url(&self, key: &str) -> String {
+        format!("{}/{key}", self.url)
+    }
+
+    /// Write an object that must not be there yet. Whether a server keeps that promise is not for this method to tell:
+    /// see [`crate::archive::Archive`].
+    pub async fn create(&self, key: &str, content: Bytes) -> Result<Created> {
+        let path = Path::from(key);
+        let put = self
+            .inner
+            .put_opts(&path, PutPayload::from(content), PutMode::Create.into());
+        match self.within(put).await {
+            Some(Ok(_)) => Ok(Created::Yes),
+            Some(Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })) => {
+                Ok(Created::Exists)
+            }
+            Some(Err(error)) => Err(self.error("write", key, error)),
+            None => Err(self.timeout("write", key)),
+        }
+    }
+
+    /// Write an object, over whatever is there.
+    pub async fn put(&self, key: &str, content: Bytes) -> Result<()> {
+        let path = Path::from(key);
+        let put = self.inner.put(&path, PutPayload::from(content));
+        self.asked("write", key, put).await.map(|_| ())
+    }
+
+    /// The size of an object in bytes; none if it is not there.
+    pub async fn size(&self, key: &str) -> Result<Option<u64>> {
+        let path = Path::from(key);
+        match self.asked("read", key, self.inner.head(&path)).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A small object as a whole, which may hold up to `limit` bytes; none if it is not there.
+    pub async fn get(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
+        let path = Path::from(key);
+        let read = async {
+            let found = self.inner.get(&path).await?;
+            let size = found.meta.size;
+            if size > limit {
+                Ok(Err(size))
+            } else {
+                found.bytes().await.map(Ok)
+            }
+        };
+        match self.asked("read", key, read).await {
+            Ok(Ok(bytes)) => Ok(Some(bytes)),
+            Ok(Err(size)) => Err(Error::damaged(
+                self.object_url(key),
+                format!("The object has {size} bytes, no more than {limit} were expected."),
+            )),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A part of an object.
+    pub async fn get_range(&self, key: &str, range: std::ops::Range<u64>) -> Result<Bytes> {
+        let path = Path::from(key);
+        self.asked("read", key, self.inner.get_range(&path, range)).await
+    }
+
+    /// The first `limit` bytes of an object and its whole size; none if it is not there.
+    async fn get_first(&self, key: &str, limit: u64) -> Result<Option<(Bytes, u64)>> {
+        let path = Path::from(key);
+        let options = GetOptions::new().with_range(Some(0..limit));
+        let read = async {
+            let found = self.inner.get_opts(&path, options).await?;
+            let size = found.meta.size;
+            Ok((found.bytes().await?, size))
+        };
+        match self.asked("read", key, read).await {
+            Ok(found) => Ok(Some(found)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            // No range of an empty object can be satisfied.
+            Err(error) => match self.size(key).await {
+                Ok(Some(0)) => Ok(Some((Bytes::new(), 0))),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// All objects below a folder, in no particular order.
+    pub async fn list(&self, folder: &str) -> Result<Vec<Listed>> {
+        let prefix = Path::from(folder);
+        self.collect(folder, self.inner.list(Some(&prefix))).await
+    }
+
+    /// All objects below a folder whose key comes after `after`, in no particular order.
+    pub async fn list_after(&self, folder: &str, after: &str) -> Result<Vec<Listed>> {
+        let prefix = Path::from(folder);
+        self.collect(folder, self.inner.list_with_offset(Some(&prefix), &Path::from(after)))
+            .await
+    }
+
+    /// The objects that lie directly in a folder, not those of its subfolders.
+    pub async fn list_shallow(&self, folder: &str) -> Result<Vec<Listed>> {
+        let prefix = Path::from(folder);
+        let result = self
+            .asked("list", folder, self.inner.list_with_delimiter(Some(&prefix)))
+            .await?;
+        Ok(result.objects.into_iter().map(listed).collect())
+    }
+
+    /// Remove an object; one that is not there is fine.
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        let path = Path::from(key);
+        match self.asked("delete", key, self.inner.delete(&path)).await {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Remove everything below a folder. Returns how many objects there were.
+    pub async fn delete_folder(&self, folder: &str) -> Result<usize> {
+        let keys = self.list(folder).await?;
+        for object in &keys {
+            self.delete(&object.key).await?;
+        }
+        Ok(keys.len())
+    }
+
+    /// A writer that uploads a large object in parts of [`PART_BYTES`], two at a time. Nothing is visible under the key
+    /// before it was shut down; dropping it, or `abort`, leaves nothing there.
+    pub fn writer(&self, key: &str) -> object_store::buffered::BufWriter {
+        object_store::buffered::BufWriter::with_capacity(Arc::clone(&self.inner), Path::from(key), PART_BYTES as usize)
+            .with_max_concurrency(2)
+    }
+
+    /// The error of a writer's `write`, `shutdown` or `abort`, in this crate's terms.
+    pub fn writer_error(&self, key: &str, error: std::io::Error) -> Error {
+        match error.downcast::<object_store::Error>() {
+            Ok(error) => self.error("write", key, error),
+            Err(error) => Error::Store {
+                operation: "write",
+                object: self.object_url(key),
+                reason: error.to_string(),
+            },
+        }
+    }
+
+    /// Pages of a listing come one by one, each within the deadline.
+    async fn collect(
+        &self,
+        folder: &str,
+        mut pages: futures::stream::BoxStream<'static, object_store::Result<ObjectMeta>>,
+    ) -> Result<Vec<Listed>> {
+        let mut found = Vec::new();
+        while let Some(meta) = self
+            .asked("list", folder, async { pages.next().await.transpose() })
+            .await?
+        {
+            found.push(listed(meta));
+        }
+        Ok(found)
+    }
+
+    async fn asked<T>(
+        &self,
+        operation: &'static str,
+        key: &str,
+        work: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<T> {
+        match self.within(work).await {
+            Some(result) => result.map_err(|error| self.error(operation, key, error)),
+            None => Err(self.timeout(operation, key)),
+        }
+    }
+
+    async fn within<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::time::timeout(self.deadline, work).await.ok()
+    }
+
+    fn error(&self, operation: &'static str, key: &str, error: object_store::Error) -> Error {
+        errors::translate(operation, self.object_url(key), &self.url, error)
+    }
+
+    fn timeout(&self, operation: &'static str, key: &str) -> Error {
+        Error::Timeout {
+            operation,
+            object: self.object_url(key),
+            deadline: self.deadline,
+        }
+    }
+}
+
+fn listed(meta: ObjectMeta) -> Listed {
+    Listed {
+        key: meta.location.to_string(),
+        size: meta.size,
+        last_modified: meta.last_modified,
+    }
+}
+
+fn parse_url(text: &str) -> Result<Url> {
+    let hint = "walarchive.storage is a URL: \"s3://bucket/prefix\" or \"file:///absolute/path\".";
+    let url = Url::parse(text)
+        .map_err(|error| Error::config(format!("storage \"{}\" is not a URL: {error}", redact(text)), hint))?;
+    if url.password().is_some() || !url.username().is_empty() || url.query().is_some() || url.fragment().is_some() {
+        return Err(Error::config(
+            format!("storage \"{}\" holds more than a place", redact(text)),
+            "Write the bucket and the prefix only; options belong into walarchive.storage_options, credentials into the \
+             environment or into the file named by walarchive.credentials_file.",
+        ));
+    }
+    match url.scheme() {
+        "file" if url.host_str().is_none_or(str::is_empty) && url.path().len() > 1 => Ok(url),
+        "file" => Err(Error::config(
+            format!("storage \"{}\" is not an absolute path", redact(text)),
+            hint,
+        )),
+        "s3" if url.host_str().is_some_and(|bucket| !bucket.is_empty()) => Ok(url),
+        "s3" => Err(Error::config(
+            format!("storage \"{}\" names no bucket", redact(text)),
+            hint,
+        )),
+        scheme => Err(Error::config(
+            format!("storage scheme \"{scheme}\" is not supported"),
+            hint,
+        )),
+    }
+}
+
+/// The text with what may be `user:password` taken out.
+fn redact(text: &str) -> String {
+    match (text.find("://"), text.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => format!("{}***{}", &text[..scheme + 3], &text[at..]),
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,296 @@
+//! Writing a large object in parts, behind its producer, in bounded memory.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use bytes::Bytes;
+use object_store::path::Path;
+use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{PART_BYTES, Store};
+use crate::error::{Error, Result};
+
+/// Parts of one object that are on their way at a time. One more may wait, and one is being filled.
+const IN_FLIGHT: usize = 2;
+
+/// What completing an object may take for each of its parts, beside the deadline of a request: a file system flushes all of
+/// them only then.
+const FLUSH_A_PART: Duration = Duration::from_secs(1);
+
+enum Part {
+    More(Bytes),
+    Last(Bytes),
+}
+
+/// The blocking half of an upload, for encoders. To be used on a thread that may block. Dropping it without
+/// [`Upload::finish`] gives the upload up.
+pub struct Upload {
+    buffer: Vec<u8>,
+    parts: mpsc::Sender<Part>,
+}
+
+/// The other half, which talks to the store.
+pub struct UploadTask(JoinHandle<Result<u64>>);
+
+impl Store {
+    /// Begin to write an object, over whatever is there. Must be called within a tokio runtime. Nothing is visible under
+    /// the key before the upload is complete; if it fails, is cancelled or is given up, its parts are removed. Every
+    /// request has a deadline.
+    pub fn upload(&self, key: &str, cancel: CancellationToken) -> (Upload, UploadTask) {
+        let (sender, parts) = mpsc::channel(1);
+        let (store, key) = (self.clone(), key.to_owned());
+        let task = tokio::spawn(async move { receive(&store, &key, parts, &cancel).await });
+        let upload = Upload {
+            buffer: Vec::new(),
+            parts: sender,
+        };
+        (upload, UploadTask(task))
+    }
+}
+
+impl UploadTask {
+    /// Wait for the end. Returns the bytes that were stored. [`Error::Cancelled`] also if the other half was dropped: then
+    /// its owner knows the reason.
+    pub async fn outcome(self) -> Result<u64> {
+        match self.0.await {
+            Ok(outcome) => outcome,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(Error::Cancelled),
+            },
+        }
+    }
+}
+
+impl Upload {
+    /// Hand the rest over. The object is stored when [`UploadTask::outcome`] says so.
+    pub fn finish(mut self) -> io::Result<()> {
+        let rest = std::mem::take(&mut self.buffer);
+        self.send(Part::Last(rest.into()))
+    }
+
+    fn send(&mut self, part: Part) -> io::Result<()> {
+        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the upload has ended");
+        self.parts.blocking_send(part).map_err(gone)
+    }
+}
+
+impl Write for Upload {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = PART_BYTES as usize - self.buffer.len();
+        let taken = bytes.len().min(room);
+        self.buffer.extend_from_slice(&bytes[..taken]);
+        if taken == room {
+            // Small objects take little memory; one that fills a part will mostly fill the next.
+            let next = Vec::with_capacity(PART_BYTES as usize);
+            let part = std::mem::replace(&mut self.buffer, next);
+            self.send(Part::More(part.into()))?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+async fn receive(store: &Store, key: &str, mut parts: mpsc::Receiver<Part>, cancel: &CancellationToken) -> Result<u64> {
+    let first = match next(&mut parts, cancel).await? {
+        Part::Last(content) => {
+            let size = content.len() as u64;
+            store.put(key, content).await?;
+            return Ok(size);
+        }
+        Part::More(first) => first,
+    };
+    let path = Path::from(key);
+    let mut upload = store.asked("write", key, store.inner.put_multipart(&path)).await?;
+    let mut running = JoinSet::new();
+    let sent = send_parts(store, key, &mut *upload, &mut running, first, parts, cancel).await;
+    let result = match sent {
+        Ok((size, count)) => complete(store, key, &mut *upload, count, cancel).await.map(|()| size),
+        Err(error) => Err(error),
+    };
+    if result.is_err() {
+        running.shutdown().await;
+        if let Err(error) = store.asked("delete", key, upload.abort()).await {
+            tracing::warn!(object = store.object_url(key), %error, "could not remove the parts of an unfinished upload");
+        }
+    }
+    result
+}
+
+/// Returns the size of the object and the number of its parts, when the store has them all.
+async fn send_parts(
+    store: &Store,
+    key: &str,
+    upload: &mut dyn MultipartUpload,
+    running: &mut JoinSet<Option<object_store::Result<()>>>,
+    first: Bytes,
+    mut parts: mpsc::Receiver<Part>,
+    cancel: &CancellationToken,
+) -> Result<(u64, u32)> {
+    let (mut size, mut count) = (0, 0);
+    let mut part = Part::More(first);
+    loop {
+        let (content, last) = match part {
+            Part::More(content) => (content, false),
+            Part::Last(content) => (content, true),
+        };
+        if !content.is_empty() {
+            wait(store, key, running, IN_FLIGHT - 1, cancel).await?;
+            size += content.len() as u64;
+            count += 1;
+            let request = tokio::time::timeout(store.deadline, upload.put_part(PutPayload::from(content)));
+            running.spawn(async move { request.await.ok() });
+        }
+        if last {
+            wait(store, key, running, 0, cancel).await?;
+            return Ok((size, count));
+        }
+        part = next(&mut parts, cancel).await?;
+    }
+}
+
+/// Wait until no more than `left` parts are on their way.
+async fn wait(
+    store: &Store,
+    key: &str,
+    running: &mut JoinSet<Option<object_store::Result<()>>>,
+    left: usize,
+    cancel: &CancellationToken,
+) -> Result<()> {
+    while running.len() > left {
+        let done = tokio::select! {
+            () = cancel.cancelled() => return Err(Error::Cancelled),
+            done = running.join_next() => done,
+        };
+        match done {
+            Some(Ok(Some(result))) => result.map_err(|error| store.error("write", key, error))?,
+            Some(Ok(None)) => return Err(store.timeout("write", key)),
+            Some(Err(error)) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => return Err(Error::Cancelled),
+            },
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+async fn complete(
+    store: &Store,
+    key: &str,
+    upload: &mut dyn MultipartUpload,
+    parts: u32,
+    cancel: &CancellationToken,
+) -> Result<()> {
+    let deadline = store.deadline + FLUSH_A_PART * parts;
+    tokio::select! {
+        () = cancel.cancelled() => Err(Error::Cancelled),
+        done = tokio::time::timeout(deadline, upload.complete()) => match done {
+            Ok(result) => result.map(|_| ()).map_err(|error| store.error("write", key, error)),
+            Err(_) => Err(Error::Timeout { operation: "write", object: store.object_url(key), deadline }),
+        },
+    }
+}
+
+async fn next(parts: &mut mpsc::Receiver<Part>, cancel: &CancellationToken) -> Result<Part> {
+    tokio::select! {
+        () = cancel.cancelled() => Err(Error::Cancelled),
+        part = parts.recv() => part.ok_or(Error::Cancelled),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::StorageConfig;
+
+    async fn run(
+        store: &Store,
+        key: &str,
+        cancel: &CancellationToken,
+        produce: impl FnOnce(Upload) -> io::Result<()> + Send + 'static,
+    ) -> (io::Result<()>, Result<u64>) {
+        let (upload, task) = store.upload(key, cancel.clone());
+        let produced = tokio::task::spawn_blocking(move || produce(upload))
+            .await
+            .expect("no panic");
+        (produced, task.outcome().await)
+    }
+
+    fn files_below(dir: &std::path::Path) -> usize {
+        std::fs::read_dir(dir).expect("a directory").count()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn objects_of_every_size_arrive() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(&StorageConfig::new(format!("file://{}", dir.path().display()))).expect("a store");
+        for size in [0, 17, PART_BYTES, PART_BYTES * 4 + 17] {
+            let content: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+            let expected = content.clone();
+            let produce = move |mut upload: Upload| {
+                upload.write_all(&content)?;
+                upload.finish()
+            };
+            let (produced, stored) = run(&store, "object", &CancellationToken::new(), produce).await;
+            produced.expect("produced");
+            assert_eq!(stored.expect("stored"), size);
+            let read = store.get("object", u64::MAX).await.expect("read").expect("there");
+            assert!(read == expected, "{size}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nothing_is_left_of_an_upload_that_was_given_up() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(&StorageConfig::new(format!("file://{}", dir.path().display()))).expect("a store");
+        let cancel = CancellationToken::new();
+        let give_up = |mut upload: Upload| upload.write_all(&vec![1; PART_BYTES as usize * 3]);
+        let (_, stored) = run(&store, "object", &cancel, give_up).await;
+        assert!(matches!(stored, Err(Error::Cancelled)));
+        assert_eq!(files_below(dir.path()), 0);
+        let token = cancel.clone();
+        let cancelled = move |mut upload: Upload| {
+            upload.write_all(&vec![1; PART_BYTES as usize * 3])?;
+            token.cancel();
+            while upload.write(&[1; 4096]).is_ok() {}
+            Ok(())
+        };
+        let (_, stored) = run(&store, "object", &cancel, cancelled).await;
+        assert!(matches!(stored, Err(Error::Cancelled)));
+        assert_eq!(files_below(dir.path()), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_store_that_hangs_is_a_timeout() {
+        use object_store::throttle::{ThrottleConfig, ThrottledStore};
+        let config = ThrottleConfig {
+            wait_put_per_call: Duration::from_secs(3600),
+            ..ThrottleConfig::default()
+        };
+        let hanging = ThrottledStore::new(object_store::memory::InMemory::new(), config);
+        let mut store = Store::of(std::sync::Arc::new(hanging), "memory:");
+        store.deadline = Duration::from_millis(50);
+        for parts in [0, 5] {
+            let produce = move |mut upload: Upload| {
+                upload.write_all(&vec![1; PART_BYTES as usize * parts + 1])?;
+                upload.finish()
+            };
+            let cancel = CancellationToken::new();
+            let running = run(&store, "object", &cancel, produce);
+            let (_, stored) = tokio::time::timeout(Duration::from_secs(60), running)
+                .await
+                .expect("in time");
+            assert!(
+                matches!(stored, Err(Error::Timeout { .. })),
+                "{parts} parts: {stored:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! `walarchive_backup_push` and `walarchive_progress`.
+
+use std::time::{Duration, Instant};
+
+use pgrx::JsonB;
+use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker};
+use pgrx::prelude::*;
+use walarchive_core::Error;
+
+use super::{bigint, timestamp};
+use crate::error::{or_raise, raise};
+use crate::guc::ArchiveSettings;
+use crate::pg::latch::{self, Latch};
+use crate::pg::process;
+use crate::shmem::{self, BACKUP, BackupJob, Failure, Phase, Text, USER_DATA_BYTES, now_us};
+
+/// A worker that dies without a word is noticed at the latest after this.
+const LIVENESS: Duration = Duration::from_secs(1);
+
+/// The first notice that the backup waits for WAL comes after this, the others at twice the distance each.
+const FIRST_NOTICE: Duration = Duration::from_secs(5);
+
+/// The longest that a cancelled statement waits for its backup to clean up.
+const CLEANUP: Duration = Duration::from_secs(75);
+
+/// A worker that has not come up by then never will. Microseconds.
+const STARTUP_US: i64 = 60_000_000;
+
+/// Take a full base backup. Returns its name; with `wait => false` NULL, at once.
+///
+/// The backup is taken by a background worker: it goes on when the client disconnects, and ends when the statement is
+/// cancelled.
+#[pg_extern(volatile, parallel_unsafe)]
+fn walarchive_backup_push(
+    permanent: default!(bool, "false"),
+    user_data: default!(Option<JsonB>, "NULL"),
+    wait: default!(bool, "true"),
+) -> Option<String> {
+    or_raise(shmem::require_preloaded());
+    // What is wrong with the settings is said here, not by a worker later.
+    or_raise(ArchiveSettings::current());
+    let user_data = user_data.map(|json| json.0.to_string()).unwrap_or_default();
+    if user_data.len() > USER_DATA_BYTES {
+        or_raise(Err(Error::config(
+            format!(
+                "user_data has {} bytes, no more than {USER_DATA_BYTES} are possible",
+                user_data.len()
+            ),
+            "Keep large data elsewhere, and a reference to it here.",
+        )))
+    }
+    let number = or_raise(reserve(permanent, &user_data, wait));
+    let worker = or_raise(start_worker(number));
+    if !wait {
+        notice!("the backup runs in the background; see walarchive_progress and walarchive_backups");
+        return None;
+    }
+    Some(wait_for(number, &worker))
+}
+
+/// There is one backup at a time.
+fn reserve(permanent: bool, user_data: &str, wait: bool) -> Result<u64, Error> {
+    let now = now_us();
+    let mut job = BACKUP.exclusive();
+    let stillborn = job.phase == Phase::Starting && job.worker_pid == 0 && now - job.started_us > STARTUP_US;
+    if job.phase.is_running() && !stillborn {
+        let reason = format!("It is {} (process {}).", job.phase.name(), job.worker_pid);
+        return Err(Error::BackupExists {
+            name: job.name.to_option().unwrap_or("…".to_owned()),
+            reason,
+        });
+    }
+    let number = job.number + 1;
+    *job = BackupJob {
+        number,
+        phase: Phase::Starting,
+        requester: if wait { Latch::mine() } else { Latch::NONE },
+        permanent,
+        user_data: Text::new(user_data),
+        started_us: now,
+        ..BackupJob::NONE
+    };
+    Ok(number)
+}
+
+fn start_worker(number: u64) -> Result<DynamicBackgroundWorker, Error> {
+    let database = u32::from(process::my_database());
+    let loaded = BackgroundWorkerBuilder::new("walarchive backup")
+        .set_type("walarchive backup")
+        .set_library("walarchive")
+        .set_function("walarchive_backup_main")
+        .enable_spi_access()
+        // On a standby, too.
+        .set_start_time(BgWorkerStartTime::ConsistentState)
+        .set_restart_time(None)
+        .set_notify_pid(process::my_pid())
+        .set_argument(Some(crate::pg::Datum::from(database)))
+        .load_dynamic();
+    loaded.map_err(|_| {
+        let error = Error::config(
+            "no background worker is free for the backup",
+            "Raise max_worker_processes.",
+        );
+        give_up(number, &error);
+        error
+    })
+}
+
+fn give_up(number: u64, error: &Error) {
+    let mut job = BACKUP.exclusive();
+    if job.number == number && job.phase.is_running() {
+        job.phase = Phase::Failed;
+        job.failure = Failure::from(error);
+    }
+}
+
+fn wait_for(number: u64, worker: &DynamicBackgroundWorker) -> String {
+    let mut notices = Notices::new();
+    loop {
+        let job = *BACKUP.share();
+        match job.phase {
+            _ if job.number != number => or_raise(Err(Error::Cancelled)),
+            Phase::Done => return job.name.as_str().to_owned(),
+            Phase::Failed => raise(&job.failure),
+            _ => {}
+        }
+        if job.worker_pid == 0 && matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped)) {
+            give_up(
+                number,
+                &Error::config("the backup worker did not start", "The server's log says why."),
+            );
+            continue;
+        }
+        if process::cancel_pending() {
+            cancel(number);
+        }
+        // A cancelled statement ends here; and so does a terminated session, whose backup goes on.
+        process::check_for_interrupts();
+        notices.look(&job);
+        latch::wait(None, Some(LIVENESS));
+    }
+}
+
+/// The statement was cancelled: end the backup, and wait until it has cleaned up. No interrupt is served meanwhile.
+fn cancel(number: u64) {
+    let worker = {
+        let mut job = BACKUP.exclusive();
+        if job.number != number {
+            return;
+        }
+        job.cancelled = true;
+        job.worker
+    };
+    worker.set();
+    let deadline = Instant::now() + CLEANUP;
+    while Instant::now() < deadline {
+        let running = {
+            let job = BACKUP.share();
+            job.number == number && job.phase.is_running()
+        };
+        if !running {
+            return;
+        }
+        latch::wait(None, Some(LIVENESS));
+    }
+    warning!("the backup has been told to end, and is still removing what it has stored");
+}
+
+/// Tells the client that waiting for WAL takes long, without filling its screen.
+struct Notices {
+    waiting_since: Option<Instant>,
+    next_after: Duration,
+}
+
+impl Notices {
+    fn new() -> Self {
+        Notices {
+            waiting_since: None,
+            next_after: FIRST_NOTICE,
+        }
+    }
+
+    fn look(&mut self, job: &BackupJob) {
+        if job.phase != Phase::WaitingForWal {
+            return;
+        }
+        let waited = self.waiting_since.get_or_insert_with(Instant::now).elapsed();
+        if waited < self.next_after {
+            return;
+        }
+        self.next_after *= 2;
+        let hint = if crate::pg::server::in_recovery() {
+            "The primary archives it once the segment is complete; SELECT pg_switch_wal() there completes it."
+        } else {
+            "Check that the archiver works: see walarchive_status, pg_stat_archiver and the server's log."
+        };
+        ereport!(
+            PgLogLevel::NOTICE,
+            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+            format!(
+                "all files are copied; waiting since {} s for WAL segment \"{}\" to be archived",
+                waited.as_secs(),
+                job.waiting_for.as_str()
+            ),
+            format!("Cancelling discards the backup. {hint}")
+        );
+    }
+}
+
+/// The running backup, if there is one.
+#[pg_extern(volatile, parallel_restricted)]
+#[allow(clippy::type_complexity)]
+fn walarchive_backup_progress() -> TableIterator<
+    'static,
+    (
+        name!(pid, Option<i32>),
+        name!(backup_name, Option<String>),
+        name!(phase, String),
+        name!(bytes_done, i64),
+        name!(bytes_total, i64),
+        name!(bytes_stored, i64),
+        name!(files_done, i64),
+        name!(files_total, i64),
+        name!(bytes_per_second, Option<i64>),
+        name!(started, Option<TimestampWithTimeZone>),
+        name!(estimated_end, Option<TimestampWithTimeZone>),
+        name!(waiting_for, Option<String>),
+    ),
+> {
+    or_raise(shmem::require_preloaded());
+    let job = *BACKUP.share();
+    if !job.phase.is_running() {
+        return TableIterator::new(Vec::new());
+    }
+    let now = now_us();
+    let elapsed_us = u64::try_from(now - job.copying_us).unwrap_or(0).max(1);
+    let copying = job.phase == Phase::Copying && job.work.bytes_done > 0;
+    let rate = copying.then(|| (u128::from(job.work.bytes_done) * 1_000_000 / u128::from(elapsed_us)) as u64);
+    let left = job.work.bytes_total.saturating_sub(job.work.bytes_done);
+    let end = rate.filter(|rate| *rate > 0).map(|rate| {
+        let left_us = u128::from(left) * 1_000_000 / u128::from(rate);
+        now.saturating_add(i64::try_from(left_us).unwrap_or(i64::MAX / 2))
+    });
+    TableIterator::once((
+        Some(job.worker_pid).filter(|pid| *pid != 0),
+        job.name.to_option(),
+        job.phase.name().to_owned(),
+        bigint(job.work.bytes_done),
+        bigint(job.work.bytes_total),
+        bigint(job.work.bytes_stored),
+        bigint(job.work.files_done),
+        bigint(job.work.files_total),
+        rate.map(bigint),
+        timestamp(job.started_us),
+        end.and_then(timestamp),
+        job.waiting_for
+            .to_option()
+            .filter(|_| job.phase == Phase::WaitingForWal),
+    ))
+}

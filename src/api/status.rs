@@ -1,0 +1,111 @@
+//! `walarchive_archiver_status`, below the view `walarchive_status`.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use pgrx::prelude::*;
+use walarchive_core::wal::WalFileName;
+use walarchive_core::{Error, Result};
+
+use super::{bigint, timestamp};
+use crate::error::or_raise;
+use crate::guc;
+use crate::pg::server;
+use crate::shmem::{self, ARCHIVING};
+
+/// What waits in `archive_status`.
+#[derive(Default)]
+struct Waiting {
+    files: u64,
+    bytes: u64,
+    oldest_us: i64,
+}
+
+/// One row: the state of archiving since the server started.
+#[pg_extern(volatile, parallel_restricted)]
+#[allow(clippy::type_complexity)]
+fn walarchive_archiver_status() -> TableIterator<
+    'static,
+    (
+        name!(worker_pid, Option<i32>),
+        name!(worker_state, String),
+        name!(worker_started, Option<TimestampWithTimeZone>),
+        name!(storage, Option<String>),
+        name!(last_archived_wal, Option<String>),
+        name!(last_archived_time, Option<TimestampWithTimeZone>),
+        name!(archived_count, i64),
+        name!(failed_count, i64),
+        name!(bytes_in, i64),
+        name!(bytes_out, i64),
+        name!(uploading, i32),
+        name!(uploaded_ahead, i32),
+        name!(ready_files, i64),
+        name!(ready_bytes, i64),
+        name!(oldest_ready, Option<TimestampWithTimeZone>),
+        name!(last_error, Option<String>),
+        name!(last_error_time, Option<TimestampWithTimeZone>),
+    ),
+> {
+    or_raise(shmem::require_preloaded());
+    // A copy of what is needed, so that the lock is free before the directory is read.
+    let (worker_pid, started_us, counters, (uploading, uploaded)) = {
+        let archiving = ARCHIVING.share();
+        (
+            archiving.worker_pid,
+            archiving.worker_started_us,
+            archiving.counters,
+            archiving.queue.counts(),
+        )
+    };
+    let waiting = or_raise(waiting(&server::data_directory().join("pg_wal")));
+    let state = match (worker_pid, uploading) {
+        (0, _) => "not running",
+        (_, 0) => "idle",
+        _ => "uploading",
+    };
+    TableIterator::once((
+        Some(worker_pid).filter(|pid| *pid != 0),
+        state.to_owned(),
+        timestamp(started_us),
+        Some(guc::storage_url()).filter(|url| !url.is_empty()),
+        counters.last_archived.to_option(),
+        timestamp(counters.last_archived_us),
+        bigint(counters.archived),
+        bigint(counters.failed),
+        bigint(counters.bytes_in),
+        bigint(counters.bytes_out),
+        uploading as i32,
+        uploaded as i32,
+        bigint(waiting.files),
+        bigint(waiting.bytes),
+        timestamp(waiting.oldest_us),
+        counters.last_error.to_option(),
+        timestamp(counters.last_error_us),
+    ))
+}
+
+fn waiting(pg_wal: &Path) -> Result<Waiting> {
+    let archive_status = pg_wal.join("archive_status");
+    let failed = |error| Error::io("read", &archive_status, error);
+    let segment_bytes = server::identity().segment_size.bytes();
+    let mut waiting = Waiting::default();
+    for entry in std::fs::read_dir(&archive_status).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let file = entry.file_name();
+        let Some(name) = file.to_str().and_then(|file| file.strip_suffix(".ready")) else {
+            continue;
+        };
+        // Archived and renamed just now, or not: either answer is right.
+        let Ok(meta) = entry.metadata() else { continue };
+        waiting.files += 1;
+        waiting.bytes += match name.parse::<WalFileName>().ok().and_then(|name| name.segment()) {
+            Some(_) => segment_bytes,
+            None => std::fs::metadata(pg_wal.join(name)).map_or(0, |meta| meta.size()),
+        };
+        let ready_us = meta.mtime() * 1_000_000 + meta.mtime_nsec() / 1000;
+        if waiting.oldest_us == 0 || ready_us < waiting.oldest_us {
+            waiting.oldest_us = ready_us;
+        }
+    }
+    Ok(waiting)
+}

@@ -1,0 +1,37 @@
+//! Between PostgreSQL's main thread and tokio's: one runtime and one store a process, plain data in, plain data out.
+//!
+//! tokio's threads block all signals and never call PostgreSQL. They wake the main thread through a socket, and what they
+//! log reaches the server's log when the main thread drains it.
+
+mod log;
+mod run;
+
+use std::sync::Arc;
+
+use once_cell::sync::OnceCell;
+use parking_lot::Mutex;
+use walarchive_core::Error;
+use walarchive_core::archive::Archive;
+use walarchive_core::storage::Store;
+
+use crate::guc::ArchiveSettings;
+use crate::pg;
+
+pub use log::drain;
+pub use run::{Bridge, Flow, run};
+
+/// The archive that the settings name, and their generation. Opened once and kept as long as the settings are the same.
+pub fn archive(settings: &ArchiveSettings) -> Result<Arc<Archive>, Error> {
+    static CURRENT: OnceCell<Mutex<Option<(u64, Arc<Archive>)>>> = OnceCell::new();
+    let mut current = CURRENT.get_or_init(Mutex::default).lock();
+    let generation = settings.generation();
+    match &*current {
+        Some((of, archive)) if *of == generation => Ok(Arc::clone(archive)),
+        _ => {
+            let store = Store::open(&settings.storage)?;
+            let archive = Arc::new(Archive::new(store, pg::server::identity(), settings.compression));
+            *current = Some((generation, Arc::clone(&archive)));
+            Ok(archive)
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The settings: their definition, and one snapshot of them in core's plain terms.
+
+use std::ffi::{CStr, CString};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use walarchive_core::Error;
+use walarchive_core::codec::Compression as CoreCompression;
+use walarchive_core::config::{StorageConfig, StorageOptions};
+use walarchive_core::formats::manifest::ChecksumAlgorithm;
+use walarchive_core::storage::Store;
+
+use crate::pg::settings::{check_storage as storage_hook, check_storage_options as storage_options_hook};
+use crate::shmem::MAX_CONCURRENCY;
+
+/// `walarchive.compression`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+#[allow(missing_docs)]
+pub enum Compression {
+    #[name = c"zstd"]
+    Zstd,
+    #[name = c"none"]
+    None,
+}
+
+/// `walarchive.manifest_checksums`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+#[allow(missing_docs)]
+pub enum ManifestChecksums {
+    #[name = c"crc32c"]
+    Crc32c,
+    #[name = c"sha256"]
+    Sha256,
+}
+
+static STORAGE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static STORAGE_OPTIONS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static CREDENTIALS_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static COMPRESSION: GucSetting<Compression> = GucSetting::<Compression>::new(Compression::Zstd);
+static COMPRESSION_LEVEL: GucSetting<i32> = GucSetting::<i32>::new(1);
+static UPLOAD_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(8);
+static ARCHIVE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60);
+static BACKUP_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(4);
+static TAR_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1 << 20);
+static BACKUP_RATE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
+static MANIFEST_CHECKSUMS: GucSetting<ManifestChecksums> =
+    GucSetting::<ManifestChecksums>::new(ManifestChecksums::Crc32c);
+
+/// Define all of them.
+pub fn define() {
+    let context = || GucContext::Sighup;
+    // SAFETY: the hooks are functions with the signature that PostgreSQL calls.
+    #[allow(clippy::multiple_unsafe_ops_per_block)]
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"walarchive.storage",
+            c"Where WAL and base backups go.",
+            c"A URL: s3://bucket/prefix or file:///absolute/path.",
+            &STORAGE,
+            context(),
+            GucFlags::default(),
+            Some(storage_hook),
+            None,
+            None,
+        );
+        GucRegistry::define_string_guc_with_hooks(
+            c"walarchive.storage_options",
+            c"Non-secret options of the store, as key=value pairs separated by commas or spaces.",
+            c"For example aws_endpoint=https://host,aws_region=eu-central-1.",
+            &STORAGE_OPTIONS,
+            context(),
+            GucFlags::default(),
+            Some(storage_options_hook),
+            None,
+            None,
+        );
+    }
+    GucRegistry::define_string_guc(
+        c"walarchive.credentials_file",
+        c"A file with the store's credentials, readable by the server's user only.",
+        c"It holds \"key = value\" lines; the [default] section of an AWS credentials file is one.",
+        &CREDENTIALS_FILE,
+        context(),
+        GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_enum_guc(
+        c"walarchive.compression",
+        c"How WAL and base backups are compressed.",
+        c"",
+        &COMPRESSION,
+        context(),
+        GucFlags::default(),
+    );
+    let int = |name: &'static CStr,
+               short: &'static CStr,
+               long: &'static CStr,
+               setting: &'static GucSetting<i32>,
+               range: (i32, i32),
+               flags| {
+        GucRegistry::define_int_guc(name, short, long, setting, range.0, range.1, context(), flags);
+    };
+    int(
+        c"walarchive.compression_level",
+        c"Level of the compression, 1 (fast) to 22 (small).",
+        c"",
+        &COMPRESSION_LEVEL,
+        (1, 22),
+        GucFlags::default(),
+    );
+    int(
+        c"walarchive.upload_concurrency",
+        c"WAL files that are uploaded at once, ahead of the archiver.",
+        c"",
+        &UPLOAD_CONCURRENCY,
+        (1, MAX_CONCURRENCY as i32),
+        GucFlags::default(),
+    );
+    int(
+        c"walarchive.archive_timeout",
+        c"The longest that archiving one WAL file may take before it is reported as failed and tried again.",
+        c"",
+        &ARCHIVE_TIMEOUT,
+        (1, 3600),
+        GucFlags::UNIT_S,
+    );
+    int(
+        c"walarchive.backup_concurrency",
+        c"Tars of a base backup that are packed and uploaded at once.",
+        c"",
+        &BACKUP_CONCURRENCY,
+        (1, 64),
+        GucFlags::default(),
+    );
+    int(
+        c"walarchive.tar_size",
+        c"Bytes of files that go into one tar of a base backup, before compression.",
+        c"A larger file gets a tar of its own.",
+        &TAR_SIZE,
+        (1 << 10, i32::MAX),
+        GucFlags::UNIT_KB,
+    );
+    int(
+        c"walarchive.backup_rate_limit",
+        c"The most that a base backup reads in a second; 0 is no limit.",
+        c"",
+        &BACKUP_RATE_LIMIT,
+        (0, i32::MAX),
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_enum_guc(
+        c"walarchive.manifest_checksums",
+        c"Checksum algorithm of the backup manifest.",
+        c"",
+        &MANIFEST_CHECKSUMS,
+        context(),
+        GucFlags::default(),
+    );
+}
+
+/// What the archive needs to know: a snapshot of the settings, valid until the next reload.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ArchiveSettings {
+    /// Where.
+    pub storage: StorageConfig,
+    /// How.
+    pub compression: CoreCompression,
+}
+
+impl ArchiveSettings {
+    /// As the process sees them now. An error if the storage is not set or cannot be right.
+    pub fn current() -> Result<Self, Error> {
+        let url = text(&STORAGE);
+        if url.is_empty() {
+            return Err(Error::config(
+                "walarchive.storage is not set",
+                "Set it to a URL, for example \"s3://bucket/prefix\" or \"file:///backup\", and reload the configuration.",
+            ));
+        }
+        let mut storage = StorageConfig::new(url);
+        storage.options = text(&STORAGE_OPTIONS).parse::<StorageOptions>()?;
+        storage.credentials_file = Some(text(&CREDENTIALS_FILE))
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from);
+        // One attempt must leave time for another one before the archiver gives up.
+        storage.request_timeout = StorageConfig::REQUEST_TIMEOUT.min(archive_timeout() / 2);
+        let method = match COMPRESSION.get() {
+            Compression::Zstd => "zstd",
+            Compression::None => "none",
+        };
+        Ok(ArchiveSettings {
+            storage,
+            compression: CoreCompression::new(method, COMPRESSION_LEVEL.get())?,
+        })
+    }
+
+    /// The same in every process that has the same settings, and another one when they differ.
+    pub fn generation(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// `walarchive.storage` as text, for status views; the check hook lets no secret into it.
+pub fn storage_url() -> String {
+    text(&STORAGE)
+}
+
+/// `walarchive.upload_concurrency`.
+pub fn upload_concurrency() -> usize {
+    UPLOAD_CONCURRENCY.get().max(1) as usize
+}
+
+/// `walarchive.archive_timeout`.
+pub fn archive_timeout() -> Duration {
+    Duration::from_secs(ARCHIVE_TIMEOUT.get().max(1) as u64)
+}
+
+/// `walarchive.backup_concurrency`.
+pub fn backup_concurrency() -> usize {
+    BACKUP_CONCURRENCY.get().max(1) as usize
+}
+
+/// `walarchive.tar_size` in bytes.
+pub fn tar_bytes() -> u64 {
+    TAR_SIZE.get() as u64 * 1024
+}
+
+/// `walarchive.backup_rate_limit` in bytes a second.
+pub fn backup_rate_limit() -> Option<u64> {
+    Some(BACKUP_RATE_LIMIT.get() as u64 * 1024).filter(|limit| *limit > 0)
+}
+
+/// `walarchive.manifest_checksums`.
+pub fn manifest_checksums() -> ChecksumAlgorithm {
+    match MANIFEST_CHECKSUMS.get() {
+        ManifestChecksums::Crc32c => ChecksumAlgorithm::Crc32c,
+        ManifestChecksums::Sha256 => ChecksumAlgorithm::Sha256,
+    }
+}
+
+/// May this be a value of `walarchive.storage`? An empty one means that it is not set.
+pub fn check_storage(value: &str) -> Result<(), Error> {
+    if value.is_empty() {
+        Ok(())
+    } else {
+        Store::check_url(value)
+    }
+}
+
+/// May this be a value of `walarchive.storage_options`?
+pub fn check_storage_options(value: &str) -> Result<(), Error> {
+    value.parse::<StorageOptions>().map(|_| ())
+}
+
+fn text(setting: &GucSetting<Option<CString>>) -> String {
+    setting
+        .get()
+        .map(|value| value.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}

@@ -1,0 +1,11 @@
+//! The FFI room: everything that touches PostgreSQL's C API unsafely is in here, behind functions that are safe to call
+//! from the process's main thread.
+
+pub mod archive_abi;
+pub mod latch;
+pub mod process;
+pub mod server;
+pub mod settings;
+
+pub use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
+pub use pgrx::pg_sys::{Datum, Oid};

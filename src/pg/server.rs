@@ -1,0 +1,69 @@
+//! Facts about the server.
+
+use std::ffi::CStr;
+use std::path::PathBuf;
+
+use pgrx::pg_sys;
+use walarchive_core::cluster::ClusterIdentity;
+use walarchive_core::wal::SegmentSize;
+
+/// The data directory. It is the working directory of every server process, but messages shall name it whole.
+pub fn data_directory() -> PathBuf {
+    // SAFETY: DataDir is set before any library is loaded, and is never changed.
+    let path = unsafe { CStr::from_ptr(pg_sys::DataDir) };
+    PathBuf::from(path.to_string_lossy().into_owned())
+}
+
+/// Who this cluster is. Only after the control file was read: in the archiver, workers and backends, not in `_PG_init`.
+pub fn identity() -> ClusterIdentity {
+    // SAFETY: both are read from the control file before any child process starts.
+    let (system_identifier, bytes) = unsafe { (pg_sys::GetSystemIdentifier(), pg_sys::wal_segment_size) };
+    ClusterIdentity {
+        system_identifier,
+        major_version: pg_sys::PG_VERSION_NUM / 10_000,
+        segment_size: SegmentSize::new(bytes as u64).unwrap_or(SegmentSize::DEFAULT),
+    }
+}
+
+/// Is this a standby, or a server in archive recovery?
+pub fn in_recovery() -> bool {
+    // SAFETY: reads shared memory that every server process is attached to.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// The value of any setting, as text.
+pub fn setting(name: &CStr) -> String {
+    // SAFETY: missing_ok, so that an unknown name is a null pointer and no error; the text is copied at once.
+    let value = unsafe { pg_sys::GetConfigOption(name.as_ptr(), true, false) };
+    if value.is_null() {
+        return String::new();
+    }
+    // SAFETY: not null, and a C string.
+    unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned()
+}
+
+/// `server_version_num`.
+pub fn version_num() -> u32 {
+    setting(c"server_version_num").parse().unwrap_or(pg_sys::PG_VERSION_NUM)
+}
+
+/// `archive_mode`: "off", "on" or "always".
+pub fn archive_mode() -> String {
+    setting(c"archive_mode")
+}
+
+/// Is this library the one that archives?
+pub fn is_archive_library() -> bool {
+    let library = setting(c"archive_library");
+    matches!(
+        library.as_str(),
+        "walarchive" | "$libdir/walarchive" | "$libdir/walarchive.so" | "walarchive.so"
+    ) || library.ends_with("/walarchive")
+        || library.ends_with("/walarchive.so")
+}
+
+/// Is the postmaster reading `shared_preload_libraries`, so that shared memory and workers can be asked for?
+pub fn preloading() -> bool {
+    // SAFETY: a flag of the main thread.
+    unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}

@@ -1,0 +1,245 @@
+//! The worker of one backup: from `pg_backup_start` to the sentinel. It outlives the session that asked for it.
+
+use std::ffi::c_int;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgrx::prelude::*;
+use tokio_util::sync::CancellationToken;
+use walarchive_core::backup::{Backup, BackupOptions, PreparedBackup, Progress, discard};
+use walarchive_core::storage::Store;
+use walarchive_core::{Error, Result};
+
+use super::session;
+use crate::bridge::{self, Bridge, Flow};
+use crate::error;
+use crate::guc::{self, ArchiveSettings};
+use crate::pg::latch::Latch;
+use crate::pg::{Datum, process, server};
+use crate::shmem::{BACKUP, Failure, Phase, Text, Work, now_us};
+
+/// How often the figures of `walarchive_progress` are brought up to date.
+const REFRESH: Duration = Duration::from_millis(200);
+
+/// Looking for the archived WAL: at first after this, then more and more seldom.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
+const SELDOM_LOOK: Duration = Duration::from_secs(2);
+
+/// The longest that a backup which ends spends on removing what it has stored.
+const CLEANUP: Duration = Duration::from_secs(60);
+
+/// Entry point of the backup worker; its argument is the OID of the database to connect to.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn walarchive_backup_main(database: Datum) {
+    process::at_exit(fail_if_unfinished);
+    process::handle_backend_signals();
+    {
+        let mut job = BACKUP.exclusive();
+        job.worker_pid = process::my_pid();
+        job.worker = Latch::mine();
+    }
+    process::connect_to_database(crate::pg::Oid::from(database.value() as u32));
+    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| take().map_err(|error| Failure::from(&error))))
+        .catch_others(|caught| Err(Failure::from(&caught)))
+        .catch_rust_panic(|caught| Err(Failure::from(&caught)))
+        .execute();
+    bridge::drain();
+    match &outcome {
+        Ok(name) => log!("walarchive: backup \"{name}\" is complete"),
+        Err(failure) => error::warn("backup failed", failure),
+    }
+    conclude(outcome);
+}
+
+/// Tell whoever waits how it ended.
+fn conclude(outcome: Result<String, Failure>) {
+    let requester = {
+        let mut job = BACKUP.exclusive();
+        match outcome {
+            Ok(name) => {
+                job.name = Text::new(&name);
+                job.phase = Phase::Done;
+            }
+            Err(failure) => {
+                job.failure = failure;
+                job.phase = Phase::Failed;
+            }
+        }
+        job.worker_pid = 0;
+        job.worker = Latch::NONE;
+        job.requester
+    };
+    requester.set();
+}
+
+/// The process ends without having said anything: it was told to terminate, or PostgreSQL ended it.
+#[pg_guard]
+unsafe extern "C-unwind" fn fail_if_unfinished(_code: c_int, _argument: Datum) {
+    if BACKUP.share().phase.is_running() {
+        conclude(Err(Failure::from(&Error::Cancelled)));
+    }
+}
+
+fn take() -> Result<String> {
+    let settings = ArchiveSettings::current()?;
+    if server::archive_mode() == "off" && !server::in_recovery() {
+        return Err(Error::config(
+            "WAL archiving is not enabled, and a backup cannot be restored without the WAL of its time",
+            "Set archive_mode to on and archive_library to walarchive, and restart the server.",
+        ));
+    }
+    let archive = bridge::archive(&settings)?;
+    let store = archive.store().clone();
+    step(async move { archive.claim().await })?;
+
+    set_phase(Phase::Checkpoint);
+    let (permanent, user_data, started_us) = {
+        let job = BACKUP.share();
+        (job.permanent, job.user_data.to_option(), job.started_us)
+    };
+    let request = session::begin(permanent, user_data, started_us)?;
+    let name = request.name();
+    BACKUP.exclusive().name = Text::new(&name);
+    let options = BackupOptions {
+        compression: settings.compression,
+        concurrency: guc::backup_concurrency(),
+        tar_bytes: guc::tar_bytes(),
+        rate_limit: guc::backup_rate_limit(),
+        checksum_algorithm: guc::manifest_checksums(),
+    };
+    let progress = Arc::new(Progress::default());
+    let cancel = CancellationToken::new();
+    let begun = {
+        let (store, progress, cancel) = (store.clone(), Arc::clone(&progress), cancel.clone());
+        step(async move { Backup::begin(&store, request, options, progress, cancel).await })?
+    };
+    copy_and_commit(begun, &store, &progress, &cancel).inspect_err(|_| clean_up(store, name))
+}
+
+fn copy_and_commit(
+    mut backup: Backup,
+    store: &Store,
+    progress: &Arc<Progress>,
+    cancel: &CancellationToken,
+) -> Result<String> {
+    {
+        let mut job = BACKUP.exclusive();
+        job.phase = Phase::Copying;
+        job.copying_us = now_us();
+    }
+    let copied = async move { backup.copy().await.map(|()| backup) };
+    // Not aborted but told to end: the uploads under way are to be ended in the store, too.
+    let copied = bridge::run(copied, Some(REFRESH), || {
+        show(progress);
+        if is_cancelled() {
+            cancel.cancel();
+        } else {
+            process::check_for_interrupts();
+        }
+        Flow::Wait
+    });
+    let backup = copied.unwrap_or(Err(Error::Cancelled))?;
+    show(progress);
+    set_phase(Phase::Finishing);
+    let stopped = session::end()?;
+    let prepared = step(async move { backup.finish(stopped).await })?;
+    show(progress);
+    let prepared = wait_for_wal(prepared, store)?;
+    step(async move { prepared.commit().await })
+}
+
+/// Until every segment from the start of the backup to its end is in the archive. That it cannot be asked for a while does
+/// not end the backup.
+fn wait_for_wal(prepared: PreparedBackup, store: &Store) -> Result<PreparedBackup> {
+    set_phase(Phase::WaitingForWal);
+    let prepared = Arc::new(prepared);
+    let mut pause = FIRST_LOOK;
+    loop {
+        let (asked, of) = (Arc::clone(&prepared), store.clone());
+        match step(async move { asked.missing_segments(&of).await }) {
+            Ok(missing) => match missing.first() {
+                None => break,
+                Some(segment) => BACKUP.exclusive().waiting_for = Text::new(&segment.to_string()),
+            },
+            Err(error) if error.is_transient() => {
+                error::warn(
+                    "could not look for the WAL of the backup, will try again",
+                    &Failure::from(&error),
+                );
+                pause = SELDOM_LOOK;
+            }
+            Err(error) => return Err(error),
+        }
+        let until = std::time::Instant::now() + pause;
+        while std::time::Instant::now() < until {
+            interrupted()?;
+            Bridge::get().wait(Some(until.saturating_duration_since(std::time::Instant::now())));
+        }
+        pause = (pause * 2).min(SELDOM_LOOK);
+    }
+    Arc::try_unwrap(prepared).map_err(|_| {
+        Error::config(
+            "the backup is still in use",
+            "This is a defect of walarchive; please report it.",
+        )
+    })
+}
+
+/// One step that may simply be aborted.
+fn step<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    bridge::run(work, Some(REFRESH), || {
+        if interrupted().is_err() { Flow::Stop } else { Flow::Wait }
+    })
+    .unwrap_or(Err(Error::Cancelled))
+}
+
+/// Remove what a backup that did not come to its end has stored. What remains is reported.
+fn clean_up(store: Store, name: String) {
+    let removed = {
+        let name = name.clone();
+        let work = async move { tokio::time::timeout(CLEANUP, discard(&store, &name)).await };
+        bridge::run(work, Some(REFRESH), || Flow::Wait)
+    };
+    let left = match removed {
+        Some(Ok(Ok(()))) => return,
+        Some(Ok(Err(error))) => error,
+        _ => Error::Timeout {
+            operation: "remove",
+            object: name.clone(),
+            deadline: CLEANUP,
+        },
+    };
+    error::warn(
+        &format!("leftovers of backup \"{name}\" remain in the repository"),
+        &Failure::from(&left),
+    );
+}
+
+fn interrupted() -> Result<()> {
+    if is_cancelled() {
+        return Err(Error::Cancelled);
+    }
+    process::check_for_interrupts();
+    Ok(())
+}
+
+fn is_cancelled() -> bool {
+    process::die_pending() || BACKUP.share().cancelled
+}
+
+fn set_phase(phase: Phase) {
+    BACKUP.exclusive().phase = phase;
+}
+
+fn show(progress: &Progress) {
+    let now = progress.snapshot();
+    BACKUP.exclusive().work = Work {
+        bytes_done: now.bytes_done,
+        bytes_total: now.bytes_total,
+        files_done: now.files_done,
+        files_total: now.files_total,
+        bytes_stored: now.stored,
+    };
+}

@@ -1,0 +1,75 @@
+//! `pg_backup_start` and `pg_backup_stop`, each in a transaction of its own: the copying in between holds no snapshot.
+//! PostgreSQL leaves backup mode by itself when the session ends between the two.
+
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+
+use chrono::DateTime;
+use pgrx::bgworkers::BackgroundWorker;
+use pgrx::prelude::*;
+use walarchive_core::backup::{BackupRequest, StopResult};
+use walarchive_core::{Error, Lsn, Result};
+
+use crate::pg::server;
+
+/// Enter backup mode, and say what is to be backed up.
+pub(super) fn begin(permanent: bool, user_data: Option<String>, started_us: i64) -> Result<BackupRequest> {
+    let start_lsn: Lsn = one("SELECT pg_backup_start('walarchive', fast => true)::text")?.parse()?;
+    // The checkpoint that this has made, or a later one, of the same timeline.
+    let timeline = one("SELECT timeline_id::text FROM pg_control_checkpoint()")?;
+    let identity = server::identity();
+    let hostname = nix::unistd::gethostname()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    Ok(BackupRequest {
+        data_dir: server::data_directory(),
+        start_lsn,
+        timeline: timeline.parse().map_err(|_| unexpected("pg_control_checkpoint"))?,
+        segment_size: identity.segment_size,
+        server_version_num: server::version_num(),
+        system_identifier: identity.system_identifier,
+        hostname,
+        permanent,
+        user_data: user_data
+            .map(|text| serde_json::from_str(&text).map_err(|_| unexpected("user_data")))
+            .transpose()?,
+        start_time: DateTime::from_timestamp_micros(started_us).unwrap_or_default(),
+        tablespaces: Vec::new(),
+    })
+}
+
+/// Leave backup mode.
+pub(super) fn end() -> Result<StopResult> {
+    let query = "SELECT lsn::text, labelfile, spcmapfile FROM pg_backup_stop(wait_for_archive => false)";
+    let stopped = transaction(|| Spi::get_three::<String, String, String>(query));
+    let (Ok((Some(stop_lsn), Some(backup_label), tablespace_map)), next_xid) =
+        (stopped, one("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")?)
+    else {
+        return Err(unexpected("pg_backup_stop"));
+    };
+    Ok(StopResult {
+        stop_lsn: stop_lsn.parse()?,
+        backup_label,
+        tablespace_map: tablespace_map.filter(|map| !map.is_empty()),
+        next_xid: next_xid.parse().ok(),
+    })
+}
+
+fn one(query: &str) -> Result<String> {
+    transaction(|| Spi::get_one::<String>(query))
+        .ok()
+        .flatten()
+        .ok_or_else(|| unexpected(query))
+}
+
+fn transaction<T>(work: impl FnOnce() -> T) -> T {
+    BackgroundWorker::transaction(AssertUnwindSafe(work))
+}
+
+fn unexpected(what: &str) -> Error {
+    Error::Io {
+        operation: "understand the answer of",
+        path: PathBuf::from(what),
+        source: std::io::Error::other("it is not what PostgreSQL's manual says"),
+    }
+}
