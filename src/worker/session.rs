@@ -41,7 +41,14 @@ pub(super) fn begin(permanent: bool, user_data: Option<String>, started_us: i64)
 /// Leave backup mode.
 pub(super) fn end() -> Result<StopResult> {
     let query = "SELECT lsn::text, labelfile, spcmapfile FROM pg_backup_stop(wait_for_archive => false)";
-    let stopped = transaction(|| Spi::get_three::<String, String, String>(query));
+    let stopped = transaction(|| {
+        Spi::connect(|client| {
+            client
+                .select(query, Some(1), &[])?
+                .first()
+                .get_three::<String, String, String>()
+        })
+    });
     let (Ok((Some(stop_lsn), Some(backup_label), tablespace_map)), next_xid) =
         (stopped, one("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")?)
     else {
