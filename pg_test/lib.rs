@@ -1,3 +1,6 @@
 //! End-to-end tests of walarchive on real PostgreSQL servers; see `tests/`.
 
+pub mod archiving;
+pub mod ledger;
+pub mod repository;
 pub mod site;
