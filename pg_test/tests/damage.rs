@@ -188,7 +188,9 @@ fn a_damaged_tar_is_no_backup() {
         }
         fs::remove_file(&object).expect("could not remove");
         let (target, output) = site.backup_fetch("restored", "LATEST", &[]);
-        assert!(output.code > Some(125) && output.stderr.contains(tar), "{output:?}");
+        // Of one that is not there nobody knows how it would be compressed.
+        let stem = tar.trim_end_matches(".tar.zst");
+        assert!(output.code > Some(125) && output.stderr.contains(stem), "{output:?}");
         assert!(!target.join("global/pg_control").exists());
         let _ = fs::remove_dir_all(&target);
         write(&object, &intact);
