@@ -1,5 +1,6 @@
 //! The worker of one backup: from `pg_backup_start` to the sentinel. It outlives the session that asked for it.
 
+use std::cell::RefCell;
 use std::ffi::c_int;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -41,10 +42,18 @@ pub extern "C-unwind" fn walarchive_backup_main(database: Datum) {
         job.worker = Latch::mine();
     }
     process::connect_to_database(crate::pg::Oid::from(database.value() as u32));
-    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| take().map_err(|error| Failure::from(&error))))
+    let begun = RefCell::new(None);
+    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| take(&begun).map_err(|error| Failure::from(&error))))
         .catch_others(|caught| Err(Failure::from(&caught)))
         .catch_rust_panic(|caught| Err(Failure::from(&caught)))
         .execute();
+    if outcome.is_err() {
+        // An ERROR of PostgreSQL's leaves the transaction and its locks behind.
+        process::abort_transaction();
+        if let Some((store, name)) = begun.take() {
+            clean_up(store, name);
+        }
+    }
     bridge::drain();
     match &outcome {
         Ok(name) => log!("walarchive: backup \"{name}\" is complete"),
@@ -82,7 +91,8 @@ unsafe extern "C-unwind" fn fail_if_unfinished(_code: c_int, _argument: Datum) {
     }
 }
 
-fn take() -> Result<String> {
+/// The whole backup. `begun` tells what has to be removed if it fails, by an error or by an ERROR.
+fn take(begun: &RefCell<Option<(Store, String)>>) -> Result<String> {
     let settings = ArchiveSettings::current()?;
     if server::archive_mode() == "off" && !server::in_recovery() {
         return Err(Error::config(
@@ -111,11 +121,12 @@ fn take() -> Result<String> {
     };
     let progress = Arc::new(Progress::default());
     let cancel = CancellationToken::new();
-    let begun = {
+    let backup = {
         let (store, progress, cancel) = (store.clone(), Arc::clone(&progress), cancel.clone());
         step(async move { Backup::begin(&store, request, options, progress, cancel).await })?
     };
-    copy_and_commit(begun, &store, &progress, &cancel).inspect_err(|_| clean_up(store, name))
+    *begun.borrow_mut() = Some((store.clone(), name));
+    copy_and_commit(backup, &store, &progress, &cancel)
 }
 
 fn copy_and_commit(
