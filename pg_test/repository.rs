@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use walarchive_testkit::{Builder, Cluster, TestDir};
+use walarchive_testkit::{Builder, Cluster, PATIENCE, Pg, TestDir, run};
 
 use crate::archiving::SEGMENT;
 
@@ -137,23 +137,20 @@ impl Repository {
     /// and is promoted. It does not archive.
     #[track_caller]
     pub fn restore(&self, dir: &TestDir, name: &str) -> Cluster {
-        restore(
-            Cluster::builder(dir, name),
-            &dir.join(name),
-            &["--storage", &self.url()],
-        )
+        let builder = Cluster::builder(dir, name).setting("archive_mode", "off");
+        restore(builder, &dir.join(name), &["--storage", &self.url()], &[])
     }
 }
 
-/// Restores LATEST into `datadir`, `args` being those of backup-fetch that name the storage, and starts a server there.
+/// Restores LATEST into `datadir` and starts a server there. `storage` are the arguments of backup-fetch that name the
+/// storage, `env` its environment.
 #[track_caller]
-pub fn restore(builder: Builder, datadir: &Path, args: &[&str]) -> Cluster {
-    let target = datadir.to_str().expect("a path in UTF-8");
-    let pg = walarchive_testkit::Pg::find();
-    pg.walarchive(&[&["backup-fetch", target, "LATEST"], args].concat())
-        .expect_success();
-    let restored = builder.setting("archive_mode", "off").attach(datadir);
-    restored.wait_promoted(walarchive_testkit::PATIENCE);
+pub fn restore(builder: Builder, datadir: &Path, storage: &[&str], env: &[(&str, &str)]) -> Cluster {
+    let mut fetch = Pg::find().program("walarchive");
+    fetch.arg("backup-fetch").arg(datadir).arg("LATEST").args(storage);
+    run(fetch.envs(env.iter().copied())).expect_success();
+    let restored = builder.envs(env.iter().copied()).attach(datadir);
+    restored.wait_promoted(PATIENCE);
     restored
 }
 
