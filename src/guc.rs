@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use walarchive_core::Error;
+use walarchive_core::archive::Fingerprint;
 use walarchive_core::codec::Compression as CoreCompression;
 use walarchive_core::config::{StorageConfig, StorageOptions};
 use walarchive_core::formats::manifest::ChecksumAlgorithm;
@@ -47,6 +48,9 @@ static TAR_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1 << 20);
 static BACKUP_RATE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MANIFEST_CHECKSUMS: GucSetting<ManifestChecksums> =
     GucSetting::<ManifestChecksums>::new(ManifestChecksums::Crc32c);
+
+/// S3 takes 10 000 parts of an object, which are 80 GB. In kB.
+const LARGEST_TAR_KB: i32 = 64 << 20;
 
 /// Define all of them.
 pub fn define() {
@@ -103,10 +107,10 @@ pub fn define() {
     };
     int(
         c"walarchive.compression_level",
-        c"Level of the compression, 1 (fast) to 22 (small).",
+        c"Level of the compression, 1 (fast) to 19 (small).",
         c"",
         &COMPRESSION_LEVEL,
-        (1, 22),
+        (1, 19),
         GucFlags::default(),
     );
     int(
@@ -138,7 +142,7 @@ pub fn define() {
         c"Bytes of files that go into one tar of a base backup, before compression.",
         c"A larger file gets a tar of its own.",
         &TAR_SIZE,
-        (1 << 10, i32::MAX),
+        (1 << 10, LARGEST_TAR_KB),
         GucFlags::UNIT_KB,
     );
     int(
@@ -166,6 +170,8 @@ pub struct ArchiveSettings {
     pub storage: StorageConfig,
     /// How.
     pub compression: CoreCompression,
+    /// Of the credentials file: what is in it counts, not its name.
+    credentials: Option<[u64; 3]>,
 }
 
 impl ArchiveSettings {
@@ -184,12 +190,18 @@ impl ArchiveSettings {
             .filter(|path| !path.is_empty())
             .map(PathBuf::from);
         // One attempt must leave time for another one before the archiver gives up.
-        storage.request_timeout = StorageConfig::REQUEST_TIMEOUT.min(archive_timeout() / 2);
+        storage.request_timeout = archive_timeout() / 2;
+        storage.patience = storage.request_timeout;
+        let credentials = storage
+            .credentials_file
+            .as_ref()
+            .and_then(|path| Fingerprint::of(path).ok());
         let method = match COMPRESSION.get() {
             Compression::Zstd => "zstd",
             Compression::None => "none",
         };
         Ok(ArchiveSettings {
+            credentials: credentials.map(Fingerprint::to_numbers),
             storage,
             compression: CoreCompression::new(method, COMPRESSION_LEVEL.get())?,
         })

@@ -172,7 +172,7 @@ fn a_second_cluster_is_refused_before_it_writes() {
         !error.success() && error.stderr.contains("belongs to another cluster") && error.stderr.contains("HINT:"),
         "{error:?}"
     );
-    assert_eq!(second.waiting_files(), [mine.clone()]);
+    assert_eq!(second.waiting_files(), std::slice::from_ref(&mine));
     assert!(tree(repository.path()) == before, "the second cluster wrote something");
 
     // On a prefix of its own it goes on; the owner was not disturbed.

@@ -59,7 +59,7 @@ fn walarchive_backup_push(
 }
 
 /// There is one backup at a time.
-fn reserve(permanent: bool, user_data: &str, wait: bool) -> Result<u64, Failure> {
+fn reserve(permanent: bool, user_data: &str, wait: bool) -> Result<u64, Box<Failure>> {
     let now = now_us();
     let mut job = BACKUP.exclusive();
     let stillborn = job.phase == Phase::Starting && job.worker_pid == 0 && now - job.started_us > STARTUP_US;
@@ -69,7 +69,7 @@ fn reserve(permanent: bool, user_data: &str, wait: bool) -> Result<u64, Failure>
             .to_option()
             .map(|name| format!(" \"{name}\""))
             .unwrap_or_default();
-        return Err(Failure {
+        return Err(Box::new(Failure {
             sqlstate: PgSqlErrorCode::ERRCODE_OBJECT_IN_USE as i32,
             message: Text::new("a backup is running already"),
             detail: Text::new(&format!(
@@ -77,10 +77,8 @@ fn reserve(permanent: bool, user_data: &str, wait: bool) -> Result<u64, Failure>
                 job.worker_pid,
                 job.phase.name()
             )),
-            hint: Text::new(
-                "Wait until it is done, see walarchive_progress, or cancel it with pg_terminate_backend().",
-            ),
-        });
+            hint: Text::new("Wait until it is done, see walarchive_progress, or cancel it with pg_cancel_backend()."),
+        }));
     }
     let number = job.number + 1;
     *job = BackupJob {
@@ -106,6 +104,7 @@ fn start_worker(number: u64) -> Result<DynamicBackgroundWorker, Error> {
         .set_start_time(BgWorkerStartTime::ConsistentState)
         .set_restart_time(None)
         .set_notify_pid(process::my_pid())
+        .set_extra(&number.to_string())
         .set_argument(Some(crate::pg::Datum::from(database)))
         .load_dynamic();
     loaded.map_err(|_| {

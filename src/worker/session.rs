@@ -38,8 +38,9 @@ pub(super) fn begin(permanent: bool, user_data: Option<String>, started_us: i64)
     })
 }
 
-/// Leave backup mode.
-pub(super) fn end() -> Result<StopResult> {
+/// Leave backup mode. On a standby the primary may have failed over meanwhile: a backup that starts on one timeline and ends
+/// on another is refused, as nobody could tell which WAL it needs.
+pub(super) fn end(timeline: u32) -> Result<StopResult> {
     let query = "SELECT lsn::text, labelfile, spcmapfile FROM pg_backup_stop(wait_for_archive => false)";
     let stopped = transaction(|| {
         Spi::connect(|client| {
@@ -49,6 +50,15 @@ pub(super) fn end() -> Result<StopResult> {
                 .get_three::<String, String, String>()
         })
     });
+    if server::in_recovery() {
+        let ended = one("SELECT min_recovery_end_timeline::text FROM pg_control_recovery()")?;
+        if ended != timeline.to_string() && ended != "0" {
+            return Err(Error::config(
+                format!("the backup starts on timeline {timeline} and ends on timeline {ended}"),
+                "The primary was replaced while it was taken; take another one.",
+            ));
+        }
+    }
     let (Ok((Some(stop_lsn), Some(backup_label), tablespace_map)), next_xid) =
         (stopped, one("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")?)
     else {

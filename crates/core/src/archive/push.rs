@@ -67,6 +67,9 @@ impl Archive {
     /// there was found to have the same content. Never overwrites.
     pub async fn push(&self, directory: &Path, name: &WalFileName) -> Result<Pushed> {
         let create_only = self.claim().await?;
+        if self.store.may_vanish() && self.store.size(layout::CLUSTER).await?.is_none() {
+            return Err(self.store.no_repository());
+        }
         let path = directory.join(name.to_string());
         let source = self.read(&path, name).await?;
         let pushed = |already_there| Pushed {
