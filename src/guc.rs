@@ -13,7 +13,9 @@ use walarchive_core::config::{StorageConfig, StorageOptions};
 use walarchive_core::formats::manifest::ChecksumAlgorithm;
 use walarchive_core::storage::Store;
 
-use crate::pg::settings::{check_storage as storage_hook, check_storage_options as storage_options_hook};
+use crate::pg::settings::{
+    check_storage as storage_hook, check_storage_options as storage_options_hook, define_checked_string,
+};
 use crate::shmem::MAX_CONCURRENCY;
 
 /// `walarchive.compression`.
@@ -55,32 +57,20 @@ const LARGEST_TAR_KB: i32 = 64 << 20;
 /// Define all of them.
 pub fn define() {
     let context = || GucContext::Sighup;
-    // SAFETY: the hooks are functions with the signature that PostgreSQL calls.
-    #[allow(clippy::multiple_unsafe_ops_per_block)]
-    unsafe {
-        GucRegistry::define_string_guc_with_hooks(
-            c"walarchive.storage",
-            c"Where WAL and base backups go.",
-            c"A URL: s3://bucket/prefix or file:///absolute/path.",
-            &STORAGE,
-            context(),
-            GucFlags::default(),
-            Some(storage_hook),
-            None,
-            None,
-        );
-        GucRegistry::define_string_guc_with_hooks(
-            c"walarchive.storage_options",
-            c"Non-secret options of the store, as key=value pairs separated by commas or spaces.",
-            c"For example aws_endpoint=https://host,aws_region=eu-central-1.",
-            &STORAGE_OPTIONS,
-            context(),
-            GucFlags::default(),
-            Some(storage_options_hook),
-            None,
-            None,
-        );
-    }
+    define_checked_string(
+        c"walarchive.storage",
+        c"Where WAL and base backups go.",
+        c"A URL: s3://bucket/prefix or file:///absolute/path.",
+        &STORAGE,
+        Some(storage_hook),
+    );
+    define_checked_string(
+        c"walarchive.storage_options",
+        c"Non-secret options of the store, as key=value pairs separated by commas or spaces.",
+        c"For example aws_endpoint=https://host,aws_region=eu-central-1.",
+        &STORAGE_OPTIONS,
+        Some(storage_options_hook),
+    );
     GucRegistry::define_string_guc(
         c"walarchive.credentials_file",
         c"A file with the store's credentials, readable by the server's user only.",

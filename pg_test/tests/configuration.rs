@@ -33,7 +33,7 @@ fn a_library_that_is_not_preloaded_says_so() {
     }
     assert_eq!(
         cluster.waiting_files(),
-        [segment.clone()],
+        std::slice::from_ref(&segment),
         "it must not be archived by luck"
     );
     assert_eq!(repository.wal_files(), [""; 0]);
