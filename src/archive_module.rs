@@ -45,9 +45,9 @@ pub fn shutdown() {
 pub fn archive_file(file: &str) -> bool {
     let archived = archive(file);
     // Waiting in here may have used up a wake-up that was meant for the archiver's own loop. After a success the loop looks
-    // again anyway. After a failure it shall take its pause, but for the end of the server, when no worker lives any more: a
+    // again anyway. After a failure it shall take its pause, but for new settings and the end of the server, when no worker lives any more: a
     // lost wake-up would hold the shutdown up for a minute then.
-    if archived.is_ok() || !worker_lives() {
+    if archived.is_ok() || !worker_lives() || process::reload_pending() {
         Latch::mine().set();
     }
     match archived {
@@ -68,13 +68,13 @@ pub fn report_unexpected(caught: &CaughtError) {
     error::warn("unexpected failure in the archiver", &Failure::from(caught));
 }
 
-fn archive(file: &str) -> Result<(), Failure> {
+fn archive(file: &str) -> Result<(), Box<Failure>> {
     let noted = |refused: Error| {
-        let failure = Failure::from(&refused);
+        let failure = Box::new(Failure::from(&refused));
         ARCHIVING.exclusive().note_failure(&failure);
         failure
     };
-    shmem::require_preloaded().map_err(|refused| Failure::from(&refused))?;
+    shmem::require_preloaded().map_err(|refused| Box::new(Failure::from(&refused)))?;
     let name: WalFileName = file.parse().map_err(noted)?;
     let settings = ArchiveSettings::current().map_err(noted)?;
     let path = server::data_directory().join("pg_wal").join(file);
@@ -103,7 +103,7 @@ fn ask_worker(
     settings: &ArchiveSettings,
     numbers: shmem::FileNumbers,
     deadline: Instant,
-) -> Result<Asked, Failure> {
+) -> Result<Asked, Box<Failure>> {
     let generation = settings.generation();
     loop {
         let (answer, worker) = {
@@ -120,7 +120,7 @@ fn ask_worker(
         };
         match answer {
             Answer::Done => return Ok(Asked::Done),
-            Answer::Failed(failure) => return Err(failure),
+            Answer::Failed(failure) => return Err(Box::new(failure)),
             Answer::Wait => {}
         }
         let left = deadline.saturating_duration_since(Instant::now());
@@ -134,7 +134,7 @@ fn ask_worker(
             } else {
                 Error::Cancelled
             };
-            let failure = Failure::from(&refused);
+            let failure = Box::new(Failure::from(&refused));
             let mut archiving = ARCHIVING.exclusive();
             archiving.queue.withdraw(file);
             archiving.note_failure(&failure);

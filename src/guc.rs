@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use walarchive_core::Error;
+use walarchive_core::archive::Fingerprint;
 use walarchive_core::codec::Compression as CoreCompression;
 use walarchive_core::config::{StorageConfig, StorageOptions};
 use walarchive_core::formats::manifest::ChecksumAlgorithm;
 use walarchive_core::storage::Store;
 
-use crate::pg::settings::{check_storage as storage_hook, check_storage_options as storage_options_hook};
+use crate::pg::settings::{
+    check_storage as storage_hook, check_storage_options as storage_options_hook, define_checked_string,
+};
 use crate::shmem::MAX_CONCURRENCY;
 
 /// `walarchive.compression`.
@@ -48,35 +51,26 @@ static BACKUP_RATE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MANIFEST_CHECKSUMS: GucSetting<ManifestChecksums> =
     GucSetting::<ManifestChecksums>::new(ManifestChecksums::Crc32c);
 
+/// S3 takes 10 000 parts of an object, which are 80 GB. In kB.
+const LARGEST_TAR_KB: i32 = 64 << 20;
+
 /// Define all of them.
 pub fn define() {
     let context = || GucContext::Sighup;
-    // SAFETY: the hooks are functions with the signature that PostgreSQL calls.
-    #[allow(clippy::multiple_unsafe_ops_per_block)]
-    unsafe {
-        GucRegistry::define_string_guc_with_hooks(
-            c"walarchive.storage",
-            c"Where WAL and base backups go.",
-            c"A URL: s3://bucket/prefix or file:///absolute/path.",
-            &STORAGE,
-            context(),
-            GucFlags::default(),
-            Some(storage_hook),
-            None,
-            None,
-        );
-        GucRegistry::define_string_guc_with_hooks(
-            c"walarchive.storage_options",
-            c"Non-secret options of the store, as key=value pairs separated by commas or spaces.",
-            c"For example aws_endpoint=https://host,aws_region=eu-central-1.",
-            &STORAGE_OPTIONS,
-            context(),
-            GucFlags::default(),
-            Some(storage_options_hook),
-            None,
-            None,
-        );
-    }
+    define_checked_string(
+        c"walarchive.storage",
+        c"Where WAL and base backups go.",
+        c"A URL: s3://bucket/prefix or file:///absolute/path.",
+        &STORAGE,
+        Some(storage_hook),
+    );
+    define_checked_string(
+        c"walarchive.storage_options",
+        c"Non-secret options of the store, as key=value pairs separated by commas or spaces.",
+        c"For example aws_endpoint=https://host,aws_region=eu-central-1.",
+        &STORAGE_OPTIONS,
+        Some(storage_options_hook),
+    );
     GucRegistry::define_string_guc(
         c"walarchive.credentials_file",
         c"A file with the store's credentials, readable by the server's user only.",
@@ -103,10 +97,10 @@ pub fn define() {
     };
     int(
         c"walarchive.compression_level",
-        c"Level of the compression, 1 (fast) to 22 (small).",
+        c"Level of the compression, 1 (fast) to 19 (small).",
         c"",
         &COMPRESSION_LEVEL,
-        (1, 22),
+        (1, 19),
         GucFlags::default(),
     );
     int(
@@ -138,7 +132,7 @@ pub fn define() {
         c"Bytes of files that go into one tar of a base backup, before compression.",
         c"A larger file gets a tar of its own.",
         &TAR_SIZE,
-        (1 << 10, i32::MAX),
+        (1 << 10, LARGEST_TAR_KB),
         GucFlags::UNIT_KB,
     );
     int(
@@ -166,6 +160,8 @@ pub struct ArchiveSettings {
     pub storage: StorageConfig,
     /// How.
     pub compression: CoreCompression,
+    /// Of the credentials file: what is in it counts, not its name.
+    credentials: Option<[u64; 3]>,
 }
 
 impl ArchiveSettings {
@@ -184,12 +180,18 @@ impl ArchiveSettings {
             .filter(|path| !path.is_empty())
             .map(PathBuf::from);
         // One attempt must leave time for another one before the archiver gives up.
-        storage.request_timeout = StorageConfig::REQUEST_TIMEOUT.min(archive_timeout() / 2);
+        storage.request_timeout = archive_timeout() / 2;
+        storage.patience = storage.request_timeout;
+        let credentials = storage
+            .credentials_file
+            .as_ref()
+            .and_then(|path| Fingerprint::of(path).ok());
         let method = match COMPRESSION.get() {
             Compression::Zstd => "zstd",
             Compression::None => "none",
         };
         Ok(ArchiveSettings {
+            credentials: credentials.map(Fingerprint::to_numbers),
             storage,
             compression: CoreCompression::new(method, COMPRESSION_LEVEL.get())?,
         })

@@ -49,7 +49,7 @@ fn walarchive_backup_push(
             "Keep large data elsewhere, and a reference to it here.",
         )))
     }
-    let number = or_raise(reserve(permanent, &user_data, wait));
+    let number = reserve(permanent, &user_data, wait).unwrap_or_else(|running| raise(&running));
     let worker = or_raise(start_worker(number));
     if !wait {
         notice!("the backup runs in the background; see walarchive_progress and walarchive_backups");
@@ -59,16 +59,26 @@ fn walarchive_backup_push(
 }
 
 /// There is one backup at a time.
-fn reserve(permanent: bool, user_data: &str, wait: bool) -> Result<u64, Error> {
+fn reserve(permanent: bool, user_data: &str, wait: bool) -> Result<u64, Box<Failure>> {
     let now = now_us();
     let mut job = BACKUP.exclusive();
     let stillborn = job.phase == Phase::Starting && job.worker_pid == 0 && now - job.started_us > STARTUP_US;
     if job.phase.is_running() && !stillborn {
-        let reason = format!("It is {} (process {}).", job.phase.name(), job.worker_pid);
-        return Err(Error::BackupExists {
-            name: job.name.to_option().unwrap_or("…".to_owned()),
-            reason,
-        });
+        let name = job
+            .name
+            .to_option()
+            .map(|name| format!(" \"{name}\""))
+            .unwrap_or_default();
+        return Err(Box::new(Failure {
+            sqlstate: PgSqlErrorCode::ERRCODE_OBJECT_IN_USE as i32,
+            message: Text::new("a backup is running already"),
+            detail: Text::new(&format!(
+                "Process {} is taking backup{name}: {}.",
+                job.worker_pid,
+                job.phase.name()
+            )),
+            hint: Text::new("Wait until it is done, see walarchive_progress, or cancel it with pg_cancel_backend()."),
+        }));
     }
     let number = job.number + 1;
     *job = BackupJob {
@@ -94,6 +104,7 @@ fn start_worker(number: u64) -> Result<DynamicBackgroundWorker, Error> {
         .set_start_time(BgWorkerStartTime::ConsistentState)
         .set_restart_time(None)
         .set_notify_pid(process::my_pid())
+        .set_extra(&number.to_string())
         .set_argument(Some(crate::pg::Datum::from(database)))
         .load_dynamic();
     loaded.map_err(|_| {

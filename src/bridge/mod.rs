@@ -22,7 +22,9 @@ pub use run::{Bridge, Flow, run};
 
 /// The archive that the settings name, and their generation. Opened once and kept as long as the settings are the same.
 pub fn archive(settings: &ArchiveSettings) -> Result<Arc<Archive>, Error> {
-    static CURRENT: OnceCell<Mutex<Option<(u64, Arc<Archive>)>>> = OnceCell::new();
+    /// With the generation of the settings.
+    type Opened = Mutex<Option<(u64, Arc<Archive>)>>;
+    static CURRENT: OnceCell<Opened> = OnceCell::new();
     let mut current = CURRENT.get_or_init(Mutex::default).lock();
     let generation = settings.generation();
     match &*current {

@@ -6,6 +6,7 @@ pub mod latch;
 pub mod process;
 pub mod server;
 pub mod settings;
+pub mod shared;
 
 pub use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
 pub use pgrx::pg_sys::{Datum, Oid};

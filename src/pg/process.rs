@@ -69,6 +69,12 @@ pub fn connect_to_database(database: pg_sys::Oid) {
     BackgroundWorker::connect_worker_to_spi_by_oid(Some(database), None);
 }
 
+/// After a caught ERROR: leave the transaction that it interrupted, if there is one, and release its locks.
+pub fn abort_transaction() {
+    // SAFETY: what PostgreSQL's own main loops do after an ERROR; this worker has a database connection.
+    unsafe { pg_sys::AbortCurrentTransaction() };
+}
+
 /// The database of this backend.
 pub fn my_database() -> pg_sys::Oid {
     // SAFETY: set once when the backend starts.

@@ -2,8 +2,24 @@
 
 use std::ffi::{CStr, CString, c_char, c_void};
 
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys;
 use walarchive_core::Error;
+
+/// Define a string setting that is read again on reload, with a check hook of this module.
+pub fn define_checked_string(
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+    setting: &'static GucSetting<Option<CString>>,
+    check: pg_sys::GucStringCheckHook,
+) {
+    let (context, flags) = (GucContext::Sighup, GucFlags::default());
+    // SAFETY: the hooks below have the signature that PostgreSQL calls, and touch nothing but their arguments.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(name, short, long, setting, context, flags, check, None, None);
+    }
+}
 
 /// Run `check` over the new value; a refusal becomes a message with DETAIL and HINT.
 ///

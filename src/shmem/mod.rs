@@ -7,11 +7,11 @@ mod text;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::PGRXSharedMemory;
-use pgrx::lwlock::PgLwLock;
 use walarchive_core::Error;
 
 use crate::pg::latch::Latch;
 
+pub use crate::pg::shared::{ARCHIVING, BACKUP};
 pub use backup::{BackupJob, Phase, USER_DATA_BYTES, Work};
 pub use queue::{Ahead, Answer, FileName, FileNumbers, MAX_CONCURRENCY, Queue};
 pub use text::Text;
@@ -108,11 +108,6 @@ impl Archiving {
 unsafe impl PGRXSharedMemory for Archiving {}
 // SAFETY: likewise.
 unsafe impl PGRXSharedMemory for BackupJob {}
-
-// SAFETY: the names are this library's alone.
-pub static ARCHIVING: PgLwLock<Archiving> = unsafe { PgLwLock::new(c"walarchive archiving") };
-// SAFETY: likewise.
-pub static BACKUP: PgLwLock<BackupJob> = unsafe { PgLwLock::new(c"walarchive backup") };
 
 static PRELOADED: AtomicBool = AtomicBool::new(false);
 

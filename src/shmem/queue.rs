@@ -60,6 +60,10 @@ impl Slot {
 
 /// What the archiver is told about a file.
 #[derive(Debug, Clone, Copy)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "shared memory has no heap, and this lives for a moment"
+)]
 pub enum Answer {
     /// It is in the store.
     Done,

@@ -1,10 +1,12 @@
 //! The worker of one backup: from `pg_backup_start` to the sentinel. It outlives the session that asked for it.
 
+use std::cell::RefCell;
 use std::ffi::c_int;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 use tokio_util::sync::CancellationToken;
 use walarchive_core::backup::{Backup, BackupOptions, PreparedBackup, Progress, discard};
@@ -29,22 +31,40 @@ const SELDOM_LOOK: Duration = Duration::from_secs(2);
 /// The longest that a backup which ends spends on removing what it has stored.
 const CLEANUP: Duration = Duration::from_secs(60);
 
-/// Entry point of the backup worker; its argument is the OID of the database to connect to.
+/// Attempts to write the sentinel, each with a deadline of its own.
+const COMMIT_ATTEMPTS: u32 = 3;
+
+/// Entry point of the backup worker; its argument is the OID of the database to connect to, its extra text the number of
+/// the backup.
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn walarchive_backup_main(database: Datum) {
-    process::at_exit(fail_if_unfinished);
     process::handle_backend_signals();
     {
         let mut job = BACKUP.exclusive();
+        // Whoever asked has waited too long for this process to start, and another backup has begun since.
+        if BackgroundWorker::get_extra() != job.number.to_string() || !job.phase.is_running() {
+            return;
+        }
         job.worker_pid = process::my_pid();
         job.worker = Latch::mine();
     }
+    process::at_exit(fail_if_unfinished);
     process::connect_to_database(crate::pg::Oid::from(database.value() as u32));
-    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| take().map_err(|error| Failure::from(&error))))
-        .catch_others(|caught| Err(Failure::from(&caught)))
-        .catch_rust_panic(|caught| Err(Failure::from(&caught)))
-        .execute();
+    let begun = RefCell::new(None);
+    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
+        take(&begun).map_err(|error| Box::new(Failure::from(&error)))
+    }))
+    .catch_others(|caught| Err(Box::new(Failure::from(&caught))))
+    .catch_rust_panic(|caught| Err(Box::new(Failure::from(&caught))))
+    .execute();
+    if outcome.is_err() {
+        // An ERROR of PostgreSQL's leaves the transaction and its locks behind.
+        process::abort_transaction();
+        if let Some((store, name)) = begun.take() {
+            clean_up(store, name);
+        }
+    }
     bridge::drain();
     match &outcome {
         Ok(name) => log!("walarchive: backup \"{name}\" is complete"),
@@ -54,7 +74,7 @@ pub extern "C-unwind" fn walarchive_backup_main(database: Datum) {
 }
 
 /// Tell whoever waits how it ended.
-fn conclude(outcome: Result<String, Failure>) {
+fn conclude(outcome: Result<String, Box<Failure>>) {
     let requester = {
         let mut job = BACKUP.exclusive();
         match outcome {
@@ -63,7 +83,7 @@ fn conclude(outcome: Result<String, Failure>) {
                 job.phase = Phase::Done;
             }
             Err(failure) => {
-                job.failure = failure;
+                job.failure = *failure;
                 job.phase = Phase::Failed;
             }
         }
@@ -77,12 +97,17 @@ fn conclude(outcome: Result<String, Failure>) {
 /// The process ends without having said anything: it was told to terminate, or PostgreSQL ended it.
 #[pg_guard]
 unsafe extern "C-unwind" fn fail_if_unfinished(_code: c_int, _argument: Datum) {
-    if BACKUP.share().phase.is_running() {
-        conclude(Err(Failure::from(&Error::Cancelled)));
+    let ours = {
+        let job = BACKUP.share();
+        job.worker_pid == process::my_pid() && job.phase.is_running()
+    };
+    if ours {
+        conclude(Err(Box::new(Failure::from(&Error::Cancelled))));
     }
 }
 
-fn take() -> Result<String> {
+/// The whole backup. `begun` tells what has to be removed if it fails, by an error or by an ERROR.
+fn take(begun: &RefCell<Option<(Store, String)>>) -> Result<String> {
     let settings = ArchiveSettings::current()?;
     if server::archive_mode() == "off" && !server::in_recovery() {
         return Err(Error::config(
@@ -91,8 +116,8 @@ fn take() -> Result<String> {
         ));
     }
     let archive = bridge::archive(&settings)?;
-    let store = archive.store().clone();
     step(async move { archive.claim().await })?;
+    let store = Store::open(&settings.storage.for_backup())?;
 
     set_phase(Phase::Checkpoint);
     let (permanent, user_data, started_us) = {
@@ -100,7 +125,7 @@ fn take() -> Result<String> {
         (job.permanent, job.user_data.to_option(), job.started_us)
     };
     let request = session::begin(permanent, user_data, started_us)?;
-    let name = request.name();
+    let (name, timeline) = (request.name(), request.timeline);
     BACKUP.exclusive().name = Text::new(&name);
     let options = BackupOptions {
         compression: settings.compression,
@@ -111,19 +136,22 @@ fn take() -> Result<String> {
     };
     let progress = Arc::new(Progress::default());
     let cancel = CancellationToken::new();
-    let begun = {
+    let backup = {
         let (store, progress, cancel) = (store.clone(), Arc::clone(&progress), cancel.clone());
-        step(async move { Backup::begin(&store, request, options, progress, cancel).await })?
+        // Not aborted: the answer to the claim of the name must be known.
+        whole(async move { Backup::begin(&store, request, options, progress, cancel).await })?
     };
-    copy_and_commit(begun, &store, &progress, &cancel).inspect_err(|_| clean_up(store, name))
+    *begun.borrow_mut() = Some((store.clone(), name));
+    copy(backup, &store, timeline, &progress, &cancel).and_then(|prepared| commit(prepared, begun))
 }
 
-fn copy_and_commit(
+fn copy(
     mut backup: Backup,
     store: &Store,
+    timeline: u32,
     progress: &Arc<Progress>,
     cancel: &CancellationToken,
-) -> Result<String> {
+) -> Result<PreparedBackup> {
     {
         let mut job = BACKUP.exclusive();
         job.phase = Phase::Copying;
@@ -143,11 +171,38 @@ fn copy_and_commit(
     let backup = copied.unwrap_or(Err(Error::Cancelled))?;
     show(progress);
     set_phase(Phase::Finishing);
-    let stopped = session::end()?;
+    let stopped = session::end(timeline)?;
     let prepared = step(async move { backup.finish(stopped).await })?;
     show(progress);
-    let prepared = wait_for_wal(prepared, store)?;
-    step(async move { prepared.commit().await })
+    wait_for_wal(prepared, store)
+}
+
+/// Write the sentinel. From here on a cancel comes too late: the backup is whole. If the answer of the store is lost, the
+/// backup may exist, so nothing of it is removed.
+fn commit(prepared: PreparedBackup, begun: &RefCell<Option<(Store, String)>>) -> Result<String> {
+    let prepared = Arc::new(prepared);
+    let mut attempt = 1;
+    loop {
+        let sentinel = Arc::clone(&prepared);
+        match whole(async move { sentinel.commit().await }) {
+            Err(error) if error.is_transient() && attempt < COMMIT_ATTEMPTS => {
+                error::warn("could not write the sentinel, will try again", &Failure::from(&error));
+                attempt += 1;
+            }
+            Err(error) if error.is_transient() => {
+                *begun.borrow_mut() = None;
+                error::warn(
+                    &format!(
+                        "all of backup \"{}\" is stored, but not whether it exists is known",
+                        prepared.name()
+                    ),
+                    &Failure::from(&error),
+                );
+                return Err(error);
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Until every segment from the start of the backup to its end is in the archive. That it cannot be asked for a while does
@@ -185,6 +240,11 @@ fn wait_for_wal(prepared: PreparedBackup, store: &Store) -> Result<PreparedBacku
             "This is a defect of walarchive; please report it.",
         )
     })
+}
+
+/// One step that comes to its end, whatever happens; its requests have deadlines.
+fn whole<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    bridge::run(work, Some(REFRESH), || Flow::Wait).unwrap_or(Err(Error::Cancelled))
 }
 
 /// One step that may simply be aborted.
@@ -226,7 +286,7 @@ fn interrupted() -> Result<()> {
 }
 
 fn is_cancelled() -> bool {
-    process::die_pending() || BACKUP.share().cancelled
+    process::die_pending() || process::cancel_pending() || BACKUP.share().cancelled
 }
 
 fn set_phase(phase: Phase) {

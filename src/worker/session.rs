@@ -38,10 +38,27 @@ pub(super) fn begin(permanent: bool, user_data: Option<String>, started_us: i64)
     })
 }
 
-/// Leave backup mode.
-pub(super) fn end() -> Result<StopResult> {
+/// Leave backup mode. On a standby the primary may have failed over meanwhile: a backup that starts on one timeline and ends
+/// on another is refused, as nobody could tell which WAL it needs.
+pub(super) fn end(timeline: u32) -> Result<StopResult> {
     let query = "SELECT lsn::text, labelfile, spcmapfile FROM pg_backup_stop(wait_for_archive => false)";
-    let stopped = transaction(|| Spi::get_three::<String, String, String>(query));
+    let stopped = transaction(|| {
+        Spi::connect(|client| {
+            client
+                .select(query, Some(1), &[])?
+                .first()
+                .get_three::<String, String, String>()
+        })
+    });
+    if server::in_recovery() {
+        let ended = one("SELECT min_recovery_end_timeline::text FROM pg_control_recovery()")?;
+        if ended != timeline.to_string() && ended != "0" {
+            return Err(Error::config(
+                format!("the backup starts on timeline {timeline} and ends on timeline {ended}"),
+                "The primary was replaced while it was taken; take another one.",
+            ));
+        }
+    }
     let (Ok((Some(stop_lsn), Some(backup_label), tablespace_map)), next_xid) =
         (stopped, one("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")?)
     else {
@@ -56,10 +73,9 @@ pub(super) fn end() -> Result<StopResult> {
 }
 
 fn one(query: &str) -> Result<String> {
-    transaction(|| Spi::get_one::<String>(query))
-        .ok()
-        .flatten()
-        .ok_or_else(|| unexpected(query))
+    // Spi::get_one would assign a transaction ID, which a standby cannot.
+    let answer = transaction(|| Spi::connect(|client| client.select(query, Some(1), &[])?.first().get_one::<String>()));
+    answer.ok().flatten().ok_or_else(|| unexpected(query))
 }
 
 fn transaction<T>(work: impl FnOnce() -> T) -> T {

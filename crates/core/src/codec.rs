@@ -136,6 +136,15 @@ pub enum Encoder<W: Write> {
 }
 
 impl<W: Write> Encoder<W> {
+    /// Promise the size of what will be written, in bytes, before the first of them: the compressor takes no more memory
+    /// than that needs. It is an error to write another amount.
+    pub fn pledge(&mut self, bytes: u64) -> io::Result<()> {
+        match self {
+            Encoder::Zstd(encoder) => encoder.set_pledged_src_size(Some(bytes)),
+            Encoder::Plain(_) => Ok(()),
+        }
+    }
+
     /// Write the end of the stream and give the sink back.
     pub fn finish(self) -> io::Result<W> {
         match self {

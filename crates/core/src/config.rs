@@ -21,6 +21,8 @@ pub struct StorageConfig {
     pub credentials_file: Option<PathBuf>,
     /// The longest that one attempt of one request may take.
     pub request_timeout: Duration,
+    /// How long a request is tried again, counted from its first attempt. Refusals are not tried again.
+    pub patience: Duration,
 }
 
 impl StorageConfig {
@@ -34,6 +36,17 @@ impl StorageConfig {
             options: StorageOptions::default(),
             credentials_file: None,
             request_timeout: Self::REQUEST_TIMEOUT,
+            patience: Self::REQUEST_TIMEOUT,
+        }
+    }
+
+    /// The same for a backup, which has hours to lose where an archiver simply comes again: it outlasts an outage of some
+    /// minutes, and slow links.
+    pub fn for_backup(&self) -> Self {
+        StorageConfig {
+            request_timeout: self.request_timeout.max(Duration::from_secs(120)),
+            patience: self.patience.max(Duration::from_secs(600)),
+            ..self.clone()
         }
     }
 }
@@ -43,7 +56,15 @@ impl StorageConfig {
 pub struct StorageOptions(BTreeMap<String, String>);
 
 /// Words in a key that make its value a secret.
-const SECRET_WORDS: [&str; 6] = ["secret", "password", "token", "access_key_id", "account_key", "sas_key"];
+const SECRET_WORDS: [&str; 7] = [
+    "customer_key",
+    "secret",
+    "password",
+    "token",
+    "access_key_id",
+    "account_key",
+    "sas_key",
+];
 
 impl StorageOptions {
     /// Add one pair. A key whose value would be a secret is refused, as settings and arguments can be seen by others.
@@ -52,6 +73,13 @@ impl StorageOptions {
         if SECRET_WORDS.iter().any(|word| key.contains(word)) {
             return Err(Error::config(
                 format!("storage option \"{key}\" is a credential"),
+                "Credentials belong into the environment of the process or into the file named by \
+                 walarchive.credentials_file, where nobody else can read them.",
+            ));
+        }
+        if url::Url::parse(value).is_ok_and(|url| !url.username().is_empty() || url.password().is_some()) {
+            return Err(Error::config(
+                format!("storage option \"{key}\" holds a user name or a password"),
                 "Credentials belong into the environment of the process or into the file named by \
                  walarchive.credentials_file, where nobody else can read them.",
             ));
@@ -128,6 +156,8 @@ mod tests {
             "hunter2",
             "aws_session_token=hunter2",
             "password=hunter2",
+            "sse_customer_key_base64=hunter2",
+            "proxy_url=http://me:hunter2@host",
         ] {
             let error = text.parse::<StorageOptions>().expect_err("refused");
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");

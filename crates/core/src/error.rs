@@ -210,6 +210,12 @@ impl Error {
                 "Create it, owned by the server's user if it is a directory, or correct walarchive.storage."
             }
             Error::NotFound { .. } | Error::Cancelled => return None,
+            Error::Store { reason, .. } if reason.contains("No space left on device") => {
+                "Free some space where the repository is, or give it more."
+            }
+            Error::Store { reason, .. } if reason.contains("Read-only file system") => {
+                "The file system of the repository is mounted read-only."
+            }
             Error::Store { .. } => {
                 "If this persists, check that the store is up and can be reached from this machine, and that \
                  walarchive.storage and walarchive.storage_options are right."

@@ -13,6 +13,7 @@ pub mod codec;
 pub mod config;
 pub mod control_file;
 pub mod error;
+mod files;
 pub mod formats;
 pub mod inventory;
 pub mod layout;

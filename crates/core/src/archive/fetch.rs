@@ -32,6 +32,10 @@ pub struct Fetched {
 /// `first`, then with those of all other formats. [`Error::NotFound`]: the archive was asked and does not have the file.
 pub async fn fetch(store: &Store, name: &WalFileName, target: &Path, first: Format) -> Result<Fetched> {
     let Some((format, key, object)) = find(store, name, first).await? else {
+        // An empty mount point must not look like the end of the archive.
+        if !store.is_repository().await? {
+            return Err(store.no_repository());
+        }
         return Err(Error::NotFound {
             object: store.object_url(&layout::wal(name, first)),
         });

@@ -10,6 +10,7 @@ use super::source::{self, Fingerprint, Source};
 use crate::cluster::{self, ClusterIdentity, CreateOnly};
 use crate::codec::Compression;
 use crate::error::{Error, Result};
+use crate::files::read_full;
 use crate::layout;
 use crate::storage::{Created, RangeReader, Store};
 use crate::wal::WalFileName;
@@ -67,6 +68,9 @@ impl Archive {
     /// there was found to have the same content. Never overwrites.
     pub async fn push(&self, directory: &Path, name: &WalFileName) -> Result<Pushed> {
         let create_only = self.claim().await?;
+        if self.store.may_vanish() && self.store.size(layout::CLUSTER).await?.is_none() {
+            return Err(self.store.no_repository());
+        }
         let path = directory.join(name.to_string());
         let source = self.read(&path, name).await?;
         let pushed = |already_there| Pushed {
@@ -133,7 +137,7 @@ fn compare(mut object: impl Read, path: &Path) -> io::Result<Option<u64>> {
     let (mut ours, mut theirs) = (vec![0; CHUNK], vec![0; CHUNK]);
     let mut offset = 0;
     loop {
-        let (a, b) = (fill(&mut file, &mut ours)?, fill(&mut object, &mut theirs)?);
+        let (a, b) = (read_full(&mut file, &mut ours)?, read_full(&mut object, &mut theirs)?);
         if let Some(at) = ours[..a]
             .iter()
             .zip(&theirs[..b])
@@ -149,20 +153,6 @@ fn compare(mut object: impl Read, path: &Path) -> io::Result<Option<u64>> {
             return Ok(None);
         }
     }
-}
-
-/// Read until the buffer is full or the source is at its end.
-fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match source.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(bytes) => filled += bytes,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

@@ -72,6 +72,9 @@ pub(super) fn read(
     let mut encoder = compression
         .encoder(Vec::with_capacity(meta.len() as usize / 4))
         .map_err(|error| Error::io("compress", path, error))?;
+    encoder
+        .pledge(meta.len())
+        .map_err(|error| Error::io("compress", path, error))?;
     let mut buffer = vec![0; CHUNK];
     let mut file_bytes = 0;
     loop {

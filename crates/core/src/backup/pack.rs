@@ -19,6 +19,7 @@ use super::tar_stream::TarStream;
 use super::walk::{Directory, FileEntry, Owner};
 use crate::codec::{Compression, Encoder};
 use crate::error::{Error, Result};
+use crate::files::read_full;
 use crate::formats::manifest::{ChecksumAlgorithm, Checksummer, ManifestFile};
 use crate::storage::Upload;
 
@@ -200,20 +201,6 @@ fn open(path: &Path) -> Result<Option<(File, Metadata)>> {
         return Ok(None);
     }
     Ok(Some((file, meta)))
-}
-
-/// Fewer bytes than the buffer has only at the end of the file.
-fn read_full(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match source.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(bytes) => filled += bytes,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 fn time(owner: &Owner) -> DateTime<Utc> {

@@ -1,6 +1,6 @@
 //! One tar: every member checked before it gets its name.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::apply::Progress;
 use super::member::{BACKUP_LABEL, MemberPath, PG_CONTROL, TABLESPACE_MAP};
 use super::plan::{Manifest, Tar, TarKind};
-use super::tree::Tree;
+use super::tree::{NewFile, Tree};
 use crate::error::{Error, Result};
 use crate::formats::files_metadata::FilesMetadata;
 use crate::formats::manifest::Checksummer;
@@ -62,7 +62,13 @@ pub(super) fn extract(context: &Context, tar: &Tar, object: &str, mut reader: Ra
         inner: &mut reader,
         context,
     };
-    match (Unpacker { context, tar, object }).unpack(source) {
+    let unpacker = Unpacker {
+        context,
+        tar,
+        object,
+        control: RefCell::new(None),
+    };
+    match unpacker.unpack(source) {
         Ok(()) => Ok(()),
         Err(Stop::Other(error)) => Err(error),
         Err(Stop::Read(error)) => Err(match reader.take_failure() {
@@ -77,6 +83,8 @@ struct Unpacker<'a> {
     context: &'a Context,
     tar: &'a Tar,
     object: &'a str,
+    /// `pg_control` and its mode, until the tar is known to be whole: it makes the directory one that a server starts on.
+    control: RefCell<Option<(NewFile, u32)>>,
 }
 
 impl Unpacker<'_> {
@@ -103,7 +111,10 @@ impl Unpacker<'_> {
         if budget.read.get() < end + 2 * BLOCK {
             return Err(self.damaged("It is truncated: its end mark is missing.").into());
         }
-        Ok(())
+        match self.control.take() {
+            Some((control, mode)) => Ok(control.keep(mode, true)?),
+            None => Ok(()),
+        }
     }
 
     fn member(&self, entry: &mut tar::Entry<'_, impl Read>) -> Result<(), Stop> {
@@ -206,7 +217,11 @@ impl Unpacker<'_> {
         {
             return Err(wrong("has a checksum other than in the backup manifest".to_owned()));
         }
-        new.keep(mode, is_control)?;
+        if is_control {
+            *self.control.borrow_mut() = Some((new, mode));
+        } else {
+            new.keep(mode, false)?;
+        }
         context.progress.files_done.fetch_add(1, Ordering::Relaxed);
         context.progress.bytes_written.fetch_add(copied, Ordering::Relaxed);
         Ok(())

@@ -73,7 +73,9 @@ fn named(
     if is_delta(backup) {
         return Err(delta_refused(wanted));
     }
-    if let Some(reason) = unusable(backup, target, history) {
+    // A transaction with a lower ID may still have been running when the backup ended: who names a backup has decided.
+    let decided = matches!(target, RestoreTarget::Xid(_)).then_some(&RestoreTarget::Latest);
+    if let Some(reason) = unusable(backup, decided.unwrap_or(target), history) {
         return Err(Error::NoBackup {
             message: format!("backup \"{wanted}\" cannot be restored to {target}: {reason}"),
             hint: "Use LATEST to have the newest suitable backup chosen, or change the target.".to_owned(),

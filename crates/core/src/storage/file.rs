@@ -34,5 +34,5 @@ pub(super) fn open(url: &Url) -> Result<Arc<dyn ObjectStore>> {
     }
     let store = LocalFileSystem::new_with_prefix(&path)
         .map_err(|error| super::errors::translate("open", url.to_string(), url.as_str(), error))?;
-    Ok(Arc::new(store.with_fsync(true).with_automatic_cleanup(false)))
+    Ok(Arc::new(store.with_fsync(true).with_automatic_cleanup(true)))
 }

@@ -19,6 +19,7 @@ use url::Url;
 
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
+use crate::layout;
 
 pub use reader::{PART_BYTES, RangeReader};
 pub use upload::{Upload, UploadTask};
@@ -60,7 +61,7 @@ impl Store {
             _ => s3::open(&url, config)?,
         };
         // One request, its retries and the pauses between them.
-        let deadline = config.request_timeout * 2;
+        let deadline = config.request_timeout + config.patience;
         Ok(Store {
             inner,
             url: config.url.trim_end_matches('/').to_owned(),
@@ -85,6 +86,41 @@ impl Store {
     /// The URL, which holds no secret.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Can the store be gone without an error, as a directory can from which a file system was unmounted?
+    pub fn may_vanish(&self) -> bool {
+        self.url.starts_with("file:")
+    }
+
+    /// Is anything there that a repository begins with? Without that, "not found" is no answer to believe.
+    pub async fn is_repository(&self) -> Result<bool> {
+        if self.size(layout::CLUSTER).await?.is_some() {
+            return Ok(true);
+        }
+        // WAL-G's has no such file, but WAL or backups.
+        for folder in [layout::WAL_FOLDER, layout::BACKUPS_FOLDER] {
+            let mut objects = self.inner.list(Some(&Path::from(folder)));
+            if self
+                .asked("list", folder, async { objects.next().await.transpose() })
+                .await?
+                .is_some()
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The error for a store without a repository.
+    pub fn no_repository(&self) -> Error {
+        Error::NoSuchStore {
+            target: self.url.clone(),
+            reason:
+                "There is no repository in it: neither the file that tells its owner, nor WAL, nor backups. It may not \
+                     be mounted, or the prefix is another one."
+                    .to_owned(),
+        }
     }
 
     /// The full URL of an object, for messages.

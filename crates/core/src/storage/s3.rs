@@ -24,11 +24,12 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Arc<dyn ObjectSt
         .with_retry(RetryConfig {
             backoff: BackoffConfig {
                 init_backoff: Duration::from_millis(100),
-                max_backoff: Duration::from_secs(3),
+                max_backoff: (config.patience / 10).max(Duration::from_secs(1)),
                 base: 2.0,
             },
-            max_retries: 3,
-            retry_timeout: timeout,
+            // An archiver has better to do than to wait here: it comes again, and says meanwhile what is wrong.
+            max_retries: if config.patience > timeout { 20 } else { 3 },
+            retry_timeout: config.patience,
         });
     for (key, value) in [
         client(ClientConfigKey::Timeout, format!("{} ms", timeout.as_millis())),

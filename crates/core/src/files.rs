@@ -1,0 +1,18 @@
+//! Reading local files.
+
+use std::io::{self, Read};
+
+/// Read until the buffer is full or the source is at its end. Returns the bytes read: fewer than the buffer has only at the
+/// end.
+pub(crate) fn read_full(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match source.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(bytes) => filled += bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}

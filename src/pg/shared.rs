@@ -1,0 +1,10 @@
+//! The two places in shared memory, each behind its lock.
+
+use pgrx::lwlock::PgLwLock;
+
+use crate::shmem::{Archiving, BackupJob};
+
+// SAFETY: the names are this library's alone.
+pub static ARCHIVING: PgLwLock<Archiving> = unsafe { PgLwLock::new(c"walarchive archiving") };
+// SAFETY: likewise.
+pub static BACKUP: PgLwLock<BackupJob> = unsafe { PgLwLock::new(c"walarchive backup") };
