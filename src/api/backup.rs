@@ -11,7 +11,7 @@ use super::{bigint, timestamp};
 use crate::error::{or_raise, raise};
 use crate::guc::ArchiveSettings;
 use crate::pg::latch::{self, Latch};
-use crate::pg::process;
+use crate::pg::{process, server};
 use crate::shmem::{self, BACKUP, BackupJob, Failure, Phase, Text, USER_DATA_BYTES, now_us};
 
 /// A worker that dies without a word is noticed at the latest after this.
@@ -39,6 +39,11 @@ fn walarchive_backup_push(
     or_raise(shmem::require_preloaded());
     // What is wrong with the settings is said here, not by a worker later.
     or_raise(ArchiveSettings::current());
+    if !server::in_recovery() && !server::is_archive_library() {
+        warning!(
+            "archive_library is not walarchive; the backup waits until somebody else archives its WAL into the repository"
+        );
+    }
     let user_data = user_data.map(|json| json.0.to_string()).unwrap_or_default();
     if user_data.len() > USER_DATA_BYTES {
         or_raise(Err(Error::config(
@@ -200,7 +205,7 @@ impl Notices {
             return;
         }
         self.next_after *= 2;
-        let hint = if crate::pg::server::in_recovery() {
+        let hint = if server::in_recovery() {
             "The primary archives it once the segment is complete; SELECT pg_switch_wal() there completes it."
         } else {
             "Check that the archiver works: see walarchive_status, pg_stat_archiver and the server's log."
