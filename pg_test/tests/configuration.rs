@@ -255,11 +255,17 @@ fn another_archive_library_by_reload_and_back() {
 
     // The archiver ends itself when its library changes, and PostgreSQL waits ten seconds from its last start.
     let mut archiver = cluster.pid_of("archiver");
-    cluster.set("archive_command", "/bin/true");
+    cluster.set("archive_command", "/bin/false");
     cluster.set("archive_library", "");
     cluster.reload();
     cluster.wait_pid_of("archiver", archiver);
     let theirs = cluster.switch_wal();
+    // While it waits, the worker is told to look at everything anew.
+    cluster.wait_until("the other library fails", PATIENCE, || {
+        cluster.psql("SELECT failed_count > 0 FROM pg_stat_archiver") == "t"
+    });
+    cluster.set("archive_command", "/bin/true");
+    cluster.reload();
     cluster.wait_archived(&theirs, PATIENCE);
     assert!(
         !repository.object(&theirs).exists(),

@@ -101,6 +101,45 @@ fn a_long_queue_drains_in_order() {
     assert!(times.len() == count && times.is_sorted(), "not archived in order");
 }
 
+/// The worker remembers so many names from one scan of `archive_status`; here are more. Timeline history files are as good as
+/// segments for that, and small.
+#[test]
+fn a_queue_that_is_longer_than_one_scan() {
+    const FILES: u32 = 5000;
+    let dir = TestDir::new();
+    let repository = Repository::new(&dir, "repository");
+    let cluster = archiving(&dir, "c", &repository.url()).start();
+    cluster.psql("CREATE EXTENSION walarchive");
+    cluster.stop(StopMode::Fast);
+    let wal = cluster.datadir().join("pg_wal");
+    for timeline in 0x100..0x100 + FILES {
+        let name = format!("{timeline:08X}.history");
+        let made = std::fs::write(wal.join(&name), format!("{timeline}\t0/1000000\ttest\n"))
+            .and_then(|()| std::fs::write(wal.join(format!("archive_status/{name}.ready")), ""));
+        made.unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+    run(std::process::Command::new("chown")
+        .args(["-R", "--reference"])
+        .arg(cluster.datadir())
+        .arg(&wal))
+    .expect_success();
+    let mark = cluster.log_mark();
+    cluster.start_again();
+    // Behind them all, in the archiver's order.
+    let segment = cluster.switch_wal();
+    cluster.wait_archived(&segment, PATIENCE);
+    wait_drained(&cluster);
+    let histories = repository
+        .wal_files()
+        .iter()
+        .filter(|file| file.ends_with(".history"))
+        .count();
+    assert_eq!(histories, FILES as usize);
+    let log = cluster.log_since(mark);
+    assert!(!log.contains("WARNING"), "{log}");
+    assert_eq!(status(&cluster, "failed_count, ready_files"), "0|0");
+}
+
 #[test]
 fn an_s3_server_that_is_away_for_a_while() {
     let dir = TestDir::new();

@@ -28,8 +28,12 @@ pub(super) struct Ahead {
 
 impl Ahead {
     pub(super) fn new() -> Self {
+        Self::in_directory(server::data_directory().join("pg_wal/archive_status"))
+    }
+
+    fn in_directory(archive_status: PathBuf) -> Self {
         Ahead {
-            archive_status: server::data_directory().join("pg_wal/archive_status"),
+            archive_status,
             names: VecDeque::new(),
             rescan: true,
             paused_until: None,
@@ -93,5 +97,37 @@ impl Ahead {
     pub(super) fn resumes_in(&self) -> Option<Duration> {
         self.paused_until
             .map(|until| until.saturating_duration_since(Instant::now()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_scan_serves_a_whole_batch() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let ready = |timeline: usize| dir.path().join(format!("{timeline:08X}.history.ready"));
+        let count = BATCH * 2 + 10;
+        for timeline in 2..2 + count {
+            std::fs::write(ready(timeline), "").expect("written");
+        }
+        let mut ahead = Ahead::in_directory(dir.path().to_owned());
+        let mut taken = 0;
+        // Without the files, each scan after the first would find nothing.
+        while let Some(name) = ahead.next().expect("scanned") {
+            assert_eq!(name.to_string(), format!("{:08X}.history", 2 + taken));
+            if taken % BATCH == 0 {
+                (2 + taken..2 + taken + BATCH.min(count - taken)).for_each(|timeline| {
+                    std::fs::remove_file(ready(timeline)).expect("removed");
+                });
+            }
+            taken += 1;
+        }
+        assert_eq!(taken, count);
+        std::fs::write(ready(2), "").expect("written");
+        assert_eq!(ahead.next().expect("asked"), None, "nobody said that there is more");
+        ahead.expect_more();
+        assert!(ahead.next().expect("asked").is_some());
     }
 }
