@@ -1,12 +1,18 @@
 //! The store behind `walarchive.storage`: one door for all backends, with a deadline for each operation and errors that
 //! tell what to do.
 
+mod azure;
 mod credentials;
 mod errors;
 mod file;
+mod gcs;
+mod http;
 mod reader;
 mod s3;
+mod sftp;
+mod swift;
 mod upload;
+mod url;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +21,6 @@ use bytes::Bytes;
 use futures::StreamExt;
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
-use url::Url;
 
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
@@ -55,9 +60,13 @@ pub enum Created {
 impl Store {
     /// The store that the configuration names. Nothing is asked of it yet.
     pub fn open(config: &StorageConfig) -> Result<Self> {
-        let url = parse_url(&config.url)?;
+        let url = url::parse(&config.url)?;
         let inner = match url.scheme() {
             "file" => file::open(&url)?,
+            "gs" => gcs::open(&url, config)?,
+            "az" => azure::open(&url, config)?,
+            "swift" => swift::open(&url, config)?,
+            "sftp" => sftp::open(&url, config)?,
             _ => s3::open(&url, config)?,
         };
         // One request, its retries and the pauses between them.
@@ -80,7 +89,7 @@ impl Store {
 
     /// Is this URL one that [`Store::open`] takes? Looks at its text only.
     pub fn check_url(url: &str) -> Result<()> {
-        parse_url(url).map(|_| ())
+        url::parse(url).map(|_| ())
     }
 
     /// The URL, which holds no secret.
@@ -301,43 +310,6 @@ fn listed(meta: ObjectMeta) -> Listed {
         key: meta.location.to_string(),
         size: meta.size,
         last_modified: meta.last_modified,
-    }
-}
-
-fn parse_url(text: &str) -> Result<Url> {
-    let hint = "walarchive.storage is a URL: \"s3://bucket/prefix\" or \"file:///absolute/path\".";
-    let url = Url::parse(text)
-        .map_err(|error| Error::config(format!("storage \"{}\" is not a URL: {error}", redact(text)), hint))?;
-    if url.password().is_some() || !url.username().is_empty() || url.query().is_some() || url.fragment().is_some() {
-        return Err(Error::config(
-            format!("storage \"{}\" holds more than a place", redact(text)),
-            "Write the bucket and the prefix only; options belong into walarchive.storage_options, credentials into the \
-             environment or into the file named by walarchive.credentials_file.",
-        ));
-    }
-    match url.scheme() {
-        "file" if url.host_str().is_none_or(str::is_empty) && url.path().len() > 1 => Ok(url),
-        "file" => Err(Error::config(
-            format!("storage \"{}\" is not an absolute path", redact(text)),
-            hint,
-        )),
-        "s3" if url.host_str().is_some_and(|bucket| !bucket.is_empty()) => Ok(url),
-        "s3" => Err(Error::config(
-            format!("storage \"{}\" names no bucket", redact(text)),
-            hint,
-        )),
-        scheme => Err(Error::config(
-            format!("storage scheme \"{scheme}\" is not supported"),
-            hint,
-        )),
-    }
-}
-
-/// The text with what may be `user:password` taken out.
-fn redact(text: &str) -> String {
-    match (text.find("://"), text.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => format!("{}***{}", &text[..scheme + 3], &text[at..]),
-        _ => text.to_owned(),
     }
 }
 
