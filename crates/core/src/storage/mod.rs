@@ -2,6 +2,7 @@
 //! tell what to do.
 
 mod azure;
+mod create;
 mod credentials;
 mod errors;
 mod file;
@@ -20,14 +21,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use object_store::path::Path;
-use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
 
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
 use crate::layout;
 
+pub use create::{CreateOnly, Created};
 pub use reader::{PART_BYTES, RangeReader};
-pub use upload::{Upload, UploadTask};
+pub use upload::{Upload, UploadTask, Uploaded};
 
 /// A repository's store. Keys are relative to the prefix of its URL. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -35,6 +37,7 @@ pub struct Store {
     inner: Arc<dyn ObjectStore>,
     url: String,
     deadline: Duration,
+    learned: Arc<create::Learned>,
 }
 
 /// An object of a listing.
@@ -46,15 +49,6 @@ pub struct Listed {
     pub size: u64,
     /// When it was written last.
     pub last_modified: chrono::DateTime<chrono::Utc>,
-}
-
-/// What [`Store::create`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Created {
-    /// The object is there now, and was not before.
-    Yes,
-    /// An object of that name was there already, and was left as it is.
-    Exists,
 }
 
 impl Store {
@@ -75,6 +69,7 @@ impl Store {
             inner,
             url: config.url.trim_end_matches('/').to_owned(),
             deadline,
+            learned: Arc::default(),
         })
     }
 
@@ -84,6 +79,7 @@ impl Store {
             inner,
             url: url.into(),
             deadline: StorageConfig::REQUEST_TIMEOUT,
+            learned: Arc::default(),
         }
     }
 
@@ -135,23 +131,6 @@ impl Store {
     /// The full URL of an object, for messages.
     pub fn object_url(&self, key: &str) -> String {
         format!("{}/{key}", self.url)
-    }
-
-    /// Write an object that must not be there yet. Whether a server keeps that promise is not for this method to tell:
-    /// see [`crate::archive::Archive`].
-    pub async fn create(&self, key: &str, content: Bytes) -> Result<Created> {
-        let path = Path::from(key);
-        let put = self
-            .inner
-            .put_opts(&path, PutPayload::from(content), PutMode::Create.into());
-        match self.within(put).await {
-            Some(Ok(_)) => Ok(Created::Yes),
-            Some(Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })) => {
-                Ok(Created::Exists)
-            }
-            Some(Err(error)) => Err(self.error("write", key, error)),
-            None => Err(self.timeout("write", key)),
-        }
     }
 
     /// Write an object, over whatever is there.
@@ -313,5 +292,7 @@ fn listed(meta: ObjectMeta) -> Listed {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod pretender;
 #[cfg(test)]
 mod tests;
