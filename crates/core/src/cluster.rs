@@ -61,13 +61,39 @@ pub async fn claim(store: &Store, identity: &ClusterIdentity) -> Result<CreateOn
     store.probe_create_only(layout::CLUSTER, content).await
 }
 
-fn check(store: &Store, content: &[u8], identity: &ClusterIdentity) -> Result<()> {
-    let file: ClusterFile = serde_json::from_slice(content).map_err(|error| {
+/// Does the repository belong to this cluster, or to nobody yet (false)? An error if it is another's. Writes nothing.
+pub async fn is_owned(store: &Store, identity: &ClusterIdentity) -> Result<bool> {
+    match store.get(layout::CLUSTER, LIMIT).await? {
+        Some(content) => check(store, &content, identity).map(|()| true),
+        None => refuse_foreign_backups(store, identity).await.map(|()| false),
+    }
+}
+
+/// The cluster to which the repository belongs; none if `cluster.json` is not there.
+pub async fn owner(store: &Store) -> Result<Option<ClusterIdentity>> {
+    let Some(content) = store.get(layout::CLUSTER, LIMIT).await? else {
+        return Ok(None);
+    };
+    let file = parse(store, &content)?;
+    Ok(Some(ClusterIdentity {
+        system_identifier: file.system_identifier,
+        major_version: file.pg_major_version,
+        segment_size: SegmentSize::new(file.wal_segment_size)
+            .map_err(|error| Error::damaged(store.object_url(layout::CLUSTER), format!("It is wrong: {error}.")))?,
+    }))
+}
+
+fn parse(store: &Store, content: &[u8]) -> Result<ClusterFile> {
+    serde_json::from_slice(content).map_err(|error| {
         Error::damaged(
             store.object_url(layout::CLUSTER),
             format!("It cannot be read: {error}."),
         )
-    })?;
+    })
+}
+
+fn check(store: &Store, content: &[u8], identity: &ClusterIdentity) -> Result<()> {
+    let file = parse(store, content)?;
     let reason = if file.format_version > FORMAT_VERSION {
         format!(
             "Its format version is {}, this program knows up to {FORMAT_VERSION}.",
