@@ -48,7 +48,7 @@ fn all_is_well(site: &Site) {
     assert_eq!(found[..expected.len()], expected);
     assert_eq!(found[expected.len()..], ["newest backup warning"]);
     let binary = run(&mut site.walarchive(&["check"]));
-    assert_eq!(binary.status.code(), Some(1), "{binary:?}");
+    assert_eq!(binary.code, Some(1), "{binary:?}");
     assert!(binary.stdout.contains("SELECT walarchive_backup_push()"), "{binary:?}");
 
     backup(&primary, "");
@@ -65,7 +65,7 @@ fn all_is_well(site: &Site) {
         "8"
     );
     let binary = run(&mut site.walarchive(&["check", "--json"]));
-    assert_eq!(binary.status.code(), Some(0), "{binary:?}");
+    assert_eq!(binary.code, Some(0), "{binary:?}");
     assert!(binary.stdout.contains(r#""check": "multipart""#), "{binary:?}");
     assert_eq!(site.objects("walarchive_005"), before, "something is left behind");
 
@@ -74,7 +74,7 @@ fn all_is_well(site: &Site) {
     std::fs::remove_file(site.object(&format!("wal_005/{segment}.zst"))).expect("could not remove the object");
     let newest = row(&primary, "newest backup");
     assert!(newest.starts_with("failed|") && newest.contains(&segment), "{newest}");
-    assert_eq!(run(&mut site.walarchive(&["check"])).status.code(), Some(2));
+    assert_eq!(run(&mut site.walarchive(&["check"])).code, Some(2));
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn what_is_wrong_is_said() {
         s3.stop();
     }
     let binary = run(&mut site.walarchive(&["check"]));
-    assert_eq!(binary.status.code(), Some(2), "{binary:?}");
+    assert_eq!(binary.code, Some(2), "{binary:?}");
     assert!(
         binary.stdout.contains("failed   store") && binary.stdout.contains("check that the store is up"),
         "{binary:?}"
