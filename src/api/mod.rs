@@ -1,6 +1,7 @@
 //! The SQL functions: arguments in, rows out. What takes long runs in a worker or on the bridge.
 
 mod backup;
+mod check;
 mod list;
 mod status;
 

@@ -36,13 +36,17 @@ pub enum Command {
     ///
     /// Exit codes: 0 done; 1 refused; 2 usage; 200 the archive could not be asked, or what it gave is damaged.
     BackupFetch(Box<BackupFetch>),
+    /// Try all that archiving and restoring need of the store, and look at what lies in it. Leaves nothing behind.
+    ///
+    /// Exit codes tell the worst: 0 ok; 1 warning; 2 failed.
+    Check(Check),
 }
 
 /// Where the repository is. What is not given is looked for in WALARCHIVE_STORAGE, WALARCHIVE_STORAGE_OPTIONS and
 /// WALARCHIVE_CREDENTIALS_FILE, then in WAL-G's variables, then in the data directory's configuration files.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Storage {
-    /// The repository: s3://bucket/prefix or file:///path.
+    /// The repository: s3://, gs://, az:// or swift://bucket/prefix, sftp://user@host/path or file:///path.
     #[arg(long = "storage", value_name = "URL")]
     pub url: Option<String>,
     /// An option of the store, for example aws_endpoint=https://host. May be repeated.
@@ -79,6 +83,17 @@ pub struct WalPush {
 #[derive(Debug, clap::Args)]
 pub struct BackupList {
     /// Print a JSON array, with the field names of WAL-G's detailed list.
+    #[arg(long)]
+    pub json: bool,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub storage: Storage,
+}
+
+/// `check`.
+#[derive(Debug, clap::Args)]
+pub struct Check {
+    /// Print a JSON array.
     #[arg(long)]
     pub json: bool,
     #[allow(missing_docs)]

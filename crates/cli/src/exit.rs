@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
+use walarchive_core::check::Status;
 use walarchive_core::{Error, Result};
 
 use crate::wal;
@@ -34,7 +35,7 @@ pub fn of_usage(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return ExitCode::SUCCESS;
     }
-    let known = ["wal-push", "backup-list", "backup-fetch"];
+    let known = ["wal-push", "backup-list", "backup-fetch", "check"];
     let verb = std::env::args_os()
         .skip(1)
         .find(|arg| !arg.as_encoded_bytes().starts_with(b"-"));
@@ -66,6 +67,19 @@ pub fn of_restore(result: Result<()>) -> ExitCode {
     print(&error);
     let archive = error.is_unreachable() || matches!(error, Error::Damaged { .. } | Error::NotFound { .. });
     ExitCode::from(if archive { FATAL } else { FAILED })
+}
+
+/// For `check`: what monitoring systems expect of their plug-ins.
+pub fn of_check(result: Result<Status>) -> ExitCode {
+    match result {
+        Ok(Status::Ok) => ExitCode::SUCCESS,
+        Ok(Status::Warning) => ExitCode::from(1),
+        Ok(Status::Failed) => ExitCode::from(2),
+        Err(error) => {
+            print(&error);
+            ExitCode::from(2)
+        }
+    }
 }
 
 /// For verbs of whose exit codes nobody reads more than "failed".

@@ -1,9 +1,10 @@
-//! The `walarchive` binary: fetch and push WAL files, list backups, restore one. A thin layer over `walarchive-core`; it
+//! The `walarchive` binary: fetch and push WAL files, list backups, restore one, check the store. A thin layer over `walarchive-core`; it
 //! needs no server.
 
 mod args;
 mod backup_fetch;
 mod backup_list;
+mod check;
 mod exit;
 mod progress;
 mod settings;
@@ -39,6 +40,7 @@ fn run(args: Args) -> ExitCode {
         }
         Command::WalPush(args) => exit::of_plain(within_runtime(false, wal::push(&args))),
         Command::BackupList(args) => exit::of_plain(within_runtime(true, backup_list::run(&args))),
+        Command::Check(args) => exit::of_check(within_runtime(true, check::run(&args))),
         Command::BackupFetch(args) => exit::of_restore(within_runtime(true, backup_fetch::run(&args))),
     }
 }

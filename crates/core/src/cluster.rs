@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::storage::{Created, Store};
+use crate::storage::{CreateOnly, Created, Store};
 use crate::wal::SegmentSize;
 
 /// The version of everything that this project adds to WAL-G's layout.
@@ -34,22 +34,13 @@ struct ClusterFile {
     encryption: bool,
 }
 
-/// Does the store keep the promise of a create-only write?
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CreateOnly {
-    /// It refuses to write over an object.
-    Honoured,
-    /// It answers "created" and overwrites: look before each write.
-    Ignored,
-}
-
 /// Make sure that the repository is this cluster's: claim it if it is nobody's, refuse it if it is another's. On the way
 /// the store is asked whether its create-only writes can be relied on: `cluster.json` is created a second time with the
 /// content that it has anyway.
 pub async fn claim(store: &Store, identity: &ClusterIdentity) -> Result<CreateOnly> {
     if let Some(content) = store.get(layout::CLUSTER, LIMIT).await? {
         check(store, &content, identity)?;
-        return probe(store, content).await;
+        return store.probe_create_only(layout::CLUSTER, content).await;
     }
     refuse_foreign_backups(store, identity).await?;
     let file = ClusterFile {
@@ -67,23 +58,42 @@ pub async fn claim(store: &Store, identity: &ClusterIdentity) -> Result<CreateOn
     // Read back: another cluster may have come first, and on a store that overwrites it may have come last.
     let content = store.get(layout::CLUSTER, LIMIT).await?.unwrap_or(content);
     check(store, &content, identity)?;
-    probe(store, content).await
+    store.probe_create_only(layout::CLUSTER, content).await
 }
 
-async fn probe(store: &Store, content: bytes::Bytes) -> Result<CreateOnly> {
-    Ok(match store.create(layout::CLUSTER, content).await? {
-        Created::Exists => CreateOnly::Honoured,
-        Created::Yes => CreateOnly::Ignored,
-    })
+/// Does the repository belong to this cluster, or to nobody yet (false)? An error if it is another's. Writes nothing.
+pub async fn is_owned(store: &Store, identity: &ClusterIdentity) -> Result<bool> {
+    match store.get(layout::CLUSTER, LIMIT).await? {
+        Some(content) => check(store, &content, identity).map(|()| true),
+        None => refuse_foreign_backups(store, identity).await.map(|()| false),
+    }
 }
 
-fn check(store: &Store, content: &[u8], identity: &ClusterIdentity) -> Result<()> {
-    let file: ClusterFile = serde_json::from_slice(content).map_err(|error| {
+/// The cluster to which the repository belongs; none if `cluster.json` is not there.
+pub async fn owner(store: &Store) -> Result<Option<ClusterIdentity>> {
+    let Some(content) = store.get(layout::CLUSTER, LIMIT).await? else {
+        return Ok(None);
+    };
+    let file = parse(store, &content)?;
+    Ok(Some(ClusterIdentity {
+        system_identifier: file.system_identifier,
+        major_version: file.pg_major_version,
+        segment_size: SegmentSize::new(file.wal_segment_size)
+            .map_err(|error| Error::damaged(store.object_url(layout::CLUSTER), format!("It is wrong: {error}.")))?,
+    }))
+}
+
+fn parse(store: &Store, content: &[u8]) -> Result<ClusterFile> {
+    serde_json::from_slice(content).map_err(|error| {
         Error::damaged(
             store.object_url(layout::CLUSTER),
             format!("It cannot be read: {error}."),
         )
-    })?;
+    })
+}
+
+fn check(store: &Store, content: &[u8], identity: &ClusterIdentity) -> Result<()> {
+    let file = parse(store, content)?;
     let reason = if file.format_version > FORMAT_VERSION {
         format!(
             "Its format version is {}, this program knows up to {FORMAT_VERSION}.",

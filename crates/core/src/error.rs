@@ -57,6 +57,16 @@ pub enum Error {
         /// What the store or the network said.
         reason: String,
     },
+    /// The store does not know how to do what it was asked for.
+    #[error("the store cannot {operation} \"{object}\" as it was asked to")]
+    Unsupported {
+        /// The verb.
+        operation: &'static str,
+        /// The object's URL.
+        object: String,
+        /// What the store said.
+        reason: String,
+    },
     /// No answer within the deadline.
     #[error("could not {operation} \"{object}\" within {}", seconds(*.deadline))]
     Timeout {
@@ -185,6 +195,7 @@ impl Error {
             | Error::NoCredentials { reason, .. }
             | Error::NoSuchStore { reason, .. }
             | Error::Store { reason, .. }
+            | Error::Unsupported { reason, .. }
             | Error::ForeignRepository { reason, .. }
             | Error::InvalidWal { reason, .. }
             | Error::Conflict { reason, .. }
@@ -219,6 +230,9 @@ impl Error {
             Error::Store { .. } => {
                 "If this persists, check that the store is up and can be reached from this machine, and that \
                  walarchive.storage and walarchive.storage_options are right."
+            }
+            Error::Unsupported { .. } => {
+                "This server does not speak all of the protocol; check walarchive.storage_options, or use another store."
             }
             Error::Timeout { .. } => {
                 "The store accepts connections but does not answer in time; check the store and the network, or \

@@ -12,11 +12,19 @@ pub const BACKUPS_FOLDER: &str = "basebackups_005";
 /// Who owns the repository.
 pub const CLUSTER: &str = "walarchive_005/cluster.json";
 
+/// What a check of the store writes, and removes again.
+pub const CHECK_FOLDER: &str = "walarchive_005/check";
+
 const SENTINEL_SUFFIX: &str = "_backup_stop_sentinel.json";
 
 /// One archived WAL file.
 pub fn wal(name: &WalFileName, format: Format) -> String {
     format!("{WAL_FOLDER}/{name}{}", format.suffix())
+}
+
+/// An object of a check; `id` tells one check from another.
+pub fn check(id: &str) -> String {
+    format!("{CHECK_FOLDER}/{id}")
 }
 
 /// The commit point of a base backup.

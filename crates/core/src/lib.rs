@@ -8,6 +8,7 @@
 
 pub mod archive;
 pub mod backup;
+pub mod check;
 pub mod cluster;
 pub mod codec;
 pub mod config;

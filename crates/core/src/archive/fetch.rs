@@ -67,6 +67,29 @@ pub async fn fetch(store: &Store, name: &WalFileName, target: &Path, first: Form
         .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
+/// Read a WAL file to its end as [`fetch`] does, with the same checks, and keep nothing of it.
+pub async fn read_through(
+    store: &Store,
+    name: &WalFileName,
+    first: Format,
+    system_identifier: Option<u64>,
+) -> Result<Fetched> {
+    let Some((format, key, object)) = find(store, name, first).await? else {
+        return Err(Error::NotFound {
+            object: store.object_url(&layout::wal(name, first)),
+        });
+    };
+    let (url, name) = (store.object_url(&key), *name);
+    let work = move || match decode(object, format, &url, &name, system_identifier, &mut io::sink()) {
+        Ok(file_bytes) => Ok(Fetched { format, file_bytes }),
+        Err(Failure::Object(error)) => Err(error),
+        Err(Failure::File(error)) => Err(Error::io("write", "/dev/null", error)),
+    };
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
 async fn find(store: &Store, name: &WalFileName, first: Format) -> Result<Option<(Format, String, RangeReader)>> {
     let key = layout::wal(name, first);
     if let Some(object) = RangeReader::open(store, &key).await? {
@@ -92,7 +115,7 @@ fn temporary_name(target: &Path) -> PathBuf {
 }
 
 fn download(
-    mut object: RangeReader,
+    object: RangeReader,
     format: Format,
     url: &str,
     name: &WalFileName,
@@ -100,11 +123,36 @@ fn download(
     system_identifier: Option<u64>,
 ) -> Result<u64> {
     let mut file = File::create(temporary).map_err(|error| Error::io("create", temporary, error))?;
+    decode(object, format, url, name, system_identifier, &mut file).map_err(|failure| match failure {
+        Failure::Object(error) => error,
+        Failure::File(error) => Error::io("write", temporary, error),
+    })
+}
+
+enum Failure {
+    Object(Error),
+    File(io::Error),
+}
+
+enum Decoding {
+    Source(io::Error),
+    Sink(io::Error),
+}
+
+/// Decompress the object into `sink`, and check that it is the file of that name. Returns the bytes of the file.
+fn decode(
+    mut object: RangeReader,
+    format: Format,
+    url: &str,
+    name: &WalFileName,
+    system_identifier: Option<u64>,
+    sink: &mut impl Write,
+) -> Result<u64, Failure> {
     let mut header = Vec::with_capacity(LONG_HEADER_BYTES);
     let mut written = 0;
     let outcome = format
         .decoder(&mut object)
-        .map_err(Failure::Object)
+        .map_err(Decoding::Source)
         .and_then(|mut decoded| {
             let mut buffer = vec![0; CHUNK];
             loop {
@@ -112,34 +160,29 @@ fn download(
                     Ok(0) => return Ok(()),
                     Ok(bytes) => bytes,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(error) => return Err(Failure::Object(error)),
+                    Err(error) => return Err(Decoding::Source(error)),
                 };
                 header.extend(&buffer[..bytes.min(LONG_HEADER_BYTES - header.len())]);
                 written += bytes as u64;
                 if written > LARGEST {
-                    return Err(Failure::Object(io::Error::other(
+                    return Err(Decoding::Source(io::Error::other(
                         "it decompresses to more than the largest WAL segment",
                     )));
                 }
-                file.write_all(&buffer[..bytes]).map_err(Failure::File)?;
+                sink.write_all(&buffer[..bytes]).map_err(Decoding::Sink)?;
             }
         });
-    match outcome {
-        Ok(()) => {}
-        Err(Failure::File(error)) => return Err(Error::io("write", temporary, error)),
-        Err(Failure::Object(error)) => {
-            return Err(object
+    outcome.map_err(|error| match error {
+        Decoding::Sink(error) => Failure::File(error),
+        // What could not be downloaded is not damaged.
+        Decoding::Source(error) => Failure::Object(
+            object
                 .take_failure()
-                .unwrap_or_else(|| Error::damaged(url, format!("It cannot be decompressed: {error}."))));
-        }
-    }
-    check(name, written, &header, system_identifier).map_err(|reason| Error::damaged(url, reason))?;
+                .unwrap_or_else(|| Error::damaged(url, format!("It cannot be decompressed: {error}."))),
+        ),
+    })?;
+    check(name, written, &header, system_identifier).map_err(|reason| Failure::Object(Error::damaged(url, reason)))?;
     Ok(written)
-}
-
-enum Failure {
-    Object(io::Error),
-    File(io::Error),
 }
 
 /// The reason why this cannot be the file of that name, if it cannot.

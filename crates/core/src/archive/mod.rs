@@ -9,7 +9,7 @@ mod push;
 mod ready;
 mod source;
 
-pub use fetch::{Fetched, fetch};
+pub use fetch::{Fetched, fetch, read_through};
 pub use identity::identity_of;
 pub use push::{Archive, Pushed};
 pub use ready::ready_files;

@@ -5,18 +5,23 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
 
-use super::source::{self, Fingerprint, Source};
-use crate::cluster::{self, ClusterIdentity, CreateOnly};
+use super::source::{Fingerprint, Source};
+use crate::cluster::{self, ClusterIdentity};
 use crate::codec::Compression;
 use crate::error::{Error, Result};
 use crate::files::read_full;
 use crate::layout;
-use crate::storage::{Created, RangeReader, Store};
+use crate::storage::{CreateOnly, Created, RangeReader, Store};
 use crate::wal::WalFileName;
 
 /// Bytes that are compared at once.
 const CHUNK: usize = 256 << 10;
+
+/// Up to this size, in bytes, a file's compressed form is held in memory and stored by one request. Larger segments go in
+/// parts, which takes more requests and memory for some parts only.
+const WHOLE_IN_MEMORY: u64 = 64 << 20;
 
 /// The WAL archive of one cluster, for writing.
 #[derive(Debug)]
@@ -65,38 +70,67 @@ impl Archive {
     }
 
     /// Archive `directory/name`. Returns only after the store has acknowledged the object, or after the object that was
-    /// there was found to have the same content. Never overwrites.
+    /// there was found to have the same content. Never overwrites. Memory is bounded, whatever the size of a segment.
     pub async fn push(&self, directory: &Path, name: &WalFileName) -> Result<Pushed> {
-        let create_only = self.claim().await?;
+        self.claim().await?;
         if self.store.may_vanish() && self.store.size(layout::CLUSTER).await?.is_none() {
             return Err(self.store.no_repository());
         }
         let path = directory.join(name.to_string());
-        let source = self.read(&path, name).await?;
-        let pushed = |already_there| Pushed {
-            already_there,
-            file_bytes: source.file_bytes,
-            stored_bytes: source.body.len() as u64,
-            fingerprint: source.fingerprint,
-        };
         let key = layout::wal(name, self.compression.format());
-        if create_only == CreateOnly::Ignored && self.is_same(&key, &path).await? {
-            return Ok(pushed(true));
-        }
-        match self.store.create(&key, source.body.clone()).await? {
-            Created::Yes => Ok(pushed(false)),
-            Created::Exists if self.is_same(&key, &path).await? => Ok(pushed(true)),
-            Created::Exists => Err(Error::Store {
+        let source = {
+            let (path, name, identity) = (path.clone(), *name, self.identity);
+            blocking(move || Source::open(&path, &name, &identity)).await?
+        };
+        let (file_bytes, fingerprint) = (source.bytes(), source.fingerprint());
+        let (created, stored_bytes) = if file_bytes > WHOLE_IN_MEMORY {
+            self.push_in_parts(source, &key).await?
+        } else {
+            self.push_at_once(source, &key).await?
+        };
+        if created == Created::Exists && !self.is_same(&key, &path).await? {
+            return Err(Error::Store {
                 operation: "write",
                 object: self.store.object_url(&key),
                 reason: "the store says that the object exists, and that it does not".to_owned(),
-            }),
+            });
         }
+        Ok(Pushed {
+            already_there: created == Created::Exists,
+            file_bytes,
+            stored_bytes,
+            fingerprint,
+        })
     }
 
-    async fn read(&self, path: &Path, name: &WalFileName) -> Result<Source> {
-        let (path, name, identity, compression) = (path.to_owned(), *name, self.identity, self.compression);
-        blocking(move || source::read(&path, &name, &identity, compression)).await
+    async fn push_at_once(&self, source: Source, key: &str) -> Result<(Created, u64)> {
+        let (identity, compression) = (self.identity, self.compression);
+        let expected = source.bytes() as usize / 4;
+        let body = blocking(move || source.compress(&identity, compression, Vec::with_capacity(expected))).await?;
+        let bytes = body.len() as u64;
+        Ok((self.store.create(key, body.into()).await?, bytes))
+    }
+
+    async fn push_in_parts(&self, source: Source, key: &str) -> Result<(Created, u64)> {
+        // Before gigabytes are compressed and sent.
+        if let Some(bytes) = self.store.size(key).await? {
+            return Ok((Created::Exists, bytes));
+        }
+        let (identity, compression, path) = (self.identity, self.compression, source.path().to_owned());
+        let cancel = CancellationToken::new();
+        // If this future is dropped, as it is when its time is up, the upload ends and its parts are removed.
+        let _cancel_on_drop = cancel.clone().drop_guard();
+        let (upload, task) = self.store.upload_new(key, cancel);
+        let compress = blocking(move || {
+            let upload = source.compress(&identity, compression, upload)?;
+            upload.finish().map_err(|error| Error::io("compress", &path, error))
+        });
+        match tokio::join!(compress, task.outcome()) {
+            (Ok(()), outcome) => outcome.map(|uploaded| (uploaded.created, uploaded.bytes)),
+            // Who ended first tells the reason: an upload that failed takes no more, one whose producer failed is cancelled.
+            (Err(error), Ok(_) | Err(Error::Cancelled)) => Err(error),
+            (Err(_), Err(error)) => Err(error),
+        }
     }
 
     /// Does an object lie under the key, with the content of the file? False: there is none. Other content is an error.

@@ -3,9 +3,7 @@
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-
-use bytes::Bytes;
+use std::path::{Path, PathBuf};
 
 use crate::cluster::ClusterIdentity;
 use crate::codec::Compression;
@@ -50,63 +48,79 @@ impl From<&Metadata> for Fingerprint {
     }
 }
 
-/// A local WAL file, compressed.
+/// A local WAL file that was opened for archiving, and whose size is right.
 pub(super) struct Source {
-    pub fingerprint: Fingerprint,
-    pub file_bytes: u64,
-    pub body: Bytes,
+    path: PathBuf,
+    name: WalFileName,
+    file: File,
+    fingerprint: Fingerprint,
+    bytes: u64,
 }
 
-/// Read, check and compress the file. Only the compressed form is held in memory.
-pub(super) fn read(
-    path: &Path,
-    name: &WalFileName,
-    identity: &ClusterIdentity,
-    compression: Compression,
-) -> Result<Source> {
-    let mut file = File::open(path).map_err(|error| Error::io("open", path, error))?;
-    let meta = file.metadata().map_err(|error| Error::io("open", path, error))?;
-    let fingerprint = Fingerprint::from(&meta);
-    check_size(path, name, meta.len(), identity)?;
+impl Source {
+    /// Open the file and check its size.
+    pub(super) fn open(path: &Path, name: &WalFileName, identity: &ClusterIdentity) -> Result<Self> {
+        let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
+        let meta = file.metadata().map_err(|error| Error::io("open", path, error))?;
+        check_size(path, name, meta.len(), identity)?;
+        Ok(Source {
+            path: path.to_owned(),
+            name: *name,
+            file,
+            fingerprint: Fingerprint::from(&meta),
+            bytes: meta.len(),
+        })
+    }
 
-    let mut encoder = compression
-        .encoder(Vec::with_capacity(meta.len() as usize / 4))
-        .map_err(|error| Error::io("compress", path, error))?;
-    encoder
-        .pledge(meta.len())
-        .map_err(|error| Error::io("compress", path, error))?;
-    let mut buffer = vec![0; CHUNK];
-    let mut file_bytes = 0;
-    loop {
-        let bytes = match file.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(Error::io("read", path, error)),
-        };
-        if file_bytes == 0 {
-            check_header(path, name, &buffer[..bytes], identity)?;
+    /// The file's path.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes of the file.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Tells the file from another of its name.
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// Read, check and compress the file into `sink`, and give that back. An error that `sink` gave is one of compressing.
+    pub(super) fn compress<W: Write>(
+        mut self,
+        identity: &ClusterIdentity,
+        compression: Compression,
+        sink: W,
+    ) -> Result<W> {
+        let path = &self.path;
+        let failed = |error| Error::io("compress", path, error);
+        let mut encoder = compression.encoder(sink).map_err(failed)?;
+        encoder.pledge(self.bytes).map_err(failed)?;
+        let mut buffer = vec![0; CHUNK];
+        let mut read = 0;
+        loop {
+            let bytes = match self.file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Error::io("read", path, error)),
+            };
+            if read == 0 {
+                check_header(path, &self.name, &buffer[..bytes], identity)?;
+            }
+            read += bytes as u64;
+            encoder.write_all(&buffer[..bytes]).map_err(failed)?;
         }
-        file_bytes += bytes as u64;
-        encoder
-            .write_all(&buffer[..bytes])
-            .map_err(|error| Error::io("compress", path, error))?;
+        let sink = encoder.finish().map_err(failed)?;
+        let after = self.file.metadata().map_err(|error| Error::io("read", path, error))?;
+        if read != self.bytes || Fingerprint::from(&after) != self.fingerprint {
+            let changed = io::Error::other("it changed while it was read");
+            return Err(Error::io("read", path, changed));
+        }
+        Ok(sink)
     }
-    let body = encoder.finish().map_err(|error| Error::io("compress", path, error))?;
-
-    let after = file.metadata().map_err(|error| Error::io("read", path, error))?;
-    if file_bytes != meta.len() || Fingerprint::from(&after) != fingerprint {
-        return Err(Error::io(
-            "read",
-            path,
-            io::Error::other("it changed while it was read"),
-        ));
-    }
-    Ok(Source {
-        fingerprint,
-        file_bytes,
-        body: body.into(),
-    })
 }
 
 fn check_size(path: &Path, name: &WalFileName, bytes: u64, identity: &ClusterIdentity) -> Result<()> {

@@ -1,3 +1,4 @@
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +10,8 @@ use crate::cluster::ClusterIdentity;
 use crate::codec::{Compression, Format};
 use crate::error::Error;
 use crate::layout;
-use crate::storage::Store;
+use crate::storage::pretender::{Create, Pretender};
+use crate::storage::{CreateOnly, Store};
 use crate::wal::{SegmentSize, WalFileName};
 
 const SYSTEM: u64 = 7_412_345_678_901_234_567;
@@ -128,6 +130,75 @@ async fn the_same_content_again_is_fine_and_other_content_is_refused() {
         fixture.fetch().await.expect("fetched") == good(7),
         "nothing was overwritten"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_overwritten_where_create_only_is_not_honoured() {
+    for (create, found) in [
+        (Create::Overwrites, CreateOnly::Ignored),
+        (Create::Refused, CreateOnly::Unsupported),
+    ] {
+        let mut fixture = Fixture::new();
+        fixture.store = Store::of(Arc::new(Pretender::new(create)), "memory:");
+        fixture.write(NAME, &good(7));
+        let push = async || fixture.archive().push(fixture.dir.path(), &name()).await;
+        assert!(!push().await.expect("pushed").already_there);
+        assert_eq!(fixture.store.create_only(), Some(found));
+        assert!(push().await.expect("again").already_there);
+        fixture.write(NAME, &good(8));
+        let error = push().await.expect_err("refused");
+        assert!(matches!(error, Error::Conflict { .. }), "{create:?}: {error:?}");
+        assert!(fixture.fetch().await.expect("fetched") == good(7), "{create:?}");
+        let other = ClusterIdentity {
+            system_identifier: SYSTEM + 1,
+            ..identity()
+        };
+        let other = Archive::new(fixture.store.clone(), other, Compression::Zstd(1));
+        assert!(matches!(other.claim().await, Err(Error::ForeignRepository { .. })));
+    }
+}
+
+/// Segments beyond this size go in parts. The sparse file compresses to little, so the second one does not compress at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_segments_go_in_parts() {
+    const LARGE: u64 = 128 << 20;
+    let identity = ClusterIdentity {
+        segment_size: SegmentSize::new(LARGE).expect("a size"),
+        ..identity()
+    };
+    for compression in [Compression::Zstd(1), Compression::Plain] {
+        let fixture = Fixture::new();
+        let archive = Archive::new(fixture.store.clone(), identity, compression);
+        let mut header = segment(SYSTEM, 3 * LARGE, 0);
+        header[32..36].copy_from_slice(&(LARGE as u32).to_le_bytes());
+        let write = |end: &[u8]| {
+            let file = std::fs::File::create(fixture.dir.path().join(NAME)).expect("created");
+            file.set_len(LARGE).expect("sized");
+            file.write_all_at(&header, 0).expect("written");
+            file.write_all_at(end, LARGE - end.len() as u64).expect("written");
+        };
+        write(b"one");
+        let push = async || archive.push(fixture.dir.path(), &name()).await;
+        let pushed = push().await.expect("pushed");
+        assert!(!pushed.already_there && pushed.file_bytes == LARGE);
+        assert_eq!(
+            fixture
+                .store
+                .size(&layout::wal(&name(), compression.format()))
+                .await
+                .expect("asked"),
+            Some(pushed.stored_bytes)
+        );
+        assert!(push().await.expect("again").already_there);
+        let target = fixture.dir.path().join("RECOVERYXLOG");
+        fetch(&fixture.store, &name(), &target, compression.format())
+            .await
+            .expect("fetched");
+        assert!(std::fs::read(&target).expect("read") == std::fs::read(fixture.dir.path().join(NAME)).expect("read"));
+        write(b"two");
+        let error = push().await.expect_err("refused");
+        assert!(matches!(error, Error::Conflict { .. }), "{error:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

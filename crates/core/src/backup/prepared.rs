@@ -12,14 +12,13 @@ use super::progress::{Phase, Progress};
 use super::run::{Backup, Tar};
 use super::stream::{sink_error, store_stream};
 use super::walk::Owner;
-use super::{BackupRequest, StopResult, Tablespace};
-use crate::codec::Format;
+use super::{StopResult, Tablespace};
 use crate::error::{Error, Result};
 use crate::formats::files_metadata::{FileDescription, FilesMetadata};
 use crate::formats::manifest::{ManifestFile, ManifestWriter, WalRange};
 use crate::formats::{ExtendedMetadata, SENTINEL_LIMIT, Sentinel, TablespaceLocation, TablespaceSpec};
+use crate::inventory::missing_segments;
 use crate::layout;
-use crate::lsn::Lsn;
 use crate::storage::{Created, Store};
 use crate::wal::Segment;
 
@@ -55,21 +54,7 @@ impl PreparedBackup {
 
     /// Those of them that are not in the archive yet, by one listing.
     pub async fn missing_segments(&self, store: &Store) -> Result<Vec<Segment>> {
-        let Some(first) = self.needed.first() else {
-            return Ok(Vec::new());
-        };
-        // An uncompressed segment's key is exactly its name, and a listing begins after the key that it is given.
-        let first = first.to_string();
-        let after = format!("{}/{}", layout::WAL_FOLDER, &first[..first.len() - 1]);
-        let mut missing = self.needed.clone();
-        for object in store.list_after(layout::WAL_FOLDER, &after).await? {
-            let (_, key) = Format::of_key(&object.key);
-            let name = key.rsplit('/').next().unwrap_or_default();
-            if let Ok(segment) = name.parse::<Segment>() {
-                missing.retain(|wanted| *wanted != segment);
-            }
-        }
-        Ok(missing)
+        missing_segments(store, &self.needed).await
     }
 
     /// Write the sentinel, which makes the backup exist, and remove the claim. Returns the name. It may be called again
@@ -179,21 +164,13 @@ pub(super) async fn prepare(backup: &mut Backup, stop: &StopResult) -> Result<Pr
         store: backup.store.clone(),
         name: backup.name.clone(),
         sentinel: json(&sentinel)?,
-        needed: needed_segments(&backup.request, stop.stop_lsn),
+        needed: {
+            let request = &backup.request;
+            Segment::range(request.timeline, request.start_lsn, stop.stop_lsn, request.segment_size)
+        },
         progress: Arc::clone(&backup.progress),
         cancel: backup.cancel.clone(),
     })
-}
-
-/// From the segment of the start to that of the last byte before the stop.
-fn needed_segments(request: &BackupRequest, stop: Lsn) -> Vec<Segment> {
-    let size = request.segment_size;
-    let number = |lsn| Segment::containing(request.timeline, lsn, size).number(size);
-    let first = number(request.start_lsn);
-    let last = number(Lsn(stop.0.saturating_sub(1)));
-    (first..=last.max(first))
-        .map(|at| Segment::from_number(request.timeline, at, size))
-        .collect()
 }
 
 async fn pack_label(backup: &Backup, stop: &StopResult) -> Result<Tar> {

@@ -16,6 +16,8 @@ const REFUSED: [&str; 8] = [
 ];
 /// Where instances of clouds ask for credentials: nobody asks there who has any.
 const METADATA_SERVICES: [&str; 2] = ["169.254.169.254", "169.254.170.2"];
+/// What servers say that do not know a request, or one of its headers.
+const UNSUPPORTED: [&str; 2] = ["501 Not Implemented", "<Code>NotImplemented</Code>"];
 const NO_STORE: [&str; 2] = ["NoSuchBucket", "No such bucket"];
 
 pub(super) fn translate(operation: &'static str, object: String, store_url: &str, error: object_store::Error) -> Error {
@@ -37,6 +39,16 @@ pub(super) fn translate(operation: &'static str, object: String, store_url: &str
             reason,
         },
         object_store::Error::NotFound { .. } => Error::NotFound { object },
+        object_store::Error::NotSupported { .. } | object_store::Error::NotImplemented { .. } => Error::Unsupported {
+            operation,
+            object,
+            reason,
+        },
+        _ if says(&UNSUPPORTED) => Error::Unsupported {
+            operation,
+            object,
+            reason,
+        },
         _ if refused || says(&REFUSED) => Error::Unauthorized {
             operation,
             object,

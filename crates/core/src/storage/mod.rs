@@ -1,12 +1,19 @@
 //! The store behind `walarchive.storage`: one door for all backends, with a deadline for each operation and errors that
 //! tell what to do.
 
+mod azure;
+mod create;
 mod credentials;
 mod errors;
 mod file;
+mod gcs;
+mod http;
 mod reader;
 mod s3;
+mod sftp;
+mod swift;
 mod upload;
+mod url;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,15 +21,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use object_store::path::Path;
-use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
-use url::Url;
+use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
 
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
 use crate::layout;
 
+pub use create::{CreateOnly, Created};
 pub use reader::{PART_BYTES, RangeReader};
-pub use upload::{Upload, UploadTask};
+pub use upload::{Upload, UploadTask, Uploaded};
 
 /// A repository's store. Keys are relative to the prefix of its URL. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -30,6 +37,7 @@ pub struct Store {
     inner: Arc<dyn ObjectStore>,
     url: String,
     deadline: Duration,
+    learned: Arc<create::Learned>,
 }
 
 /// An object of a listing.
@@ -43,21 +51,16 @@ pub struct Listed {
     pub last_modified: chrono::DateTime<chrono::Utc>,
 }
 
-/// What [`Store::create`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Created {
-    /// The object is there now, and was not before.
-    Yes,
-    /// An object of that name was there already, and was left as it is.
-    Exists,
-}
-
 impl Store {
     /// The store that the configuration names. Nothing is asked of it yet.
     pub fn open(config: &StorageConfig) -> Result<Self> {
-        let url = parse_url(&config.url)?;
+        let url = url::parse(&config.url)?;
         let inner = match url.scheme() {
             "file" => file::open(&url)?,
+            "gs" => gcs::open(&url, config)?,
+            "az" => azure::open(&url, config)?,
+            "swift" => swift::open(&url, config)?,
+            "sftp" => sftp::open(&url, config)?,
             _ => s3::open(&url, config)?,
         };
         // One request, its retries and the pauses between them.
@@ -66,6 +69,7 @@ impl Store {
             inner,
             url: config.url.trim_end_matches('/').to_owned(),
             deadline,
+            learned: Arc::default(),
         })
     }
 
@@ -75,12 +79,13 @@ impl Store {
             inner,
             url: url.into(),
             deadline: StorageConfig::REQUEST_TIMEOUT,
+            learned: Arc::default(),
         }
     }
 
     /// Is this URL one that [`Store::open`] takes? Looks at its text only.
     pub fn check_url(url: &str) -> Result<()> {
-        parse_url(url).map(|_| ())
+        url::parse(url).map(|_| ())
     }
 
     /// The URL, which holds no secret.
@@ -126,23 +131,6 @@ impl Store {
     /// The full URL of an object, for messages.
     pub fn object_url(&self, key: &str) -> String {
         format!("{}/{key}", self.url)
-    }
-
-    /// Write an object that must not be there yet. Whether a server keeps that promise is not for this method to tell:
-    /// see [`crate::archive::Archive`].
-    pub async fn create(&self, key: &str, content: Bytes) -> Result<Created> {
-        let path = Path::from(key);
-        let put = self
-            .inner
-            .put_opts(&path, PutPayload::from(content), PutMode::Create.into());
-        match self.within(put).await {
-            Some(Ok(_)) => Ok(Created::Yes),
-            Some(Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })) => {
-                Ok(Created::Exists)
-            }
-            Some(Err(error)) => Err(self.error("write", key, error)),
-            None => Err(self.timeout("write", key)),
-        }
     }
 
     /// Write an object, over whatever is there.
@@ -304,42 +292,7 @@ fn listed(meta: ObjectMeta) -> Listed {
     }
 }
 
-fn parse_url(text: &str) -> Result<Url> {
-    let hint = "walarchive.storage is a URL: \"s3://bucket/prefix\" or \"file:///absolute/path\".";
-    let url = Url::parse(text)
-        .map_err(|error| Error::config(format!("storage \"{}\" is not a URL: {error}", redact(text)), hint))?;
-    if url.password().is_some() || !url.username().is_empty() || url.query().is_some() || url.fragment().is_some() {
-        return Err(Error::config(
-            format!("storage \"{}\" holds more than a place", redact(text)),
-            "Write the bucket and the prefix only; options belong into walarchive.storage_options, credentials into the \
-             environment or into the file named by walarchive.credentials_file.",
-        ));
-    }
-    match url.scheme() {
-        "file" if url.host_str().is_none_or(str::is_empty) && url.path().len() > 1 => Ok(url),
-        "file" => Err(Error::config(
-            format!("storage \"{}\" is not an absolute path", redact(text)),
-            hint,
-        )),
-        "s3" if url.host_str().is_some_and(|bucket| !bucket.is_empty()) => Ok(url),
-        "s3" => Err(Error::config(
-            format!("storage \"{}\" names no bucket", redact(text)),
-            hint,
-        )),
-        scheme => Err(Error::config(
-            format!("storage scheme \"{scheme}\" is not supported"),
-            hint,
-        )),
-    }
-}
-
-/// The text with what may be `user:password` taken out.
-fn redact(text: &str) -> String {
-    match (text.find("://"), text.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => format!("{}***{}", &text[..scheme + 3], &text[at..]),
-        _ => text.to_owned(),
-    }
-}
-
+#[cfg(test)]
+pub(crate) mod pretender;
 #[cfg(test)]
 mod tests;

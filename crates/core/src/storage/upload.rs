@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{PART_BYTES, Store};
+use super::{Created, PART_BYTES, Store};
 use crate::error::{Error, Result};
 
 /// Parts of one object that are on their way at a time. One more may wait, and one is being filled.
@@ -33,16 +33,44 @@ pub struct Upload {
 }
 
 /// The other half, which talks to the store.
-pub struct UploadTask(JoinHandle<Result<u64>>);
+pub struct UploadTask(JoinHandle<Result<Uploaded>>);
+
+/// The end of an upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uploaded {
+    /// Bytes of the object that was sent.
+    pub bytes: u64,
+    /// Whether it was stored, or was given up in favour of the object that was there. Always [`Created::Yes`] for
+    /// [`Store::upload`].
+    pub created: Created,
+}
+
+/// What happens to an object that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Replace,
+    Keep,
+}
 
 impl Store {
     /// Begin to write an object, over whatever is there. Must be called within a tokio runtime. Nothing is visible under
     /// the key before the upload is complete; if it fails, is cancelled or is given up, its parts are removed. Every
     /// request has a deadline.
     pub fn upload(&self, key: &str, cancel: CancellationToken) -> (Upload, UploadTask) {
+        self.start_upload(key, Mode::Replace, cancel)
+    }
+
+    /// The same for an object that must not be there yet. One that fits into a part is created as by [`Store::create`]. For
+    /// larger ones no store knows a create-only write that all have, so the key is looked at once more just before the
+    /// parts become an object: what came meanwhile is left as it is.
+    pub fn upload_new(&self, key: &str, cancel: CancellationToken) -> (Upload, UploadTask) {
+        self.start_upload(key, Mode::Keep, cancel)
+    }
+
+    fn start_upload(&self, key: &str, mode: Mode, cancel: CancellationToken) -> (Upload, UploadTask) {
         let (sender, parts) = mpsc::channel(1);
         let (store, key) = (self.clone(), key.to_owned());
-        let task = tokio::spawn(async move { receive(&store, &key, parts, &cancel).await });
+        let task = tokio::spawn(async move { receive(&store, &key, mode, parts, &cancel).await });
         let upload = Upload {
             buffer: Vec::new(),
             parts: sender,
@@ -52,9 +80,9 @@ impl Store {
 }
 
 impl UploadTask {
-    /// Wait for the end. Returns the bytes that were stored. [`Error::Cancelled`] also if the other half was dropped: then
+    /// Wait for the end. [`Error::Cancelled`] also if the other half was dropped: then
     /// its owner knows the reason.
-    pub async fn outcome(self) -> Result<u64> {
+    pub async fn outcome(self) -> Result<Uploaded> {
         match self.0.await {
             Ok(outcome) => outcome,
             Err(error) => match error.try_into_panic() {
@@ -97,12 +125,21 @@ impl Write for Upload {
     }
 }
 
-async fn receive(store: &Store, key: &str, mut parts: mpsc::Receiver<Part>, cancel: &CancellationToken) -> Result<u64> {
+async fn receive(
+    store: &Store,
+    key: &str,
+    mode: Mode,
+    mut parts: mpsc::Receiver<Part>,
+    cancel: &CancellationToken,
+) -> Result<Uploaded> {
     let first = match next(&mut parts, cancel).await? {
         Part::Last(content) => {
-            let size = content.len() as u64;
-            store.put(key, content).await?;
-            return Ok(size);
+            let bytes = content.len() as u64;
+            let created = match mode {
+                Mode::Replace => store.put(key, content).await.map(|()| Created::Yes)?,
+                Mode::Keep => store.create(key, content).await?,
+            };
+            return Ok(Uploaded { bytes, created });
         }
         Part::More(first) => first,
     };
@@ -111,10 +148,18 @@ async fn receive(store: &Store, key: &str, mut parts: mpsc::Receiver<Part>, canc
     let mut running = JoinSet::new();
     let sent = send_parts(store, key, &mut *upload, &mut running, first, parts, cancel).await;
     let result = match sent {
-        Ok((size, count)) => complete(store, key, &mut *upload, count, cancel).await.map(|()| size),
+        Ok((bytes, count)) => finish(store, key, mode, &mut *upload, count, cancel)
+            .await
+            .map(|created| Uploaded { bytes, created }),
         Err(error) => Err(error),
     };
-    if result.is_err() {
+    if !matches!(
+        result,
+        Ok(Uploaded {
+            created: Created::Yes,
+            ..
+        })
+    ) {
         running.shutdown().await;
         if let Err(error) = store.asked("delete", key, upload.abort()).await {
             tracing::warn!(object = store.object_url(key), %error, "could not remove the parts of an unfinished upload");
@@ -181,6 +226,21 @@ async fn wait(
     Ok(())
 }
 
+/// Make an object of the parts, unless one is there that must be left as it is.
+async fn finish(
+    store: &Store,
+    key: &str,
+    mode: Mode,
+    upload: &mut dyn MultipartUpload,
+    parts: u32,
+    cancel: &CancellationToken,
+) -> Result<Created> {
+    if mode == Mode::Keep && store.size(key).await?.is_some() {
+        return Ok(Created::Exists);
+    }
+    complete(store, key, upload, parts, cancel).await.map(|()| Created::Yes)
+}
+
 async fn complete(
     store: &Store,
     key: &str,
@@ -215,7 +275,7 @@ mod tests {
         key: &str,
         cancel: &CancellationToken,
         produce: impl FnOnce(Upload) -> io::Result<()> + Send + 'static,
-    ) -> (io::Result<()>, Result<u64>) {
+    ) -> (io::Result<()>, Result<Uploaded>) {
         let (upload, task) = store.upload(key, cancel.clone());
         let produced = tokio::task::spawn_blocking(move || produce(upload))
             .await
@@ -240,7 +300,7 @@ mod tests {
             };
             let (produced, stored) = run(&store, "object", &CancellationToken::new(), produce).await;
             produced.expect("produced");
-            assert_eq!(stored.expect("stored"), size);
+            assert_eq!(stored.expect("stored").bytes, size);
             let read = store.get("object", u64::MAX).await.expect("read").expect("there");
             assert!(read == expected, "{size}");
         }
@@ -265,6 +325,27 @@ mod tests {
         let (_, stored) = run(&store, "object", &cancel, cancelled).await;
         assert!(matches!(stored, Err(Error::Cancelled)));
         assert_eq!(files_below(dir.path()), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_there_is_left_as_it_is() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(&StorageConfig::new(format!("file://{}", dir.path().display()))).expect("a store");
+        for size in [17, PART_BYTES as usize * 2 + 17] {
+            let key = format!("object-{size}");
+            for (fill, created) in [(1, Created::Yes), (2, Created::Exists)] {
+                let (mut upload, task) = store.upload_new(&key, CancellationToken::new());
+                let produced = tokio::task::spawn_blocking(move || {
+                    upload.write_all(&vec![fill; size])?;
+                    upload.finish()
+                });
+                produced.await.expect("no panic").expect("produced");
+                assert_eq!(task.outcome().await.expect("an end").created, created);
+            }
+            let read = store.get(&key, u64::MAX).await.expect("read").expect("there");
+            assert!(read == vec![1; size]);
+        }
+        assert_eq!(files_below(dir.path()), 2, "parts are left");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -78,6 +78,16 @@ impl Segment {
         Self::from_number(self.timeline, self.number(size) + 1, size)
     }
 
+    /// The segments from that of `start` to that of the last byte before `end`, in order; at least one.
+    pub fn range(timeline: u32, start: Lsn, end: Lsn, size: SegmentSize) -> Vec<Self> {
+        let number = |lsn| Self::containing(timeline, lsn, size).number(size);
+        let first = number(start);
+        let last = number(Lsn(end.0.saturating_sub(1)));
+        (first..=last.max(first))
+            .map(|at| Self::from_number(timeline, at, size))
+            .collect()
+    }
+
     fn parse(text: &str) -> Option<Self> {
         if text.len() != 24 {
             return None;

@@ -1,0 +1,80 @@
+//! `check`.
+
+use std::io::Write;
+
+use serde::Serialize;
+use walarchive_core::check::{self, Check, Status};
+use walarchive_core::storage::Store;
+use walarchive_core::{Error, Result};
+
+use crate::{args, settings, wal};
+
+/// Check the store, print a row for each thing that was looked at, and tell the worst.
+pub async fn run(args: &args::Check) -> Result<Status> {
+    let data_dir = wal::usual_data_dirs().find(|directory| wal::is_data_dir(directory));
+    let settings = settings::find(&args.storage, data_dir.as_deref())?;
+    let mut checks = vec![Check::ok(
+        "settings",
+        format!("storage is \"{}\"", settings.storage.url),
+    )];
+    match Store::open(&settings.storage) {
+        Ok(store) => checks.extend(check::check_store(&store, None).await),
+        Err(error) => checks.push(Check::of_error("store", &error)),
+    }
+    let text = match args.json {
+        true => json(&checks),
+        false => table(&checks),
+    };
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write", "stdout", error)),
+        _ => Ok(check::worst(&checks)),
+    }
+}
+
+/// One row.
+#[derive(Serialize)]
+struct Row<'a> {
+    check: &'a str,
+    status: &'a str,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latency_ms: Option<f64>,
+}
+
+fn json(checks: &[Check]) -> String {
+    let rows: Vec<Row<'_>> = checks
+        .iter()
+        .map(|check| Row {
+            check: check.name,
+            status: check.status.as_str(),
+            detail: &check.detail,
+            hint: check.hint.as_deref(),
+            latency_ms: check.latency_ms(),
+        })
+        .collect();
+    serde_json::to_string_pretty(&rows).unwrap_or_default()
+}
+
+fn table(checks: &[Check]) -> String {
+    let mut text = String::new();
+    for check in checks {
+        let latency = check
+            .latency_ms()
+            .map(|ms| format!(" ({ms:.1} ms)"))
+            .unwrap_or_default();
+        // What a store says is printed, not obeyed: no control characters.
+        let detail = check.detail.replace(char::is_control, "?");
+        text.push_str(&format!(
+            "{:<8} {:<14} {detail}{latency}\n",
+            check.status.as_str(),
+            check.name
+        ));
+        if let Some(hint) = &check.hint {
+            text.push_str(&format!("{:>23} {}\n", "HINT:", hint.replace(char::is_control, "?")));
+        }
+    }
+    text.push_str(&format!("worst: {}", check::worst(checks).as_str()));
+    text
+}

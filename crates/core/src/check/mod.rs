@@ -1,0 +1,128 @@
+//! Is everything there that archiving and restoring need? One row for each thing that was looked at.
+
+mod repository;
+mod scratch;
+
+use std::time::Duration;
+
+use crate::cluster::ClusterIdentity;
+use crate::error::Error;
+use crate::storage::Store;
+
+/// How a check ended; the worst comes last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Status {
+    /// As it should be.
+    Ok,
+    /// It works, but not as it should.
+    Warning,
+    /// It does not work.
+    Failed,
+}
+
+impl Status {
+    /// "ok", "warning" or "failed".
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Ok => "ok",
+            Status::Warning => "warning",
+            Status::Failed => "failed",
+        }
+    }
+}
+
+/// One row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// What was looked at.
+    pub name: &'static str,
+    /// How it is.
+    pub status: Status,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it, as a sentence.
+    pub hint: Option<String>,
+    /// How long the store took, where it was asked.
+    pub latency: Option<Duration>,
+}
+
+impl Check {
+    /// All is well.
+    pub fn ok(name: &'static str, detail: impl Into<String>) -> Self {
+        Check {
+            name,
+            status: Status::Ok,
+            detail: detail.into(),
+            hint: None,
+            latency: None,
+        }
+    }
+
+    /// It works, but somebody should know.
+    pub fn warning(name: &'static str, detail: impl Into<String>, hint: impl Into<String>) -> Self {
+        Check {
+            status: Status::Warning,
+            hint: Some(hint.into()),
+            ..Check::ok(name, detail)
+        }
+    }
+
+    /// It does not work.
+    pub fn failed(name: &'static str, detail: impl Into<String>, hint: impl Into<String>) -> Self {
+        Check {
+            status: Status::Failed,
+            hint: Some(hint.into()),
+            ..Check::ok(name, detail)
+        }
+    }
+
+    /// It does not work, as this error says.
+    pub fn of_error(name: &'static str, error: &Error) -> Self {
+        let detail = match error.detail() {
+            Some(detail) => format!("{error}: {detail}"),
+            None => error.to_string(),
+        };
+        Check {
+            status: Status::Failed,
+            hint: error.hint(),
+            ..Check::ok(name, detail)
+        }
+    }
+
+    /// [`Check::latency`] in milliseconds.
+    pub fn latency_ms(&self) -> Option<f64> {
+        self.latency.map(|latency| latency.as_secs_f64() * 1000.0)
+    }
+
+    fn took(self, latency: Duration) -> Self {
+        Check {
+            latency: Some(latency),
+            ..self
+        }
+    }
+}
+
+/// The worst of them.
+pub fn worst(checks: &[Check]) -> Status {
+    checks.iter().map(|check| check.status).max().unwrap_or(Status::Ok)
+}
+
+/// Look at the store, and at the repository in it. `identity` is that of the cluster that archives, where it is known. The
+/// objects that are written lie in a folder of their own and are removed again, also those that an earlier check left. Each
+/// request has a deadline. After a failure without which the rest makes no sense, the rest is not there.
+pub async fn check_store(store: &Store, identity: Option<&ClusterIdentity>) -> Vec<Check> {
+    let mut checks = scratch::checks(store).await;
+    if checks
+        .iter()
+        .any(|check| check.status == Status::Failed && scratch::IS_NEEDED.contains(&check.name))
+    {
+        return checks;
+    }
+    let (owner, segment_size) = repository::owner(store, identity).await;
+    checks.push(owner);
+    checks.push(repository::newest_backup(store, segment_size).await);
+    checks
+}
+
+#[cfg(test)]
+mod tests;

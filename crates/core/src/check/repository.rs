@@ -1,0 +1,107 @@
+//! What lies in the store: whose it is, and whether the newest backup can be restored.
+
+use crate::archive::read_through;
+use crate::check::Check;
+use crate::cluster::{self, ClusterIdentity};
+use crate::codec::Format;
+use crate::error::{Error, Result};
+use crate::inventory::{BackupInfo, list_backups, missing_segments};
+use crate::storage::Store;
+use crate::wal::{Segment, SegmentSize, WalFileName};
+
+/// Whose repository it is, and the size of its WAL segments.
+pub(super) async fn owner(store: &Store, identity: Option<&ClusterIdentity>) -> (Check, SegmentSize) {
+    let name = "owner";
+    let nobody = "the repository is nobody's yet: the first archiver claims it";
+    let found = match identity {
+        Some(identity) => cluster::is_owned(store, identity).await.map(|owned| match owned {
+            true => (
+                "the repository is this cluster's".to_owned(),
+                Some(identity.segment_size),
+            ),
+            false => (nobody.to_owned(), Some(identity.segment_size)),
+        }),
+        None => cluster::owner(store).await.map(|owner| match owner {
+            Some(owner) => (
+                format!(
+                    "the repository is that of system identifier {}, PostgreSQL {}, with WAL segments of {} MB",
+                    owner.system_identifier,
+                    owner.major_version,
+                    owner.segment_size.bytes() >> 20
+                ),
+                Some(owner.segment_size),
+            ),
+            None => (nobody.to_owned(), None),
+        }),
+    };
+    match found {
+        Ok((detail, size)) => (Check::ok(name, detail), size.unwrap_or(SegmentSize::DEFAULT)),
+        Err(error) => (Check::of_error(name, &error), SegmentSize::DEFAULT),
+    }
+}
+
+/// Is the WAL there that the newest backup needs, and can it be read?
+pub(super) async fn newest_backup(store: &Store, size: SegmentSize) -> Check {
+    let name = "newest backup";
+    let backups = match list_backups(store).await {
+        Ok(backups) => backups,
+        Err(error) => return Check::of_error(name, &error),
+    };
+    let Some(newest) = backups.last() else {
+        return Check::warning(
+            name,
+            "there is no base backup yet, and WAL alone restores nothing",
+            "Take one by SELECT walarchive_backup_push().",
+        );
+    };
+    if let Some(damaged) = &newest.damaged {
+        return Check::failed(
+            name,
+            format!("\"{}\" cannot be used: {damaged}", newest.name),
+            "Take another backup, then look for the reason.",
+        );
+    }
+    match wal_of(store, newest, size).await {
+        Ok(segments) => Check::ok(
+            name,
+            format!(
+                "\"{}\" can be restored: its {segments} WAL segments are there, and the first and the last can be read",
+                newest.name
+            ),
+        ),
+        Err(error) => Check {
+            detail: format!(
+                "\"{}\" cannot be restored: {}",
+                newest.name,
+                Check::of_error(name, &error).detail
+            ),
+            ..Check::of_error(name, &error)
+        },
+    }
+}
+
+/// Returns how many segments the backup needs.
+async fn wal_of(store: &Store, backup: &BackupInfo, size: SegmentSize) -> Result<usize> {
+    let Some(timeline) = backup.timeline else {
+        return Err(Error::damaged(&backup.name, "Its name does not tell its timeline."));
+    };
+    let metadata = &backup.metadata;
+    let needed = Segment::range(timeline, metadata.start_lsn, metadata.finish_lsn, size);
+    let missing = missing_segments(store, &needed).await?;
+    if let Some(first) = missing.first() {
+        return Err(Error::damaged(
+            &backup.name,
+            format!(
+                "Of the {} WAL segments that it needs {} are not in the archive, \"{first}\" being the first one.",
+                needed.len(),
+                missing.len()
+            ),
+        ));
+    }
+    let ends = [needed.first(), needed.last().filter(|_| needed.len() > 1)];
+    for segment in ends.into_iter().flatten() {
+        let file = WalFileName::Segment(*segment);
+        read_through(store, &file, Format::Zstd, metadata.system_identifier).await?;
+    }
+    Ok(needed.len())
+}

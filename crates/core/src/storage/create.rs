@@ -1,0 +1,107 @@
+//! Writes that must not replace anything, on stores that keep that promise and on those that do not.
+//!
+//! S3, GCS, Azure and Swift can be told to write an object only if there is none (`If-None-Match: *`). Some servers that
+//! speak their protocols answer such a request with "created" and overwrite, others refuse it. A store that keeps the
+//! promise protects against a second writer at any moment; with the others an object is looked for first, which leaves the
+//! moment between the look and the write.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use bytes::Bytes;
+use object_store::path::Path;
+use object_store::{ObjectStore, PutMode, PutPayload};
+
+use super::Store;
+use crate::error::{Error, Result};
+
+/// What [`Store::create`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// The object is there now, and was not before.
+    Yes,
+    /// An object of that name was there already, and was left as it is.
+    Exists,
+}
+
+/// Does the store keep the promise of a create-only write?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CreateOnly {
+    /// It refuses to write over an object.
+    Honoured,
+    /// It answers "created" and overwrites.
+    Ignored,
+    /// It does not take such a request.
+    Unsupported,
+}
+
+/// What is known of the store so far; one for all clones of a [`Store`].
+#[derive(Debug, Default)]
+pub(super) struct Learned(AtomicU8);
+
+impl Learned {
+    fn get(&self) -> Option<CreateOnly> {
+        match self.0.load(Ordering::Relaxed) {
+            1 => Some(CreateOnly::Honoured),
+            2 => Some(CreateOnly::Ignored),
+            3 => Some(CreateOnly::Unsupported),
+            _ => None,
+        }
+    }
+
+    fn set(&self, found: CreateOnly) {
+        let number = match found {
+            CreateOnly::Honoured => 1,
+            CreateOnly::Ignored => 2,
+            CreateOnly::Unsupported => 3,
+        };
+        self.0.store(number, Ordering::Relaxed);
+    }
+}
+
+impl Store {
+    /// What [`Store::probe_create_only`] found, if the store was asked.
+    pub fn create_only(&self) -> Option<CreateOnly> {
+        self.learned.get()
+    }
+
+    /// Ask the store whether it tells the truth: an object that is there is created once more, with the content that it has.
+    pub async fn probe_create_only(&self, key: &str, content: Bytes) -> Result<CreateOnly> {
+        let found = match self.create_by_store(key, content).await {
+            Ok(Created::Exists) => CreateOnly::Honoured,
+            Ok(Created::Yes) => CreateOnly::Ignored,
+            Err(Error::Unsupported { .. }) => CreateOnly::Unsupported,
+            Err(error) => return Err(error),
+        };
+        self.learned.set(found);
+        Ok(found)
+    }
+
+    /// Write an object that must not be there yet. On a store that is known not to see to that, it is looked for first.
+    pub async fn create(&self, key: &str, content: Bytes) -> Result<Created> {
+        if matches!(self.create_only(), None | Some(CreateOnly::Honoured)) {
+            match self.create_by_store(key, content.clone()).await {
+                Err(Error::Unsupported { .. }) => self.learned.set(CreateOnly::Unsupported),
+                answer => return answer,
+            }
+        }
+        if self.size(key).await?.is_some() {
+            return Ok(Created::Exists);
+        }
+        self.put(key, content).await.map(|()| Created::Yes)
+    }
+
+    async fn create_by_store(&self, key: &str, content: Bytes) -> Result<Created> {
+        let path = Path::from(key);
+        let put = self
+            .inner
+            .put_opts(&path, PutPayload::from(content), PutMode::Create.into());
+        match self.within(put).await {
+            Some(Ok(_)) => Ok(Created::Yes),
+            Some(Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })) => {
+                Ok(Created::Exists)
+            }
+            Some(Err(error)) => Err(self.error("write", key, error)),
+            None => Err(self.timeout("write", key)),
+        }
+    }
+}

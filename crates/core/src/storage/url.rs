@@ -1,0 +1,72 @@
+//! `walarchive.storage` as a URL: a place, and no more than a place.
+
+use std::sync::Arc;
+
+use object_store::ObjectStore;
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use url::Url;
+
+use crate::error::{Error, Result};
+
+const HINT: &str = "walarchive.storage is a URL: \"s3://bucket/prefix\", \"gs://bucket/prefix\", \"az://container/prefix\", \
+                    \"swift://container/prefix\", \"sftp://user@host/path\" or \"file:///absolute/path\".";
+
+/// The URL, if a store can be opened by it. Looks at its text only.
+pub(super) fn parse(text: &str) -> Result<Url> {
+    let url = Url::parse(text)
+        .map_err(|error| Error::config(format!("storage \"{}\" is not a URL: {error}", redact(text)), HINT))?;
+    // An account's name is part of the place only where there is no other way to say whose home it is.
+    let user = !url.username().is_empty() && url.scheme() != "sftp";
+    if url.password().is_some() || user || url.query().is_some() || url.fragment().is_some() {
+        return Err(Error::config(
+            format!("storage \"{}\" holds more than a place", redact(text)),
+            "Write the bucket and the prefix only; options belong into walarchive.storage_options, credentials into the \
+             environment or into the file named by walarchive.credentials_file.",
+        ));
+    }
+    let named = url.host_str().is_some_and(|host| !host.is_empty());
+    let problem = match url.scheme() {
+        "file" if !named && url.path().len() > 1 => return Ok(url),
+        "file" => "is not an absolute path",
+        "s3" | "gs" | "az" | "swift" | "sftp" if named => return Ok(url),
+        "s3" | "gs" => "names no bucket",
+        "az" | "swift" => "names no container",
+        "sftp" => "names no host",
+        scheme => {
+            return Err(Error::config(
+                format!("storage scheme \"{scheme}\" is not supported"),
+                HINT,
+            ));
+        }
+    };
+    Err(Error::config(format!("storage \"{}\" {problem}", redact(text)), HINT))
+}
+
+/// The bucket or container that the URL names.
+pub(super) fn bucket(url: &Url) -> &str {
+    url.host_str().unwrap_or_default()
+}
+
+/// The store of a whole bucket, seen from the prefix that the URL names.
+pub(super) fn below_prefix(store: impl ObjectStore, url: &Url) -> Result<Arc<dyn ObjectStore>> {
+    let prefix = Path::from_url_path(url.path().trim_matches('/')).map_err(|error| {
+        Error::config(
+            format!("storage \"{url}\" has an invalid prefix: {error}"),
+            "Use a prefix without empty or dotted parts.",
+        )
+    })?;
+    Ok(if prefix.as_ref().is_empty() {
+        Arc::new(store)
+    } else {
+        Arc::new(PrefixStore::new(store, prefix))
+    })
+}
+
+/// The text with what may be `user:password` taken out.
+fn redact(text: &str) -> String {
+    match (text.find("://"), text.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => format!("{}***{}", &text[..scheme + 3], &text[at..]),
+        _ => text.to_owned(),
+    }
+}
