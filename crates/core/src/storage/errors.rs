@@ -16,7 +16,7 @@ const REFUSED: [&str; 8] = [
 ];
 /// Where instances of clouds ask for credentials: nobody asks there who has any.
 const METADATA_SERVICES: [&str; 2] = ["169.254.169.254", "169.254.170.2"];
-const NO_STORE: [&str; 2] = ["NoSuchBucket", "No such bucket"];
+const NO_STORE: [&str; 3] = ["NoSuchBucket", "No such bucket", "No such container"];
 
 pub(super) fn translate(operation: &'static str, object: String, store_url: &str, error: object_store::Error) -> Error {
     let reason = reason(&error);
