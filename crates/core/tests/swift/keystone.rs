@@ -2,8 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use serde_json::{Value, json};
 use walarchive_testkit::SwiftServer;
@@ -16,13 +16,16 @@ pub struct Keystone {
 
 impl Keystone {
     /// With the object store of two regions, "far" of which is nowhere. Tokens last `lifetime` seconds.
-    pub fn start(swift: Arc<SwiftServer>, lifetime: i64) -> Keystone {
+    pub fn start(swift: &Arc<SwiftServer>, lifetime: i64) -> Keystone {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let url = format!("http://{}/identity", listener.local_addr().expect("an address"));
+        // The server shall stop when the test ends, and this thread may outlive it.
+        let swift: Weak<SwiftServer> = Arc::downgrade(swift);
         let given = Arc::new(AtomicUsize::new(0));
         let count = given.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                let Some(swift) = swift.upgrade() else { return };
                 serve(&stream, &swift, &count, lifetime);
             }
         });

@@ -123,7 +123,7 @@ async fn uploads(store: &Store, server: &SwiftServer) {
 }
 
 async fn keystone_gives_tokens(server: &Arc<SwiftServer>) {
-    let keystone = Keystone::start(server.clone(), 3600);
+    let keystone = Keystone::start(server, 3600);
     let password = "os_project_name=ours,os_project_domain_name=Ours,os_region_name=near,allow_http=true";
     let user = [("os_username", "archiver"), ("os_password", "hunter2")];
     let open = |keystone: &Keystone, options: &str, credentials: &[(&str, &str)]| {
@@ -150,7 +150,7 @@ async fn keystone_gives_tokens(server: &Arc<SwiftServer>) {
     store.delete("by-password").await.unwrap();
 
     // A token that is about to expire is renewed before anybody refuses it.
-    let hasty = Keystone::start(server.clone(), 1);
+    let hasty = Keystone::start(server, 1);
     let store = open(&hasty, password, &user);
     store.list("").await.unwrap();
     let start = Instant::now();
