@@ -66,11 +66,14 @@ const SECRET_WORDS: [&str; 7] = [
     "sas_key",
 ];
 
+/// Keys whose value is a secret though no part of them says so.
+const SECRET_KEYS: [&str; 1] = ["st_key"];
+
 impl StorageOptions {
     /// Add one pair. A key whose value would be a secret is refused, as settings and arguments can be seen by others.
     pub fn insert(&mut self, key: &str, value: &str) -> Result<()> {
         let key = key.trim().to_ascii_lowercase();
-        if SECRET_WORDS.iter().any(|word| key.contains(word)) {
+        if SECRET_KEYS.contains(&key.as_str()) || SECRET_WORDS.iter().any(|word| key.contains(word)) {
             return Err(Error::config(
                 format!("storage option \"{key}\" is a credential"),
                 "Credentials belong into the environment of the process or into the file named by \
@@ -156,6 +159,8 @@ mod tests {
             "hunter2",
             "aws_session_token=hunter2",
             "password=hunter2",
+            "st_key=hunter2",
+            "os_application_credential_secret=hunter2",
             "sse_customer_key_base64=hunter2",
             "proxy_url=http://me:hunter2@host",
         ] {

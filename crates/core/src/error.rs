@@ -212,6 +212,13 @@ impl Error {
             Error::Unauthorized { object, .. } if object.starts_with("file:") => {
                 "Check the owner and the mode of the directory; it must belong to the user of the process."
             }
+            Error::Unauthorized { object, .. } | Error::NoCredentials { object, .. }
+                if object.starts_with("swift:") =>
+            {
+                "Check the user, the password or the application credential, and the user's role in the project: OS_* or \
+                 ST_AUTH, ST_USER and ST_KEY in the environment of the process (a server reads it when it starts), or the \
+                 same in lower case in the file named by walarchive.credentials_file."
+            }
             Error::Unauthorized { .. } | Error::NoCredentials { .. } => {
                 "Check the access key, its secret and its permissions on the bucket: AWS_ACCESS_KEY_ID and \
                  AWS_SECRET_ACCESS_KEY in the environment of the process (a server reads it when it starts), or the \

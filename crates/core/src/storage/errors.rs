@@ -18,7 +18,7 @@ const REFUSED: [&str; 8] = [
 const METADATA_SERVICES: [&str; 2] = ["169.254.169.254", "169.254.170.2"];
 /// What servers say that do not know a request, or one of its headers.
 const UNSUPPORTED: [&str; 2] = ["501 Not Implemented", "<Code>NotImplemented</Code>"];
-const NO_STORE: [&str; 2] = ["NoSuchBucket", "No such bucket"];
+const NO_STORE: [&str; 3] = ["NoSuchBucket", "No such bucket", "No such container"];
 
 pub(super) fn translate(operation: &'static str, object: String, store_url: &str, error: object_store::Error) -> Error {
     let reason = reason(&error);
