@@ -20,6 +20,9 @@ const IN_FLIGHT: usize = 2;
 /// them only then.
 const FLUSH_A_PART: Duration = Duration::from_secs(1);
 
+/// How long parts that are on their way may take to arrive after the upload has failed.
+const SETTLE: Duration = Duration::from_secs(10);
+
 /// Parts on their way; those that were too slow end with the deadline that they had.
 type Running = JoinSet<Result<object_store::Result<()>, Duration>>;
 
@@ -120,7 +123,7 @@ async fn receive(store: &Store, key: &str, mut parts: mpsc::Receiver<Part>, canc
         Err(error) => Err(error),
     };
     if result.is_err() {
-        running.shutdown().await;
+        settle(&mut running).await;
         if let Err(error) = store.asked("delete", key, upload.abort()).await {
             tracing::warn!(object = store.object_url(key), %error, "could not remove the parts of an unfinished upload");
         }
@@ -162,13 +165,7 @@ async fn send_parts(
 }
 
 /// Wait until no more than `left` parts are on their way.
-async fn wait(
-    store: &Store,
-    key: &str,
-    running: &mut Running,
-    left: usize,
-    cancel: &CancellationToken,
-) -> Result<()> {
+async fn wait(store: &Store, key: &str, running: &mut Running, left: usize, cancel: &CancellationToken) -> Result<()> {
     while running.len() > left {
         let done = tokio::select! {
             () = cancel.cancelled() => return Err(Error::Cancelled),
@@ -187,6 +184,14 @@ async fn wait(
     Ok(())
 }
 
+/// A part that arrives after the others were removed would stay for ever.
+async fn settle(running: &mut Running) {
+    let all = async { while running.join_next().await.is_some() {} };
+    if tokio::time::timeout(SETTLE, all).await.is_err() {
+        running.shutdown().await;
+    }
+}
+
 async fn complete(
     store: &Store,
     key: &str,
@@ -202,12 +207,12 @@ async fn complete(
     };
     match done {
         Ok(Ok(_)) => Ok(()),
-        // The answer to an attempt that had succeeded may be lost. The next one then finds no upload under its id.
-        Ok(Err(error @ object_store::Error::NotFound { .. })) => match store.size(key).await {
+        // The answer to an attempt that had succeeded may be lost. The next one then finds no upload under its id, which
+        // servers call by various names; what they cannot do is to show an object of this very size without it.
+        Ok(Err(error)) => match store.size(key).await {
             Ok(Some(stored)) if stored == size => Ok(()),
             _ => Err(store.error("write", key, error)),
         },
-        Ok(Err(error)) => Err(store.error("write", key, error)),
         Err(_) => Err(store.timeout("write", key, deadline)),
     }
 }

@@ -47,7 +47,11 @@ async fn uploads_that_fail_leave_no_parts() {
             _ => assert!(matches!(error, Error::Unauthorized { .. }), "{error:?}"),
         }
         assert!(took < 2 * SOON, "{took:?}");
-        let begun = site.proxy.requests().iter().any(|seen| seen.target.contains("partNumber=2"));
+        let begun = site
+            .proxy
+            .requests()
+            .iter()
+            .any(|seen| seen.target.contains("partNumber=2"));
         assert!(begun, "parts were on their way");
         assert_eq!(site.unfinished_uploads(), Vec::<std::path::PathBuf>::new());
         assert_eq!(site.stored("large"), None);
@@ -79,7 +83,10 @@ async fn a_busy_store_is_asked_again_when_it_says() {
         let seen = site.proxy.requests();
         assert_eq!(seen.len(), 2, "{code}");
         let pause = seen[1].at - seen[0].at;
-        assert!(pause >= Duration::from_millis(1900) && pause < SOON, "{code}: {pause:?}");
+        assert!(
+            pause >= Duration::from_millis(1900) && pause < SOON,
+            "{code}: {pause:?}"
+        );
     }
 }
 

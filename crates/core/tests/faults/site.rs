@@ -15,7 +15,7 @@ use walarchive_core::wal::{SegmentSize, WalFileName};
 use walarchive_testkit::{FaultProxy, S3Server, TestDir};
 
 /// Far above what any operation here may take with the deadlines of [`Site::config`], far below object_store's own.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(40);
 
 const SEGMENT: u64 = 4 << 20;
 const SYSTEM: u64 = 7_412_345_678_901_234_567;
@@ -48,8 +48,8 @@ impl Site {
         let mut config = StorageConfig::new(self.server.url("prefix"));
         config.options = self.proxy.options().parse().expect("options");
         config.credentials_file = Some(self.dir.join("credentials"));
-        config.request_timeout = Duration::from_secs(2);
-        config.patience = Duration::from_secs(2);
+        config.request_timeout = Duration::from_secs(3);
+        config.patience = Duration::from_secs(3);
         config
     }
 
@@ -100,8 +100,13 @@ impl Site {
     pub async fn assert_archived(&self, name: &str) {
         let name: WalFileName = name.parse().expect("a name");
         let target = self.dir.join("fetched");
-        fetch(&self.store(), &name, &target, Format::Zstd).await.expect("fetched");
-        assert!(std::fs::read(&target).expect("read") == segment(&name), "{name} came back as another");
+        fetch(&self.store(), &name, &target, Format::Zstd)
+            .await
+            .expect("fetched");
+        assert!(
+            std::fs::read(&target).expect("read") == segment(&name),
+            "{name} came back as another"
+        );
     }
 
     /// Uploads an object in parts.
@@ -126,7 +131,10 @@ pub fn noise(bytes: usize, seed: u64) -> Vec<u8> {
         state ^= state << 17;
         state.to_le_bytes()
     };
-    let mut noise: Vec<u8> = std::iter::repeat_with(&mut next).take(bytes.div_ceil(8)).flatten().collect();
+    let mut noise: Vec<u8> = std::iter::repeat_with(&mut next)
+        .take(bytes.div_ceil(8))
+        .flatten()
+        .collect();
     noise.truncate(bytes);
     noise
 }
@@ -177,7 +185,10 @@ pub async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
 pub fn assert_too_slow(what: &str, error: &Error) {
     let said = format!("{error} {}", error.detail().unwrap_or_default());
     let timed_out = said.contains("timed out") || matches!(error, Error::Timeout { .. });
-    assert!(timed_out && error.is_transient() && error.is_unreachable(), "{what}: {error:?}");
+    assert!(
+        timed_out && error.is_transient() && error.is_unreachable(),
+        "{what}: {error:?}"
+    );
     let hint = error.hint().unwrap_or_default();
     assert!(hint.contains("does not answer in time"), "{what}: {hint}");
 }

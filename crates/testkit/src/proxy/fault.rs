@@ -9,9 +9,10 @@ pub enum Fault {
     Trickle,
     /// One byte of each response's body a second; the head comes at once.
     TrickleBody,
-    /// Each connection is dropped after that many bytes in either direction.
+    /// Each connection is dropped after that many bytes in either direction, counted from now.
     Cut(u64),
-    /// Of each connection nothing more moves after that many bytes in either direction; it stays open.
+    /// Of each connection nothing more moves after that many bytes in either direction, counted from now; it stays
+    /// open.
     Stall(u64),
     /// Some requests are answered with an error, and the server does not see them.
     Status(StatusFault),
@@ -93,7 +94,10 @@ impl StatusFault {
 
     /// The whole response, as S3 servers write it; to HEAD without a body.
     pub(super) fn response(&self, method: &str) -> Vec<u8> {
-        let body = format!("<Error><Code>Fault</Code><Message>fault {}</Message></Error>", self.code);
+        let body = format!(
+            "<Error><Code>Fault</Code><Message>fault {}</Message></Error>",
+            self.code
+        );
         let retry_after = self.retry_after.as_ref();
         let retry_after = retry_after.map_or(String::new(), |value| format!("Retry-After: {value}\r\n"));
         let head = format!(
