@@ -74,8 +74,8 @@ fn outlast(fault: Fault, hint: &str) {
     site.proxy.set([fault]);
     site.proxy.forget();
     let mark = cluster.log_mark();
-    let last = site.write();
     let begun = Instant::now();
+    let last = site.write();
     let message = wait_message(cluster, mark, &["WARNING", "could not archive"], PATIENCE);
     println!("after {:?}: {message}", begun.elapsed());
     assert!(begun.elapsed() < SOON, "the archiver took {:?}", begun.elapsed());

@@ -23,6 +23,8 @@ pub(super) struct Answer {
     rest: HttpResponseBody,
     idle_timeout: Duration,
     idle: Pin<Box<Sleep>>,
+    /// The timer runs.
+    waiting: bool,
 }
 
 impl Answer {
@@ -33,6 +35,7 @@ impl Answer {
             rest: body,
             idle_timeout,
             idle: Box::pin(tokio::time::sleep(idle_timeout)),
+            waiting: false,
         }
     }
 
@@ -58,9 +61,14 @@ impl Answer {
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
         let polled = Pin::new(&mut self.rest).poll_frame(cx);
         if polled.is_ready() {
-            let next = Instant::now() + self.idle_timeout;
-            self.idle.as_mut().reset(next);
+            self.waiting = false;
             return polled;
+        }
+        // The time in which nobody wanted more does not count.
+        if !self.waiting {
+            self.waiting = true;
+            let end = Instant::now() + self.idle_timeout;
+            self.idle.as_mut().reset(end);
         }
         match self.idle.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Some(Err(HttpError::new(
