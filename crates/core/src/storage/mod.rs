@@ -38,6 +38,8 @@ pub struct Store {
     url: String,
     /// Of an operation that moves little.
     deadline: Duration,
+    /// What an operation that moves more must move in a second, in bytes.
+    slowest: u64,
 }
 
 /// An object of a listing.
@@ -78,6 +80,7 @@ impl Store {
             inner,
             url: config.url.trim_end_matches('/').to_owned(),
             deadline,
+            slowest: transfer::SLOWEST,
         })
     }
 
@@ -87,6 +90,7 @@ impl Store {
             inner,
             url: url.into(),
             deadline: StorageConfig::REQUEST_TIMEOUT,
+            slowest: transfer::SLOWEST,
         }
     }
 
@@ -311,7 +315,7 @@ impl Store {
 
     /// The deadline of an operation that moves that many bytes.
     fn deadline_for(&self, bytes: u64) -> Duration {
-        self.deadline + transfer::time(bytes)
+        self.deadline + transfer::time_at(self.slowest, bytes)
     }
 
     fn error(&self, operation: &'static str, key: &str, error: object_store::Error) -> Error {

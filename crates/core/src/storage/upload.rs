@@ -296,6 +296,7 @@ mod tests {
         let hanging = ThrottledStore::new(object_store::memory::InMemory::new(), config);
         let mut store = Store::of(std::sync::Arc::new(hanging), "memory:");
         store.deadline = Duration::from_millis(50);
+        store.slowest = u64::MAX;
         for parts in [0, 5] {
             let produce = move |mut upload: Upload| {
                 upload.write_all(&vec![1; PART_BYTES as usize * parts + 1])?;
