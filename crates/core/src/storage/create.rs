@@ -92,16 +92,17 @@ impl Store {
 
     async fn create_by_store(&self, key: &str, content: Bytes) -> Result<Created> {
         let path = Path::from(key);
+        let deadline = self.deadline_for(content.len() as u64);
         let put = self
             .inner
             .put_opts(&path, PutPayload::from(content), PutMode::Create.into());
-        match self.within(put).await {
+        match self.within(deadline, put).await {
             Some(Ok(_)) => Ok(Created::Yes),
             Some(Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })) => {
                 Ok(Created::Exists)
             }
             Some(Err(error)) => Err(self.error("write", key, error)),
-            None => Err(self.timeout("write", key)),
+            None => Err(self.timeout("write", key, deadline)),
         }
     }
 }

@@ -13,6 +13,7 @@ mod retry;
 mod s3;
 mod sftp;
 mod swift;
+mod transfer;
 mod upload;
 mod url;
 
@@ -23,6 +24,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
+use tokio::time::{Instant, timeout_at};
 
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
@@ -37,8 +39,11 @@ pub use upload::{Upload, UploadTask, Uploaded};
 pub struct Store {
     inner: Arc<dyn ObjectStore>,
     url: String,
+    /// Of an operation that moves little.
     deadline: Duration,
     learned: Arc<create::Learned>,
+    /// What an operation that moves more must move in a second, in bytes.
+    slowest: u64,
 }
 
 /// An object of a listing.
@@ -64,13 +69,14 @@ impl Store {
             "sftp" => sftp::open(&url, config)?,
             _ => s3::open(&url, config)?,
         };
-        // One request, its retries and the pauses between them.
+        // The attempts and the pauses between them, of which the last attempt begins when patience ends.
         let deadline = config.request_timeout + config.patience;
         Ok(Store {
             inner,
             url: config.url.trim_end_matches('/').to_owned(),
             deadline,
             learned: Arc::default(),
+            slowest: transfer::SLOWEST,
         })
     }
 
@@ -81,6 +87,7 @@ impl Store {
             url: url.into(),
             deadline: StorageConfig::REQUEST_TIMEOUT,
             learned: Arc::default(),
+            slowest: transfer::SLOWEST,
         }
     }
 
@@ -137,8 +144,9 @@ impl Store {
     /// Write an object, over whatever is there.
     pub async fn put(&self, key: &str, content: Bytes) -> Result<()> {
         let path = Path::from(key);
+        let deadline = self.deadline_for(content.len() as u64);
         let put = self.inner.put(&path, PutPayload::from(content));
-        self.asked("write", key, put).await.map(|_| ())
+        self.asked_within(deadline, "write", key, put).await.map(|_| ())
     }
 
     /// The size of an object in bytes; none if it is not there.
@@ -153,22 +161,8 @@ impl Store {
 
     /// A small object as a whole, which may hold up to `limit` bytes; none if it is not there.
     pub async fn get(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
-        let path = Path::from(key);
-        let read = async {
-            let found = self.inner.get(&path).await?;
-            let size = found.meta.size;
-            if size > limit {
-                Ok(Err(size))
-            } else {
-                found.bytes().await.map(Ok)
-            }
-        };
-        match self.asked("read", key, read).await {
-            Ok(Ok(bytes)) => Ok(Some(bytes)),
-            Ok(Err(size)) => Err(Error::damaged(
-                self.object_url(key),
-                format!("The object has {size} bytes, no more than {limit} were expected."),
-            )),
+        match self.read(key, GetOptions::new(), limit).await {
+            Ok((bytes, _)) => Ok(Some(bytes)),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -176,20 +170,15 @@ impl Store {
 
     /// A part of an object.
     pub async fn get_range(&self, key: &str, range: std::ops::Range<u64>) -> Result<Bytes> {
-        let path = Path::from(key);
-        self.asked("read", key, self.inner.get_range(&path, range)).await
+        let limit = range.end.saturating_sub(range.start);
+        let options = GetOptions::new().with_range(Some(range));
+        self.read(key, options, limit).await.map(|(bytes, _)| bytes)
     }
 
     /// The first `limit` bytes of an object and its whole size; none if it is not there.
     async fn get_first(&self, key: &str, limit: u64) -> Result<Option<(Bytes, u64)>> {
-        let path = Path::from(key);
         let options = GetOptions::new().with_range(Some(0..limit));
-        let read = async {
-            let found = self.inner.get_opts(&path, options).await?;
-            let size = found.meta.size;
-            Ok((found.bytes().await?, size))
-        };
-        match self.asked("read", key, read).await {
+        match self.read(key, options, limit).await {
             Ok(found) => Ok(Some(found)),
             Err(Error::NotFound { .. }) => Ok(None),
             // No range of an empty object can be satisfied.
@@ -197,6 +186,27 @@ impl Store {
                 Ok(Some(0)) => Ok(Some((Bytes::new(), 0))),
                 _ => Err(error),
             },
+        }
+    }
+
+    /// What the options ask for, which must not be more than `limit` bytes, and the size of the whole object. How long it may
+    /// take is known when the answer begins, since that tells how much follows.
+    async fn read(&self, key: &str, options: GetOptions, limit: u64) -> Result<(Bytes, u64)> {
+        let begun = Instant::now();
+        let path = Path::from(key);
+        let found = self.asked("read", key, self.inner.get_opts(&path, options)).await?;
+        let (size, bytes) = (found.meta.size, found.range.end.saturating_sub(found.range.start));
+        if bytes > limit {
+            return Err(Error::damaged(
+                self.object_url(key),
+                format!("The object has {size} bytes, no more than {limit} were expected."),
+            ));
+        }
+        let deadline = self.deadline_for(bytes);
+        match timeout_at(begun + deadline, transfer::collect(&*self.inner, &path, found)).await {
+            Ok(Ok(bytes)) => Ok((bytes, size)),
+            Ok(Err(error)) => Err(self.error("read", key, error)),
+            Err(_) => Err(self.timeout("read", key, deadline)),
         }
     }
 
@@ -262,25 +272,40 @@ impl Store {
         key: &str,
         work: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T> {
-        match self.within(work).await {
+        self.asked_within(self.deadline, operation, key, work).await
+    }
+
+    async fn asked_within<T>(
+        &self,
+        deadline: Duration,
+        operation: &'static str,
+        key: &str,
+        work: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<T> {
+        match self.within(deadline, work).await {
             Some(result) => result.map_err(|error| self.error(operation, key, error)),
-            None => Err(self.timeout(operation, key)),
+            None => Err(self.timeout(operation, key, deadline)),
         }
     }
 
-    async fn within<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        tokio::time::timeout(self.deadline, work).await.ok()
+    async fn within<T>(&self, deadline: Duration, work: impl Future<Output = T>) -> Option<T> {
+        tokio::time::timeout(deadline, work).await.ok()
+    }
+
+    /// The deadline of an operation that moves that many bytes.
+    fn deadline_for(&self, bytes: u64) -> Duration {
+        self.deadline + transfer::time_at(self.slowest, bytes)
     }
 
     fn error(&self, operation: &'static str, key: &str, error: object_store::Error) -> Error {
         errors::translate(operation, self.object_url(key), &self.url, error)
     }
 
-    fn timeout(&self, operation: &'static str, key: &str) -> Error {
+    fn timeout(&self, operation: &'static str, key: &str, deadline: Duration) -> Error {
         Error::Timeout {
             operation,
             object: self.object_url(key),
-            deadline: self.deadline,
+            deadline,
         }
     }
 }

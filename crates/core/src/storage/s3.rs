@@ -16,7 +16,8 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Arc<dyn ObjectSt
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket(url))
         .with_retry(http::retries(config))
-        .with_client_options(http::client_options(config));
+        .with_client_options(http::client_options(config))
+        .with_http_connector(http::connector(config));
     if let Some(path) = &config.credentials_file {
         for (key, value) in credentials::read(path)? {
             builder = builder.with_config(known(&key)?, value);

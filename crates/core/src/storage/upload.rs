@@ -20,6 +20,12 @@ const IN_FLIGHT: usize = 2;
 /// them only then.
 const FLUSH_A_PART: Duration = Duration::from_secs(1);
 
+/// How long parts that are on their way may take to arrive after the upload has failed.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// Parts on their way; those that were too slow end with the deadline that they had.
+type Running = JoinSet<Result<object_store::Result<()>, Duration>>;
+
 enum Part {
     More(Bytes),
     Last(Bytes),
@@ -148,7 +154,7 @@ async fn receive(
     let mut running = JoinSet::new();
     let sent = send_parts(store, key, &mut *upload, &mut running, first, parts, cancel).await;
     let result = match sent {
-        Ok((bytes, count)) => finish(store, key, mode, &mut *upload, count, cancel)
+        Ok((bytes, count)) => finish(store, key, mode, &mut *upload, (bytes, count), cancel)
             .await
             .map(|created| Uploaded { bytes, created }),
         Err(error) => Err(error),
@@ -160,7 +166,7 @@ async fn receive(
             ..
         })
     ) {
-        running.shutdown().await;
+        settle(&mut running).await;
         if let Err(error) = store.asked("delete", key, upload.abort()).await {
             tracing::warn!(object = store.object_url(key), %error, "could not remove the parts of an unfinished upload");
         }
@@ -173,7 +179,7 @@ async fn send_parts(
     store: &Store,
     key: &str,
     upload: &mut dyn MultipartUpload,
-    running: &mut JoinSet<Option<object_store::Result<()>>>,
+    running: &mut Running,
     first: Bytes,
     mut parts: mpsc::Receiver<Part>,
     cancel: &CancellationToken,
@@ -189,8 +195,9 @@ async fn send_parts(
             wait(store, key, running, IN_FLIGHT - 1, cancel).await?;
             size += content.len() as u64;
             count += 1;
-            let request = tokio::time::timeout(store.deadline, upload.put_part(PutPayload::from(content)));
-            running.spawn(async move { request.await.ok() });
+            let deadline = store.deadline_for(content.len() as u64);
+            let request = tokio::time::timeout(deadline, upload.put_part(PutPayload::from(content)));
+            running.spawn(async move { request.await.map_err(|_| deadline) });
         }
         if last {
             wait(store, key, running, 0, cancel).await?;
@@ -201,21 +208,15 @@ async fn send_parts(
 }
 
 /// Wait until no more than `left` parts are on their way.
-async fn wait(
-    store: &Store,
-    key: &str,
-    running: &mut JoinSet<Option<object_store::Result<()>>>,
-    left: usize,
-    cancel: &CancellationToken,
-) -> Result<()> {
+async fn wait(store: &Store, key: &str, running: &mut Running, left: usize, cancel: &CancellationToken) -> Result<()> {
     while running.len() > left {
         let done = tokio::select! {
             () = cancel.cancelled() => return Err(Error::Cancelled),
             done = running.join_next() => done,
         };
         match done {
-            Some(Ok(Some(result))) => result.map_err(|error| store.error("write", key, error))?,
-            Some(Ok(None)) => return Err(store.timeout("write", key)),
+            Some(Ok(Ok(result))) => result.map_err(|error| store.error("write", key, error))?,
+            Some(Ok(Err(deadline))) => return Err(store.timeout("write", key, deadline)),
             Some(Err(error)) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(_) => return Err(Error::Cancelled),
@@ -232,29 +233,45 @@ async fn finish(
     key: &str,
     mode: Mode,
     upload: &mut dyn MultipartUpload,
-    parts: u32,
+    (size, parts): (u64, u32),
     cancel: &CancellationToken,
 ) -> Result<Created> {
     if mode == Mode::Keep && store.size(key).await?.is_some() {
         return Ok(Created::Exists);
     }
-    complete(store, key, upload, parts, cancel).await.map(|()| Created::Yes)
+    complete(store, key, upload, size, parts, cancel).await.map(|()| Created::Yes)
+}
+
+/// A part that arrives after the others were removed would stay for ever.
+async fn settle(running: &mut Running) {
+    let all = async { while running.join_next().await.is_some() {} };
+    if tokio::time::timeout(SETTLE, all).await.is_err() {
+        running.shutdown().await;
+    }
 }
 
 async fn complete(
     store: &Store,
     key: &str,
     upload: &mut dyn MultipartUpload,
+    size: u64,
     parts: u32,
     cancel: &CancellationToken,
 ) -> Result<()> {
     let deadline = store.deadline + FLUSH_A_PART * parts;
-    tokio::select! {
-        () = cancel.cancelled() => Err(Error::Cancelled),
-        done = tokio::time::timeout(deadline, upload.complete()) => match done {
-            Ok(result) => result.map(|_| ()).map_err(|error| store.error("write", key, error)),
-            Err(_) => Err(Error::Timeout { operation: "write", object: store.object_url(key), deadline }),
+    let done = tokio::select! {
+        () = cancel.cancelled() => return Err(Error::Cancelled),
+        done = tokio::time::timeout(deadline, upload.complete()) => done,
+    };
+    match done {
+        Ok(Ok(_)) => Ok(()),
+        // The answer to an attempt that had succeeded may be lost. The next one then finds no upload under its id, which
+        // servers call by various names; what they cannot do is to show an object of this very size without it.
+        Ok(Err(error)) => match store.size(key).await {
+            Ok(Some(stored)) if stored == size => Ok(()),
+            _ => Err(store.error("write", key, error)),
         },
+        Err(_) => Err(store.timeout("write", key, deadline)),
     }
 }
 
@@ -358,6 +375,7 @@ mod tests {
         let hanging = ThrottledStore::new(object_store::memory::InMemory::new(), config);
         let mut store = Store::of(std::sync::Arc::new(hanging), "memory:");
         store.deadline = Duration::from_millis(50);
+        store.slowest = u64::MAX;
         for parts in [0, 5] {
             let produce = move |mut upload: Upload| {
                 upload.write_all(&vec![1; PART_BYTES as usize * parts + 1])?;
