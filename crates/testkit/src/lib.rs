@@ -26,6 +26,7 @@ mod process;
 mod run;
 mod s3;
 mod sql;
+mod store;
 mod wait;
 
 pub use builder::Builder;
@@ -36,4 +37,5 @@ pub use pg::Pg;
 pub use process::{is_alive, kill_pid};
 pub use run::{Background, Output, run};
 pub use s3::S3Server;
+pub use store::{Directory, StoreServer};
 pub use wait::{PATIENCE, wait_until};

@@ -109,7 +109,7 @@ impl Store {
         }
         // WAL-G's has no such file, but WAL or backups.
         for folder in [layout::WAL_FOLDER, layout::BACKUPS_FOLDER] {
-            let mut objects = self.inner.list(Some(&Path::from(folder)));
+            let mut objects = self.inner.list(Some(&path(folder)));
             if self
                 .asked("list", folder, async { objects.next().await.transpose() })
                 .await?
@@ -140,7 +140,7 @@ impl Store {
     /// Write an object that must not be there yet. Whether a server keeps that promise is not for this method to tell:
     /// see [`crate::archive::Archive`].
     pub async fn create(&self, key: &str, content: Bytes) -> Result<Created> {
-        let path = Path::from(key);
+        let path = path(key);
         let put = self
             .inner
             .put_opts(&path, PutPayload::from(content), PutMode::Create.into());
@@ -156,14 +156,14 @@ impl Store {
 
     /// Write an object, over whatever is there.
     pub async fn put(&self, key: &str, content: Bytes) -> Result<()> {
-        let path = Path::from(key);
+        let path = path(key);
         let put = self.inner.put(&path, PutPayload::from(content));
         self.asked("write", key, put).await.map(|_| ())
     }
 
     /// The size of an object in bytes; none if it is not there.
     pub async fn size(&self, key: &str) -> Result<Option<u64>> {
-        let path = Path::from(key);
+        let path = path(key);
         match self.asked("read", key, self.inner.head(&path)).await {
             Ok(meta) => Ok(Some(meta.size)),
             Err(Error::NotFound { .. }) => Ok(None),
@@ -173,7 +173,7 @@ impl Store {
 
     /// A small object as a whole, which may hold up to `limit` bytes; none if it is not there.
     pub async fn get(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
-        let path = Path::from(key);
+        let path = path(key);
         let read = async {
             let found = self.inner.get(&path).await?;
             let size = found.meta.size;
@@ -196,13 +196,13 @@ impl Store {
 
     /// A part of an object.
     pub async fn get_range(&self, key: &str, range: std::ops::Range<u64>) -> Result<Bytes> {
-        let path = Path::from(key);
+        let path = path(key);
         self.asked("read", key, self.inner.get_range(&path, range)).await
     }
 
     /// The first `limit` bytes of an object and its whole size; none if it is not there.
     async fn get_first(&self, key: &str, limit: u64) -> Result<Option<(Bytes, u64)>> {
-        let path = Path::from(key);
+        let path = path(key);
         let options = GetOptions::new().with_range(Some(0..limit));
         let read = async {
             let found = self.inner.get_opts(&path, options).await?;
@@ -222,20 +222,20 @@ impl Store {
 
     /// All objects below a folder, in no particular order.
     pub async fn list(&self, folder: &str) -> Result<Vec<Listed>> {
-        let prefix = Path::from(folder);
+        let prefix = path(folder);
         self.collect(folder, self.inner.list(Some(&prefix))).await
     }
 
     /// All objects below a folder whose key comes after `after`, in no particular order.
     pub async fn list_after(&self, folder: &str, after: &str) -> Result<Vec<Listed>> {
-        let prefix = Path::from(folder);
-        self.collect(folder, self.inner.list_with_offset(Some(&prefix), &Path::from(after)))
+        let prefix = path(folder);
+        self.collect(folder, self.inner.list_with_offset(Some(&prefix), &path(after)))
             .await
     }
 
     /// The objects that lie directly in a folder, not those of its subfolders.
     pub async fn list_shallow(&self, folder: &str) -> Result<Vec<Listed>> {
-        let prefix = Path::from(folder);
+        let prefix = path(folder);
         let result = self
             .asked("list", folder, self.inner.list_with_delimiter(Some(&prefix)))
             .await?;
@@ -244,7 +244,7 @@ impl Store {
 
     /// Remove an object; one that is not there is fine.
     pub async fn delete(&self, key: &str) -> Result<()> {
-        let path = Path::from(key);
+        let path = path(key);
         match self.asked("delete", key, self.inner.delete(&path)).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
@@ -303,6 +303,12 @@ impl Store {
             deadline: self.deadline,
         }
     }
+}
+
+/// The key as it is: what a listing names must be found under that name, whoever wrote it. `Path::from` would encode a `%`
+/// anew; it remains for what cannot be a path, such as one with `..` in it.
+fn path(key: &str) -> Path {
+    Path::parse(key).unwrap_or_else(|_| Path::from(key))
 }
 
 fn listed(meta: ObjectMeta) -> Listed {

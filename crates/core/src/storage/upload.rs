@@ -4,7 +4,6 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use bytes::Bytes;
-use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
@@ -19,6 +18,10 @@ const IN_FLIGHT: usize = 2;
 /// What completing an object may take for each of its parts, beside the deadline of a request: a file system flushes all of
 /// them only then.
 const FLUSH_A_PART: Duration = Duration::from_secs(1);
+
+/// How long an upload that is given up waits for parts on their way. One that the store still receives when its upload is
+/// aborted may stay there, unseen and paid for.
+const LAST_PARTS: Duration = Duration::from_secs(5);
 
 enum Part {
     More(Bytes),
@@ -106,7 +109,7 @@ async fn receive(store: &Store, key: &str, mut parts: mpsc::Receiver<Part>, canc
         }
         Part::More(first) => first,
     };
-    let path = Path::from(key);
+    let path = super::path(key);
     let mut upload = store.asked("write", key, store.inner.put_multipart(&path)).await?;
     let mut running = JoinSet::new();
     let sent = send_parts(store, key, &mut *upload, &mut running, first, parts, cancel).await;
@@ -115,6 +118,8 @@ async fn receive(store: &Store, key: &str, mut parts: mpsc::Receiver<Part>, canc
         Err(error) => Err(error),
     };
     if result.is_err() {
+        let arrived = async { while running.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(LAST_PARTS, arrived).await;
         running.shutdown().await;
         if let Err(error) = store.asked("delete", key, upload.abort()).await {
             tracing::warn!(object = store.object_url(key), %error, "could not remove the parts of an unfinished upload");
