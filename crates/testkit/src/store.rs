@@ -22,6 +22,19 @@ pub trait StoreServer: Send + Sync {
         self.env().into_iter().map(lower).collect()
     }
 
+    /// Those of the credentials that nobody may see.
+    fn secrets(&self) -> Vec<String> {
+        let secret = |name: &str| {
+            ["secret", "password", "key"].iter().any(|word| name.contains(word))
+                && !["key_id", "path", "file"].iter().any(|word| name.contains(word))
+        };
+        let credentials = self.credentials().into_iter();
+        credentials
+            .filter(|(name, _)| secret(name))
+            .map(|(_, value)| value)
+            .collect()
+    }
+
     /// The directory below which all that is stored lies as files, if it does.
     fn files(&self) -> Option<PathBuf> {
         None

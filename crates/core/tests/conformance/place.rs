@@ -35,7 +35,11 @@ impl Place {
         let mut config = StorageConfig::new(self.server.url(prefix));
         config.options = self.server.options().parse()?;
         config.credentials_file = Some(self.credentials.clone());
-        Ok(Store::open(&config)?)
+        let store = Store::open(&config)?;
+        let shown = format!("{config:?} {store:?} {store:#?}");
+        let leaked = self.server.secrets().iter().any(|secret| shown.contains(secret));
+        assert!(!leaked, "a secret in Debug");
+        Ok(store)
     }
 
     /// All files in which the server keeps what it stores, where the test can look.
