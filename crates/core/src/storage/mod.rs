@@ -2,6 +2,7 @@
 //! tell what to do.
 
 mod azure;
+mod cloud;
 mod credentials;
 mod errors;
 mod file;
@@ -10,10 +11,12 @@ mod http;
 mod reader;
 mod s3;
 mod sftp;
+mod storage_class;
 mod swift;
 mod upload;
 mod url;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,11 +33,21 @@ pub use reader::{PART_BYTES, RangeReader};
 pub use upload::{Upload, UploadTask};
 
 /// A repository's store. Keys are relative to the prefix of its URL. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Store {
     inner: Arc<dyn ObjectStore>,
     url: String,
     deadline: Duration,
+}
+
+/// Without what lies below: some of object_store's types show their credentials.
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("url", &self.url)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
 }
 
 /// An object of a listing.
