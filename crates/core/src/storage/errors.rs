@@ -35,7 +35,7 @@ const METADATA_SERVICES: [&str; 5] = [
     "/metadata/identity/oauth2/token",
     "/computeMetadata/v1/instance/service-accounts",
 ];
-const NO_STORE: [&str; 8] = [
+const NO_STORE: [&str; 9] = [
     "NoSuchBucket",
     "No such bucket",
     "InvalidBucketName",
@@ -44,6 +44,7 @@ const NO_STORE: [&str; 8] = [
     "ContainerBeingDeleted",
     "The requested URI does not represent any resource",
     "InvalidResourceName",
+    "OutOfRangeInput",
 ];
 /// A bucket of another region. The last one is object_store's own, where the store's answer has no text.
 const WRONG_REGION: [&str; 5] = [
