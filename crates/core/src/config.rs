@@ -166,11 +166,12 @@ mod tests {
             "hunter2",
             "aws_session_token=hunter2",
             "password=hunter2",
+            "st_key=hunter2",
+            "os_application_credential_secret=hunter2",
             "sse_customer_key_base64=hunter2",
             "azure_storage_key=hunter2",
             "access_key=hunter2",
             "google_service_account_key=hunter2",
-            "st_key=hunter2",
             "proxy_url=http://me:hunter2@host",
         ] {
             let error = text.parse::<StorageOptions>().expect_err("refused");

@@ -32,6 +32,7 @@ mod s3;
 mod server;
 mod sql;
 mod store;
+mod swift;
 mod wait;
 
 pub use azurite::AzuriteServer;
@@ -47,4 +48,5 @@ pub use process::{is_alive, kill_pid};
 pub use run::{Background, Output, run};
 pub use s3::S3Server;
 pub use store::{Directory, StoreServer};
+pub use swift::SwiftServer;
 pub use wait::{PATIENCE, wait_until};

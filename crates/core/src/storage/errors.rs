@@ -35,9 +35,10 @@ const METADATA_SERVICES: [&str; 5] = [
     "/metadata/identity/oauth2/token",
     "/computeMetadata/v1/instance/service-accounts",
 ];
-const NO_STORE: [&str; 9] = [
+const NO_STORE: [&str; 10] = [
     "NoSuchBucket",
     "No such bucket",
+    "No such container",
     "InvalidBucketName",
     "ContainerNotFound",
     "ContainerDisabled",

@@ -9,6 +9,7 @@ mod file;
 mod gcs;
 mod http;
 mod reader;
+mod retry;
 mod s3;
 mod sftp;
 mod storage_class;

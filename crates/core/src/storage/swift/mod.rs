@@ -1,0 +1,52 @@
+//! OpenStack Swift.
+//!
+//! An object that is written in parts is a static large object: its parts are objects of their own ("segments"), and a
+//! manifest under its name lists them. The segments lie in the same container, as
+//! `.walarchive-segments/<name of the object>/<id of the upload>/<number>`:
+//!
+//! - In the same container, since a user who may write to one container need not be allowed to make another, and since
+//!   storage policy, quota and expiry that were chosen for the container then hold for what it really has.
+//! - At the root of the container, outside the prefix of any repository, so that no repository lists them. A listing of
+//!   the whole container leaves them out; only who asks for `.walarchive-segments` by name sees them.
+//! - By the object's name, so that what a crash left can be found and told apart: segments whose object is not there, or
+//!   was made by another upload, which the header `X-Object-Meta-Walarchive-Upload` of the object tells.
+//!
+//! Segments go when their object goes, by deletion or by being written over. Two writers that replace a large object at
+//! the same moment may leave the segments of the one that was first.
+
+mod auth;
+mod body;
+mod client;
+mod exchange;
+mod keystone;
+mod listing;
+mod multipart;
+mod options;
+mod replace;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use object_store::ObjectStore;
+use url::Url;
+
+use self::client::Client;
+use self::options::Settings;
+use self::store::SwiftStore;
+use super::url::{below_prefix, bucket};
+use crate::config::StorageConfig;
+use crate::error::{Error, Result};
+
+pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Arc<dyn ObjectStore>> {
+    below_prefix(store(url, config)?, url)
+}
+
+fn store(url: &Url, config: &StorageConfig) -> Result<SwiftStore> {
+    let container = percent_encoding::percent_decode_str(bucket(url))
+        .decode_utf8()
+        .map_err(|_| Error::config(format!("storage \"{url}\" names no valid container"), "Use UTF-8."))?;
+    let settings = Settings::gather(config, &|name| std::env::var(name).ok())?;
+    Ok(SwiftStore::new(Client::new(&container, settings, config)?))
+}
