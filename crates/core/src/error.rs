@@ -201,6 +201,11 @@ impl Error {
             Error::Unauthorized { object, .. } if object.starts_with("file:") => {
                 "Check the owner and the mode of the directory; it must belong to the user of the process."
             }
+            Error::Unauthorized { object, .. } | Error::NoCredentials { object, .. } if object.starts_with("sftp:") => {
+                "Check the user in walarchive.storage and its key: sftp_private_key_path in walarchive.storage_options \
+                 (or SSH_PRIVATE_KEY_PATH, SSH_AUTH_SOCK, SSH_PASSWORD in the environment of the process); the server's \
+                 authorized_keys must list it, and the directory must belong to that user."
+            }
             Error::Unauthorized { .. } | Error::NoCredentials { .. } => {
                 "Check the access key, its secret and its permissions on the bucket: AWS_ACCESS_KEY_ID and \
                  AWS_SECRET_ACCESS_KEY in the environment of the process (a server reads it when it starts), or the \

@@ -25,6 +25,7 @@ mod pg;
 mod process;
 mod run;
 mod s3;
+mod sftp;
 mod sql;
 mod wait;
 
@@ -36,4 +37,5 @@ pub use pg::Pg;
 pub use process::{is_alive, kill_pid};
 pub use run::{Background, Output, run};
 pub use s3::S3Server;
+pub use sftp::{SftpServer, SshAgent, keygen};
 pub use wait::{PATIENCE, wait_until};

@@ -134,7 +134,7 @@ impl Drop for S3Server {
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("no free port on loopback");
     listener.local_addr().expect("a listener without an address").port()
 }

@@ -19,6 +19,9 @@ const METADATA_SERVICES: [&str; 2] = ["169.254.169.254", "169.254.170.2"];
 const NO_STORE: [&str; 2] = ["NoSuchBucket", "No such bucket"];
 
 pub(super) fn translate(operation: &'static str, object: String, store_url: &str, error: object_store::Error) -> Error {
+    if let Some(failure) = super::sftp::Failure::behind(&error) {
+        return failure.translate(operation, object, store_url);
+    }
     let reason = reason(&error);
     let says = |marks: &[&str]| marks.iter().any(|mark| reason.contains(mark));
     let refused = matches!(
