@@ -57,6 +57,9 @@ const WRONG_REGION: [&str; 5] = [
 ];
 
 pub(super) fn translate(operation: &'static str, object: String, store_url: &str, error: object_store::Error) -> Error {
+    if let Some(failure) = super::sftp::Failure::behind(&error) {
+        return failure.translate(operation, object, store_url);
+    }
     let reason = reason(&error);
     let says = |marks: &[&str]| marks.iter().any(|mark| reason.contains(mark));
     let refused = matches!(

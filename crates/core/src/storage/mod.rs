@@ -113,7 +113,7 @@ impl Store {
 
     /// Can the store be gone without an error, as a directory can from which a file system was unmounted?
     pub fn may_vanish(&self) -> bool {
-        self.url.starts_with("file:")
+        self.url.starts_with("file:") || self.url.starts_with("sftp:")
     }
 
     /// Is anything there that a repository begins with? Without that, "not found" is no answer to believe.
