@@ -145,6 +145,17 @@ pub enum Error {
 /// The result of everything that can fail in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// In the text of an error with which a store asks for less to do.
+const BUSY: [&str; 4] = [
+    "429 Too Many Requests",
+    "503 Service Unavailable",
+    "503 Slow Down",
+    "<Code>SlowDown",
+];
+
+const TOO_SLOW: &str = "The store does not answer in time, or the link to it is slow. Check the store and the network; if \
+                        they are as fast as they can be, raise walarchive.archive_timeout.";
+
 impl Error {
     /// An invalid setting or argument, with what to change.
     pub fn config(message: impl Into<String>, hint: impl Into<String>) -> Self {
@@ -228,14 +239,16 @@ impl Error {
             Error::Store { reason, .. } if reason.contains("Read-only file system") => {
                 "The file system of the repository is mounted read-only."
             }
+            Error::Store { reason, .. } if BUSY.iter().any(|mark| reason.contains(mark)) => {
+                "The store is overloaded, limits requests or is away for a moment. If this persists, raise its limits, or \
+                 lower walarchive.upload_concurrency and walarchive.backup_concurrency."
+            }
+            Error::Store { reason, .. } if reason.contains("timed out") => TOO_SLOW,
             Error::Store { .. } => {
                 "If this persists, check that the store is up and can be reached from this machine, and that \
                  walarchive.storage and walarchive.storage_options are right."
             }
-            Error::Timeout { .. } => {
-                "The store accepts connections but does not answer in time; check the store and the network, or \
-                 raise walarchive.archive_timeout if the link is slow."
-            }
+            Error::Timeout { .. } => TOO_SLOW,
             Error::Conflict { .. } => {
                 "Do not remove either before you know where the object came from: two servers may archive into one \
                  prefix, or this server was restored without a new timeline. Give each cluster a prefix of its own."

@@ -2,8 +2,13 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
+use crate::azurite::AzuriteServer;
 use crate::dir::{TestDir, give_to_server};
+use crate::gcs::GcsServer;
+use crate::moto::MotoServer;
 use crate::s3::S3Server;
+use crate::sftp::SftpServer;
+use crate::swift::SwiftServer;
 
 /// A store for one test, whatever its kind: what walarchive must be told to use it.
 pub trait StoreServer: Send + Sync {
@@ -121,8 +126,8 @@ macro_rules! store_server {
             }
 
             fn env(&self) -> Vec<(String, String)> {
-                let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-                <$server>::env(self).into_iter().map(owned).collect()
+                let pairs = <$server>::env(self).into_iter();
+                pairs.map(|(name, value)| (name.to_owned(), value.to_string())).collect()
             }
 
             fn stop(&self) {
@@ -143,6 +148,40 @@ store_server!(
     // Unfinished uploads lie beside the bucket.
     fn files(&self) -> Option<PathBuf> {
         self.dir().parent().map(PathBuf::from)
+    }
+);
+
+store_server!(
+    MotoServer,
+    fn forgets(&self) -> bool {
+        true
+    }
+);
+
+store_server!(
+    AzuriteServer,
+    // Its index is written every few seconds only, and a kill comes in between.
+    fn forgets(&self) -> bool {
+        true
+    }
+);
+
+store_server!(SwiftServer);
+
+store_server!(
+    SftpServer,
+    fn files(&self) -> Option<PathBuf> {
+        Some(self.dir())
+    }
+);
+
+store_server!(
+    GcsServer,
+    // The credentials are a file's name; the secret is in that file.
+    fn secrets(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.key_file()).expect("no key file");
+        let lines = text.split("\\n").map(str::to_owned);
+        lines.filter(|line| line.len() == 64).collect()
     }
 );
 

@@ -19,7 +19,7 @@ use super::{BackupOptions, BackupRequest, StopResult, Tablespace, label};
 use crate::control_file::{ControlFile, PG_CONTROL, PG_CONTROL_BYTES};
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::storage::{Created, Store};
+use crate::storage::Store;
 
 /// A backup that is being taken. If a step fails, nothing but [`Backup::abort`] makes sense any more.
 pub struct Backup {
@@ -240,10 +240,9 @@ async fn claim(store: &Store, request: &BackupRequest, name: &str) -> Result<()>
         "time": Utc::now(),
     });
     let content = Bytes::from(content.to_string());
-    if store.create(&claim, content.clone()).await? == Created::Exists {
-        return taken("Another backup took the name at the same moment.".to_owned());
-    }
-    // A store that ignores create-only lets the last writer win; the other one finds out here.
+    // What is there afterwards tells who has the name. Our own claim is there before us if the answer to an attempt was lost,
+    // and a store that ignores create-only lets the last writer win.
+    store.create(&claim, content.clone()).await?;
     match store.get(&claim, CLAIM_LIMIT).await? {
         Some(found) if found == content => Ok(()),
         _ => taken("Another backup took the name at the same moment.".to_owned()),

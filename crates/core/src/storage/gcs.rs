@@ -38,7 +38,9 @@ struct Settings {
 
 pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Arc<dyn ObjectStore>> {
     let mut settings = Settings {
-        builder: GoogleCloudStorageBuilder::new().with_retry(http::retries(config)),
+        builder: GoogleCloudStorageBuilder::new()
+            .with_retry(http::retries(config))
+            .with_http_connector(http::connector(config)),
         client: Client::new(config),
         storage_class: None,
         key_file: None,

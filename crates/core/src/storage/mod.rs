@@ -14,6 +14,7 @@ mod s3;
 mod sftp;
 mod storage_class;
 mod swift;
+mod transfer;
 mod upload;
 mod url;
 
@@ -25,6 +26,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use tokio::time::{Instant, timeout_at};
 
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
@@ -38,6 +40,7 @@ pub use upload::{Upload, UploadTask};
 pub struct Store {
     inner: Arc<dyn ObjectStore>,
     url: String,
+    /// Of an operation that moves little.
     deadline: Duration,
 }
 
@@ -83,7 +86,7 @@ impl Store {
             "sftp" => sftp::open(&url, config)?,
             _ => s3::open(&url, config)?,
         };
-        // One request, its retries and the pauses between them.
+        // The attempts and the pauses between them, of which the last attempt begins when patience ends.
         let deadline = config.request_timeout + config.patience;
         Ok(Store {
             inner,
@@ -155,24 +158,26 @@ impl Store {
     /// see [`crate::archive::Archive`].
     pub async fn create(&self, key: &str, content: Bytes) -> Result<Created> {
         let path = path(key);
+        let deadline = self.deadline_for(content.len() as u64);
         let put = self
             .inner
             .put_opts(&path, PutPayload::from(content), PutMode::Create.into());
-        match self.within(put).await {
+        match self.within(deadline, put).await {
             Some(Ok(_)) => Ok(Created::Yes),
             Some(Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })) => {
                 Ok(Created::Exists)
             }
             Some(Err(error)) => Err(self.error("write", key, error)),
-            None => Err(self.timeout("write", key)),
+            None => Err(self.timeout("write", key, deadline)),
         }
     }
 
     /// Write an object, over whatever is there.
     pub async fn put(&self, key: &str, content: Bytes) -> Result<()> {
         let path = path(key);
+        let deadline = self.deadline_for(content.len() as u64);
         let put = self.inner.put(&path, PutPayload::from(content));
-        self.asked("write", key, put).await.map(|_| ())
+        self.asked_within(deadline, "write", key, put).await.map(|_| ())
     }
 
     /// The size of an object in bytes; none if it is not there.
@@ -187,22 +192,8 @@ impl Store {
 
     /// A small object as a whole, which may hold up to `limit` bytes; none if it is not there.
     pub async fn get(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
-        let path = path(key);
-        let read = async {
-            let found = self.inner.get(&path).await?;
-            let size = found.meta.size;
-            if size > limit {
-                Ok(Err(size))
-            } else {
-                found.bytes().await.map(Ok)
-            }
-        };
-        match self.asked("read", key, read).await {
-            Ok(Ok(bytes)) => Ok(Some(bytes)),
-            Ok(Err(size)) => Err(Error::damaged(
-                self.object_url(key),
-                format!("The object has {size} bytes, no more than {limit} were expected."),
-            )),
+        match self.read(key, GetOptions::new(), limit).await {
+            Ok((bytes, _)) => Ok(Some(bytes)),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -210,20 +201,15 @@ impl Store {
 
     /// A part of an object.
     pub async fn get_range(&self, key: &str, range: std::ops::Range<u64>) -> Result<Bytes> {
-        let path = path(key);
-        self.asked("read", key, self.inner.get_range(&path, range)).await
+        let limit = range.end.saturating_sub(range.start);
+        let options = GetOptions::new().with_range(Some(range));
+        self.read(key, options, limit).await.map(|(bytes, _)| bytes)
     }
 
     /// The first `limit` bytes of an object and its whole size; none if it is not there.
     async fn get_first(&self, key: &str, limit: u64) -> Result<Option<(Bytes, u64)>> {
-        let path = path(key);
         let options = GetOptions::new().with_range(Some(0..limit));
-        let read = async {
-            let found = self.inner.get_opts(&path, options).await?;
-            let size = found.meta.size;
-            Ok((found.bytes().await?, size))
-        };
-        match self.asked("read", key, read).await {
+        match self.read(key, options, limit).await {
             Ok(found) => Ok(Some(found)),
             Err(Error::NotFound { .. }) => Ok(None),
             // No range of an empty object can be satisfied.
@@ -231,6 +217,27 @@ impl Store {
                 Ok(Some(0)) => Ok(Some((Bytes::new(), 0))),
                 _ => Err(error),
             },
+        }
+    }
+
+    /// What the options ask for, which must not be more than `limit` bytes, and the size of the whole object. How long it may
+    /// take is known when the answer begins, since that tells how much follows.
+    async fn read(&self, key: &str, options: GetOptions, limit: u64) -> Result<(Bytes, u64)> {
+        let begun = Instant::now();
+        let path = path(key);
+        let found = self.asked("read", key, self.inner.get_opts(&path, options)).await?;
+        let (size, bytes) = (found.meta.size, found.range.end.saturating_sub(found.range.start));
+        if bytes > limit {
+            return Err(Error::damaged(
+                self.object_url(key),
+                format!("The object has {size} bytes, no more than {limit} were expected."),
+            ));
+        }
+        let deadline = self.deadline_for(bytes);
+        match timeout_at(begun + deadline, transfer::collect(&*self.inner, &path, found)).await {
+            Ok(Ok(bytes)) => Ok((bytes, size)),
+            Ok(Err(error)) => Err(self.error("read", key, error)),
+            Err(_) => Err(self.timeout("read", key, deadline)),
         }
     }
 
@@ -296,25 +303,40 @@ impl Store {
         key: &str,
         work: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T> {
-        match self.within(work).await {
+        self.asked_within(self.deadline, operation, key, work).await
+    }
+
+    async fn asked_within<T>(
+        &self,
+        deadline: Duration,
+        operation: &'static str,
+        key: &str,
+        work: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<T> {
+        match self.within(deadline, work).await {
             Some(result) => result.map_err(|error| self.error(operation, key, error)),
-            None => Err(self.timeout(operation, key)),
+            None => Err(self.timeout(operation, key, deadline)),
         }
     }
 
-    async fn within<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        tokio::time::timeout(self.deadline, work).await.ok()
+    async fn within<T>(&self, deadline: Duration, work: impl Future<Output = T>) -> Option<T> {
+        tokio::time::timeout(deadline, work).await.ok()
+    }
+
+    /// The deadline of an operation that moves that many bytes.
+    fn deadline_for(&self, bytes: u64) -> Duration {
+        self.deadline + transfer::time(bytes)
     }
 
     fn error(&self, operation: &'static str, key: &str, error: object_store::Error) -> Error {
         errors::translate(operation, self.object_url(key), &self.url, error)
     }
 
-    fn timeout(&self, operation: &'static str, key: &str) -> Error {
+    fn timeout(&self, operation: &'static str, key: &str, deadline: Duration) -> Error {
         Error::Timeout {
             operation,
             object: self.object_url(key),
-            deadline: self.deadline,
+            deadline,
         }
     }
 }

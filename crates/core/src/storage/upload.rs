@@ -23,6 +23,9 @@ const FLUSH_A_PART: Duration = Duration::from_secs(1);
 /// aborted may stay there, unseen and paid for.
 const LAST_PARTS: Duration = Duration::from_secs(5);
 
+/// Parts on their way; those that were too slow end with the deadline that they had.
+type Running = JoinSet<Result<object_store::Result<()>, Duration>>;
+
 enum Part {
     More(Bytes),
     Last(Bytes),
@@ -114,7 +117,9 @@ async fn receive(store: &Store, key: &str, mut parts: mpsc::Receiver<Part>, canc
     let mut running = JoinSet::new();
     let sent = send_parts(store, key, &mut *upload, &mut running, first, parts, cancel).await;
     let result = match sent {
-        Ok((size, count)) => complete(store, key, &mut *upload, count, cancel).await.map(|()| size),
+        Ok((size, count)) => complete(store, key, &mut *upload, size, count, cancel)
+            .await
+            .map(|()| size),
         Err(error) => Err(error),
     };
     if result.is_err() {
@@ -133,7 +138,7 @@ async fn send_parts(
     store: &Store,
     key: &str,
     upload: &mut dyn MultipartUpload,
-    running: &mut JoinSet<Option<object_store::Result<()>>>,
+    running: &mut Running,
     first: Bytes,
     mut parts: mpsc::Receiver<Part>,
     cancel: &CancellationToken,
@@ -149,8 +154,9 @@ async fn send_parts(
             wait(store, key, running, IN_FLIGHT - 1, cancel).await?;
             size += content.len() as u64;
             count += 1;
-            let request = tokio::time::timeout(store.deadline, upload.put_part(PutPayload::from(content)));
-            running.spawn(async move { request.await.ok() });
+            let deadline = store.deadline_for(content.len() as u64);
+            let request = tokio::time::timeout(deadline, upload.put_part(PutPayload::from(content)));
+            running.spawn(async move { request.await.map_err(|_| deadline) });
         }
         if last {
             wait(store, key, running, 0, cancel).await?;
@@ -161,21 +167,15 @@ async fn send_parts(
 }
 
 /// Wait until no more than `left` parts are on their way.
-async fn wait(
-    store: &Store,
-    key: &str,
-    running: &mut JoinSet<Option<object_store::Result<()>>>,
-    left: usize,
-    cancel: &CancellationToken,
-) -> Result<()> {
+async fn wait(store: &Store, key: &str, running: &mut Running, left: usize, cancel: &CancellationToken) -> Result<()> {
     while running.len() > left {
         let done = tokio::select! {
             () = cancel.cancelled() => return Err(Error::Cancelled),
             done = running.join_next() => done,
         };
         match done {
-            Some(Ok(Some(result))) => result.map_err(|error| store.error("write", key, error))?,
-            Some(Ok(None)) => return Err(store.timeout("write", key)),
+            Some(Ok(Ok(result))) => result.map_err(|error| store.error("write", key, error))?,
+            Some(Ok(Err(deadline))) => return Err(store.timeout("write", key, deadline)),
             Some(Err(error)) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(_) => return Err(Error::Cancelled),
@@ -190,16 +190,24 @@ async fn complete(
     store: &Store,
     key: &str,
     upload: &mut dyn MultipartUpload,
+    size: u64,
     parts: u32,
     cancel: &CancellationToken,
 ) -> Result<()> {
     let deadline = store.deadline + FLUSH_A_PART * parts;
-    tokio::select! {
-        () = cancel.cancelled() => Err(Error::Cancelled),
-        done = tokio::time::timeout(deadline, upload.complete()) => match done {
-            Ok(result) => result.map(|_| ()).map_err(|error| store.error("write", key, error)),
-            Err(_) => Err(Error::Timeout { operation: "write", object: store.object_url(key), deadline }),
+    let done = tokio::select! {
+        () = cancel.cancelled() => return Err(Error::Cancelled),
+        done = tokio::time::timeout(deadline, upload.complete()) => done,
+    };
+    match done {
+        Ok(Ok(_)) => Ok(()),
+        // The answer to an attempt that had succeeded may be lost. The next one then finds no upload under its id.
+        Ok(Err(error @ object_store::Error::NotFound { .. })) => match store.size(key).await {
+            Ok(Some(stored)) if stored == size => Ok(()),
+            _ => Err(store.error("write", key, error)),
         },
+        Ok(Err(error)) => Err(store.error("write", key, error)),
+        Err(_) => Err(store.timeout("write", key, deadline)),
     }
 }
 

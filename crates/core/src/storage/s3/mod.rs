@@ -36,6 +36,7 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Arc<dyn ObjectSt
     }
     let builder = AmazonS3Builder::new()
         .with_retry(http::retries(config))
+        .with_http_connector(http::connector(config))
         .with_client_options(settings.client.finish()?);
     let builder = settings
         .keys

@@ -20,8 +20,9 @@ const LAYOUT: [&str; 11] = [
     "walarchive_005/cluster.json",
 ];
 
-/// What somebody else may have put into the bucket: it must be listed under the name by which it is read and deleted.
-const ODD: [&str; 25] = [
+/// What somebody else may have put into the bucket: it must be listed under the name by which it is read and deleted. Without a
+/// backslash, which Azure takes for a slash.
+const ODD: [&str; 24] = [
     "a b",
     "a+b",
     "a%b",
@@ -40,7 +41,6 @@ const ODD: [&str; 25] = [
     "a*b",
     "a|b^c`d",
     "<a>",
-    "back\\slash",
     "$HOME!",
     "-a",
     "ünïcödé",

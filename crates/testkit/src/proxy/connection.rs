@@ -1,0 +1,150 @@
+//! One connection of a client, and the one to the server that belongs to it.
+
+use std::io::{self, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::fault::{Fault, Verdict};
+use super::http::{Framing, Head, copy_body};
+use super::{Seen, Shared, lock};
+
+/// Slow links move that often, and waiting threads look that often whether they should still wait.
+const TICK: Duration = Duration::from_millis(50);
+
+pub(super) fn serve(shared: &Shared, client: &TcpStream) -> io::Result<()> {
+    client.set_nodelay(true)?;
+    let mut from_client = BufReader::with_capacity(64 << 10, client);
+    let mut upstream: Option<BufReader<TcpStream>> = None;
+    let (mut up, mut down) = (Pace::default(), Pace::default());
+    while let Some(mut request) = Head::read(&mut from_client)? {
+        let (method, target) = (request.word(0).to_owned(), request.word(1).to_owned());
+        record(shared, &request);
+        let verdict = shared.judge(&format!("{method} {target}"));
+        let framing = request.request_framing();
+        match verdict {
+            Verdict::Silence => {
+                copy_body(framing, &mut from_client, &mut |_| Ok(()))?;
+                return wait_for_an_end(shared, client);
+            }
+            Verdict::Answer(status) => {
+                copy_body(framing, &mut from_client, &mut |_| Ok(()))?;
+                (&*client).write_all(&status.response(&method))?;
+                continue;
+            }
+            Verdict::Forward | Verdict::Forget => {}
+        }
+        if upstream.is_none() {
+            let server = TcpStream::connect((Ipv4Addr::LOCALHOST, shared.upstream))?;
+            server.set_nodelay(true)?;
+            upstream = Some(BufReader::with_capacity(64 << 10, server));
+        }
+        let Some(server) = &mut upstream else { return Ok(()) };
+        strip(shared, &mut request);
+        let mut to_server = server.get_ref().try_clone()?;
+        let mut forward = |bytes: &[u8]| up.write(shared, &mut to_server, bytes, false);
+        forward(&request.bytes())?;
+        copy_body(framing, &mut from_client, &mut forward)?;
+
+        let Some(mut response) = Head::read(server)? else {
+            return Ok(());
+        };
+        if matches!(verdict, Verdict::Forget) {
+            return Ok(());
+        }
+        strip(shared, &mut response);
+        let framing = response.response_framing(&method);
+        down.write_head(shared, client, &response.bytes())?;
+        copy_body(framing, server, &mut |bytes| {
+            down.write(shared, &mut &*client, bytes, true)
+        })?;
+        if framing == Framing::UntilClosed {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn record(shared: &Shared, request: &Head) {
+    let headers = request.headers().filter(|(name, _)| name != "authorization");
+    let headers = headers.map(|(name, value)| (name, value.to_owned())).collect();
+    lock(&shared.seen).push(Seen {
+        method: request.word(0).to_owned(),
+        target: request.word(1).to_owned(),
+        at: Instant::now(),
+        headers,
+    });
+}
+
+fn strip(shared: &Shared, head: &mut Head) {
+    for fault in &*lock(&shared.faults) {
+        if let Fault::StripHeader(name) = fault {
+            head.strip(name);
+        }
+    }
+}
+
+/// Until the client closes the connection, the fault is healed or the proxy ends.
+fn wait_for_an_end(shared: &Shared, mut client: &TcpStream) -> io::Result<()> {
+    client.set_read_timeout(Some(TICK))?;
+    while shared
+        .find(|fault| matches!(fault, Fault::Silent).then_some(()))
+        .is_some()
+    {
+        match client.read(&mut [0; 4096]) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// One direction of a connection.
+#[derive(Default)]
+struct Pace {
+    moved: u64,
+}
+
+impl Pace {
+    /// The head of a response.
+    fn write_head(&mut self, shared: &Shared, mut client: &TcpStream, bytes: &[u8]) -> io::Result<()> {
+        let slow = shared
+            .find(|fault| matches!(fault, Fault::Trickle).then_some(()))
+            .is_some();
+        self.write(shared, &mut client, bytes, slow)
+    }
+
+    fn write(&mut self, shared: &Shared, to: &mut impl Write, mut bytes: &[u8], trickles: bool) -> io::Result<()> {
+        while !bytes.is_empty() {
+            if shared.stopped.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let (most, pause) = shared
+                .find(|fault| match fault {
+                    Fault::Trickle | Fault::TrickleBody if trickles => Some((1, Duration::from_secs(1))),
+                    Fault::Slow(rate) => Some((rate / (1000 / TICK.as_millis() as u64), TICK)),
+                    Fault::Cut(limit) | Fault::Stall(limit) => Some((limit.saturating_sub(self.moved), Duration::ZERO)),
+                    _ => None,
+                })
+                .unwrap_or((u64::MAX, Duration::ZERO));
+            if most == 0 {
+                if shared
+                    .find(|fault| matches!(fault, Fault::Stall(_)).then_some(()))
+                    .is_some()
+                {
+                    std::thread::sleep(TICK);
+                    continue;
+                }
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            let now = bytes.len().min(usize::try_from(most).unwrap_or(usize::MAX));
+            to.write_all(&bytes[..now])?;
+            self.moved += now as u64;
+            bytes = &bytes[now..];
+            std::thread::sleep(pause);
+        }
+        Ok(())
+    }
+}

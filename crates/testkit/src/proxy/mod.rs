@@ -1,0 +1,191 @@
+//! An HTTP proxy on loopback that misbehaves on request.
+
+mod connection;
+mod fault;
+mod http;
+
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+pub use fault::{Fault, StatusFault};
+
+use crate::wait::{PATIENCE, wait_until};
+
+/// Stands before a server on loopback, records what is asked of it, and shows the faults that a test wants to see. Without
+/// faults it passes everything on. Signatures stay valid: what is forwarded is what came, byte by byte, unless a header is to
+/// be stripped.
+pub struct FaultProxy {
+    port: u16,
+    shared: Arc<Shared>,
+    listener: Mutex<Option<Listener>>,
+}
+
+/// A request that the proxy saw, whether it passed it on or not.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// The method.
+    pub method: String,
+    /// The path and the query.
+    pub target: String,
+    /// When its head had come.
+    pub at: Instant,
+    /// Names in lower case.
+    headers: Vec<(String, String)>,
+}
+
+impl Seen {
+    /// The value of a header, whose name is given in lower case. Credentials are not recorded.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value.as_str())
+    }
+}
+
+struct Listener {
+    thread: JoinHandle<()>,
+    stop: Arc<AtomicBool>,
+}
+
+/// What all connections see.
+#[derive(Default)]
+struct Shared {
+    upstream: u16,
+    faults: Mutex<Vec<Fault>>,
+    seen: Mutex<Vec<Seen>>,
+    /// Of the connections that are open, to close them; those that ended are removed by their threads.
+    open: Mutex<Vec<(u64, TcpStream)>>,
+    stopped: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl FaultProxy {
+    /// Starts one, without faults, before the server on this loopback port.
+    #[track_caller]
+    pub fn start(upstream_port: u16) -> FaultProxy {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("no free port on loopback");
+        let port = listener.local_addr().expect("a listener without an address").port();
+        let shared = Arc::new(Shared {
+            upstream: upstream_port,
+            ..Shared::default()
+        });
+        let listener = Listener::start(listener, &shared);
+        FaultProxy {
+            port,
+            shared,
+            listener: Mutex::new(Some(listener)),
+        }
+    }
+
+    /// The loopback port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What belongs into walarchive.storage_options to reach an S3 server through the proxy.
+    pub fn options(&self) -> String {
+        format!(
+            "aws_endpoint=http://127.0.0.1:{},aws_region=us-east-1,allow_http=true",
+            self.port
+        )
+    }
+
+    /// Shows these faults from now on, and no others. A request that has begun sees those that concern the transfer.
+    #[track_caller]
+    pub fn set(&self, faults: impl IntoIterator<Item = Fault>) {
+        let faults: Vec<_> = faults.into_iter().collect();
+        let refuse = faults.iter().any(|fault| matches!(fault, Fault::Refuse));
+        *lock(&self.shared.faults) = faults;
+        let mut listener = lock(&self.listener);
+        if refuse {
+            if let Some(listener) = listener.take() {
+                listener.stop(self.port);
+            }
+            self.shared.close_all();
+        } else if listener.is_none() {
+            let mut bound = None;
+            wait_until("the proxy has its port back", PATIENCE, || {
+                bound = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).ok();
+                bound.is_some()
+            });
+            *listener = bound.map(|bound| Listener::start(bound, &self.shared));
+        }
+    }
+
+    /// No faults any more.
+    #[track_caller]
+    pub fn heal(&self) {
+        self.set([]);
+    }
+
+    /// All requests so far, in the order in which their heads came.
+    pub fn requests(&self) -> Vec<Seen> {
+        lock(&self.shared.seen).clone()
+    }
+
+    /// How many requests there were so far.
+    pub fn count(&self) -> usize {
+        lock(&self.shared.seen).len()
+    }
+
+    /// Counts from zero again.
+    pub fn forget(&self) {
+        lock(&self.shared.seen).clear();
+    }
+}
+
+impl Drop for FaultProxy {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::Relaxed);
+        if let Some(listener) = lock(&self.listener).take() {
+            listener.stop(self.port);
+        }
+        self.shared.close_all();
+    }
+}
+
+impl Listener {
+    fn start(listener: TcpListener, shared: &Arc<Shared>) -> Listener {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (shared, stopped) = (Arc::clone(shared), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            for (id, stream) in (0..).zip(listener.incoming()) {
+                if stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                let Ok(stream) = stream else { continue };
+                let Ok(handle) = stream.try_clone() else { continue };
+                lock(&shared.open).push((id, handle));
+                let shared = Arc::clone(&shared);
+                std::thread::spawn(move || {
+                    // A connection that breaks is what tests are made of; nobody is to be told.
+                    let _ = connection::serve(&shared, &stream);
+                    let _ = stream.shutdown(Shutdown::Both);
+                    lock(&shared.open).retain(|(other, _)| *other != id);
+                });
+            }
+        });
+        Listener { thread, stop }
+    }
+
+    /// From now on connections are refused.
+    fn stop(self, port: u16) {
+        self.stop.store(true, Ordering::Relaxed);
+        // Wakes the thread.
+        let _ = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let _ = self.thread.join();
+    }
+}
+
+impl Shared {
+    fn close_all(&self) {
+        for (_, stream) in lock(&self.open).drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
