@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use walarchive_pg_test::site::{Site, archive_all, backup, lose};
-use walarchive_testkit::{Cluster, PATIENCE, S3Server, run};
+use walarchive_testkit::{AzuriteServer, Cluster, PATIENCE, S3Server, SwiftServer, run};
 
 /// What a wrong credential is made of.
 const WRONG: &str = "d3JvbmctYW5kLXNlY3JldA==";
@@ -325,4 +325,14 @@ fn s3_in_the_environment() {
 #[test]
 fn s3_in_a_file() {
     keeps_its_secrets(&Site::on(|dir| S3Server::start(dir, "bucket")).with_credentials_file());
+}
+
+#[test]
+fn azure_in_the_environment() {
+    keeps_its_secrets(&Site::on(|dir| AzuriteServer::start(dir, "container")));
+}
+
+#[test]
+fn swift_in_a_file() {
+    keeps_its_secrets(&Site::on(SwiftServer::start).with_credentials_file());
 }

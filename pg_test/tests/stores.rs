@@ -1,7 +1,11 @@
 //! The main job on every store: archive a workload, back up, lose the server, restore, compare.
+//!
+//! Half of them find their credentials in the environment, half in a file.
 
 use walarchive_pg_test::site::{Site, archive_all, backup, lose};
-use walarchive_testkit::{Directory, PATIENCE, S3Server, run};
+use walarchive_testkit::{
+    AzuriteServer, Directory, GcsServer, MotoServer, PATIENCE, S3Server, SftpServer, SwiftServer, run,
+};
 
 /// 15 MB that do not compress, so that a tar has several parts.
 const BEFORE_BACKUP: &str = "CREATE TABLE t AS
@@ -44,4 +48,29 @@ fn directory() {
 #[test]
 fn s3s_fs() {
     does_the_main_job(&Site::on(|dir| S3Server::start(dir, "bucket")).with_credentials_file());
+}
+
+#[test]
+fn moto() {
+    does_the_main_job(&Site::on(|dir| MotoServer::start(dir, "bucket")));
+}
+
+#[test]
+fn gcs() {
+    does_the_main_job(&Site::on(|dir| GcsServer::start(dir, "bucket")));
+}
+
+#[test]
+fn azurite() {
+    does_the_main_job(&Site::on(|dir| AzuriteServer::start(dir, "container")).with_credentials_file());
+}
+
+#[test]
+fn swift() {
+    does_the_main_job(&Site::on(SwiftServer::start));
+}
+
+#[test]
+fn sftp() {
+    does_the_main_job(&Site::on(SftpServer::start));
 }

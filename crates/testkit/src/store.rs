@@ -170,6 +170,10 @@ store_server!(SwiftServer);
 
 store_server!(
     SftpServer,
+    // The options name the key.
+    fn credentials(&self) -> Vec<(String, String)> {
+        Vec::new()
+    },
     fn files(&self) -> Option<PathBuf> {
         Some(self.dir())
     }
