@@ -53,7 +53,7 @@ const fn path(scheme: &'static str, variables: &'static [&'static str], options:
     }
 }
 
-const RULES: [Rule; 26] = [
+const RULES: [Rule; 32] = [
     endpoint(
         "s3",
         &["AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"],
@@ -113,6 +113,16 @@ const RULES: [Rule; 26] = [
     rule("swift", &["OS_PROJECT_NAME", "OS_TENANT_NAME"], &["os_project_name"]),
     rule("swift", &["OS_USER_DOMAIN_NAME"], &["os_user_domain_name"]),
     rule("swift", &["OS_PROJECT_DOMAIN_NAME"], &["os_project_domain_name"]),
+    rule("swift", &["OS_PROJECT_ID", "OS_TENANT_ID"], &["os_project_id"]),
+    rule("swift", &["OS_USER_ID"], &["os_user_id"]),
+    rule("swift", &["OS_USER_DOMAIN_ID"], &["os_user_domain_id"]),
+    rule("swift", &["OS_PROJECT_DOMAIN_ID"], &["os_project_domain_id"]),
+    rule(
+        "swift",
+        &["OS_APPLICATION_CREDENTIAL_ID"],
+        &["os_application_credential_id"],
+    ),
+    path("swift", &["OS_CACERT"], &["os_cacert", "ca_cert_file"]),
     rule("swift", &["OS_REGION_NAME"], &["os_region_name"]),
     endpoint("swift", &["OS_STORAGE_URL"], &["os_storage_url"]),
     endpoint("swift", &["ST_AUTH"], &["st_auth"]),
@@ -145,8 +155,8 @@ const SECRETS: [(&str, &[&str]); 5] = [
             "AZURE_STORAGE_SAS_TOKEN",
         ],
     ),
-    ("swift", &["OS_PASSWORD", "ST_KEY"]),
-    ("sftp", &["SSH_PASSWORD"]),
+    ("swift", &["OS_PASSWORD", "OS_APPLICATION_CREDENTIAL_SECRET", "ST_KEY"]),
+    ("sftp", &["SSH_PASSWORD", "SSH_PRIVATE_KEY_PASSPHRASE"]),
 ];
 
 fn as_it_is(value: &str) -> Option<String> {
