@@ -56,11 +56,12 @@ impl StorageConfig {
 pub struct StorageOptions(BTreeMap<String, String>);
 
 /// Words in a key that make its value a secret, unless it is the path of a file.
-const SECRET_WORDS: [&str; 12] = [
+const SECRET_WORDS: [&str; 13] = [
     "customer_key",
     "encryption_key",
     "secret",
     "password",
+    "passphrase",
     "token",
     "access_key",
     "account_key",

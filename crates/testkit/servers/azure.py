@@ -1,7 +1,7 @@
 """What a test needs of an Azurite beside the program under test.
 
 usage: azure.py ENDPOINT ACCOUNT KEY CONTAINER container    create the container
-       azure.py ENDPOINT ACCOUNT KEY CONTAINER sas          print a shared access signature of the account, for an hour
+       azure.py ENDPOINT ACCOUNT KEY CONTAINER sas          print a shared access signature of the container, for an hour
 """
 import base64
 import datetime
@@ -30,9 +30,9 @@ if what == "container":
     urllib.request.urlopen(request, timeout=60)
 else:
     end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(hours=1)
-    fields = {"sp": "rwdlac", "ss": "b", "srt": "sco", "st": "", "se": end.strftime("%Y-%m-%dT%H:%M:%SZ"), "sip": "",
-              "spr": "https,http", "sv": VERSION}
-    order = ("sp", "ss", "srt", "st", "se", "sip", "spr", "sv")
-    # The empty line at the end is the encryption scope.
-    signature = sign(account + "\n" + "".join(fields[name] + "\n" for name in order) + "\n")
+    fields = {"sp": "racwdl", "st": "", "se": end.strftime("%Y-%m-%dT%H:%M:%SZ"), "resource": f"/blob/{account}/{container}",
+              "si": "", "sip": "", "spr": "https,http", "sv": VERSION, "sr": "c", "snapshot": "", "ses": "", "rscc": "",
+              "rscd": "", "rsce": "", "rscl": "", "rsct": ""}
+    signature = sign("\n".join(fields.values()))
+    del fields["resource"]
     print(urllib.parse.urlencode({**{name: value for name, value in fields.items() if value}, "sig": signature}))

@@ -70,7 +70,7 @@ impl AzuriteServer {
         [("AZURE_STORAGE_ACCOUNT_KEY", "YSB3cm9uZyBzZWNyZXQ=")]
     }
 
-    /// A shared access signature for everything in the account, for an hour.
+    /// A shared access signature for everything in the container, for an hour.
     pub fn sas(&self) -> String {
         self.python(&["sas"])
     }
