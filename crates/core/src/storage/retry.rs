@@ -57,7 +57,9 @@ impl Attempts {
             .saturating_mul(1 << self.made.min(16))
             .min(self.retry.longest_pause);
         // Clients that a server sent away at the same moment shall not come back at the same moment.
-        let pause = full.mul_f64(rand::random_range(0.5..1.0)) + asked.unwrap_or_default();
+        let pause = full
+            .mul_f64(rand::random_range(0.5..1.0))
+            .saturating_add(asked.unwrap_or_default());
         if self.since.elapsed().saturating_add(pause) >= self.retry.patience {
             return None;
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Certificate, Method, StatusCode, redirect};
 
 use super::super::PART_BYTES;
@@ -156,6 +156,14 @@ impl Client {
         let answer = self.send(&call, &mut attempts).await?;
         if answer.status.is_success() {
             self.container_seen.store(true, Ordering::Relaxed);
+            // "Accepted" is how Swift says that it has a later version, or a later deletion, and threw this one away.
+            if call.method == Method::PUT && answer.status == StatusCode::ACCEPTED {
+                let text = format!(
+                    "{}, which means that Swift has a newer one and did not keep it",
+                    answer.failure()
+                );
+                return Err(Failure::new(text).with_status(StatusCode::PRECONDITION_FAILED));
+            }
             return Ok(answer);
         }
         if answer.status == StatusCode::NOT_FOUND && self.container_is_missing(&call, &mut attempts).await? {
@@ -200,10 +208,11 @@ impl Client {
                     .request(call.method.clone(), &url)
                     .headers(call.headers.clone());
                 let request = request.header("x-auth-token", session.token.clone());
-                if matches!(call.method, Method::PUT | Method::POST) {
-                    request.body(call.body.clone())
-                } else {
-                    request
+                match call.method {
+                    // Nobody else says that nothing comes, and Swift wants to know.
+                    Method::PUT if call.body.is_empty() => request.header(CONTENT_LENGTH, 0),
+                    Method::PUT => request.body(call.body.clone()),
+                    _ => request,
                 }
             };
             let answer = exchange(&self.http, attempts, limit, call.stream, build).await?;

@@ -13,6 +13,10 @@
 //!
 //! Segments go when their object goes, by deletion or by being written over. Two writers that replace a large object at
 //! the same moment may leave the segments of the one that was first.
+//!
+//! `If-None-Match: *` keeps an object from being written over, but Swift looks for the object when a request begins and
+//! not when its content has come. Of writers whose requests overlap several may be told that they created it; the object
+//! is then that of the one whose request began last.
 
 mod auth;
 mod body;

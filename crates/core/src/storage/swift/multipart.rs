@@ -69,7 +69,7 @@ impl Upload {
     async fn finish(&mut self) -> Result<PutResult, Failure> {
         let segments: Option<Vec<Segment>> = self.segments.lock().iter().cloned().collect();
         let segments = segments.ok_or_else(|| Failure::new("not all parts of the object were stored"))?;
-        // Swift takes no manifest of nothing, nor an empty segment.
+        // Swift takes no manifest of nothing.
         let mut segments: Vec<_> = segments.into_iter().filter(|segment| segment.size > 0).collect();
         if segments.is_empty() {
             let call = Call::new(Method::PUT, &self.object);
@@ -176,6 +176,15 @@ impl MultipartUpload for Upload {
         let name = segment_name(&self.folder, index);
         Box::pin(async move {
             let size = data.content_length() as u64;
+            // No manifest may list an empty segment, and what none lists would stay for ever.
+            if size == 0 {
+                segments.lock()[index] = Some(Segment {
+                    name,
+                    e_tag: String::new(),
+                    size,
+                });
+                return Ok(());
+            }
             let call = Call::new(Method::PUT, &name)
                 .header("content-type", "application/octet-stream")
                 .body(data.into());

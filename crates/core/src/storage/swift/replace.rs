@@ -1,6 +1,5 @@
 //! Objects that go: a large one takes its segments along.
 
-use bytes::Bytes;
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 
@@ -84,7 +83,7 @@ impl Client {
             return self.ask(call).await;
         }
         let aside = format!("{}.replaced", unique(object));
-        self.ask(self.copy_call(object, &aside, false).query("multipart-manifest", "get"))
+        self.ask(self.copy_call(object, &aside).query("multipart-manifest", "get"))
             .await?;
         let outcome = self.ask(call).await;
         let tidied = match &outcome {
@@ -99,16 +98,9 @@ impl Client {
     }
 
     /// The server's own copy. With the query that asks for the manifest, a second object of the same segments.
-    pub(super) fn copy_call<'a>(&self, from: &str, to: &'a str, create: bool) -> Call<'a> {
-        let source = format!("{}/{}", encoded(self.container()), encoded(from));
-        let call = Call::new(Method::PUT, to)
-            .header("x-copy-from", &source)
-            .body(Bytes::new());
-        if create {
-            call.header("if-none-match", "*")
-        } else {
-            call
-        }
+    pub(super) fn copy_call<'a>(&self, from: &str, to: &'a str) -> Call<'a> {
+        let container = encoded(self.container()).replace('/', "%2F");
+        Call::new(Method::PUT, to).header("x-copy-from", &format!("{container}/{}", encoded(from)))
     }
 
     /// Is this an object with segments of its own?

@@ -16,6 +16,7 @@ use object_store::{
 };
 use reqwest::{Method, StatusCode};
 
+use super::super::PART_BYTES;
 use super::body::download;
 use super::client::{Call, Client};
 use super::exchange::{Answer, Failure};
@@ -47,16 +48,22 @@ impl SwiftStore {
         Listing::new(self.client.clone(), prefix, shallow, self.page)
     }
 
-    async fn copied(&self, call: Call<'_>, from: &Path, to: &Path, create: bool) -> Result<()> {
-        let copied = if create {
-            self.client.ask(call).await
-        } else {
-            self.client.replace(to.as_ref(), call).await
-        };
-        copied.map(|_| ()).map_err(|failure| match failure.status {
-            Some(StatusCode::PRECONDITION_FAILED) => exists(failure, to),
-            _ => failure.about(from.as_ref()),
-        })
+    async fn copied(&self, call: Call<'_>, from: &Path, to: &Path) -> Result<()> {
+        let copied = self.client.replace(to.as_ref(), call).await;
+        copied.map(|_| ()).map_err(|failure| failure.about(from.as_ref()))
+    }
+
+    /// The server's own copy knows no condition on the target: it takes one as meant for the source. So a small object
+    /// comes here and goes back, and for a large one there is no way.
+    async fn copied_by_us(&self, from: &Path, to: &Path) -> Result<()> {
+        let found = self.get_opts(from, GetOptions::new()).await?;
+        if found.meta.size > PART_BYTES {
+            return Err(unsupported("a copy of a large object that must not be there yet"));
+        }
+        let content = found.bytes().await?;
+        self.put_opts(to, content.into(), PutMode::Create.into())
+            .await
+            .map(|_| ())
     }
 }
 
@@ -274,27 +281,27 @@ impl ObjectStore for SwiftStore {
     /// The copy of a large object is one object without segments, so that each can be deleted without the other; the
     /// server does that up to its limit for one object, 5 GB.
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        let create = options.mode == CopyMode::Create;
+        if options.mode == CopyMode::Create {
+            return self.copied_by_us(from, to).await;
+        }
         // It takes as long as a transfer; how large the object is, the server knows.
-        let call = self
-            .client
-            .copy_call(from.as_ref(), to.as_ref(), create)
-            .extra(self.client.time_for(1 << 30));
-        self.copied(call, from, to, create).await
+        let call = self.client.copy_call(from.as_ref(), to.as_ref());
+        self.copied(call.extra(self.client.time_for(1 << 30)), from, to).await
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
         let failed = |failure: Failure| failure.about(from.as_ref());
-        let create = options.target_mode == RenameTargetMode::Create;
+        if options.target_mode == RenameTargetMode::Create {
+            self.copied_by_us(from, to).await?;
+            return self.client.remove(from.as_ref()).await.map_err(failed);
+        }
         if !self.client.is_large(from.as_ref()).await.map_err(failed)? {
-            let mode = if create { CopyMode::Create } else { CopyMode::Overwrite };
-            self.copy_opts(from, to, CopyOptions::new().with_mode(mode)).await?;
+            self.copy_opts(from, to, CopyOptions::new()).await?;
             return self.client.remove(from.as_ref()).await.map_err(failed);
         }
         // The segments stay where they are.
-        let call = self.client.copy_call(from.as_ref(), to.as_ref(), create);
-        let call = call.query("multipart-manifest", "get");
-        self.copied(call, from, to, create).await?;
+        let call = self.client.copy_call(from.as_ref(), to.as_ref());
+        self.copied(call.query("multipart-manifest", "get"), from, to).await?;
         let removed = self.client.ask(Call::new(Method::DELETE, from.as_ref())).await;
         removed.map(|_| ()).map_err(failed)
     }
