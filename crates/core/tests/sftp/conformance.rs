@@ -88,7 +88,7 @@ async fn listings_show_objects_and_nothing_else() {
     let root = server.dir().join("p");
     let mut expected = BTreeSet::new();
     for folder in ["wal", "wal/deep/er", "wal2"] {
-        std::fs::create_dir_all(root.join(folder)).unwrap();
+        dir.subdir(&format!("sftp/p/{folder}"));
     }
     for number in 0..2000 {
         let key = format!("wal/{number:05}");

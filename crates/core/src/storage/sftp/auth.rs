@@ -57,11 +57,14 @@ impl Attempts {
         else {
             return Ok(true);
         };
+        // The library says the same of a server that hung up: that one has rejected nothing.
+        let hung_up = remaining_methods.is_empty() && handle.is_closed();
         if !remaining_methods.is_empty() {
             self.allowed = remaining_methods.to_vec();
         }
         match partial_success {
             true => self.problems.push(format!("{what} was accepted but does not suffice")),
+            false if hung_up => {}
             false => self.rejected.push(what),
         }
         self.alive(handle).map(|()| false)
