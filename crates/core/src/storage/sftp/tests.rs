@@ -64,12 +64,19 @@ impl Site {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_created_a_file_knows_it_although_the_answer_was_lost() {
     let dir = TestDir::new();
-    for server in [SftpServer::start(&dir), SftpServer::start_plain(&TestDir::new())] {
-        let site = Site::new(&server).await;
+    let other_dir = TestDir::new();
+    let servers = [
+        (SftpServer::start(&dir), true),
+        (SftpServer::start_plain(&other_dir), false),
+    ];
+    for (server, linked) in &servers {
+        let site = Site::new(server).await;
+        let features = site.session.features;
+        let found = [features.hardlink, features.posix_rename, features.fsync];
+        assert_eq!(found, [*linked; 3]);
         // The server made the link, and was cut off before it could say so.
         let mut ours = site.written("ours").await;
-        let linked = site.session.features.hardlink;
-        if linked {
+        if *linked {
             std::fs::hard_link(ours.path(), site.root.join("x")).expect("linked");
         } else {
             std::fs::rename(ours.path(), site.root.join("x")).expect("renamed");
