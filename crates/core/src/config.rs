@@ -56,10 +56,11 @@ impl StorageConfig {
 pub struct StorageOptions(BTreeMap<String, String>);
 
 /// Words in a key that make its value a secret.
-const SECRET_WORDS: [&str; 7] = [
+const SECRET_WORDS: [&str; 8] = [
     "customer_key",
     "secret",
     "password",
+    "passphrase",
     "token",
     "access_key_id",
     "account_key",
@@ -156,6 +157,7 @@ mod tests {
             "hunter2",
             "aws_session_token=hunter2",
             "password=hunter2",
+            "sftp_private_key_passphrase=hunter2",
             "sse_customer_key_base64=hunter2",
             "proxy_url=http://me:hunter2@host",
         ] {

@@ -168,11 +168,11 @@ impl SftpServer {
     /// Starts the server and waits until it listens; false if it ends instead.
     fn try_start(&self) -> bool {
         let etc = self.etc.display();
-        // /tmp is open to all, which StrictModes does not like.
+        // /tmp is open to all, which StrictModes does not like. New session keys come often, as in a long backup.
         let config = format!(
             "Port {}\nListenAddress 127.0.0.1\nHostKey {etc}/host_ed25519\nHostKey {etc}/host_ecdsa\nPidFile none\n\
              AuthorizedKeysFile {etc}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n\
-             KbdInteractiveAuthentication no\nMaxStartups 100\nUseDNS no\nLogLevel VERBOSE\nSubsystem sftp {}\n",
+             KbdInteractiveAuthentication no\nMaxStartups 100\nRekeyLimit 16M\nUseDNS no\nLogLevel VERBOSE\nSubsystem sftp {}\n",
             self.port, self.subsystem
         );
         let file = self.etc.join("sshd_config");
