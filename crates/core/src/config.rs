@@ -169,6 +169,7 @@ mod tests {
             "password=hunter2",
             "st_key=hunter2",
             "os_application_credential_secret=hunter2",
+            "sftp_private_key_passphrase=hunter2",
             "sse_customer_key_base64=hunter2",
             "azure_storage_key=hunter2",
             "access_key=hunter2",

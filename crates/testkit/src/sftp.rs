@@ -20,6 +20,7 @@ pub struct SftpServer {
     etc: PathBuf,
     user: String,
     port: u16,
+    subsystem: &'static str,
     child: Mutex<Option<Child>>,
 }
 
@@ -27,6 +28,20 @@ impl SftpServer {
     /// Starts one with an empty directory for files, in the test's directory.
     #[track_caller]
     pub fn start(dir: &TestDir) -> SftpServer {
+        Self::start_as(dir, "internal-sftp")
+    }
+
+    /// The same, but it knows version 3 of the protocol and none of the extensions that matter.
+    #[track_caller]
+    pub fn start_plain(dir: &TestDir) -> SftpServer {
+        Self::start_as(
+            dir,
+            "internal-sftp -P hardlink,posix-rename,fsync,limits,statvfs,fstatvfs",
+        )
+    }
+
+    #[track_caller]
+    fn start_as(dir: &TestDir, subsystem: &'static str) -> SftpServer {
         assert!(Path::new(SSHD).exists(), "no {SSHD}: run scripts/setup test");
         let (files, etc) = (dir.subdir("sftp"), dir.subdir("sshd"));
         let uid = server_user().map_or(geteuid(), |(uid, _)| uid);
@@ -46,6 +61,7 @@ impl SftpServer {
                 etc: etc.clone(),
                 user: user.clone(),
                 port: free_port(),
+                subsystem,
                 child: Mutex::default(),
             };
             if server.try_start() {
@@ -152,12 +168,12 @@ impl SftpServer {
     /// Starts the server and waits until it listens; false if it ends instead.
     fn try_start(&self) -> bool {
         let etc = self.etc.display();
-        // /tmp is open to all, which StrictModes does not like.
+        // /tmp is open to all, which StrictModes does not like. New session keys come often, as in a long backup.
         let config = format!(
             "Port {}\nListenAddress 127.0.0.1\nHostKey {etc}/host_ed25519\nHostKey {etc}/host_ecdsa\nPidFile none\n\
              AuthorizedKeysFile {etc}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n\
-             KbdInteractiveAuthentication no\nMaxStartups 100\nUseDNS no\nLogLevel VERBOSE\nSubsystem sftp internal-sftp\n",
-            self.port
+             KbdInteractiveAuthentication no\nMaxStartups 100\nRekeyLimit 16M\nUseDNS no\nLogLevel VERBOSE\nSubsystem sftp {}\n",
+            self.port, self.subsystem
         );
         let file = self.etc.join("sshd_config");
         std::fs::write(&file, config).expect("could not write sshd_config");

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::time::{Duration, SystemTime};
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
@@ -78,6 +79,37 @@ async fn one_of_eight_creators_wins() {
     });
 }
 
+/// As other makers' servers are: no links, no replacing, no flushing, small reads and writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_server_without_extensions_will_do() {
+    let dir = TestDir::new();
+    let server = SftpServer::start_plain(&dir);
+    let store = store(&server, "p");
+    let creators: Vec<_> = (0..8u8)
+        .map(|who| {
+            let store = store.clone();
+            tokio::spawn(async move { store.create("a/x", vec![who; 100_000].into()).await.unwrap() })
+        })
+        .collect();
+    let mut winners = 0;
+    for creator in creators {
+        winners += usize::from(creator.await.unwrap() == Created::Yes);
+    }
+    assert_eq!(winners, 1);
+    for size in [100, 10_000_000] {
+        store.put("a/x", bytes(size)).await.unwrap();
+        assert!(store.get("a/x", u64::MAX).await.unwrap().unwrap() == bytes(size));
+    }
+    assert_eq!(
+        upload(&store, "a/x", bytes(20_000_000), true).await.unwrap(),
+        20_000_000
+    );
+    assert_eq!(store.size("a/x").await.unwrap(), Some(20_000_000));
+    wait_until("only the object is left", PATIENCE, || {
+        files(&server.dir()) == ["p/a/x"]
+    });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn listings_show_objects_and_nothing_else() {
     let dir = TestDir::new();
@@ -88,7 +120,7 @@ async fn listings_show_objects_and_nothing_else() {
     let root = server.dir().join("p");
     let mut expected = BTreeSet::new();
     for folder in ["wal", "wal/deep/er", "wal2"] {
-        std::fs::create_dir_all(root.join(folder)).unwrap();
+        dir.subdir(&format!("sftp/p/{folder}"));
     }
     for number in 0..2000 {
         let key = format!("wal/{number:05}");
@@ -198,4 +230,65 @@ async fn large_objects_go_in_parts_and_leave_nothing_when_given_up() {
     wait_until("only the object is left", PATIENCE, || {
         files(&server.dir()) == ["p/big"]
     });
+}
+
+/// `cargo test -p walarchive-core --test sftp -- --ignored --nocapture`, beside OpenSSH's own program.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn throughput() {
+    const BYTES: usize = 200_000_000;
+    let dir = TestDir::new();
+    let server = SftpServer::start(&dir);
+    let store = store(&server, "p");
+    let content = bytes(BYTES);
+    let file = dir.path().join("content");
+    std::fs::write(&file, &content).unwrap();
+    let rate = |start: Instant| BYTES as f64 / 1e6 / start.elapsed().as_secs_f64();
+    for _ in 0..2 {
+        let start = Instant::now();
+        upload(&store, "big", content.clone(), true).await.unwrap();
+        println!("upload in parts: {:.0} MB/s", rate(start));
+        let start = Instant::now();
+        store.put("one", content.clone()).await.unwrap();
+        println!("upload at once: {:.0} MB/s", rate(start));
+        let start = Instant::now();
+        assert!(store.get("big", u64::MAX).await.unwrap().unwrap() == content);
+        println!("download: {:.0} MB/s", rate(start));
+        for (what, command) in [
+            (
+                "upload",
+                format!("put -f {} {}/p/sftp", file.display(), server.dir().display()),
+            ),
+            (
+                "download",
+                format!(
+                    "get {}/p/sftp {}",
+                    server.dir().display(),
+                    dir.path().join("back").display()
+                ),
+            ),
+        ] {
+            let batch = dir.path().join("batch");
+            std::fs::write(&batch, command).unwrap();
+            let start = Instant::now();
+            let done = Command::new("/usr/bin/sftp")
+                .args([
+                    "-q",
+                    "-o",
+                    &format!("UserKnownHostsFile={}", server.known_hosts().display()),
+                ])
+                .args([
+                    "-P",
+                    &server.port().to_string(),
+                    "-i",
+                    server.key().to_str().unwrap(),
+                    "-b",
+                ])
+                .args([batch.to_str().unwrap(), &format!("{}@127.0.0.1", server.user())])
+                .output()
+                .unwrap();
+            assert!(done.status.success(), "{done:?}");
+            println!("sftp's {what}: {:.0} MB/s", rate(start));
+        }
+    }
 }

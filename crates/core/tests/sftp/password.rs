@@ -85,17 +85,22 @@ impl server::Handler for Server {
         let mut program = std::process::Command::new("/usr/lib/openssh/sftp-server");
         let mut child = program.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        let (mut read, mut write) = tokio::io::split(found.into_stream());
+        let (read, write) = tokio::io::split(found.into_stream());
         let handle = tokio::runtime::Handle::current();
         let back = handle.clone();
         std::thread::spawn(move || {
-            let mut from = tokio_util::io::SyncIoBridge::new_with_handle(&mut read, handle);
+            // A channel tells its end to the runtime.
+            let _guard = handle.enter();
+            let mut read = read;
+            let mut from = tokio_util::io::SyncIoBridge::new_with_handle(&mut read, handle.clone());
             let _ = std::io::copy(&mut from, &mut input);
             drop(input);
             let _ = child.wait();
         });
         std::thread::spawn(move || {
-            let mut to = tokio_util::io::SyncIoBridge::new_with_handle(&mut write, back);
+            let _guard = back.enter();
+            let mut write = write;
+            let mut to = tokio_util::io::SyncIoBridge::new_with_handle(&mut write, back.clone());
             let _ = std::io::copy(&mut output, &mut to);
         });
         session.channel_success(channel)

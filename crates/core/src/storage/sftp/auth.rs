@@ -1,4 +1,4 @@
-//! Proving who we are: by key file, by password, by agent, by the usual key files.
+//! Proving who we are: by key file, by password, by agent.
 
 use russh::MethodKind;
 use russh::client::{AuthResult, Handle, KeyboardInteractiveAuthResponse};
@@ -10,8 +10,8 @@ use super::config::{Secret, Settings};
 use super::connect::Client;
 use super::failure::{Failure, lost};
 
-/// Keys of an agent that are tried: servers hang up after six attempts.
-const AGENT_KEYS: usize = 4;
+/// Keys of an agent that are tried: servers hang up after six attempts, and there may be three key files before.
+const AGENT_KEYS: usize = 3;
 
 /// Questions of a server that asks for a password by keyboard-interactive.
 const QUESTIONS: usize = 5;
@@ -24,12 +24,11 @@ struct Attempts {
     allowed: Vec<MethodKind>,
 }
 
-/// In this order, until one is accepted: the key file that was named (or else, last, the usual ones), the password, the
-/// agent's keys.
+/// In this order, until one is accepted: the key file that was named (or, if neither that nor a password was given, the usual
+/// ones), the password, the agent's keys.
 pub(super) async fn authenticate(handle: &mut Handle<Client>, settings: &Settings) -> Result<(), Failure> {
     let mut attempts = Attempts::default();
-    let named = settings.password.is_some() || settings.passed_over.is_empty() && settings.keys.len() == 1;
-    if named && key_files(handle, settings, &mut attempts).await? {
+    if by_key_files(handle, settings, &mut attempts).await? {
         return Ok(());
     }
     if let Some(password) = &settings.password
@@ -38,9 +37,6 @@ pub(super) async fn authenticate(handle: &mut Handle<Client>, settings: &Setting
         return Ok(());
     }
     if by_agent(handle, settings, &mut attempts).await? {
-        return Ok(());
-    }
-    if !named && key_files(handle, settings, &mut attempts).await? {
         return Ok(());
     }
     attempts.problems.extend(settings.passed_over.iter().cloned());
@@ -57,11 +53,14 @@ impl Attempts {
         else {
             return Ok(true);
         };
+        // The library says the same of a server that hung up: that one has rejected nothing.
+        let hung_up = remaining_methods.is_empty() && handle.is_closed();
         if !remaining_methods.is_empty() {
             self.allowed = remaining_methods.to_vec();
         }
         match partial_success {
             true => self.problems.push(format!("{what} was accepted but does not suffice")),
+            false if hung_up => {}
             false => self.rejected.push(what),
         }
         self.alive(handle).map(|()| false)
@@ -105,7 +104,11 @@ impl Attempts {
     }
 }
 
-async fn key_files(handle: &mut Handle<Client>, settings: &Settings, attempts: &mut Attempts) -> Result<bool, Failure> {
+async fn by_key_files(
+    handle: &mut Handle<Client>,
+    settings: &Settings,
+    attempts: &mut Attempts,
+) -> Result<bool, Failure> {
     for file in &settings.keys {
         let hash = hash(handle, &file.key.algorithm()).await?;
         let key = PrivateKeyWithHashAlg::new(file.key.clone(), hash);

@@ -92,10 +92,11 @@ async fn read(pool: &Arc<Pool>, folder: &Path, check_root: bool) -> Result<Folde
         };
         // A name that no key can have is nothing of ours.
         let Ok(key) = Path::parse(&key) else { continue };
-        if entry.attrs.is_dir() {
+        let attributes = Attributes::of(&entry.attrs);
+        if attributes.is_dir {
             found.folders.push(key);
-        } else if entry.attrs.is_regular() {
-            found.files.push_back(meta(key, Attributes::of(&entry.attrs)));
+        } else if attributes.is_file {
+            found.files.push_back(meta(key, attributes));
         }
     }
     Ok(found)

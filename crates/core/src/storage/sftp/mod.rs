@@ -46,3 +46,6 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Arc<dyn ObjectSt
     let settings = config::Settings::new(url, config, &|name| std::env::var(name).ok())?;
     Ok(Arc::new(store::SftpStore::new(settings)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,14 +82,18 @@ pub(super) struct Attributes {
     pub size: u64,
     pub mtime: u32,
     pub is_dir: bool,
+    pub is_file: bool,
 }
 
 impl Attributes {
     pub(super) fn of(attributes: &FileAttributes) -> Self {
+        // The library's own questions see a regular file in a link and a directory in a socket.
+        let kind = attributes.permissions.unwrap_or(0) & 0o170_000;
         Attributes {
             size: attributes.size.unwrap_or(0),
             mtime: attributes.mtime.unwrap_or(0),
-            is_dir: attributes.is_dir(),
+            is_dir: kind == 0o040_000,
+            is_file: kind == 0o100_000,
         }
     }
 }

@@ -130,7 +130,9 @@ pub(super) async fn publish(
             Ok(())
         }
         // Only we know the temporary name, so who renamed it is us.
-        Err(Failure::NotFound) if again && !session.exists(from).await? && session.exists(target).await? => {
+        Err(Failure::NotFound | Failure::Exists)
+            if again && !session.exists(from).await? && session.exists(target).await? =>
+        {
             temporary.is_gone();
             Ok(())
         }
