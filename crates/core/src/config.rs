@@ -19,14 +19,14 @@ pub struct StorageConfig {
     pub options: StorageOptions,
     /// A file of `key = value` lines with the credentials, if they are not in the environment.
     pub credentials_file: Option<PathBuf>,
-    /// The longest that one attempt of one request may take.
+    /// The longest that one attempt of one request may take, beside the transfer of what it moves.
     pub request_timeout: Duration,
     /// How long a request is tried again, counted from its first attempt. Refusals are not tried again.
     pub patience: Duration,
 }
 
 impl StorageConfig {
-    /// One attempt of one request, unless told otherwise. It covers the transfer of a part of [`crate::storage::PART_BYTES`].
+    /// One attempt of one request, unless told otherwise.
     pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
     /// A configuration with no options and no credentials file.

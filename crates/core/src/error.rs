@@ -213,6 +213,7 @@ impl Error {
             | Error::Conflict { reason, .. }
             | Error::BackupExists { reason, .. }
             | Error::Damaged { reason, .. } => Some(reason.clone()).filter(|reason| !reason.is_empty()),
+            Error::Timeout { .. } => Some("Until then the store reported neither success nor an error.".to_owned()),
             _ => None,
         }
     }

@@ -42,6 +42,8 @@ pub struct Store {
     url: String,
     /// Of an operation that moves little.
     deadline: Duration,
+    /// What an operation that moves more must move in a second, in bytes.
+    slowest: u64,
 }
 
 /// Without what lies below: some of object_store's types show their credentials.
@@ -92,6 +94,7 @@ impl Store {
             inner,
             url: config.url.trim_end_matches('/').to_owned(),
             deadline,
+            slowest: transfer::SLOWEST,
         })
     }
 
@@ -101,6 +104,7 @@ impl Store {
             inner,
             url: url.into(),
             deadline: StorageConfig::REQUEST_TIMEOUT,
+            slowest: transfer::SLOWEST,
         }
     }
 
@@ -325,7 +329,7 @@ impl Store {
 
     /// The deadline of an operation that moves that many bytes.
     fn deadline_for(&self, bytes: u64) -> Duration {
-        self.deadline + transfer::time(bytes)
+        self.deadline + transfer::time_at(self.slowest, bytes)
     }
 
     fn error(&self, operation: &'static str, key: &str, error: object_store::Error) -> Error {

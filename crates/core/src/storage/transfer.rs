@@ -11,11 +11,16 @@ use super::PART_BYTES;
 
 /// What one request must move in a second, in bytes, not to be given up: the share of each when four of them are on a link of
 /// 256 kB/s. A part of 8 MB then has two minutes, a WAL segment of 16 MB has four.
-const SLOWEST: u64 = 64 << 10;
+pub(super) const SLOWEST: u64 = 64 << 10;
 
 /// What moving that many bytes may take on the slowest link, beyond the time that any request may take.
 pub(super) fn time(bytes: u64) -> Duration {
-    Duration::from_millis(bytes.saturating_mul(1000) / SLOWEST)
+    time_at(SLOWEST, bytes)
+}
+
+/// The same for a link of that many bytes a second.
+pub(super) fn time_at(rate: u64, bytes: u64) -> Duration {
+    Duration::from_millis(bytes.saturating_mul(1000) / rate)
 }
 
 /// What follows the beginning of an answer. When the connection breaks, what came is kept and the rest is asked for, as long

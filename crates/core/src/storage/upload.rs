@@ -19,9 +19,8 @@ const IN_FLIGHT: usize = 2;
 /// them only then.
 const FLUSH_A_PART: Duration = Duration::from_secs(1);
 
-/// How long an upload that is given up waits for parts on their way. One that the store still receives when its upload is
-/// aborted may stay there, unseen and paid for.
-const LAST_PARTS: Duration = Duration::from_secs(5);
+/// How long parts that are on their way may take to arrive after the upload has failed.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// Parts on their way; those that were too slow end with the deadline that they had.
 type Running = JoinSet<Result<object_store::Result<()>, Duration>>;
@@ -123,9 +122,7 @@ async fn receive(store: &Store, key: &str, mut parts: mpsc::Receiver<Part>, canc
         Err(error) => Err(error),
     };
     if result.is_err() {
-        let arrived = async { while running.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(LAST_PARTS, arrived).await;
-        running.shutdown().await;
+        settle(&mut running).await;
         if let Err(error) = store.asked("delete", key, upload.abort()).await {
             tracing::warn!(object = store.object_url(key), %error, "could not remove the parts of an unfinished upload");
         }
@@ -186,6 +183,14 @@ async fn wait(store: &Store, key: &str, running: &mut Running, left: usize, canc
     Ok(())
 }
 
+/// A part that arrives after the others were removed would stay for ever.
+async fn settle(running: &mut Running) {
+    let all = async { while running.join_next().await.is_some() {} };
+    if tokio::time::timeout(SETTLE, all).await.is_err() {
+        running.shutdown().await;
+    }
+}
+
 async fn complete(
     store: &Store,
     key: &str,
@@ -201,12 +206,12 @@ async fn complete(
     };
     match done {
         Ok(Ok(_)) => Ok(()),
-        // The answer to an attempt that had succeeded may be lost. The next one then finds no upload under its id.
-        Ok(Err(error @ object_store::Error::NotFound { .. })) => match store.size(key).await {
+        // The answer to an attempt that had succeeded may be lost. The next one then finds no upload under its id, which
+        // servers call by various names; what they cannot do is to show an object of this very size without it.
+        Ok(Err(error)) => match store.size(key).await {
             Ok(Some(stored)) if stored == size => Ok(()),
             _ => Err(store.error("write", key, error)),
         },
-        Ok(Err(error)) => Err(store.error("write", key, error)),
         Err(_) => Err(store.timeout("write", key, deadline)),
     }
 }
@@ -290,6 +295,7 @@ mod tests {
         let hanging = ThrottledStore::new(object_store::memory::InMemory::new(), config);
         let mut store = Store::of(std::sync::Arc::new(hanging), "memory:");
         store.deadline = Duration::from_millis(50);
+        store.slowest = u64::MAX;
         for parts in [0, 5] {
             let produce = move |mut upload: Upload| {
                 upload.write_all(&vec![1; PART_BYTES as usize * parts + 1])?;

@@ -15,7 +15,7 @@ use walarchive_core::wal::{SegmentSize, WalFileName};
 use walarchive_testkit::{FaultProxy, S3Server, TestDir};
 
 /// Far above what any operation here may take with the deadlines of [`Site::config`], far below object_store's own.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(40);
 
 const SEGMENT: u64 = 4 << 20;
 const SYSTEM: u64 = 7_412_345_678_901_234_567;
@@ -48,8 +48,8 @@ impl Site {
         let mut config = StorageConfig::new(self.server.url("prefix"));
         config.options = self.proxy.options().parse().expect("options");
         config.credentials_file = Some(self.dir.join("credentials"));
-        config.request_timeout = Duration::from_secs(2);
-        config.patience = Duration::from_secs(2);
+        config.request_timeout = Duration::from_secs(3);
+        config.patience = Duration::from_secs(3);
         config
     }
 

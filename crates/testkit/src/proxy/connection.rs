@@ -34,6 +34,10 @@ pub(super) fn serve(shared: &Shared, client: &TcpStream) -> io::Result<()> {
             }
             Verdict::Forward | Verdict::Forget => {}
         }
+        if upstream.as_ref().is_some_and(|server| readable(server.get_ref())) {
+            // It says no more to a request that was answered: it is closed.
+            upstream = None;
+        }
         if upstream.is_none() {
             let server = TcpStream::connect((Ipv4Addr::LOCALHOST, shared.upstream))?;
             server.set_nodelay(true)?;
@@ -42,9 +46,20 @@ pub(super) fn serve(shared: &Shared, client: &TcpStream) -> io::Result<()> {
         let Some(server) = &mut upstream else { return Ok(()) };
         strip(shared, &mut request);
         let mut to_server = server.get_ref().try_clone()?;
-        let mut forward = |bytes: &[u8]| up.write(shared, &mut to_server, bytes, false);
-        forward(&request.bytes())?;
-        copy_body(framing, &mut from_client, &mut forward)?;
+        up.write(shared, &mut to_server, &request.bytes(), false)?;
+        // A server that refuses a request may answer before it has read all of it, and read no more.
+        let mut early = false;
+        copy_body(framing, &mut from_client, &mut |bytes| {
+            early = early || readable(&to_server);
+            if early {
+                return Ok(());
+            }
+            match up.write(shared, &mut to_server, bytes, false) {
+                Err(error) if is_closed(&error) => early = true,
+                result => return result,
+            }
+            Ok(())
+        })?;
 
         let Some(mut response) = Head::read(server)? else {
             return Ok(());
@@ -52,12 +67,16 @@ pub(super) fn serve(shared: &Shared, client: &TcpStream) -> io::Result<()> {
         if matches!(verdict, Verdict::Forget) {
             return Ok(());
         }
+        early |= response.closes();
         strip(shared, &mut response);
         let framing = response.response_framing(&method);
         down.write_head(shared, client, &response.bytes())?;
         copy_body(framing, server, &mut |bytes| {
             down.write(shared, &mut &*client, bytes, true)
         })?;
+        if early {
+            upstream = None;
+        }
         if framing == Framing::UntilClosed {
             return Ok(());
         }
@@ -84,6 +103,19 @@ fn strip(shared: &Shared, head: &mut Head) {
     }
 }
 
+/// Did the other side close the connection, as opposed to a fault of ours?
+fn is_closed(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
+/// Has something come, or was the connection closed?
+fn readable(stream: &TcpStream) -> bool {
+    let nothing = |error: io::Error| error.kind() != io::ErrorKind::WouldBlock;
+    let peeked = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
+    let readable = peeked.map_or_else(nothing, |_| true);
+    stream.set_nonblocking(false).is_err() || readable
+}
+
 /// Until the client closes the connection, the fault is healed or the proxy ends.
 fn wait_for_an_end(shared: &Shared, mut client: &TcpStream) -> io::Result<()> {
     client.set_read_timeout(Some(TICK))?;
@@ -104,7 +136,9 @@ fn wait_for_an_end(shared: &Shared, mut client: &TcpStream) -> io::Result<()> {
 /// One direction of a connection.
 #[derive(Default)]
 struct Pace {
+    /// Bytes, since the faults were set.
     moved: u64,
+    set: usize,
 }
 
 impl Pace {
@@ -117,6 +151,10 @@ impl Pace {
     }
 
     fn write(&mut self, shared: &Shared, to: &mut impl Write, mut bytes: &[u8], trickles: bool) -> io::Result<()> {
+        let set = shared.set.load(Ordering::Relaxed);
+        if self.set != set {
+            *self = Pace { moved: 0, set };
+        }
         while !bytes.is_empty() {
             if shared.stopped.load(Ordering::Relaxed) {
                 return Err(io::ErrorKind::Interrupted.into());

@@ -9,9 +9,10 @@ pub enum Fault {
     Trickle,
     /// One byte of each response's body a second; the head comes at once.
     TrickleBody,
-    /// Each connection is dropped after that many bytes in either direction.
+    /// Each connection is dropped after that many bytes in either direction, counted from now.
     Cut(u64),
-    /// Of each connection nothing more moves after that many bytes in either direction; it stays open.
+    /// Of each connection nothing more moves after that many bytes in either direction, counted from now; it stays
+    /// open.
     Stall(u64),
     /// Some requests are answered with an error, and the server does not see them.
     Status(StatusFault),
@@ -122,24 +123,24 @@ pub(super) enum Verdict {
     Silence,
 }
 
+impl Fault {
+    fn judge(&mut self, request: &str) -> Option<Verdict> {
+        match self {
+            Fault::Silent => Some(Verdict::Silence),
+            Fault::Status(status) => status.hits(request).then(|| Verdict::Answer(status.clone())),
+            Fault::LoseAnswers { times, only } if *times > 0 && request.contains(only.as_str()) => {
+                *times -= 1;
+                Some(Verdict::Forget)
+            }
+            _ => None,
+        }
+    }
+}
+
 impl Shared {
     pub(super) fn judge(&self, request: &str) -> Verdict {
-        for fault in &mut *lock(&self.faults) {
-            match fault {
-                Fault::Silent => return Verdict::Silence,
-                Fault::Status(status) => {
-                    if status.hits(request) {
-                        return Verdict::Answer(status.clone());
-                    }
-                }
-                Fault::LoseAnswers { times, only } if *times > 0 && request.contains(only.as_str()) => {
-                    *times -= 1;
-                    return Verdict::Forget;
-                }
-                _ => {}
-            }
-        }
-        Verdict::Forward
+        let verdict = lock(&self.faults).iter_mut().find_map(|fault| fault.judge(request));
+        verdict.unwrap_or(Verdict::Forward)
     }
 
     /// The first of the present faults that a function knows something of.

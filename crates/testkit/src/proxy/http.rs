@@ -64,6 +64,12 @@ impl Head {
         bytes
     }
 
+    /// Is this the last message on its connection?
+    pub(super) fn closes(&self) -> bool {
+        self.header("connection")
+            .is_some_and(|value| value.eq_ignore_ascii_case("close"))
+    }
+
     fn header(&self, wanted: &str) -> Option<&str> {
         self.headers().find(|(name, _)| name == wanted).map(|(_, value)| value)
     }

@@ -5,7 +5,7 @@ mod fault;
 mod http;
 
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -54,6 +54,8 @@ struct Listener {
 struct Shared {
     upstream: u16,
     faults: Mutex<Vec<Fault>>,
+    /// How often they were set.
+    set: AtomicUsize,
     seen: Mutex<Vec<Seen>>,
     /// Of the connections that are open, to close them; those that ended are removed by their threads.
     open: Mutex<Vec<(u64, TcpStream)>>,
@@ -101,6 +103,7 @@ impl FaultProxy {
         let faults: Vec<_> = faults.into_iter().collect();
         let refuse = faults.iter().any(|fault| matches!(fault, Fault::Refuse));
         *lock(&self.shared.faults) = faults;
+        self.shared.set.fetch_add(1, Ordering::Relaxed);
         let mut listener = lock(&self.listener);
         if refuse {
             if let Some(listener) = listener.take() {

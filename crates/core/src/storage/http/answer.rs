@@ -11,9 +11,9 @@ use http_body::{Body, Frame, SizeHint};
 use object_store::client::{HttpError, HttpErrorKind, HttpResponseBody};
 use tokio::time::{Instant, Sleep};
 
-/// How much of a body is read before the response is handed on, in bytes: a page of a listing, the answer to an upload and
-/// the text of an error are less. object_store asks again for a response that fails, but not for one of whose body the end
-/// is missing. Large objects are streamed.
+/// The most that is read of a body before its response is handed on, in bytes: a page of a listing, the answer to an upload
+/// and the text of an error are less. object_store asks again for a response that fails, but not for one of whose body the
+/// end is missing.
 const READ_FIRST: u64 = 2 << 20;
 
 /// A body in which no pause is longer than the idle timeout.
@@ -23,17 +23,25 @@ pub(super) struct Answer {
     rest: HttpResponseBody,
     idle_timeout: Duration,
     idle: Pin<Box<Sleep>>,
+    /// The timer runs.
+    waiting: bool,
 }
 
 impl Answer {
-    /// Reads all of a small body, nothing of a large one.
-    pub(super) async fn begin(body: HttpResponseBody, idle_timeout: Duration) -> Result<Self, HttpError> {
-        let mut answer = Answer {
+    /// A body that comes bit by bit.
+    pub(super) fn stream(body: HttpResponseBody, idle_timeout: Duration) -> Self {
+        Answer {
             read: VecDeque::new(),
             rest: body,
             idle_timeout,
             idle: Box::pin(tokio::time::sleep(idle_timeout)),
-        };
+            waiting: false,
+        }
+    }
+
+    /// Reads it first, unless it is large.
+    pub(super) async fn read(body: HttpResponseBody, idle_timeout: Duration) -> Result<Self, HttpError> {
+        let mut answer = Self::stream(body, idle_timeout);
         let mut bytes = 0;
         while bytes <= READ_FIRST && bytes + answer.rest.size_hint().lower() <= READ_FIRST {
             match poll_fn(|cx| answer.poll_rest(cx)).await {
@@ -53,9 +61,14 @@ impl Answer {
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
         let polled = Pin::new(&mut self.rest).poll_frame(cx);
         if polled.is_ready() {
-            let next = Instant::now() + self.idle_timeout;
-            self.idle.as_mut().reset(next);
+            self.waiting = false;
             return polled;
+        }
+        // The time in which nobody wanted more does not count.
+        if !self.waiting {
+            self.waiting = true;
+            let end = Instant::now() + self.idle_timeout;
+            self.idle.as_mut().reset(end);
         }
         match self.idle.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Some(Err(HttpError::new(

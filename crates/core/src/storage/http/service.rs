@@ -72,9 +72,13 @@ impl HttpService for Service {
             // object_store knows nothing of this header. Its own pause comes on top.
             tokio::time::sleep(wait).await;
         }
-        let answer = Answer::begin(body, self.limits.idle_timeout)
-            .await
-            .map_err(repeatable)?;
+        let idle_timeout = self.limits.idle_timeout;
+        // An object has a time, a listing has none. A download knows how to go on from the byte at which it broke.
+        let answer = if parts.status.is_success() && parts.headers.contains_key("last-modified") {
+            Answer::stream(body, idle_timeout)
+        } else {
+            Answer::read(body, idle_timeout).await.map_err(repeatable)?
+        };
         Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(answer)))
     }
 }
