@@ -4,35 +4,57 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use walarchive_testkit::{Builder, Cluster, Output, PATIENCE, Pg, S3Server, TestDir, run};
+use walarchive_testkit::{Builder, Cluster, Output, PATIENCE, Pg, S3Server, StoreServer, TestDir, run};
 
 /// A test's directory with a store in it. Declare it before its clusters, so that it is dropped after them.
 pub struct Site {
-    dir: TestDir,
-    s3: Option<S3Server>,
+    place: Place,
+    credentials_file: Option<PathBuf>,
     pg: Pg,
+    // Dropped after the server that works in it.
+    dir: TestDir,
+}
+
+enum Place {
+    Files,
+    S3(S3Server),
+    Other(Box<dyn StoreServer>),
 }
 
 impl Site {
     /// The store is a directory.
     pub fn on_files() -> Site {
+        Site::at(|dir| {
+            dir.subdir("store");
+            Place::Files
+        })
+    }
+
+    /// The store is an S3 server of the test's own.
+    pub fn on_s3() -> Site {
+        Site::at(|dir| Place::S3(S3Server::start(dir, "bucket")))
+    }
+
+    /// The store is whatever is started here.
+    pub fn on<S: StoreServer + 'static>(start: impl FnOnce(&TestDir) -> S) -> Site {
+        Site::at(|dir| Place::Other(Box::new(start(dir))))
+    }
+
+    fn at(place: impl FnOnce(&TestDir) -> Place) -> Site {
         let dir = TestDir::new();
-        dir.subdir("store");
         Site {
-            s3: None,
+            place: place(&dir),
+            credentials_file: None,
             pg: Pg::find(),
             dir,
         }
     }
 
-    /// The store is an S3 server of the test's own.
-    pub fn on_s3() -> Site {
-        let dir = TestDir::new();
-        Site {
-            s3: Some(S3Server::start(&dir, "bucket")),
-            pg: Pg::find(),
-            dir,
-        }
+    /// The credentials come from a file, and no longer from the environment.
+    pub fn with_credentials_file(mut self) -> Site {
+        let server = self.server().expect("a store with credentials");
+        self.credentials_file = Some(self.dir.credentials_file("credentials", &server.credentials()));
+        self
     }
 
     /// The test's directory.
@@ -47,22 +69,52 @@ impl Site {
 
     /// The S3 server, if there is one.
     pub fn s3(&self) -> Option<&S3Server> {
-        self.s3.as_ref()
+        match &self.place {
+            Place::S3(server) => Some(server),
+            _ => None,
+        }
+    }
+
+    /// The store's server, unless it is a directory.
+    pub fn server(&self) -> Option<&dyn StoreServer> {
+        match &self.place {
+            Place::Files => None,
+            Place::S3(server) => Some(server),
+            Place::Other(server) => Some(&**server),
+        }
     }
 
     /// What walarchive.storage is set to.
     pub fn url(&self) -> String {
-        match &self.s3 {
-            Some(s3) => s3.url("some/prefix"),
+        match self.server() {
+            Some(server) => server.url("some/prefix"),
             None => format!("file://{}", self.dir.join("store").display()),
         }
     }
 
-    /// The file in which the store keeps an object.
+    /// What walarchive.storage_options is set to.
+    pub fn options(&self) -> String {
+        self.server().map(StoreServer::options).unwrap_or_default()
+    }
+
+    /// The store's variables in the environment of servers and programs.
+    pub fn env(&self) -> Vec<(String, String)> {
+        match (self.server(), &self.credentials_file) {
+            (Some(server), None) => server.env(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The credentials file, if there is one.
+    pub fn credentials_file(&self) -> Option<&Path> {
+        self.credentials_file.as_deref()
+    }
+
+    /// The file in which the store, a directory or s3s-fs, keeps an object.
     pub fn object(&self, key: &str) -> PathBuf {
-        let root = match &self.s3 {
-            Some(s3) => s3.dir().join("some/prefix"),
-            None => self.dir.join("store"),
+        let root = match &self.place {
+            Place::S3(s3) => s3.dir().join("some/prefix"),
+            _ => self.dir.join("store"),
         };
         root.join(key)
     }
@@ -91,12 +143,19 @@ impl Site {
             .setting("archive_mode", "on")
             .setting("archive_library", "walarchive")
             .setting("walarchive.storage", &self.url());
-        match &self.s3 {
-            Some(s3) => builder
-                .setting("walarchive.storage_options", &s3.options())
-                .envs(s3.env()),
-            None => builder,
+        let builder = match self.options().as_str() {
+            "" => builder,
+            options => builder.setting("walarchive.storage_options", options),
+        };
+        match &self.credentials_file {
+            Some(file) => builder.setting("walarchive.credentials_file", &file.to_string_lossy()),
+            None => self.with_env(builder),
         }
+    }
+
+    fn with_env(&self, builder: Builder) -> Builder {
+        let with = |builder: Builder, (name, value): &(String, String)| builder.env(name, value);
+        self.env().iter().fold(builder, with)
     }
 
     /// Such a cluster, running, with the extension in its database.
@@ -114,12 +173,13 @@ impl Site {
     pub fn walarchive(&self, args: &[&str]) -> Command {
         let mut command = self.pg.program("walarchive");
         command.args(args).args(["--storage", &self.url()]);
-        if let Some(s3) = &self.s3 {
-            for option in s3.options().split(',') {
-                command.args(["--storage-option", option]);
-            }
-            command.envs(s3.env());
+        for option in self.options().split(',').filter(|option| !option.is_empty()) {
+            command.args(["--storage-option", option]);
         }
+        if let Some(file) = &self.credentials_file {
+            command.arg("--credentials-file").arg(file);
+        }
+        command.envs(self.env());
         command
     }
 
@@ -156,11 +216,7 @@ impl Site {
     /// The description of a server on a restored directory. It does not archive, so that further restores find the same
     /// archive as the first one.
     pub fn restored(&self, name: &str) -> Builder {
-        let builder = Cluster::builder(&self.dir, name).setting("archive_mode", "off");
-        match &self.s3 {
-            Some(s3) => builder.envs(s3.env()),
-            None => builder,
-        }
+        self.with_env(Cluster::builder(&self.dir, name).setting("archive_mode", "off"))
     }
 }
 

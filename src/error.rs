@@ -21,7 +21,7 @@ pub enum Severity {
 fn sqlstate(error: &Error) -> PgSqlErrorCode {
     use PgSqlErrorCode::*;
     match error {
-        Error::Config { .. } => ERRCODE_CONFIG_FILE_ERROR,
+        Error::Config { .. } | Error::WrongRegion { .. } => ERRCODE_CONFIG_FILE_ERROR,
         Error::Unauthorized { .. } | Error::NoCredentials { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
         Error::NoSuchStore { .. } | Error::NotFound { .. } | Error::NoBackup { .. } => ERRCODE_UNDEFINED_FILE,
         Error::Store { .. } => ERRCODE_CONNECTION_FAILURE,

@@ -55,25 +55,33 @@ impl StorageConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct StorageOptions(BTreeMap<String, String>);
 
-/// Words in a key that make its value a secret.
-const SECRET_WORDS: [&str; 7] = [
+/// Words in a key that make its value a secret, unless it is the path of a file.
+const SECRET_WORDS: [&str; 13] = [
     "customer_key",
+    "encryption_key",
     "secret",
     "password",
+    "passphrase",
     "token",
-    "access_key_id",
+    "access_key",
     "account_key",
+    "master_key",
+    "storage_key",
     "sas_key",
+    "st_key",
+    "service_account_key",
 ];
 
-/// Keys whose value is a secret though no part of them says so.
-const SECRET_KEYS: [&str; 1] = ["st_key"];
+fn is_secret(key: &str) -> bool {
+    let is_path = key.ends_with("_file") || key.ends_with("_path");
+    !is_path && SECRET_WORDS.iter().any(|word| key.contains(word))
+}
 
 impl StorageOptions {
     /// Add one pair. A key whose value would be a secret is refused, as settings and arguments can be seen by others.
     pub fn insert(&mut self, key: &str, value: &str) -> Result<()> {
         let key = key.trim().to_ascii_lowercase();
-        if SECRET_KEYS.contains(&key.as_str()) || SECRET_WORDS.iter().any(|word| key.contains(word)) {
+        if is_secret(&key) {
             return Err(Error::config(
                 format!("storage option \"{key}\" is a credential"),
                 "Credentials belong into the environment of the process or into the file named by \
@@ -161,11 +169,17 @@ mod tests {
             "password=hunter2",
             "st_key=hunter2",
             "os_application_credential_secret=hunter2",
+            "sftp_private_key_passphrase=hunter2",
             "sse_customer_key_base64=hunter2",
+            "azure_storage_key=hunter2",
+            "access_key=hunter2",
+            "google_service_account_key=hunter2",
             "proxy_url=http://me:hunter2@host",
         ] {
             let error = text.parse::<StorageOptions>().expect_err("refused");
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
         }
+        let paths = "aws_web_identity_token_file=/t,sftp_private_key_path=/k";
+        paths.parse::<StorageOptions>().expect("paths are no secrets");
     }
 }

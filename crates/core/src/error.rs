@@ -41,6 +41,16 @@ pub enum Error {
         /// What the store said.
         reason: String,
     },
+    /// The bucket is in another region than the one that the requests are signed for.
+    #[error("\"{target}\" is in another region")]
+    WrongRegion {
+        /// The URL up to the prefix.
+        target: String,
+        /// The right one, where the store says it.
+        region: Option<String>,
+        /// What the store said.
+        reason: String,
+    },
     /// An object that is not there.
     #[error("\"{object}\" does not exist in the repository")]
     NotFound {
@@ -196,6 +206,7 @@ impl Error {
                 | Error::Unauthorized { .. }
                 | Error::NoCredentials { .. }
                 | Error::NoSuchStore { .. }
+                | Error::WrongRegion { .. }
         )
     }
 
@@ -205,6 +216,7 @@ impl Error {
             Error::Unauthorized { reason, .. }
             | Error::NoCredentials { reason, .. }
             | Error::NoSuchStore { reason, .. }
+            | Error::WrongRegion { reason, .. }
             | Error::Store { reason, .. }
             | Error::Unsupported { reason, .. }
             | Error::ForeignRepository { reason, .. }
@@ -221,20 +233,13 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Error::Config { hint, .. } | Error::NoBackup { hint, .. } => hint.as_str(),
-            Error::Unauthorized { object, .. } if object.starts_with("file:") => {
-                "Check the owner and the mode of the directory; it must belong to the user of the process."
-            }
-            Error::Unauthorized { object, .. } | Error::NoCredentials { object, .. }
-                if object.starts_with("swift:") =>
-            {
-                "Check the user, the password or the application credential, and the user's role in the project: OS_* or \
-                 ST_AUTH, ST_USER and ST_KEY in the environment of the process (a server reads it when it starts), or the \
-                 same in lower case in the file named by walarchive.credentials_file."
-            }
-            Error::Unauthorized { .. } | Error::NoCredentials { .. } => {
-                "Check the access key, its secret and its permissions on the bucket: AWS_ACCESS_KEY_ID and \
-                 AWS_SECRET_ACCESS_KEY in the environment of the process (a server reads it when it starts), or the \
-                 file named by walarchive.credentials_file."
+            Error::Unauthorized { object, .. } | Error::NoCredentials { object, .. } => credentials_hint(object),
+            Error::WrongRegion {
+                region: Some(region), ..
+            } => return Some(format!("Set \"aws_region={region}\" in walarchive.storage_options.")),
+            Error::WrongRegion { .. } => {
+                "Set the region of the bucket in walarchive.storage_options, as in \"aws_region=eu-central-1\", or correct \
+                 aws_endpoint."
             }
             Error::NoSuchStore { .. } => {
                 "Create it, owned by the server's user if it is a directory, or correct walarchive.storage."
@@ -286,6 +291,39 @@ impl Error {
             },
         };
         Some(hint.to_owned())
+    }
+}
+
+/// Where the credentials of a store are looked for.
+fn credentials_hint(object: &str) -> &'static str {
+    match object.split(':').next().unwrap_or_default() {
+        "file" => "Check the owner and the mode of the directory; it must belong to the user of the process.",
+        "gs" => {
+            "Check the key file of the service account and its roles on the bucket: GOOGLE_APPLICATION_CREDENTIALS in the \
+             environment of the process (a server reads it when it starts), the option google_service_account, or \
+             walarchive.credentials_file."
+        }
+        "az" => {
+            "Check the name of the storage account, its key, the SAS or the identity, and their permissions on the \
+             container: azure_storage_account_name in walarchive.storage_options, AZURE_STORAGE_ACCOUNT_KEY or \
+             AZURE_STORAGE_SAS_TOKEN in the environment of the process (a server reads it when it starts), or the file \
+             named by walarchive.credentials_file."
+        }
+        "swift" => {
+            "Check the user, the project and the password: OS_AUTH_URL, OS_USERNAME, OS_PROJECT_NAME and OS_PASSWORD (or \
+             ST_AUTH, ST_USER and ST_KEY) in the environment of the process (a server reads it when it starts), or the \
+             file named by walarchive.credentials_file."
+        }
+        "sftp" => {
+            "Check the user in walarchive.storage, the key named by SSH_PRIVATE_KEY_PATH or sftp_private_key_path, or \
+             SSH_PASSWORD in the environment of the process (a server reads it when it starts) or in the file named by \
+             walarchive.credentials_file, and the permissions on the directory."
+        }
+        _ => {
+            "Check the access key, its secret and its permissions on the bucket: AWS_ACCESS_KEY_ID and \
+             AWS_SECRET_ACCESS_KEY in the environment of the process (a server reads it when it starts), or the \
+             file named by walarchive.credentials_file."
+        }
     }
 }
 

@@ -18,26 +18,39 @@
 //! | `WALARCHIVE_TEST_KEEP` | if set, no test directory is removed |
 //! | `WALARCHIVE_S3S_FS` | the program `s3s-fs`, else the one that `scripts/setup test` built |
 
+mod azurite;
 mod builder;
 mod cluster;
 mod dir;
+mod gcs;
+mod mock;
+mod moto;
 mod pg;
 mod process;
 mod proxy;
 mod run;
 mod s3;
+mod server;
+mod sftp;
 mod sql;
+mod store;
 mod swift;
 mod wait;
 
+pub use azurite::AzuriteServer;
 pub use builder::Builder;
 pub use cluster::{Cluster, StopMode};
 pub use dir::TestDir;
+pub use gcs::GcsServer;
+pub use mock::{Answer, HttpMock, Request, TlsFiles};
+pub use moto::MotoServer;
 pub use nix::sys::signal::Signal;
 pub use pg::Pg;
 pub use process::{is_alive, kill_pid};
 pub use proxy::{Fault, FaultProxy, Seen, StatusFault};
 pub use run::{Background, Output, run};
 pub use s3::S3Server;
+pub use sftp::{SftpServer, SshAgent, keygen};
+pub use store::{Directory, StoreServer};
 pub use swift::SwiftServer;
 pub use wait::{PATIENCE, wait_until};

@@ -134,7 +134,7 @@ impl Drop for S3Server {
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("no free port on loopback");
     listener.local_addr().expect("a listener without an address").port()
 }
@@ -144,11 +144,7 @@ fn program() -> PathBuf {
     if let Some(program) = std::env::var_os("WALARCHIVE_S3S_FS") {
         return program.into();
     }
-    let cache = match std::env::var_os("WALARCHIVE_CACHE") {
-        Some(cache) => PathBuf::from(cache),
-        None if geteuid().is_root() => PathBuf::from("/var/cache/walarchive"),
-        None => Path::new(&std::env::var_os("HOME").unwrap_or_default()).join(".cache/walarchive"),
-    };
+    let cache = cache();
     let entries = std::fs::read_dir(&cache).into_iter().flatten().flatten();
     entries
         .filter(|entry| entry.file_name().to_string_lossy().starts_with("s3s-fs-"))
@@ -156,4 +152,13 @@ fn program() -> PathBuf {
         .filter(|program| program.is_file())
         .max()
         .unwrap_or_else(|| panic!("no s3s-fs in {}: run scripts/setup test", cache.display()))
+}
+
+/// Where scripts/setup puts what it downloads and builds.
+pub(crate) fn cache() -> PathBuf {
+    match std::env::var_os("WALARCHIVE_CACHE") {
+        Some(cache) => PathBuf::from(cache),
+        None if geteuid().is_root() => PathBuf::from("/var/cache/walarchive"),
+        None => Path::new(&std::env::var_os("HOME").unwrap_or_default()).join(".cache/walarchive"),
+    }
 }

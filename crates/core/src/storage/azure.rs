@@ -1,13 +1,235 @@
 //! Azure Blob Storage.
+//!
+//! Credentials are those of the first kind of which there are any, in the credentials file, the options or the environment: a bearer
+//! token, the account's key, workload identity, a client's secret, a SAS, and last the managed identity of the machine.
 
+use std::collections::HashMap;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use object_store::ObjectStore;
+use object_store::azure::{AzureConfigKey as Key, MicrosoftAzureBuilder};
 use url::Url;
 
+use super::cloud::{self, Client};
+use super::{credentials, http, url::bucket};
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
 
-pub(super) fn open(url: &Url, _config: &StorageConfig) -> Result<Arc<dyn ObjectStore>> {
-    Err(Error::config(format!("storage \"{url}\" is not there yet"), ""))
+const HINT: &str = "Check walarchive.storage_options, for example \"azure_storage_account_name=account\", and the \
+                    credentials.";
+const KNOWN: &str = "azure_storage_account_name, azure_endpoint, azure_client_id, azure_tenant_id, \
+                     azure_federated_token_file, azure_environment_name, azure_access_tier, use_emulator";
+/// What a client can prove itself with. Of several sources only the last one that has any of these is to count.
+const SECRETS: [Key; 4] = [Key::AccessKey, Key::SasKey, Key::Token, Key::ClientSecret];
+
+/// The clouds by the names that Azure's tools use: the domain of blob storage, and where tokens come from.
+const CLOUDS: [(&str, &str, &str); 4] = [
+    (
+        "azurepubliccloud",
+        "core.windows.net",
+        "https://login.microsoftonline.com",
+    ),
+    (
+        "azureusgovernmentcloud",
+        "core.usgovcloudapi.net",
+        "https://login.microsoftonline.us",
+    ),
+    (
+        "azurechinacloud",
+        "core.chinacloudapi.cn",
+        "https://login.chinacloudapi.cn",
+    ),
+    (
+        "azuregermancloud",
+        "core.cloudapi.de",
+        "https://login.microsoftonline.de",
+    ),
+];
+
+/// What the sources say, later ones over earlier ones.
+struct Settings {
+    keys: HashMap<Key, String>,
+    client: Client,
+    access_tier: Option<String>,
+    environment_name: Option<String>,
+}
+
+pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Arc<dyn ObjectStore>> {
+    let mut settings = Settings {
+        keys: HashMap::new(),
+        client: Client::new(config),
+        access_tier: None,
+        environment_name: None,
+    };
+    for (key, value) in cloud::environment("AZURE_") {
+        settings.add(&key, &value);
+    }
+    // App Service and Functions name the place of their identity so.
+    if let Some(endpoint) = cloud::variable(&["IDENTITY_ENDPOINT"]) {
+        settings.keys.entry(Key::MsiEndpoint).or_insert(endpoint);
+    }
+    if let Some(path) = &config.credentials_file {
+        let pairs = credentials::read(path)?;
+        let is_secret = |key: &str| Key::from_str(alias(key)).is_ok_and(|key| SECRETS.contains(&key));
+        if pairs.iter().any(|(key, _)| is_secret(key)) {
+            settings.keys.retain(|key, _| !SECRETS.contains(key));
+        }
+        for (key, value) in pairs {
+            settings.known(&key, &value)?;
+        }
+    }
+    for (key, value) in config.options.iter() {
+        settings.known(key, value)?;
+    }
+    settings.place()?;
+    let builder = MicrosoftAzureBuilder::new()
+        .with_retry(http::retries(config))
+        .with_http_connector(http::connector(config))
+        .with_client_options(settings.client.finish()?);
+    let builder = settings
+        .keys
+        .into_iter()
+        .fold(builder, |builder, (key, value)| builder.with_config(key, value));
+    let store = builder
+        .with_container_name(bucket(url))
+        .build()
+        .map_err(|error| cloud::unusable(url, &error, HINT))?;
+    cloud::finish(store, url, settings.access_tier)
+}
+
+/// Names that Azure's tools and WAL-G know, and object_store does not.
+fn alias(key: &str) -> &str {
+    match key {
+        "azure_storage_account" | "storage_account" => "azure_storage_account_name",
+        "azure_storage_key" => "azure_storage_account_key",
+        "azure_storage_service_endpoint" | "azure_storage_blob_endpoint" => "azure_storage_endpoint",
+        _ => key,
+    }
+}
+
+impl Settings {
+    fn known(&mut self, key: &str, value: &str) -> Result<()> {
+        match self.add(key, value) {
+            true => Ok(()),
+            false => Err(cloud::unknown(key, "Azure", KNOWN)),
+        }
+    }
+
+    /// False if the key is not known.
+    fn add(&mut self, key: &str, value: &str) -> bool {
+        let value = value.to_owned();
+        match key {
+            "azure_access_tier" | "access_tier" => self.access_tier = Some(value),
+            "azure_environment_name" | "environment_name" => self.environment_name = Some(value),
+            "azure_ca_cert_file" | "ca_cert_file" => self.client.trust(&value),
+            _ => match Key::from_str(alias(key)) {
+                // The container is the URL's.
+                Err(_) | Ok(Key::ContainerName) => return false,
+                Ok(Key::Client(key)) => self.client.set(key, &value),
+                Ok(key) => drop(self.keys.insert(key, value)),
+            },
+        }
+        true
+    }
+
+    /// Settle which account is meant, and where.
+    fn place(&mut self) -> Result<()> {
+        if self
+            .keys
+            .get(&Key::UseEmulator)
+            .is_some_and(|value| cloud::is_true(value))
+        {
+            return Ok(());
+        }
+        let Some(account) = self.keys.get(&Key::AccountName) else {
+            return Err(Error::config(
+                "the name of the Azure storage account is not known",
+                "Add \"azure_storage_account_name=…\" to walarchive.storage_options, or set AZURE_STORAGE_ACCOUNT_NAME in \
+                 the environment of the process.",
+            ));
+        };
+        if let Some(name) = &self.environment_name {
+            let known = CLOUDS.iter().find(|(known, ..)| name.eq_ignore_ascii_case(known));
+            let Some((_, domain, authority)) = known else {
+                return Err(Error::config(
+                    format!("the Azure environment \"{name}\" is not known"),
+                    "Known are AzurePublicCloud, AzureUSGovernmentCloud, AzureChinaCloud and AzureGermanCloud.",
+                ));
+            };
+            let endpoint = format!("https://{account}.blob.{domain}");
+            self.keys.entry(Key::Endpoint).or_insert(endpoint);
+            self.keys
+                .entry(Key::AuthorityHost)
+                .or_insert_with(|| (*authority).to_owned());
+        }
+        if let Some(host) = self.keys.get_mut(&Key::AuthorityHost) {
+            // Azure's webhook for workload identity sets it with a slash at its end.
+            *host = host.trim_end_matches('/').to_owned();
+        }
+        if let Some(endpoint) = self.keys.get_mut(&Key::Endpoint) {
+            self.client.check_endpoint("azure_endpoint", endpoint)?;
+            *endpoint = endpoint.trim_end_matches('/').to_owned();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn try_open(options: &str, credentials: &str) -> Result<Arc<dyn ObjectStore>> {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), credentials).expect("written");
+        let mut config = StorageConfig::new("az://container/p");
+        config.options = options.parse().expect("options");
+        config.credentials_file = Some(file.path().to_owned());
+        open(&Url::parse(&config.url).expect("a URL"), &config)
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_before_anything_is_asked() {
+        for (options, credentials, says) in [
+            (
+                "",
+                "azure_storage_key = aGk=",
+                "the name of the Azure storage account is not known",
+            ),
+            (
+                "account_name=a,azure_environment_name=x",
+                "",
+                "the Azure environment \"x\" is not known",
+            ),
+            (
+                "account_name=a,colour=red",
+                "",
+                "storage option \"colour\" is not known for Azure",
+            ),
+            (
+                "account_name=a",
+                "azure_storage_key = hunter2!",
+                "cannot use storage \"az://container/p\": ",
+            ),
+            (
+                "account_name=a,azure_endpoint=http://h:1/a",
+                "azure_storage_key = aGk=",
+                "azure_endpoint \"http://h:1/a\" is not encrypted, and that is not allowed",
+            ),
+        ] {
+            let error = try_open(options, credentials).expect_err(says);
+            assert!(error.to_string().starts_with(says), "{says}: {error}");
+            assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn environments_have_domains_of_their_own() {
+        let store = try_open(
+            "account_name=a,azure_environment_name=AzureUSGovernmentCloud",
+            "azure_storage_sas_token = ?sv=1&sig=x",
+        )
+        .expect("a store");
+        assert!(format!("{store:?}").contains("a.blob.core.usgovcloudapi.net"));
+    }
 }

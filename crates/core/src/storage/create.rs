@@ -8,10 +8,9 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use bytes::Bytes;
-use object_store::path::Path;
 use object_store::{ObjectStore, PutMode, PutPayload};
 
-use super::Store;
+use super::{Store, path};
 use crate::error::{Error, Result};
 
 /// What [`Store::create`] found.
@@ -91,7 +90,7 @@ impl Store {
     }
 
     async fn create_by_store(&self, key: &str, content: Bytes) -> Result<Created> {
-        let path = Path::from(key);
+        let path = path(key);
         let deadline = self.deadline_for(content.len() as u64);
         let put = self
             .inner

@@ -2,6 +2,7 @@
 //! tell what to do.
 
 mod azure;
+mod cloud;
 mod create;
 mod credentials;
 mod errors;
@@ -12,11 +13,13 @@ mod reader;
 mod retry;
 mod s3;
 mod sftp;
+mod storage_class;
 mod swift;
 mod transfer;
 mod upload;
 mod url;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +38,7 @@ pub use reader::{PART_BYTES, RangeReader};
 pub use upload::{Upload, UploadTask, Uploaded};
 
 /// A repository's store. Keys are relative to the prefix of its URL. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Store {
     inner: Arc<dyn ObjectStore>,
     url: String,
@@ -44,6 +47,16 @@ pub struct Store {
     learned: Arc<create::Learned>,
     /// What an operation that moves more must move in a second, in bytes.
     slowest: u64,
+}
+
+/// Without what lies below: some of object_store's types show their credentials.
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("url", &self.url)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
 }
 
 /// An object of a listing.
@@ -103,7 +116,7 @@ impl Store {
 
     /// Can the store be gone without an error, as a directory can from which a file system was unmounted?
     pub fn may_vanish(&self) -> bool {
-        self.url.starts_with("file:")
+        self.url.starts_with("file:") || self.url.starts_with("sftp:")
     }
 
     /// Is anything there that a repository begins with? Without that, "not found" is no answer to believe.
@@ -113,7 +126,7 @@ impl Store {
         }
         // WAL-G's has no such file, but WAL or backups.
         for folder in [layout::WAL_FOLDER, layout::BACKUPS_FOLDER] {
-            let mut objects = self.inner.list(Some(&Path::from(folder)));
+            let mut objects = self.inner.list(Some(&path(folder)));
             if self
                 .asked("list", folder, async { objects.next().await.transpose() })
                 .await?
@@ -143,7 +156,7 @@ impl Store {
 
     /// Write an object, over whatever is there.
     pub async fn put(&self, key: &str, content: Bytes) -> Result<()> {
-        let path = Path::from(key);
+        let path = path(key);
         let deadline = self.deadline_for(content.len() as u64);
         let put = self.inner.put(&path, PutPayload::from(content));
         self.asked_within(deadline, "write", key, put).await.map(|_| ())
@@ -151,7 +164,7 @@ impl Store {
 
     /// The size of an object in bytes; none if it is not there.
     pub async fn size(&self, key: &str) -> Result<Option<u64>> {
-        let path = Path::from(key);
+        let path = path(key);
         match self.asked("read", key, self.inner.head(&path)).await {
             Ok(meta) => Ok(Some(meta.size)),
             Err(Error::NotFound { .. }) => Ok(None),
@@ -193,7 +206,7 @@ impl Store {
     /// take is known when the answer begins, since that tells how much follows.
     async fn read(&self, key: &str, options: GetOptions, limit: u64) -> Result<(Bytes, u64)> {
         let begun = Instant::now();
-        let path = Path::from(key);
+        let path = path(key);
         let found = self.asked("read", key, self.inner.get_opts(&path, options)).await?;
         let (size, bytes) = (found.meta.size, found.range.end.saturating_sub(found.range.start));
         if bytes > limit {
@@ -212,20 +225,20 @@ impl Store {
 
     /// All objects below a folder, in no particular order.
     pub async fn list(&self, folder: &str) -> Result<Vec<Listed>> {
-        let prefix = Path::from(folder);
+        let prefix = path(folder);
         self.collect(folder, self.inner.list(Some(&prefix))).await
     }
 
     /// All objects below a folder whose key comes after `after`, in no particular order.
     pub async fn list_after(&self, folder: &str, after: &str) -> Result<Vec<Listed>> {
-        let prefix = Path::from(folder);
-        self.collect(folder, self.inner.list_with_offset(Some(&prefix), &Path::from(after)))
+        let prefix = path(folder);
+        self.collect(folder, self.inner.list_with_offset(Some(&prefix), &path(after)))
             .await
     }
 
     /// The objects that lie directly in a folder, not those of its subfolders.
     pub async fn list_shallow(&self, folder: &str) -> Result<Vec<Listed>> {
-        let prefix = Path::from(folder);
+        let prefix = path(folder);
         let result = self
             .asked("list", folder, self.inner.list_with_delimiter(Some(&prefix)))
             .await?;
@@ -234,7 +247,7 @@ impl Store {
 
     /// Remove an object; one that is not there is fine.
     pub async fn delete(&self, key: &str) -> Result<()> {
-        let path = Path::from(key);
+        let path = path(key);
         match self.asked("delete", key, self.inner.delete(&path)).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
@@ -308,6 +321,12 @@ impl Store {
             deadline,
         }
     }
+}
+
+/// The key as it is: what a listing names must be found under that name, whoever wrote it. `Path::from` would encode a `%`
+/// anew; it remains for what cannot be a path, such as one with `..` in it.
+fn path(key: &str) -> Path {
+    Path::parse(key).unwrap_or_else(|_| Path::from(key))
 }
 
 fn listed(meta: ObjectMeta) -> Listed {

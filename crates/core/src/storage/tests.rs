@@ -77,3 +77,29 @@ async fn a_large_object_is_read_in_parts() {
     let (_, failure) = read(content.len() as u64 + 1).await.expect("read");
     assert!(failure.is_some());
 }
+
+#[test]
+fn a_store_does_not_show_its_credentials() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    for (url, options, credentials) in [
+        (
+            "az://c/p",
+            "account_name=a",
+            "azure_storage_sas_token = sv=1&sig=hunter2",
+        ),
+        ("gs://b/p", "", "google_bearer_token = hunter2"),
+        (
+            "s3://b/p",
+            "",
+            "aws_access_key_id = a\naws_secret_access_key = hunter2\naws_session_token = hunter2",
+        ),
+    ] {
+        std::fs::write(file.path(), credentials).expect("written");
+        let mut config = StorageConfig::new(url);
+        config.options = options.parse().expect("options");
+        config.credentials_file = Some(file.path().to_owned());
+        let store = Store::open(&config).expect("a store");
+        let shown = format!("{store:?} {config:?}");
+        assert!(shown.contains(url) && !shown.contains("hunter2"), "{shown}");
+    }
+}

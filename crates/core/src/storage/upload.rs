@@ -4,7 +4,6 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use bytes::Bytes;
-use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
@@ -149,7 +148,7 @@ async fn receive(
         }
         Part::More(first) => first,
     };
-    let path = Path::from(key);
+    let path = super::path(key);
     let mut upload = store.asked("write", key, store.inner.put_multipart(&path)).await?;
     let mut running = JoinSet::new();
     let sent = send_parts(store, key, &mut *upload, &mut running, first, parts, cancel).await;

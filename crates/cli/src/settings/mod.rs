@@ -1,5 +1,7 @@
 //! Where the repository is: flags, then `WALARCHIVE_*`, then WAL-G's variables, then the data directory's files.
 
+mod wal_g;
+
 use std::path::{Path, PathBuf};
 
 use walarchive_core::codec::Compression;
@@ -31,7 +33,7 @@ pub fn find(flags: &Storage, data_dir: Option<&Path>) -> Result<Settings> {
 fn find_in(flags: &Storage, environment: Environment<'_>, server: &ServerConfig) -> Result<Settings> {
     let url = match flags.url.clone().or_else(|| environment("WALARCHIVE_STORAGE")) {
         Some(url) => url,
-        None => match wal_g_url(environment)? {
+        None => match wal_g::url(environment)? {
             Some(url) => url,
             None => server.storage.clone().ok_or_else(unknown)?,
         },
@@ -52,9 +54,7 @@ fn find_in(flags: &Storage, environment: Environment<'_>, server: &ServerConfig)
         })?;
         options.insert(key, value)?;
     }
-    if url.starts_with("s3:") {
-        add_aws_options(&mut options, environment)?;
-    }
+    wal_g::add_options(&url, &mut options, environment)?;
     let credentials_file = flags.credentials_file.clone();
     let credentials_file = credentials_file.or_else(|| environment("WALARCHIVE_CREDENTIALS_FILE").map(PathBuf::from));
     let credentials_file = credentials_file.or_else(|| server.credentials_file.clone().filter(|_| same_storage));
@@ -74,60 +74,6 @@ fn unknown() -> Error {
         "the storage is not known",
         "Give --storage URL, set WALARCHIVE_STORAGE, or set walarchive.storage in the data directory's postgresql.conf.",
     )
-}
-
-fn wal_g_url(environment: Environment<'_>) -> Result<Option<String>> {
-    if let Some(url) = environment("WALG_S3_PREFIX") {
-        return Ok(Some(url));
-    }
-    let Some(prefix) = environment("WALG_FILE_PREFIX") else {
-        return Ok(None);
-    };
-    let path = prefix.strip_prefix("file://localhost").unwrap_or(&prefix);
-    if path.starts_with("file://") {
-        return Ok(Some(path.to_owned()));
-    }
-    url::Url::from_directory_path(path)
-        .map(|url| Some(url.as_str().trim_end_matches('/').to_owned()))
-        .map_err(|()| {
-            Error::config(
-                format!("WALG_FILE_PREFIX \"{prefix}\" is not an absolute path"),
-                "Use an absolute path, or --storage file:///path.",
-            )
-        })
-}
-
-/// The non-secret variables of the AWS tools and of WAL-G become options, so that a restore_command has them as well.
-fn add_aws_options(options: &mut StorageOptions, environment: Environment<'_>) -> Result<()> {
-    let first = |names: &[&str]| names.iter().find_map(|name| environment(name));
-    let given = |options: &StorageOptions, keys: &[&str]| keys.iter().any(|key| options.get(key).is_some());
-    let endpoint_keys = ["aws_endpoint", "endpoint", "aws_endpoint_url", "endpoint_url"];
-    if !given(options, &endpoint_keys)
-        && let Some(endpoint) = first(&["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
-    {
-        // WAL-G takes one without a scheme.
-        let endpoint = match endpoint.contains("://") {
-            true => endpoint,
-            false => format!("https://{endpoint}"),
-        };
-        options.insert("aws_endpoint", &endpoint)?;
-        if endpoint.starts_with("http://") && !given(options, &["allow_http", "aws_allow_http"]) {
-            options.insert("allow_http", "true")?;
-        }
-    }
-    if !given(
-        options,
-        &["aws_region", "region", "aws_default_region", "default_region"],
-    ) && let Some(region) = first(&["AWS_REGION", "AWS_DEFAULT_REGION"])
-    {
-        options.insert("aws_region", &region)?;
-    }
-    let style_keys = ["aws_virtual_hosted_style_request", "virtual_hosted_style_request"];
-    let path_style = environment("AWS_S3_FORCE_PATH_STYLE").is_some_and(|value| matches!(value.as_str(), "true" | "1"));
-    if !given(options, &style_keys) && path_style {
-        options.insert("aws_virtual_hosted_style_request", "false")?;
-    }
-    Ok(())
 }
 
 fn compression(server: &ServerConfig) -> Result<Compression> {

@@ -1,0 +1,395 @@
+//! WAL-G's variables, so that a container that ran WAL-G runs this program unchanged.
+//!
+//! What is no secret becomes an option of the store, so that the restore_command which a restore writes has it as well. Secrets
+//! stay where they are: core reads them from the environment.
+
+use url::Url;
+use walarchive_core::config::StorageOptions;
+use walarchive_core::{Error, Result};
+
+use super::Environment;
+
+/// The prefixes, in the order in which they are looked for.
+const PREFIXES: [&str; 6] = [
+    "WALG_S3_PREFIX",
+    "WALG_GS_PREFIX",
+    "WALG_AZ_PREFIX",
+    "WALG_SWIFT_PREFIX",
+    "WALG_SSH_PREFIX",
+    "WALG_FILE_PREFIX",
+];
+
+/// How variables become options.
+struct Rule {
+    /// The scheme of the URLs for which it counts.
+    scheme: &'static str,
+    /// The first one that is set counts.
+    variables: &'static [&'static str],
+    /// The option, and other names of it that the user may have given.
+    options: &'static [&'static str],
+    convert: fn(&str) -> Option<String>,
+}
+
+const fn rule(scheme: &'static str, variables: &'static [&'static str], options: &'static [&'static str]) -> Rule {
+    Rule {
+        scheme,
+        variables,
+        options,
+        convert: as_it_is,
+    }
+}
+
+const fn endpoint(scheme: &'static str, variables: &'static [&'static str], options: &'static [&'static str]) -> Rule {
+    Rule {
+        convert: with_scheme,
+        ..rule(scheme, variables, options)
+    }
+}
+
+const fn path(scheme: &'static str, variables: &'static [&'static str], options: &'static [&'static str]) -> Rule {
+    Rule {
+        convert: absolute,
+        ..rule(scheme, variables, options)
+    }
+}
+
+const RULES: [Rule; 32] = [
+    endpoint(
+        "s3",
+        &["AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"],
+        &[
+            "aws_endpoint",
+            "endpoint",
+            "aws_endpoint_url",
+            "endpoint_url",
+            "aws_endpoint_url_s3",
+        ],
+    ),
+    rule(
+        "s3",
+        &["AWS_REGION", "AWS_DEFAULT_REGION"],
+        &["aws_region", "region", "aws_default_region", "default_region"],
+    ),
+    Rule {
+        convert: opposite,
+        ..rule(
+            "s3",
+            &["AWS_S3_FORCE_PATH_STYLE"],
+            &["aws_virtual_hosted_style_request", "virtual_hosted_style_request"],
+        )
+    },
+    rule("s3", &["AWS_PROFILE"], &["aws_profile", "profile"]),
+    path("s3", &["AWS_SHARED_CREDENTIALS_FILE"], &["aws_shared_credentials_file"]),
+    path("s3", &["AWS_CONFIG_FILE"], &["aws_config_file"]),
+    path("s3", &["WALG_S3_CA_CERT_FILE"], &["ca_cert_file", "aws_ca_cert_file"]),
+    rule(
+        "s3",
+        &["WALG_S3_SSE"],
+        &["aws_server_side_encryption", "server_side_encryption"],
+    ),
+    rule("s3", &["WALG_S3_SSE_KMS_ID"], &["aws_sse_kms_key_id", "sse_kms_key_id"]),
+    rule(
+        "s3",
+        &["WALG_S3_STORAGE_CLASS"],
+        &["aws_storage_class", "storage_class"],
+    ),
+    path(
+        "gs",
+        &["GOOGLE_APPLICATION_CREDENTIALS"],
+        &[
+            "google_application_credentials",
+            "application_credentials",
+            "google_service_account",
+        ],
+    ),
+    rule(
+        "az",
+        &["AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_ACCOUNT_NAME"],
+        &["azure_storage_account_name", "azure_storage_account", "account_name"],
+    ),
+    rule("az", &["AZURE_ENVIRONMENT_NAME"], &["azure_environment_name"]),
+    endpoint("swift", &["OS_AUTH_URL"], &["os_auth_url"]),
+    rule("swift", &["OS_USERNAME"], &["os_username"]),
+    rule("swift", &["OS_PROJECT_NAME", "OS_TENANT_NAME"], &["os_project_name"]),
+    rule("swift", &["OS_USER_DOMAIN_NAME"], &["os_user_domain_name"]),
+    rule("swift", &["OS_PROJECT_DOMAIN_NAME"], &["os_project_domain_name"]),
+    rule("swift", &["OS_PROJECT_ID", "OS_TENANT_ID"], &["os_project_id"]),
+    rule("swift", &["OS_USER_ID"], &["os_user_id"]),
+    rule("swift", &["OS_USER_DOMAIN_ID"], &["os_user_domain_id"]),
+    rule("swift", &["OS_PROJECT_DOMAIN_ID"], &["os_project_domain_id"]),
+    rule(
+        "swift",
+        &["OS_APPLICATION_CREDENTIAL_ID"],
+        &["os_application_credential_id"],
+    ),
+    path("swift", &["OS_CACERT"], &["os_cacert", "ca_cert_file"]),
+    rule("swift", &["OS_REGION_NAME"], &["os_region_name"]),
+    endpoint("swift", &["OS_STORAGE_URL"], &["os_storage_url"]),
+    endpoint("swift", &["ST_AUTH"], &["st_auth"]),
+    rule("swift", &["ST_USER"], &["st_user"]),
+    path("sftp", &["SSH_PRIVATE_KEY_PATH"], &["sftp_private_key_path"]),
+    path("sftp", &["SSH_KNOWN_HOSTS"], &["sftp_known_hosts"]),
+    // For the URL, which has places for them.
+    rule("sftp", &["SSH_USERNAME"], &[]),
+    rule("sftp", &["SSH_PORT"], &[]),
+];
+
+/// What core takes from the environment by itself, as it holds secrets or belongs to one process only.
+#[cfg(test)]
+const SECRETS: [(&str, &[&str]); 5] = [
+    (
+        "s3",
+        &[
+            "AWS_ACCESS_KEY_ID",
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_SESSION_TOKEN",
+            "WALG_S3_SSE_C",
+        ],
+    ),
+    ("gs", &[]),
+    (
+        "az",
+        &[
+            "AZURE_STORAGE_ACCESS_KEY",
+            "AZURE_STORAGE_KEY",
+            "AZURE_STORAGE_SAS_TOKEN",
+        ],
+    ),
+    ("swift", &["OS_PASSWORD", "OS_APPLICATION_CREDENTIAL_SECRET", "ST_KEY"]),
+    ("sftp", &["SSH_PASSWORD", "SSH_PRIVATE_KEY_PASSPHRASE"]),
+];
+
+fn as_it_is(value: &str) -> Option<String> {
+    Some(value.to_owned())
+}
+
+/// WAL-G takes an endpoint without a scheme.
+fn with_scheme(value: &str) -> Option<String> {
+    Some(match value.contains("://") {
+        true => value.to_owned(),
+        false => format!("https://{value}"),
+    })
+}
+
+/// A restore_command runs in another directory.
+fn absolute(value: &str) -> Option<String> {
+    std::path::absolute(value).ok()?.into_os_string().into_string().ok()
+}
+
+fn opposite(value: &str) -> Option<String> {
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "1" | "t" => Some("false".to_owned()),
+        "false" | "0" | "f" => Some("true".to_owned()),
+        _ => None,
+    }
+}
+
+/// The storage, as the first prefix that is set names it.
+pub(super) fn url(environment: Environment<'_>) -> Result<Option<String>> {
+    let Some((name, prefix)) = PREFIXES.iter().find_map(|name| Some((*name, environment(name)?))) else {
+        return Ok(None);
+    };
+    let bad = |problem: &str, hint: &str| Error::config(format!("{name} {problem}"), hint);
+    match name {
+        "WALG_FILE_PREFIX" => file_url(&prefix).map(Some),
+        "WALG_SSH_PREFIX" => {
+            let hint = "Write it like \"ssh://host/path\", or use --storage sftp://user@host/path.";
+            let mut url = prefix
+                .strip_prefix("ssh://")
+                .and_then(|rest| Url::parse(&format!("sftp://{rest}")).ok())
+                .filter(Url::has_host)
+                .ok_or_else(|| bad("is not of the form ssh://host/path", hint))?;
+            if url.username().is_empty()
+                && let Some(user) = environment("SSH_USERNAME")
+            {
+                // It has a host, so it can have a user.
+                let _ = url.set_username(&user);
+            }
+            if url.port().is_none()
+                && let Some(port) = environment("SSH_PORT")
+            {
+                let port = port
+                    .parse()
+                    .map_err(|_| Error::config("SSH_PORT is not a port", "It is a number."))?;
+                let _ = url.set_port(Some(port));
+            }
+            Ok(Some(url.as_str().trim_end_matches('/').to_owned()))
+        }
+        // WAL-G's name of the scheme is Azure's own.
+        "WALG_AZ_PREFIX" => Ok(Some(match prefix.strip_prefix("azure://") {
+            Some(rest) => format!("az://{rest}"),
+            None => prefix,
+        })),
+        _ => Ok(Some(prefix)),
+    }
+}
+
+fn file_url(prefix: &str) -> Result<String> {
+    let path = prefix.strip_prefix("file://localhost").unwrap_or(prefix);
+    if path.starts_with("file://") {
+        return Ok(path.to_owned());
+    }
+    Url::from_directory_path(path)
+        .map(|url| url.as_str().trim_end_matches('/').to_owned())
+        .map_err(|()| {
+            Error::config(
+                format!("WALG_FILE_PREFIX \"{prefix}\" is not an absolute path"),
+                "Use an absolute path, or --storage file:///path.",
+            )
+        })
+}
+
+/// Add what the environment says and the options do not.
+pub(super) fn add_options(url: &str, options: &mut StorageOptions, environment: Environment<'_>) -> Result<()> {
+    let scheme = url.split(':').next().unwrap_or_default();
+    // As with AWS's own tools, a key in the environment comes before a profile that it names; an option would not.
+    let has_key = environment("AWS_ACCESS_KEY_ID").is_some();
+    for rule in RULES.iter().filter(|rule| rule.scheme == scheme) {
+        let Some(option) = rule.options.first() else { continue };
+        if rule.options.iter().any(|name| options.get(name).is_some()) || (*option == "aws_profile" && has_key) {
+            continue;
+        }
+        let found = rule.variables.iter().find_map(|name| environment(name));
+        let Some(value) = found.and_then(|value| (rule.convert)(&value)) else {
+            continue;
+        };
+        options.insert(option, &value)?;
+        // Whoever wrote http:// for WAL-G meant it.
+        let decided = ["allow_http", "aws_allow_http"]
+            .iter()
+            .any(|name| options.get(name).is_some());
+        if value.starts_with("http://") && !decided {
+            options.insert("allow_http", "true")?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lookup<'a>(variables: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
+        |name| {
+            let found = variables.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        }
+    }
+
+    #[test]
+    fn prefixes_become_urls() {
+        for (variables, expected) in [
+            (&[("WALG_S3_PREFIX", "s3://b/p")][..], "s3://b/p"),
+            (&[("WALG_GS_PREFIX", "gs://b/p")], "gs://b/p"),
+            (&[("WALG_AZ_PREFIX", "azure://c/p")], "az://c/p"),
+            (&[("WALG_SWIFT_PREFIX", "swift://c/p")], "swift://c/p"),
+            (&[("WALG_FILE_PREFIX", "/a b")], "file:///a%20b"),
+            (&[("WALG_SSH_PREFIX", "ssh://h/p")], "sftp://h/p"),
+            (
+                &[
+                    ("WALG_SSH_PREFIX", "ssh://h/p/"),
+                    ("SSH_USERNAME", "u"),
+                    ("SSH_PORT", "2222"),
+                ],
+                "sftp://u@h:2222/p",
+            ),
+            (
+                &[
+                    ("WALG_SSH_PREFIX", "ssh://me@h:22/p"),
+                    ("SSH_USERNAME", "u"),
+                    ("SSH_PORT", "2222"),
+                ],
+                "sftp://me@h:22/p",
+            ),
+        ] {
+            let found = url(&lookup(variables)).expect("found");
+            assert_eq!(found.as_deref(), Some(expected), "{variables:?}");
+        }
+        assert_eq!(url(&lookup(&[])).expect("asked"), None);
+        for variables in [
+            &[("WALG_FILE_PREFIX", "relative")][..],
+            &[("WALG_SSH_PREFIX", "h/p")],
+            &[("WALG_SSH_PREFIX", "ssh://h/p"), ("SSH_PORT", "ssh")],
+        ] {
+            url(&lookup(variables)).expect_err("refused");
+        }
+    }
+
+    fn options(url: &str, given: &str, variables: &[(&str, &str)]) -> String {
+        let mut options = given.parse().expect("options");
+        add_options(url, &mut options, &lookup(variables)).expect("added");
+        options.to_string()
+    }
+
+    #[test]
+    fn variables_become_options_of_their_store() {
+        let all: Vec<(&str, &str)> = RULES
+            .iter()
+            .flat_map(|rule| rule.variables.first())
+            .map(|name| (*name, "true"))
+            .chain(
+                SECRETS
+                    .iter()
+                    .flat_map(|(_, names)| *names)
+                    .map(|name| (*name, "hunter2")),
+            )
+            .collect();
+        for scheme in ["s3", "gs", "az", "swift", "sftp", "file"] {
+            let found = options(&format!("{scheme}://x"), "", &all);
+            assert!(!found.contains("hunter2"), "{found}");
+            for rule in RULES.iter() {
+                if let Some(option) = rule.options.first().filter(|option| **option != "aws_profile") {
+                    let there = format!(",{found}").contains(&format!(",{option}="));
+                    assert_eq!(there, rule.scheme == scheme, "{option} in {found}");
+                }
+            }
+        }
+        let variables = [
+            ("AWS_ENDPOINT", "h:9000"),
+            ("AWS_S3_FORCE_PATH_STYLE", "false"),
+            ("AWS_PROFILE", "p"),
+            ("WALG_S3_SSE", "aws:kms"),
+        ];
+        assert_eq!(
+            options("s3://b", "aws_region=eu", &variables),
+            "aws_endpoint=https://h:9000,aws_profile=p,aws_region=eu,aws_server_side_encryption=aws:kms,\
+             aws_virtual_hosted_style_request=true"
+        );
+        assert_eq!(
+            options(
+                "swift://c",
+                "",
+                &[("OS_AUTH_URL", "http://h:5000/v3"), ("OS_TENANT_NAME", "t")]
+            ),
+            "allow_http=true,os_auth_url=http://h:5000/v3,os_project_name=t"
+        );
+    }
+
+    /// The table of the README is made of what the code knows; this test prints it when they differ.
+    #[test]
+    fn the_readme_tells_the_same() {
+        let mut table = String::from("| variable | becomes |\n|---|---|\n");
+        let code = |names: &[&str]| {
+            names
+                .iter()
+                .map(|name| format!("`{name}`"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        table.push_str(&format!("| {} | the storage |\n", code(&PREFIXES)));
+        for rule in RULES.iter() {
+            let option = match rule.options.first() {
+                Some(option) if std::ptr::fn_addr_eq(rule.convert, opposite as fn(&str) -> Option<String>) => {
+                    format!("`{option}`, the opposite")
+                }
+                Some(option) => format!("`{option}`"),
+                None => "part of the storage".to_owned(),
+            };
+            table.push_str(&format!("| {} | {option} |\n", code(rule.variables)));
+        }
+        let secrets: Vec<&str> = SECRETS.iter().flat_map(|(_, names)| *names).copied().collect();
+        table.push_str(&format!("| {} | nothing: read where they are |\n", code(&secrets)));
+        let readme = include_str!("../../../../README.md");
+        assert!(readme.contains(&table), "README.md needs this table:\n{table}");
+    }
+}

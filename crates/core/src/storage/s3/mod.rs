@@ -1,0 +1,114 @@
+//! S3 and what speaks its protocol.
+//!
+//! Credentials are those of the first place that has any: `walarchive.credentials_file`; the profile that the option
+//! `aws_profile` names; `AWS_ACCESS_KEY_ID` in the environment; the profile that `AWS_PROFILE` names; web identity (IRSA);
+//! the profile `default`; the container (ECS, EKS pod identity); the instance (IMDSv2).
+
+mod profile;
+mod settings;
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use object_store::ObjectStore;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey as Key};
+use url::Url;
+
+use self::settings::Settings;
+use super::{cloud, http, url::bucket};
+use crate::config::StorageConfig;
+use crate::error::{Error, Result};
+
+const HINT: &str =
+    "Check walarchive.storage_options, for example \"aws_region=eu-central-1\" or \"aws_endpoint=https://host\".";
+pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Arc<dyn ObjectStore>> {
+    let mut settings = Settings::collect(config)?;
+    settings.choose_credentials()?;
+    if let Some(endpoint) = settings.take(Key::Endpoint) {
+        let endpoint = settings.client.check_endpoint("aws_endpoint", &endpoint)?;
+        let virtual_hosted = settings.get(Key::VirtualHostedStyleRequest).is_some_and(cloud::is_true);
+        settings.set(Key::Endpoint, endpoint_of(endpoint, bucket(url), virtual_hosted));
+    }
+    if settings.customer_key.is_none() {
+        settings.customer_key = cloud::variable(&["WALG_S3_SSE_C"]).map(customer_key);
+    }
+    let builder = AmazonS3Builder::new()
+        .with_retry(http::retries(config))
+        .with_http_connector(http::connector(config))
+        .with_client_options(settings.client.finish()?);
+    let builder = settings
+        .keys
+        .into_iter()
+        .fold(builder, |builder, (key, value)| builder.with_config(key, value));
+    let store = encrypted(builder, settings.encryption, settings.customer_key)?
+        .with_bucket_name(bucket(url))
+        .build()
+        .map_err(|error| cloud::unusable(url, &error, HINT))?;
+    cloud::finish(store, url, settings.storage_class)
+}
+
+/// Encryption by the store.
+fn encrypted(
+    builder: AmazonS3Builder,
+    encryption: Option<String>,
+    customer_key: Option<String>,
+) -> Result<AmazonS3Builder> {
+    const TYPE: &str = "aws_server_side_encryption";
+    // object_store has a type for these keys, but does not let it be named.
+    let key = |name: &str| Key::from_str(name).map_err(|_| cloud::unknown(name, "S3", TYPE));
+    match (encryption.as_deref(), customer_key) {
+        (None | Some("sse-c"), Some(secret)) => Ok(builder.with_ssec_encryption(secret)),
+        (Some("sse-c"), None) => Err(Error::config(
+            "there is no key for aws_server_side_encryption=sse-c",
+            "Put \"aws_sse_customer_key_base64 = …\" into the file named by walarchive.credentials_file.",
+        )),
+        (Some(kind @ ("AES256" | "aws:kms" | "aws:kms:dsse")), _) => Ok(builder.with_config(key(TYPE)?, kind)),
+        (Some(other), _) => Err(Error::config(
+            format!("{TYPE} \"{other}\" is not known"),
+            "Known are AES256, aws:kms, aws:kms:dsse and sse-c.",
+        )),
+        (None, None) => Ok(builder),
+    }
+}
+
+/// object_store wants the bucket to be part of an endpoint that is used in virtual-host style.
+fn endpoint_of(mut endpoint: Url, bucket: &str, virtual_hosted: bool) -> String {
+    if virtual_hosted
+        && let Some(host) = endpoint.domain().map(str::to_owned)
+        && !host.starts_with(&format!("{bucket}."))
+    {
+        // A name of a bucket that is no name of a host stays out, and the store will tell.
+        let _ = endpoint.set_host(Some(&format!("{bucket}.{host}")));
+    }
+    endpoint.as_str().trim_end_matches('/').to_owned()
+}
+
+/// WAL-G takes the 32 bytes of the key as they are.
+fn customer_key(key: String) -> String {
+    match key.len() {
+        32 => BASE64_STANDARD.encode(key),
+        _ => key,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bucket_becomes_part_of_a_virtual_host() {
+        let endpoint = |text: &str, style| endpoint_of(Url::parse(text).expect("a URL"), "b", style);
+        assert_eq!(endpoint("https://h:9000/", false), "https://h:9000");
+        assert_eq!(endpoint("https://h:9000", true), "https://b.h:9000");
+        assert_eq!(endpoint("https://b.h", true), "https://b.h");
+        assert_eq!(endpoint("http://127.0.0.1:1", true), "http://127.0.0.1:1");
+    }
+
+    #[test]
+    fn wal_gs_raw_key_becomes_base64() {
+        assert_eq!(customer_key("0123456789abcdef0123456789abcdef".to_owned()).len(), 44);
+        assert_eq!(customer_key("x".repeat(44)), "x".repeat(44));
+    }
+}

@@ -1,0 +1,107 @@
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::s3::free_port;
+use crate::wait::{PATIENCE, wait_until};
+
+/// What makes the command that runs a server on a port.
+type MakeCommand = Box<dyn Fn(u16) -> Command + Send + Sync>;
+
+/// A server program on a loopback port. It is killed when dropped.
+pub(crate) struct Server {
+    name: &'static str,
+    log: PathBuf,
+    port: u16,
+    command: MakeCommand,
+    child: Mutex<Option<Child>>,
+}
+
+impl Server {
+    /// Starts one on a free port, and waits until it listens.
+    #[track_caller]
+    pub(crate) fn start(
+        name: &'static str,
+        log: PathBuf,
+        command: impl Fn(u16) -> Command + Send + Sync + 'static,
+    ) -> Server {
+        let mut server = Server {
+            name,
+            log,
+            port: 0,
+            command: Box::new(command),
+            child: Mutex::default(),
+        };
+        // Another test can take the port between our look and the server's start: then try the next one.
+        for _ in 0..10 {
+            server.port = free_port();
+            if server.try_start() {
+                return server;
+            }
+        }
+        panic!("{name} did not start; see {}", server.log.display());
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Kills the server: connections are refused from now on.
+    pub(crate) fn stop(&self) {
+        if let Some(mut child) = self.child().take() {
+            child.kill().expect("could not kill a server");
+            child.wait().expect("could not wait for a server");
+        }
+    }
+
+    /// Starts it again on the same port.
+    #[track_caller]
+    pub(crate) fn start_again(&self) {
+        assert!(self.child().is_none(), "{} was not stopped", self.name);
+        assert!(
+            self.try_start(),
+            "{} did not start again on port {}; see {}",
+            self.name,
+            self.port,
+            self.log.display()
+        );
+    }
+
+    /// Starts the server and waits until it listens; false if it ends instead.
+    fn try_start(&self) -> bool {
+        let log = std::fs::File::create(&self.log).expect("could not create a server's log");
+        let mut command = (self.command)(self.port);
+        command
+            .stdin(Stdio::null())
+            .stderr(log.try_clone().expect("could not duplicate a descriptor"))
+            .stdout(log);
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|e| panic!("could not start {:?}: {e}", command.get_program()));
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        let mut ended = false;
+        wait_until(&format!("{} listens", self.name), PATIENCE, || {
+            ended = !matches!(child.try_wait(), Ok(None));
+            ended || TcpStream::connect(address).is_ok()
+        });
+        // Who listens may be another server that took the port, while ours is about to end.
+        if !ended {
+            *self.child() = Some(child);
+        }
+        !ended
+    }
+
+    fn child(&self) -> MutexGuard<'_, Option<Child>> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child().take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
