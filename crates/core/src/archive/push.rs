@@ -125,7 +125,7 @@ impl Archive {
             let upload = source.compress(&identity, compression, upload)?;
             upload.finish().map_err(|error| Error::io("compress", &path, error))
         });
-        match tokio::join!(compress, task.outcome()) {
+        match tokio::join!(compress, task.uploaded()) {
             (Ok(()), outcome) => outcome.map(|uploaded| (uploaded.created, uploaded.bytes)),
             // Who ended first tells the reason: an upload that failed takes no more, one whose producer failed is cancelled.
             (Err(error), Ok(_) | Err(Error::Cancelled)) => Err(error),

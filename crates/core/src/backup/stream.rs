@@ -18,7 +18,7 @@ pub(super) async fn store_stream<T: Send + 'static>(
     let (upload, task) = store.upload(key, cancel.clone());
     let produced = blocking(move || produce(upload)).await;
     match (produced, task.outcome().await) {
-        (Ok(value), Ok(stored)) => Ok((value, stored.bytes)),
+        (Ok(value), Ok(stored)) => Ok((value, stored)),
         // A producer that fails gives its upload up, which then has no reason of its own; one whose upload failed only
         // knows that nobody takes its bytes any more.
         (Err(error), Ok(_) | Err(Error::Cancelled)) if !cancel.is_cancelled() => Err(error),

@@ -85,9 +85,14 @@ impl Store {
 }
 
 impl UploadTask {
-    /// Wait for the end. [`Error::Cancelled`] also if the other half was dropped: then
-    /// its owner knows the reason.
-    pub async fn outcome(self) -> Result<Uploaded> {
+    /// Wait for the end. Returns the bytes of the object. [`Error::Cancelled`] also if the other half was dropped: then its
+    /// owner knows the reason.
+    pub async fn outcome(self) -> Result<u64> {
+        self.uploaded().await.map(|uploaded| uploaded.bytes)
+    }
+
+    /// The same, and whether it was stored.
+    pub async fn uploaded(self) -> Result<Uploaded> {
         match self.0.await {
             Ok(outcome) => outcome,
             Err(error) => match error.try_into_panic() {
@@ -238,7 +243,9 @@ async fn finish(
     if mode == Mode::Keep && store.size(key).await?.is_some() {
         return Ok(Created::Exists);
     }
-    complete(store, key, upload, size, parts, cancel).await.map(|()| Created::Yes)
+    complete(store, key, upload, size, parts, cancel)
+        .await
+        .map(|()| Created::Yes)
 }
 
 /// A part that arrives after the others were removed would stay for ever.
@@ -291,7 +298,7 @@ mod tests {
         key: &str,
         cancel: &CancellationToken,
         produce: impl FnOnce(Upload) -> io::Result<()> + Send + 'static,
-    ) -> (io::Result<()>, Result<Uploaded>) {
+    ) -> (io::Result<()>, Result<u64>) {
         let (upload, task) = store.upload(key, cancel.clone());
         let produced = tokio::task::spawn_blocking(move || produce(upload))
             .await
@@ -316,7 +323,7 @@ mod tests {
             };
             let (produced, stored) = run(&store, "object", &CancellationToken::new(), produce).await;
             produced.expect("produced");
-            assert_eq!(stored.expect("stored").bytes, size);
+            assert_eq!(stored.expect("stored"), size);
             let read = store.get("object", u64::MAX).await.expect("read").expect("there");
             assert!(read == expected, "{size}");
         }
@@ -356,7 +363,7 @@ mod tests {
                     upload.finish()
                 });
                 produced.await.expect("no panic").expect("produced");
-                assert_eq!(task.outcome().await.expect("an end").created, created);
+                assert_eq!(task.uploaded().await.expect("an end").created, created);
             }
             let read = store.get(&key, u64::MAX).await.expect("read").expect("there");
             assert!(read == vec![1; size]);
