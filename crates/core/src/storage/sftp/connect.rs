@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use russh::client::{self, DisconnectReason, Handle};
 use russh::keys::PublicKeyOrCertificate;
-use russh::{Preferred, cipher};
+use russh::{ChannelMsg, Preferred, cipher};
 use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -101,8 +101,21 @@ async fn open(settings: &Arc<Settings>) -> Result<Session, Failure> {
     };
     let mut handle: Handle<Client> = client::connect_stream(Arc::new(config), stream, client).await?;
     auth::authenticate(&mut handle, settings).await?;
-    let channel = handle.channel_open_session().await?;
+    let mut channel = handle.channel_open_session().await?;
     channel.request_subsystem(true, "sftp").await?;
+    loop {
+        match channel.wait().await {
+            Some(ChannelMsg::Success) => break,
+            Some(ChannelMsg::Failure) => {
+                return Err(Failure::Server(format!(
+                    "The server lets \"{}\" in, but has no SFTP for that user (sshd_config: Subsystem sftp internal-sftp).",
+                    settings.user
+                )));
+            }
+            Some(_) => {}
+            None => return Err(lost("The server closed the connection.")),
+        }
+    }
     let config = russh_sftp::client::Config {
         // The deadlines are the session's. This is only never to be reached.
         request_timeout_secs: 24 * 3600,
@@ -110,7 +123,8 @@ async fn open(settings: &Arc<Settings>) -> Result<Session, Failure> {
     };
     let mut raw = russh_sftp::client::RawSftpSession::new_with_config(channel.into_stream(), config);
     let version = raw.init().await.map_err(|error| {
-        Failure::Server(format!(
+        // It cannot be told from a connection that broke just now.
+        lost(format!(
             "The server lets \"{}\" in, but gives no SFTP: {error}.",
             settings.user
         ))

@@ -143,7 +143,12 @@ impl Session {
                 biased;
                 answer = &mut request => {
                     *self.last_answer.lock() = Instant::now();
-                    return Ok(answer?);
+                    let answer = answer.map_err(Failure::from);
+                    if matches!(answer, Err(Failure::Lost(_))) {
+                        // The channel may have died without its connection, and is of no more use to anybody.
+                        self.closed.cancel();
+                    }
+                    return answer;
                 }
                 () = self.closed.cancelled() => return Err(lost("The connection to the SFTP server was lost.")),
                 () = tokio::time::sleep_until(until) => {
