@@ -23,12 +23,14 @@ pub async fn outage(room: Room) -> Verdict {
     }
     let found = room.store.get(&key, 100).await?;
     ensure!(found.as_deref() == Some(b"x"), "after the outage: {found:?}");
-    // The callers ask whether the repository is there before they believe that an object is not.
-    if room.store.may_vanish() {
-        return Ok(Support::Ignored);
-    }
-    ensure!(created.is_err(), "created during the outage");
     let answered: Vec<_> = answers.iter().filter(|(_, answered)| *answered).collect();
-    ensure!(answered.is_empty(), "answered during the outage: {answered:?}");
-    Ok(Support::Yes)
+    if answered.is_empty() && created.is_err() {
+        return Ok(Support::Yes);
+    }
+    // Then its users ask whether the repository is there before they believe that an object is not.
+    ensure!(
+        room.store.may_vanish(),
+        "answered during the outage: {answered:?}, {created:?}"
+    );
+    Ok(Support::Ignored)
 }
