@@ -60,7 +60,7 @@ pub fn define() {
     define_checked_string(
         c"walarchive.storage",
         c"Where WAL and base backups go.",
-        c"A URL: s3://bucket/prefix or file:///absolute/path.",
+        c"A URL: s3://, gs://, az:// or swift://bucket/prefix, sftp://user@host/path or file:///absolute/path.",
         &STORAGE,
         Some(storage_hook),
     );
