@@ -91,6 +91,20 @@ AS 'MODULE_PATHNAME', 'walarchive_backup_push_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- walarchive::api::check::walarchive_check
+CREATE  FUNCTION "walarchive_check"() RETURNS TABLE (
+	"check_name" TEXT,  /* String */
+	"status" TEXT,  /* String */
+	"detail" TEXT,  /* String */
+	"hint" TEXT,  /* Option < String > */
+	"latency_ms" double precision  /* Option < f64 > */
+)
+STRICT VOLATILE PARALLEL UNSAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'walarchive_check_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- finalize
 -- What a monitoring user looks at. The functions below the views take their caller's rights, so he needs both.
 
@@ -137,6 +151,7 @@ CREATE VIEW walarchive_progress AS
     SELECT * FROM walarchive_backup_progress();
 
 REVOKE ALL ON FUNCTION walarchive_backup_push(boolean, jsonb, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_check() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_backup_list() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_archiver_status() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_backup_progress() FROM PUBLIC;
