@@ -1,18 +1,20 @@
 """What a test needs of an Azurite beside the program under test.
 
-usage: azure.py ENDPOINT ACCOUNT KEY CONTAINER container    create the container
-       azure.py ENDPOINT ACCOUNT KEY CONTAINER sas          print a shared access signature of the container, for an hour
+usage: KEY=… azure.py ENDPOINT ACCOUNT CONTAINER container    create the container
+       KEY=… azure.py ENDPOINT ACCOUNT CONTAINER sas          print a shared access signature of the container, for an hour
 """
 import base64
 import datetime
 import email.utils
 import hashlib
 import hmac
+import os
 import sys
 import urllib.parse
 import urllib.request
 
-endpoint, account, key, container, what = sys.argv[1:6]
+endpoint, account, container, what = sys.argv[1:5]
+key = os.environ["KEY"]
 VERSION = "2021-08-06"
 
 

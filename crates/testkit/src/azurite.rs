@@ -87,8 +87,9 @@ impl AzuriteServer {
     /// What needs a signature is done by a few lines of Python.
     fn python(&self, what: &[&str]) -> String {
         let output = server_command("/usr/bin/python3")
-            .args(["-c", SIGNED_REQUESTS, &self.endpoint(), ACCOUNT, KEY, &self.container])
+            .args(["-c", SIGNED_REQUESTS, &self.endpoint(), ACCOUNT, &self.container])
             .args(what)
+            .env("KEY", KEY)
             .output()
             .expect("could not run python3");
         let say = String::from_utf8_lossy(&output.stderr);
