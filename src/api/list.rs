@@ -61,7 +61,7 @@ fn walarchive_backup_list() -> TableIterator<
             backup.timeline.map(i64::from),
             bigint(metadata.uncompressed_size),
             bigint(metadata.compressed_size),
-            backup.delta_parent,
+            backup.delta.map(|delta| delta.parent),
             text(metadata.hostname),
             text(metadata.data_dir),
             Some(metadata.pg_version as i32).filter(|version| *version != 0),

@@ -115,7 +115,7 @@ fn table(backups: &[BackupInfo]) -> String {
                 if metadata.is_permanent { "yes" } else { "" }.to_owned(),
             ],
         });
-        let delta = backup.delta_parent.as_ref().map(|parent| format!("delta of {parent}"));
+        let delta = backup.delta.as_ref().map(|delta| format!("delta of {}", delta.parent));
         row.push(backup.damaged.clone().or(delta).unwrap_or_default());
         // What a repository says is printed, not obeyed: no control characters.
         table.add_row(row.iter().map(|cell| cell.replace(char::is_control, "?")));

@@ -41,6 +41,14 @@ pub fn backup_of_sentinel(key: &str) -> Option<&str> {
     (!name.is_empty() && !name.contains('/')).then_some(name)
 }
 
+/// The backup in whose folder this key lies, if it lies in one.
+pub fn backup_of_object(key: &str) -> Option<&str> {
+    let rest = key.strip_prefix(BACKUPS_FOLDER)?.strip_prefix('/')?;
+    rest.split_once('/')
+        .map(|(name, _)| name)
+        .filter(|name| !name.is_empty())
+}
+
 /// The folder that holds everything of a backup but its sentinel.
 pub fn backup_folder(backup: &str) -> String {
     format!("{BACKUPS_FOLDER}/{backup}")
@@ -105,5 +113,7 @@ mod tests {
         ] {
             assert_eq!(backup_of_sentinel(key), None, "{key}");
         }
+        assert_eq!(backup_of_object(&tar("base_1", "x.tar")), Some("base_1"));
+        assert_eq!(backup_of_object(&sentinel("base_1")), None);
     }
 }

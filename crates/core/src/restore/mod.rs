@@ -21,7 +21,7 @@ mod tree;
 mod tests;
 
 pub use apply::{Progress, Restored, apply};
-pub use history::{TimelineHistory, target_history};
+pub use history::target_history;
 pub use options::RestoreOptions;
 pub use plan::{RestorePlan, Tar, plan};
 pub use recovery::{RecoveryMode, RecoverySettings, RestoreCommand};

@@ -223,17 +223,25 @@ impl Store {
         }
     }
 
+    /// Look at all objects below a folder, in no particular order, while the pages of the listing come in. Each page has the
+    /// deadline of one operation.
+    pub async fn each(&self, folder: &str, look: impl FnMut(Listed)) -> Result<()> {
+        self.visit(folder, self.inner.list(Some(&path(folder))), look).await
+    }
+
     /// All objects below a folder, in no particular order.
     pub async fn list(&self, folder: &str) -> Result<Vec<Listed>> {
-        let prefix = path(folder);
-        self.collect(folder, self.inner.list(Some(&prefix))).await
+        let mut found = Vec::new();
+        self.each(folder, |object| found.push(object)).await?;
+        Ok(found)
     }
 
     /// All objects below a folder whose key comes after `after`, in no particular order.
     pub async fn list_after(&self, folder: &str, after: &str) -> Result<Vec<Listed>> {
-        let prefix = path(folder);
-        self.collect(folder, self.inner.list_with_offset(Some(&prefix), &path(after)))
-            .await
+        let mut found = Vec::new();
+        let pages = self.inner.list_with_offset(Some(&path(folder)), &path(after));
+        self.visit(folder, pages, |object| found.push(object)).await?;
+        Ok(found)
     }
 
     /// The objects that lie directly in a folder, not those of its subfolders.
@@ -263,20 +271,19 @@ impl Store {
         Ok(keys.len())
     }
 
-    /// Pages of a listing come one by one, each within the deadline.
-    async fn collect(
+    async fn visit(
         &self,
         folder: &str,
         mut pages: futures::stream::BoxStream<'static, object_store::Result<ObjectMeta>>,
-    ) -> Result<Vec<Listed>> {
-        let mut found = Vec::new();
+        mut look: impl FnMut(Listed),
+    ) -> Result<()> {
         while let Some(meta) = self
             .asked("list", folder, async { pages.next().await.transpose() })
             .await?
         {
-            found.push(listed(meta));
+            look(listed(meta));
         }
-        Ok(found)
+        Ok(())
     }
 
     async fn asked<T>(

@@ -1,0 +1,269 @@
+//! What a repository holds: base backups, WAL, timelines. Verbs that look at all of it work on an [`Inventory`], which asks
+//! the store once; what they decide from it is a pure function, and tested as one.
+
+mod backups;
+mod unfinished;
+mod wal;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::{StreamExt, TryStreamExt};
+
+use crate::cluster;
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::storage::Store;
+use crate::wal::{Segment, SegmentSize, TimelineHistory, WalFileName};
+
+pub use backups::{BackupInfo, Delta, find_backup, list_backups, missing_segments, read_sentinel};
+pub use unfinished::Unfinished;
+pub use wal::{SegmentRange, WalObject, gaps, read_history, runs};
+
+/// Requests that are under way at a time.
+const CONCURRENCY: usize = 8;
+
+/// All that a repository holds, as one look at it found it.
+#[derive(Debug, Clone)]
+pub struct Inventory {
+    /// `wal_segment_size` of the cluster that wrote the WAL.
+    pub segment_size: SegmentSize,
+    /// Of that cluster, as `cluster.json` tells it, or else the WAL.
+    pub system_identifier: Option<u64>,
+    /// By start time.
+    pub backups: Vec<BackupInfo>,
+    /// Folders of backups without a sentinel, by name.
+    pub unfinished: Vec<Unfinished>,
+    /// Every WAL file, by timeline and position; history files before the segments of their timeline.
+    pub wal: Vec<WalObject>,
+    /// The timelines that have a history file that can be read.
+    pub histories: BTreeMap<u32, TimelineHistory>,
+    /// Those whose history file cannot be read, and why.
+    pub damaged_histories: BTreeMap<u32, String>,
+    /// Numbers of the complete segments, counted from LSN 0, by timeline, in order.
+    segments: BTreeMap<u32, Vec<u64>>,
+}
+
+impl Inventory {
+    /// Look at everything. Listings come in pages and are kept in a compact form: about 60 bytes an archived file.
+    pub async fn load(store: &Store) -> Result<Self> {
+        let wal = async {
+            let mut wal = Vec::new();
+            store
+                .each(layout::WAL_FOLDER, |object| wal.extend(WalObject::of(&object)))
+                .await?;
+            Ok::<_, Error>(wal)
+        };
+        let backups = async {
+            // In this order: a backup that ends in between is seen twice, and not taken for a leftover.
+            let folders = unfinished::list(store).await?;
+            let backups = list_backups(store).await?;
+            Ok((folders, backups))
+        };
+        let (wal, (mut folders, backups), owner) = tokio::try_join!(wal, backups, cluster::owner(store))?;
+        for backup in &backups {
+            folders.remove(&backup.name);
+        }
+        let mut inventory = Inventory::new(SegmentSize::DEFAULT, backups, wal, BTreeMap::new());
+        inventory.unfinished = folders.into_values().collect();
+        inventory.read_histories(store).await?;
+        match owner {
+            Some(owner) => {
+                inventory.system_identifier = Some(owner.system_identifier);
+                inventory.set_segment_size(owner.segment_size);
+            }
+            // WAL-G's repository: its WAL tells.
+            None => {
+                let newest = inventory.wal.iter().rev();
+                if let Some(object) = newest
+                    .clone()
+                    .find(|object| matches!(object.name, WalFileName::Segment(_)))
+                    && let Some(page) = wal::first_page(store, object).await?
+                {
+                    inventory.system_identifier = Some(page.system_identifier);
+                    if let Ok(size) = SegmentSize::new(page.segment_bytes.into()) {
+                        inventory.set_segment_size(size);
+                    }
+                }
+            }
+        }
+        Ok(inventory)
+    }
+
+    /// From parts, in any order.
+    pub fn new(
+        segment_size: SegmentSize,
+        mut backups: Vec<BackupInfo>,
+        mut wal: Vec<WalObject>,
+        histories: BTreeMap<u32, TimelineHistory>,
+    ) -> Self {
+        backups.sort_by(|a, b| (a.started(), &a.name).cmp(&(b.started(), &b.name)));
+        wal.sort_by_key(|object| position(&object.name));
+        let mut inventory = Inventory {
+            segment_size,
+            system_identifier: None,
+            backups,
+            unfinished: Vec::new(),
+            wal,
+            histories,
+            damaged_histories: BTreeMap::new(),
+            segments: BTreeMap::new(),
+        };
+        inventory.set_segment_size(segment_size);
+        inventory
+    }
+
+    fn set_segment_size(&mut self, size: SegmentSize) {
+        self.segment_size = size;
+        self.segments.clear();
+        for object in &self.wal {
+            if let WalFileName::Segment(segment) = object.name {
+                let numbers = self.segments.entry(segment.timeline).or_default();
+                let number = segment.number(size);
+                // The same segment may be there in two formats.
+                if numbers.last() != Some(&number) {
+                    numbers.push(number);
+                }
+            }
+        }
+    }
+
+    async fn read_histories(&mut self, store: &Store) -> Result<()> {
+        let timelines: BTreeSet<u32> = self
+            .wal
+            .iter()
+            .filter_map(|object| match object.name {
+                WalFileName::History(timeline) => Some(timeline),
+                _ => None,
+            })
+            .collect();
+        let read: Vec<(u32, Result<Option<String>>)> = futures::stream::iter(timelines)
+            .map(|timeline| async move {
+                match read_history(store, timeline).await {
+                    Err(error) if !matches!(error, Error::Damaged { .. }) => Err(error),
+                    read => Ok((timeline, read)),
+                }
+            })
+            .buffer_unordered(CONCURRENCY)
+            .try_collect()
+            .await?;
+        for (timeline, text) in read {
+            match text {
+                Ok(None) => {}
+                Ok(Some(text)) => match TimelineHistory::parse(timeline, &text) {
+                    Some(history) => {
+                        self.histories.insert(timeline, history);
+                    }
+                    None => {
+                        let reason = "It does not read like a timeline history file.".to_owned();
+                        self.damaged_histories.insert(timeline, reason);
+                    }
+                },
+                Err(error) => {
+                    let reason = error.detail().unwrap_or_else(|| error.to_string());
+                    self.damaged_histories.insert(timeline, reason);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The timelines of which there are segments, partial segments, a history file or a backup.
+    pub fn timelines(&self) -> BTreeSet<u32> {
+        let wal = self.wal.iter().map(|object| position(&object.name).0);
+        let backups = self.backups.iter().filter_map(|backup| backup.timeline);
+        wal.chain(backups).collect()
+    }
+
+    /// Numbers of the complete segments of a timeline, counted from LSN 0, in order.
+    pub fn segments(&self, timeline: u32) -> &[u64] {
+        self.segments.get(&timeline).map_or(&[], Vec::as_slice)
+    }
+
+    /// Is that segment in the archive, complete?
+    pub fn has(&self, segment: Segment) -> bool {
+        self.segments(segment.timeline)
+            .binary_search(&segment.number(self.segment_size))
+            .is_ok()
+    }
+
+    /// A timeline and its ancestors; no ancestors are known if its history file is missing or damaged.
+    pub fn history(&self, timeline: u32) -> TimelineHistory {
+        self.histories.get(&timeline).cloned().unwrap_or(TimelineHistory {
+            timeline,
+            ancestors: Vec::new(),
+        })
+    }
+
+    /// The segments from the start of a backup to its end, without which it cannot be restored; none if its name does not
+    /// tell its timeline, or it is damaged.
+    pub fn needed(&self, backup: &BackupInfo) -> Option<SegmentRange> {
+        let timeline = backup.timeline.filter(|_| backup.damaged.is_none())?;
+        let metadata = &backup.metadata;
+        let segments = Segment::range(timeline, metadata.start_lsn, metadata.finish_lsn, self.segment_size);
+        Some(SegmentRange {
+            first: *segments.first()?,
+            last: *segments.last()?,
+            count: segments.len() as u64,
+        })
+    }
+
+    /// Those of [`Inventory::needed`] that are not in the archive.
+    pub fn missing(&self, backup: &BackupInfo) -> Vec<SegmentRange> {
+        let Some(needed) = self.needed(backup) else {
+            return Vec::new();
+        };
+        let size = self.segment_size;
+        let timeline = needed.first.timeline;
+        gaps(
+            self.segments(timeline),
+            needed.first.number(size),
+            needed.last.number(size),
+        )
+        .into_iter()
+        .map(|(first, last)| SegmentRange::new(timeline, first, last, size))
+        .collect()
+    }
+
+    /// The backup of that name.
+    pub fn backup(&self, name: &str) -> Option<&BackupInfo> {
+        self.backups.iter().find(|backup| backup.name == name)
+    }
+
+    /// A backup and its ancestors, up to the full one; the error names the ancestor that is missing.
+    pub fn chain<'a>(&'a self, backup: &'a BackupInfo) -> Result<Vec<&'a BackupInfo>, String> {
+        let mut chain = vec![backup];
+        let mut last = backup;
+        while let Some(delta) = &last.delta {
+            last = self.backup(&delta.parent).ok_or_else(|| delta.parent.clone())?;
+            // A hand-made sentinel could name its own child.
+            if chain.iter().any(|seen| seen.name == last.name) {
+                return Err(last.name.clone());
+            }
+            chain.push(last);
+        }
+        Ok(chain)
+    }
+
+    /// Can the backup be restored to its end: can its description be read, are its ancestors there, and its WAL?
+    pub fn is_restorable(&self, backup: &BackupInfo) -> bool {
+        backup.damaged.is_none()
+            && backup.timeline.is_some()
+            && self
+                .chain(backup)
+                .is_ok_and(|chain| chain.iter().all(|link| link.damaged.is_none()))
+            && self.missing(backup).is_empty()
+    }
+}
+
+/// What WAL files are ordered by: timeline, history file first, then by position.
+fn position(name: &WalFileName) -> (u32, u32, u32, u8, u32) {
+    match *name {
+        WalFileName::History(timeline) => (timeline, 0, 0, 0, 0),
+        WalFileName::Segment(segment) => (segment.timeline, segment.log, segment.seg, 1, 0),
+        WalFileName::Partial(segment) => (segment.timeline, segment.log, segment.seg, 2, 0),
+        WalFileName::BackupHistory(segment, offset) => (segment.timeline, segment.log, segment.seg, 3, offset),
+    }
+}
+
+#[cfg(test)]
+mod tests;
