@@ -36,9 +36,10 @@ impl AzuriteServer {
         azurite
     }
 
-    /// Kills the server: connections are refused from now on. The objects stay.
+    /// Ends the server: connections are refused from now on. The objects stay, which they would not if it were killed: it
+    /// writes its index only every few seconds.
     pub fn stop(&self) {
-        self.server.stop();
+        self.server.end();
     }
 
     /// Starts it again on the same port, with the objects it had.

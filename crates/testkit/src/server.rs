@@ -3,6 +3,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use nix::sys::signal::Signal;
+
+use crate::process::kill_pid;
 use crate::s3::free_port;
 use crate::wait::{PATIENCE, wait_until};
 
@@ -52,6 +55,17 @@ impl Server {
         if let Some(mut child) = self.child().take() {
             child.kill().expect("could not kill a server");
             child.wait().expect("could not wait for a server");
+        }
+    }
+
+    /// Tells the server to end, and waits until it has: it saves what it holds.
+    #[track_caller]
+    pub(crate) fn end(&self) {
+        if let Some(mut child) = self.child().take() {
+            kill_pid(child.id() as i32, Signal::SIGTERM);
+            wait_until(&format!("{} ends", self.name), PATIENCE, || {
+                !matches!(child.try_wait(), Ok(None))
+            });
         }
     }
 
