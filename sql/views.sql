@@ -1,23 +1,7 @@
 -- What a monitoring user looks at. The functions below the views take their caller's rights, so he needs both.
 
 CREATE VIEW walarchive_backups AS
-    SELECT backup_name,
-           start_time,
-           finish_time,
-           start_lsn::pg_lsn,
-           finish_lsn::pg_lsn,
-           timeline,
-           uncompressed_size,
-           compressed_size,
-           parent,
-           hostname,
-           data_dir,
-           pg_version,
-           system_identifier,
-           is_permanent,
-           user_data,
-           damaged
-      FROM walarchive_backup_list();
+    SELECT * FROM walarchive_backup_list();
 
 CREATE VIEW walarchive_status AS
     SELECT worker_pid,
@@ -45,10 +29,14 @@ CREATE VIEW walarchive_progress AS
 REVOKE ALL ON FUNCTION walarchive_backup_push(boolean, jsonb, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_check() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_backup_list() FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_wal_show() FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_recovery_windows() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_archiver_status() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_backup_progress() FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION walarchive_backup_list() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION walarchive_wal_show() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION walarchive_recovery_windows() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION walarchive_archiver_status() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION walarchive_backup_progress() TO pg_monitor;
 GRANT SELECT ON walarchive_backups, walarchive_status, walarchive_progress TO pg_monitor;

@@ -3,6 +3,7 @@
 
 pub mod archive_abi;
 pub mod latch;
+pub mod lsn;
 pub mod process;
 pub mod server;
 pub mod settings;

@@ -32,6 +32,10 @@ pub enum Command {
     WalPush(WalPush),
     /// List the base backups, oldest first.
     BackupList(BackupList),
+    /// Show what is archived of each timeline, and what is missing.
+    WalShow(Show),
+    /// Show from when to when the cluster can be restored.
+    RecoveryWindows(Show),
     /// Restore a base backup into an empty directory, and prepare recovery.
     ///
     /// Exit codes: 0 done; 1 refused; 2 usage; 200 the archive could not be asked, or what it gave is damaged.
@@ -83,6 +87,20 @@ pub struct WalPush {
 #[derive(Debug, clap::Args)]
 pub struct BackupList {
     /// Print a JSON array, with the field names of WAL-G's detailed list.
+    #[arg(long)]
+    pub json: bool,
+    /// Show the host, the data directory, the version and the user data too.
+    #[arg(long)]
+    pub detail: bool,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub storage: Storage,
+}
+
+/// `wal-show` and `recovery-windows`.
+#[derive(Debug, clap::Args)]
+pub struct Show {
+    /// Print a JSON array.
     #[arg(long)]
     pub json: bool,
     #[allow(missing_docs)]

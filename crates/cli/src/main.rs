@@ -6,9 +6,11 @@ mod backup_fetch;
 mod backup_list;
 mod check;
 mod exit;
+mod print;
 mod progress;
 mod settings;
 mod wal;
+mod wal_show;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -40,6 +42,8 @@ fn run(args: Args) -> ExitCode {
         }
         Command::WalPush(args) => exit::of_plain(within_runtime(false, wal::push(&args))),
         Command::BackupList(args) => exit::of_plain(within_runtime(true, backup_list::run(&args))),
+        Command::WalShow(args) => exit::of_plain(within_runtime(true, wal_show::run(&args))),
+        Command::RecoveryWindows(args) => exit::of_plain(within_runtime(true, wal_show::windows(&args))),
         Command::Check(args) => exit::of_check(within_runtime(true, check::run(&args))),
         Command::BackupFetch(args) => exit::of_restore(within_runtime(true, backup_fetch::run(&args))),
     }

@@ -2,8 +2,11 @@
 //! the store once; what they decide from it is a pure function, and tested as one.
 
 mod backups;
+mod detail;
+mod show;
 mod unfinished;
 mod wal;
+mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,8 +19,11 @@ use crate::storage::Store;
 use crate::wal::{Segment, SegmentSize, TimelineHistory, WalFileName};
 
 pub use backups::{BackupInfo, Delta, find_backup, list_backups, missing_segments, read_sentinel};
+pub use detail::BackupDetail;
+pub use show::{MissingSegments, TimelineInfo, TimelineStatus};
 pub use unfinished::Unfinished;
 pub use wal::{SegmentRange, WalObject, gaps, read_history, runs};
+pub use windows::{RecoveryWindow, recovery_windows};
 
 /// Requests that are under way at a time.
 const CONCURRENCY: usize = 8;

@@ -97,3 +97,133 @@ fn a_backup_whose_wal_is_not_there_cannot_be_restored() {
     );
     assert!(!inventory.is_restorable(&orphan));
 }
+
+/// Segments of 16 MB by timeline and number, all archived an hour after 1970 began.
+fn archive(segments: &[(u32, std::ops::RangeInclusive<u64>)]) -> Vec<WalObject> {
+    let object = |timeline, number| WalObject {
+        name: WalFileName::Segment(Segment::from_number(timeline, number, SegmentSize::DEFAULT)),
+        format: Format::Zstd,
+        size: 1,
+        written: chrono::DateTime::UNIX_EPOCH + chrono::Duration::hours(1),
+    };
+    let of = |(timeline, numbers): &(u32, std::ops::RangeInclusive<u64>)| {
+        let timeline = *timeline;
+        numbers
+            .clone()
+            .map(move |number| object(timeline, number))
+            .collect::<Vec<_>>()
+    };
+    segments.iter().flat_map(of).collect()
+}
+
+/// A backup from the middle of one segment to the middle of another, that ends that many minutes after 1970 began.
+fn backup(timeline: u32, start: u64, finish: u64, minutes: i64) -> BackupInfo {
+    let size = SegmentSize::DEFAULT;
+    let mut backup = BackupInfo::example(&format!("base_{}", Segment::from_number(timeline, start, size)));
+    backup.metadata.start_lsn = Lsn(start * size.bytes() + 40);
+    backup.metadata.finish_lsn = Lsn(finish * size.bytes() + 4000);
+    backup.metadata.start_time = chrono::DateTime::UNIX_EPOCH + chrono::Duration::minutes(minutes - 1);
+    backup.metadata.finish_time = chrono::DateTime::UNIX_EPOCH + chrono::Duration::minutes(minutes);
+    backup
+}
+
+/// Timeline 2 was forked from 1 in the middle of that segment.
+fn forked_at(number: u64) -> BTreeMap<u32, TimelineHistory> {
+    let switch = Lsn(number * SegmentSize::DEFAULT.bytes() + 5000);
+    let history = TimelineHistory {
+        timeline: 2,
+        ancestors: vec![(1, switch)],
+    };
+    BTreeMap::from([(2, history)])
+}
+
+fn windows(inventory: &Inventory) -> Vec<(u32, String, u64, usize, Option<u64>)> {
+    let size = SegmentSize::DEFAULT.bytes();
+    let row = |window: RecoveryWindow| {
+        let missing = window.missing.map(|missing| missing.segments_count);
+        (
+            window.timeline,
+            window.backup_name,
+            window.end_lsn.0 / size,
+            window.backups,
+            missing,
+        )
+    };
+    recovery_windows(inventory).into_iter().map(row).collect()
+}
+
+#[test]
+fn a_window_opens_where_a_backup_ends_and_closes_at_the_first_gap() {
+    let backups = vec![
+        backup(1, 3, 4, 10),
+        backup(1, 6, 6, 20),
+        backup(1, 9, 10, 30),
+        backup(1, 20, 20, 40),
+    ];
+    let wal = archive(&[(1, 2..=7), (1, 9..=9), (1, 12..=14), (1, 20..=22)]);
+    let inventory = Inventory::new(SegmentSize::DEFAULT, backups, wal, BTreeMap::new());
+    let name = |number| format!("base_{}", Segment::from_number(1, number, SegmentSize::DEFAULT));
+    // The third backup lacks its second segment; what follows the gap leads to nothing before the fourth.
+    assert_eq!(
+        windows(&inventory),
+        [(1, name(3), 8, 2, Some(1)), (1, name(20), 23, 1, None)]
+    );
+    let first = &recovery_windows(&inventory)[0];
+    assert_eq!(first.start_lsn, inventory.backups[0].metadata.finish_lsn);
+    assert_eq!((first.end_time - first.start_time).num_minutes(), 50);
+}
+
+#[test]
+fn a_window_goes_on_through_a_promotion() {
+    let name = format!("base_{}", Segment::from_number(1, 3, SegmentSize::DEFAULT));
+    let inventory = |wal| Inventory::new(SegmentSize::DEFAULT, vec![backup(1, 3, 3, 10)], wal, forked_at(6));
+    // The old primary went on for a while; that is a window of its own.
+    assert_eq!(
+        windows(&inventory(archive(&[(1, 3..=8), (2, 6..=9)]))),
+        [(1, name.clone(), 9, 1, None), (2, name.clone(), 10, 1, None)]
+    );
+    // Its last segment before the fork is lost, and the new timeline cannot be reached.
+    assert_eq!(
+        windows(&inventory(archive(&[(1, 3..=4), (2, 6..=9)]))),
+        [(1, name.clone(), 5, 1, None)]
+    );
+    // A backup after the fork does not lead to the new timeline.
+    let late = vec![backup(1, 7, 7, 10)];
+    let late = Inventory::new(
+        SegmentSize::DEFAULT,
+        late,
+        archive(&[(1, 3..=8), (2, 6..=9)]),
+        forked_at(6),
+    );
+    assert_eq!(windows(&late).len(), 1);
+}
+
+#[test]
+fn what_is_missing_of_a_timeline_is_told_up_to_the_fork() {
+    let wal = archive(&[(1, 3..=4), (1, 6..=6), (2, 8..=9)]);
+    let inventory = Inventory::new(SegmentSize::DEFAULT, vec![backup(2, 8, 8, 10)], wal, forked_at(8));
+    let [first, second] = &TimelineInfo::all(&inventory)[..] else {
+        panic!("two timelines")
+    };
+    assert_eq!(
+        (first.id, first.parent_id, first.status),
+        (1, 0, TimelineStatus::LostSegments)
+    );
+    assert_eq!((first.segment_range_size, first.segments_count), (5, 3));
+    let missing: Vec<&str> = first
+        .missing_segments
+        .iter()
+        .map(|gap| gap.start_segment.as_str())
+        .collect();
+    assert_eq!(missing, ["000000010000000000000005", "000000010000000000000007"]);
+    assert_eq!(
+        (second.parent_id, second.status, second.backups.len()),
+        (1, TimelineStatus::Ok, 1)
+    );
+    assert!(second.backups[0].restorable);
+    let json = serde_json::to_value(first).expect("json");
+    assert_eq!(
+        (&json["status"], &json["end_segment"]),
+        (&"LOST_SEGMENTS".into(), &"000000010000000000000006".into())
+    );
+}
