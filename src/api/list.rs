@@ -1,22 +1,13 @@
 //! What the repository holds: `walarchive_backup_list`, below the view `walarchive_backups`, `walarchive_wal_show` and
 //! `walarchive_recovery_windows`.
 
-use std::time::Duration;
-
 use pgrx::JsonB;
 use pgrx::prelude::*;
+use walarchive_core::Lsn;
 use walarchive_core::inventory::{BackupDetail, Inventory, MissingSegments, TimelineInfo, recovery_windows};
-use walarchive_core::{Error, Lsn};
 
-use super::{bigint, timestamp};
-use crate::bridge::{self, Flow};
-use crate::error::or_raise;
-use crate::guc::ArchiveSettings;
+use super::{ask, bigint, timestamp};
 use crate::pg::lsn::PgLsn;
-use crate::pg::process;
-
-/// How often an idle wait looks for interrupts; they set the latch anyway.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// The base backups of the repository, oldest first.
 #[pg_extern(volatile, parallel_restricted)]
@@ -44,7 +35,7 @@ fn walarchive_backup_list() -> TableIterator<
         name!(problem, Option<String>),
     ),
 > {
-    let backups = BackupDetail::all(&inventory());
+    let backups = ask(|store| async move { BackupDetail::list(&store).await });
     TableIterator::new(backups.into_iter().map(|backup| {
         // Of a backup whose description is damaged nothing more than its name is known.
         let known = backup.finish_lsn != 0;
@@ -92,7 +83,7 @@ fn walarchive_wal_show() -> TableIterator<
         name!(damaged_history, Option<String>),
     ),
 > {
-    let timelines = TimelineInfo::all(&inventory());
+    let timelines = TimelineInfo::all(&ask(|store| async move { Inventory::load(&store).await }));
     TableIterator::new(timelines.into_iter().map(|timeline| {
         let text = |text: String| Some(text).filter(|text| !text.is_empty());
         let forked = timeline.parent_id != 0;
@@ -132,7 +123,7 @@ fn walarchive_recovery_windows() -> TableIterator<
         name!(missing_after, Option<String>),
     ),
 > {
-    let windows = recovery_windows(&inventory());
+    let windows = recovery_windows(&ask(|store| async move { Inventory::load(&store).await }));
     TableIterator::new(windows.into_iter().map(|window| {
         (
             i64::from(window.timeline),
@@ -145,14 +136,4 @@ fn walarchive_recovery_windows() -> TableIterator<
             window.missing.map(|missing| missing.to_string()),
         )
     }))
-}
-
-fn inventory() -> Inventory {
-    let archive = or_raise(ArchiveSettings::current().and_then(|settings| bridge::archive(&settings)));
-    let work = async move { Inventory::load(archive.store()).await };
-    let loaded = bridge::run(work, Some(LOOK), || {
-        process::check_for_interrupts();
-        Flow::Wait
-    });
-    or_raise(loaded.unwrap_or(Err(Error::Cancelled)))
 }

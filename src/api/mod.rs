@@ -5,7 +5,33 @@ mod check;
 mod list;
 mod status;
 
+use std::time::Duration;
+
 use pgrx::prelude::*;
+use walarchive_core::storage::Store;
+use walarchive_core::{Error, Result};
+
+use crate::bridge::{self, Flow};
+use crate::error::or_raise;
+use crate::guc::ArchiveSettings;
+use crate::pg::process;
+
+/// How often an idle wait looks for interrupts; they set the latch anyway.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Ask the repository something. An ERROR if that fails or the statement is cancelled.
+fn ask<T, F>(work: impl FnOnce(Store) -> F) -> T
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T>> + Send + 'static,
+{
+    let archive = or_raise(ArchiveSettings::current().and_then(|settings| bridge::archive(&settings)));
+    let answer = bridge::run(work(archive.store().clone()), Some(LOOK), || {
+        process::check_for_interrupts();
+        Flow::Wait
+    });
+    or_raise(answer.unwrap_or(Err(Error::Cancelled)))
+}
 
 /// A time of shared memory (microseconds since 1970; 0: never) as SQL sees it.
 fn timestamp(us_since_1970: i64) -> Option<TimestampWithTimeZone> {

@@ -1,6 +1,6 @@
 //! `backup-list`.
 
-use walarchive_core::inventory::{BackupDetail, Inventory};
+use walarchive_core::inventory::BackupDetail;
 use walarchive_core::{Lsn, Result};
 
 use crate::args::BackupList;
@@ -8,8 +8,7 @@ use crate::{print, settings};
 
 /// List the backups on stdout.
 pub async fn run(args: &BackupList) -> Result<()> {
-    let inventory = Inventory::load(&settings::store(&args.storage)?).await?;
-    let backups = BackupDetail::all(&inventory);
+    let backups = BackupDetail::list(&settings::store(&args.storage)?).await?;
     print::out(&match args.json {
         true => print::json(&backups),
         false => table(&backups, args.detail),

@@ -7,7 +7,6 @@ use futures::StreamExt;
 use serde::Deserialize;
 
 use super::CONCURRENCY;
-use crate::codec::Format;
 use crate::error::{Error, Result};
 use crate::formats::{ExtendedMetadata, SENTINEL_LIMIT, Sentinel};
 use crate::layout;
@@ -130,25 +129,6 @@ pub async fn find_backup(store: &Store, name: &str) -> Result<BackupInfo> {
             },
         }
     })
-}
-
-/// Those of the segments, which are of one timeline and in order, that are not in the archive: by one listing.
-pub async fn missing_segments(store: &Store, wanted: &[Segment]) -> Result<Vec<Segment>> {
-    let Some(first) = wanted.first() else {
-        return Ok(Vec::new());
-    };
-    // An uncompressed segment's key is exactly its name, and a listing begins after the key that it is given.
-    let first = first.to_string();
-    let after = format!("{}/{}", layout::WAL_FOLDER, &first[..first.len() - 1]);
-    let mut missing = wanted.to_vec();
-    for object in store.list_after(layout::WAL_FOLDER, &after).await? {
-        let (_, key) = Format::of_key(&object.key);
-        let name = key.rsplit('/').next().unwrap_or_default();
-        if let Ok(segment) = name.parse::<Segment>() {
-            missing.retain(|wanted| *wanted != segment);
-        }
-    }
-    Ok(missing)
 }
 
 /// The sentinel of a backup; an error if there is no such backup.

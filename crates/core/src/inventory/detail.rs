@@ -4,7 +4,9 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
 use super::backups::parse_name;
-use super::{BackupInfo, Inventory};
+use super::{BackupInfo, Inventory, near};
+use crate::error::Result;
+use crate::storage::Store;
 use crate::wal::Segment;
 
 /// One backup, with the field names of `wal-g backup-list --detail --json`, and then what WAL-G does not tell.
@@ -61,10 +63,11 @@ pub struct BackupDetail {
 }
 
 impl BackupDetail {
-    /// All backups of a repository, by start time.
-    pub fn all(inventory: &Inventory) -> Vec<Self> {
-        let detail = |backup| BackupDetail::of(inventory, backup);
-        inventory.backups.iter().map(detail).collect()
+    /// All backups of a repository, by start time. Of the WAL only that of the backups is looked for.
+    pub async fn list(store: &Store) -> Result<Vec<Self>> {
+        let inventory = near::of_backups(store).await?;
+        let detail = |backup| BackupDetail::of(&inventory, backup);
+        Ok(inventory.backups.iter().map(detail).collect())
     }
 
     /// One of them.

@@ -3,6 +3,7 @@
 
 mod backups;
 mod detail;
+mod near;
 mod show;
 mod unfinished;
 mod wal;
@@ -18,8 +19,9 @@ use crate::layout;
 use crate::storage::Store;
 use crate::wal::{Segment, SegmentSize, TimelineHistory, WalFileName};
 
-pub use backups::{BackupInfo, Delta, find_backup, list_backups, missing_segments, read_sentinel};
+pub use backups::{BackupInfo, Delta, find_backup, list_backups, read_sentinel};
 pub use detail::BackupDetail;
+pub use near::missing_segments;
 pub use show::{MissingSegments, TimelineInfo, TimelineStatus};
 pub use unfinished::Unfinished;
 pub use wal::{SegmentRange, WalObject, gaps, read_history, runs};

@@ -227,3 +227,44 @@ fn what_is_missing_of_a_timeline_is_told_up_to_the_fork() {
         (&"LOST_SEGMENTS".into(), &"000000010000000000000006".into())
     );
 }
+
+#[tokio::test]
+async fn a_backup_is_described_from_the_wal_around_it() {
+    let size = SegmentSize::DEFAULT.bytes();
+    let whole = (
+        layout::sentinel(BACKUP),
+        format!(r#"{{"LSN": {}, "FinishLSN": {}}}"#, 2 * size + 40, 4 * size),
+    );
+    let other = "base_000000010000000000000008";
+    let lost = (
+        layout::sentinel(other),
+        format!(r#"{{"LSN": {}, "FinishLSN": {}}}"#, 8 * size + 40, 10 * size),
+    );
+    let mut objects = vec![(whole.0.as_str(), whole.1.as_str()), (lost.0.as_str(), lost.1.as_str())];
+    objects.extend([
+        ("wal_005/000000010000000000000001.zst", "x"),
+        ("wal_005/000000010000000000000002", "x"),
+        ("wal_005/000000010000000000000003.lz4", "x"),
+        ("wal_005/000000010000000000000008.zst", "x"),
+        ("wal_005/00000001000000000000000A.zst", "x"),
+        (
+            layout::CLUSTER,
+            r#"{"format_version": 1, "system_identifier": 7, "pg_major_version": 15, "wal_segment_size": 16777216,
+                "encryption": false}"#,
+        ),
+    ]);
+    let store = repository(&objects).await;
+    let listed = BackupDetail::list(&store).await.expect("listed");
+    let [first, second] = &listed[..] else {
+        panic!("{listed:?}")
+    };
+    assert!(first.restorable && first.wal_file_name == "000000010000000000000002");
+    let problem = "WAL segment \"000000010000000000000009\", which it needs, is not in the archive.";
+    assert_eq!((second.restorable, second.problem.as_deref()), (false, Some(problem)));
+
+    let range = Segment::range(1, Lsn(2 * size), Lsn(10 * size), SegmentSize::DEFAULT);
+    let missing = missing_segments(&store, &range).await.expect("listed");
+    let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    assert_eq!(missing.len(), 5, "{missing:?}");
+    assert!(missing.contains(&"000000010000000000000004".to_owned()), "{missing:?}");
+}

@@ -20,6 +20,7 @@ mod upload;
 mod url;
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -225,8 +226,30 @@ impl Store {
 
     /// Look at all objects below a folder, in no particular order, while the pages of the listing come in. Each page has the
     /// deadline of one operation.
-    pub async fn each(&self, folder: &str, look: impl FnMut(Listed)) -> Result<()> {
-        self.visit(folder, self.inner.list(Some(&path(folder))), look).await
+    pub async fn each(&self, folder: &str, mut look: impl FnMut(Listed)) -> Result<()> {
+        let pages = self.inner.list(Some(&path(folder)));
+        self.visit(folder, pages, |object| {
+            look(object);
+            ControlFlow::Continue(())
+        })
+        .await
+    }
+
+    /// The same for those whose key comes after `after`, until `look` has seen enough.
+    pub async fn each_after(
+        &self,
+        folder: &str,
+        after: &str,
+        look: impl FnMut(Listed) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let pages = self.inner.list_with_offset(Some(&path(folder)), &path(after));
+        self.visit(folder, pages, look).await
+    }
+
+    /// Does a listing usually come in the order of the keys, so that it can be ended early? What such a listing does not
+    /// show is to be looked for again.
+    pub fn lists_in_order(&self) -> bool {
+        !self.may_vanish()
     }
 
     /// All objects below a folder, in no particular order.
@@ -239,8 +262,11 @@ impl Store {
     /// All objects below a folder whose key comes after `after`, in no particular order.
     pub async fn list_after(&self, folder: &str, after: &str) -> Result<Vec<Listed>> {
         let mut found = Vec::new();
-        let pages = self.inner.list_with_offset(Some(&path(folder)), &path(after));
-        self.visit(folder, pages, |object| found.push(object)).await?;
+        self.each_after(folder, after, |object| {
+            found.push(object);
+            ControlFlow::Continue(())
+        })
+        .await?;
         Ok(found)
     }
 
@@ -275,13 +301,15 @@ impl Store {
         &self,
         folder: &str,
         mut pages: futures::stream::BoxStream<'static, object_store::Result<ObjectMeta>>,
-        mut look: impl FnMut(Listed),
+        mut look: impl FnMut(Listed) -> ControlFlow<()>,
     ) -> Result<()> {
         while let Some(meta) = self
             .asked("list", folder, async { pages.next().await.transpose() })
             .await?
         {
-            look(listed(meta));
+            if look(listed(meta)).is_break() {
+                break;
+            }
         }
         Ok(())
     }
