@@ -38,19 +38,21 @@ CREATE  FUNCTION "walarchive_backup_list"() RETURNS TABLE (
 	"backup_name" TEXT,  /* String */
 	"start_time" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
 	"finish_time" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
-	"start_lsn" TEXT,  /* Option < String > */
-	"finish_lsn" TEXT,  /* Option < String > */
+	"start_lsn" pg_lsn,  /* Option < PgLsn > */
+	"finish_lsn" pg_lsn,  /* Option < PgLsn > */
 	"timeline" bigint,  /* Option < i64 > */
 	"uncompressed_size" bigint,  /* i64 */
 	"compressed_size" bigint,  /* i64 */
 	"parent" TEXT,  /* Option < String > */
+	"chain" TEXT[],  /* :: std :: option :: Option < Vec < String > > */
 	"hostname" TEXT,  /* Option < String > */
 	"data_dir" TEXT,  /* Option < String > */
 	"pg_version" INT,  /* Option < i32 > */
 	"system_identifier" TEXT,  /* Option < String > */
 	"is_permanent" bool,  /* bool */
 	"user_data" jsonb,  /* Option < JsonB > */
-	"damaged" TEXT  /* Option < String > */
+	"restorable" bool,  /* bool */
+	"problem" TEXT  /* Option < String > */
 )
 STRICT VOLATILE PARALLEL RESTRICTED
 LANGUAGE c /* Rust */
@@ -105,27 +107,48 @@ AS 'MODULE_PATHNAME', 'walarchive_check_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- walarchive::api::list::walarchive_recovery_windows
+CREATE  FUNCTION "walarchive_recovery_windows"() RETURNS TABLE (
+	"timeline" bigint,  /* i64 */
+	"start_time" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
+	"end_time" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
+	"start_lsn" pg_lsn,  /* PgLsn */
+	"end_lsn" pg_lsn,  /* PgLsn */
+	"backup_name" TEXT,  /* String */
+	"backups" bigint,  /* i64 */
+	"missing_after" TEXT  /* Option < String > */
+)
+STRICT VOLATILE PARALLEL RESTRICTED
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'walarchive_recovery_windows_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- walarchive::api::list::walarchive_wal_show
+CREATE  FUNCTION "walarchive_wal_show"() RETURNS TABLE (
+	"timeline" bigint,  /* i64 */
+	"parent_timeline" bigint,  /* Option < i64 > */
+	"switch_point" pg_lsn,  /* Option < PgLsn > */
+	"start_segment" TEXT,  /* Option < String > */
+	"end_segment" TEXT,  /* Option < String > */
+	"segment_range_size" bigint,  /* i64 */
+	"segments_count" bigint,  /* i64 */
+	"missing_segments" TEXT[],  /* Vec < String > */
+	"backups" TEXT[],  /* Vec < String > */
+	"status" TEXT,  /* String */
+	"damaged_history" TEXT  /* Option < String > */
+)
+STRICT VOLATILE PARALLEL RESTRICTED
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'walarchive_wal_show_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- finalize
 -- What a monitoring user looks at. The functions below the views take their caller's rights, so he needs both.
 
 CREATE VIEW walarchive_backups AS
-    SELECT backup_name,
-           start_time,
-           finish_time,
-           start_lsn::pg_lsn,
-           finish_lsn::pg_lsn,
-           timeline,
-           uncompressed_size,
-           compressed_size,
-           parent,
-           hostname,
-           data_dir,
-           pg_version,
-           system_identifier,
-           is_permanent,
-           user_data,
-           damaged
-      FROM walarchive_backup_list();
+    SELECT * FROM walarchive_backup_list();
 
 CREATE VIEW walarchive_status AS
     SELECT worker_pid,
@@ -153,10 +176,14 @@ CREATE VIEW walarchive_progress AS
 REVOKE ALL ON FUNCTION walarchive_backup_push(boolean, jsonb, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_check() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_backup_list() FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_wal_show() FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_recovery_windows() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_archiver_status() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_backup_progress() FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION walarchive_backup_list() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION walarchive_wal_show() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION walarchive_recovery_windows() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION walarchive_archiver_status() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION walarchive_backup_progress() TO pg_monitor;
 GRANT SELECT ON walarchive_backups, walarchive_status, walarchive_progress TO pg_monitor;
