@@ -264,7 +264,7 @@ mod tests {
 
     proptest! {
         /// Asked as often as one likes, with whatever happens: backups that succeed are never more than the scheduled times
-        /// that passed; one that is due is taken up within an hour of being possible.
+        /// that passed, and the plan never waits for longer than the next one and the error of a clock.
         #[test]
         fn there_is_never_a_storm(events in events(), every in 1..180_i64) {
             let schedule = hourly();
