@@ -17,7 +17,7 @@ use crate::guc::{self, ArchiveSettings};
 use crate::pg::backup_worker::{self, Database};
 use crate::pg::latch::{self, Latch};
 use crate::pg::{process, server};
-use crate::shmem::{self, BACKUP, Failure, LastBackup, Outcome, SCHEDULING, Text, Wanted, now_us};
+use crate::shmem::{self, BACKUP, Failure, LastBackup, Outcome, SCHEDULING, Scheduling, Text, Wanted, now_us};
 
 /// The longest wait for a scheduled time. The clock may be set meanwhile, and the machine may sleep.
 const RECHECK: Duration = Duration::from_secs(60);
@@ -51,6 +51,8 @@ pub(super) struct Scheduler {
     started: Option<(u64, DynamicBackgroundWorker)>,
     /// Where the next backup connects to.
     database: Database,
+    /// What `walarchive_status` told before the last start.
+    before: LastBackup,
     /// What the log has been told, and the pause after it.
     trouble: Option<(String, Duration)>,
 }
@@ -64,6 +66,7 @@ impl Scheduler {
             seen: 0,
             started: None,
             database: Database::Postgres,
+            before: Scheduling::EMPTY.last,
             trouble: None,
         }
     }
@@ -76,7 +79,9 @@ impl Scheduler {
             }
             let pause = match self.turn() {
                 Ok(pause) => {
-                    self.trouble = None;
+                    if self.trouble.take().is_some() {
+                        log!("walarchive: backups can be scheduled again");
+                    }
                     pause
                 }
                 Err(_) if process::shutdown_requested() => break,
@@ -208,9 +213,13 @@ impl Scheduler {
         match last.outcome {
             Outcome::Succeeded => plan.succeeded(ended),
             Outcome::Canceled if last.scheduled => plan.cancelled(ended),
-            // The database may have been dropped: that is no reason to be without backups.
+            // The database may have been dropped. That is no reason to be without backups, nor to tell of a failure.
             Outcome::Failed if last.scheduled && !last.connected && here == Database::Postgres => {
                 self.database = Database::Template1;
+                SCHEDULING.exclusive().last = LastBackup {
+                    number: last.number,
+                    ..self.before
+                };
             }
             Outcome::Failed if last.scheduled => plan.failed(schedule, ended),
             // Somebody else's, who has been told.
@@ -225,6 +234,7 @@ impl Scheduler {
             user_data: "",
             requester: Latch::mine(),
         };
+        self.before = SCHEDULING.share().last;
         // Somebody may have been faster, and has taken the backup of this time then.
         let Ok(number) = shmem::reserve(wanted) else { return };
         let why = match reason {

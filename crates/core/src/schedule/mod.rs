@@ -5,10 +5,10 @@ mod plan;
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, Local, TimeZone, Utc};
-use croner::Cron;
+use chrono::{DateTime, FixedOffset, Local, Utc};
 use croner::errors::CronError;
 use croner::parser::{CronParser, Seconds, Year};
+use croner::{Cron, CronDateTime};
 
 use crate::error::{Error, Result};
 use crate::inventory::BackupInfo;
@@ -23,29 +23,37 @@ pub use plan::{Decision, LONGEST_PAUSE, Plan, Reason};
 pub struct Schedule {
     text: String,
     cron: Cron,
+    /// None: local time.
+    zone: Option<FixedOffset>,
 }
 
 impl Schedule {
-    /// The first scheduled time after this one.
-    pub fn after(&self, time: DateTime<Utc>) -> DateTime<Utc> {
-        self.after_in(&Local, time)
+    /// The same with the fields being those of that zone.
+    pub fn in_zone(self, zone: FixedOffset) -> Self {
+        Schedule {
+            zone: Some(zone),
+            ..self
+        }
     }
 
-    /// As [`Schedule::after`], with the fields being those of that time zone.
-    pub fn after_in<Tz: TimeZone>(&self, zone: &Tz, time: DateTime<Utc>) -> DateTime<Utc>
-    where
-        DateTime<Tz>: croner::CronDateTime,
-    {
+    /// The first scheduled time after this one.
+    pub fn after(&self, time: DateTime<Utc>) -> DateTime<Utc> {
+        let next = match &self.zone {
+            None => self.find(&time.with_timezone(&Local)).map(|next| next.to_utc()),
+            Some(zone) => self.find(&time.with_timezone(zone)).map(|next| next.to_utc()),
+        };
         // Where there is none within some thousand years there is none.
-        self.cron
-            .find_next_occurrence(&time.with_timezone(zone), false)
-            .map_or(DateTime::<Utc>::MAX_UTC, |next| next.with_timezone(&Utc))
+        next.unwrap_or(DateTime::<Utc>::MAX_UTC)
+    }
+
+    fn find<T: CronDateTime>(&self, time: &T) -> Option<T> {
+        self.cron.find_next_occurrence(time, false).ok()
     }
 }
 
 impl PartialEq for Schedule {
     fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
+        self.text == other.text && self.zone == other.zone
     }
 }
 
@@ -74,6 +82,7 @@ impl FromStr for Schedule {
         Ok(Schedule {
             text: text.to_owned(),
             cron,
+            zone: None,
         })
     }
 }
@@ -94,7 +103,10 @@ fn reason(error: &CronError) -> String {
         }
         other => other.to_string(),
     };
-    let text = text.replace("CronPattern", "it").replace("Pattern", "it");
+    let text = text
+        .replace("CronPattern", "it")
+        .replace("Pattern", "it")
+        .replace(" when years are disallowed", "");
     let mut letters = text.trim_end_matches('.').chars();
     match letters.next() {
         Some(first) => first.to_lowercase().chain(letters).collect(),
@@ -118,7 +130,7 @@ pub fn newest_backup(backups: &[BackupInfo], system_identifier: u64) -> Option<D
 
 #[cfg(test)]
 mod tests {
-    use chrono::FixedOffset;
+    use chrono::Offset;
     use proptest::prelude::*;
 
     use super::*;
@@ -130,7 +142,8 @@ mod tests {
     fn after(schedule: &str, time: &str) -> String {
         let schedule: Schedule = schedule.parse().expect("a schedule");
         schedule
-            .after_in(&Utc, utc(time))
+            .in_zone(Utc.fix())
+            .after(utc(time))
             .to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)
     }
 
@@ -167,23 +180,20 @@ mod tests {
     #[test]
     fn the_fields_are_local_time() {
         let schedule: Schedule = "0 2 * * *".parse().expect("a schedule");
+        let now = utc("2026-11-21T10:30:00Z");
         let zone = FixedOffset::east_opt(5 * 3600 + 1800).expect("an offset");
-        let next = schedule.after_in(&zone, utc("2026-11-21T10:30:00Z"));
+        let next = schedule.clone().in_zone(zone).after(now);
         assert_eq!(next, utc("2026-11-21T20:30:00Z"));
         // The machine's own zone, whatever it is.
-        let now = utc("2026-11-21T10:30:00Z");
-        assert_eq!(schedule.after(now), schedule.after_in(&Local, now));
-        assert_eq!(
-            schedule.after(now).with_timezone(&Local).format("%H:%M").to_string(),
-            "02:00"
-        );
+        let next = schedule.after(now).with_timezone(&Local);
+        assert_eq!(next.format("%H:%M:%S").to_string(), "02:00:00");
     }
 
     #[test]
     fn what_is_no_expression_is_refused_with_a_reason() {
         for (text, reason) in [
             ("", "empty"),
-            ("0 2 * *", "5 or 6 fields"),
+            ("0 2 * *", "expression: it must have 5 or 6 fields"),
             ("0 0 2 * * * 2027", "5 or 6 fields"),
             ("61 2 * * *", "out of bounds"),
             ("0 2 * * someday", "illegal character"),
@@ -237,7 +247,7 @@ mod tests {
         fn no_text_makes_the_parser_panic(text in ".{0,40}|[-0-9*/,#LW?+@a-zA-Z ]{0,30}|([-0-9*/,#LW?]{1,4} ){4,6}[-0-9*/,#LW?]{1,4}") {
             if let Ok(schedule) = text.parse::<Schedule>() {
                 let now = utc("2026-11-21T10:30:00Z");
-                prop_assert!(schedule.after_in(&Utc, now) > now);
+                prop_assert!(schedule.after(now) > now);
             }
         }
     }

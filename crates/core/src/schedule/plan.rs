@@ -121,6 +121,7 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
+    use chrono::Offset;
     use proptest::prelude::*;
 
     use super::*;
@@ -130,10 +131,9 @@ mod tests {
     }
 
     fn schedule(text: &str) -> Schedule {
-        text.parse().expect("a schedule")
+        text.parse::<Schedule>().expect("a schedule").in_zone(Utc.fix())
     }
 
-    /// The same in every zone of whole hours.
     fn hourly() -> Schedule {
         schedule("0 * * * *")
     }
