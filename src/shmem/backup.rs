@@ -213,7 +213,7 @@ pub fn conclude(number: u64, result: Result<&str, &Failure>) {
         scheduling.last = LastBackup {
             number,
             scheduled: job.scheduled,
-            connected: job.connected,
+            no_database: job.worker_pid != 0 && !job.connected,
             outcome,
             name,
             ended_us: now_us(),

@@ -36,8 +36,8 @@ pub struct LastBackup {
     pub number: u64,
     /// Was it a scheduled one?
     pub scheduled: bool,
-    /// Did its worker come as far as to be connected to a database?
-    pub connected: bool,
+    /// Did its worker come up, and find no database to connect to?
+    pub no_database: bool,
     /// How it ended.
     pub outcome: Outcome,
     /// Its name, if it came as far as to have one.
@@ -81,7 +81,7 @@ impl Scheduling {
         last: LastBackup {
             number: 0,
             scheduled: false,
-            connected: false,
+            no_database: false,
             outcome: Outcome::None,
             name: Text::EMPTY,
             ended_us: 0,

@@ -214,7 +214,7 @@ impl Scheduler {
             Outcome::Succeeded => plan.succeeded(ended),
             Outcome::Canceled if last.scheduled => plan.cancelled(ended),
             // The database may have been dropped. That is no reason to be without backups, nor to tell of a failure.
-            Outcome::Failed if last.scheduled && !last.connected && here == Database::Postgres => {
+            Outcome::Failed if last.scheduled && last.no_database && here == Database::Postgres => {
                 self.database = Database::Template1;
                 SCHEDULING.exclusive().last = LastBackup {
                     number: last.number,
