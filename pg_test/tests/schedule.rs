@@ -84,8 +84,8 @@ fn the_first_backup_is_taken_at_once_and_the_next_one_is_announced() {
                last_backup_time BETWEEN now() - interval '10 min' AND now(), last_retention IS NULL";
     assert_eq!(status(&primary, row), "t|t|t|t");
     assert_eq!(
-        primary.psql("SELECT is_permanent, parent IS NULL, user_data IS NULL, damaged IS NULL FROM walarchive_backups"),
-        "f|t|t|t"
+        primary.psql("SELECT is_permanent, parent IS NULL, user_data IS NULL FROM walarchive_backups"),
+        "f|t|t"
     );
     wait_status(
         &primary,
@@ -352,12 +352,7 @@ fn the_database_postgres_may_be_missing() {
     primary.wait_until("the configuration is loaded again", PATIENCE, || {
         conf_loaded() != before
     });
-    let counted = || {
-        primary.psql_db(
-            "renamed",
-            "SELECT count(*) FROM walarchive_backups WHERE damaged IS NULL",
-        )
-    };
+    let counted = || primary.psql_db("renamed", "SELECT count(*) FROM walarchive_backups");
     primary.wait_until("there is a backup", PATIENCE, || counted() == "1");
     assert_eq!(started(&primary, mark), 2, "once more, in another database");
 }
