@@ -20,7 +20,14 @@ CREATE VIEW walarchive_status AS
            ready_bytes,
            clock_timestamp() - oldest_ready AS oldest_ready_age,
            last_error,
-           last_error_time
+           last_error_time,
+           next_backup,
+           last_backup_outcome,
+           last_backup_name,
+           last_backup_time,
+           last_backup_error,
+           last_retention,
+           last_retention_time
       FROM walarchive_archiver_status();
 
 CREATE VIEW walarchive_progress AS
