@@ -45,6 +45,14 @@ CREATE VIEW walarchive_progress AS
 REVOKE ALL ON FUNCTION walarchive_backup_push(boolean, jsonb, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_check() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_backup_list() FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_backup_mark(text, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_retain(integer, text, timestamptz, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_before(text, text, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_target(text, text, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_everything(boolean, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_garbage(text, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_outside_window(interval, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_gfs(integer, integer, integer, integer, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_archiver_status() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_backup_progress() FROM PUBLIC;
 

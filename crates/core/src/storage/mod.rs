@@ -274,7 +274,14 @@ impl Store {
                 .asked("delete", key, async { answers.next().await.transpose() })
                 .await
             {
-                Ok(_) | Err(Error::NotFound { .. }) => each(index),
+                Ok(Some(_)) | Err(Error::NotFound { .. }) => each(index),
+                Ok(None) => {
+                    return Err(Error::Store {
+                        operation: "delete",
+                        object: self.object_url(key),
+                        reason: "The store has not said what became of it.".to_owned(),
+                    });
+                }
                 Err(error) => return Err(error),
             }
         }

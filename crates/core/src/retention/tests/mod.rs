@@ -1,7 +1,9 @@
 //! Plans on repositories made up for them: by hand, and at random.
 
+mod applied;
 mod by_hand;
 mod generated;
+mod mortal;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
