@@ -38,6 +38,14 @@ REVOKE ALL ON FUNCTION walarchive_check() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_backup_list() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_wal_show() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_recovery_windows() FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_backup_mark(text, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_retain(integer, text, timestamptz, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_before(text, text, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_target(text, text, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_everything(boolean, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_garbage(text, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_outside_window(interval, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_gfs(integer, integer, integer, integer, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_archiver_status() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_backup_progress() FROM PUBLIC;
 

@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 use walarchive_core::Lsn;
 use walarchive_core::inventory::{BackupDetail, Inventory, MissingSegments, TimelineInfo, recovery_windows};
 
-use super::{ask, bigint, timestamp};
+use super::{bigint, in_archive, timestamp};
 use crate::pg::lsn::PgLsn;
 
 /// The base backups of the repository, oldest first.
@@ -35,7 +35,7 @@ fn walarchive_backup_list() -> TableIterator<
         name!(problem, Option<String>),
     ),
 > {
-    let backups = ask(|store| async move { BackupDetail::list(&store).await });
+    let backups = in_archive(|archive| async move { BackupDetail::list(archive.store()).await });
     TableIterator::new(backups.into_iter().map(|backup| {
         // Of a backup whose description is damaged nothing more than its name is known.
         let known = backup.finish_lsn != 0;
@@ -83,7 +83,7 @@ fn walarchive_wal_show() -> TableIterator<
         name!(damaged_history, Option<String>),
     ),
 > {
-    let timelines = TimelineInfo::all(&ask(|store| async move { Inventory::load(&store).await }));
+    let timelines = TimelineInfo::all(&in_archive(|archive| async move { Inventory::load(archive.store()).await }));
     TableIterator::new(timelines.into_iter().map(|timeline| {
         let text = |text: String| Some(text).filter(|text| !text.is_empty());
         let forked = timeline.parent_id != 0;
@@ -123,7 +123,7 @@ fn walarchive_recovery_windows() -> TableIterator<
         name!(missing_after, Option<String>),
     ),
 > {
-    let windows = recovery_windows(&ask(|store| async move { Inventory::load(&store).await }));
+    let windows = recovery_windows(&in_archive(|archive| async move { Inventory::load(archive.store()).await }));
     TableIterator::new(windows.into_iter().map(|window| {
         (
             i64::from(window.timeline),

@@ -2,13 +2,16 @@
 
 mod backup;
 mod check;
+mod delete;
 mod list;
+mod mark;
 mod status;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pgrx::prelude::*;
-use walarchive_core::storage::Store;
+use walarchive_core::archive::Archive;
 use walarchive_core::{Error, Result};
 
 use crate::bridge::{self, Flow};
@@ -19,24 +22,25 @@ use crate::pg::process;
 /// How often an idle wait looks for interrupts; they set the latch anyway.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Ask the repository something. An ERROR if that fails or the statement is cancelled.
-fn ask<T, F>(work: impl FnOnce(Store) -> F) -> T
+/// 2000-01-01, where PostgreSQL's time begins, in microseconds since 1970.
+const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+
+/// Work in the archive that the settings name, to its end or the statement's.
+fn in_archive<T, F>(work: impl FnOnce(Arc<Archive>) -> F) -> T
 where
     T: Send + 'static,
     F: Future<Output = Result<T>> + Send + 'static,
 {
     let archive = or_raise(ArchiveSettings::current().and_then(|settings| bridge::archive(&settings)));
-    let answer = bridge::run(work(archive.store().clone()), Some(LOOK), || {
+    let done = bridge::run(work(archive), Some(LOOK), || {
         process::check_for_interrupts();
         Flow::Wait
     });
-    or_raise(answer.unwrap_or(Err(Error::Cancelled)))
+    or_raise(done.unwrap_or(Err(Error::Cancelled)))
 }
 
 /// A time of shared memory (microseconds since 1970; 0: never) as SQL sees it.
 fn timestamp(us_since_1970: i64) -> Option<TimestampWithTimeZone> {
-    /// 2000-01-01, where PostgreSQL's time begins, in microseconds since 1970.
-    const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
     if us_since_1970 == 0 {
         return None;
     }

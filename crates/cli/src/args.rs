@@ -8,6 +8,9 @@ use walarchive_core::restore::{
     RecoveryMode, RecoveryTarget, RestoreOptions, RestoreTarget, TablespaceMap, TargetAction, TargetTimeline,
 };
 
+use crate::backup_mark::BackupMark;
+use crate::delete::Delete;
+
 /// Fetch what the walarchive extension (or WAL-G) archived, and restore base backups.
 #[derive(Debug, Parser)]
 #[command(name = "walarchive", version, arg_required_else_help = true)]
@@ -40,6 +43,12 @@ pub enum Command {
     ///
     /// Exit codes: 0 done; 1 refused; 2 usage; 200 the archive could not be asked, or what it gave is damaged.
     BackupFetch(Box<BackupFetch>),
+    /// Keep a backup for good, whatever retention says; or no longer. A delta's ancestors are marked with it.
+    BackupMark(BackupMark),
+    /// Delete backups and WAL. Without --confirm: show what would be deleted, and why.
+    ///
+    /// Exit codes: 0 done; 1 refused, or not all of it was done; 2 usage.
+    Delete(Delete),
     /// Try all that archiving and restoring need of the store, and look at what lies in it. Leaves nothing behind.
     ///
     /// Exit codes tell the worst: 0 ok; 1 warning; 2 failed.

@@ -35,7 +35,14 @@ pub fn of_usage(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return ExitCode::SUCCESS;
     }
-    let known = ["wal-push", "backup-list", "backup-fetch", "check"];
+    let known = [
+        "wal-push",
+        "backup-list",
+        "backup-fetch",
+        "backup-mark",
+        "delete",
+        "check",
+    ];
     let verb = std::env::args_os()
         .skip(1)
         .find(|arg| !arg.as_encoded_bytes().starts_with(b"-"));
@@ -80,6 +87,14 @@ pub fn of_check(result: Result<Status>) -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// For `delete`, which may have done only some of it.
+pub fn of_delete(result: Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        print(&error);
+        ExitCode::from(FAILED)
+    })
 }
 
 /// For verbs of whose exit codes nobody reads more than "failed".

@@ -1,10 +1,12 @@
-//! The `walarchive` binary: fetch and push WAL files, list backups, restore one, check the store. A thin layer over `walarchive-core`; it
+//! The `walarchive` binary: fetch and push WAL files, list backups, restore one, mark and delete them, check the store. A thin layer over `walarchive-core`; it
 //! needs no server.
 
 mod args;
 mod backup_fetch;
 mod backup_list;
+mod backup_mark;
 mod check;
+mod delete;
 mod exit;
 mod print;
 mod progress;
@@ -44,6 +46,8 @@ fn run(args: Args) -> ExitCode {
         Command::BackupList(args) => exit::of_plain(within_runtime(true, backup_list::run(&args))),
         Command::WalShow(args) => exit::of_plain(within_runtime(true, wal_show::run(&args))),
         Command::RecoveryWindows(args) => exit::of_plain(within_runtime(true, wal_show::windows(&args))),
+        Command::BackupMark(args) => exit::of_plain(within_runtime(true, backup_mark::run(&args))),
+        Command::Delete(args) => exit::of_delete(within_runtime(true, delete::run(&args))),
         Command::Check(args) => exit::of_check(within_runtime(true, check::run(&args))),
         Command::BackupFetch(args) => exit::of_restore(within_runtime(true, backup_fetch::run(&args))),
     }

@@ -12,6 +12,9 @@ pub const BACKUPS_FOLDER: &str = "basebackups_005";
 /// Who owns the repository.
 pub const CLUSTER: &str = "walarchive_005/cluster.json";
 
+/// Everything of our own that WAL-G knows nothing of.
+pub const OWN_FOLDER: &str = "walarchive_005";
+
 /// What a check of the store writes, and removes again.
 pub const CHECK_FOLDER: &str = "walarchive_005/check";
 
@@ -72,6 +75,12 @@ pub fn backup_manifest(backup: &str) -> String {
 /// Written first and create-only, so that two servers cannot take a backup of one name at a time; removed at the end.
 pub fn backup_claim(backup: &str) -> String {
     format!("{BACKUPS_FOLDER}/{backup}/walarchive_claim.json")
+}
+
+/// Written before a backup's sentinel is removed, and removed after everything else: a folder that has it, and no sentinel, is
+/// a deletion that was interrupted.
+pub fn backup_deletion(backup: &str) -> String {
+    format!("{BACKUPS_FOLDER}/{backup}/walarchive_deleted.json")
 }
 
 /// The folder of a backup's tars.

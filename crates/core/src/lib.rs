@@ -20,6 +20,7 @@ pub mod inventory;
 pub mod layout;
 pub mod lsn;
 pub mod restore;
+pub mod retention;
 pub mod schedule;
 pub mod server_config;
 pub mod storage;

@@ -86,7 +86,7 @@ impl BackupInfo {
 }
 
 /// The segment in which the backup of that name starts, and the name of its parent if it is a delta backup.
-pub(super) fn parse_name(name: &str) -> (Option<Segment>, Option<String>) {
+pub(crate) fn parse_name(name: &str) -> (Option<Segment>, Option<String>) {
     let Some(rest) = name.strip_prefix("base_") else {
         return (None, None);
     };

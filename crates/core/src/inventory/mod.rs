@@ -16,6 +16,7 @@ use futures::{StreamExt, TryStreamExt};
 use crate::cluster;
 use crate::error::{Error, Result};
 use crate::layout;
+use crate::lsn::Lsn;
 use crate::storage::Store;
 use crate::wal::{Segment, SegmentSize, TimelineHistory, WalFileName};
 
@@ -23,6 +24,7 @@ pub use backups::{BackupInfo, Delta, find_backup, list_backups, read_sentinel};
 pub use detail::BackupDetail;
 pub use near::missing_segments;
 pub use show::{MissingSegments, TimelineInfo, TimelineStatus};
+pub(crate) use backups::parse_name;
 pub use unfinished::Unfinished;
 pub use wal::{SegmentRange, WalObject, gaps, read_history, runs};
 pub use windows::{RecoveryWindow, recovery_windows};
@@ -207,12 +209,11 @@ impl Inventory {
     pub fn needed(&self, backup: &BackupInfo) -> Option<SegmentRange> {
         let timeline = backup.timeline.filter(|_| backup.damaged.is_none())?;
         let metadata = &backup.metadata;
-        let segments = Segment::range(timeline, metadata.start_lsn, metadata.finish_lsn, self.segment_size);
-        Some(SegmentRange {
-            first: *segments.first()?,
-            last: *segments.last()?,
-            count: segments.len() as u64,
-        })
+        // By numbers, not by a list: nobody vouches for the distance between the two.
+        let number = |lsn| Segment::containing(timeline, lsn, self.segment_size).number(self.segment_size);
+        let first = number(metadata.start_lsn);
+        let last = number(Lsn(metadata.finish_lsn.0.saturating_sub(1))).max(first);
+        Some(SegmentRange::new(timeline, first, last, self.segment_size))
     }
 
     /// Those of [`Inventory::needed`] that are not in the archive.

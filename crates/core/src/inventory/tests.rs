@@ -2,7 +2,6 @@ use std::sync::Arc;
 
 use super::*;
 use crate::codec::Format;
-use crate::lsn::Lsn;
 
 const BACKUP: &str = "base_000000010000000000000002";
 

@@ -22,6 +22,8 @@ pub struct Unfinished {
     pub bytes: u64,
     /// When the newest object was written: a backup that is being taken goes on writing.
     pub newest: DateTime<Utc>,
+    /// A deletion has begun and was interrupted: what is left is of no use.
+    pub deleting: bool,
 }
 
 /// All of them, by name. `finished` are the names that have a sentinel; list those after this began, or a backup that
@@ -39,9 +41,11 @@ pub(super) async fn list(store: &Store) -> Result<BTreeMap<String, Unfinished>> 
                 objects: 0,
                 bytes: 0,
                 newest: object.last_modified,
+                deleting: false,
             });
             folder.objects += 1;
             folder.bytes += object.size;
+            folder.deleting |= object.key == layout::backup_deletion(name);
             folder.newest = folder.newest.max(object.last_modified);
         })
         .await?;

@@ -288,6 +288,32 @@ impl Store {
         }
     }
 
+    /// Remove objects, many at a time, with one request where the store can do that; those that are not there are fine. `each`
+    /// is told the index of every one that is gone. Each answer has the deadline of one operation. Up to a thousand make one
+    /// request.
+    pub async fn delete_many(&self, keys: &[String], mut each: impl FnMut(usize)) -> Result<()> {
+        let paths: Vec<object_store::Result<Path>> = keys.iter().map(|key| Ok(path(key))).collect();
+        let mut answers = self.inner.delete_stream(futures::stream::iter(paths).boxed());
+        // The answers come in the order of the keys.
+        for (index, key) in keys.iter().enumerate() {
+            match self
+                .asked("delete", key, async { answers.next().await.transpose() })
+                .await
+            {
+                Ok(Some(_)) | Err(Error::NotFound { .. }) => each(index),
+                Ok(None) => {
+                    return Err(Error::Store {
+                        operation: "delete",
+                        object: self.object_url(key),
+                        reason: "The store has not said what became of it.".to_owned(),
+                    });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// Remove everything below a folder. Returns how many objects there were.
     pub async fn delete_folder(&self, folder: &str) -> Result<usize> {
         let keys = self.list(folder).await?;

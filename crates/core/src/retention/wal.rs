@@ -1,0 +1,171 @@
+//! Which WAL the backups that stay need.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::keep::{Keep, Running};
+use crate::inventory::{BackupInfo, Inventory, parse_name};
+use crate::lsn::Lsn;
+use crate::wal::{Segment, WalFileName};
+
+/// A backup that needs all WAL from its start on.
+struct Anchor {
+    /// None: not known.
+    timeline: Option<u32>,
+    /// The number of the segment in which it starts, counted from LSN 0.
+    start: u64,
+    /// A timeline that was left before this cannot be reached from it.
+    finish: Lsn,
+}
+
+/// The WAL that is needed.
+pub(super) struct Need {
+    size: crate::wal::SegmentSize,
+    /// Segments from this number on are needed, by timeline.
+    floors: BTreeMap<u32, u64>,
+    /// On a timeline that is not among those; none if no backup stays, and nothing is known to be of no use.
+    floor: Option<u64>,
+    /// First and last segment of what backups need to be restored to their end.
+    points: BTreeMap<u32, Vec<(u64, u64)>>,
+    /// Of everything that stays.
+    timelines: BTreeSet<u32>,
+    /// To which it leads.
+    reached: BTreeSet<u32>,
+}
+
+impl Need {
+    pub(super) fn new(inventory: &Inventory, keep: &Keep<'_>, running: &[Running]) -> Self {
+        let size = inventory.segment_size;
+        let mut need = Need {
+            size,
+            floors: BTreeMap::new(),
+            floor: None,
+            points: BTreeMap::new(),
+            timelines: BTreeSet::new(),
+            reached: BTreeSet::new(),
+        };
+        let mut anchors = Vec::new();
+        for (backup, point_in_time) in keep.staying() {
+            need.timelines.extend(backup.timeline);
+            match (point_in_time, point(inventory, backup)) {
+                (false, Some((timeline, first, last))) => need.points.entry(timeline).or_default().push((first, last)),
+                // Where it ends is not known, so all that follows may be part of it.
+                _ => anchors.push(Anchor::of(inventory, backup)),
+            }
+        }
+        if anchors.is_empty() {
+            return need;
+        }
+        for backup in running {
+            need.timelines.insert(backup.start.timeline);
+            anchors.push(Anchor {
+                timeline: Some(backup.start.timeline),
+                start: backup.start.number(size),
+                finish: backup.start.start(size),
+            });
+        }
+        need.floor = anchors.iter().map(|anchor| anchor.start).min();
+        need.set_floors(inventory, &anchors);
+        need
+    }
+
+    fn set_floors(&mut self, inventory: &Inventory, anchors: &[Anchor]) {
+        let known = |timeline: u32| timeline == 1 || inventory.histories.contains_key(&timeline);
+        for anchor in anchors {
+            for timeline in anchor.leads_to(inventory) {
+                self.reached.insert(timeline);
+                // From where the others were forked is not known: any backup may lead there.
+                if known(timeline) {
+                    let floor = self.floors.entry(timeline).or_insert(anchor.start);
+                    *floor = anchor.start.min(*floor);
+                }
+            }
+        }
+    }
+
+    /// Is it known what is of no use?
+    pub(super) fn is_known(&self) -> bool {
+        self.floor.is_some()
+    }
+
+    /// Is that segment needed?
+    pub(super) fn has(&self, segment: Segment) -> bool {
+        let number = segment.number(self.size);
+        let floor = self.floors.get(&segment.timeline).copied().or(self.floor);
+        floor.is_none_or(|floor| number >= floor)
+            || self
+                .points
+                .get(&segment.timeline)
+                .is_some_and(|points| points.iter().any(|(first, last)| (*first..=*last).contains(&number)))
+    }
+
+    /// The timelines whose history files are of use: those of backups and WAL that stay, those to which they lead, the
+    /// ancestors of all these; those whose history file cannot be read; and the newest of all.
+    pub(super) fn timelines(&self, inventory: &Inventory, remaining: BTreeSet<u32>) -> BTreeSet<u32> {
+        let mut wanted: BTreeSet<u32> = remaining;
+        wanted.extend(&self.timelines);
+        wanted.extend(&self.reached);
+        wanted.extend(inventory.damaged_histories.keys());
+        let histories = inventory.wal.iter().filter_map(|object| match object.name {
+            WalFileName::History(timeline) => Some(timeline),
+            _ => None,
+        });
+        wanted.extend(histories.max());
+        let ancestors: Vec<u32> = wanted
+            .iter()
+            .filter_map(|timeline| inventory.histories.get(timeline))
+            .flat_map(|history| history.ancestors.iter().map(|(ancestor, _)| *ancestor))
+            .collect();
+        wanted.extend(ancestors);
+        wanted
+    }
+}
+
+impl Anchor {
+    fn of(inventory: &Inventory, backup: &BackupInfo) -> Self {
+        let size = inventory.segment_size;
+        let by_name = parse_name(&backup.name).0.map(|segment| segment.number(size));
+        let lsn = Some(backup.metadata.start_lsn).filter(|lsn| *lsn != Lsn(0));
+        let by_lsn = lsn.map(|lsn| lsn.0 / size.bytes());
+        // The two agree, unless somebody wrote one by hand.
+        let start = by_name.into_iter().chain(by_lsn).min().unwrap_or(0);
+        Anchor {
+            timeline: backup.timeline,
+            start,
+            finish: match backup.metadata.finish_lsn {
+                Lsn(0) => Lsn(start.saturating_mul(size.bytes())),
+                finish => finish,
+            },
+        }
+    }
+
+    /// The timelines on which recovery can go on from the backup.
+    fn leads_to(&self, inventory: &Inventory) -> BTreeSet<u32> {
+        let Some(own) = self.timeline else {
+            return inventory.timelines();
+        };
+        let mut reached = BTreeSet::from([own]);
+        for history in inventory.histories.values() {
+            if history.timeline == own || !history.leads_from(own, self.finish) {
+                continue;
+            }
+            reached.insert(history.timeline);
+            // On the way there, should their own history files be lost.
+            let between = history.ancestors.iter().skip_while(|(ancestor, _)| *ancestor != own);
+            reached.extend(between.map(|(ancestor, _)| *ancestor));
+        }
+        reached
+    }
+}
+
+/// What the backup needs to be restored to its end: timeline, first and last segment.
+fn point(inventory: &Inventory, backup: &BackupInfo) -> Option<(u32, u64, u64)> {
+    let needed = inventory
+        .needed(backup)
+        .filter(|_| backup.metadata.finish_lsn != Lsn(0))?;
+    let size = inventory.segment_size;
+    Some((
+        needed.first.timeline,
+        needed.first.number(size),
+        needed.last.number(size),
+    ))
+}
