@@ -72,19 +72,7 @@ impl Inventory {
                 inventory.set_segment_size(owner.segment_size);
             }
             // WAL-G's repository: its WAL tells.
-            None => {
-                let newest = inventory.wal.iter().rev();
-                if let Some(object) = newest
-                    .clone()
-                    .find(|object| matches!(object.name, WalFileName::Segment(_)))
-                    && let Some(page) = wal::first_page(store, object).await?
-                {
-                    inventory.system_identifier = Some(page.system_identifier);
-                    if let Ok(size) = SegmentSize::new(page.segment_bytes.into()) {
-                        inventory.set_segment_size(size);
-                    }
-                }
-            }
+            None => inventory.learn_from_wal(store).await?,
         }
         Ok(inventory)
     }
@@ -125,6 +113,26 @@ impl Inventory {
                 }
             }
         }
+    }
+
+    /// Whose WAL is it? The newest segment that is not damaged tells.
+    async fn learn_from_wal(&mut self, store: &Store) -> Result<()> {
+        /// Where so many are damaged, nothing can be said.
+        const TRIES: usize = 8;
+        let is_segment = |object: &&WalObject| matches!(object.name, WalFileName::Segment(_));
+        for object in self.wal.iter().rev().filter(is_segment).take(TRIES) {
+            let page = match wal::first_page(store, object).await {
+                Ok(Some(page)) => page,
+                Ok(None) | Err(Error::Damaged { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            if let Ok(size) = SegmentSize::new(page.segment_bytes.into()) {
+                self.system_identifier = Some(page.system_identifier);
+                self.set_segment_size(size);
+                break;
+            }
+        }
+        Ok(())
     }
 
     async fn read_histories(&mut self, store: &Store) -> Result<()> {
@@ -186,6 +194,15 @@ impl Inventory {
             .is_ok()
     }
 
+    /// The object of a complete segment, any if there are several.
+    pub fn object_of(&self, segment: Segment) -> Option<&WalObject> {
+        let name = WalFileName::Segment(segment);
+        let at = self
+            .wal
+            .partition_point(|object| position(&object.name) < position(&name));
+        self.wal.get(at).filter(|object| object.name == name)
+    }
+
     /// A timeline and its ancestors; no ancestors are known if its history file is missing or damaged.
     pub fn history(&self, timeline: u32) -> TimelineHistory {
         self.histories.get(&timeline).cloned().unwrap_or(TimelineHistory {
@@ -199,12 +216,11 @@ impl Inventory {
     pub fn needed(&self, backup: &BackupInfo) -> Option<SegmentRange> {
         let timeline = backup.timeline.filter(|_| backup.damaged.is_none())?;
         let metadata = &backup.metadata;
-        let segments = Segment::range(timeline, metadata.start_lsn, metadata.finish_lsn, self.segment_size);
-        Some(SegmentRange {
-            first: *segments.first()?,
-            last: *segments.last()?,
-            count: segments.len() as u64,
-        })
+        // What a sentinel says is not believed to be sane: no list is made of it.
+        let number = |lsn: u64| lsn / self.segment_size.bytes();
+        let first = number(metadata.start_lsn.0);
+        let last = number(metadata.finish_lsn.0.saturating_sub(1)).max(first);
+        Some(SegmentRange::new(timeline, first, last, self.segment_size))
     }
 
     /// Those of [`Inventory::needed`] that are not in the archive.

@@ -92,11 +92,15 @@ impl Generator {
 
     /// Write the first `count` bytes of a record, and what is left of the page as zeros.
     pub(crate) fn put_some(&mut self, record: &[u8], count: usize) {
-        for (at, byte) in record[..count].iter().enumerate() {
+        let mut at = 0;
+        while at < count {
             if self.bytes.len().is_multiple_of(PAGE_BYTES) {
                 self.page_header((record.len() - at) as u32);
             }
-            self.bytes.push(*byte);
+            let room = PAGE_BYTES - self.bytes.len() % PAGE_BYTES;
+            let end = count.min(at + room);
+            self.bytes.extend_from_slice(&record[at..end]);
+            at = end;
         }
         self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
     }

@@ -16,6 +16,8 @@ const ALIGNMENT: usize = 8;
 pub struct Walked {
     /// The first thing that is wrong, as a sentence; what comes after it was not looked at.
     pub problem: Option<String>,
+    /// The problem is in a record that begins in the segment before, so that one may be the one that is damaged.
+    pub begins_before: bool,
     /// Complete records whose checksum was found to be right.
     pub records: u64,
     /// When the first transaction that ends here ended; restore points count too.
@@ -74,6 +76,11 @@ impl WalWalker {
             timeline: 0,
             walked: Walked::default(),
         }
+    }
+
+    /// One for the same cluster that has seen nothing yet.
+    pub fn anew(&self) -> Self {
+        WalWalker::new(self.size, self.system_identifier)
     }
 
     /// The bytes that follow are those of this segment. Where it does not follow the one before, or that one was not in
@@ -216,7 +223,7 @@ impl WalWalker {
             let room = page.len() - at;
             let taken = match &mut self.state {
                 State::Lost | State::Between => {
-                    self.state = State::Within(start(Lsn(address.0 + at as u64), &page[at..])?);
+                    self.state = State::Within(start(Lsn(address.0.saturating_add(at as u64)), &page[at..])?);
                     continue;
                 }
                 State::Switched => {
@@ -253,12 +260,14 @@ impl WalWalker {
         let State::Within(record) = std::mem::replace(&mut self.state, State::Between) else {
             return Ok(());
         };
-        let begins = match self.segment {
-            Some(segment) if record.start < segment.start(self.size) => ", which begins in the segment before,",
-            _ => "",
-        };
         let at = record.start;
+        let begins_before = self.segment.is_some_and(|segment| at < segment.start(self.size));
+        let begins = match begins_before {
+            true => ", which begins in the segment before,",
+            false => "",
+        };
         if !record.is_intact() {
+            self.walked.begins_before = begins_before;
             return Err(format!("The record at {at}{begins} has a wrong checksum."));
         }
         let links = match self.previous {
