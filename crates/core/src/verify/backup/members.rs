@@ -110,7 +110,11 @@ fn look_at_member(context: &Context, tar: &Tar, entry: &mut Member<'_, '_>) -> R
         Err(reason) => return refused(reason),
     };
     match kind {
-        EntryType::Directory => return Ok(None),
+        // Files metadata list them, too.
+        EntryType::Directory => {
+            context.seen.lock().insert(path);
+            return Ok(None);
+        }
         EntryType::Symlink if path.content_is_left_out() => return Ok(None),
         EntryType::Regular | EntryType::Continuous if !raw.ends_with(b"/") => {}
         _ => return refused("it is neither a plain file nor a directory"),
