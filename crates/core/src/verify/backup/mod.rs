@@ -245,15 +245,21 @@ fn conclude(context: &Context, backup: &BackupInfo) {
     if context.manifest.is_none()
         && let Some(files) = &context.files
     {
-        let keys: HashSet<String> = seen.iter().map(MemberPath::key).collect();
-        let missing = files
+        // The label stands there without a leading slash.
+        let plain = |path: &str| path.trim_matches('/').to_owned();
+        let mut keys: HashSet<String> = seen.iter().map(|path| plain(&path.key())).collect();
+        keys.insert(TABLESPACE_MAP.to_owned());
+        let mut missing = files
             .files
             .iter()
-            .filter(|(path, file)| !file.is_skipped && !keys.contains(*path))
-            .count();
-        if missing > 0 {
+            .filter(|(path, file)| !file.is_skipped && !keys.contains(&plain(path)))
+            .map(|(path, _)| path);
+        if let Some(first) = missing.next() {
             // WAL-G lists files that vanished while it packed them.
-            let detail = format!("{missing} files of the backup's files metadata are in no tar.");
+            let detail = format!(
+                "{} files of the backup's files metadata are in no tar, the first is \"{first}\".",
+                missing.count() + 1
+            );
             findings.add("file", Status::Warning, layout::files_metadata(&backup.name), detail);
         }
     }
