@@ -45,10 +45,13 @@ CREATE VIEW walarchive_progress AS
 REVOKE ALL ON FUNCTION walarchive_backup_push(boolean, jsonb, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_check() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_backup_list() FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_wal_verify(text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_backup_verify(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_archiver_status() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_backup_progress() FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION walarchive_backup_list() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION walarchive_wal_verify(text[]) TO pg_monitor;
 GRANT EXECUTE ON FUNCTION walarchive_archiver_status() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION walarchive_backup_progress() TO pg_monitor;
 GRANT SELECT ON walarchive_backups, walarchive_status, walarchive_progress TO pg_monitor;

@@ -4,6 +4,7 @@ mod backup;
 mod check;
 mod list;
 mod status;
+mod verify;
 
 use pgrx::prelude::*;
 

@@ -1,14 +1,16 @@
-//! The `walarchive` binary: fetch and push WAL files, list backups, restore one, check the store. A thin layer over `walarchive-core`; it
+//! The `walarchive` binary: fetch and push WAL files, list backups, restore one, verify what is stored, check the store. A thin layer over `walarchive-core`; it
 //! needs no server.
 
 mod args;
 mod backup_fetch;
 mod backup_list;
+mod backup_verify;
 mod check;
 mod exit;
 mod progress;
 mod settings;
 mod wal;
+mod wal_verify;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -41,6 +43,8 @@ fn run(args: Args) -> ExitCode {
         Command::WalPush(args) => exit::of_plain(within_runtime(false, wal::push(&args))),
         Command::BackupList(args) => exit::of_plain(within_runtime(true, backup_list::run(&args))),
         Command::Check(args) => exit::of_check(within_runtime(true, check::run(&args))),
+        Command::WalVerify(args) => exit::of_verify(within_runtime(true, wal_verify::run(&args))),
+        Command::BackupVerify(args) => exit::of_verify(within_runtime(true, backup_verify::run(&args))),
         Command::BackupFetch(args) => exit::of_restore(within_runtime(true, backup_fetch::run(&args))),
     }
 }

@@ -7,6 +7,7 @@ mod integrity;
 mod live;
 mod page_checksum;
 mod record;
+mod report;
 mod timeline;
 
 use std::fmt;
@@ -18,6 +19,7 @@ pub use content::{Content, ContentRow, Selection, verify_content};
 pub use integrity::{Integrity, IntegrityRow, SegmentStatus, integrity};
 pub use live::{Archiving, Live, Position};
 pub use record::{Verified, VerifiedBackup};
+pub use report::{Checks, WalReport, WalRow};
 pub use timeline::{TimelineCheck, TimelineDetails, timeline};
 
 use crate::error::Result;
