@@ -46,12 +46,15 @@ REVOKE ALL ON FUNCTION walarchive_delete_everything(boolean, boolean) FROM PUBLI
 REVOKE ALL ON FUNCTION walarchive_delete_garbage(text, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_delete_outside_window(interval, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_delete_gfs(integer, integer, integer, integer, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_wal_verify(text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_backup_verify(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_archiver_status() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_backup_progress() FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION walarchive_backup_list() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION walarchive_wal_show() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION walarchive_recovery_windows() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION walarchive_wal_verify(text[]) TO pg_monitor;
 GRANT EXECUTE ON FUNCTION walarchive_archiver_status() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION walarchive_backup_progress() TO pg_monitor;
 GRANT SELECT ON walarchive_backups, walarchive_status, walarchive_progress TO pg_monitor;

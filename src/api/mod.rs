@@ -6,6 +6,7 @@ mod delete;
 mod list;
 mod mark;
 mod status;
+mod verify;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -10,6 +10,8 @@ use walarchive_core::restore::{
 
 use crate::backup_mark::BackupMark;
 use crate::delete::Delete;
+use crate::backup_verify::BackupVerify;
+use crate::wal_verify::WalVerify;
 
 /// Fetch what the walarchive extension (or WAL-G) archived, and restore base backups.
 #[derive(Debug, Parser)]
@@ -39,6 +41,15 @@ pub enum Command {
     WalShow(Show),
     /// Show from when to when the cluster can be restored.
     RecoveryWindows(Show),
+    /// Verify the WAL of the repository: are all segments there (integrity), is its timeline the server's (timeline), and is
+    /// what lies in it what its names say (content)?
+    ///
+    /// Exit codes: 0 OK or WARNING; 1 FAILURE; 2 it could not be verified.
+    WalVerify(WalVerify),
+    /// Read base backups to their end: every tar, every file against the manifest, every page checksum.
+    ///
+    /// Exit codes: 0 OK or WARNING; 1 FAILURE; 2 it could not be verified.
+    BackupVerify(BackupVerify),
     /// Restore a base backup into an empty directory, and prepare recovery.
     ///
     /// Exit codes: 0 done; 1 refused; 2 usage; 200 the archive could not be asked, or what it gave is damaged.

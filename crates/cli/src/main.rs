@@ -1,10 +1,11 @@
-//! The `walarchive` binary: fetch and push WAL files, list backups, restore one, mark and delete them, check the store. A thin layer over `walarchive-core`; it
-//! needs no server.
+//! The `walarchive` binary: fetch and push WAL files; list, verify, mark, delete and restore base backups; check the store.
+//! A thin layer over `walarchive-core`; it needs no server.
 
 mod args;
 mod backup_fetch;
 mod backup_list;
 mod backup_mark;
+mod backup_verify;
 mod check;
 mod delete;
 mod exit;
@@ -13,6 +14,7 @@ mod progress;
 mod settings;
 mod wal;
 mod wal_show;
+mod wal_verify;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -49,6 +51,8 @@ fn run(args: Args) -> ExitCode {
         Command::BackupMark(args) => exit::of_plain(within_runtime(true, backup_mark::run(&args))),
         Command::Delete(args) => exit::of_delete(within_runtime(true, delete::run(&args))),
         Command::Check(args) => exit::of_check(within_runtime(true, check::run(&args))),
+        Command::WalVerify(args) => exit::of_verify(within_runtime(true, wal_verify::run(&args))),
+        Command::BackupVerify(args) => exit::of_verify(within_runtime(true, backup_verify::run(&args))),
         Command::BackupFetch(args) => exit::of_restore(within_runtime(true, backup_fetch::run(&args))),
     }
 }

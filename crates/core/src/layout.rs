@@ -18,6 +18,9 @@ pub const OWN_FOLDER: &str = "walarchive_005";
 /// What a check of the store writes, and removes again.
 pub const CHECK_FOLDER: &str = "walarchive_005/check";
 
+/// What was verified, and when.
+const VERIFIED_FOLDER: &str = "walarchive_005/verified";
+
 const SENTINEL_SUFFIX: &str = "_backup_stop_sentinel.json";
 
 /// One archived WAL file.
@@ -28,6 +31,16 @@ pub fn wal(name: &WalFileName, format: Format) -> String {
 /// An object of a check; `id` tells one check from another.
 pub fn check(id: &str) -> String {
     format!("{CHECK_FOLDER}/{id}")
+}
+
+/// Which segments were verified.
+pub fn verified_wal() -> String {
+    format!("{VERIFIED_FOLDER}/wal.json")
+}
+
+/// That a base backup was verified.
+pub fn verified_backup(backup: &str) -> String {
+    format!("{VERIFIED_FOLDER}/backups/{backup}.json")
 }
 
 /// The commit point of a base backup.

@@ -82,19 +82,7 @@ impl Inventory {
                 inventory.set_segment_size(owner.segment_size);
             }
             // WAL-G's repository: its WAL tells.
-            None => {
-                let newest = inventory.wal.iter().rev();
-                if let Some(object) = newest
-                    .clone()
-                    .find(|object| matches!(object.name, WalFileName::Segment(_)))
-                    && let Some(page) = wal::first_page(store, object).await?
-                {
-                    inventory.system_identifier = Some(page.system_identifier);
-                    if let Ok(size) = SegmentSize::new(page.segment_bytes.into()) {
-                        inventory.set_segment_size(size);
-                    }
-                }
-            }
+            None => inventory.learn_from_wal(store).await?,
         }
         Ok(inventory)
     }
@@ -135,6 +123,26 @@ impl Inventory {
                 }
             }
         }
+    }
+
+    /// Whose WAL is it? The newest segment that is not damaged tells.
+    async fn learn_from_wal(&mut self, store: &Store) -> Result<()> {
+        /// Where so many are damaged, nothing can be said.
+        const TRIES: usize = 8;
+        let is_segment = |object: &&WalObject| matches!(object.name, WalFileName::Segment(_));
+        for object in self.wal.iter().rev().filter(is_segment).take(TRIES) {
+            let page = match wal::first_page(store, object).await {
+                Ok(Some(page)) => page,
+                Ok(None) | Err(Error::Damaged { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            if let Ok(size) = SegmentSize::new(page.segment_bytes.into()) {
+                self.system_identifier = Some(page.system_identifier);
+                self.set_segment_size(size);
+                break;
+            }
+        }
+        Ok(())
     }
 
     async fn read_histories(&mut self, store: &Store) -> Result<()> {
@@ -194,6 +202,15 @@ impl Inventory {
         self.segments(segment.timeline)
             .binary_search(&segment.number(self.segment_size))
             .is_ok()
+    }
+
+    /// The object of a complete segment, any if there are several.
+    pub fn object_of(&self, segment: Segment) -> Option<&WalObject> {
+        let name = WalFileName::Segment(segment);
+        let at = self
+            .wal
+            .partition_point(|object| position(&object.name) < position(&name));
+        self.wal.get(at).filter(|object| object.name == name)
     }
 
     /// A timeline and its ancestors; no ancestors are known if its history file is missing or damaged.

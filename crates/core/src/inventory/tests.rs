@@ -44,6 +44,12 @@ async fn everything_is_seen_once() {
     assert_eq!(inventory.system_identifier, Some(7));
     assert_eq!(inventory.segments(1), [2, 4]);
     assert!(inventory.has(segment("000000010000000000000004")) && !inventory.has(segment("000000010000000000000003")));
+    let object = inventory.object_of(segment("000000010000000000000002")).expect("there");
+    assert_eq!(object.key(), "wal_005/000000010000000000000002.zst");
+    assert!(
+        inventory.object_of(segment("000000030000000000000003")).is_none(),
+        "a partial one is none"
+    );
     assert_eq!(
         inventory.wal.len(),
         6,

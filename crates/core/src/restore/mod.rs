@@ -6,11 +6,12 @@
 
 mod apply;
 mod extract;
-mod fetch;
+pub(crate) mod fetch;
 mod history;
-mod member;
+pub(crate) mod member;
+pub(crate) mod members;
 mod options;
-mod plan;
+pub(crate) mod plan;
 mod recovery;
 mod select;
 mod tablespaces;
