@@ -11,6 +11,7 @@ use walarchive_core::archive::Fingerprint;
 use walarchive_core::codec::Compression as CoreCompression;
 use walarchive_core::config::{StorageConfig, StorageOptions};
 use walarchive_core::formats::manifest::ChecksumAlgorithm;
+use walarchive_core::retention::Policy;
 use walarchive_core::schedule::Schedule;
 use walarchive_core::storage::Store;
 
@@ -311,8 +312,11 @@ pub fn check_backup_schedule(value: &str) -> Result<(), Error> {
 
 /// May this be a value of `walarchive.retention`?
 pub fn check_retention(value: &str) -> Result<(), Error> {
-    let _ = value;
-    Ok(()) // MERGE: empty or `value.parse::<walarchive_core::retention::Policy>().map(|_| ())`
+    if value.trim().is_empty() {
+        Ok(())
+    } else {
+        value.parse::<Policy>().map(|_| ())
+    }
 }
 
 fn text(setting: &GucSetting<Option<CString>>) -> String {

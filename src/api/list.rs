@@ -4,7 +4,8 @@
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use walarchive_core::Lsn;
-use walarchive_core::inventory::{BackupDetail, Inventory, MissingSegments, TimelineInfo, recovery_windows};
+use walarchive_core::inventory::{BackupDetail, Inventory, MissingSegments, TimelineInfo};
+use walarchive_core::verify::timed_windows;
 
 use super::{bigint, in_archive, timestamp};
 use crate::pg::lsn::PgLsn;
@@ -83,7 +84,9 @@ fn walarchive_wal_show() -> TableIterator<
         name!(damaged_history, Option<String>),
     ),
 > {
-    let timelines = TimelineInfo::all(&in_archive(|archive| async move { Inventory::load(archive.store()).await }));
+    let timelines = TimelineInfo::all(&in_archive(
+        |archive| async move { Inventory::load(archive.store()).await },
+    ));
     TableIterator::new(timelines.into_iter().map(|timeline| {
         let text = |text: String| Some(text).filter(|text| !text.is_empty());
         let forked = timeline.parent_id != 0;
@@ -123,7 +126,10 @@ fn walarchive_recovery_windows() -> TableIterator<
         name!(missing_after, Option<String>),
     ),
 > {
-    let windows = recovery_windows(&in_archive(|archive| async move { Inventory::load(archive.store()).await }));
+    let windows = in_archive(|archive| async move {
+        let inventory = Inventory::load(archive.store()).await?;
+        timed_windows(archive.store(), &inventory).await
+    });
     TableIterator::new(windows.into_iter().map(|window| {
         (
             i64::from(window.timeline),

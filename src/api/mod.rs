@@ -33,7 +33,12 @@ where
     F: Future<Output = Result<T>> + Send + 'static,
 {
     let archive = or_raise(ArchiveSettings::current().and_then(|settings| bridge::archive(&settings)));
-    let done = bridge::run(work(archive), Some(LOOK), || {
+    run(work(archive))
+}
+
+/// Work to its end or the statement's. An ERROR if it fails.
+fn run<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> T {
+    let done = bridge::run(work, Some(LOOK), || {
         process::check_for_interrupts();
         Flow::Wait
     });

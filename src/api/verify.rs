@@ -1,7 +1,6 @@
 //! `walarchive_wal_verify` and `walarchive_backup_verify`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use pgrx::datum::VariadicArray;
 use pgrx::prelude::*;
@@ -11,15 +10,12 @@ use walarchive_core::verify::{self, Archiving, BackupReport, Checks, LOOKS, Live
 use walarchive_core::wal::Segment;
 use walarchive_core::{Error, Lsn};
 
-use super::bigint;
-use crate::bridge::{self, Flow};
+use super::{bigint, run};
+use crate::bridge;
 use crate::error::or_raise;
 use crate::guc::ArchiveSettings;
-use crate::pg::{process, server};
+use crate::pg::server;
 use crate::shmem::{self, ARCHIVING};
-
-/// How often an idle wait looks for interrupts; they set the latch anyway.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// Is the WAL in the repository whole? `integrity` and `timeline` have the statuses of WAL-G's wal-verify; `content` reads
 /// what was not verified before, `content:all` everything, `content:sample` some of it.
@@ -146,12 +142,4 @@ fn uploading() -> std::collections::BTreeSet<Segment> {
     }
     let names: Vec<_> = ARCHIVING.share().queue.in_upload().collect();
     names.iter().filter_map(|name| name.as_str().parse().ok()).collect()
-}
-
-fn run<T: Send + 'static>(work: impl Future<Output = Result<T, Error>> + Send + 'static) -> T {
-    let done = bridge::run(work, Some(LOOK), || {
-        process::check_for_interrupts();
-        Flow::Wait
-    });
-    or_raise(done.unwrap_or(Err(Error::Cancelled)))
 }

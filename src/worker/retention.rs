@@ -4,6 +4,7 @@ use std::panic::AssertUnwindSafe;
 
 use pgrx::prelude::*;
 use tokio_util::sync::CancellationToken;
+use walarchive_core::retention;
 use walarchive_core::storage::Store;
 use walarchive_core::{Error, Result};
 
@@ -56,8 +57,8 @@ fn enforce(settings: &ArchiveSettings, policy: &str, newest: &str) -> Result<Str
     let work = {
         let cancel = cancel.clone();
         async move {
-            let _ = (&store, &policy, &protected, &cancel);
-            Err(Error::config("retention is not built", "")) // MERGE: retention::enforce(&store, &policy.parse()?, &protected, &cancel).await
+            let enforced = retention::enforce(&store, &policy.parse()?, &protected, &cancel).await?;
+            Ok(enforced.to_string())
         }
     };
     // Not aborted but told to end: what is being deleted is deleted in order.

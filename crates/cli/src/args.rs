@@ -9,8 +9,8 @@ use walarchive_core::restore::{
 };
 
 use crate::backup_mark::BackupMark;
-use crate::delete::Delete;
 use crate::backup_verify::BackupVerify;
+use crate::delete::Delete;
 use crate::wal_verify::WalVerify;
 
 /// Fetch what the walarchive extension (or WAL-G) archived, and restore base backups.

@@ -1,6 +1,7 @@
 //! `wal-show` and `recovery-windows`.
 
-use walarchive_core::inventory::{Inventory, MissingSegments, RecoveryWindow, TimelineInfo, recovery_windows};
+use walarchive_core::inventory::{Inventory, MissingSegments, RecoveryWindow, TimelineInfo};
+use walarchive_core::verify::timed_windows;
 use walarchive_core::{Lsn, Result};
 
 use crate::args::Show;
@@ -18,7 +19,8 @@ pub async fn run(args: &Show) -> Result<()> {
 
 /// Show from when to when can be restored.
 pub async fn windows(args: &Show) -> Result<()> {
-    let windows = recovery_windows(&Inventory::load(&settings::store(&args.storage)?).await?);
+    let store = settings::store(&args.storage)?;
+    let windows = timed_windows(&store, &Inventory::load(&store).await?).await?;
     print::out(&match args.json {
         true => print::json(&windows),
         false if windows.is_empty() => "nothing can be restored".to_owned(),

@@ -20,11 +20,11 @@ use crate::lsn::Lsn;
 use crate::storage::Store;
 use crate::wal::{Segment, SegmentSize, TimelineHistory, WalFileName};
 
+pub(crate) use backups::parse_name;
 pub use backups::{BackupInfo, Delta, find_backup, list_backups, read_sentinel};
 pub use detail::BackupDetail;
 pub use near::missing_segments;
 pub use show::{MissingSegments, TimelineInfo, TimelineStatus};
-pub(crate) use backups::parse_name;
 pub use unfinished::Unfinished;
 pub use wal::{SegmentRange, WalObject, gaps, read_history, runs};
 pub use windows::{RecoveryWindow, recovery_windows};

@@ -35,6 +35,8 @@ mod span;
 mod target;
 mod wal;
 
+use std::fmt;
+
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt};
 use serde::Deserialize;
@@ -51,6 +53,9 @@ pub use mark::mark;
 pub use plan::{Action, Kept, Object, Plan, Row, Situation, plan};
 pub use request::{Before, Garbage, Gfs, Mode, Policy, Request, time};
 pub use span::Span;
+
+/// Names of backups that one line of the log shows.
+const SHOWN: usize = 5;
 
 /// Sentinels that are read at a time.
 const CONCURRENCY: usize = 8;
@@ -79,6 +84,39 @@ pub struct Enforced {
     pub applied: Applied,
 }
 
+/// A line for the log: what was deleted, and what stays against the plan.
+impl fmt::Display for Enforced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let gone = || {
+            let rows = self.plan.actions.iter().zip(&self.applied.deleted);
+            rows.filter_map(|(action, deleted)| deleted.then_some(action))
+        };
+        let backups: Vec<&str> = gone()
+            .filter_map(|action| match &action.object {
+                Object::Backup { name, .. } => Some(name.as_str()),
+                _ => None,
+            })
+            .collect();
+        let others = gone().count() - backups.len();
+        match (backups.len(), others) {
+            (0, 0) => f.write_str("nothing to delete")?,
+            (0, _) => write!(f, "deleted {others} other objects")?,
+            (count, _) => {
+                let shown = backups[..count.min(SHOWN)].join(", ");
+                let more = if count > SHOWN { ", …" } else { "" };
+                write!(f, "deleted {count} backups ({shown}{more}) and {others} other objects")?;
+            }
+        }
+        if backups.len() + others > 0 {
+            write!(f, ", {} MB", self.applied.bytes(&self.plan) >> 20)?;
+        }
+        for spared in &self.applied.spared {
+            write!(f, "; kept {}: {}", spared.name, spared.why)?;
+        }
+        Ok(())
+    }
+}
+
 /// Apply the policy of `walarchive.retention`.
 pub async fn enforce(
     store: &Store,
@@ -98,19 +136,25 @@ async fn look(store: &Store) -> Result<Inventory> {
     if inventory.backups.is_empty() && inventory.wal.is_empty() && !store.is_repository().await? {
         return Err(store.no_repository());
     }
-    let permanent: Vec<bool> = futures::stream::iter(inventory.backups.iter().map(|backup| {
-        let known = backup.metadata.is_permanent || backup.damaged.is_some();
-        let name = backup.name.clone();
-        async move {
+    // Owned names: a future that borrows from the iterator's item is not Send for all lifetimes.
+    let known: Vec<(String, Option<bool>)> = inventory
+        .backups
+        .iter()
+        .map(|backup| {
+            let is_known = backup.metadata.is_permanent || backup.damaged.is_some();
+            (backup.name.clone(), is_known.then_some(backup.metadata.is_permanent))
+        })
+        .collect();
+    let permanent: Vec<bool> = futures::stream::iter(known)
+        .map(|(name, known)| async move {
             match known {
-                true => Ok(backup.metadata.is_permanent),
-                false => is_permanent(store, &name).await,
+                Some(permanent) => Ok(permanent),
+                None => is_permanent(store, &name).await,
             }
-        }
-    }))
-    .buffered(CONCURRENCY)
-    .try_collect()
-    .await?;
+        })
+        .buffered(CONCURRENCY)
+        .try_collect()
+        .await?;
     for (backup, permanent) in inventory.backups.iter_mut().zip(permanent) {
         backup.metadata.is_permanent = permanent;
     }

@@ -212,7 +212,7 @@ async fn check_chunk(
 }
 
 /// None if the object is gone: somebody prunes the repository.
-async fn check_object(
+pub(super) async fn check_object(
     store: &Store,
     mut walker: WalWalker,
     object: WalObject,

@@ -9,6 +9,7 @@ mod page_checksum;
 mod record;
 mod report;
 mod timeline;
+mod times;
 
 use std::fmt;
 
@@ -21,6 +22,7 @@ pub use live::{Archiving, Live, Position};
 pub use record::{Verified, VerifiedBackup};
 pub use report::{Checks, WalReport, WalRow};
 pub use timeline::{TimelineCheck, TimelineDetails, timeline};
+pub use times::timed_windows;
 
 use crate::error::Result;
 use crate::inventory::Inventory;
