@@ -40,7 +40,7 @@ use futures::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::formats::SENTINEL_LIMIT;
 use crate::inventory::Inventory;
 use crate::layout;
@@ -98,21 +98,25 @@ async fn look(store: &Store) -> Result<Inventory> {
     if inventory.backups.is_empty() && inventory.wal.is_empty() && !store.is_repository().await? {
         return Err(store.no_repository());
     }
-    let permanent: Vec<bool> = futures::stream::iter(inventory.backups.iter().map(|backup| {
-        let known = backup.metadata.is_permanent || backup.damaged.is_some();
-        let name = backup.name.clone();
-        async move {
-            match known {
-                true => Ok(backup.metadata.is_permanent),
-                false => is_permanent(store, &name).await,
-            }
-        }
-    }))
-    .buffered(CONCURRENCY)
-    .try_collect()
-    .await?;
-    for (backup, permanent) in inventory.backups.iter_mut().zip(permanent) {
-        backup.metadata.is_permanent = permanent;
+    let asked: Vec<(bool, String)> = inventory
+        .backups
+        .iter()
+        .map(|backup| {
+            (
+                backup.metadata.is_permanent || backup.damaged.is_some(),
+                backup.name.clone(),
+            )
+        })
+        .collect();
+    let answers =
+        futures::stream::iter(asked.into_iter().enumerate())
+            .map(|(index, (known, name))| async move {
+                Ok::<_, Error>((index, !known && is_permanent(store, &name).await?))
+            })
+            .buffer_unordered(CONCURRENCY);
+    let permanent: Vec<(usize, bool)> = answers.try_collect().await?;
+    for (index, permanent) in permanent {
+        inventory.backups[index].metadata.is_permanent |= permanent;
     }
     Ok(inventory)
 }
@@ -126,7 +130,7 @@ async fn is_permanent(store: &Store, name: &str) -> Result<bool> {
     }
     for key in [layout::sentinel(name), layout::metadata(name)] {
         let content = match store.get(&key, SENTINEL_LIMIT).await {
-            Err(crate::Error::Damaged { .. }) => None,
+            Err(Error::Damaged { .. }) => None,
             content => content?,
         };
         let flag = content.and_then(|content| serde_json::from_slice::<Flag>(&content).ok());
