@@ -170,7 +170,7 @@ async fn is_permanent(store: &Store, name: &str) -> Result<bool> {
     }
     for key in [layout::sentinel(name), layout::metadata(name)] {
         let content = match store.get(&key, SENTINEL_LIMIT).await {
-            Err(crate::Error::Damaged { .. }) => None,
+            Err(Error::Damaged { .. }) => None,
             content => content?,
         };
         let flag = content.and_then(|content| serde_json::from_slice::<Flag>(&content).ok());

@@ -43,7 +43,7 @@ struct Sequence<'a> {
 
 /// Apply the rule of a request.
 pub(super) fn choose(inventory: &Inventory, request: &Request, situation: &Situation) -> Result<Chosen> {
-    let words = Words::of(request, situation);
+    let words = Words::of(request);
     let mut chosen = Chosen {
         stay: Vec::new(),
         why: words.goes.into(),
@@ -90,7 +90,7 @@ struct Words {
 }
 
 impl Words {
-    fn of(request: &Request, situation: &Situation) -> Words {
+    fn of(request: &Request) -> Words {
         let words = |stays: String, goes: String, nothing| Words {
             stays,
             goes,
@@ -124,11 +124,8 @@ impl Words {
                 )
             }
             Request::OutsideWindow(span) => words(
-                format!("needed to restore to any moment since {}", span.before(situation.now)),
-                format!(
-                    "not needed to restore to any moment since {}",
-                    span.before(situation.now)
-                ),
+                format!("needed to restore to any moment of the last {span}"),
+                format!("not needed to restore to any moment of the last {span}"),
                 "No backup that can be restored is older than the window; no backup is deleted.",
             ),
             Request::Gfs(_) => words(
