@@ -42,7 +42,7 @@ use futures::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::formats::SENTINEL_LIMIT;
 use crate::inventory::Inventory;
 use crate::layout;
