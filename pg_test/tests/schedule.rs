@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use walarchive_pg_test::archiving::{status, wait_message};
-use walarchive_pg_test::site::{Site, backup};
+use walarchive_pg_test::site::{Site, archive_all, backup};
 use walarchive_testkit::{Cluster, PATIENCE, StopMode};
 
 const SCHEDULE: &str = "walarchive.backup_schedule";
@@ -390,4 +390,68 @@ fn without_archiving_there_is_no_scheduled_backup() {
         "t|t"
     );
     assert_eq!(started(&primary, 0), 0);
+}
+
+#[test]
+fn retention_is_applied_after_each_backup() {
+    let site = Site::on_files();
+    let primary = site.primary(&[]);
+    let refused = primary.try_psql_verbose("ALTER SYSTEM SET walarchive.retention = 'the last 2'");
+    assert!(
+        refused
+            .stderr
+            .contains("ERROR:  22023: invalid value for parameter \"walarchive.retention\""),
+        "{refused:?}"
+    );
+    primary.set("walarchive.retention", "full 2");
+    primary.reload();
+    let names: Vec<String> = (0..3)
+        .map(|_| {
+            let name = backup(&primary, "");
+            archive_all(&primary);
+            name
+        })
+        .collect();
+    let kept = "SELECT string_agg(backup_name, ' ' ORDER BY start_lsn), bool_and(restorable) FROM walarchive_backups";
+    assert_eq!(primary.psql(kept), format!("{} {}|t", names[1], names[2]));
+    let segments = site.objects("wal_005");
+    assert!(
+        !segments.iter().any(|key| key < &format!("wal_005/{}", &names[1][5..])),
+        "{segments:?}"
+    );
+    let status =
+        "SELECT last_retention, last_retention_time > last_backup_time - interval '1 min' FROM walarchive_status";
+    let status = primary.psql(status);
+    assert!(
+        status.contains(&format!("deleted 1 backups ({}) and ", names[0])) && status.ends_with("|t"),
+        "{status}"
+    );
+    assert!(primary.log().contains(&format!(
+        "walarchive: retention \"full 2\": deleted 1 backups ({})",
+        names[0]
+    )));
+
+    // What cannot be deleted is no failure of the backup, and the next one takes it up.
+    let tars = site.object(&format!("basebackups_005/{}/tar_partitions", names[1]));
+    fs::set_permissions(&tars, Permissions::from_mode(0o500)).expect("could not change a mode");
+    primary.set("walarchive.retention", "full 1");
+    primary.reload();
+    let mark = primary.log_mark();
+    backup(&primary, "");
+    wait_message(
+        &primary,
+        mark,
+        &[
+            "WARNING:  could not apply retention \"full 1\"",
+            "DETAIL:  ",
+            "HINT:  Check the owner and the mode",
+        ],
+        PATIENCE,
+    );
+    assert_eq!(status(&primary, "last_backup_outcome"), "succeeded");
+    assert!(!status(&primary, "last_retention").is_empty());
+    fs::set_permissions(&tars, Permissions::from_mode(0o700)).expect("could not change a mode");
+    let last = backup(&primary, "");
+    assert_eq!(primary.psql(kept), format!("{last}|t"));
+    assert!(site.objects(&format!("basebackups_005/{}", names[1])).is_empty());
 }
