@@ -217,12 +217,7 @@ fn leftovers(inventory: &Inventory, situation: &Situation, unwanted: impl Fn(&Un
         // A name that neither WAL-G nor this project would choose is somebody else's.
         folder.start.is_some() && !situation.is_running(folder) && (folder.deleting || unwanted(folder))
     };
-    inventory
-        .unfinished
-        .iter()
-        .filter(doomed)
-        .map(|folder| leftover(folder))
-        .collect()
+    inventory.unfinished.iter().filter(doomed).map(leftover).collect()
 }
 
 pub(super) fn leftover(folder: &Unfinished) -> Action {
