@@ -419,12 +419,12 @@ fn retention_is_applied_after_each_backup() {
         !segments.iter().any(|key| key < &format!("wal_005/{}", &names[1][5..])),
         "{segments:?}"
     );
-    let status =
+    let columns =
         "SELECT last_retention, last_retention_time > last_backup_time - interval '1 min' FROM walarchive_status";
-    let status = primary.psql(status);
+    let said = primary.psql(columns);
     assert!(
-        status.contains(&format!("deleted 1 backups ({}) and ", names[0])) && status.ends_with("|t"),
-        "{status}"
+        said.contains(&format!("deleted 1 backups ({}) and ", names[0])) && said.ends_with("|t"),
+        "{said}"
     );
     assert!(primary.log().contains(&format!(
         "walarchive: retention \"full 2\": deleted 1 backups ({})",

@@ -15,6 +15,8 @@ pub const CLUSTER: &str = "walarchive_005/cluster.json";
 /// Everything of our own that WAL-G knows nothing of.
 pub const OWN_FOLDER: &str = "walarchive_005";
 
+/// From which segments on WAL is meant to be without gaps.
+pub const CONTINUOUS: &str = "walarchive_005/continuous.json";
 /// What a check of the store writes, and removes again.
 pub const CHECK_FOLDER: &str = "walarchive_005/check";
 

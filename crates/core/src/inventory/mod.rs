@@ -2,6 +2,7 @@
 //! the store once; what they decide from it is a pure function, and tested as one.
 
 mod backups;
+mod continuous;
 mod detail;
 mod near;
 mod show;
@@ -22,6 +23,7 @@ use crate::wal::{Segment, SegmentSize, TimelineHistory, WalFileName};
 
 pub(crate) use backups::parse_name;
 pub use backups::{BackupInfo, Delta, find_backup, list_backups, read_sentinel};
+pub(crate) use continuous::write as write_continuous;
 pub use detail::BackupDetail;
 pub use near::missing_segments;
 pub use show::{MissingSegments, TimelineInfo, TimelineStatus};
@@ -49,6 +51,9 @@ pub struct Inventory {
     pub histories: BTreeMap<u32, TimelineHistory>,
     /// Those whose history file cannot be read, and why.
     pub damaged_histories: BTreeMap<u32, String>,
+    /// From which segments on, by timeline, WAL is meant to be without gaps: retention has deleted what no backup needed
+    /// before. The first segment there is, where none is named.
+    pub continuous: BTreeMap<u32, Segment>,
     /// Numbers of the complete segments, counted from LSN 0, by timeline, in order.
     segments: BTreeMap<u32, Vec<u64>>,
 }
@@ -69,11 +74,13 @@ impl Inventory {
             let backups = list_backups(store).await?;
             Ok((folders, backups))
         };
-        let (wal, (mut folders, backups), owner) = tokio::try_join!(wal, backups, cluster::owner(store))?;
+        let (wal, (mut folders, backups), owner, continuous) =
+            tokio::try_join!(wal, backups, cluster::owner(store), continuous::read(store))?;
         for backup in &backups {
             folders.remove(&backup.name);
         }
         let mut inventory = Inventory::new(SegmentSize::DEFAULT, backups, wal, BTreeMap::new());
+        inventory.continuous = continuous;
         inventory.unfinished = folders.into_values().collect();
         inventory.read_histories(store).await?;
         match owner {
@@ -104,6 +111,7 @@ impl Inventory {
             wal,
             histories,
             damaged_histories: BTreeMap::new(),
+            continuous: BTreeMap::new(),
             segments: BTreeMap::new(),
         };
         inventory.set_segment_size(segment_size);
@@ -248,6 +256,16 @@ impl Inventory {
         .into_iter()
         .map(|(first, last)| SegmentRange::new(timeline, first, last, size))
         .collect()
+    }
+
+    /// Does the backup keep no more WAL than it needs to be restored to its end? Permanent ones do not, and neither do those
+    /// before the WAL that is meant to be without gaps.
+    pub fn keeps_its_own_wal_only(&self, backup: &BackupInfo) -> bool {
+        let before = || {
+            let since = self.continuous.get(&backup.timeline?)?;
+            Some(backup.metadata.start_lsn < since.start(self.segment_size))
+        };
+        backup.metadata.is_permanent || before().unwrap_or(false)
     }
 
     /// The backup of that name.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{BackupDetail, Inventory, SegmentRange, gaps};
+use super::{BackupDetail, BackupInfo, Inventory, SegmentRange, gaps};
 use crate::wal::Segment;
 
 /// Of a timeline's segments, are some missing?
@@ -106,7 +106,7 @@ impl TimelineInfo {
         };
         let range = expected(inventory, timeline);
         let missing: Vec<MissingSegments> = range
-            .map(|(first, last)| gaps(numbers, first, last))
+            .map(|(first, last)| lost(inventory, timeline, first, last))
             .unwrap_or_default()
             .into_iter()
             .map(|(first, last)| SegmentRange::new(timeline, first, last, size).into())
@@ -147,4 +147,45 @@ fn expected(inventory: &Inventory, timeline: u32) -> Option<(u64, u64)> {
     // A fork before everything that is left of this timeline asks for nothing any more.
     let last = forks.filter(|fork| *fork >= first).fold(last, u64::max);
     Some((first, last))
+}
+
+/// What is missing from one number to another, but for what retention has deleted: before the WAL that is meant to be without
+/// gaps, only what a backup needs is missed.
+fn lost(inventory: &Inventory, timeline: u32, first: u64, last: u64) -> Vec<(u64, u64)> {
+    let size = inventory.segment_size;
+    let on_it = inventory
+        .backups
+        .iter()
+        .filter(|backup| backup.timeline == Some(timeline));
+    let (points, others): (Vec<&BackupInfo>, Vec<&BackupInfo>) =
+        on_it.partition(|backup| inventory.keeps_its_own_wal_only(backup));
+    let since = inventory.continuous.get(&timeline).map(|since| since.number(size));
+    // WAL-G writes nothing down, but deletes after permanent backups, too.
+    let since = since.or_else(|| {
+        let starts = others.iter().map(|backup| backup.metadata.start_lsn.0 / size.bytes());
+        starts.min().filter(|_| !points.is_empty())
+    });
+    let since = since.unwrap_or(first).clamp(first, last);
+    let needed = points.iter().filter_map(|backup| inventory.needed(backup));
+    let mut wanted: Vec<(u64, u64)> = needed
+        .map(|needed| {
+            (
+                needed.first.number(size),
+                needed.last.number(size).min(since.saturating_sub(1)),
+            )
+        })
+        .filter(|(first, last)| first <= last)
+        .collect();
+    wanted.push((since, last));
+    wanted.sort_unstable();
+    let numbers = inventory.segments(timeline);
+    let mut lost = Vec::new();
+    let mut next = 0;
+    for (first, last) in wanted {
+        if first.max(next) <= last {
+            lost.extend(gaps(numbers, first.max(next), last));
+            next = last + 1;
+        }
+    }
+    lost
 }

@@ -273,3 +273,37 @@ async fn a_backup_is_described_from_the_wal_around_it() {
     assert_eq!(missing.len(), 5, "{missing:?}");
     assert!(missing.contains(&"000000010000000000000004".to_owned()), "{missing:?}");
 }
+
+#[test]
+fn what_retention_has_deleted_is_not_missed() {
+    let size = SegmentSize::DEFAULT;
+    let mut permanent = backup(1, 3, 4, 10);
+    permanent.metadata.is_permanent = true;
+    let backups = vec![permanent, backup(1, 6, 6, 20), backup(1, 9, 9, 30)];
+    let missing = |wal, continuous| {
+        let mut inventory = Inventory::new(size, backups.clone(), wal, BTreeMap::new());
+        inventory.continuous = continuous;
+        let [timeline] = &TimelineInfo::all(&inventory)[..] else {
+            panic!("one timeline")
+        };
+        timeline
+            .missing_segments
+            .iter()
+            .map(MissingSegments::to_string)
+            .collect::<Vec<_>>()
+    };
+    let since = |number| BTreeMap::from([(1, Segment::from_number(1, number, size))]);
+    let pruned = || archive(&[(1, 3..=4), (1, 6..=6), (1, 9..=12)]);
+    assert_eq!(missing(pruned(), since(9)), [""; 0]);
+    // Nobody has told, but there are permanent backups.
+    assert_eq!(
+        missing(pruned(), BTreeMap::new()),
+        ["000000010000000000000007 to 000000010000000000000008"]
+    );
+    // What a backup needs is missed, and so is what comes after the line.
+    let lost = archive(&[(1, 3..=3), (1, 6..=6), (1, 9..=9), (1, 11..=12)]);
+    assert_eq!(
+        missing(lost, since(9)),
+        ["000000010000000000000004", "00000001000000000000000A"]
+    );
+}

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::plan::{ABANDONED_AFTER, Action, Object, Plan};
 use crate::error::{Error, Result};
-use crate::inventory::{parse_name, read_sentinel};
+use crate::inventory::{parse_name, read_sentinel, write_continuous};
 use crate::layout;
 use crate::lsn::Lsn;
 use crate::storage::Store;
@@ -92,6 +92,9 @@ pub async fn apply(store: &Store, plan: &Plan, progress: &Progress, cancel: &Can
     }
     if !applied.spared.is_empty() {
         return Ok(applied);
+    }
+    if rest.iter().any(|action| matches!(action.object, Object::Wal(_))) && !plan.continuous.is_empty() {
+        write_continuous(store, &plan.continuous).await?;
     }
     let mut at = backups.len();
     for stage in stages(rest) {

@@ -1,6 +1,6 @@
 //! The plan: what goes, in which order, and why.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -15,7 +15,7 @@ use crate::inventory::{Inventory, Unfinished, WalObject};
 use crate::layout;
 use crate::lsn::Lsn;
 use crate::storage::Listed;
-use crate::wal::WalFileName;
+use crate::wal::{Segment, WalFileName};
 
 /// A folder without a sentinel to which nothing was added for so long is not that of a running backup.
 pub(super) const ABANDONED_AFTER: TimeDelta = TimeDelta::hours(24);
@@ -152,6 +152,8 @@ pub struct Plan {
     pub kept: Vec<Kept>,
     /// What the user should know, as sentences.
     pub notes: Vec<String>,
+    /// From which segments on, by timeline, WAL stays without a gap.
+    pub continuous: BTreeMap<u32, Segment>,
     /// Permanent backups go too.
     pub(super) force: bool,
 }
@@ -196,6 +198,7 @@ fn by_rule(inventory: &Inventory, request: &Request, situation: &Situation) -> R
         actions: keep.doomed(&chosen.why),
         kept: keep.kept(),
         notes: chosen.notes,
+        continuous: BTreeMap::new(),
         force: false,
     };
     plan.actions
@@ -205,8 +208,9 @@ fn by_rule(inventory: &Inventory, request: &Request, situation: &Situation) -> R
             _ => chosen.line.is_some_and(|line| folder.newest < line),
         }));
     if chosen.wal {
-        plan.actions
-            .extend(wal(inventory, &Need::new(inventory, &keep, &running)));
+        let need = Need::new(inventory, &keep, &running);
+        plan.actions.extend(wal(inventory, &need));
+        plan.continuous = need.continuous(inventory);
     }
     Ok(plan)
 }

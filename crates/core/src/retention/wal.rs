@@ -82,6 +82,17 @@ impl Need {
         }
     }
 
+    /// From which segments on WAL stays without a gap, by timeline. What was deleted before stays deleted.
+    pub(super) fn continuous(&self, inventory: &Inventory) -> BTreeMap<u32, Segment> {
+        let mut continuous = inventory.continuous.clone();
+        for (timeline, number) in &self.floors {
+            let floor = Segment::from_number(*timeline, *number, self.size);
+            let since = continuous.entry(*timeline).or_insert(floor);
+            *since = floor.max(*since);
+        }
+        continuous
+    }
+
     /// Is it known what is of no use?
     pub(super) fn is_known(&self) -> bool {
         self.floor.is_some()

@@ -103,25 +103,26 @@ struct Stretch {
 /// Look at all segments from the oldest backup on, backwards through the timelines from the server's position; the segment
 /// of that is not complete and does not count. Without a server, to the newest segment of the repository.
 ///
-/// WAL begins with the oldest backup that is not permanent: a permanent one keeps only what it needs itself, and that is
-/// looked at too. With permanent ones alone it begins with the newest of them, without any with the first segment there is.
+/// WAL begins with the oldest backup that keeps more than what it needs itself, as permanent ones do not; what they need is
+/// looked at too. With such alone it begins with the newest of them, without any with the first segment there is.
 pub fn integrity(inventory: &Inventory, live: &Live) -> Integrity {
     let mut details = Vec::new();
     if let Some((history, end)) = way(inventory, live) {
         let stretches = stretches(inventory, &history, end);
         let backups = backups_on(inventory, &history);
         let number = |backup: &BackupInfo| backup.metadata.start_lsn.0 / inventory.segment_size.bytes();
-        let permanent = || backups.iter().filter(|backup| backup.metadata.is_permanent);
+        let own_only = |backup: &&&BackupInfo| inventory.keeps_its_own_wal_only(backup);
+        let points = || backups.iter().filter(own_only);
         let oldest = backups
             .iter()
-            .filter(|backup| !backup.metadata.is_permanent)
+            .filter(|backup| !own_only(backup))
             .map(|backup| number(backup))
             .min();
         let start = oldest
-            .or_else(|| permanent().map(|backup| number(backup)).max())
+            .or_else(|| points().map(|backup| number(backup)).max())
             .or_else(|| first_known(inventory, live, &stretches));
         let start = start.unwrap_or(end);
-        let mut wanted: Vec<(u64, u64)> = permanent()
+        let mut wanted: Vec<(u64, u64)> = points()
             .filter_map(|backup| {
                 let last = inventory.needed(backup)?.last.number(inventory.segment_size);
                 (number(backup) < start).then(|| (number(backup), (last + 1).min(start)))
