@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use pgrx::prelude::*;
 use tokio_util::sync::CancellationToken;
 use walarchive_core::retention::{self, Gfs, Mode, Progress, Request, Row, Span};
-use walarchive_core::{Result, cluster};
+use walarchive_core::{Error, Result, cluster};
 
 use super::{bigint, in_archive};
 use crate::error::or_raise;
@@ -167,10 +167,16 @@ fn walarchive_delete_gfs(
         name!(deleted, bool),
     ),
 > {
-    // What is negative counts as nothing.
-    let number = |number: i32| u32::try_from(number).unwrap_or(0);
-    let request = Gfs::new(number(days), number(weeks), number(months), number(years)).map(Request::Gfs);
-    TableIterator::new(delete(request, confirm))
+    let number = |number: i32| {
+        u32::try_from(number).map_err(|_| {
+            Error::config(
+                format!("{number} is not a number of periods"),
+                "Give the numbers of days, weeks, months and years, or 0 for none.",
+            )
+        })
+    };
+    let request = || Gfs::new(number(days)?, number(weeks)?, number(months)?, number(years)?).map(Request::Gfs);
+    TableIterator::new(delete(request(), confirm))
 }
 
 fn find_full(mode: &str) -> Result<bool> {

@@ -4,6 +4,7 @@ use std::panic::AssertUnwindSafe;
 
 use pgrx::prelude::*;
 use tokio_util::sync::CancellationToken;
+use walarchive_core::cluster;
 use walarchive_core::retention;
 use walarchive_core::storage::Store;
 use walarchive_core::{Error, Result};
@@ -12,7 +13,7 @@ use super::backup::{self, REFRESH};
 use crate::bridge::{self, Flow};
 use crate::error;
 use crate::guc::{self, ArchiveSettings};
-use crate::pg::process;
+use crate::pg::{process, server};
 use crate::shmem::{Failure, LastRetention, Phase, SCHEDULING, Text, now_us};
 
 /// Delete what the policy does not keep. A failure is a WARNING: the next backup will try again.
@@ -53,10 +54,14 @@ pub(super) fn apply(newest: &str) {
 fn enforce(settings: &ArchiveSettings, policy: &str, newest: &str) -> Result<String> {
     let store = Store::open(&settings.storage.for_backup())?;
     let (policy, protected) = (policy.to_owned(), vec![newest.to_owned()]);
-    let cancel = CancellationToken::new();
+    let (cancel, identity) = (CancellationToken::new(), server::identity());
     let work = {
         let cancel = cancel.clone();
         async move {
+            // The storage may have been changed since the backup was taken.
+            if !cluster::is_owned(&store, &identity).await? {
+                return Err(store.no_repository());
+            }
             let enforced = retention::enforce(&store, &policy.parse()?, &protected, &cancel).await?;
             Ok(enforced.to_string())
         }

@@ -166,7 +166,9 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
         false => print(&(table(&plan, applied.as_ref()) + "\n"))?,
     }
     let Some(applied) = applied else {
-        eprintln!("walarchive: nothing was deleted; add --confirm to delete");
+        if !plan.actions.is_empty() {
+            eprintln!("walarchive: nothing was deleted; add --confirm to delete");
+        }
         return Ok(ExitCode::SUCCESS);
     };
     for spared in &applied.spared {
@@ -251,9 +253,9 @@ fn follows(before: &Action, action: &Action) -> bool {
     };
     match (segment(before), segment(action)) {
         (Some(before), Some(after)) => {
-            let next = (before.log, before.seg + 1);
-            let wraps = after.log == before.log + 1 && after.seg == 0;
-            before.timeline == after.timeline && ((after.log, after.seg) == next || wraps)
+            let next = before.log == after.log && before.seg.checked_add(1) == Some(after.seg);
+            let wraps = before.log.checked_add(1) == Some(after.log) && after.seg == 0;
+            before.timeline == after.timeline && (next || wraps)
         }
         _ => false,
     }

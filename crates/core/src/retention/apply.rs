@@ -5,6 +5,7 @@
 //! All backups are gone before the first WAL file goes: no sentinel ever stands without what its backup needs. Two deletions
 //! at a time remove the same things or different ones, and nothing that is missing is an error.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -78,7 +79,7 @@ pub async fn apply(store: &Store, plan: &Plan, progress: &Progress, cancel: &Can
         .iter()
         .position(|action| matches!(action.object, Object::Wal(_) | Object::Own(_)));
     let (backups, rest) = plan.actions.split_at(first.unwrap_or(plan.actions.len()));
-    let dependants = dependants(store, backups).await?;
+    let mut dependants = dependants(store, backups).await?;
     for (index, action) in backups.iter().enumerate() {
         stop_if(cancel)?;
         match delete_backup(store, plan, action, &dependants).await? {
@@ -86,7 +87,10 @@ pub async fn apply(store: &Store, plan: &Plan, progress: &Progress, cancel: &Can
                 applied.deleted[index] = true;
                 progress.bytes.fetch_add(action.size, Ordering::Relaxed);
             }
-            Some(spared) => applied.spared.push(spared),
+            Some(spared) => {
+                dependants.push(spared.name.clone());
+                applied.spared.push(spared);
+            }
         }
         progress.done.fetch_add(1, Ordering::Relaxed);
     }
@@ -142,14 +146,19 @@ async fn dependants(store: &Store, actions: &[Action]) -> Result<Vec<String>> {
     let planned = |name: &str| {
         actions
             .iter()
-            .any(|action| matches!(&action.object, Object::Backup { name: of, .. } if of == name))
+            .any(|action| matches!(&action.object, Object::Backup { name: of, .. } | Object::Leftover { name: of, .. } if of == name))
     };
-    let objects = store.list_shallow(layout::BACKUPS_FOLDER).await?;
-    let names = objects
-        .iter()
-        .filter_map(|object| layout::backup_of_sentinel(&object.key));
-    let deltas = names.filter(|name| name.contains("_D_") && !planned(name));
-    Ok(deltas.map(str::to_owned).collect())
+    // Those that are being taken have no sentinel yet.
+    let mut deltas = BTreeSet::new();
+    store
+        .each(layout::BACKUPS_FOLDER, |object| {
+            let name = layout::backup_of_sentinel(&object.key).or_else(|| layout::backup_of_object(&object.key));
+            if let Some(name) = name.filter(|name| name.contains("_D_") && !planned(name)) {
+                deltas.insert(name.to_owned());
+            }
+        })
+        .await?;
+    Ok(deltas.into_iter().collect())
 }
 
 /// Returns why it stays, if it does.
@@ -173,24 +182,21 @@ async fn delete_backup(store: &Store, plan: &Plan, action: &Action, dependants: 
         // Somebody else has deleted it wholly.
         (Some(_), None) if objects.is_empty() => return Ok(None),
         (Some(_), None) if !begun => return spared("its sentinel is gone, and somebody may be taking it again"),
-        (None, None) => {
-            let young = objects
-                .iter()
-                .any(|object| object.last_modified > Utc::now() - ABANDONED_AFTER);
-            if young && !begun && !plan.force {
-                return spared("somebody is writing to it");
-            }
-        }
-        (Some(_), _) => {}
+        (None, None) | (Some(_), _) => {}
     }
     if !begun {
         let content = serde_json::json!({ "time": Utc::now(), "why": &*action.why });
         store.put(&marker, Bytes::from(content.to_string())).await?;
     }
-    if let Some(start_lsn) = check
-        && let Some(why) = objection(store, plan, name, start_lsn, dependants).await?
-    {
-        store.delete(&marker).await?;
+    let objection = match check {
+        Some(start_lsn) => objection(store, plan, name, start_lsn, dependants).await?,
+        None => completed_or_young(store, plan, name, begun).await?,
+    };
+    if let Some(why) = objection {
+        // Somebody else's stays: he may have looked before there was an objection.
+        if !begun {
+            store.delete(&marker).await?;
+        }
         return spared(&why);
     }
     store.delete(&sentinel).await?;
@@ -209,6 +215,24 @@ async fn delete_backup(store: &Store, plan: &Plan, action: &Action, dependants: 
     Ok(None)
 }
 
+/// What speaks against the deletion of a leftover, now that everybody can see that it has begun. By the clock of the store: ours
+/// may be a day ahead.
+async fn completed_or_young(store: &Store, plan: &Plan, name: &str, begun: bool) -> Result<Option<String>> {
+    let marker = layout::backup_deletion(name);
+    let objects = store.list(&layout::backup_folder(name)).await?;
+    if store.size(&layout::sentinel(name)).await?.is_some() {
+        return Ok(Some("it was completed meanwhile".to_owned()));
+    }
+    let now = objects
+        .iter()
+        .find(|object| object.key == marker)
+        .map(|object| object.last_modified);
+    let now = now.unwrap_or_else(Utc::now);
+    let mut others = objects.iter().filter(|object| object.key != marker);
+    let young = others.any(|object| object.last_modified > now - ABANDONED_AFTER);
+    Ok((young && !begun && !plan.force).then(|| "somebody is writing to it".to_owned()))
+}
+
 /// What speaks against the deletion, now that everybody can see that it has begun.
 async fn objection(
     store: &Store,
@@ -220,13 +244,21 @@ async fn objection(
     if plan.force {
         return Ok(None);
     }
-    if super::is_permanent(store, name).await? {
+    if super::said(store, name).await?.is_permanent {
         return Ok(Some("it was marked permanent meanwhile".to_owned()));
     }
     let start = parse_name(name).0;
-    let on_it = |delta: &&String| parse_name(delta).1.is_some_and(|parent| parse_name(&parent).0 == start);
-    if let Some(delta) = dependants.iter().find(on_it) {
-        return Ok(Some(format!("\"{delta}\" depends on it")));
+    // The name of a delta tells the start of its parent, but not the parent's parent.
+    let may_be_on_it = |delta: &&String| parse_name(delta).1.is_some_and(|parent| parse_name(&parent).0 == start);
+    for delta in dependants.iter().filter(may_be_on_it) {
+        let parent = match read_sentinel(store, delta).await {
+            Ok(sentinel) => sentinel.delta_from,
+            Err(Error::Damaged { .. } | Error::NoBackup { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        if parent.is_none_or(|parent| parent == name) {
+            return Ok(Some(format!("\"{delta}\" depends on it")));
+        }
     }
     match read_sentinel(store, name).await {
         Ok(found) if planned != Some(found.start_lsn) => Ok(Some("it is not the one that was planned".to_owned())),

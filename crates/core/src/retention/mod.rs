@@ -37,13 +37,13 @@ mod wal;
 
 use std::fmt;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
-use crate::formats::SENTINEL_LIMIT;
+use crate::formats::{SENTINEL_LIMIT, Sentinel};
 use crate::inventory::Inventory;
 use crate::layout;
 use crate::storage::Store;
@@ -56,6 +56,9 @@ pub use span::Span;
 
 /// Names of backups that one line of the log shows.
 const SHOWN: usize = 5;
+
+/// No policy is applied when the newest backup seems to be older than this.
+const CLOCK_AHEAD: TimeDelta = TimeDelta::days(1);
 
 /// Sentinels that are read at a time.
 const CONCURRENCY: usize = 8;
@@ -117,68 +120,84 @@ impl fmt::Display for Enforced {
     }
 }
 
-/// Apply the policy of `walarchive.retention`.
+/// Apply the policy of `walarchive.retention` to a repository to which a backup was just written.
 pub async fn enforce(
     store: &Store,
     policy: &Policy,
     protected: &[String],
     cancel: &CancellationToken,
 ) -> Result<Enforced> {
-    let plan = draw_up(store, &Request::from(*policy), protected, Utc::now()).await?;
+    let now = Utc::now();
+    let newest = store
+        .list_shallow(layout::BACKUPS_FOLDER)
+        .await?
+        .iter()
+        .map(|object| object.last_modified)
+        .max();
+    // Ages are what this goes by, and a backup has just been written.
+    if newest.is_none_or(|newest| now - newest > CLOCK_AHEAD) {
+        return Err(Error::config(
+            "the clock of this machine is a day ahead of the newest backup",
+            "Check the clocks of this machine and of the store; nothing was deleted.",
+        ));
+    }
+    let plan = draw_up(store, &Request::from(*policy), protected, now).await?;
     let applied = apply(store, &plan, &Progress::default(), cancel).await?;
     Ok(Enforced { plan, applied })
 }
 
-/// The inventory, in which a backup is permanent if its sentinel or its `metadata.json` says so. A listing reads only one of
-/// the two; a deletion must not trust in their agreement.
+/// The inventory, in which a backup is permanent if its sentinel or its `metadata.json` says so, and damaged if its sentinel
+/// cannot be read. A listing reads only one of the two; a deletion must not trust in their agreement.
 async fn look(store: &Store) -> Result<Inventory> {
     let mut inventory = Inventory::load(store).await?;
     if inventory.backups.is_empty() && inventory.wal.is_empty() && !store.is_repository().await? {
         return Err(store.no_repository());
     }
     // Owned names: a future that borrows from the iterator's item is not Send for all lifetimes.
-    let known: Vec<(String, Option<bool>)> = inventory
-        .backups
-        .iter()
-        .map(|backup| {
-            let is_known = backup.metadata.is_permanent || backup.damaged.is_some();
-            (backup.name.clone(), is_known.then_some(backup.metadata.is_permanent))
-        })
-        .collect();
-    let permanent: Vec<bool> = futures::stream::iter(known)
-        .map(|(name, known)| async move {
-            match known {
-                Some(permanent) => Ok(permanent),
-                None => is_permanent(store, &name).await,
-            }
-        })
+    let names: Vec<String> = inventory.backups.iter().map(|backup| backup.name.clone()).collect();
+    let said: Vec<Said> = futures::stream::iter(names)
+        .map(|name| async move { said(store, &name).await })
         .buffered(CONCURRENCY)
         .try_collect()
         .await?;
-    for (backup, permanent) in inventory.backups.iter_mut().zip(permanent) {
-        backup.metadata.is_permanent = permanent;
+    for (backup, said) in inventory.backups.iter_mut().zip(said) {
+        backup.metadata.is_permanent |= said.is_permanent;
+        if said.sentinel_is_damaged && backup.damaged.is_none() {
+            backup.damaged = Some("Its sentinel cannot be read.".to_owned());
+        }
     }
     Ok(inventory)
 }
 
-/// What the sentinel and `metadata.json` of a backup say now: permanent, if either says so. What cannot be read says nothing.
-async fn is_permanent(store: &Store, name: &str) -> Result<bool> {
+/// What the sentinel and `metadata.json` of a backup say now.
+#[derive(Default)]
+struct Said {
+    /// If either says so. What cannot be read says nothing.
+    is_permanent: bool,
+    sentinel_is_damaged: bool,
+}
+
+async fn said(store: &Store, name: &str) -> Result<Said> {
     #[derive(Deserialize)]
     struct Flag {
         #[serde(rename = "IsPermanent", alias = "is_permanent", default)]
         permanent: bool,
     }
-    for key in [layout::sentinel(name), layout::metadata(name)] {
-        let content = match store.get(&key, SENTINEL_LIMIT).await {
-            Err(Error::Damaged { .. }) => None,
-            content => content?,
+    let sentinel = layout::sentinel(name);
+    let mut said = Said::default();
+    for key in [&sentinel, &layout::metadata(name)] {
+        let content = match store.get(key, SENTINEL_LIMIT).await {
+            Ok(None) => continue,
+            Ok(Some(content)) => content,
+            // Larger than any that can be read.
+            Err(Error::Damaged { .. }) => Default::default(),
+            Err(error) => return Err(error),
         };
-        let flag = content.and_then(|content| serde_json::from_slice::<Flag>(&content).ok());
-        if flag.is_some_and(|flag| flag.permanent) {
-            return Ok(true);
-        }
+        let flag = serde_json::from_slice::<Flag>(&content);
+        said.is_permanent |= flag.is_ok_and(|flag| flag.permanent);
+        said.sentinel_is_damaged |= *key == sentinel && serde_json::from_slice::<Sentinel>(&content).is_err();
     }
-    Ok(false)
+    Ok(said)
 }
 
 #[cfg(test)]

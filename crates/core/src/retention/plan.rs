@@ -11,7 +11,7 @@ use super::request::{Garbage, Request};
 use super::wal::Need;
 use super::{everything, rules, target};
 use crate::error::Result;
-use crate::inventory::{Inventory, Unfinished, WalObject};
+use crate::inventory::{Inventory, Unfinished, WalObject, parse_name};
 use crate::layout;
 use crate::lsn::Lsn;
 use crate::storage::Listed;
@@ -207,8 +207,12 @@ fn by_rule(inventory: &Inventory, request: &Request, situation: &Situation) -> R
             Request::Garbage(_) => true,
             _ => chosen.line.is_some_and(|line| folder.newest < line),
         }));
-    if chosen.wal {
-        let need = Need::new(inventory, &keep, &running);
+    let nameless = situation.protected.iter().any(|name| parse_name(name).0.is_none());
+    if nameless && chosen.wal {
+        plan.notes
+            .push("A backup is about to start; no WAL is deleted.".to_owned());
+    } else if chosen.wal {
+        let need = Need::new(inventory, &keep, &running, situation.now);
         plan.actions.extend(wal(inventory, &need));
         plan.continuous = need.continuous(inventory);
     }
@@ -252,7 +256,7 @@ fn wal(inventory: &Inventory, need: &Need) -> Vec<Action> {
         else {
             continue;
         };
-        if need.has(segment) {
+        if need.has(segment, object.written) {
             remaining.insert(segment.timeline);
         } else {
             actions.push(wal_action(object, &unneeded));

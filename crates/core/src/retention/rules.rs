@@ -234,6 +234,13 @@ impl<'a> Sequence<'a> {
             }
             Before::Time(time) => self.positions().find(|at| self.backup(*at).started() >= *time),
         };
+        let can_restore = |from: usize| self.positions().skip(from).any(|at| self.restorable[at]);
+        if line.is_some_and(|line| can_restore(0) && !can_restore(line)) {
+            return Err(Error::config(
+                "none of the backups that would stay can be restored",
+                "See the view walarchive_backups, or backup-list, for what they lack; name an older backup or an earlier time.",
+            ));
+        }
         line.map(|line| self.at_full(line, find_full)).transpose()
     }
 

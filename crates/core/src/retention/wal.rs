@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
+
 use super::keep::{Keep, Running};
+use super::plan::ABANDONED_AFTER;
 use crate::inventory::{BackupInfo, Inventory, parse_name};
 use crate::lsn::Lsn;
 use crate::wal::{Segment, WalFileName};
@@ -13,13 +16,15 @@ struct Anchor {
     timeline: Option<u32>,
     /// The number of the segment in which it starts, counted from LSN 0.
     start: u64,
-    /// A timeline that was left before this cannot be reached from it.
-    finish: Lsn,
+    /// Where it starts. A timeline that was left before this cannot be reached from it; one that was left before its end can,
+    /// by a standby that is promoted meanwhile.
+    start_lsn: Lsn,
 }
 
 /// The WAL that is needed.
 pub(super) struct Need {
     size: crate::wal::SegmentSize,
+    now: DateTime<Utc>,
     /// Segments from this number on are needed, by timeline.
     floors: BTreeMap<u32, u64>,
     /// On a timeline that is not among those; none if no backup stays, and nothing is known to be of no use.
@@ -33,10 +38,11 @@ pub(super) struct Need {
 }
 
 impl Need {
-    pub(super) fn new(inventory: &Inventory, keep: &Keep<'_>, running: &[Running]) -> Self {
+    pub(super) fn new(inventory: &Inventory, keep: &Keep<'_>, running: &[Running], now: DateTime<Utc>) -> Self {
         let size = inventory.segment_size;
         let mut need = Need {
             size,
+            now,
             floors: BTreeMap::new(),
             floor: None,
             points: BTreeMap::new(),
@@ -47,7 +53,11 @@ impl Need {
         for (backup, point_in_time) in keep.staying() {
             need.timelines.extend(backup.timeline);
             match (point_in_time, point(inventory, backup)) {
-                (false, Some((timeline, first, last))) => need.points.entry(timeline).or_default().push((first, last)),
+                (false, Some((timeline, first, last))) => {
+                    for timeline in ends_on(inventory, backup, timeline) {
+                        need.points.entry(timeline).or_default().push((first, last));
+                    }
+                }
                 // Where it ends is not known, so all that follows may be part of it.
                 _ => anchors.push(Anchor::of(inventory, backup)),
             }
@@ -60,7 +70,7 @@ impl Need {
             anchors.push(Anchor {
                 timeline: Some(backup.start.timeline),
                 start: backup.start.number(size),
-                finish: backup.start.start(size),
+                start_lsn: backup.start.start(size),
             });
         }
         need.floor = anchors.iter().map(|anchor| anchor.start).min();
@@ -98,11 +108,14 @@ impl Need {
         self.floor.is_some()
     }
 
-    /// Is that segment needed?
-    pub(super) fn has(&self, segment: Segment) -> bool {
+    /// Is that segment needed, of which an object was written then?
+    pub(super) fn has(&self, segment: Segment, written: DateTime<Utc>) -> bool {
         let number = segment.number(self.size);
-        let floor = self.floors.get(&segment.timeline).copied().or(self.floor);
-        floor.is_none_or(|floor| number >= floor)
+        let floor = self.floors.get(&segment.timeline).copied();
+        // Where no backup leads the first one may be about to begin.
+        let young = floor.is_none() && written > self.now - ABANDONED_AFTER;
+        young
+            || floor.or(self.floor).is_none_or(|floor| number >= floor)
             || self
                 .points
                 .get(&segment.timeline)
@@ -110,17 +123,26 @@ impl Need {
     }
 
     /// The timelines whose history files are of use: those of backups and WAL that stay, those to which they lead, the
-    /// ancestors of all these; those whose history file cannot be read; and the newest of all.
+    /// ancestors of all these; those whose history file cannot be read; and all that are newer than a backup's.
     pub(super) fn timelines(&self, inventory: &Inventory, remaining: BTreeSet<u32>) -> BTreeSet<u32> {
         let mut wanted: BTreeSet<u32> = remaining;
         wanted.extend(&self.timelines);
         wanted.extend(&self.reached);
         wanted.extend(inventory.damaged_histories.keys());
-        let histories = inventory.wal.iter().filter_map(|object| match object.name {
-            WalFileName::History(timeline) => Some(timeline),
-            _ => None,
-        });
-        wanted.extend(histories.max());
+        let histories: BTreeSet<u32> = inventory
+            .wal
+            .iter()
+            .filter_map(|object| match object.name {
+                WalFileName::History(timeline) => Some(timeline),
+                _ => None,
+            })
+            .collect();
+        wanted.extend(histories.last());
+        // Who looks for the latest timeline asks for the history file of one after the other, and stops at the first that is
+        // missing: there must be no gap above a backup's.
+        if let Some(lowest) = self.timelines.first() {
+            wanted.extend(histories.range(*lowest..));
+        }
         let ancestors: Vec<u32> = wanted
             .iter()
             .filter_map(|timeline| inventory.histories.get(timeline))
@@ -142,10 +164,7 @@ impl Anchor {
         Anchor {
             timeline: backup.timeline,
             start,
-            finish: match backup.metadata.finish_lsn {
-                Lsn(0) => Lsn(start.saturating_mul(size.bytes())),
-                finish => finish,
-            },
+            start_lsn: lsn.unwrap_or(Lsn(start.saturating_mul(size.bytes()))),
         }
     }
 
@@ -156,7 +175,7 @@ impl Anchor {
         };
         let mut reached = BTreeSet::from([own]);
         for history in inventory.histories.values() {
-            if history.timeline == own || !history.leads_from(own, self.finish) {
+            if history.timeline == own || !history.leads_from(own, self.start_lsn) {
                 continue;
             }
             reached.insert(history.timeline);
@@ -168,12 +187,28 @@ impl Anchor {
     }
 }
 
+/// The timelines on which a backup may end that starts on `timeline`: a standby can be promoted meanwhile.
+fn ends_on(inventory: &Inventory, backup: &BackupInfo, timeline: u32) -> Vec<u32> {
+    let metadata = &backup.metadata;
+    let forked_meanwhile = inventory.histories.values().filter(|history| {
+        history.leads_from(timeline, metadata.start_lsn) && !history.leads_from(timeline, metadata.finish_lsn)
+    });
+    forked_meanwhile
+        .map(|history| history.timeline)
+        .chain([timeline])
+        .collect()
+}
+
 /// What the backup needs to be restored to its end: timeline, first and last segment.
 fn point(inventory: &Inventory, backup: &BackupInfo) -> Option<(u32, u64, u64)> {
     let needed = inventory
         .needed(backup)
         .filter(|_| backup.metadata.finish_lsn != Lsn(0))?;
     let size = inventory.segment_size;
+    // A size of segments that is not known for sure must not move the place.
+    if parse_name(&backup.name).0 != Some(needed.first) {
+        return None;
+    }
     Some((
         needed.first.timeline,
         needed.first.number(size),

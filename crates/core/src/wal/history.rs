@@ -12,7 +12,7 @@ pub struct TimelineHistory {
 }
 
 impl TimelineHistory {
-    /// The content of a `.history` file: lines of parent, switch point and reason.
+    /// The content of a `.history` file: lines of parent, switch point and reason, at least one, in order.
     pub fn parse(timeline: u32, text: &str) -> Option<Self> {
         let lines = text.lines().map(str::trim);
         let ancestors = lines
@@ -21,8 +21,13 @@ impl TimelineHistory {
                 let mut words = line.split_whitespace();
                 Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
             })
-            .collect::<Option<Vec<_>>>()?;
-        Some(TimelineHistory { timeline, ancestors })
+            .collect::<Option<Vec<(u32, Lsn)>>>()?;
+        // One that was cut short must not look like that of a timeline which begins with itself.
+        let (newest, _) = ancestors.last()?;
+        let in_order = ancestors
+            .windows(2)
+            .all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1);
+        (in_order && *newest < timeline).then_some(TimelineHistory { timeline, ancestors })
     }
 
     /// The timeline from which this one was forked, and where; none for the first one.
@@ -51,6 +56,15 @@ mod tests {
         assert!(history.leads_from(1, Lsn(0x3000000)) && !history.leads_from(1, Lsn(0x3000001)));
         assert!(history.leads_from(2, Lsn(0x4000000)) && history.leads_from(3, Lsn(u64::MAX)));
         assert!(!history.leads_from(4, Lsn(0)));
-        assert_eq!(TimelineHistory::parse(2, "hello"), None);
+        for text in [
+            "hello",
+            "",
+            "# nothing\n",
+            "2\t0/5000000\tx\n",
+            "1\t0/5\tx\n1\t0/6\tx\n",
+        ] {
+            assert_eq!(TimelineHistory::parse(2, text), None, "{text}");
+        }
+        assert_eq!(TimelineHistory::parse(3, "1\t0/5000000\tx\n2\t0/4000000\tx\n"), None);
     }
 }

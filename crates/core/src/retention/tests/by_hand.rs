@@ -316,3 +316,64 @@ fn a_running_backup_keeps_its_wal_and_its_parent() {
     };
     assert!(plan(&inventory, &target, &Situation::at(now())).is_err());
 }
+
+#[test]
+fn no_gap_is_made_in_the_history_files_above_a_backup() {
+    // 2 was left at once; the server lives on 3. Recovery to the latest timeline asks for 2 before it asks for 3.
+    let histories = vec![history(2, &[(1, 5)]), history(3, &[(1, 8)])];
+    let objects = wal(1, 1..=9).chain(wal(2, 5..=6)).chain(wal(3, 8..=12)).collect();
+    let known = inventory(vec![backup(1, 1, 1), backup(1, 7, 7)], objects, histories);
+    let gone = keys_of(&known, full(1));
+    assert!(gone.contains(&segment(2, 6).to_string()), "{gone:?}");
+    assert!(!gone.iter().any(|key| key.ends_with(".history")), "{gone:?}");
+}
+
+#[test]
+fn a_backup_during_a_promotion_keeps_its_end_on_the_new_timeline() {
+    let histories = vec![history(2, &[(1, 5)])];
+    let objects = wal(1, 1..=5).chain(wal(2, 5..=12)).collect();
+    let mut across = backup(1, 4, 7);
+    across.metadata.is_permanent = true;
+    let known = inventory(vec![across, backup(2, 11, 11)], objects, histories);
+    let gone = keys_of(&known, full(1));
+    assert_eq!(gone, [segments(1, 1..=3), segments(2, 8..=10)].concat());
+}
+
+#[test]
+fn where_the_size_of_segments_is_doubtful_all_that_follows_stays() {
+    let mut permanent = backup(1, 3, 3);
+    permanent.metadata.is_permanent = true;
+    // Its LSN says another place than its name.
+    permanent.metadata.start_lsn = lsn(12, 40);
+    permanent.metadata.finish_lsn = lsn(12, 400);
+    let known = inventory(vec![permanent, backup(1, 9, 9)], wal(1, 1..=12).collect(), vec![]);
+    assert_eq!(keys_of(&known, full(1)), segments(1, 1..=2));
+}
+
+#[test]
+fn young_wal_without_a_backup_stays_and_all_of_it_when_one_begins() {
+    let histories = || vec![history(2, &[(1, 2)])];
+    let objects = || wal(1, 890..=999).chain(wal(2, 985..=995)).collect::<Vec<_>>();
+    let known = || inventory(vec![backup(1, 900, 900), backup(1, 998, 998)], objects(), histories());
+    let gone = keys_of(&known(), full(1));
+    assert!(gone.contains(&segment(1, 997).to_string()), "{gone:?}");
+    assert!(!gone.contains(&segment(2, 990).to_string()), "{gone:?}");
+    let mut situation = Situation::at(now());
+    situation.protected.push("(about to start)".to_owned());
+    let begun = plan(&known(), &full(1), &situation).expect("planned");
+    assert_eq!(begun.actions.len(), 1, "only the backup: {:?}", begun.actions);
+}
+
+#[test]
+fn before_leaves_a_backup_that_can_be_restored() {
+    let known = inventory(vec![backup(1, 1, 1), backup(1, 5, 7)], wal(1, 1..=6).collect(), vec![]);
+    let before = Request::Before {
+        target: Before::Time(hour(4)),
+        find_full: false,
+    };
+    let error = plan(&known, &before, &Situation::at(now())).expect_err("refused");
+    assert!(
+        error.to_string().contains("none of the backups that would stay"),
+        "{error}"
+    );
+}
