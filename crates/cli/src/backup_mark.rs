@@ -2,10 +2,10 @@
 
 use walarchive_core::Result;
 use walarchive_core::retention;
-use walarchive_core::storage::Store;
 
 use crate::args::Storage;
-use crate::{settings, wal};
+use crate::print::plain;
+use crate::{print, settings};
 
 /// `backup-mark`.
 #[derive(Debug, clap::Args)]
@@ -21,17 +21,14 @@ pub struct BackupMark {
 
 /// Mark a backup, and say which ones were changed.
 pub async fn run(args: &BackupMark) -> Result<()> {
-    let data_dir = wal::usual_data_dirs().find(|directory| wal::is_data_dir(directory));
-    let settings = settings::find(&args.storage, data_dir.as_deref())?;
-    let store = Store::open(&settings.storage)?;
+    let store = settings::store(&args.storage)?;
     let changed = retention::mark(&store, &args.name, !args.impermanent).await?;
     let state = if args.impermanent { "impermanent" } else { "permanent" };
     for name in &changed {
-        // What a repository says is printed, not obeyed.
-        println!("{} is {state} now", name.replace(char::is_control, "?"));
+        print::out(&format!("{} is {state} now", plain(name)))?;
     }
     if changed.is_empty() {
-        println!("{} was {state} already", args.name.replace(char::is_control, "?"));
+        print::out(&format!("{} was {state} already", plain(&args.name)))?;
     }
     Ok(())
 }

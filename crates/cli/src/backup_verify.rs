@@ -1,16 +1,14 @@
 //! `backup-verify`.
 
-use std::io::Write;
 use std::sync::Arc;
 
-use comfy_table::Table;
 use walarchive_core::inventory::{BackupInfo, Inventory};
-use walarchive_core::storage::Store;
 use walarchive_core::verify::{self, BackupReport, Status, VerifiedBackup};
 use walarchive_core::{Error, Result};
 
 use crate::args::Storage;
-use crate::{progress, settings, wal};
+use crate::print::plain;
+use crate::{print, progress, settings};
 
 /// `backup-verify`.
 #[derive(Debug, clap::Args)]
@@ -37,9 +35,7 @@ pub struct BackupVerify {
 
 /// Verify, print what was found, and tell the worst.
 pub async fn run(args: &BackupVerify) -> Result<Status> {
-    let data_dir = wal::usual_data_dirs().find(|directory| wal::is_data_dir(directory));
-    let settings = settings::find(&args.storage, data_dir.as_deref())?;
-    let store = Store::open(&settings.storage)?;
+    let store = settings::store(&args.storage)?;
     let inventory = Inventory::load(&store).await?;
     let mut reports = Vec::new();
     for name in names(args, &inventory)? {
@@ -54,15 +50,12 @@ pub async fn run(args: &BackupVerify) -> Result<Status> {
         reports.push(progress::show(progress, args.quiet, work).await?);
     }
     let text = match args.json {
-        true => serde_json::to_string_pretty(&reports).unwrap_or_default(),
+        true => print::json(&reports),
         false if reports.is_empty() => "nothing to verify".to_owned(),
         false => reports.iter().map(table).collect::<Vec<_>>().join("\n"),
     };
     let worst = reports.iter().map(|report| report.status).max();
-    match writeln!(std::io::stdout(), "{text}") {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write", "stdout", error)),
-        _ => Ok(worst.unwrap_or(Status::Ok)),
-    }
+    print::out(&text).map(|()| worst.unwrap_or(Status::Ok))
 }
 
 fn names(args: &BackupVerify, inventory: &Inventory) -> Result<Vec<String>> {
@@ -82,13 +75,10 @@ fn names(args: &BackupVerify, inventory: &Inventory) -> Result<Vec<String>> {
 }
 
 fn table(report: &BackupReport) -> String {
-    let mut table = Table::new();
-    table.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["what", "status", "path", "detail"]);
-    for row in &report.details {
-        let cells = [row.what, row.status.as_str(), &row.path, &row.detail];
-        // What a repository says is printed, not obeyed: no control characters.
-        table.add_row(cells.map(|cell| cell.replace(char::is_control, "?")));
-    }
-    format!("{}: {}\n{table}", report.backup_name, report.status)
+    let rows = report.details.iter().map(|row| {
+        let (what, status) = (row.what.to_owned(), row.status.as_str().to_owned());
+        vec![what, status, row.path.clone(), row.detail.clone()]
+    });
+    let table = print::table(vec!["what", "status", "path", "detail"], rows);
+    format!("{}: {}\n{table}", plain(&report.backup_name), report.status)
 }

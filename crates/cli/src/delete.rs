@@ -1,19 +1,17 @@
 //! `delete`, with WAL-G's words.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use chrono::Utc;
 use clap::Subcommand;
-use indicatif::HumanBytes;
 use tokio_util::sync::CancellationToken;
-use walarchive_core::retention::{self, Action, Applied, Mode, Object, Plan, Progress, Request};
-use walarchive_core::storage::Store;
-use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, Result};
+use walarchive_core::retention::{self, Action, Applied, Mode, Object, Plan, Progress, Request};
+use walarchive_core::wal::WalFileName;
 
 use crate::args::Storage;
-use crate::{exit, progress, settings, wal};
+use crate::print::plain;
+use crate::{exit, print, progress, settings};
 
 /// `delete`.
 #[derive(Debug, clap::Args)]
@@ -145,9 +143,7 @@ impl What {
 pub async fn run(args: &Delete) -> Result<ExitCode> {
     let request = args.what.request()?;
     let common = &args.what.words().common;
-    let data_dir = wal::usual_data_dirs().find(|directory| wal::is_data_dir(directory));
-    let settings = settings::find(&common.storage, data_dir.as_deref())?;
-    let store = Store::open(&settings.storage)?;
+    let store = settings::store(&common.storage)?;
     let plan = retention::draw_up(&store, &request, &[], Utc::now()).await?;
     plan.notes
         .iter()
@@ -163,7 +159,7 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
     };
     match common.json {
         true => print_json(&plan, applied.as_ref())?,
-        false => print(&(table(&plan, applied.as_ref()) + "\n"))?,
+        false => print::out(&table(&plan, applied.as_ref()))?,
     }
     let Some(applied) = applied else {
         if !plan.actions.is_empty() {
@@ -185,19 +181,6 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
     Ok(ExitCode::from(exit::FAILED))
 }
 
-/// What a repository says is printed, not obeyed: no control characters.
-fn plain(text: &str) -> String {
-    text.replace(char::is_control, "?")
-}
-
-fn print(text: &str) -> Result<()> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        // A reader that has seen enough is no failure.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write", "stdout", error)),
-        _ => Ok(()),
-    }
-}
-
 fn is_deleted(applied: Option<&Applied>, index: usize) -> bool {
     applied.is_some_and(|applied| applied.deleted.get(index).copied().unwrap_or(false))
 }
@@ -206,9 +189,9 @@ fn is_deleted(applied: Option<&Applied>, index: usize) -> bool {
 fn print_json(plan: &Plan, applied: Option<&Applied>) -> Result<()> {
     for (index, action) in plan.actions.iter().enumerate() {
         let row = serde_json::to_string(&action.row(is_deleted(applied, index))).unwrap_or_default();
-        print(&format!("{}{row}", if index == 0 { "[" } else { ",\n " }))?;
+        print::piece(&format!("{}{row}", if index == 0 { "[" } else { ",\n " }))?;
     }
-    print(if plan.actions.is_empty() { "[]\n" } else { "]\n" })
+    print::out(if plan.actions.is_empty() { "[]" } else { "]" })
 }
 
 /// Consecutive WAL files with one reason are one row.
@@ -265,22 +248,20 @@ fn table(plan: &Plan, applied: Option<&Applied>) -> String {
     if plan.actions.is_empty() {
         return format!("nothing to delete; {} backups are kept", plan.kept.len());
     }
-    let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["what", "key", "size", "why", "deleted"]);
-    for line in lines(plan, applied) {
+    let rows = lines(plan, applied).into_iter().map(|line| {
         let key = match line.count {
             1 => line.first.key(),
             count => format!("{} … {} ({count})", line.first.key(), name(&line.last.key())),
         };
-        table.add_row([
+        vec![
             line.first.what().to_owned(),
-            plain(&key),
-            HumanBytes(line.size).to_string(),
-            plain(&line.first.why),
+            key,
+            print::bytes(line.size),
+            line.first.why.to_string(),
             if line.deleted { "yes" } else { "" }.to_owned(),
-        ]);
-    }
+        ]
+    });
+    let table = print::table(vec!["what", "key", "size", "why", "deleted"], rows);
     let (objects, bytes) = match applied {
         Some(applied) => (applied.count(), applied.bytes(plan)),
         None => (plan.actions.len(), plan.bytes()),
@@ -289,7 +270,7 @@ fn table(plan: &Plan, applied: Option<&Applied>) -> String {
     format!(
         "{table}\n{verb}: {objects} of {} rows, {}; kept: {} backups",
         plan.actions.len(),
-        HumanBytes(bytes),
+        print::bytes(bytes),
         plan.kept.len()
     )
 }

@@ -6,9 +6,14 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use walarchive_core::{Error, Result};
 
-/// A text and a line feed. A reader that has seen enough is no failure.
+/// A text and a line feed.
 pub fn out(text: &str) -> Result<()> {
-    match writeln!(std::io::stdout(), "{text}") {
+    piece(text).and_then(|()| piece("\n"))
+}
+
+/// A text as it is. A reader that has seen enough is no failure.
+pub fn piece(text: &str) -> Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write", "stdout", error)),
         _ => Ok(()),
     }
@@ -25,10 +30,14 @@ pub fn table(header: Vec<&str>, rows: impl IntoIterator<Item = Vec<String>>) -> 
     table.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
     table.set_header(header);
     for row in rows {
-        // What a repository says is printed, not obeyed: no control characters.
-        table.add_row(row.iter().map(|cell| cell.replace(char::is_control, "?")));
+        table.add_row(row.iter().map(|cell| plain(cell)));
     }
     table.to_string()
+}
+
+/// What a repository says is printed, not obeyed: no control characters.
+pub fn plain(text: &str) -> String {
+    text.replace(char::is_control, "?")
 }
 
 /// A time in UTC, to the second, as PostgreSQL reads it back.

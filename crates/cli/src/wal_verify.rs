@@ -1,17 +1,15 @@
 //! `wal-verify`.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use comfy_table::Table;
 use walarchive_core::inventory::Inventory;
 use walarchive_core::storage::Store;
 use walarchive_core::verify::{self, Checks, LOOKS, Live, Names, Selection, Status, WalReport};
 use walarchive_core::{Error, Result};
 
 use crate::args::Storage;
-use crate::{progress, settings, wal};
+use crate::{print, progress, settings, wal};
 
 /// `wal-verify`.
 #[derive(Debug, clap::Args)]
@@ -94,13 +92,10 @@ pub async fn run(args: &WalVerify) -> Result<Status> {
     }
     let report = WalReport::new(&checks, names, content);
     let text = match args.json {
-        true => serde_json::to_string_pretty(&report).unwrap_or_default(),
+        true => print::json(&report),
         false => table(&report),
     };
-    match writeln!(std::io::stdout(), "{text}") {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write", "stdout", error)),
-        _ => Ok(report.status()),
-    }
+    print::out(&text).map(|()| report.status())
 }
 
 /// The server's position first, then the repository.
@@ -135,25 +130,20 @@ async fn look(args: &WalVerify, store: &Store, data_dir: Option<&PathBuf>) -> Re
 }
 
 fn table(report: &WalReport) -> String {
-    let mut table = Table::new();
-    table.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header([
+    let header = [
         "check", "status", "timeline", "start", "end", "segments", "found", "detail",
-    ]);
-    for row in report.rows() {
-        let text = |text: Option<String>| text.unwrap_or_default();
-        let cells = [
+    ];
+    let rows = report.rows().into_iter().map(|row| {
+        vec![
             row.check.to_owned(),
             row.status.to_owned(),
-            text(row.timeline.map(|timeline| timeline.to_string())),
-            text(row.start_segment),
-            text(row.end_segment),
-            text(row.segments_count.map(|count| count.to_string())),
-            text(row.segment_status.map(str::to_owned)),
-            text(row.detail),
-        ];
-        // What a repository says is printed, not obeyed: no control characters.
-        table.add_row(cells.map(|cell| cell.replace(char::is_control, "?")));
-    }
-    format!("{table}\nworst: {}", report.status())
+            row.timeline.map(|timeline| timeline.to_string()).unwrap_or_default(),
+            row.start_segment.unwrap_or_default(),
+            row.end_segment.unwrap_or_default(),
+            row.segments_count.map(|count| count.to_string()).unwrap_or_default(),
+            row.segment_status.unwrap_or_default().to_owned(),
+            row.detail.unwrap_or_default(),
+        ]
+    });
+    format!("{}\nworst: {}", print::table(header.to_vec(), rows), report.status())
 }
