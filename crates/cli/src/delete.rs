@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use chrono::Utc;
 use clap::Subcommand;
 use tokio_util::sync::CancellationToken;
-use walarchive_core::{Error, Result};
 use walarchive_core::retention::{self, Action, Applied, Mode, Object, Plan, Progress, Request};
 use walarchive_core::wal::WalFileName;
+use walarchive_core::{Error, Result};
 
 use crate::args::Storage;
 use crate::print::plain;

@@ -50,10 +50,16 @@ fn timelines_table(timelines: &[TimelineInfo]) -> String {
             .collect();
         vec![
             timeline.id.to_string(),
-            forked.then(|| timeline.parent_id.to_string()).unwrap_or_default(),
-            forked
-                .then(|| Lsn(timeline.switch_point_lsn).to_string())
-                .unwrap_or_default(),
+            if forked {
+                timeline.parent_id.to_string()
+            } else {
+                String::new()
+            },
+            if forked {
+                Lsn(timeline.switch_point_lsn).to_string()
+            } else {
+                String::new()
+            },
             timeline.start_segment.clone(),
             timeline.end_segment.clone(),
             timeline.segment_range_size.to_string(),
