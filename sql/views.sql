@@ -1,23 +1,7 @@
 -- What a monitoring user looks at. The functions below the views take their caller's rights, so he needs both.
 
 CREATE VIEW walarchive_backups AS
-    SELECT backup_name,
-           start_time,
-           finish_time,
-           start_lsn::pg_lsn,
-           finish_lsn::pg_lsn,
-           timeline,
-           uncompressed_size,
-           compressed_size,
-           parent,
-           hostname,
-           data_dir,
-           pg_version,
-           system_identifier,
-           is_permanent,
-           user_data,
-           damaged
-      FROM walarchive_backup_list();
+    SELECT * FROM walarchive_backup_list();
 
 CREATE VIEW walarchive_status AS
     SELECT worker_pid,
@@ -36,7 +20,14 @@ CREATE VIEW walarchive_status AS
            ready_bytes,
            clock_timestamp() - oldest_ready AS oldest_ready_age,
            last_error,
-           last_error_time
+           last_error_time,
+           next_backup,
+           last_backup_outcome,
+           last_backup_name,
+           last_backup_time,
+           last_backup_error,
+           last_retention,
+           last_retention_time
       FROM walarchive_archiver_status();
 
 CREATE VIEW walarchive_progress AS
@@ -45,10 +36,25 @@ CREATE VIEW walarchive_progress AS
 REVOKE ALL ON FUNCTION walarchive_backup_push(boolean, jsonb, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_check() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_backup_list() FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_wal_show() FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_recovery_windows() FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_backup_mark(text, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_retain(integer, text, timestamptz, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_before(text, text, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_target(text, text, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_everything(boolean, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_garbage(text, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_outside_window(interval, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_gfs(integer, integer, integer, integer, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_wal_verify(text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_backup_verify(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_archiver_status() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_backup_progress() FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION walarchive_backup_list() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION walarchive_wal_show() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION walarchive_recovery_windows() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION walarchive_wal_verify(text[]) TO pg_monitor;
 GRANT EXECUTE ON FUNCTION walarchive_archiver_status() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION walarchive_backup_progress() TO pg_monitor;
 GRANT SELECT ON walarchive_backups, walarchive_status, walarchive_progress TO pg_monitor;

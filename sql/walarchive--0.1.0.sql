@@ -25,7 +25,14 @@ CREATE  FUNCTION "walarchive_archiver_status"() RETURNS TABLE (
 	"ready_bytes" bigint,  /* i64 */
 	"oldest_ready" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
 	"last_error" TEXT,  /* Option < String > */
-	"last_error_time" timestamp with time zone  /* Option < TimestampWithTimeZone > */
+	"last_error_time" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
+	"next_backup" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
+	"last_backup_outcome" TEXT,  /* Option < String > */
+	"last_backup_name" TEXT,  /* Option < String > */
+	"last_backup_time" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
+	"last_backup_error" TEXT,  /* Option < String > */
+	"last_retention" TEXT,  /* Option < String > */
+	"last_retention_time" timestamp with time zone  /* Option < TimestampWithTimeZone > */
 )
 STRICT VOLATILE PARALLEL RESTRICTED
 LANGUAGE c /* Rust */
@@ -38,23 +45,36 @@ CREATE  FUNCTION "walarchive_backup_list"() RETURNS TABLE (
 	"backup_name" TEXT,  /* String */
 	"start_time" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
 	"finish_time" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
-	"start_lsn" TEXT,  /* Option < String > */
-	"finish_lsn" TEXT,  /* Option < String > */
+	"start_lsn" pg_lsn,  /* Option < PgLsn > */
+	"finish_lsn" pg_lsn,  /* Option < PgLsn > */
 	"timeline" bigint,  /* Option < i64 > */
 	"uncompressed_size" bigint,  /* i64 */
 	"compressed_size" bigint,  /* i64 */
 	"parent" TEXT,  /* Option < String > */
+	"chain" TEXT[],  /* :: std :: option :: Option < Vec < String > > */
 	"hostname" TEXT,  /* Option < String > */
 	"data_dir" TEXT,  /* Option < String > */
 	"pg_version" INT,  /* Option < i32 > */
 	"system_identifier" TEXT,  /* Option < String > */
 	"is_permanent" bool,  /* bool */
 	"user_data" jsonb,  /* Option < JsonB > */
-	"damaged" TEXT  /* Option < String > */
+	"restorable" bool,  /* bool */
+	"problem" TEXT  /* Option < String > */
 )
 STRICT VOLATILE PARALLEL RESTRICTED
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'walarchive_backup_list_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- walarchive::api::mark::walarchive_backup_mark
+CREATE  FUNCTION "walarchive_backup_mark"(
+	"name" TEXT, /* String */
+	"permanent" bool DEFAULT true /* bool */
+) RETURNS SETOF TEXT /* String */
+STRICT VOLATILE PARALLEL UNSAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'walarchive_backup_mark_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -91,6 +111,21 @@ AS 'MODULE_PATHNAME', 'walarchive_backup_push_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- walarchive::api::verify::walarchive_backup_verify
+CREATE  FUNCTION "walarchive_backup_verify"(
+	"name" TEXT /* & str */
+) RETURNS TABLE (
+	"what" TEXT,  /* String */
+	"status" TEXT,  /* String */
+	"path" TEXT,  /* String */
+	"detail" TEXT  /* String */
+)
+STRICT VOLATILE PARALLEL RESTRICTED
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'walarchive_backup_verify_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- walarchive::api::check::walarchive_check
 CREATE  FUNCTION "walarchive_check"() RETURNS TABLE (
 	"check_name" TEXT,  /* String */
@@ -105,27 +140,193 @@ AS 'MODULE_PATHNAME', 'walarchive_check_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- walarchive::api::delete::walarchive_delete_before
+CREATE  FUNCTION "walarchive_delete_before"(
+	"target" TEXT, /* & str */
+	"mode" TEXT DEFAULT '', /* & str */
+	"confirm" bool DEFAULT false /* bool */
+) RETURNS TABLE (
+	"what" TEXT,  /* String */
+	"key" TEXT,  /* String */
+	"size" bigint,  /* i64 */
+	"why" TEXT,  /* String */
+	"deleted" bool  /* bool */
+)
+STRICT VOLATILE PARALLEL UNSAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'walarchive_delete_before_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- walarchive::api::delete::walarchive_delete_everything
+CREATE  FUNCTION "walarchive_delete_everything"(
+	"force" bool DEFAULT false, /* bool */
+	"confirm" bool DEFAULT false /* bool */
+) RETURNS TABLE (
+	"what" TEXT,  /* String */
+	"key" TEXT,  /* String */
+	"size" bigint,  /* i64 */
+	"why" TEXT,  /* String */
+	"deleted" bool  /* bool */
+)
+STRICT VOLATILE PARALLEL UNSAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'walarchive_delete_everything_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- walarchive::api::delete::walarchive_delete_garbage
+CREATE  FUNCTION "walarchive_delete_garbage"(
+	"what" TEXT DEFAULT '', /* & str */
+	"confirm" bool DEFAULT false /* bool */
+) RETURNS TABLE (
+	"what" TEXT,  /* String */
+	"key" TEXT,  /* String */
+	"size" bigint,  /* i64 */
+	"why" TEXT,  /* String */
+	"deleted" bool  /* bool */
+)
+STRICT VOLATILE PARALLEL UNSAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'walarchive_delete_garbage_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- walarchive::api::delete::walarchive_delete_gfs
+CREATE  FUNCTION "walarchive_delete_gfs"(
+	"days" INT, /* i32 */
+	"weeks" INT, /* i32 */
+	"months" INT, /* i32 */
+	"years" INT, /* i32 */
+	"confirm" bool DEFAULT false /* bool */
+) RETURNS TABLE (
+	"what" TEXT,  /* String */
+	"key" TEXT,  /* String */
+	"size" bigint,  /* i64 */
+	"why" TEXT,  /* String */
+	"deleted" bool  /* bool */
+)
+STRICT VOLATILE PARALLEL UNSAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'walarchive_delete_gfs_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- walarchive::api::delete::walarchive_delete_outside_window
+CREATE  FUNCTION "walarchive_delete_outside_window"(
+	"window" interval, /* Interval */
+	"confirm" bool DEFAULT false /* bool */
+) RETURNS TABLE (
+	"what" TEXT,  /* String */
+	"key" TEXT,  /* String */
+	"size" bigint,  /* i64 */
+	"why" TEXT,  /* String */
+	"deleted" bool  /* bool */
+)
+STRICT VOLATILE PARALLEL UNSAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'walarchive_delete_outside_window_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- walarchive::api::delete::walarchive_delete_retain
+CREATE  FUNCTION "walarchive_delete_retain"(
+	"count" INT, /* i32 */
+	"mode" TEXT DEFAULT 'FULL', /* & str */
+	"after" timestamp with time zone DEFAULT NULL, /* Option < TimestampWithTimeZone > */
+	"confirm" bool DEFAULT false /* bool */
+) RETURNS TABLE (
+	"what" TEXT,  /* String */
+	"key" TEXT,  /* String */
+	"size" bigint,  /* i64 */
+	"why" TEXT,  /* String */
+	"deleted" bool  /* bool */
+)
+VOLATILE PARALLEL UNSAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'walarchive_delete_retain_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- walarchive::api::delete::walarchive_delete_target
+CREATE  FUNCTION "walarchive_delete_target"(
+	"name" TEXT, /* & str */
+	"mode" TEXT DEFAULT '', /* & str */
+	"confirm" bool DEFAULT false /* bool */
+) RETURNS TABLE (
+	"what" TEXT,  /* String */
+	"key" TEXT,  /* String */
+	"size" bigint,  /* i64 */
+	"why" TEXT,  /* String */
+	"deleted" bool  /* bool */
+)
+STRICT VOLATILE PARALLEL UNSAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'walarchive_delete_target_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- walarchive::api::list::walarchive_recovery_windows
+CREATE  FUNCTION "walarchive_recovery_windows"() RETURNS TABLE (
+	"timeline" bigint,  /* i64 */
+	"start_time" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
+	"end_time" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
+	"start_lsn" pg_lsn,  /* PgLsn */
+	"end_lsn" pg_lsn,  /* PgLsn */
+	"backup_name" TEXT,  /* String */
+	"backups" bigint,  /* i64 */
+	"missing_after" TEXT  /* Option < String > */
+)
+STRICT VOLATILE PARALLEL RESTRICTED
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'walarchive_recovery_windows_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- walarchive::api::list::walarchive_wal_show
+CREATE  FUNCTION "walarchive_wal_show"() RETURNS TABLE (
+	"timeline" bigint,  /* i64 */
+	"parent_timeline" bigint,  /* Option < i64 > */
+	"switch_point" pg_lsn,  /* Option < PgLsn > */
+	"start_segment" TEXT,  /* Option < String > */
+	"end_segment" TEXT,  /* Option < String > */
+	"segment_range_size" bigint,  /* i64 */
+	"segments_count" bigint,  /* i64 */
+	"missing_segments" TEXT[],  /* Vec < String > */
+	"backups" TEXT[],  /* Vec < String > */
+	"status" TEXT,  /* String */
+	"damaged_history" TEXT  /* Option < String > */
+)
+STRICT VOLATILE PARALLEL RESTRICTED
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'walarchive_wal_show_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- walarchive::api::verify::walarchive_wal_verify
+CREATE  FUNCTION "walarchive_wal_verify"(
+	"checks" VARIADIC TEXT[] DEFAULT '{integrity,timeline}' /* VariadicArray < '_, String > */
+) RETURNS TABLE (
+	"check" TEXT,  /* String */
+	"status" TEXT,  /* String */
+	"timeline" bigint,  /* Option < i64 > */
+	"start_segment" TEXT,  /* Option < String > */
+	"end_segment" TEXT,  /* Option < String > */
+	"segments_count" bigint,  /* Option < i64 > */
+	"segment_status" TEXT,  /* Option < String > */
+	"detail" TEXT  /* Option < String > */
+)
+STRICT VOLATILE PARALLEL RESTRICTED
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'walarchive_wal_verify_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- finalize
 -- What a monitoring user looks at. The functions below the views take their caller's rights, so he needs both.
 
 CREATE VIEW walarchive_backups AS
-    SELECT backup_name,
-           start_time,
-           finish_time,
-           start_lsn::pg_lsn,
-           finish_lsn::pg_lsn,
-           timeline,
-           uncompressed_size,
-           compressed_size,
-           parent,
-           hostname,
-           data_dir,
-           pg_version,
-           system_identifier,
-           is_permanent,
-           user_data,
-           damaged
-      FROM walarchive_backup_list();
+    SELECT * FROM walarchive_backup_list();
 
 CREATE VIEW walarchive_status AS
     SELECT worker_pid,
@@ -144,7 +345,14 @@ CREATE VIEW walarchive_status AS
            ready_bytes,
            clock_timestamp() - oldest_ready AS oldest_ready_age,
            last_error,
-           last_error_time
+           last_error_time,
+           next_backup,
+           last_backup_outcome,
+           last_backup_name,
+           last_backup_time,
+           last_backup_error,
+           last_retention,
+           last_retention_time
       FROM walarchive_archiver_status();
 
 CREATE VIEW walarchive_progress AS
@@ -153,10 +361,25 @@ CREATE VIEW walarchive_progress AS
 REVOKE ALL ON FUNCTION walarchive_backup_push(boolean, jsonb, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_check() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_backup_list() FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_wal_show() FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_recovery_windows() FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_backup_mark(text, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_retain(integer, text, timestamptz, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_before(text, text, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_target(text, text, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_everything(boolean, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_garbage(text, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_outside_window(interval, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_delete_gfs(integer, integer, integer, integer, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_wal_verify(text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_backup_verify(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_archiver_status() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_backup_progress() FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION walarchive_backup_list() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION walarchive_wal_show() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION walarchive_recovery_windows() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION walarchive_wal_verify(text[]) TO pg_monitor;
 GRANT EXECUTE ON FUNCTION walarchive_archiver_status() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION walarchive_backup_progress() TO pg_monitor;
 GRANT SELECT ON walarchive_backups, walarchive_status, walarchive_progress TO pg_monitor;

@@ -11,10 +11,13 @@ use walarchive_core::archive::Fingerprint;
 use walarchive_core::codec::Compression as CoreCompression;
 use walarchive_core::config::{StorageConfig, StorageOptions};
 use walarchive_core::formats::manifest::ChecksumAlgorithm;
+use walarchive_core::retention::Policy;
+use walarchive_core::schedule::Schedule;
 use walarchive_core::storage::Store;
 
 use crate::pg::settings::{
-    check_storage as storage_hook, check_storage_options as storage_options_hook, define_checked_string,
+    check_backup_schedule as backup_schedule_hook, check_retention as retention_hook, check_storage as storage_hook,
+    check_storage_options as storage_options_hook, define_checked_string,
 };
 use crate::shmem::MAX_CONCURRENCY;
 
@@ -50,6 +53,9 @@ static TAR_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1 << 20);
 static BACKUP_RATE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MANIFEST_CHECKSUMS: GucSetting<ManifestChecksums> =
     GucSetting::<ManifestChecksums>::new(ManifestChecksums::Crc32c);
+static BACKUP_SCHEDULE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static BACKUP_ON_STANDBY: GucSetting<bool> = GucSetting::<bool>::new(false);
+static RETENTION: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// S3 takes 10 000 parts of an object, which are 80 GB. In kB.
 const LARGEST_TAR_KB: i32 = 64 << 20;
@@ -151,6 +157,28 @@ pub fn define() {
         context(),
         GucFlags::default(),
     );
+    define_checked_string(
+        c"walarchive.backup_schedule",
+        c"When base backups are taken: a cron expression, in the operating system's local time; empty for never.",
+        c"For example \"0 2 * * *\" for every night at two, or @weekly. With six fields, seconds come first.",
+        &BACKUP_SCHEDULE,
+        Some(backup_schedule_hook),
+    );
+    GucRegistry::define_bool_guc(
+        c"walarchive.backup_on_standby",
+        c"Take scheduled backups on a standby, too.",
+        c"",
+        &BACKUP_ON_STANDBY,
+        context(),
+        GucFlags::default(),
+    );
+    define_checked_string(
+        c"walarchive.retention",
+        c"What is kept after each successful backup; the rest is deleted. Empty keeps everything.",
+        c"For example \"window 14 days\", \"full 7\" or \"gfs 7,4,12,5\" (days, weeks, months, years).",
+        &RETENTION,
+        Some(retention_hook),
+    );
 }
 
 /// What the archive needs to know: a snapshot of the settings, valid until the next reload.
@@ -243,6 +271,22 @@ pub fn manifest_checksums() -> ChecksumAlgorithm {
     }
 }
 
+/// `walarchive.backup_schedule`; none when it is empty.
+pub fn backup_schedule() -> Option<Schedule> {
+    // The check hook lets nothing else pass.
+    text(&BACKUP_SCHEDULE).parse().ok()
+}
+
+/// `walarchive.backup_on_standby`.
+pub fn backup_on_standby() -> bool {
+    BACKUP_ON_STANDBY.get()
+}
+
+/// `walarchive.retention`; none when it is empty.
+pub fn retention() -> Option<String> {
+    Some(text(&RETENTION)).filter(|policy| !policy.trim().is_empty())
+}
+
 /// May this be a value of `walarchive.storage`? An empty one means that it is not set.
 pub fn check_storage(value: &str) -> Result<(), Error> {
     if value.is_empty() {
@@ -255,6 +299,24 @@ pub fn check_storage(value: &str) -> Result<(), Error> {
 /// May this be a value of `walarchive.storage_options`?
 pub fn check_storage_options(value: &str) -> Result<(), Error> {
     value.parse::<StorageOptions>().map(|_| ())
+}
+
+/// May this be a value of `walarchive.backup_schedule`?
+pub fn check_backup_schedule(value: &str) -> Result<(), Error> {
+    if value.trim().is_empty() {
+        Ok(())
+    } else {
+        value.parse::<Schedule>().map(|_| ())
+    }
+}
+
+/// May this be a value of `walarchive.retention`?
+pub fn check_retention(value: &str) -> Result<(), Error> {
+    if value.trim().is_empty() {
+        Ok(())
+    } else {
+        value.parse::<Policy>().map(|_| ())
+    }
 }
 
 fn text(setting: &GucSetting<Option<CString>>) -> String {

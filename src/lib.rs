@@ -2,7 +2,8 @@
 //!
 //! The way of a WAL segment: the archiver calls [`archive_module`], which asks the queue in [`shmem`]; the [`worker`] has
 //! uploaded it already, or does so now, with `walarchive_core::archive`; the archiver wakes and answers true. The way of a
-//! backup: a function in [`api`] starts a backup worker in [`worker`], which copies with `walarchive_core::backup`.
+//! backup: a function in [`api`], or the scheduler in [`worker`], starts a backup worker, which copies with
+//! `walarchive_core::backup`.
 
 mod api;
 mod archive_module;
@@ -16,7 +17,7 @@ mod worker;
 use pgrx::pg_shmem_init;
 use pgrx::prelude::*;
 
-use crate::shmem::{ARCHIVING, BACKUP};
+use crate::shmem::{ARCHIVING, BACKUP, SCHEDULING};
 
 pgrx::pg_module_magic!();
 
@@ -28,6 +29,7 @@ pub extern "C-unwind" fn _PG_init() {
     if pg::server::preloading() {
         pg_shmem_init!(ARCHIVING = shmem::initial_archiving());
         pg_shmem_init!(BACKUP = shmem::initial_backup());
+        pg_shmem_init!(SCHEDULING = shmem::initial_scheduling());
         shmem::set_preloaded();
         worker::register();
     }

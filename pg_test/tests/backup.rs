@@ -52,7 +52,7 @@ fn the_view_tells_what_was_asked_for_and_what_was_stored() {
     };
     assert_eq!(
         ask(
-            "is_permanent, user_data IS NULL, parent IS NULL, damaged IS NULL",
+            "is_permanent, user_data IS NULL, parent IS NULL, problem IS NULL",
             &first
         ),
         "f|t|t|t"
@@ -96,8 +96,8 @@ fn the_view_tells_what_was_asked_for_and_what_was_stored() {
     let sentinel = format!("basebackups_005/{first}_backup_stop_sentinel.json");
     fs::write(site.object(&sentinel), "{").expect("could not write");
     fs::write(site.object(&format!("basebackups_005/{first}/metadata.json")), "{").expect("could not write");
-    assert_eq!(ask("damaged IS NULL", &first), "f");
-    assert_eq!(ask("damaged IS NULL", &second), "t");
+    assert_eq!(ask("problem IS NULL", &first), "f");
+    assert_eq!(ask("problem IS NULL", &second), "t");
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn a_backup_survives_its_client_but_not_its_server() {
     let finish = |worker: i32, number: usize| {
         assert_eq!(wait_copying(&primary), worker);
         primary.wait_until("the backup is complete", PATIENCE, || {
-            primary.psql("SELECT count(*) FROM walarchive_backups WHERE damaged IS NULL") == number.to_string()
+            primary.psql("SELECT count(*) FROM walarchive_backups WHERE problem IS NULL") == number.to_string()
         });
     };
     let statement = primary.background_psql(PUSH);

@@ -20,7 +20,7 @@ fn the_whole_job_on_s3() {
     assert_eq!(load, "1");
     let name = backup(&primary, "user_data => '\"on S3\"'");
     assert_eq!(
-        primary.psql("SELECT backup_name, user_data, damaged FROM walarchive_backups"),
+        primary.psql("SELECT backup_name, user_data, problem FROM walarchive_backups"),
         format!("{name}|\"on S3\"|")
     );
     primary.psql("INSERT INTO t VALUES (2)");

@@ -25,7 +25,7 @@ fn does_the_main_job(site: &Site) {
     archive_all(&primary);
     assert_eq!(primary.psql("SELECT failed_count FROM pg_stat_archiver"), "0");
     assert_eq!(
-        primary.psql("SELECT backup_name, damaged FROM walarchive_backups"),
+        primary.psql("SELECT backup_name, problem FROM walarchive_backups"),
         format!("{name}|")
     );
     let before = primary.psql(FINGERPRINT);

@@ -3,16 +3,17 @@
 use std::time::{Duration, Instant};
 
 use pgrx::JsonB;
-use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker};
+use pgrx::bgworkers::{BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::prelude::*;
 use walarchive_core::Error;
 
 use super::{bigint, timestamp};
 use crate::error::{or_raise, raise};
 use crate::guc::ArchiveSettings;
+use crate::pg::backup_worker::{self, Database};
 use crate::pg::latch::{self, Latch};
 use crate::pg::{process, server};
-use crate::shmem::{self, BACKUP, BackupJob, Failure, Phase, Text, USER_DATA_BYTES, now_us};
+use crate::shmem::{self, BACKUP, BackupJob, Phase, USER_DATA_BYTES, Wanted, now_us};
 
 /// A worker that dies without a word is noticed at the latest after this.
 const LIVENESS: Duration = Duration::from_secs(1);
@@ -22,9 +23,6 @@ const FIRST_NOTICE: Duration = Duration::from_secs(5);
 
 /// The longest that a cancelled statement waits for its backup to clean up.
 const CLEANUP: Duration = Duration::from_secs(75);
-
-/// A worker that has not come up by then never will. Microseconds.
-const STARTUP_US: i64 = 60_000_000;
 
 /// Take a full base backup. Returns its name; with `wait => false` NULL, at once.
 ///
@@ -54,80 +52,19 @@ fn walarchive_backup_push(
             "Keep large data elsewhere, and a reference to it here.",
         )))
     }
-    let number = reserve(permanent, &user_data, wait).unwrap_or_else(|running| raise(&running));
-    let worker = or_raise(start_worker(number));
+    let wanted = Wanted {
+        scheduled: false,
+        permanent,
+        user_data: &user_data,
+        requester: if wait { Latch::mine() } else { Latch::NONE },
+    };
+    let number = shmem::reserve(wanted).unwrap_or_else(|running| raise(&running));
+    let worker = or_raise(backup_worker::launch(number, Database::Mine));
     if !wait {
         notice!("the backup runs in the background; see walarchive_progress and walarchive_backups");
         return None;
     }
     Some(wait_for(number, &worker))
-}
-
-/// There is one backup at a time.
-fn reserve(permanent: bool, user_data: &str, wait: bool) -> Result<u64, Box<Failure>> {
-    let now = now_us();
-    let mut job = BACKUP.exclusive();
-    let stillborn = job.phase == Phase::Starting && job.worker_pid == 0 && now - job.started_us > STARTUP_US;
-    if job.phase.is_running() && !stillborn {
-        let name = job
-            .name
-            .to_option()
-            .map(|name| format!(" \"{name}\""))
-            .unwrap_or_default();
-        return Err(Box::new(Failure {
-            sqlstate: PgSqlErrorCode::ERRCODE_OBJECT_IN_USE as i32,
-            message: Text::new("a backup is running already"),
-            detail: Text::new(&format!(
-                "Process {} is taking backup{name}: {}.",
-                job.worker_pid,
-                job.phase.name()
-            )),
-            hint: Text::new("Wait until it is done, see walarchive_progress, or cancel it with pg_cancel_backend()."),
-        }));
-    }
-    let number = job.number + 1;
-    *job = BackupJob {
-        number,
-        phase: Phase::Starting,
-        requester: if wait { Latch::mine() } else { Latch::NONE },
-        permanent,
-        user_data: Text::new(user_data),
-        started_us: now,
-        ..BackupJob::NONE
-    };
-    Ok(number)
-}
-
-fn start_worker(number: u64) -> Result<DynamicBackgroundWorker, Error> {
-    let database = u32::from(process::my_database());
-    let loaded = BackgroundWorkerBuilder::new("walarchive backup")
-        .set_type("walarchive backup")
-        .set_library("walarchive")
-        .set_function("walarchive_backup_main")
-        .enable_spi_access()
-        // On a standby, too.
-        .set_start_time(BgWorkerStartTime::ConsistentState)
-        .set_restart_time(None)
-        .set_notify_pid(process::my_pid())
-        .set_extra(&number.to_string())
-        .set_argument(Some(crate::pg::Datum::from(database)))
-        .load_dynamic();
-    loaded.map_err(|_| {
-        let error = Error::config(
-            "no background worker is free for the backup",
-            "Raise max_worker_processes.",
-        );
-        give_up(number, &error);
-        error
-    })
-}
-
-fn give_up(number: u64, error: &Error) {
-    let mut job = BACKUP.exclusive();
-    if job.number == number && job.phase.is_running() {
-        job.phase = Phase::Failed;
-        job.failure = Failure::from(error);
-    }
 }
 
 fn wait_for(number: u64, worker: &DynamicBackgroundWorker) -> String {
@@ -141,10 +78,7 @@ fn wait_for(number: u64, worker: &DynamicBackgroundWorker) -> String {
             _ => {}
         }
         if job.worker_pid == 0 && matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped)) {
-            give_up(
-                number,
-                &Error::config("the backup worker did not start", "The server's log says why."),
-            );
+            backup_worker::never_started(number);
             continue;
         }
         if process::cancel_pending() {

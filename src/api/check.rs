@@ -1,20 +1,16 @@
 //! `walarchive_check`.
 
-use std::time::Duration;
-
 use pgrx::prelude::*;
 use walarchive_core::Error;
 use walarchive_core::check::{self, Check};
 use walarchive_core::storage::Store;
 
+use super::LOOK;
 use crate::bridge::{self, Flow};
 use crate::error::or_raise;
 use crate::guc::ArchiveSettings;
 use crate::pg::{process, server};
 use crate::shmem::{self, ARCHIVING};
-
-/// How often an idle wait looks for interrupts; they set the latch anyway.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// Is everything there that archiving needs? One row for each thing that was looked at: first the server, then the store.
 /// What is written into the store is removed again.

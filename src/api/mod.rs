@@ -2,15 +2,51 @@
 
 mod backup;
 mod check;
+mod delete;
 mod list;
+mod mark;
 mod status;
+mod verify;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use pgrx::prelude::*;
+use walarchive_core::archive::Archive;
+use walarchive_core::{Error, Result};
+
+use crate::bridge::{self, Flow};
+use crate::error::or_raise;
+use crate::guc::ArchiveSettings;
+use crate::pg::process;
+
+/// How often an idle wait looks for interrupts; they set the latch anyway.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// 2000-01-01, where PostgreSQL's time begins, in microseconds since 1970.
+const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+
+/// Work in the archive that the settings name, to its end or the statement's.
+fn in_archive<T, F>(work: impl FnOnce(Arc<Archive>) -> F) -> T
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T>> + Send + 'static,
+{
+    let archive = or_raise(ArchiveSettings::current().and_then(|settings| bridge::archive(&settings)));
+    run(work(archive))
+}
+
+/// Work to its end or the statement's. An ERROR if it fails.
+fn run<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> T {
+    let done = bridge::run(work, Some(LOOK), || {
+        process::check_for_interrupts();
+        Flow::Wait
+    });
+    or_raise(done.unwrap_or(Err(Error::Cancelled)))
+}
 
 /// A time of shared memory (microseconds since 1970; 0: never) as SQL sees it.
 fn timestamp(us_since_1970: i64) -> Option<TimestampWithTimeZone> {
-    /// 2000-01-01, where PostgreSQL's time begins, in microseconds since 1970.
-    const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
     if us_since_1970 == 0 {
         return None;
     }

@@ -11,7 +11,7 @@ use super::{bigint, timestamp};
 use crate::error::or_raise;
 use crate::guc;
 use crate::pg::server;
-use crate::shmem::{self, ARCHIVING};
+use crate::shmem::{self, ARCHIVING, SCHEDULING};
 
 /// What waits in `archive_status`.
 #[derive(Default)]
@@ -21,7 +21,7 @@ struct Waiting {
     oldest_us: i64,
 }
 
-/// One row: the state of archiving since the server started.
+/// One row: the state of archiving and of backups since the server started.
 #[pg_extern(volatile, parallel_restricted)]
 #[allow(clippy::type_complexity)]
 fn walarchive_archiver_status() -> TableIterator<
@@ -44,6 +44,13 @@ fn walarchive_archiver_status() -> TableIterator<
         name!(oldest_ready, Option<TimestampWithTimeZone>),
         name!(last_error, Option<String>),
         name!(last_error_time, Option<TimestampWithTimeZone>),
+        name!(next_backup, Option<TimestampWithTimeZone>),
+        name!(last_backup_outcome, Option<String>),
+        name!(last_backup_name, Option<String>),
+        name!(last_backup_time, Option<TimestampWithTimeZone>),
+        name!(last_backup_error, Option<String>),
+        name!(last_retention, Option<String>),
+        name!(last_retention_time, Option<TimestampWithTimeZone>),
     ),
 > {
     or_raise(shmem::require_preloaded());
@@ -57,6 +64,7 @@ fn walarchive_archiver_status() -> TableIterator<
             archiving.queue.counts(),
         )
     };
+    let scheduling = *SCHEDULING.share();
     let waiting = or_raise(waiting(&server::data_directory().join("pg_wal")));
     let state = match (worker_pid, uploading) {
         (0, _) => "not running",
@@ -81,6 +89,14 @@ fn walarchive_archiver_status() -> TableIterator<
         timestamp(waiting.oldest_us),
         counters.last_error.to_option(),
         timestamp(counters.last_error_us),
+        timestamp(scheduling.next_us),
+        scheduling.last.outcome.name().map(str::to_owned),
+        scheduling.last.name.to_option(),
+        timestamp(scheduling.last.ended_us),
+        // What keeps the scheduler from starting any backup is the news.
+        scheduling.trouble.to_option().or(scheduling.last.error.to_option()),
+        scheduling.retention.summary.to_option(),
+        timestamp(scheduling.retention.ended_us),
     ))
 }
 

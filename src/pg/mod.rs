@@ -2,7 +2,9 @@
 //! from the process's main thread.
 
 pub mod archive_abi;
+pub mod backup_worker;
 pub mod latch;
+pub mod lsn;
 pub mod process;
 pub mod server;
 pub mod settings;

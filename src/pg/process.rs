@@ -64,9 +64,12 @@ pub fn reload_configuration() {
     unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
 }
 
-/// Connect this background worker to a database, as the bootstrap superuser.
+/// Connect this background worker to a database, as the bootstrap superuser; to `postgres` if its OID is the invalid one.
 pub fn connect_to_database(database: pg_sys::Oid) {
-    BackgroundWorker::connect_worker_to_spi_by_oid(Some(database), None);
+    match database {
+        pg_sys::Oid::INVALID => BackgroundWorker::connect_worker_to_spi(Some("postgres"), None),
+        database => BackgroundWorker::connect_worker_to_spi_by_oid(Some(database), None),
+    }
 }
 
 /// After a caught ERROR: leave the transaction that it interrupted, if there is one, and release its locks.

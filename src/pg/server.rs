@@ -31,6 +31,20 @@ pub fn in_recovery() -> bool {
     unsafe { pg_sys::RecoveryInProgress() }
 }
 
+/// The timeline, and the LSN up to which WAL is flushed to disk, or on a standby replayed. Every segment before that LSN is
+/// complete, and one that is to be archived here is marked as ready: the server does that before it says that it is flushed.
+pub fn wal_position() -> (u32, u64) {
+    let mut timeline = 0;
+    // SAFETY: both read shared memory that every server process is attached to, and write a timeline to a variable of ours.
+    let lsn = unsafe {
+        match in_recovery() {
+            true => pg_sys::GetXLogReplayRecPtr(&raw mut timeline),
+            false => pg_sys::GetFlushRecPtr(&raw mut timeline),
+        }
+    };
+    (timeline, lsn)
+}
+
 /// The value of any setting, as text.
 pub fn setting(name: &CStr) -> String {
     // SAFETY: missing_ok, so that an unknown name is a null pointer and no error; the text is copied at once.

@@ -91,3 +91,31 @@ pub unsafe extern "C-unwind" fn check_storage_options(
     // SAFETY: PostgreSQL's call.
     unsafe { check("walarchive.storage_options", newval, crate::guc::check_storage_options) }
 }
+
+/// Check hook of `walarchive.backup_schedule`.
+///
+/// # Safety
+/// To be called by PostgreSQL.
+#[pgrx::pg_guard]
+pub unsafe extern "C-unwind" fn check_backup_schedule(
+    newval: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: PostgreSQL's call.
+    unsafe { check("walarchive.backup_schedule", newval, crate::guc::check_backup_schedule) }
+}
+
+/// Check hook of `walarchive.retention`.
+///
+/// # Safety
+/// To be called by PostgreSQL.
+#[pgrx::pg_guard]
+pub unsafe extern "C-unwind" fn check_retention(
+    newval: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: PostgreSQL's call.
+    unsafe { check("walarchive.retention", newval, crate::guc::check_retention) }
+}

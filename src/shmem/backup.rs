@@ -1,11 +1,17 @@
 //! The backup that is running, or the last one: how its worker and the backend that asked for it speak to each other.
 
-use super::Failure;
+use pgrx::PgSqlErrorCode;
+
+use super::schedule::{LastBackup, Outcome};
 use super::text::Text;
+use super::{BACKUP, Failure, SCHEDULING, now_us};
 use crate::pg::latch::Latch;
 
 /// The largest `user_data`, in bytes of JSON.
 pub const USER_DATA_BYTES: usize = 8192;
+
+/// A worker that has not come up by then never will. Microseconds.
+const STARTUP_US: i64 = 60_000_000;
 
 /// Where a backup is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +28,8 @@ pub enum Phase {
     Finishing,
     /// Waiting until the WAL that it needs is archived.
     WaitingForWal,
+    /// It is complete, and what `walarchive.retention` does not keep is being deleted.
+    Retention,
     /// It is complete.
     Done,
     /// It failed or was cancelled.
@@ -38,6 +46,7 @@ impl Phase {
             Phase::Copying => "copying files",
             Phase::Finishing => "writing manifest",
             Phase::WaitingForWal => "waiting for WAL",
+            Phase::Retention => "applying retention",
             Phase::Done => "done",
             Phase::Failed => "failed",
         }
@@ -79,6 +88,10 @@ pub struct BackupJob {
     pub requester: Latch,
     /// Wakes the worker.
     pub worker: Latch,
+    /// Did the scheduler ask for it?
+    pub scheduled: bool,
+    /// Is the worker connected to its database?
+    pub connected: bool,
     /// Asked for.
     pub permanent: bool,
     /// Asked for; JSON.
@@ -106,6 +119,8 @@ impl BackupJob {
         worker_pid: 0,
         requester: Latch::NONE,
         worker: Latch::NONE,
+        scheduled: false,
+        connected: false,
         permanent: false,
         user_data: Text::EMPTY,
         started_us: 0,
@@ -121,4 +136,103 @@ impl BackupJob {
         waiting_for: Text::EMPTY,
         failure: Failure::NONE,
     };
+
+    /// Is the place taken? Not by a backup whose worker never came up.
+    pub fn is_taken(&self, now_us: i64) -> bool {
+        let stillborn = self.phase == Phase::Starting && self.worker_pid == 0 && now_us - self.started_us > STARTUP_US;
+        self.phase.is_running() && !stillborn
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// By the scheduler?
+    pub scheduled: bool,
+    /// Never to be deleted by retention.
+    pub permanent: bool,
+    /// JSON, or empty; no longer than [`USER_DATA_BYTES`].
+    pub user_data: &'a str,
+    /// Who waits for it.
+    pub requester: Latch,
+}
+
+/// Take the one place that there is, for a worker that is to be started. Returns the number of the backup, or why there is no
+/// place.
+pub fn reserve(wanted: Wanted<'_>) -> Result<u64, Box<Failure>> {
+    let now = now_us();
+    let mut job = BACKUP.exclusive();
+    if job.is_taken(now) {
+        let name = job
+            .name
+            .to_option()
+            .map(|name| format!(" \"{name}\""))
+            .unwrap_or_default();
+        return Err(Box::new(Failure {
+            sqlstate: PgSqlErrorCode::ERRCODE_OBJECT_IN_USE as i32,
+            message: Text::new("a backup is running already"),
+            detail: Text::new(&format!(
+                "Process {} is taking backup{name}: {}.",
+                job.worker_pid,
+                job.phase.name()
+            )),
+            hint: Text::new("Wait until it is done, see walarchive_progress, or cancel it with pg_cancel_backend()."),
+        }));
+    }
+    let number = job.number + 1;
+    *job = BackupJob {
+        number,
+        phase: Phase::Starting,
+        requester: wanted.requester,
+        scheduled: wanted.scheduled,
+        permanent: wanted.permanent,
+        user_data: Text::new(wanted.user_data),
+        started_us: now,
+        ..BackupJob::NONE
+    };
+    Ok(number)
+}
+
+/// Note how the backup of that number ended, and wake who waits. Only its worker calls this, or, once that is known to be
+/// gone, who started it. Nothing happens if the backup is not running.
+pub fn conclude(number: u64, result: Result<&str, &Failure>) {
+    let job = *BACKUP.share();
+    if job.number != number || !job.phase.is_running() {
+        return;
+    }
+    let (outcome, name, failure) = match result {
+        Ok(name) => (Outcome::Succeeded, Text::new(name), Failure::NONE),
+        Err(failure) if failure.sqlstate == PgSqlErrorCode::ERRCODE_QUERY_CANCELED as i32 => {
+            (Outcome::Canceled, job.name, *failure)
+        }
+        Err(failure) => (Outcome::Failed, job.name, *failure),
+    };
+    // Before the place is free: who sees that sees this, too.
+    let scheduler = {
+        let mut scheduling = SCHEDULING.exclusive();
+        scheduling.last = LastBackup {
+            number,
+            scheduled: job.scheduled,
+            no_database: job.worker_pid != 0 && !job.connected,
+            outcome,
+            name,
+            ended_us: now_us(),
+            error: failure.message,
+        };
+        scheduling.scheduler
+    };
+    let requester = {
+        let mut job = BACKUP.exclusive();
+        job.name = name;
+        job.failure = failure;
+        job.phase = match outcome {
+            Outcome::Succeeded => Phase::Done,
+            _ => Phase::Failed,
+        };
+        job.worker_pid = 0;
+        job.worker = Latch::NONE;
+        job.requester
+    };
+    requester.set();
+    scheduler.set();
 }

@@ -1,7 +1,8 @@
-//! Shared memory: plain data under two locks, which nobody holds while waiting or doing I/O.
+//! Shared memory: plain data under three locks, which nobody holds while waiting or doing I/O, nor two of them at once.
 
 mod backup;
 mod queue;
+mod schedule;
 mod text;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,9 +12,10 @@ use walarchive_core::Error;
 
 use crate::pg::latch::Latch;
 
-pub use crate::pg::shared::{ARCHIVING, BACKUP};
-pub use backup::{BackupJob, Phase, USER_DATA_BYTES, Work};
+pub use crate::pg::shared::{ARCHIVING, BACKUP, SCHEDULING};
+pub use backup::{BackupJob, Phase, USER_DATA_BYTES, Wanted, Work, conclude, reserve};
 pub use queue::{Ahead, Answer, FileName, FileNumbers, MAX_CONCURRENCY, Queue};
+pub use schedule::{LastBackup, LastRetention, Outcome, Scheduling};
 pub use text::Text;
 
 /// Why something failed, in the terms of a server message.
@@ -108,6 +110,8 @@ impl Archiving {
 unsafe impl PGRXSharedMemory for Archiving {}
 // SAFETY: likewise.
 unsafe impl PGRXSharedMemory for BackupJob {}
+// SAFETY: likewise.
+unsafe impl PGRXSharedMemory for Scheduling {}
 
 static PRELOADED: AtomicBool = AtomicBool::new(false);
 
@@ -119,6 +123,11 @@ pub fn initial_archiving() -> Archiving {
 /// What [`BACKUP`] starts with.
 pub fn initial_backup() -> BackupJob {
     BackupJob::NONE
+}
+
+/// What [`SCHEDULING`] starts with.
+pub fn initial_scheduling() -> Scheduling {
+    Scheduling::EMPTY
 }
 
 /// Shared memory was asked for: the library is preloaded. Called in the postmaster; its children inherit it.

@@ -201,6 +201,12 @@ impl Queue {
             .map(|slot| slot.name)
     }
 
+    /// The files that the worker is at.
+    pub fn in_upload(&self) -> impl Iterator<Item = FileName> {
+        let uploading = self.slots.iter().filter(|slot| slot.state == State::Uploading);
+        uploading.map(|slot| slot.name)
+    }
+
     /// See [`Queue::uploaded`].
     pub fn forget(&mut self, name: &FileName) {
         for slot in self
@@ -317,7 +323,9 @@ mod tests {
         queue.ask(&name(1), 7, NUMBERS);
         queue.take_request();
         queue.look_ahead(&name(2));
+        assert_eq!(queue.in_upload().collect::<Vec<_>>(), [name(1), name(2)]);
         queue.abandon_uploads();
+        assert_eq!(queue.in_upload().count(), 0);
         assert_eq!(queue.take_request(), Some(name(1)));
         assert_eq!(queue.counts(), (1, 0));
         queue.finish(&name(2), 7, NUMBERS);

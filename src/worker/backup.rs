@@ -13,16 +13,16 @@ use walarchive_core::backup::{Backup, BackupOptions, PreparedBackup, Progress, d
 use walarchive_core::storage::Store;
 use walarchive_core::{Error, Result};
 
-use super::session;
+use super::{retention, session};
 use crate::bridge::{self, Bridge, Flow};
 use crate::error;
 use crate::guc::{self, ArchiveSettings};
 use crate::pg::latch::Latch;
 use crate::pg::{Datum, process, server};
-use crate::shmem::{BACKUP, Failure, Phase, Text, Work, now_us};
+use crate::shmem::{self, BACKUP, Failure, Phase, Text, Work, now_us};
 
 /// How often the figures of `walarchive_progress` are brought up to date.
-const REFRESH: Duration = Duration::from_millis(200);
+pub(super) const REFRESH: Duration = Duration::from_millis(200);
 
 /// Looking for the archived WAL: at first after this, then more and more seldom.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
@@ -34,8 +34,8 @@ const CLEANUP: Duration = Duration::from_secs(60);
 /// Attempts to write the sentinel, each with a deadline of its own.
 const COMMIT_ATTEMPTS: u32 = 3;
 
-/// Entry point of the backup worker; its argument is the OID of the database to connect to, its extra text the number of
-/// the backup.
+/// Entry point of the backup worker; its argument is the OID of the database to connect to (none: `postgres`), its extra
+/// text the number of the backup.
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn walarchive_backup_main(database: Datum) {
@@ -51,6 +51,7 @@ pub extern "C-unwind" fn walarchive_backup_main(database: Datum) {
     }
     process::at_exit(fail_if_unfinished);
     process::connect_to_database(crate::pg::Oid::from(database.value() as u32));
+    BACKUP.exclusive().connected = true;
     let begun = RefCell::new(None);
     let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
         take(&begun).map_err(|error| Box::new(Failure::from(&error)))
@@ -67,43 +68,36 @@ pub extern "C-unwind" fn walarchive_backup_main(database: Datum) {
     }
     bridge::drain();
     match &outcome {
-        Ok(name) => log!("walarchive: backup \"{name}\" is complete"),
+        Ok(name) => {
+            log!("walarchive: backup \"{name}\" is complete");
+            retention::apply(name);
+        }
         Err(failure) => error::warn("backup failed", failure),
     }
-    conclude(outcome);
-}
-
-/// Tell whoever waits how it ended.
-fn conclude(outcome: Result<String, Box<Failure>>) {
-    let requester = {
-        let mut job = BACKUP.exclusive();
-        match outcome {
-            Ok(name) => {
-                job.name = Text::new(&name);
-                job.phase = Phase::Done;
-            }
-            Err(failure) => {
-                job.failure = *failure;
-                job.phase = Phase::Failed;
-            }
-        }
-        job.worker_pid = 0;
-        job.worker = Latch::NONE;
-        job.requester
-    };
-    requester.set();
+    let number = BACKUP.share().number;
+    shmem::conclude(number, outcome.as_deref().map_err(|failure| &**failure));
 }
 
 /// The process ends without having said anything: it was told to terminate, or PostgreSQL ended it.
 #[pg_guard]
 unsafe extern "C-unwind" fn fail_if_unfinished(_code: c_int, _argument: Datum) {
-    let ours = {
-        let job = BACKUP.share();
-        job.worker_pid == process::my_pid() && job.phase.is_running()
-    };
-    if ours {
-        conclude(Err(Box::new(Failure::from(&Error::Cancelled))));
+    let job = *BACKUP.share();
+    if job.worker_pid != process::my_pid() {
+        return;
     }
+    if job.phase == Phase::Retention {
+        // The backup itself is complete.
+        return shmem::conclude(job.number, Ok(job.name.as_str()));
+    }
+    let failure = if job.connected || process::die_pending() {
+        Failure::from(&Error::Cancelled)
+    } else {
+        Failure::from(&Error::config(
+            "the backup worker could not connect to a database",
+            "The server's log says why.",
+        ))
+    };
+    shmem::conclude(job.number, Err(&failure));
 }
 
 /// The whole backup. `begun` tells what has to be removed if it fails, by an error or by an ERROR.
@@ -285,11 +279,11 @@ fn interrupted() -> Result<()> {
     Ok(())
 }
 
-fn is_cancelled() -> bool {
+pub(super) fn is_cancelled() -> bool {
     process::die_pending() || process::cancel_pending() || BACKUP.share().cancelled
 }
 
-fn set_phase(phase: Phase) {
+pub(super) fn set_phase(phase: Phase) {
     BACKUP.exclusive().phase = phase;
 }
 

@@ -1,7 +1,10 @@
-//! The background workers: the one that uploads WAL for as long as the server runs, and the one of a backup.
+//! The background workers: the one that uploads WAL and the scheduler, for as long as the server runs, and the one of a
+//! backup.
 
 mod ahead;
 mod backup;
+mod retention;
+mod scheduler;
 mod session;
 mod upload;
 
@@ -13,12 +16,13 @@ use pgrx::prelude::*;
 
 use crate::pg::latch::Latch;
 use crate::pg::{Datum, process};
-use crate::shmem::{ARCHIVING, now_us};
+use crate::shmem::{ARCHIVING, SCHEDULING, now_us};
 
 /// After the worker died, PostgreSQL waits this long before it starts it again.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
-/// Ask the postmaster for the upload worker. It runs from the server's start on, so on a standby too.
+/// Ask the postmaster for the upload worker and the scheduler. The first runs from the server's start on, so on a standby too;
+/// the other one as soon as there can be a backup, which on a standby is when it can be read from.
 pub fn register() {
     BackgroundWorkerBuilder::new("walarchive worker")
         .set_type("walarchive worker")
@@ -28,6 +32,33 @@ pub fn register() {
         .set_restart_time(Some(RESTART_AFTER))
         .enable_shmem_access(None)
         .load();
+    BackgroundWorkerBuilder::new("walarchive scheduler")
+        .set_type("walarchive scheduler")
+        .set_library("walarchive")
+        .set_function("walarchive_scheduler_main")
+        .set_start_time(BgWorkerStartTime::ConsistentState)
+        .set_restart_time(Some(RESTART_AFTER))
+        .enable_shmem_access(None)
+        .load();
+}
+
+/// Entry point of the scheduler.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn walarchive_scheduler_main(_argument: Datum) {
+    process::handle_worker_signals();
+    process::at_exit(forget_scheduler);
+    SCHEDULING.exclusive().scheduler = Latch::mine();
+    scheduler::Scheduler::new().run();
+    process::exit_for_restart();
+}
+
+/// Nobody plans anything any more.
+#[pg_guard]
+unsafe extern "C-unwind" fn forget_scheduler(_code: c_int, _argument: Datum) {
+    let mut scheduling = SCHEDULING.exclusive();
+    scheduling.scheduler = Latch::NONE;
+    scheduling.next_us = 0;
 }
 
 /// Entry point of the upload worker.

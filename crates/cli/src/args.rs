@@ -8,6 +8,11 @@ use walarchive_core::restore::{
     RecoveryMode, RecoveryTarget, RestoreOptions, RestoreTarget, TablespaceMap, TargetAction, TargetTimeline,
 };
 
+use crate::backup_mark::BackupMark;
+use crate::backup_verify::BackupVerify;
+use crate::delete::Delete;
+use crate::wal_verify::WalVerify;
+
 /// Fetch what the walarchive extension (or WAL-G) archived, and restore base backups.
 #[derive(Debug, Parser)]
 #[command(name = "walarchive", version, arg_required_else_help = true)]
@@ -32,10 +37,29 @@ pub enum Command {
     WalPush(WalPush),
     /// List the base backups, oldest first.
     BackupList(BackupList),
+    /// Show what is archived of each timeline, and what is missing.
+    WalShow(Show),
+    /// Show from when to when the cluster can be restored.
+    RecoveryWindows(Show),
+    /// Verify the WAL of the repository: are all segments there (integrity), is its timeline the server's (timeline), and is
+    /// what lies in it what its names say (content)?
+    ///
+    /// Exit codes: 0 OK or WARNING; 1 FAILURE; 2 it could not be verified.
+    WalVerify(WalVerify),
+    /// Read base backups to their end: every tar, every file against the manifest, every page checksum.
+    ///
+    /// Exit codes: 0 OK or WARNING; 1 FAILURE; 2 it could not be verified.
+    BackupVerify(BackupVerify),
     /// Restore a base backup into an empty directory, and prepare recovery.
     ///
     /// Exit codes: 0 done; 1 refused; 2 usage; 200 the archive could not be asked, or what it gave is damaged.
     BackupFetch(Box<BackupFetch>),
+    /// Keep a backup for good, whatever retention says; or no longer. A delta's ancestors are marked with it.
+    BackupMark(BackupMark),
+    /// Delete backups and WAL. Without --confirm: show what would be deleted, and why.
+    ///
+    /// Exit codes: 0 done; 1 refused, or not all of it was done; 2 usage.
+    Delete(Delete),
     /// Try all that archiving and restoring need of the store, and look at what lies in it. Leaves nothing behind.
     ///
     /// Exit codes tell the worst: 0 ok; 1 warning; 2 failed.
@@ -83,6 +107,20 @@ pub struct WalPush {
 #[derive(Debug, clap::Args)]
 pub struct BackupList {
     /// Print a JSON array, with the field names of WAL-G's detailed list.
+    #[arg(long)]
+    pub json: bool,
+    /// Show the host, the data directory, the version and the user data too.
+    #[arg(long)]
+    pub detail: bool,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub storage: Storage,
+}
+
+/// `wal-show` and `recovery-windows`.
+#[derive(Debug, clap::Args)]
+pub struct Show {
+    /// Print a JSON array.
     #[arg(long)]
     pub json: bool,
     #[allow(missing_docs)]

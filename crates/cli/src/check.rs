@@ -1,13 +1,11 @@
 //! `check`.
 
-use std::io::Write;
-
 use serde::Serialize;
+use walarchive_core::Result;
 use walarchive_core::check::{self, Check, Status};
 use walarchive_core::storage::Store;
-use walarchive_core::{Error, Result};
 
-use crate::{args, settings, wal};
+use crate::{args, print, settings, wal};
 
 /// Check the store, print a row for each thing that was looked at, and tell the worst.
 pub async fn run(args: &args::Check) -> Result<Status> {
@@ -25,10 +23,7 @@ pub async fn run(args: &args::Check) -> Result<Status> {
         true => json(&checks),
         false => table(&checks),
     };
-    match writeln!(std::io::stdout(), "{text}") {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write", "stdout", error)),
-        _ => Ok(check::worst(&checks)),
-    }
+    print::out(&text).map(|()| check::worst(&checks))
 }
 
 /// One row.
@@ -54,7 +49,7 @@ fn json(checks: &[Check]) -> String {
             latency_ms: check.latency_ms(),
         })
         .collect();
-    serde_json::to_string_pretty(&rows).unwrap_or_default()
+    print::json(&rows)
 }
 
 fn table(checks: &[Check]) -> String {

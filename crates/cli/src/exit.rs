@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use walarchive_core::check::Status;
-use walarchive_core::{Error, Result};
+use walarchive_core::{Error, Result, verify};
 
 use crate::wal;
 
@@ -16,7 +16,7 @@ pub const NOT_FOUND: u8 = 74;
 pub const FATAL: u8 = 200;
 /// Refused or failed, with no meaning of its own.
 pub const FAILED: u8 = 1;
-/// The command line is wrong.
+/// The command line is wrong; for the verbs that verify, all that kept them from it.
 const USAGE: u8 = 2;
 
 /// Print an error as the server would.
@@ -35,7 +35,18 @@ pub fn of_usage(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return ExitCode::SUCCESS;
     }
-    let known = ["wal-push", "backup-list", "backup-fetch", "check"];
+    let known = [
+        "wal-push",
+        "wal-show",
+        "wal-verify",
+        "recovery-windows",
+        "backup-list",
+        "backup-fetch",
+        "backup-mark",
+        "backup-verify",
+        "delete",
+        "check",
+    ];
     let verb = std::env::args_os()
         .skip(1)
         .find(|arg| !arg.as_encoded_bytes().starts_with(b"-"));
@@ -78,6 +89,26 @@ pub fn of_check(result: Result<Status>) -> ExitCode {
         Err(error) => {
             print(&error);
             ExitCode::from(2)
+        }
+    }
+}
+
+/// For `delete`, which may have done only some of it.
+pub fn of_delete(result: Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        print(&error);
+        ExitCode::from(FAILED)
+    })
+}
+
+/// For `wal-verify` and `backup-verify`. A warning is no reason to wake anybody: what waits will come.
+pub fn of_verify(result: Result<verify::Status>) -> ExitCode {
+    match result {
+        Ok(verify::Status::Ok | verify::Status::Warning) => ExitCode::SUCCESS,
+        Ok(verify::Status::Failure) => ExitCode::from(FAILED),
+        Err(error) => {
+            print(&error);
+            ExitCode::from(USAGE)
         }
     }
 }

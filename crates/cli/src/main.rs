@@ -1,14 +1,20 @@
-//! The `walarchive` binary: fetch and push WAL files, list backups, restore one, check the store. A thin layer over `walarchive-core`; it
-//! needs no server.
+//! The `walarchive` binary: fetch and push WAL files; list, verify, mark, delete and restore base backups; check the store.
+//! A thin layer over `walarchive-core`; it needs no server.
 
 mod args;
 mod backup_fetch;
 mod backup_list;
+mod backup_mark;
+mod backup_verify;
 mod check;
+mod delete;
 mod exit;
+mod print;
 mod progress;
 mod settings;
 mod wal;
+mod wal_show;
+mod wal_verify;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -40,7 +46,13 @@ fn run(args: Args) -> ExitCode {
         }
         Command::WalPush(args) => exit::of_plain(within_runtime(false, wal::push(&args))),
         Command::BackupList(args) => exit::of_plain(within_runtime(true, backup_list::run(&args))),
+        Command::WalShow(args) => exit::of_plain(within_runtime(true, wal_show::run(&args))),
+        Command::RecoveryWindows(args) => exit::of_plain(within_runtime(true, wal_show::windows(&args))),
+        Command::BackupMark(args) => exit::of_plain(within_runtime(true, backup_mark::run(&args))),
+        Command::Delete(args) => exit::of_delete(within_runtime(true, delete::run(&args))),
         Command::Check(args) => exit::of_check(within_runtime(true, check::run(&args))),
+        Command::WalVerify(args) => exit::of_verify(within_runtime(true, wal_verify::run(&args))),
+        Command::BackupVerify(args) => exit::of_verify(within_runtime(true, backup_verify::run(&args))),
         Command::BackupFetch(args) => exit::of_restore(within_runtime(true, backup_fetch::run(&args))),
     }
 }

@@ -1,11 +1,12 @@
-//! The progress bar of a restore.
+//! Progress bars.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use walarchive_core::restore::Progress;
+use walarchive_core::retention;
 
 /// How often the bar is drawn.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -18,9 +19,29 @@ pub async fn show<T>(progress: Arc<Progress>, quiet: bool, work: impl Future<Out
         false => ProgressDrawTarget::stderr(),
     };
     let bar = ProgressBar::with_draw_target(None, target);
-    if let Ok(style) =
-        ProgressStyle::with_template("{spinner} {bytes} of {total_bytes} {wide_bar} {bytes_per_sec}, {eta} left, {msg}")
-    {
+    let template = "{spinner} {bytes} of {total_bytes} {wide_bar} {bytes_per_sec}, {eta} left, {msg}";
+    watch(&bar, template, work, |bar| {
+        bar.set_length(progress.bytes_total.load(Ordering::Relaxed));
+        bar.set_position(progress.bytes_done.load(Ordering::Relaxed));
+        bar.set_message(format!("{} files", progress.files_done.load(Ordering::Relaxed)));
+    })
+    .await
+}
+
+/// The same for a deletion.
+pub async fn show_deletion<T>(progress: &retention::Progress, work: impl Future<Output = T>) -> T {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let template = "{spinner} {human_pos} of {human_len} {wide_bar} {per_sec}, {eta} left, {msg}";
+    watch(&bar, template, work, |bar| {
+        bar.set_length(progress.total.load(Ordering::Relaxed));
+        bar.set_position(progress.done.load(Ordering::Relaxed));
+        bar.set_message(HumanBytes(progress.bytes.load(Ordering::Relaxed)).to_string());
+    })
+    .await
+}
+
+async fn watch<T>(bar: &ProgressBar, template: &str, work: impl Future<Output = T>, look: impl Fn(&ProgressBar)) -> T {
+    if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
     let mut work = std::pin::pin!(work);
@@ -31,11 +52,7 @@ pub async fn show<T>(progress: Arc<Progress>, quiet: bool, work: impl Future<Out
                 bar.finish_and_clear();
                 return result;
             }
-            _ = ticks.tick() => {
-                bar.set_length(progress.bytes_total.load(Ordering::Relaxed));
-                bar.set_position(progress.bytes_done.load(Ordering::Relaxed));
-                bar.set_message(format!("{} files", progress.files_done.load(Ordering::Relaxed)));
-            }
+            _ = ticks.tick() => look(bar),
         }
     }
 }

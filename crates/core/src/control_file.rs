@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::lsn::Lsn;
 use crate::wal::SegmentSize;
 
 /// Where the server keeps it, relative to the data directory.
@@ -30,6 +31,14 @@ pub struct ControlFile {
     pub catalog_version: u32,
     /// `wal_segment_size`.
     pub segment_size: SegmentSize,
+    /// Where the last checkpoint was written.
+    pub checkpoint: Lsn,
+    /// The timeline on which that was.
+    pub timeline: u32,
+    /// Do pages have checksums?
+    pub data_checksums: bool,
+    /// Pages in each file of a relation but the last: `RELSEG_SIZE`.
+    pub relation_segment_pages: u32,
 }
 
 impl ControlFile {
@@ -59,16 +68,22 @@ impl ControlFile {
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let content = content(bytes).ok_or("Its checksum is wrong, or it is not a pg_control file.")?;
         let number = |at: usize| u32::from_le_bytes([content[at], content[at + 1], content[at + 2], content[at + 3]]);
-        let segment_bytes = (16..content.len().saturating_sub(8 + 16))
+        let long = |at: usize| u64::from(number(at + 4)) << 32 | u64::from(number(at));
+        // The sizes, and behind them whether pages have checksums, follow the float.
+        let sizes = (64..content.len().saturating_sub(40))
             .step_by(8)
             .find(|at| content[*at..at + 8] == FLOAT_FORMAT.to_le_bytes())
-            .map(|at| number(at + 8 + 12))
+            .map(|at| at + 8)
             .ok_or("It is of a machine with another float format.")?;
         Ok(ControlFile {
-            system_identifier: u64::from(number(4)) << 32 | u64::from(number(0)),
+            system_identifier: long(0),
             pg_control_version: number(8),
             catalog_version: number(12),
-            segment_size: SegmentSize::new(u64::from(segment_bytes)).map_err(|error| format!("{error}."))?,
+            segment_size: SegmentSize::new(u64::from(number(sizes + 12))).map_err(|error| format!("{error}."))?,
+            checkpoint: Lsn(long(32)),
+            timeline: number(48),
+            data_checksums: number(sizes + 36) != 0,
+            relation_segment_pages: number(sizes + 4),
         })
     }
 }
@@ -126,6 +141,10 @@ pub(crate) mod tests {
                 (1300, 202_209_061)
             );
             assert_eq!(control.segment_size.bytes(), 64 << 20);
+            assert_eq!(
+                (control.relation_segment_pages, control.data_checksums),
+                (131_072, false)
+            );
         }
     }
 

@@ -12,8 +12,16 @@ pub const BACKUPS_FOLDER: &str = "basebackups_005";
 /// Who owns the repository.
 pub const CLUSTER: &str = "walarchive_005/cluster.json";
 
+/// Everything of our own that WAL-G knows nothing of.
+pub const OWN_FOLDER: &str = "walarchive_005";
+
+/// From which segments on WAL is meant to be without gaps.
+pub const CONTINUOUS: &str = "walarchive_005/continuous.json";
 /// What a check of the store writes, and removes again.
 pub const CHECK_FOLDER: &str = "walarchive_005/check";
+
+/// What was verified, and when.
+const VERIFIED_FOLDER: &str = "walarchive_005/verified";
 
 const SENTINEL_SUFFIX: &str = "_backup_stop_sentinel.json";
 
@@ -25,6 +33,16 @@ pub fn wal(name: &WalFileName, format: Format) -> String {
 /// An object of a check; `id` tells one check from another.
 pub fn check(id: &str) -> String {
     format!("{CHECK_FOLDER}/{id}")
+}
+
+/// Which segments were verified.
+pub fn verified_wal() -> String {
+    format!("{VERIFIED_FOLDER}/wal.json")
+}
+
+/// That a base backup was verified.
+pub fn verified_backup(backup: &str) -> String {
+    format!("{VERIFIED_FOLDER}/backups/{backup}.json")
 }
 
 /// The commit point of a base backup.
@@ -39,6 +57,14 @@ pub fn backup_of_sentinel(key: &str) -> Option<&str> {
         .strip_prefix('/')?
         .strip_suffix(SENTINEL_SUFFIX)?;
     (!name.is_empty() && !name.contains('/')).then_some(name)
+}
+
+/// The backup in whose folder this key lies, if it lies in one.
+pub fn backup_of_object(key: &str) -> Option<&str> {
+    let rest = key.strip_prefix(BACKUPS_FOLDER)?.strip_prefix('/')?;
+    rest.split_once('/')
+        .map(|(name, _)| name)
+        .filter(|name| !name.is_empty())
 }
 
 /// The folder that holds everything of a backup but its sentinel.
@@ -64,6 +90,12 @@ pub fn backup_manifest(backup: &str) -> String {
 /// Written first and create-only, so that two servers cannot take a backup of one name at a time; removed at the end.
 pub fn backup_claim(backup: &str) -> String {
     format!("{BACKUPS_FOLDER}/{backup}/walarchive_claim.json")
+}
+
+/// Written before a backup's sentinel is removed, and removed after everything else: a folder that has it, and no sentinel, is
+/// a deletion that was interrupted.
+pub fn backup_deletion(backup: &str) -> String {
+    format!("{BACKUPS_FOLDER}/{backup}/walarchive_deleted.json")
 }
 
 /// The folder of a backup's tars.
@@ -105,5 +137,7 @@ mod tests {
         ] {
             assert_eq!(backup_of_sentinel(key), None, "{key}");
         }
+        assert_eq!(backup_of_object(&tar("base_1", "x.tar")), Some("base_1"));
+        assert_eq!(backup_of_object(&sentinel("base_1")), None);
     }
 }

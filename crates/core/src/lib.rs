@@ -1,7 +1,7 @@
 //! Continuous archiving, base backups and restore for PostgreSQL, with no PostgreSQL inside.
 //!
 //! The extension and the `walarchive` binary are thin layers over this crate. Data runs one way through it: the verbs
-//! ([`archive`], [`backup`], [`restore`]) use the [`inventory`], the [`layout`] and the file [`formats`]; these use
+//! ([`archive`], [`backup`], [`restore`], [`verify`]) use the [`inventory`], the [`layout`] and the file [`formats`]; these use
 //! [`storage`] and the [`codec`]; these use [`wal`] names and [`error`]s. Only [`layout`] builds object keys.
 
 #![forbid(unsafe_code)]
@@ -20,8 +20,11 @@ pub mod inventory;
 pub mod layout;
 pub mod lsn;
 pub mod restore;
+pub mod retention;
+pub mod schedule;
 pub mod server_config;
 pub mod storage;
+pub mod verify;
 pub mod wal;
 
 pub use error::{Error, Result};

@@ -24,6 +24,8 @@ pub struct ServerConfig {
     pub compression: Option<String>,
     /// `walarchive.compression_level`.
     pub compression_level: Option<String>,
+    /// PostgreSQL's own `archive_mode`.
+    pub archive_mode: Option<String>,
 }
 
 /// One line of a configuration file.
@@ -58,6 +60,7 @@ impl ServerConfig {
             credentials_file: take("walarchive.credentials_file").map(|file| data_dir.join(file)),
             compression: take("walarchive.compression"),
             compression_level: take("walarchive.compression_level"),
+            archive_mode: take("archive_mode"),
         })
     }
 }

@@ -83,6 +83,14 @@ fn pg_control_is_read_whatever_the_version() {
                 value("pg_control version number:")
             );
             assert_eq!(u64::from(control.catalog_version), value("Catalog version number:"));
+            assert_eq!(u64::from(control.timeline), value("Latest checkpoint's TimeLineID:"));
+            assert_eq!(
+                u64::from(control.relation_segment_pages),
+                value("Blocks per segment of large relation:")
+            );
+            assert_eq!(control.data_checksums, value("Data page checksum version:") != 0);
+            let checkpoint = format!("Latest checkpoint location:           {}\n", control.checkpoint);
+            assert!(said.contains(&checkpoint), "{said}");
             let version = run(Command::new(bin.join("initdb")).arg("--version"));
             let major = read_major_version(&data).expect("a version");
             assert!(version.contains(&format!(" {major}.")), "{version}");

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use walarchive_core::codec::Compression;
 use walarchive_core::config::{StorageConfig, StorageOptions};
 use walarchive_core::server_config::ServerConfig;
+use walarchive_core::storage::Store;
 use walarchive_core::{Error, Result};
 
 use crate::args::Storage;
+use crate::wal;
 
 /// What was found.
 #[derive(Debug)]
@@ -28,6 +30,12 @@ pub fn find(flags: &Storage, data_dir: Option<&Path>) -> Result<Settings> {
     let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let server = data_dir.map(ServerConfig::read).transpose()?.unwrap_or_default();
     find_in(flags, &environment, &server)
+}
+
+/// The store of a verb that looks at a repository as a whole, wherever the server is.
+pub fn store(flags: &Storage) -> Result<Store> {
+    let data_dir = wal::usual_data_dirs().find(|directory| wal::is_data_dir(directory));
+    Store::open(&find(flags, data_dir.as_deref())?.storage)
 }
 
 fn find_in(flags: &Storage, environment: Environment<'_>, server: &ServerConfig) -> Result<Settings> {

@@ -8,6 +8,7 @@
 //! A backup with no sentinel does not exist, and the sentinel is written last. After a failure or a cancel at any step
 //! [`discard`] removes what was stored.
 
+mod claim;
 mod label;
 mod limiter;
 mod pack;

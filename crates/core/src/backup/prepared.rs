@@ -8,6 +8,7 @@ use bytes::Bytes;
 use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
+use super::claim::Claim;
 use super::progress::{Phase, Progress};
 use super::run::{Backup, Tar};
 use super::stream::{sink_error, store_stream};
@@ -31,6 +32,7 @@ pub struct PreparedBackup {
     name: String,
     sentinel: Bytes,
     needed: Vec<Segment>,
+    claim: Arc<Claim>,
     progress: Arc<Progress>,
     cancel: CancellationToken,
 }
@@ -54,6 +56,7 @@ impl PreparedBackup {
 
     /// Those of them that are not in the archive yet, by one listing.
     pub async fn missing_segments(&self, store: &Store) -> Result<Vec<Segment>> {
+        self.claim.renew().await;
         missing_segments(store, &self.needed).await
     }
 
@@ -64,6 +67,13 @@ impl PreparedBackup {
             return Err(Error::Cancelled);
         }
         let key = layout::sentinel(&self.name);
+        if let Err(error) = self.claim.check().await {
+            // An earlier attempt has written the sentinel and removed the claim.
+            return match self.store.get(&key, SENTINEL_LIMIT).await? {
+                Some(found) if found == self.sentinel => Ok(self.name.clone()),
+                _ => Err(error),
+            };
+        }
         let created = self.store.create(&key, self.sentinel.clone()).await;
         if !matches!(created, Ok(Created::Yes)) {
             // The answer to an attempt that had succeeded may be lost, and the next one then finds the sentinel there.
@@ -78,6 +88,11 @@ impl PreparedBackup {
                     });
                 }
             }
+        }
+        // A deletion looks for the sentinel once more after it has said that it begins; so one of the two gives way.
+        if let Err(error @ Error::Damaged { .. }) = self.claim.check().await {
+            self.store.delete(&key).await?;
+            return Err(error);
         }
         if let Err(error) = self.store.delete(&layout::backup_claim(&self.name)).await {
             tracing::warn!(backup = self.name, %error, "the backup is complete, but its claim could not be removed");
@@ -164,6 +179,7 @@ pub(super) async fn prepare(backup: &mut Backup, stop: &StopResult) -> Result<Pr
         store: backup.store.clone(),
         name: backup.name.clone(),
         sentinel: json(&sentinel)?,
+        claim: Arc::clone(&backup.claim),
         needed: {
             let request = &backup.request;
             Segment::range(request.timeline, request.start_lsn, stop.stop_lsn, request.segment_size)

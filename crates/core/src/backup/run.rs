@@ -3,11 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use chrono::Utc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::claim::Claim;
 use super::limiter::Limiter;
 use super::pack::{Packed, Packer, Shared};
 use super::plan::{self, Group};
@@ -29,6 +28,7 @@ pub struct Backup {
     pub(super) progress: Arc<Progress>,
     pub(super) cancel: CancellationToken,
     pub(super) name: String,
+    pub(super) claim: Arc<Claim>,
     pub(super) tars: Vec<Tar>,
     pub(super) tablespaces: Vec<Tablespace>,
     /// Bytes of all files when the data directory was walked.
@@ -55,7 +55,7 @@ impl Backup {
     ) -> Result<Self> {
         let name = request.name();
         // A cancel waits for the answer: else nobody would remove a claim that was written.
-        claim(store, &request, &name).await?;
+        let claim = Claim::take(store, &request, &name).await?;
         if cancel.is_cancelled() {
             prepared::discard(store, &name).await?;
             return Err(Error::Cancelled);
@@ -75,6 +75,7 @@ impl Backup {
             progress,
             cancel,
             name,
+            claim: Arc::new(claim),
             tars: Vec::new(),
             tablespaces: Vec::new(),
             catalog_bytes: 0,
@@ -92,7 +93,11 @@ impl Backup {
     pub async fn copy(&mut self) -> Result<()> {
         // If the caller drops the future, the threads end too.
         let guard = self.shared.stop.clone().drop_guard();
-        let copied = self.copy_all().await;
+        let claim = Arc::clone(&self.claim);
+        let copied = tokio::select! {
+            copied = self.copy_all() => copied,
+            never = claim.keep() => match never {},
+        };
         if copied.is_ok() {
             guard.disarm();
         }
@@ -210,47 +215,6 @@ impl Backup {
         }
     }
 }
-
-/// Refuse a name under which anything lies, then take it.
-async fn claim(store: &Store, request: &BackupRequest, name: &str) -> Result<()> {
-    let taken = |reason: String| {
-        Err(Error::BackupExists {
-            name: name.to_owned(),
-            reason,
-        })
-    };
-    if store.size(&layout::sentinel(name)).await?.is_some() {
-        return taken("It is complete: its sentinel is in the repository.".to_owned());
-    }
-    let left = store.list(&layout::backup_folder(name)).await?;
-    let claim = layout::backup_claim(name);
-    if let Some(content) = store.get(&claim, CLAIM_LIMIT).await? {
-        return taken(format!("It is claimed by {}", String::from_utf8_lossy(&content)));
-    }
-    if let Some(first) = left.first() {
-        return taken(format!(
-            "{} objects lie in its folder, \"{}\" among them.",
-            left.len(),
-            first.key
-        ));
-    }
-    let content = serde_json::json!({
-        "hostname": request.hostname,
-        "pid": std::process::id(),
-        "time": Utc::now(),
-    });
-    let content = Bytes::from(content.to_string());
-    // What is there afterwards tells who has the name. Our own claim is there before us if the answer to an attempt was lost,
-    // and a store that ignores create-only lets the last writer win.
-    store.create(&claim, content.clone()).await?;
-    match store.get(&claim, CLAIM_LIMIT).await? {
-        Some(found) if found == content => Ok(()),
-        _ => taken("Another backup took the name at the same moment.".to_owned()),
-    }
-}
-
-/// More than any claim has, in bytes.
-const CLAIM_LIMIT: u64 = 64 << 10;
 
 /// An intact copy, and that of the right cluster.
 fn read_control(data_dir: &Path, expected: u64) -> Result<(Vec<u8>, Owner)> {

@@ -1,6 +1,6 @@
 //! One tar: every member checked before it gets its name.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::apply::Progress;
 use super::member::{BACKUP_LABEL, MemberPath, PG_CONTROL, TABLESPACE_MAP};
+use super::members::{Stop, TRUNCATED, each_member};
 use super::plan::{Manifest, Tar, TarKind};
 use super::tree::{NewFile, Tree};
 use crate::error::{Error, Result};
@@ -22,12 +23,6 @@ use crate::storage::RangeReader;
 /// Bytes that are copied at a time.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// The most that the headers of one member may have, in bytes: the tar crate keeps long names in memory.
-const HEADER_LIMIT: u64 = 1 << 20;
-
-/// The unit of a tar, in bytes. Two of them, all zero, end it.
-const BLOCK: u64 = 512;
-
 /// What all tars of a restore share.
 pub(super) struct Context {
     pub(super) tree: Tree,
@@ -36,24 +31,6 @@ pub(super) struct Context {
     pub(super) restored: Mutex<HashSet<MemberPath>>,
     pub(super) progress: Arc<Progress>,
     pub(super) cancel: CancellationToken,
-}
-
-/// Why unpacking stopped: the source could not be read, or what it gave was not right.
-enum Stop {
-    Read(io::Error),
-    Other(Error),
-}
-
-impl From<io::Error> for Stop {
-    fn from(error: io::Error) -> Self {
-        Stop::Read(error)
-    }
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Stop::Other(error)
-    }
 }
 
 /// Unpack a tar; blocks. `object` is its URL, for messages.
@@ -89,27 +66,8 @@ struct Unpacker<'a> {
 
 impl Unpacker<'_> {
     fn unpack(&self, source: impl Read + Send) -> Result<(), Stop> {
-        let budget = Budget::default();
-        let mut archive = tar::Archive::new(Bounded {
-            inner: self.tar.format.decoder(source)?,
-            budget: &budget,
-        });
-        let mut entries = archive.entries()?;
-        let mut end;
-        loop {
-            end = budget.read.get().next_multiple_of(BLOCK);
-            budget.left.set(HEADER_LIMIT);
-            let Some(entry) = entries.next() else { break };
-            budget.left.set(u64::MAX);
-            let mut entry = entry?;
-            self.member(&mut entry)?;
-            // What was not wanted still has to be read, outside the headers' budget.
-            io::copy(&mut entry, &mut io::sink())?;
-        }
-        // Reading to the end lets the decoder check its checksum, and tells a tar that ends between two members.
-        io::copy(&mut archive.into_inner(), &mut io::sink())?;
-        if budget.read.get() < end + 2 * BLOCK {
-            return Err(self.damaged("It is truncated: its end mark is missing.").into());
+        if !each_member(self.tar.format, source, |entry| self.member(entry))? {
+            return Err(self.damaged(TRUNCATED).into());
         }
         match self.control.take() {
             Some((control, mode)) => Ok(control.keep(mode, true)?),
@@ -248,41 +206,6 @@ impl Read for Counted<'_> {
             .progress
             .bytes_done
             .fetch_add(bytes as u64, Ordering::Relaxed);
-        Ok(bytes)
-    }
-}
-
-/// How much was unpacked, and how much may be until the next member's content begins.
-struct Budget {
-    read: Cell<u64>,
-    left: Cell<u64>,
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Budget {
-            read: Cell::new(0),
-            left: Cell::new(HEADER_LIMIT),
-        }
-    }
-}
-
-struct Bounded<'a, R> {
-    inner: R,
-    budget: &'a Budget,
-}
-
-impl<R: Read> Read for Bounded<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.inner.read(buffer)?;
-        let (read, left) = (self.budget.read.get(), self.budget.left.get());
-        self.budget.read.set(read + bytes as u64);
-        if left < bytes as u64 {
-            return Err(io::Error::other(
-                "the headers of a member, or what follows the last one, are too long",
-            ));
-        }
-        self.budget.left.set(left - bytes as u64);
         Ok(bytes)
     }
 }

@@ -49,7 +49,7 @@ pub(super) fn whole(source: &mut dyn Read, limit: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Run on a thread that may block. A panic there is a panic here.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {

@@ -1,51 +1,12 @@
 //! Timeline history files: which backups lie on the way to a timeline.
 
-use std::io::Read;
-
 use crate::codec::Format;
 use crate::error::{Error, Result};
-use crate::inventory::BackupInfo;
+use crate::inventory::{BackupInfo, read_history};
 use crate::layout;
-use crate::lsn::Lsn;
 use crate::restore::TargetTimeline;
 use crate::storage::Store;
-use crate::wal::WalFileName;
-
-/// More than any history file has, in bytes.
-const LIMIT: u64 = 16 << 20;
-
-/// A timeline and its ancestors.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TimelineHistory {
-    /// The timeline itself.
-    pub timeline: u32,
-    /// Each ancestor, and where it was left.
-    pub ancestors: Vec<(u32, Lsn)>,
-}
-
-impl TimelineHistory {
-    /// The content of a `.history` file: lines of parent, switch point and reason.
-    fn parse(timeline: u32, text: &str) -> Option<Self> {
-        let lines = text.lines().map(str::trim);
-        let ancestors = lines
-            .filter(|line| !line.is_empty() && !line.starts_with('#'))
-            .map(|line| {
-                let mut words = line.split_whitespace();
-                Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
-            })
-            .collect::<Option<Vec<_>>>()?;
-        Some(TimelineHistory { timeline, ancestors })
-    }
-
-    /// Can a backup that ends at `finish` on `timeline` be recovered to this timeline?
-    pub fn leads_from(&self, timeline: u32, finish: Lsn) -> bool {
-        timeline == self.timeline
-            || self
-                .ancestors
-                .iter()
-                .any(|(ancestor, switch)| *ancestor == timeline && finish <= *switch)
-    }
-}
+use crate::wal::{TimelineHistory, WalFileName};
 
 /// The history of the timeline that recovery will follow, found as the server finds it: from the newest timeline of any
 /// backup upwards until a history file is missing. None for `current`, which every backup can follow.
@@ -91,35 +52,10 @@ pub async fn target_history(
     }
 }
 
-async fn read_history(store: &Store, timeline: u32) -> Result<Option<String>> {
-    for format in Format::in_order(Format::Zstd) {
-        let key = layout::wal(&WalFileName::History(timeline), format);
-        let Some(content) = store.get(&key, LIMIT).await? else {
-            continue;
-        };
-        let mut text = String::new();
-        return format
-            .decoder(&content[..])
-            .and_then(|decoder| decoder.take(LIMIT).read_to_string(&mut text))
-            .map(|_| Some(text))
-            .map_err(|error| Error::damaged(store.object_url(&key), format!("It cannot be read: {error}.")));
-    }
-    Ok(None)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_backup_after_the_fork_does_not_lead_there() {
-        let history =
-            TimelineHistory::parse(3, "1\t0/3000000\tno recovery target\n\n2\t0/5000000\tx\n").expect("parsed");
-        assert!(history.leads_from(1, Lsn(0x3000000)) && !history.leads_from(1, Lsn(0x3000001)));
-        assert!(history.leads_from(2, Lsn(0x4000000)) && history.leads_from(3, Lsn(u64::MAX)));
-        assert!(!history.leads_from(4, Lsn(0)));
-        assert_eq!(TimelineHistory::parse(2, "hello"), None);
-    }
+    use crate::lsn::Lsn;
 
     #[tokio::test]
     async fn the_latest_timeline_is_found_in_the_archive() {

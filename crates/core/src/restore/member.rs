@@ -6,10 +6,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 /// Files of the data directory that a restore treats in a way of its own.
-pub(super) const PG_CONTROL: &str = "global/pg_control";
-pub(super) const BACKUP_LABEL: &str = "backup_label";
-pub(super) const TABLESPACE_MAP: &str = "tablespace_map";
-pub(super) const BACKUP_MANIFEST: &str = "backup_manifest";
+pub(crate) const PG_CONTROL: &str = "global/pg_control";
+pub(crate) const BACKUP_LABEL: &str = "backup_label";
+pub(crate) const TABLESPACE_MAP: &str = "tablespace_map";
+pub(crate) const BACKUP_MANIFEST: &str = "backup_manifest";
 
 /// No backup holds these; if one did, the restored server would not start, or not do what it is asked for.
 const NEVER: [&str; 5] = [
@@ -36,11 +36,11 @@ const CONTENT_LEFT_OUT: [&str; 10] = [
 
 /// The components of a path below the data directory, each one a plain name. None at all is the data directory itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct MemberPath(Vec<Vec<u8>>);
+pub(crate) struct MemberPath(Vec<Vec<u8>>);
 
 impl MemberPath {
     /// Leading slashes are taken as relative to the data directory, trailing ones are dropped.
-    pub(super) fn parse(raw: &[u8]) -> Result<Self, &'static str> {
+    pub(crate) fn parse(raw: &[u8]) -> Result<Self, &'static str> {
         let start = raw.iter().take_while(|byte| **byte == b'/').count();
         let end = raw.len() - raw[start..].iter().rev().take_while(|byte| **byte == b'/').count();
         if raw.is_empty() {
@@ -62,24 +62,24 @@ impl MemberPath {
             .map(MemberPath)
     }
 
-    pub(super) fn components(&self) -> &[Vec<u8>] {
+    pub(crate) fn components(&self) -> &[Vec<u8>] {
         &self.0
     }
 
-    pub(super) fn is(&self, path: &str) -> bool {
+    pub(crate) fn is(&self, path: &str) -> bool {
         self.0.iter().map(Vec::as_slice).eq(path.split('/').map(str::as_bytes))
     }
 
-    pub(super) fn is_never_restored(&self) -> bool {
+    pub(crate) fn is_never_restored(&self) -> bool {
         NEVER.iter().any(|path| self.is(path))
     }
 
-    pub(super) fn content_is_left_out(&self) -> bool {
+    pub(crate) fn content_is_left_out(&self) -> bool {
         CONTENT_LEFT_OUT.iter().any(|path| self.is(path))
     }
 
     /// The key of `Files`: a leading slash, and U+FFFD where it is not UTF-8, as JSON cannot have it otherwise.
-    pub(super) fn key(&self) -> String {
+    pub(crate) fn key(&self) -> String {
         let mut key = String::new();
         for component in &self.0 {
             key.push('/');
@@ -88,7 +88,7 @@ impl MemberPath {
         key
     }
 
-    pub(super) fn to_path(&self) -> PathBuf {
+    pub(crate) fn to_path(&self) -> PathBuf {
         self.0.iter().map(|component| OsStr::from_bytes(component)).collect()
     }
 }

@@ -6,11 +6,12 @@
 
 mod apply;
 mod extract;
-mod fetch;
+pub(crate) mod fetch;
 mod history;
-mod member;
+pub(crate) mod member;
+pub(crate) mod members;
 mod options;
-mod plan;
+pub(crate) mod plan;
 mod recovery;
 mod select;
 mod tablespaces;
@@ -21,7 +22,7 @@ mod tree;
 mod tests;
 
 pub use apply::{Progress, Restored, apply};
-pub use history::{TimelineHistory, target_history};
+pub use history::target_history;
 pub use options::RestoreOptions;
 pub use plan::{RestorePlan, Tar, plan};
 pub use recovery::{RecoveryMode, RecoverySettings, RestoreCommand};

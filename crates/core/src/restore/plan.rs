@@ -46,9 +46,9 @@ pub struct RestorePlan {
     pub concurrency: usize,
     /// What the user should know, as sentences.
     pub notes: Vec<String>,
-    pub(super) manifest: Option<Manifest>,
-    pub(super) files: Option<FilesMetadata>,
-    pub(super) store: Store,
+    pub(crate) manifest: Option<Manifest>,
+    pub(crate) files: Option<FilesMetadata>,
+    pub(crate) store: Store,
 }
 
 /// One tar of a backup.
@@ -62,11 +62,11 @@ pub struct Tar {
     pub size: u64,
     /// How it is compressed.
     pub format: Format,
-    pub(super) kind: TarKind,
+    pub(crate) kind: TarKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum TarKind {
+pub(crate) enum TarKind {
     Label,
     Part,
     Control,
@@ -74,9 +74,9 @@ pub(super) enum TarKind {
 
 /// The backup's manifest, by path.
 #[derive(Debug)]
-pub(super) struct Manifest {
-    pub(super) text: Vec<u8>,
-    pub(super) files: HashMap<PathBuf, ManifestFile>,
+pub(crate) struct Manifest {
+    pub(crate) text: Vec<u8>,
+    pub(crate) files: HashMap<PathBuf, ManifestFile>,
 }
 
 /// Find out everything about the restore of a backup into `target`, and refuse what cannot be done. Writes nothing.
@@ -127,7 +127,7 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
 }
 
 /// The tars of a backup: what `pg_backup_stop` returned first, `pg_control` last, and between them the large ones first.
-async fn list_tars(store: &Store, backup: &str) -> Result<Vec<Tar>> {
+pub(crate) async fn list_tars(store: &Store, backup: &str) -> Result<Vec<Tar>> {
     let folder = layout::tar_folder(backup);
     let mut tars = Vec::new();
     for object in store.list_shallow(&folder).await? {
@@ -165,7 +165,7 @@ async fn list_tars(store: &Store, backup: &str) -> Result<Vec<Tar>> {
     Ok(tars)
 }
 
-async fn read_manifest(store: &Store, backup: &str) -> Result<Option<Manifest>> {
+pub(crate) async fn read_manifest(store: &Store, backup: &str) -> Result<Option<Manifest>> {
     let key = layout::backup_manifest(backup);
     let Some(text) = read_if_there(store, &key, |source| whole(source, MANIFEST_LIMIT)).await? else {
         return Ok(None);
@@ -183,7 +183,7 @@ async fn read_manifest(store: &Store, backup: &str) -> Result<Option<Manifest>> 
 }
 
 /// None if the backup was taken without, or if it is lost but the manifest can stand in for it.
-async fn read_files_metadata(
+pub(crate) async fn read_files_metadata(
     store: &Store,
     backup: &str,
     sentinel: &Sentinel,

@@ -1,9 +1,9 @@
 //! Which backup to restore.
 
-use super::history::TimelineHistory;
 use super::target::RestoreTarget;
 use crate::error::{Error, Result};
 use crate::inventory::BackupInfo;
+use crate::wal::TimelineHistory;
 
 /// The backup to restore, and what the user should know about the choice.
 #[derive(Debug, Clone)]
@@ -99,7 +99,7 @@ pub(super) fn delta_refused(name: &str) -> Error {
 }
 
 fn is_delta(backup: &BackupInfo) -> bool {
-    backup.delta_parent.is_some()
+    backup.delta.is_some()
 }
 
 /// Why the backup does not lead to the target.
@@ -158,6 +158,7 @@ mod tests {
 
     use super::*;
     use crate::formats::ExtendedMetadata;
+    use crate::inventory::Delta;
     use crate::lsn::Lsn;
 
     fn hour(hour: u32) -> DateTime<Utc> {
@@ -169,7 +170,7 @@ mod tests {
             name: name.to_owned(),
             written: hour(23),
             timeline: Some(timeline),
-            delta_parent: None,
+            delta: None,
             metadata: ExtendedMetadata {
                 start_time: hour(at),
                 finish_time: hour(at + 1),
@@ -183,7 +184,11 @@ mod tests {
 
     fn backups() -> Vec<BackupInfo> {
         let mut delta = backup("delta", 9, 1);
-        delta.delta_parent = Some("two".to_owned());
+        delta.delta = Some(Delta {
+            parent: "two".to_owned(),
+            full: None,
+            count: None,
+        });
         let mut damaged = backup("damaged", 10, 1);
         damaged.damaged = Some("It is.".to_owned());
         vec![damaged, delta, backup("two", 4, 1), backup("one", 2, 1)]

@@ -20,6 +20,7 @@ mod upload;
 mod url;
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -223,17 +224,50 @@ impl Store {
         }
     }
 
+    /// Look at all objects below a folder, in no particular order, while the pages of the listing come in. Each page has the
+    /// deadline of one operation.
+    pub async fn each(&self, folder: &str, mut look: impl FnMut(Listed)) -> Result<()> {
+        let pages = self.inner.list(Some(&path(folder)));
+        self.visit(folder, pages, |object| {
+            look(object);
+            ControlFlow::Continue(())
+        })
+        .await
+    }
+
+    /// The same for those whose key comes after `after`, until `look` has seen enough.
+    pub async fn each_after(
+        &self,
+        folder: &str,
+        after: &str,
+        look: impl FnMut(Listed) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let pages = self.inner.list_with_offset(Some(&path(folder)), &path(after));
+        self.visit(folder, pages, look).await
+    }
+
+    /// Does a listing usually come in the order of the keys, so that it can be ended early? What such a listing does not
+    /// show is to be looked for again.
+    pub fn lists_in_order(&self) -> bool {
+        !self.may_vanish()
+    }
+
     /// All objects below a folder, in no particular order.
     pub async fn list(&self, folder: &str) -> Result<Vec<Listed>> {
-        let prefix = path(folder);
-        self.collect(folder, self.inner.list(Some(&prefix))).await
+        let mut found = Vec::new();
+        self.each(folder, |object| found.push(object)).await?;
+        Ok(found)
     }
 
     /// All objects below a folder whose key comes after `after`, in no particular order.
     pub async fn list_after(&self, folder: &str, after: &str) -> Result<Vec<Listed>> {
-        let prefix = path(folder);
-        self.collect(folder, self.inner.list_with_offset(Some(&prefix), &path(after)))
-            .await
+        let mut found = Vec::new();
+        self.each_after(folder, after, |object| {
+            found.push(object);
+            ControlFlow::Continue(())
+        })
+        .await?;
+        Ok(found)
     }
 
     /// The objects that lie directly in a folder, not those of its subfolders.
@@ -254,6 +288,32 @@ impl Store {
         }
     }
 
+    /// Remove objects, many at a time, with one request where the store can do that; those that are not there are fine. `each`
+    /// is told the index of every one that is gone. Each answer has the deadline of one operation. Up to a thousand make one
+    /// request.
+    pub async fn delete_many(&self, keys: &[String], mut each: impl FnMut(usize)) -> Result<()> {
+        let paths: Vec<object_store::Result<Path>> = keys.iter().map(|key| Ok(path(key))).collect();
+        let mut answers = self.inner.delete_stream(futures::stream::iter(paths).boxed());
+        // The answers come in the order of the keys.
+        for (index, key) in keys.iter().enumerate() {
+            match self
+                .asked("delete", key, async { answers.next().await.transpose() })
+                .await
+            {
+                Ok(Some(_)) | Err(Error::NotFound { .. }) => each(index),
+                Ok(None) => {
+                    return Err(Error::Store {
+                        operation: "delete",
+                        object: self.object_url(key),
+                        reason: "The store has not said what became of it.".to_owned(),
+                    });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// Remove everything below a folder. Returns how many objects there were.
     pub async fn delete_folder(&self, folder: &str) -> Result<usize> {
         let keys = self.list(folder).await?;
@@ -263,20 +323,21 @@ impl Store {
         Ok(keys.len())
     }
 
-    /// Pages of a listing come one by one, each within the deadline.
-    async fn collect(
+    async fn visit(
         &self,
         folder: &str,
         mut pages: futures::stream::BoxStream<'static, object_store::Result<ObjectMeta>>,
-    ) -> Result<Vec<Listed>> {
-        let mut found = Vec::new();
+        mut look: impl FnMut(Listed) -> ControlFlow<()>,
+    ) -> Result<()> {
         while let Some(meta) = self
             .asked("list", folder, async { pages.next().await.transpose() })
             .await?
         {
-            found.push(listed(meta));
+            if look(listed(meta)).is_break() {
+                break;
+            }
         }
-        Ok(found)
+        Ok(())
     }
 
     async fn asked<T>(

@@ -1,7 +1,17 @@
-//! WAL files: their names and the header of their first page.
+//! WAL files: their names, their pages and their records.
 
+mod history;
 mod name;
 mod page;
+mod pages;
+mod record;
+mod walker;
 
+pub use history::TimelineHistory;
 pub use name::{Segment, SegmentSize, WalFileName};
 pub use page::{FirstPage, LONG_HEADER_BYTES};
+pub use pages::PAGE_BYTES;
+pub use walker::{WalWalker, Walked};
+
+#[cfg(test)]
+pub(crate) mod generator;

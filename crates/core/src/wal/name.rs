@@ -68,9 +68,9 @@ impl Segment {
         u64::from(self.log) * size.segments_per_log() + u64::from(self.seg)
     }
 
-    /// The LSN of its first byte.
+    /// The LSN of its first byte; the last one that there is for a name that no server would choose.
     pub fn start(self, size: SegmentSize) -> Lsn {
-        Lsn(self.number(size) * size.bytes())
+        Lsn(self.number(size).saturating_mul(size.bytes()))
     }
 
     /// The following segment of the same timeline.
@@ -248,6 +248,12 @@ mod tests {
                 "000000020000000000000001"
             ]
         );
+    }
+
+    #[test]
+    fn a_name_beyond_all_lsns_is_no_overflow() {
+        let segment: Segment = "00000001FFFFFFFFFFFFFFFF".parse().expect("a segment");
+        assert_eq!(segment.start(SegmentSize::DEFAULT), Lsn(u64::MAX));
     }
 
     proptest! {

@@ -43,6 +43,7 @@ checks! {
     "100 MB in bounded memory" => upload::large,
     "delete, and of a missing key" => remove::delete,
     "delete a folder" => remove::folder,
+    "delete many at a time" => remove::many,
     "names of the layout" => names::layout,
     "odd names" => names::odd,
     "two prefixes in one store" => names::prefixes,

@@ -36,3 +36,32 @@ pub async fn folder(room: Room) -> Verdict {
     ensure!(left == ["p2/e", "p_stop_sentinel.json"], "left: {left:?}");
     Ok(Support::Yes)
 }
+
+/// More than fit into one request of S3's bulk deletion.
+const MANY: usize = 1005;
+
+pub async fn many(room: Room) -> Verdict {
+    let key = |number: usize| room.key(&format!("many/{number:05} a+b%c"));
+    for first in (0..MANY).step_by(50) {
+        let puts = (first..MANY.min(first + 50)).map(|number| {
+            let (store, key) = (room.store.clone(), key(number));
+            async move { store.put(&key, Bytes::from_static(b"x")).await }
+        });
+        futures::future::try_join_all(puts).await?;
+    }
+    let kept = key(MANY - 1);
+    // One that is not there is among them.
+    let mut keys: Vec<String> = (0..MANY - 1).map(key).collect();
+    keys.insert(7, room.key("many/missing"));
+    let mut gone = Vec::new();
+    room.store.delete_many(&keys, |index| gone.push(index)).await?;
+    gone.sort_unstable();
+    ensure!(
+        gone == (0..MANY).collect::<Vec<_>>(),
+        "{} of {MANY} were told to be gone",
+        gone.len()
+    );
+    let left = room.names().await?;
+    ensure!(left.len() == 1 && kept.ends_with(&left[0]), "left: {left:?}");
+    Ok(Support::Yes)
+}

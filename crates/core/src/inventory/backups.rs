@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use serde::Deserialize;
 
-use crate::codec::Format;
+use super::CONCURRENCY;
 use crate::error::{Error, Result};
 use crate::formats::{ExtendedMetadata, SENTINEL_LIMIT, Sentinel};
 use crate::layout;
@@ -14,8 +14,17 @@ use crate::lsn::Lsn;
 use crate::storage::{Listed, Store};
 use crate::wal::Segment;
 
-/// Requests of a listing that are under way at a time.
-const CONCURRENCY: usize = 8;
+/// What makes a backup a delta backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delta {
+    /// Name of the parent. As far as the backup's own name tells it (that is without the parent's parent) if the sentinel
+    /// cannot be read.
+    pub parent: String,
+    /// Name of the full backup at the root.
+    pub full: Option<String>,
+    /// Steps from the root.
+    pub count: Option<u32>,
+}
 
 /// What a listing knows of a backup.
 #[derive(Debug, Clone)]
@@ -26,8 +35,8 @@ pub struct BackupInfo {
     pub written: DateTime<Utc>,
     /// The timeline of the name; none if the name is none that WAL-G or this project would choose.
     pub timeline: Option<u32>,
-    /// Delta backups: name of the parent as far as the backup's own name tells it, that is without the parent's parent.
-    pub delta_parent: Option<String>,
+    /// Of a delta backup.
+    pub delta: Option<Delta>,
     /// What `metadata.json` or the sentinel says; all defaults if the backup is damaged.
     pub metadata: ExtendedMetadata,
     /// Why the backup cannot be used, as a sentence.
@@ -41,10 +50,20 @@ impl BackupInfo {
             name: name.to_owned(),
             written,
             timeline: start.map(|segment| segment.timeline),
-            delta_parent: parent,
+            delta: parent.map(|parent| Delta {
+                parent,
+                full: None,
+                count: None,
+            }),
             metadata: ExtendedMetadata::default(),
             damaged: None,
         }
+    }
+
+    /// One of which nothing is known but the name.
+    #[cfg(test)]
+    pub(crate) fn example(name: &str) -> Self {
+        BackupInfo::new(name, DateTime::UNIX_EPOCH)
     }
 
     /// Backups of WAL-G 1.x have no start time: what is known then is when the sentinel was written.
@@ -67,7 +86,7 @@ impl BackupInfo {
 }
 
 /// The segment in which the backup of that name starts, and the name of its parent if it is a delta backup.
-fn parse_name(name: &str) -> (Option<Segment>, Option<String>) {
+pub(crate) fn parse_name(name: &str) -> (Option<Segment>, Option<String>) {
     let Some(rest) = name.strip_prefix("base_") else {
         return (None, None);
     };
@@ -112,25 +131,6 @@ pub async fn find_backup(store: &Store, name: &str) -> Result<BackupInfo> {
     })
 }
 
-/// Those of the segments, which are of one timeline and in order, that are not in the archive: by one listing.
-pub async fn missing_segments(store: &Store, wanted: &[Segment]) -> Result<Vec<Segment>> {
-    let Some(first) = wanted.first() else {
-        return Ok(Vec::new());
-    };
-    // An uncompressed segment's key is exactly its name, and a listing begins after the key that it is given.
-    let first = first.to_string();
-    let after = format!("{}/{}", layout::WAL_FOLDER, &first[..first.len() - 1]);
-    let mut missing = wanted.to_vec();
-    for object in store.list_after(layout::WAL_FOLDER, &after).await? {
-        let (_, key) = Format::of_key(&object.key);
-        let name = key.rsplit('/').next().unwrap_or_default();
-        if let Ok(segment) = name.parse::<Segment>() {
-            missing.retain(|wanted| *wanted != segment);
-        }
-    }
-    Ok(missing)
-}
-
 /// The sentinel of a backup; an error if there is no such backup.
 pub async fn read_sentinel(store: &Store, name: &str) -> Result<Sentinel> {
     sentinel_bytes(store, name)
@@ -142,7 +142,7 @@ pub async fn read_sentinel(store: &Store, name: &str) -> Result<Sentinel> {
         .and_then(|content| parse(store, &layout::sentinel(name), &content))
 }
 
-pub(crate) async fn sentinel_bytes(store: &Store, name: &str) -> Result<Option<bytes::Bytes>> {
+async fn sentinel_bytes(store: &Store, name: &str) -> Result<Option<bytes::Bytes>> {
     if name.is_empty() || name.contains('/') || name.starts_with('.') {
         return Ok(None);
     }
@@ -160,8 +160,11 @@ async fn list_sentinels(store: &Store) -> Result<Vec<(String, Listed)>> {
 /// None if the backup was deleted meanwhile.
 async fn describe(store: &Store, name: &str, written: DateTime<Utc>) -> Result<Option<BackupInfo>> {
     let mut info = BackupInfo::new(name, written);
-    match read_metadata(store, name).await {
-        Ok(Some(metadata)) => info.metadata = metadata,
+    match read_metadata(store, name, info.delta.is_some()).await {
+        Ok(Some((metadata, delta))) => {
+            info.metadata = metadata;
+            info.delta = delta.or(info.delta);
+        }
         Ok(None) => return Ok(None),
         Err(error @ Error::Damaged { .. }) => {
             info.damaged = Some(format!("{error}: {}", error.detail().unwrap_or_default()));
@@ -171,24 +174,36 @@ async fn describe(store: &Store, name: &str, written: DateTime<Utc>) -> Result<O
     Ok(Some(info))
 }
 
-/// `metadata.json` is much smaller than the sentinels of old; the sentinel has the last word where it is missing or bad.
-async fn read_metadata(store: &Store, name: &str) -> Result<Option<ExtendedMetadata>> {
+/// `metadata.json` is much smaller than the sentinels of old; the sentinel has the last word where it is missing or bad, and
+/// the only one on deltas.
+async fn read_metadata(store: &Store, name: &str, is_delta: bool) -> Result<Option<(ExtendedMetadata, Option<Delta>)>> {
     let key = layout::metadata(name);
     let small = match store.get(&key, SENTINEL_LIMIT).await {
         Ok(content) => content,
         Err(Error::Damaged { .. }) => None,
         Err(error) => return Err(error),
     };
-    if let Some(metadata) = small.and_then(|content| serde_json::from_slice::<ExtendedMetadata>(&content).ok())
-        && metadata.finish_lsn != Lsn(0)
+    let small = small
+        .and_then(|content| serde_json::from_slice::<ExtendedMetadata>(&content).ok())
+        .filter(|metadata| metadata.finish_lsn != Lsn(0));
+    if let Some(metadata) = &small
+        && !is_delta
     {
-        return Ok(Some(metadata));
+        return Ok(Some((metadata.clone(), None)));
     }
     let Some(content) = sentinel_bytes(store, name).await? else {
         return Ok(None);
     };
     let sentinel: Sentinel = parse(store, &layout::sentinel(name), &content)?;
-    Ok(Some(ExtendedMetadata::from(&sentinel)))
+    let delta = sentinel.delta_from.clone().map(|parent| Delta {
+        parent,
+        full: sentinel.delta_full_name.clone(),
+        count: sentinel.delta_count,
+    });
+    Ok(Some((
+        small.unwrap_or_else(|| ExtendedMetadata::from(&sentinel)),
+        delta,
+    )))
 }
 
 fn parse<'a, T: Deserialize<'a>>(store: &Store, key: &str, content: &'a [u8]) -> Result<T> {
@@ -236,7 +251,7 @@ mod tests {
         assert_eq!(backups[0].metadata.next_xid, Some(740));
         assert_eq!(backups[1].metadata.finish_lsn, Lsn(8));
         assert_eq!(backups[1].timeline, Some(2));
-        assert_eq!(backups[2].delta_parent.as_deref(), Some(OLD));
+        assert_eq!(backups[2].delta.as_ref().map(|delta| delta.parent.as_str()), Some(OLD));
         assert!(backups[2].damaged.is_some() && backups[0].damaged.is_none());
     }
 

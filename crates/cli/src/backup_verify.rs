@@ -1,0 +1,84 @@
+//! `backup-verify`.
+
+use std::sync::Arc;
+
+use walarchive_core::inventory::{BackupInfo, Inventory};
+use walarchive_core::verify::{self, BackupReport, Status, VerifiedBackup};
+use walarchive_core::{Error, Result};
+
+use crate::args::Storage;
+use crate::print::plain;
+use crate::{print, progress, settings};
+
+/// `backup-verify`.
+#[derive(Debug, clap::Args)]
+pub struct BackupVerify {
+    /// A backup's name, or LATEST.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    backup: Option<String>,
+    /// All backups.
+    #[arg(long)]
+    all: bool,
+    /// Of all, those that were not verified since they were taken.
+    #[arg(long, requires = "all")]
+    new: bool,
+    /// Print a JSON array, one object a backup.
+    #[arg(long)]
+    json: bool,
+    /// No progress bar.
+    #[arg(short, long)]
+    quiet: bool,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    storage: Storage,
+}
+
+/// Verify, print what was found, and tell the worst.
+pub async fn run(args: &BackupVerify) -> Result<Status> {
+    let store = settings::store(&args.storage)?;
+    let inventory = Inventory::load(&store).await?;
+    let mut reports = Vec::new();
+    for name in names(args, &inventory)? {
+        if args.new
+            && let Some(backup) = inventory.backup(&name)
+            && VerifiedBackup::read(&store, backup).await?.is_some()
+        {
+            continue;
+        }
+        let progress = Arc::default();
+        let work = verify::verify_backup(&store, &inventory, &name, Arc::clone(&progress));
+        reports.push(progress::show(progress, args.quiet, work).await?);
+    }
+    let text = match args.json {
+        true => print::json(&reports),
+        false if reports.is_empty() => "nothing to verify".to_owned(),
+        false => reports.iter().map(table).collect::<Vec<_>>().join("\n"),
+    };
+    let worst = reports.iter().map(|report| report.status).max();
+    print::out(&text).map(|()| worst.unwrap_or(Status::Ok))
+}
+
+fn names(args: &BackupVerify, inventory: &Inventory) -> Result<Vec<String>> {
+    let name = |backup: &BackupInfo| backup.name.clone();
+    match args.backup.as_deref() {
+        None => Ok(inventory.backups.iter().map(name).collect()),
+        Some("LATEST") => inventory
+            .backups
+            .last()
+            .map(|backup| vec![name(backup)])
+            .ok_or_else(|| Error::NoBackup {
+                message: "there are no backups".to_owned(),
+                hint: "Check the storage URL and its prefix.".to_owned(),
+            }),
+        Some(name) => Ok(vec![name.to_owned()]),
+    }
+}
+
+fn table(report: &BackupReport) -> String {
+    let rows = report.details.iter().map(|row| {
+        let (what, status) = (row.what.to_owned(), row.status.as_str().to_owned());
+        vec![what, status, row.path.clone(), row.detail.clone()]
+    });
+    let table = print::table(vec!["what", "status", "path", "detail"], rows);
+    format!("{}: {}\n{table}", plain(&report.backup_name), report.status)
+}

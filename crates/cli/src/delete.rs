@@ -1,0 +1,368 @@
+//! `delete`, with WAL-G's words.
+
+use std::process::ExitCode;
+
+use chrono::Utc;
+use clap::Subcommand;
+use tokio_util::sync::CancellationToken;
+use walarchive_core::retention::{self, Action, Applied, Mode, Object, Plan, Progress, Request};
+use walarchive_core::wal::WalFileName;
+use walarchive_core::{Error, Result};
+
+use crate::args::Storage;
+use crate::print::plain;
+use crate::{exit, print, progress, settings};
+
+/// `delete`.
+#[derive(Debug, clap::Args)]
+pub struct Delete {
+    #[command(subcommand)]
+    what: What,
+}
+
+/// What is deleted.
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Keep the newest backups: [FULL|FIND_FULL] N.
+    ///
+    /// FULL counts full backups, each of which keeps its deltas. Without FULL all backups are counted; if the oldest one to
+    /// keep is a delta, FIND_FULL goes to its full backup, and nothing is an error.
+    Retain(Retain),
+    /// Delete what is older than a backup or a time: [FIND_FULL] NAME|TIME.
+    Before(Words),
+    /// Delete one backup and what depends on it: [FIND_FULL] NAME. WAL is not touched.
+    Target(Words),
+    /// Delete all backups and all WAL: [FORCE].
+    ///
+    /// Fails if permanent backups exist, or one may be running. FORCE deletes them too, and all that walarchive has stored for
+    /// itself, so that nothing is left.
+    Everything(Words),
+    /// Delete what no backup needs: [ARCHIVES|BACKUPS].
+    Garbage(Words),
+    /// Keep what is needed to restore to any moment of the last span of time, for example '14 days'.
+    OutsideWindow(Words),
+    /// Keep the newest backup of each of the last days, weeks, months and years having one, for example 7,4,12,5.
+    Gfs(Words),
+}
+
+/// Of all of them.
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// Delete. Without it the plan is shown, and nothing else is done.
+    #[arg(long)]
+    confirm: bool,
+    /// Print a JSON array with a row for each object.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    storage: Storage,
+}
+
+#[derive(Debug, clap::Args)]
+struct Words {
+    /// See above.
+    #[arg(num_args = 0..=2)]
+    words: Vec<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+struct Retain {
+    #[command(flatten)]
+    words: Words,
+    /// Never delete what started then or later, for example 2026-11-20T10:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    after: Option<String>,
+}
+
+impl What {
+    fn words(&self) -> &Words {
+        match self {
+            What::Retain(retain) => &retain.words,
+            What::Before(words)
+            | What::Target(words)
+            | What::Everything(words)
+            | What::Garbage(words)
+            | What::OutsideWindow(words)
+            | What::Gfs(words) => words,
+        }
+    }
+
+    fn request(&self) -> Result<Request> {
+        let words: Vec<&str> = self.words().words.iter().map(String::as_str).collect();
+        let usage =
+            |usage: &str| Error::config("the words after the verb are not understood", format!("Write {usage}."));
+        // The mode, and what it is about.
+        let split = |text: &str| match words[..] {
+            [word] => Ok((Mode::Any, word.to_owned())),
+            [mode, word] => Ok((mode.parse::<Mode>()?, word.to_owned())),
+            _ => Err(usage(text)),
+        };
+        let optional = |text: &str| match words[..] {
+            [] => Ok(""),
+            [word] => Ok(word),
+            _ => Err(usage(text)),
+        };
+        match self {
+            What::Retain(retain) => {
+                let text = "\"delete retain [FULL|FIND_FULL] N\"";
+                let (mode, count) = split(text)?;
+                let after = retain.after.as_deref().map(retention::time).transpose()?;
+                Request::retain(count.parse().map_err(|_| usage(text))?, mode, after)
+            }
+            What::Before(_) => {
+                let (mode, target) = split("\"delete before [FIND_FULL] NAME|TIME\"")?;
+                Ok(Request::Before {
+                    target: target.parse()?,
+                    find_full: mode.is_find_full()?,
+                })
+            }
+            What::Target(_) => {
+                let (mode, name) = split("\"delete target [FIND_FULL] NAME\"")?;
+                Ok(Request::Target {
+                    name,
+                    find_full: mode.is_find_full()?,
+                })
+            }
+            What::Everything(_) => match optional("\"delete everything [FORCE]\"")? {
+                "" => Ok(Request::Everything { force: false }),
+                word if word.eq_ignore_ascii_case("FORCE") => Ok(Request::Everything { force: true }),
+                _ => Err(usage("\"delete everything [FORCE]\"")),
+            },
+            What::Garbage(_) => Ok(Request::Garbage(
+                optional("\"delete garbage [ARCHIVES|BACKUPS]\"")?.parse()?,
+            )),
+            What::OutsideWindow(_) => Ok(Request::OutsideWindow(words.join(" ").parse()?)),
+            What::Gfs(_) => Ok(Request::Gfs(optional("\"delete gfs 7,4,12,5\"")?.parse()?)),
+        }
+    }
+}
+
+/// Plan, show, and delete if that is confirmed.
+pub async fn run(args: &Delete) -> Result<ExitCode> {
+    let request = args.what.request()?;
+    let common = &args.what.words().common;
+    let store = settings::store(&common.storage)?;
+    let plan = retention::draw_up(&store, &request, &[], Utc::now()).await?;
+    plan.notes
+        .iter()
+        .for_each(|note| eprintln!("walarchive: note: {}", plain(note)));
+    let applied = match common.confirm {
+        true => {
+            let progress = Progress::default();
+            let cancel = CancellationToken::new();
+            let work = retention::apply(&store, &plan, &progress, &cancel);
+            Some(progress::show_deletion(&progress, work).await?)
+        }
+        false => None,
+    };
+    match common.json {
+        true => print_json(&plan, applied.as_ref())?,
+        false => print::out(&table(&plan, applied.as_ref()))?,
+    }
+    let Some(applied) = applied else {
+        if !plan.actions.is_empty() {
+            eprintln!("walarchive: nothing was deleted; add --confirm to delete");
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+    for spared in &applied.spared {
+        eprintln!(
+            "walarchive: warning: \"{}\" was not deleted: {}",
+            plain(&spared.name),
+            plain(&spared.why)
+        );
+    }
+    if applied.spared.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("HINT:  No WAL was deleted. Run the same again to have a plan of what is there now.");
+    Ok(ExitCode::from(exit::FAILED))
+}
+
+fn is_deleted(applied: Option<&Applied>, index: usize) -> bool {
+    applied.is_some_and(|applied| applied.deleted.get(index).copied().unwrap_or(false))
+}
+
+/// Row by row: there may be hundreds of thousands.
+fn print_json(plan: &Plan, applied: Option<&Applied>) -> Result<()> {
+    for (index, action) in plan.actions.iter().enumerate() {
+        let row = serde_json::to_string(&action.row(is_deleted(applied, index))).unwrap_or_default();
+        print::piece(&format!("{}{row}", if index == 0 { "[" } else { ",\n " }))?;
+    }
+    print::out(if plan.actions.is_empty() { "[]" } else { "]" })
+}
+
+/// Consecutive WAL files with one reason are one row.
+struct Line<'a> {
+    first: &'a Action,
+    last: &'a Action,
+    count: usize,
+    size: u64,
+    deleted: bool,
+}
+
+fn lines<'a>(plan: &'a Plan, applied: Option<&Applied>) -> Vec<Line<'a>> {
+    let mut lines: Vec<Line<'a>> = Vec::new();
+    for (index, action) in plan.actions.iter().enumerate() {
+        let deleted = is_deleted(applied, index);
+        match lines.last_mut() {
+            Some(line) if line.deleted == deleted && follows(line.last, action) => {
+                line.last = action;
+                line.count += 1;
+                line.size = line.size.saturating_add(action.size);
+            }
+            _ => lines.push(Line {
+                first: action,
+                last: action,
+                count: 1,
+                size: action.size,
+                deleted,
+            }),
+        }
+    }
+    lines
+}
+
+/// Both are segments of one timeline: nothing lies between them that stays, or the line would say what does not go.
+fn follows(before: &Action, action: &Action) -> bool {
+    let segment = |action: &Action| match &action.object {
+        Object::Wal(object) => match object.name {
+            WalFileName::Segment(segment) => Some(segment),
+            _ => None,
+        },
+        _ => None,
+    };
+    match (segment(before), segment(action)) {
+        (Some(before), Some(after)) => {
+            let next = before.log == after.log && before.seg.checked_add(1) == Some(after.seg);
+            let wraps = before.log.checked_add(1) == Some(after.log) && after.seg == 0;
+            before.timeline == after.timeline && (next || wraps)
+        }
+        _ => false,
+    }
+}
+
+fn table(plan: &Plan, applied: Option<&Applied>) -> String {
+    if plan.actions.is_empty() {
+        return format!("nothing to delete; {} backups are kept", plan.kept.len());
+    }
+    let rows = lines(plan, applied).into_iter().map(|line| {
+        let key = match line.count {
+            1 => line.first.key(),
+            count => format!("{} … {} ({count})", line.first.key(), name(&line.last.key())),
+        };
+        vec![
+            line.first.what().to_owned(),
+            key,
+            print::bytes(line.size),
+            line.first.why.to_string(),
+            if line.deleted { "yes" } else { "" }.to_owned(),
+        ]
+    });
+    let table = print::table(vec!["what", "key", "size", "why", "deleted"], rows);
+    let (objects, bytes) = match applied {
+        Some(applied) => (applied.count(), applied.bytes(plan)),
+        None => (plan.actions.len(), plan.bytes()),
+    };
+    let verb = if applied.is_some() { "deleted" } else { "to be deleted" };
+    format!(
+        "{table}\n{verb}: {objects} of {} rows, {}; kept: {} backups",
+        plan.actions.len(),
+        print::bytes(bytes),
+        plan.kept.len()
+    )
+}
+
+fn name(key: &str) -> &str {
+    key.rsplit('/').next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Args, Command};
+    use chrono::DateTime;
+    use clap::Parser;
+    use walarchive_core::retention::{Before, Garbage, Gfs};
+
+    fn request(args: &str) -> Result<Request, String> {
+        let args = ["walarchive", "delete"].into_iter().chain(args.split_whitespace());
+        match Args::try_parse_from(args).map_err(|error| error.to_string())?.command {
+            Command::Delete(delete) => delete.what.request().map_err(|error| error.to_string()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn wal_g_s_syntax_is_understood() {
+        let retain = |count, mode| Request::Retain {
+            count,
+            mode,
+            after: None,
+        };
+        assert_eq!(request("retain 3 --confirm"), Ok(retain(3, Mode::Any)));
+        assert_eq!(request("retain FULL 3"), Ok(retain(3, Mode::Full)));
+        assert_eq!(request("retain find_full 3 --json"), Ok(retain(3, Mode::FindFull)));
+        let after: DateTime<Utc> = "2026-11-20T10:00:00Z".parse().expect("a time");
+        assert_eq!(
+            request("retain FULL 3 --after 2026-11-20T10:00:00Z"),
+            Ok(Request::Retain {
+                count: 3,
+                mode: Mode::Full,
+                after: Some(after)
+            })
+        );
+        assert_eq!(
+            request("before FIND_FULL 2026-11-20T10:00:00Z"),
+            Ok(Request::Before {
+                target: Before::Time(after),
+                find_full: true
+            })
+        );
+        assert_eq!(
+            request("target base_1"),
+            Ok(Request::Target {
+                name: "base_1".to_owned(),
+                find_full: false
+            })
+        );
+        assert_eq!(request("everything"), Ok(Request::Everything { force: false }));
+        assert_eq!(
+            request("everything FORCE --confirm"),
+            Ok(Request::Everything { force: true })
+        );
+        assert_eq!(request("garbage"), Ok(Request::Garbage(Garbage::All)));
+        assert_eq!(request("garbage ARCHIVES"), Ok(Request::Garbage(Garbage::Archives)));
+        assert_eq!(
+            request("outside-window 14 days"),
+            Ok(Request::OutsideWindow("2 weeks".parse().expect("a span")))
+        );
+        assert_eq!(
+            request("gfs 7,4,12,5"),
+            Ok(Request::Gfs(Gfs::new(7, 4, 12, 5).expect("a rule")))
+        );
+        for args in [
+            "",
+            "retain",
+            "retain 0",
+            "retain x",
+            "retain ALL 3",
+            "retain FULL 3 4",
+            "before",
+            "before FULL base_1",
+            "before yesterday",
+            "target",
+            "everything NOW",
+            "garbage WAL",
+            "outside-window",
+            "outside-window 14",
+            "gfs",
+            "gfs 7",
+            "wal 3",
+        ] {
+            assert!(request(args).is_err(), "{args}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! `wal-show` and `recovery-windows`.
+
+use walarchive_core::inventory::{Inventory, MissingSegments, RecoveryWindow, TimelineInfo};
+use walarchive_core::verify::timed_windows;
+use walarchive_core::{Lsn, Result};
+
+use crate::args::Show;
+use crate::{print, settings};
+
+/// Show every timeline on stdout.
+pub async fn run(args: &Show) -> Result<()> {
+    let timelines = TimelineInfo::all(&Inventory::load(&settings::store(&args.storage)?).await?);
+    print::out(&match args.json {
+        true => print::json(&timelines),
+        false if timelines.is_empty() => "no WAL and no backups".to_owned(),
+        false => timelines_table(&timelines),
+    })
+}
+
+/// Show from when to when can be restored.
+pub async fn windows(args: &Show) -> Result<()> {
+    let store = settings::store(&args.storage)?;
+    let windows = timed_windows(&store, &Inventory::load(&store).await?).await?;
+    print::out(&match args.json {
+        true => print::json(&windows),
+        false if windows.is_empty() => "nothing can be restored".to_owned(),
+        false => windows_table(&windows),
+    })
+}
+
+fn timelines_table(timelines: &[TimelineInfo]) -> String {
+    let header = [
+        "timeline",
+        "parent",
+        "switch point",
+        "first segment",
+        "last segment",
+        "range",
+        "segments",
+        "missing",
+        "backups",
+        "status",
+    ];
+    let rows = timelines.iter().map(|timeline| {
+        let forked = timeline.parent_id != 0;
+        let missing: Vec<String> = timeline
+            .missing_segments
+            .iter()
+            .map(MissingSegments::to_string)
+            .collect();
+        vec![
+            timeline.id.to_string(),
+            if forked {
+                timeline.parent_id.to_string()
+            } else {
+                String::new()
+            },
+            if forked {
+                Lsn(timeline.switch_point_lsn).to_string()
+            } else {
+                String::new()
+            },
+            timeline.start_segment.clone(),
+            timeline.end_segment.clone(),
+            timeline.segment_range_size.to_string(),
+            timeline.segments_count.to_string(),
+            missing.join(", "),
+            timeline.backups.len().to_string(),
+            timeline.status.as_str().to_owned(),
+        ]
+    });
+    print::table(header.to_vec(), rows)
+}
+
+fn windows_table(windows: &[RecoveryWindow]) -> String {
+    let header = [
+        "timeline",
+        "from",
+        "to",
+        "from LSN",
+        "to LSN",
+        "first backup",
+        "backups",
+        "then missing",
+    ];
+    let rows = windows.iter().map(|window| {
+        vec![
+            window.timeline.to_string(),
+            print::time(window.start_time),
+            print::time(window.end_time),
+            window.start_lsn.to_string(),
+            window.end_lsn.to_string(),
+            window.backup_name.clone(),
+            window.backups.to_string(),
+            window
+                .missing
+                .as_ref()
+                .map(MissingSegments::to_string)
+                .unwrap_or_default(),
+        ]
+    });
+    print::table(header.to_vec(), rows)
+}

@@ -1,0 +1,149 @@
+//! `wal-verify`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use walarchive_core::inventory::Inventory;
+use walarchive_core::storage::Store;
+use walarchive_core::verify::{self, Checks, LOOKS, Live, Names, Selection, Status, WalReport};
+use walarchive_core::{Error, Result};
+
+use crate::args::Storage;
+use crate::{print, progress, settings, wal};
+
+/// `wal-verify`.
+#[derive(Debug, clap::Args)]
+pub struct WalVerify {
+    /// What to verify: integrity, timeline, content.
+    #[arg(value_name = "CHECK", default_values = ["integrity", "timeline"], value_parser = ["integrity", "timeline", "content"])]
+    checks: Vec<String>,
+    /// content: read what was not verified since it was stored (the default).
+    #[arg(long, conflicts_with_all = ["all", "sample"])]
+    new: bool,
+    /// content: read all segments.
+    #[arg(long, conflicts_with = "sample")]
+    all: bool,
+    /// content: read so many segments, spread over all.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    sample: Option<u32>,
+    /// Print JSON, in the shape of WAL-G's.
+    #[arg(long)]
+    json: bool,
+    /// The data directory whose server writes the WAL; else the working directory or PGDATA, if it is one and its cluster is
+    /// the repository's.
+    #[arg(long, value_name = "DIRECTORY")]
+    pgdata: Option<PathBuf>,
+    /// No progress bar.
+    #[arg(short, long)]
+    quiet: bool,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    storage: Storage,
+}
+
+impl WalVerify {
+    fn checks(&self) -> Result<Checks> {
+        let mut checks = Checks::parse(self.checks.iter().map(String::as_str))?;
+        let selection = match (self.all, self.sample) {
+            (true, _) => Some(Selection::All),
+            (false, Some(count)) => Some(Selection::Sample(count as usize)),
+            (false, None) => self.new.then_some(Selection::New),
+        };
+        match selection {
+            Some(_) if checks.content.is_none() => Err(Error::config(
+                "--new, --all and --sample say which content to read, but content is not to be verified",
+                "Add the word content.",
+            )),
+            selection => {
+                checks.content = selection.or(checks.content);
+                Ok(checks)
+            }
+        }
+    }
+}
+
+/// Verify, and print what was found.
+pub async fn run(args: &WalVerify) -> Result<Status> {
+    let checks = args.checks()?;
+    let usual = || wal::usual_data_dirs().find(|directory| wal::is_data_dir(directory));
+    let data_dir = args.pgdata.clone().or_else(usual);
+    let settings = settings::find(&args.storage, data_dir.as_deref())?;
+    let store = Store::open(&settings.storage)?;
+    let (mut inventory, mut names) = (None, None);
+    if checks.names() {
+        for _ in 0..LOOKS {
+            let (loaded, found) = look(args, &store, data_dir.as_ref()).await?;
+            let failed = found.status() == Status::Failure;
+            (inventory, names) = (Some(loaded), Some(found));
+            if !failed {
+                break;
+            }
+        }
+    }
+    let mut content = None;
+    if let Some(selection) = checks.content {
+        let inventory = match inventory {
+            Some(inventory) => inventory,
+            None => Inventory::load(&store).await?,
+        };
+        let progress = Arc::default();
+        let work = verify::verify_content(&store, &inventory, selection, Arc::clone(&progress));
+        content = Some(progress::show(progress, args.quiet, work).await?);
+    }
+    let report = WalReport::new(&checks, names, content);
+    let text = match args.json {
+        true => print::json(&report),
+        false => table(&report),
+    };
+    print::out(&text).map(|()| report.status())
+}
+
+/// The server's position first, then the repository.
+async fn look(args: &WalVerify, store: &Store, data_dir: Option<&PathBuf>) -> Result<(Inventory, Names)> {
+    let found = data_dir.map(|directory| Live::of_data_dir(directory));
+    let found = match args.pgdata {
+        Some(_) => found.transpose()?,
+        // One that happens to lie around need not be a whole one.
+        None => found.and_then(Result::ok),
+    };
+    let inventory = Inventory::load(store).await?;
+    let mut live = Live::default();
+    if let Some((of_data_dir, control)) = found {
+        match inventory.system_identifier {
+            Some(owner) if owner != control.system_identifier => {
+                if let Some(pgdata) = &args.pgdata {
+                    return Err(Error::ForeignRepository {
+                        repository: store.url().to_owned(),
+                        reason: format!(
+                            "Its system identifier is {owner}, that of \"{}\" is {}.",
+                            pgdata.display(),
+                            control.system_identifier
+                        ),
+                    });
+                }
+            }
+            _ => live = of_data_dir,
+        }
+    }
+    let names = verify::verify_names(store, &inventory, live).await?;
+    Ok((inventory, names))
+}
+
+fn table(report: &WalReport) -> String {
+    let header = [
+        "check", "status", "timeline", "start", "end", "segments", "found", "detail",
+    ];
+    let rows = report.rows().into_iter().map(|row| {
+        vec![
+            row.check.to_owned(),
+            row.status.to_owned(),
+            row.timeline.map(|timeline| timeline.to_string()).unwrap_or_default(),
+            row.start_segment.unwrap_or_default(),
+            row.end_segment.unwrap_or_default(),
+            row.segments_count.map(|count| count.to_string()).unwrap_or_default(),
+            row.segment_status.unwrap_or_default().to_owned(),
+            row.detail.unwrap_or_default(),
+        ]
+    });
+    format!("{}\nworst: {}", print::table(header.to_vec(), rows), report.status())
+}

@@ -1,0 +1,111 @@
+//! Who is taking the backup of a name: `walarchive_claim.json` in its folder. It also tells everybody who deletes that somebody
+//! is still at work there.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::Utc;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::BackupRequest;
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::storage::Store;
+
+/// More than any claim has, in bytes.
+const LIMIT: u64 = 64 << 10;
+
+/// A folder to which nothing is added for a day is taken for a leftover; waiting for WAL adds nothing.
+const RENEW_AFTER: Duration = Duration::from_secs(3600);
+
+pub(super) struct Claim {
+    store: Store,
+    backup: String,
+    content: Bytes,
+    written: Mutex<Instant>,
+}
+
+impl Claim {
+    /// Refuse a name under which anything lies, then take it.
+    pub(super) async fn take(store: &Store, request: &BackupRequest, name: &str) -> Result<Self> {
+        let taken = |reason: String| {
+            Err(Error::BackupExists {
+                name: name.to_owned(),
+                reason,
+            })
+        };
+        if store.size(&layout::sentinel(name)).await?.is_some() {
+            return taken("It is complete: its sentinel is in the repository.".to_owned());
+        }
+        let left = store.list(&layout::backup_folder(name)).await?;
+        let claim = layout::backup_claim(name);
+        if let Some(content) = store.get(&claim, LIMIT).await? {
+            return taken(format!("It is claimed by {}", String::from_utf8_lossy(&content)));
+        }
+        if let Some(first) = left.first() {
+            return taken(format!(
+                "{} objects lie in its folder, \"{}\" among them.",
+                left.len(),
+                first.key
+            ));
+        }
+        let content = serde_json::json!({
+            "hostname": request.hostname,
+            "pid": std::process::id(),
+            "time": Utc::now(),
+        });
+        let content = Bytes::from(content.to_string());
+        // What is there afterwards tells who has the name. Our own claim is there before us if the answer to an attempt was
+        // lost, and a store that ignores create-only lets the last writer win.
+        store.create(&claim, content.clone()).await?;
+        match store.get(&claim, LIMIT).await? {
+            Some(found) if found == content => Ok(Claim {
+                store: store.clone(),
+                backup: name.to_owned(),
+                content,
+                written: Mutex::new(Instant::now()),
+            }),
+            _ => taken("Another backup took the name at the same moment.".to_owned()),
+        }
+    }
+
+    /// Is the name still ours, and nobody deletes what lies under it?
+    pub(super) async fn check(&self) -> Result<()> {
+        let found = self.store.get(&layout::backup_claim(&self.backup), LIMIT).await?;
+        let deletion = self.store.size(&layout::backup_deletion(&self.backup)).await?;
+        match found == Some(self.content.clone()) && deletion.is_none() {
+            true => Ok(()),
+            false => Err(Error::damaged(
+                self.store.object_url(&layout::backup_folder(&self.backup)),
+                "Somebody has deleted what was stored of the backup, or does so now. Take it again.",
+            )),
+        }
+    }
+
+    /// Write it anew if that was long ago. It is no failure of the backup if that cannot be done.
+    pub(super) async fn renew(&self) {
+        if self.written.lock().elapsed() < RENEW_AFTER {
+            return;
+        }
+        let renewed = async {
+            self.check().await?;
+            self.store
+                .put(&layout::backup_claim(&self.backup), self.content.clone())
+                .await
+        };
+        match renewed.await {
+            Ok(()) => *self.written.lock() = Instant::now(),
+            Err(error) => tracing::warn!(backup = self.backup, %error, "the claim of the backup could not be renewed"),
+        }
+    }
+
+    /// Renew it for as long as this is polled.
+    pub(super) async fn keep(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(RENEW_AFTER).await;
+            self.renew().await;
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! What a repository holds: base backups, WAL, timelines. Verbs that look at all of it work on an [`Inventory`], which asks
+//! the store once; what they decide from it is a pure function, and tested as one.
+
+mod backups;
+mod continuous;
+mod detail;
+mod near;
+mod show;
+mod unfinished;
+mod wal;
+mod windows;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::{StreamExt, TryStreamExt};
+
+use crate::cluster;
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::lsn::Lsn;
+use crate::storage::Store;
+use crate::wal::{Segment, SegmentSize, TimelineHistory, WalFileName};
+
+pub(crate) use backups::parse_name;
+pub use backups::{BackupInfo, Delta, find_backup, list_backups, read_sentinel};
+pub(crate) use continuous::write as write_continuous;
+pub use detail::BackupDetail;
+pub use near::missing_segments;
+pub use show::{MissingSegments, TimelineInfo, TimelineStatus};
+pub use unfinished::Unfinished;
+pub use wal::{SegmentRange, WalObject, gaps, read_history, runs};
+pub use windows::{RecoveryWindow, recovery_windows};
+
+/// Requests that are under way at a time.
+const CONCURRENCY: usize = 8;
+
+/// All that a repository holds, as one look at it found it.
+#[derive(Debug, Clone)]
+pub struct Inventory {
+    /// `wal_segment_size` of the cluster that wrote the WAL.
+    pub segment_size: SegmentSize,
+    /// Of that cluster, as `cluster.json` tells it, or else the WAL.
+    pub system_identifier: Option<u64>,
+    /// By start time.
+    pub backups: Vec<BackupInfo>,
+    /// Folders of backups without a sentinel, by name.
+    pub unfinished: Vec<Unfinished>,
+    /// Every WAL file, by timeline and position; history files before the segments of their timeline.
+    pub wal: Vec<WalObject>,
+    /// The timelines that have a history file that can be read.
+    pub histories: BTreeMap<u32, TimelineHistory>,
+    /// Those whose history file cannot be read, and why.
+    pub damaged_histories: BTreeMap<u32, String>,
+    /// From which segments on, by timeline, WAL is meant to be without gaps: retention has deleted what no backup needed
+    /// before. The first segment there is, where none is named.
+    pub continuous: BTreeMap<u32, Segment>,
+    /// Numbers of the complete segments, counted from LSN 0, by timeline, in order.
+    segments: BTreeMap<u32, Vec<u64>>,
+}
+
+impl Inventory {
+    /// Look at everything. Listings come in pages and are kept in a compact form: about 60 bytes an archived file.
+    pub async fn load(store: &Store) -> Result<Self> {
+        let wal = async {
+            let mut wal = Vec::new();
+            store
+                .each(layout::WAL_FOLDER, |object| wal.extend(WalObject::of(&object)))
+                .await?;
+            Ok::<_, Error>(wal)
+        };
+        let backups = async {
+            // In this order: a backup that ends in between is seen twice, and not taken for a leftover.
+            let folders = unfinished::list(store).await?;
+            let backups = list_backups(store).await?;
+            Ok((folders, backups))
+        };
+        let (wal, (mut folders, backups), owner, continuous) =
+            tokio::try_join!(wal, backups, cluster::owner(store), continuous::read(store))?;
+        for backup in &backups {
+            folders.remove(&backup.name);
+        }
+        let mut inventory = Inventory::new(SegmentSize::DEFAULT, backups, wal, BTreeMap::new());
+        inventory.continuous = continuous;
+        inventory.unfinished = folders.into_values().collect();
+        inventory.read_histories(store).await?;
+        match owner {
+            Some(owner) => {
+                inventory.system_identifier = Some(owner.system_identifier);
+                inventory.set_segment_size(owner.segment_size);
+            }
+            // WAL-G's repository: its WAL tells.
+            None => inventory.learn_from_wal(store).await?,
+        }
+        Ok(inventory)
+    }
+
+    /// From parts, in any order.
+    pub fn new(
+        segment_size: SegmentSize,
+        mut backups: Vec<BackupInfo>,
+        mut wal: Vec<WalObject>,
+        histories: BTreeMap<u32, TimelineHistory>,
+    ) -> Self {
+        backups.sort_by(|a, b| (a.started(), &a.name).cmp(&(b.started(), &b.name)));
+        wal.sort_by_key(|object| position(&object.name));
+        let mut inventory = Inventory {
+            segment_size,
+            system_identifier: None,
+            backups,
+            unfinished: Vec::new(),
+            wal,
+            histories,
+            damaged_histories: BTreeMap::new(),
+            continuous: BTreeMap::new(),
+            segments: BTreeMap::new(),
+        };
+        inventory.set_segment_size(segment_size);
+        inventory
+    }
+
+    fn set_segment_size(&mut self, size: SegmentSize) {
+        self.segment_size = size;
+        self.segments.clear();
+        for object in &self.wal {
+            if let WalFileName::Segment(segment) = object.name {
+                let numbers = self.segments.entry(segment.timeline).or_default();
+                let number = segment.number(size);
+                // The same segment may be there in two formats.
+                if numbers.last() != Some(&number) {
+                    numbers.push(number);
+                }
+            }
+        }
+    }
+
+    /// Whose WAL is it? The newest segment that is not damaged tells.
+    async fn learn_from_wal(&mut self, store: &Store) -> Result<()> {
+        /// Where so many are damaged, nothing can be said.
+        const TRIES: usize = 8;
+        let is_segment = |object: &&WalObject| matches!(object.name, WalFileName::Segment(_));
+        for object in self.wal.iter().rev().filter(is_segment).take(TRIES) {
+            let page = match wal::first_page(store, object).await {
+                Ok(Some(page)) => page,
+                Ok(None) | Err(Error::Damaged { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            if let Ok(size) = SegmentSize::new(page.segment_bytes.into()) {
+                self.system_identifier = Some(page.system_identifier);
+                self.set_segment_size(size);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_histories(&mut self, store: &Store) -> Result<()> {
+        let timelines: BTreeSet<u32> = self
+            .wal
+            .iter()
+            .filter_map(|object| match object.name {
+                WalFileName::History(timeline) => Some(timeline),
+                _ => None,
+            })
+            .collect();
+        let read: Vec<(u32, Result<Option<String>>)> = futures::stream::iter(timelines)
+            .map(|timeline| async move {
+                match read_history(store, timeline).await {
+                    Err(error) if !matches!(error, Error::Damaged { .. }) => Err(error),
+                    read => Ok((timeline, read)),
+                }
+            })
+            .buffer_unordered(CONCURRENCY)
+            .try_collect()
+            .await?;
+        for (timeline, text) in read {
+            match text {
+                Ok(None) => {}
+                Ok(Some(text)) => match TimelineHistory::parse(timeline, &text) {
+                    Some(history) => {
+                        self.histories.insert(timeline, history);
+                    }
+                    None => {
+                        let reason = "It does not read like a timeline history file.".to_owned();
+                        self.damaged_histories.insert(timeline, reason);
+                    }
+                },
+                Err(error) => {
+                    let reason = error.detail().unwrap_or_else(|| error.to_string());
+                    self.damaged_histories.insert(timeline, reason);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The timelines of which there are segments, partial segments, a history file or a backup.
+    pub fn timelines(&self) -> BTreeSet<u32> {
+        let wal = self.wal.iter().map(|object| position(&object.name).0);
+        let backups = self.backups.iter().filter_map(|backup| backup.timeline);
+        wal.chain(backups).collect()
+    }
+
+    /// Numbers of the complete segments of a timeline, counted from LSN 0, in order.
+    pub fn segments(&self, timeline: u32) -> &[u64] {
+        self.segments.get(&timeline).map_or(&[], Vec::as_slice)
+    }
+
+    /// Is that segment in the archive, complete?
+    pub fn has(&self, segment: Segment) -> bool {
+        self.segments(segment.timeline)
+            .binary_search(&segment.number(self.segment_size))
+            .is_ok()
+    }
+
+    /// The object of a complete segment, any if there are several.
+    pub fn object_of(&self, segment: Segment) -> Option<&WalObject> {
+        let name = WalFileName::Segment(segment);
+        let at = self
+            .wal
+            .partition_point(|object| position(&object.name) < position(&name));
+        self.wal.get(at).filter(|object| object.name == name)
+    }
+
+    /// A timeline and its ancestors; no ancestors are known if its history file is missing or damaged.
+    pub fn history(&self, timeline: u32) -> TimelineHistory {
+        self.histories.get(&timeline).cloned().unwrap_or(TimelineHistory {
+            timeline,
+            ancestors: Vec::new(),
+        })
+    }
+
+    /// The segments from the start of a backup to its end, without which it cannot be restored; none if its name does not
+    /// tell its timeline, or it is damaged.
+    pub fn needed(&self, backup: &BackupInfo) -> Option<SegmentRange> {
+        let timeline = backup.timeline.filter(|_| backup.damaged.is_none())?;
+        let metadata = &backup.metadata;
+        // By numbers, not by a list: nobody vouches for the distance between the two.
+        let number = |lsn| Segment::containing(timeline, lsn, self.segment_size).number(self.segment_size);
+        let first = number(metadata.start_lsn);
+        let last = number(Lsn(metadata.finish_lsn.0.saturating_sub(1))).max(first);
+        Some(SegmentRange::new(timeline, first, last, self.segment_size))
+    }
+
+    /// Those of [`Inventory::needed`] that are not in the archive.
+    pub fn missing(&self, backup: &BackupInfo) -> Vec<SegmentRange> {
+        let Some(needed) = self.needed(backup) else {
+            return Vec::new();
+        };
+        let size = self.segment_size;
+        let timeline = needed.first.timeline;
+        gaps(
+            self.segments(timeline),
+            needed.first.number(size),
+            needed.last.number(size),
+        )
+        .into_iter()
+        .map(|(first, last)| SegmentRange::new(timeline, first, last, size))
+        .collect()
+    }
+
+    /// Does the backup keep no more WAL than it needs to be restored to its end? Permanent ones do not, and neither do those
+    /// before the WAL that is meant to be without gaps.
+    pub fn keeps_its_own_wal_only(&self, backup: &BackupInfo) -> bool {
+        let before = || {
+            let since = self.continuous.get(&backup.timeline?)?;
+            Some(backup.metadata.start_lsn < since.start(self.segment_size))
+        };
+        backup.metadata.is_permanent || before().unwrap_or(false)
+    }
+
+    /// The backup of that name.
+    pub fn backup(&self, name: &str) -> Option<&BackupInfo> {
+        self.backups.iter().find(|backup| backup.name == name)
+    }
+
+    /// A backup and its ancestors, up to the full one; the error names the ancestor that is missing.
+    pub fn chain<'a>(&'a self, backup: &'a BackupInfo) -> Result<Vec<&'a BackupInfo>, String> {
+        let mut chain = vec![backup];
+        let mut last = backup;
+        while let Some(delta) = &last.delta {
+            last = self.backup(&delta.parent).ok_or_else(|| delta.parent.clone())?;
+            // A hand-made sentinel could name its own child.
+            if chain.iter().any(|seen| seen.name == last.name) {
+                return Err(last.name.clone());
+            }
+            chain.push(last);
+        }
+        Ok(chain)
+    }
+
+    /// Can the backup be restored to its end: can its description be read, are its ancestors there, and its WAL?
+    pub fn is_restorable(&self, backup: &BackupInfo) -> bool {
+        backup.damaged.is_none()
+            && backup.timeline.is_some()
+            && self
+                .chain(backup)
+                .is_ok_and(|chain| chain.iter().all(|link| link.damaged.is_none()))
+            && self.missing(backup).is_empty()
+    }
+}
+
+/// What WAL files are ordered by: timeline, history file first, then by position.
+fn position(name: &WalFileName) -> (u32, u32, u32, u8, u32) {
+    match *name {
+        WalFileName::History(timeline) => (timeline, 0, 0, 0, 0),
+        WalFileName::Segment(segment) => (segment.timeline, segment.log, segment.seg, 1, 0),
+        WalFileName::Partial(segment) => (segment.timeline, segment.log, segment.seg, 2, 0),
+        WalFileName::BackupHistory(segment, offset) => (segment.timeline, segment.log, segment.seg, 3, offset),
+    }
+}
+
+#[cfg(test)]
+mod tests;

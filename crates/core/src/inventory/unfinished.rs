@@ -1,0 +1,53 @@
+//! What lies in the backups' folder without a sentinel: backups that are being taken, and leftovers.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+
+use crate::error::Result;
+use crate::layout;
+use crate::storage::Store;
+use crate::wal::Segment;
+
+/// The folder of a backup that has no sentinel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The name that the backup has or would have had.
+    pub name: String,
+    /// The segment in which it starts, if the name tells it.
+    pub start: Option<Segment>,
+    /// Objects in it.
+    pub objects: u64,
+    /// Stored bytes.
+    pub bytes: u64,
+    /// When the newest object was written: a backup that is being taken goes on writing.
+    pub newest: DateTime<Utc>,
+    /// A deletion has begun and was interrupted: what is left is of no use.
+    pub deleting: bool,
+}
+
+/// All of them, by name. `finished` are the names that have a sentinel; list those after this began, or a backup that
+/// ends in between is taken for a leftover.
+pub(super) async fn list(store: &Store) -> Result<BTreeMap<String, Unfinished>> {
+    let mut folders: BTreeMap<String, Unfinished> = BTreeMap::new();
+    store
+        .each(layout::BACKUPS_FOLDER, |object| {
+            let Some(name) = layout::backup_of_object(&object.key) else {
+                return;
+            };
+            let folder = folders.entry(name.to_owned()).or_insert_with(|| Unfinished {
+                name: name.to_owned(),
+                start: super::backups::parse_name(name).0,
+                objects: 0,
+                bytes: 0,
+                newest: object.last_modified,
+                deleting: false,
+            });
+            folder.objects += 1;
+            folder.bytes += object.size;
+            folder.deleting |= object.key == layout::backup_deletion(name);
+            folder.newest = folder.newest.max(object.last_modified);
+        })
+        .await?;
+    Ok(folders)
+}

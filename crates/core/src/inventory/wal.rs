@@ -1,0 +1,155 @@
+//! The WAL files of a repository.
+
+use std::io::Read;
+
+use chrono::{DateTime, Utc};
+
+use crate::codec::Format;
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::storage::{Listed, RangeReader, Store};
+use crate::wal::{FirstPage, LONG_HEADER_BYTES, Segment, SegmentSize, WalFileName};
+
+/// More than any history file has, in bytes.
+const HISTORY_LIMIT: u64 = 16 << 20;
+
+/// One object below `wal_005`. About 50 bytes, so that the listing of a million fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalObject {
+    /// The file.
+    pub name: WalFileName,
+    /// How it is compressed, which is the suffix of its key.
+    pub format: Format,
+    /// Stored bytes.
+    pub size: u64,
+    /// When it was stored.
+    pub written: DateTime<Utc>,
+}
+
+impl WalObject {
+    /// Its key.
+    pub fn key(&self) -> String {
+        layout::wal(&self.name, self.format)
+    }
+
+    /// None for what is no WAL file.
+    pub(super) fn of(listed: &Listed) -> Option<Self> {
+        let (format, key) = Format::of_key(&listed.key);
+        let name = key.strip_prefix(layout::WAL_FOLDER)?.strip_prefix('/')?;
+        Some(WalObject {
+            name: name.parse().ok()?,
+            format,
+            size: listed.size,
+            written: listed.last_modified,
+        })
+    }
+}
+
+/// Consecutive segments of one timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentRange {
+    /// The first one.
+    pub first: Segment,
+    /// The last one, which may be the first one.
+    pub last: Segment,
+    /// How many.
+    pub count: u64,
+}
+
+impl SegmentRange {
+    /// From number to number, both included, counted from LSN 0.
+    pub fn new(timeline: u32, first: u64, last: u64, size: SegmentSize) -> Self {
+        SegmentRange {
+            first: Segment::from_number(timeline, first, size),
+            last: Segment::from_number(timeline, last, size),
+            count: last - first + 1,
+        }
+    }
+}
+
+/// `numbers`, which are in order, as runs without a gap: first and last of each.
+pub fn runs(numbers: impl IntoIterator<Item = u64>) -> Vec<(u64, u64)> {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if number <= *last + 1 => *last = number.max(*last),
+            _ => runs.push((number, number)),
+        }
+    }
+    runs
+}
+
+/// What lies between the runs of `present`, which are in order, within `first..=last`.
+pub fn gaps(present: &[u64], first: u64, last: u64) -> Vec<(u64, u64)> {
+    let mut gaps = Vec::new();
+    let mut next = first;
+    let from = present.partition_point(|number| *number < first);
+    for number in present[from..].iter().take_while(|number| **number <= last) {
+        if *number > next {
+            gaps.push((next, number - 1));
+        }
+        next = number + 1;
+    }
+    if next <= last {
+        gaps.push((next, last));
+    }
+    gaps
+}
+
+/// What the first page of an archived segment says of the cluster that wrote it.
+pub(super) async fn first_page(store: &Store, object: &WalObject) -> Result<Option<FirstPage>> {
+    let key = object.key();
+    let Some(reader) = RangeReader::open(store, &key).await? else {
+        return Ok(None);
+    };
+    let format = object.format;
+    let read = tokio::task::spawn_blocking(move || {
+        let mut header = [0; LONG_HEADER_BYTES];
+        let mut reader = reader;
+        let outcome = format
+            .decoder(&mut reader)
+            .and_then(|mut decoded| decoded.read_exact(&mut header));
+        match (outcome, reader.take_failure()) {
+            (Ok(()), _) => Ok(Ok(FirstPage::parse(&header))),
+            (Err(_), Some(failure)) => Err(failure),
+            (Err(error), None) => Ok(Err(error)),
+        }
+    })
+    .await
+    .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    read.map(Some)
+        .map_err(|error| Error::damaged(store.object_url(&key), format!("It cannot be decompressed: {error}.")))
+}
+
+/// The content of a timeline's history file; none if there is none in the archive.
+pub async fn read_history(store: &Store, timeline: u32) -> Result<Option<String>> {
+    for format in Format::in_order(Format::Zstd) {
+        let key = layout::wal(&WalFileName::History(timeline), format);
+        let Some(content) = store.get(&key, HISTORY_LIMIT).await? else {
+            continue;
+        };
+        let mut text = String::new();
+        return format
+            .decoder(&content[..])
+            .and_then(|decoder| decoder.take(HISTORY_LIMIT).read_to_string(&mut text))
+            .map(|_| Some(text))
+            .map_err(|error| Error::damaged(store.object_url(&key), format!("It cannot be read: {error}.")));
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_and_gaps_complete_each_other() {
+        let numbers = [3, 4, 4, 7, 9, 10];
+        assert_eq!(runs(numbers), [(3, 4), (7, 7), (9, 10)]);
+        assert_eq!(gaps(&numbers, 3, 10), [(5, 6), (8, 8)]);
+        assert_eq!(gaps(&numbers, 1, 12), [(1, 2), (5, 6), (8, 8), (11, 12)]);
+        assert_eq!(gaps(&numbers, 4, 6), [(5, 6)]);
+        assert_eq!(gaps(&[], 4, 6), [(4, 6)]);
+        assert_eq!(gaps(&numbers, 7, 7), []);
+    }
+}

@@ -1,0 +1,133 @@
+//! From when to when a repository can be restored.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::{BackupInfo, Inventory, MissingSegments, SegmentRange, runs};
+use crate::lsn::Lsn;
+use crate::wal::TimelineHistory;
+
+/// A stretch of time to any moment of which the cluster can be restored, with this timeline as the target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RecoveryWindow {
+    /// The timeline on which it ends: `recovery_target_timeline`.
+    pub timeline: u32,
+    /// When the oldest backup in it ended.
+    pub start_time: DateTime<Utc>,
+    /// The last commit in its WAL; when its last segment was archived, if there is none in the last segments.
+    pub end_time: DateTime<Utc>,
+    /// Where that backup ended.
+    pub start_lsn: Lsn,
+    /// Where its WAL ends.
+    pub end_lsn: Lsn,
+    /// The oldest backup in it.
+    pub backup_name: String,
+    /// How many backups can be restored into it.
+    pub backups: usize,
+    /// What is missing after it; none if nothing is archived after it.
+    pub missing: Option<MissingSegments>,
+}
+
+/// All of them, by timeline and time. `end_time` is when the last segment was archived: who can read the WAL corrects it.
+pub fn recovery_windows(inventory: &Inventory) -> Vec<RecoveryWindow> {
+    let timelines = inventory.timelines().into_iter();
+    timelines
+        .flat_map(|timeline| of_timeline(inventory, timeline))
+        .collect()
+}
+
+/// The WAL that recovery to one timeline reads: of each ancestor what lies before the fork.
+struct Way {
+    /// Timeline, and the number of the first segment that is read of it; ancestors first.
+    parts: Vec<(u32, u64)>,
+    history: TimelineHistory,
+}
+
+impl Way {
+    fn to(inventory: &Inventory, timeline: u32) -> Self {
+        let history = inventory.history(timeline);
+        let mut parts = Vec::new();
+        let mut from = 0;
+        for (ancestor, switch) in &history.ancestors {
+            parts.push((*ancestor, from));
+            from = switch.0 / inventory.segment_size.bytes();
+        }
+        parts.push((timeline, from));
+        Way { parts, history }
+    }
+
+    /// Which segments of it are there, in order.
+    fn present<'a>(&'a self, inventory: &'a Inventory) -> impl Iterator<Item = u64> + 'a {
+        self.parts
+            .iter()
+            .enumerate()
+            .flat_map(move |(index, (timeline, from))| {
+                let end = self.parts.get(index + 1).map_or(u64::MAX, |(_, next)| *next);
+                let numbers = inventory.segments(*timeline).iter().copied();
+                numbers.filter(move |number| (*from..end).contains(number))
+            })
+    }
+
+    /// The timeline that has the segment of that number.
+    fn timeline_of(&self, number: u64) -> u32 {
+        let part = self.parts.iter().rev().find(|(_, from)| *from <= number);
+        part.map_or(self.history.timeline, |(timeline, _)| *timeline)
+    }
+}
+
+fn of_timeline(inventory: &Inventory, timeline: u32) -> Vec<RecoveryWindow> {
+    let size = inventory.segment_size;
+    let way = Way::to(inventory, timeline);
+    let runs = runs(way.present(inventory));
+    let usable = |backup: &&BackupInfo| {
+        inventory.is_restorable(backup)
+            && backup
+                .timeline
+                .is_some_and(|at| way.history.leads_from(at, backup.metadata.finish_lsn))
+    };
+    let backups: Vec<&BackupInfo> = inventory.backups.iter().filter(usable).collect();
+    let mut windows = Vec::new();
+    for (index, (first, last)) in runs.iter().enumerate() {
+        // What ends on an ancestor is the ancestor's.
+        if way.timeline_of(*last) != timeline {
+            continue;
+        }
+        let inside = |backup: &&&BackupInfo| {
+            let end = backup.metadata.finish_lsn.0.saturating_sub(1) / size.bytes();
+            (*first..=*last).contains(&end)
+        };
+        let Some(oldest) = backups
+            .iter()
+            .filter(inside)
+            .min_by_key(|backup| backup.metadata.finish_lsn)
+        else {
+            continue;
+        };
+        let next = runs.get(index + 1).map(|(next, _)| *next);
+        windows.push(RecoveryWindow {
+            timeline,
+            start_time: oldest.finished(),
+            end_time: written(inventory, timeline, *last)
+                .unwrap_or_default()
+                .max(oldest.finished()),
+            start_lsn: oldest.metadata.finish_lsn,
+            end_lsn: Lsn((last + 1) * size.bytes()),
+            backup_name: oldest.name.clone(),
+            backups: backups.iter().filter(inside).count(),
+            missing: next.map(|next| SegmentRange::new(timeline, last + 1, next - 1, size).into()),
+        });
+    }
+    windows
+}
+
+/// When that segment was archived.
+fn written(inventory: &Inventory, timeline: u32, number: u64) -> Option<DateTime<Utc>> {
+    let objects = inventory.wal.iter().rev();
+    let mut of_it = objects.filter(|object| match object.name {
+        crate::wal::WalFileName::Segment(segment) => {
+            segment.timeline == timeline && segment.number(inventory.segment_size) == number
+        }
+        _ => false,
+    });
+    of_it.next().map(|object| object.written)
+}

@@ -1,0 +1,269 @@
+//! Carrying a plan out, in an order that is safe against a crash at any point.
+//!
+//! A backup goes like this: a marker into its folder, the sentinel, the rest of the folder, the marker. Before the sentinel is
+//! gone the backup is whole; after that it does not exist, and whoever finds a marker without a sentinel finishes the work.
+//! All backups are gone before the first WAL file goes: no sentinel ever stands without what its backup needs. Two deletions
+//! at a time remove the same things or different ones, and nothing that is missing is an error.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use chrono::Utc;
+use tokio_util::sync::CancellationToken;
+
+use super::plan::{ABANDONED_AFTER, Action, Object, Plan};
+use crate::error::{Error, Result};
+use crate::inventory::{parse_name, read_sentinel, write_continuous};
+use crate::layout;
+use crate::lsn::Lsn;
+use crate::storage::Store;
+use crate::wal::WalFileName;
+
+/// Objects that are deleted with one call. S3 takes so many in one request.
+const BATCH: usize = 1000;
+
+/// How far a deletion is; read it from any thread.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Rows of the plan that are done.
+    pub done: AtomicU64,
+    /// All of them.
+    pub total: AtomicU64,
+    /// Stored bytes of what is gone.
+    pub bytes: AtomicU64,
+}
+
+/// Something that was planned and not deleted, since it had changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spared {
+    /// The backup.
+    pub name: String,
+    /// Why, as half a sentence.
+    pub why: String,
+}
+
+/// What was done.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// For each action of the plan.
+    pub deleted: Vec<bool>,
+    /// Backups that stay against the plan. All WAL stays with them: which of it they need another plan has to say.
+    pub spared: Vec<Spared>,
+}
+
+impl Applied {
+    /// How many rows of the plan were carried out.
+    pub fn count(&self) -> usize {
+        self.deleted.iter().filter(|deleted| **deleted).count()
+    }
+
+    /// Stored bytes of what is gone.
+    pub fn bytes(&self, plan: &Plan) -> u64 {
+        let rows = plan.actions.iter().zip(&self.deleted).filter(|(_, deleted)| **deleted);
+        rows.fold(0, |sum, (action, _)| sum.saturating_add(action.size))
+    }
+}
+
+/// Carry the plan out. [`Error::Cancelled`] if it was cancelled: what is gone by then is gone, and the rest is whole. So is it
+/// after a failure; a new plan takes up what is left.
+pub async fn apply(store: &Store, plan: &Plan, progress: &Progress, cancel: &CancellationToken) -> Result<Applied> {
+    progress.total.store(plan.actions.len() as u64, Ordering::Relaxed);
+    let mut applied = Applied {
+        deleted: vec![false; plan.actions.len()],
+        spared: Vec::new(),
+    };
+    // WAL that the plan has no use for may be of use to a backup that stays against the plan.
+    let first = plan
+        .actions
+        .iter()
+        .position(|action| matches!(action.object, Object::Wal(_) | Object::Own(_)));
+    let (backups, rest) = plan.actions.split_at(first.unwrap_or(plan.actions.len()));
+    let mut dependants = dependants(store, backups).await?;
+    for (index, action) in backups.iter().enumerate() {
+        stop_if(cancel)?;
+        match delete_backup(store, plan, action, &dependants).await? {
+            None => {
+                applied.deleted[index] = true;
+                progress.bytes.fetch_add(action.size, Ordering::Relaxed);
+            }
+            Some(spared) => {
+                dependants.push(spared.name.clone());
+                applied.spared.push(spared);
+            }
+        }
+        progress.done.fetch_add(1, Ordering::Relaxed);
+    }
+    if !applied.spared.is_empty() {
+        return Ok(applied);
+    }
+    if rest.iter().any(|action| matches!(action.object, Object::Wal(_))) && !plan.continuous.is_empty() {
+        write_continuous(store, &plan.continuous).await?;
+    }
+    let mut at = backups.len();
+    for stage in stages(rest) {
+        for batch in stage.chunks(BATCH) {
+            let keys: Vec<String> = batch.iter().map(Action::key).collect();
+            let deletion = store.delete_many(&keys, |index| {
+                progress.done.fetch_add(1, Ordering::Relaxed);
+                progress.bytes.fetch_add(batch[index].size, Ordering::Relaxed);
+            });
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Err(Error::Cancelled),
+                deleted = deletion => deleted?,
+            }
+            applied.deleted[at..at + batch.len()].fill(true);
+            at += batch.len();
+        }
+    }
+    Ok(applied)
+}
+
+/// WAL, then history files, then what is walarchive's own, the owner of the repository last: each stage only when the one
+/// before it is done.
+fn stages(actions: &[Action]) -> impl Iterator<Item = &[Action]> {
+    let stage = |action: &Action| match &action.object {
+        Object::Wal(object) => u8::from(matches!(object.name, WalFileName::History(_))),
+        Object::Own(key) if key == layout::CLUSTER => 3,
+        _ => 2,
+    };
+    actions.chunk_by(move |left, right| stage(left) == stage(right))
+}
+
+fn stop_if(cancel: &CancellationToken) -> Result<()> {
+    match cancel.is_cancelled() {
+        true => Err(Error::Cancelled),
+        false => Ok(()),
+    }
+}
+
+/// Names of deltas that the plan does not know of, because they came after it.
+async fn dependants(store: &Store, actions: &[Action]) -> Result<Vec<String>> {
+    if actions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let planned = |name: &str| {
+        actions
+            .iter()
+            .any(|action| matches!(&action.object, Object::Backup { name: of, .. } | Object::Leftover { name: of, .. } if of == name))
+    };
+    // Those that are being taken have no sentinel yet.
+    let mut deltas = BTreeSet::new();
+    store
+        .each(layout::BACKUPS_FOLDER, |object| {
+            let name = layout::backup_of_sentinel(&object.key).or_else(|| layout::backup_of_object(&object.key));
+            if let Some(name) = name.filter(|name| name.contains("_D_") && !planned(name)) {
+                deltas.insert(name.to_owned());
+            }
+        })
+        .await?;
+    Ok(deltas.into_iter().collect())
+}
+
+/// Returns why it stays, if it does.
+async fn delete_backup(store: &Store, plan: &Plan, action: &Action, dependants: &[String]) -> Result<Option<Spared>> {
+    let (name, check) = match &action.object {
+        Object::Backup { name, start_lsn } => (name, Some(*start_lsn)),
+        Object::Leftover { name, .. } => (name, None),
+        Object::Wal(_) | Object::Own(_) => return Ok(None),
+    };
+    let spared = |why: &str| {
+        Ok(Some(Spared {
+            name: name.clone(),
+            why: why.to_owned(),
+        }))
+    };
+    let (sentinel, marker) = (layout::sentinel(name), layout::backup_deletion(name));
+    let objects = store.list(&layout::backup_folder(name)).await?;
+    let begun = objects.iter().any(|object| object.key == marker);
+    match (check, store.size(&sentinel).await?) {
+        (None, Some(_)) => return spared("it was completed meanwhile"),
+        // Somebody else has deleted it wholly.
+        (Some(_), None) if objects.is_empty() => return Ok(None),
+        (Some(_), None) if !begun => return spared("its sentinel is gone, and somebody may be taking it again"),
+        (None, None) | (Some(_), _) => {}
+    }
+    if !begun {
+        let content = serde_json::json!({ "time": Utc::now(), "why": &*action.why });
+        store.put(&marker, Bytes::from(content.to_string())).await?;
+    }
+    let objection = match check {
+        Some(start_lsn) => objection(store, plan, name, start_lsn, dependants).await?,
+        None => completed_or_young(store, plan, name, begun).await?,
+    };
+    if let Some(why) = objection {
+        // Somebody else's stays: he may have looked before there was an objection.
+        if !begun {
+            store.delete(&marker).await?;
+        }
+        return spared(&why);
+    }
+    store.delete(&sentinel).await?;
+    let keys: Vec<String> = objects
+        .into_iter()
+        .map(|object| object.key)
+        .filter(|key| *key != marker)
+        .collect();
+    for batch in keys.chunks(BATCH) {
+        store.delete_many(batch, |_| {}).await?;
+    }
+    // Once more: somebody who was marking the backup may have written it anew.
+    store.delete(&sentinel).await?;
+    store.delete(&layout::metadata(name)).await?;
+    store.delete(&marker).await?;
+    Ok(None)
+}
+
+/// What speaks against the deletion of a leftover, now that everybody can see that it has begun. By the clock of the store: ours
+/// may be a day ahead.
+async fn completed_or_young(store: &Store, plan: &Plan, name: &str, begun: bool) -> Result<Option<String>> {
+    let marker = layout::backup_deletion(name);
+    let objects = store.list(&layout::backup_folder(name)).await?;
+    if store.size(&layout::sentinel(name)).await?.is_some() {
+        return Ok(Some("it was completed meanwhile".to_owned()));
+    }
+    let now = objects
+        .iter()
+        .find(|object| object.key == marker)
+        .map(|object| object.last_modified);
+    let now = now.unwrap_or_else(Utc::now);
+    let mut others = objects.iter().filter(|object| object.key != marker);
+    let young = others.any(|object| object.last_modified > now - ABANDONED_AFTER);
+    Ok((young && !begun && !plan.force).then(|| "somebody is writing to it".to_owned()))
+}
+
+/// What speaks against the deletion, now that everybody can see that it has begun.
+async fn objection(
+    store: &Store,
+    plan: &Plan,
+    name: &str,
+    planned: Option<Lsn>,
+    dependants: &[String],
+) -> Result<Option<String>> {
+    if plan.force {
+        return Ok(None);
+    }
+    if super::said(store, name).await?.is_permanent {
+        return Ok(Some("it was marked permanent meanwhile".to_owned()));
+    }
+    let start = parse_name(name).0;
+    // The name of a delta tells the start of its parent, but not the parent's parent.
+    let may_be_on_it = |delta: &&String| parse_name(delta).1.is_some_and(|parent| parse_name(&parent).0 == start);
+    for delta in dependants.iter().filter(may_be_on_it) {
+        let parent = match read_sentinel(store, delta).await {
+            Ok(sentinel) => sentinel.delta_from,
+            Err(Error::Damaged { .. } | Error::NoBackup { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        if parent.is_none_or(|parent| parent == name) {
+            return Ok(Some(format!("\"{delta}\" depends on it")));
+        }
+    }
+    match read_sentinel(store, name).await {
+        Ok(found) if planned != Some(found.start_lsn) => Ok(Some("it is not the one that was planned".to_owned())),
+        Err(Error::Damaged { .. }) if planned.is_some() => Ok(Some("it cannot be read any more".to_owned())),
+        Ok(_) | Err(Error::Damaged { .. } | Error::NoBackup { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,83 @@
+//! All of it.
+
+use std::sync::Arc;
+
+use super::keep::{backup_action, in_order};
+use super::plan::{Action, Object, Plan, Situation, leftover, wal_action};
+use crate::error::{Error, Result};
+use crate::inventory::Inventory;
+use crate::layout;
+use crate::wal::WalFileName;
+
+/// Fails if permanent backups exist, or one may be running; with `force` only if one is known to be running.
+pub(super) fn plan(inventory: &Inventory, situation: &Situation, force: bool) -> Result<Plan> {
+    if let Some(running) = situation.protected.first() {
+        return Err(Error::config(
+            format!("backup \"{running}\" is being taken"),
+            "Wait until it is complete, or cancel it.",
+        ));
+    }
+    if !force {
+        refuse(inventory, situation)?;
+    }
+    let why: Arc<str> = "everything is deleted".into();
+    let all = in_order(inventory, (0..inventory.backups.len()).collect());
+    let mut actions: Vec<Action> = all
+        .into_iter()
+        .map(|index| backup_action(&inventory.backups[index], &why))
+        .collect();
+    actions.extend(
+        inventory
+            .unfinished
+            .iter()
+            .filter(|folder| folder.start.is_some())
+            .map(leftover),
+    );
+    let is_history = |name: &WalFileName| matches!(name, WalFileName::History(_));
+    for histories in [false, true] {
+        let wal = inventory
+            .wal
+            .iter()
+            .filter(|object| is_history(&object.name) == histories);
+        actions.extend(wal.map(|object| wal_action(object, &why)));
+    }
+    // Who owns the repository is forgotten last.
+    for owner in [false, true] {
+        let own = situation
+            .own
+            .iter()
+            .filter(|object| (object.key == layout::CLUSTER) == owner);
+        actions.extend(own.map(|object| Action {
+            object: Object::Own(object.key.clone()),
+            size: object.size,
+            why: Arc::clone(&why),
+        }));
+    }
+    Ok(Plan {
+        actions,
+        force,
+        ..Plan::default()
+    })
+}
+
+fn refuse(inventory: &Inventory, situation: &Situation) -> Result<()> {
+    let permanent = inventory.backups.iter().filter(|backup| backup.metadata.is_permanent);
+    let permanent: Vec<&str> = permanent.map(|backup| backup.name.as_str()).collect();
+    if let Some(first) = permanent.first() {
+        return Err(Error::config(
+            format!("{} permanent backups exist, \"{first}\" among them", permanent.len()),
+            "Mark them as impermanent, or add FORCE to delete them too.",
+        ));
+    }
+    let running = inventory.unfinished.iter().find(|folder| situation.is_running(folder));
+    match running {
+        Some(running) => Err(Error::config(
+            format!(
+                "backup \"{}\" may be being taken: it has no sentinel yet, and is young",
+                running.name
+            ),
+            "Wait until it is complete, or add FORCE to delete it too.",
+        )),
+        None => Ok(()),
+    }
+}

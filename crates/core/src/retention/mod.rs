@@ -1,0 +1,204 @@
+//! Marking backups, and deleting what is no longer wanted.
+//!
+//! ```text
+//! look at the repository -> Inventory -> plan(request) -> Plan, which can be shown -> apply
+//! ```
+//!
+//! [`plan()`] is a pure function. What it goes by:
+//!
+//! - Backups are ordered by the time at which they started, never by their names: after `pg_upgrade` the newer cluster is on
+//!   the lower timeline. A repository that was continued after `pg_upgrade` has backups of two system identifiers, one after
+//!   the other; they are one sequence, in which those of the old cluster are simply the older ones. Where the backups of two
+//!   clusters alternate, two live clusters share the repository, and every rule that goes by age is refused.
+//! - Only backups that can be restored are counted, so that `N` of them stay. One that cannot be is deleted if it is older
+//!   than what stays.
+//! - A backup whose description cannot be read is not counted either. When it started is not known, only when it was
+//!   complete: it goes if that was before the oldest backup that stays for its age began.
+//! - A delta that stays keeps its ancestors. Permanent backups stay, with their ancestors.
+//! - WAL stays from the first segment of the oldest backup on that stays for its age, on its timeline and on all that were
+//!   forked from it after the backup. On a timeline of which it is not known from where it was forked, and on those to which
+//!   no backup leads, WAL stays from the lowest such segment on. Permanent backups, ancestors, and the weekly, monthly and
+//!   yearly ones of `gfs` that are older than the daily ones keep the WAL from their start to their end, and no more: they can
+//!   be restored, but not to a later point in time.
+//! - A backup that is being taken keeps WAL from its start on, and its parent.
+//! - No backup stays: no WAL goes, unless everything does.
+
+mod apply;
+mod everything;
+mod keep;
+mod mark;
+
+mod plan;
+mod request;
+mod rules;
+mod span;
+mod target;
+mod wal;
+
+use std::fmt;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::{StreamExt, TryStreamExt};
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Result};
+use crate::formats::{SENTINEL_LIMIT, Sentinel};
+use crate::inventory::Inventory;
+use crate::layout;
+use crate::storage::Store;
+
+pub use apply::{Applied, Progress, Spared, apply};
+pub use mark::mark;
+pub use plan::{Action, Kept, Object, Plan, Row, Situation, plan};
+pub use request::{Before, Garbage, Gfs, Mode, Policy, Request, time};
+pub use span::Span;
+
+/// Names of backups that one line of the log shows.
+const SHOWN: usize = 5;
+
+/// No policy is applied when the newest backup seems to be older than this.
+const CLOCK_AHEAD: TimeDelta = TimeDelta::days(1);
+
+/// Sentinels that are read at a time.
+const CONCURRENCY: usize = 8;
+
+/// Look at the repository and plan. `protected` are the names of backups that the caller knows to be running.
+pub async fn draw_up(store: &Store, request: &Request, protected: &[String], now: DateTime<Utc>) -> Result<Plan> {
+    let inventory = look(store).await?;
+    let own = match request {
+        Request::Everything { force: true } => store.list(layout::OWN_FOLDER).await?,
+        _ => Vec::new(),
+    };
+    let situation = Situation {
+        now,
+        protected: protected.to_vec(),
+        own,
+    };
+    plan(&inventory, request, &situation)
+}
+
+/// What [`enforce`] did.
+#[derive(Debug)]
+pub struct Enforced {
+    /// What was planned.
+    pub plan: Plan,
+    /// What was done of it.
+    pub applied: Applied,
+}
+
+/// A line for the log: what was deleted, and what stays against the plan.
+impl fmt::Display for Enforced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let gone = || {
+            let rows = self.plan.actions.iter().zip(&self.applied.deleted);
+            rows.filter_map(|(action, deleted)| deleted.then_some(action))
+        };
+        let backups: Vec<&str> = gone()
+            .filter_map(|action| match &action.object {
+                Object::Backup { name, .. } => Some(name.as_str()),
+                _ => None,
+            })
+            .collect();
+        let others = gone().count() - backups.len();
+        match (backups.len(), others) {
+            (0, 0) => f.write_str("nothing to delete")?,
+            (0, _) => write!(f, "deleted {others} other objects")?,
+            (count, _) => {
+                let shown = backups[..count.min(SHOWN)].join(", ");
+                let more = if count > SHOWN { ", …" } else { "" };
+                write!(f, "deleted {count} backups ({shown}{more}) and {others} other objects")?;
+            }
+        }
+        if backups.len() + others > 0 {
+            write!(f, ", {} MB", self.applied.bytes(&self.plan) >> 20)?;
+        }
+        for spared in &self.applied.spared {
+            write!(f, "; kept {}: {}", spared.name, spared.why)?;
+        }
+        Ok(())
+    }
+}
+
+/// Apply the policy of `walarchive.retention` to a repository to which a backup was just written.
+pub async fn enforce(
+    store: &Store,
+    policy: &Policy,
+    protected: &[String],
+    cancel: &CancellationToken,
+) -> Result<Enforced> {
+    let now = Utc::now();
+    let newest = store
+        .list_shallow(layout::BACKUPS_FOLDER)
+        .await?
+        .iter()
+        .map(|object| object.last_modified)
+        .max();
+    // Ages are what this goes by, and a backup has just been written.
+    if newest.is_none_or(|newest| now - newest > CLOCK_AHEAD) {
+        return Err(Error::config(
+            "the clock of this machine is a day ahead of the newest backup",
+            "Check the clocks of this machine and of the store; nothing was deleted.",
+        ));
+    }
+    let plan = draw_up(store, &Request::from(*policy), protected, now).await?;
+    let applied = apply(store, &plan, &Progress::default(), cancel).await?;
+    Ok(Enforced { plan, applied })
+}
+
+/// The inventory, in which a backup is permanent if its sentinel or its `metadata.json` says so, and damaged if its sentinel
+/// cannot be read. A listing reads only one of the two; a deletion must not trust in their agreement.
+async fn look(store: &Store) -> Result<Inventory> {
+    let mut inventory = Inventory::load(store).await?;
+    if inventory.backups.is_empty() && inventory.wal.is_empty() && !store.is_repository().await? {
+        return Err(store.no_repository());
+    }
+    // Owned names: a future that borrows from the iterator's item is not Send for all lifetimes.
+    let names: Vec<String> = inventory.backups.iter().map(|backup| backup.name.clone()).collect();
+    let said: Vec<Said> = futures::stream::iter(names)
+        .map(|name| async move { said(store, &name).await })
+        .buffered(CONCURRENCY)
+        .try_collect()
+        .await?;
+    for (backup, said) in inventory.backups.iter_mut().zip(said) {
+        backup.metadata.is_permanent |= said.is_permanent;
+        if said.sentinel_is_damaged && backup.damaged.is_none() {
+            backup.damaged = Some("Its sentinel cannot be read.".to_owned());
+        }
+    }
+    Ok(inventory)
+}
+
+/// What the sentinel and `metadata.json` of a backup say now.
+#[derive(Default)]
+struct Said {
+    /// If either says so. What cannot be read says nothing.
+    is_permanent: bool,
+    sentinel_is_damaged: bool,
+}
+
+async fn said(store: &Store, name: &str) -> Result<Said> {
+    #[derive(Deserialize)]
+    struct Flag {
+        #[serde(rename = "IsPermanent", alias = "is_permanent", default)]
+        permanent: bool,
+    }
+    let sentinel = layout::sentinel(name);
+    let mut said = Said::default();
+    for key in [&sentinel, &layout::metadata(name)] {
+        let content = match store.get(key, SENTINEL_LIMIT).await {
+            Ok(None) => continue,
+            Ok(Some(content)) => content,
+            // Larger than any that can be read.
+            Err(Error::Damaged { .. }) => Default::default(),
+            Err(error) => return Err(error),
+        };
+        let flag = serde_json::from_slice::<Flag>(&content);
+        said.is_permanent |= flag.is_ok_and(|flag| flag.permanent);
+        said.sentinel_is_damaged |= *key == sentinel && serde_json::from_slice::<Sentinel>(&content).is_err();
+    }
+    Ok(said)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,284 @@
+//! Is a base backup whole? Every tar is read to its end, and every file compared with the manifest.
+
+mod findings;
+mod members;
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use chrono::Utc;
+use futures::StreamExt;
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use self::findings::Findings;
+use self::members::{Context, read_tar};
+use super::Status;
+use super::record::VerifiedBackup;
+use crate::error::{Error, Result};
+use crate::formats::files_metadata::FilesMetadata;
+use crate::inventory::{self, BackupInfo, Inventory};
+use crate::layout;
+use crate::restore::Progress;
+use crate::restore::fetch::blocking;
+use crate::restore::member::{BACKUP_LABEL, MemberPath, PG_CONTROL, TABLESPACE_MAP};
+use crate::restore::plan::{Tar, TarKind, list_tars, read_files_metadata, read_manifest};
+use crate::storage::{RangeReader, Store};
+
+/// Tars at a time, each with some 40 MB in memory.
+const CONCURRENCY: usize = 4;
+
+/// Of the files that are missing, so many are named.
+const NAMED: usize = 10;
+
+pub use self::findings::BackupFinding;
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BackupReport {
+    /// The backup.
+    pub backup_name: String,
+    /// The worst of the findings.
+    pub status: Status,
+    /// One for each thing.
+    pub details: Vec<BackupFinding>,
+}
+
+/// Read all of a backup. What is wrong with it is in the report; an error is that the store could not be asked, or that there
+/// is no such backup. A backup that is in order is remembered as such in the repository.
+pub async fn verify_backup(
+    store: &Store,
+    inventory: &Inventory,
+    name: &str,
+    progress: Arc<Progress>,
+) -> Result<BackupReport> {
+    let backup = match inventory.backup(name) {
+        Some(backup) => backup.clone(),
+        None => inventory::find_backup(store, name).await?,
+    };
+    let mut findings = Findings::default();
+    look_at_sentinel(store, inventory, &backup, &mut findings);
+    if backup.damaged.is_none() {
+        look_at_wal(inventory, &backup, &mut findings);
+        look_at_tars(store, &backup, &mut findings, &progress).await?;
+    }
+    let report = BackupReport {
+        backup_name: backup.name.clone(),
+        status: findings.worst,
+        details: findings.into_rows(),
+    };
+    // Who may only read is told what was found all the same.
+    if let Err(error) = VerifiedBackup::write(store, &backup, report.status, Utc::now()).await {
+        tracing::warn!("could not remember what was verified: {error}");
+    }
+    Ok(report)
+}
+
+fn look_at_sentinel(store: &Store, inventory: &Inventory, backup: &BackupInfo, findings: &mut Findings) {
+    let path = layout::sentinel(&backup.name);
+    if let Some(damaged) = &backup.damaged {
+        findings.add("sentinel", Status::Failure, path, damaged.clone());
+        return;
+    }
+    let of_backup = backup.metadata.system_identifier;
+    if let (Some(of_backup), Some(of_repository)) = (of_backup, inventory.system_identifier)
+        && of_backup != of_repository
+    {
+        let detail = format!("The backup is of cluster {of_backup}, the repository of {of_repository}.");
+        findings.add("sentinel", Status::Failure, path, detail);
+    } else if let Err(parent) = inventory.chain(backup) {
+        let detail = format!("Its ancestor \"{parent}\" is not in \"{}\".", store.url());
+        findings.add("sentinel", Status::Failure, path, detail);
+    } else {
+        findings.add("sentinel", Status::Ok, path, "It can be read.");
+    }
+}
+
+fn look_at_wal(inventory: &Inventory, backup: &BackupInfo, findings: &mut Findings) {
+    let Some(needed) = inventory.needed(backup) else {
+        let detail = "The backup's name does not tell its timeline, so its WAL is not known.";
+        findings.add("wal", Status::Warning, backup.name.clone(), detail);
+        return;
+    };
+    let missing = inventory.missing(backup);
+    for range in &missing {
+        let detail = format!(
+            "{} segments from here to {} are missing: the backup cannot be made consistent.",
+            range.count, range.last
+        );
+        findings.add("wal", Status::Failure, range.first.to_string(), detail);
+    }
+    if missing.is_empty() {
+        let detail = format!("{} segments to {} are there.", needed.count, needed.last);
+        findings.add("wal", Status::Ok, needed.first.to_string(), detail);
+    }
+}
+
+async fn look_at_tars(
+    store: &Store,
+    backup: &BackupInfo,
+    findings: &mut Findings,
+    progress: &Arc<Progress>,
+) -> Result<()> {
+    let Some(tars) = unless_damaged(list_tars(store, &backup.name).await, "tar", findings)? else {
+        return Ok(());
+    };
+    let Some(manifest) = unless_damaged(read_manifest(store, &backup.name).await, "manifest", findings)? else {
+        return Ok(());
+    };
+    let path = layout::backup_manifest(&backup.name);
+    match &manifest {
+        Some(manifest) => findings.add(
+            "manifest",
+            Status::Ok,
+            path,
+            format!("It is intact and lists {} files.", manifest.files.len()),
+        ),
+        None => findings.add(
+            "manifest",
+            Status::Ok,
+            path,
+            "The backup has none, as WAL-G's have none: the content of files is not compared.",
+        ),
+    }
+    let sentinel = inventory::read_sentinel(store, &backup.name).await?;
+    let files = read_files_metadata(store, &backup.name, &sentinel, manifest.is_some(), &mut Vec::new()).await;
+    let Some(files) = unless_damaged(files, "manifest", findings)? else {
+        return Ok(());
+    };
+    missing_tars(backup, files.as_ref(), &tars, findings);
+    let total = tars.iter().map(|tar| tar.size).sum();
+    progress.bytes_total.fetch_add(total, Ordering::Relaxed);
+    let context = Arc::new(Context {
+        manifest,
+        files,
+        start: backup.metadata.start_lsn,
+        control: Mutex::new(None),
+        seen: Mutex::default(),
+        findings: Mutex::new(std::mem::take(findings)),
+        pages: Mutex::default(),
+        progress: Arc::clone(progress),
+    });
+    // `pg_control` tells whether the pages have checksums.
+    let (control, others): (Vec<Tar>, Vec<Tar>) = tars.into_iter().partition(|tar| tar.kind == TarKind::Control);
+    let mut result = Ok(());
+    for tars in [control, others] {
+        let mut work = futures::stream::iter(tars)
+            .map(|tar| look_at_tar(store, Arc::clone(&context), tar))
+            .buffer_unordered(CONCURRENCY);
+        while let Some(looked) = work.next().await {
+            if looked.is_err() {
+                result = looked;
+                break;
+            }
+        }
+        drop(work);
+        if result.is_err() {
+            break;
+        }
+    }
+    if result.is_ok() {
+        conclude(&context, backup);
+    }
+    *findings = std::mem::take(&mut context.findings.lock());
+    result
+}
+
+/// A damaged object is a finding; anything else that went wrong is an error.
+fn unless_damaged<T>(result: Result<T>, what: &'static str, findings: &mut Findings) -> Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::Damaged { object, reason }) => {
+            findings.add(what, Status::Failure, object, reason);
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn missing_tars(backup: &BackupInfo, files: Option<&FilesMetadata>, tars: &[Tar], findings: &mut Findings) {
+    let named = files.iter().flat_map(|files| files.tar_file_sets.keys());
+    for name in named.filter(|name| !tars.iter().any(|tar| tar.name == **name)) {
+        let detail = "It is missing, though the backup's files_metadata.json names it.";
+        findings.add("tar", Status::Failure, layout::tar(&backup.name, name), detail);
+    }
+}
+
+async fn look_at_tar(store: &Store, context: Arc<Context>, tar: Tar) -> Result<()> {
+    let reader = RangeReader::new(store, &tar.key, tar.size);
+    blocking(move || read_tar(&context, &tar, reader)).await
+}
+
+/// What can be said only when all tars were read.
+fn conclude(context: &Context, backup: &BackupInfo) {
+    let mut findings = context.findings.lock();
+    let seen = context.seen.lock();
+    let paths: HashSet<_> = seen.iter().map(MemberPath::to_path).collect();
+    let listed = context.manifest.iter().flat_map(|manifest| manifest.files.keys());
+    let mut missing: Vec<_> = listed
+        .filter(|path| !paths.contains(*path) && path.as_path() != Path::new(TABLESPACE_MAP))
+        .collect();
+    missing.sort();
+    // A tar that cannot be read takes many with it.
+    for path in missing.iter().take(NAMED) {
+        let detail = "It is in the backup manifest, and was found in no tar.";
+        findings.add("file", Status::Failure, path.display().to_string(), detail);
+    }
+    if missing.len() > NAMED {
+        let detail = format!(
+            "{} more files of the backup manifest were found in no tar.",
+            missing.len() - NAMED
+        );
+        findings.add("file", Status::Failure, layout::backup_manifest(&backup.name), detail);
+    }
+    for needed in [PG_CONTROL, BACKUP_LABEL] {
+        let is_listed = context
+            .manifest
+            .as_ref()
+            .is_some_and(|manifest| manifest.files.contains_key(Path::new(needed)));
+        if !paths.contains(Path::new(needed)) && !is_listed {
+            findings.add("file", Status::Failure, needed, "It is in no tar.");
+        }
+    }
+    if context.manifest.is_none()
+        && let Some(files) = &context.files
+    {
+        // The label stands there without a leading slash.
+        let plain = |path: &str| path.trim_matches('/').to_owned();
+        let mut keys: HashSet<String> = seen.iter().map(|path| plain(&path.key())).collect();
+        keys.insert(TABLESPACE_MAP.to_owned());
+        let mut missing = files
+            .files
+            .iter()
+            .filter(|(path, file)| !file.is_skipped && !keys.contains(&plain(path)))
+            .map(|(path, _)| path);
+        if let Some(first) = missing.next() {
+            // WAL-G lists files that vanished while it packed them.
+            let detail = format!(
+                "{} files of the backup's files metadata are in no tar, the first is \"{first}\".",
+                missing.count() + 1
+            );
+            findings.add("file", Status::Warning, layout::files_metadata(&backup.name), detail);
+        }
+    }
+    if let Some(control) = &*context.control.lock() {
+        let pages = context.pages.lock();
+        let detail = match control.data_checksums {
+            false => "The cluster has no page checksums.".to_owned(),
+            true => format!("{} page checksums were looked at.", pages.checked),
+        };
+        if pages.bad == 0 {
+            findings.add("pages", Status::Ok, backup.name.clone(), detail);
+        }
+        let of_backup = backup.metadata.system_identifier;
+        if of_backup.is_some_and(|of_backup| of_backup != control.system_identifier) {
+            let detail = format!(
+                "It is of cluster {}, the sentinel says otherwise.",
+                control.system_identifier
+            );
+            findings.add("file", Status::Failure, PG_CONTROL, detail);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Is what the repository holds whole? `integrity` and `timeline` look at names, as WAL-G's `wal-verify` does; `content`
+//! reads WAL; [`verify_backup`] reads a base backup.
+
+mod backup;
+mod content;
+mod integrity;
+mod live;
+mod page_checksum;
+mod record;
+mod report;
+mod timeline;
+mod times;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+pub use backup::{BackupFinding, BackupReport, verify_backup};
+pub use content::{Content, ContentRow, Selection, verify_content};
+pub use integrity::{Integrity, IntegrityRow, SegmentStatus, integrity};
+pub use live::{Archiving, Live, Position};
+pub use record::{Verified, VerifiedBackup};
+pub use report::{Checks, WalReport, WalRow};
+pub use timeline::{TimelineCheck, TimelineDetails, timeline};
+pub use times::timed_windows;
+
+use crate::error::Result;
+use crate::inventory::Inventory;
+use crate::storage::Store;
+
+/// What a check found, in WAL-G's words. Ordered: the worst is the greatest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Status {
+    /// All is well.
+    Ok,
+    /// Not all is there yet, or not all could be found out.
+    Warning,
+    /// Something is lost or damaged.
+    Failure,
+}
+
+impl Status {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Ok => "OK",
+            Status::Warning => "WARNING",
+            Status::Failure => "FAILURE",
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How often `integrity` and `timeline` are looked at before a failure is believed, each time with everything looked at
+/// anew: meanwhile a retention may have removed old WAL, or the server may have been promoted.
+pub const LOOKS: usize = 2;
+
+/// The answers of `integrity` and `timeline`, in the shape of `wal-g wal-verify --json`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Names {
+    /// Is every segment there that a restore may need?
+    pub integrity: Integrity,
+    /// Does the repository follow the server's timeline?
+    pub timeline: TimelineCheck,
+}
+
+impl Names {
+    /// The worse of both.
+    pub fn status(&self) -> Status {
+        self.integrity.status.max(self.timeline.status)
+    }
+}
+
+/// `integrity` and `timeline`. The order in which things are looked at makes a healthy, busy server look healthy:
+/// [`Live::position`] first, then the [`Inventory`]; then, here, what still waits in `pg_wal`; and last the store again for
+/// what was found nowhere, since it may have been uploaded in between.
+pub async fn verify_names(store: &Store, inventory: &Inventory, mut live: Live) -> Result<Names> {
+    let mut found = integrity(inventory, &live);
+    if !found.missing().is_empty() {
+        live.look_for_waiting().await?;
+        found = integrity(inventory, &live);
+    }
+    let lost = found.lost();
+    if !lost.is_empty() {
+        live.look_again(store, &lost).await?;
+        found = integrity(inventory, &live);
+    }
+    Ok(Names {
+        integrity: found,
+        timeline: timeline(inventory, &live),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+//! Does the repository follow the server's timeline?
+
+use serde::Serialize;
+
+use super::{Live, Status};
+use crate::inventory::Inventory;
+use crate::wal::WalFileName;
+
+/// The answer, in WAL-G's shape.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TimelineCheck {
+    /// OK if the server is on the repository's highest timeline; WARNING if no server is known, or nothing was archived on
+    /// its timeline yet; FAILURE if the repository has a higher one: another server archives here, or this one follows an
+    /// abandoned timeline.
+    pub status: Status,
+    /// The two timelines.
+    pub details: TimelineDetails,
+}
+
+/// What was compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct TimelineDetails {
+    /// The server's.
+    pub current_timeline_id: Option<u32>,
+    /// The highest of which there is WAL or a history file.
+    pub highest_storage_timeline_id: Option<u32>,
+}
+
+/// Compare them.
+pub fn timeline(inventory: &Inventory, live: &Live) -> TimelineCheck {
+    let highest = inventory
+        .wal
+        .iter()
+        .map(|object| match object.name {
+            WalFileName::History(timeline) => timeline,
+            WalFileName::Segment(segment) | WalFileName::Partial(segment) | WalFileName::BackupHistory(segment, _) => {
+                segment.timeline
+            }
+        })
+        .max();
+    let current = live.position.map(|position| position.timeline);
+    let status = match (current, highest) {
+        (Some(current), Some(highest)) if current < highest => Status::Failure,
+        (Some(current), Some(highest)) if current == highest => Status::Ok,
+        _ => Status::Warning,
+    };
+    TimelineCheck {
+        status,
+        details: TimelineDetails {
+            current_timeline_id: current,
+            highest_storage_timeline_id: highest,
+        },
+    }
+}

@@ -1,0 +1,244 @@
+//! The functions that delete: each shows what it would delete, and deletes with `confirm => true` only.
+
+use chrono::{DateTime, Utc};
+use pgrx::prelude::*;
+use tokio_util::sync::CancellationToken;
+use walarchive_core::retention::{self, Gfs, Mode, Progress, Request, Row, Span};
+use walarchive_core::{Error, Result, cluster};
+
+use super::{bigint, in_archive};
+use crate::error::or_raise;
+use crate::pg::server;
+use crate::shmem::{self, BACKUP};
+
+/// One row of a plan.
+type Shown = (String, String, i64, String, bool);
+
+/// Keep the newest backups, and what they need.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::type_complexity)]
+fn walarchive_delete_retain(
+    count: i32,
+    mode: default!(&str, "'FULL'"),
+    after: default!(Option<TimestampWithTimeZone>, "NULL"),
+    confirm: default!(bool, "false"),
+) -> TableIterator<
+    'static,
+    (
+        name!(what, String),
+        name!(key, String),
+        name!(size, i64),
+        name!(why, String),
+        name!(deleted, bool),
+    ),
+> {
+    let request = mode
+        .parse()
+        .and_then(|mode: Mode| Request::retain(i64::from(count), mode, after.map(utc)));
+    TableIterator::new(delete(request, confirm))
+}
+
+/// Delete what is older than a backup or a time.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::type_complexity)]
+fn walarchive_delete_before(
+    target: &str,
+    mode: default!(&str, "''"),
+    confirm: default!(bool, "false"),
+) -> TableIterator<
+    'static,
+    (
+        name!(what, String),
+        name!(key, String),
+        name!(size, i64),
+        name!(why, String),
+        name!(deleted, bool),
+    ),
+> {
+    let request = find_full(mode).and_then(|find_full| {
+        Ok(Request::Before {
+            target: target.parse()?,
+            find_full,
+        })
+    });
+    TableIterator::new(delete(request, confirm))
+}
+
+/// Delete one backup and what depends on it. WAL is not touched.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::type_complexity)]
+fn walarchive_delete_target(
+    name: &str,
+    mode: default!(&str, "''"),
+    confirm: default!(bool, "false"),
+) -> TableIterator<
+    'static,
+    (
+        name!(what, String),
+        name!(key, String),
+        name!(size, i64),
+        name!(why, String),
+        name!(deleted, bool),
+    ),
+> {
+    let request = find_full(mode).map(|find_full| Request::Target {
+        name: name.to_owned(),
+        find_full,
+    });
+    TableIterator::new(delete(request, confirm))
+}
+
+/// Delete all backups and all WAL; permanent backups, and what walarchive has stored for itself, with `force` only.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::type_complexity)]
+fn walarchive_delete_everything(
+    force: default!(bool, "false"),
+    confirm: default!(bool, "false"),
+) -> TableIterator<
+    'static,
+    (
+        name!(what, String),
+        name!(key, String),
+        name!(size, i64),
+        name!(why, String),
+        name!(deleted, bool),
+    ),
+> {
+    let request = Ok(Request::Everything { force });
+    TableIterator::new(delete(request, confirm))
+}
+
+/// Delete what no backup needs: WAL (`ARCHIVES`), folders of backups that never were complete (`BACKUPS`), or both.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::type_complexity)]
+fn walarchive_delete_garbage(
+    what: default!(&str, "''"),
+    confirm: default!(bool, "false"),
+) -> TableIterator<
+    'static,
+    (
+        name!(what, String),
+        name!(key, String),
+        name!(size, i64),
+        name!(why, String),
+        name!(deleted, bool),
+    ),
+> {
+    let request = what.parse().map(Request::Garbage);
+    TableIterator::new(delete(request, confirm))
+}
+
+/// Keep what is needed to restore to any moment of this last span of time.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::type_complexity)]
+fn walarchive_delete_outside_window(
+    window: Interval,
+    confirm: default!(bool, "false"),
+) -> TableIterator<
+    'static,
+    (
+        name!(what, String),
+        name!(key, String),
+        name!(size, i64),
+        name!(why, String),
+        name!(deleted, bool),
+    ),
+> {
+    let request = Span::new(window.months().into(), window.days().into(), window.micros()).map(Request::OutsideWindow);
+    TableIterator::new(delete(request, confirm))
+}
+
+/// Keep the newest backup of each of the last days, weeks, months and years having one.
+#[pg_extern(volatile, parallel_unsafe)]
+#[allow(clippy::type_complexity)]
+fn walarchive_delete_gfs(
+    days: i32,
+    weeks: i32,
+    months: i32,
+    years: i32,
+    confirm: default!(bool, "false"),
+) -> TableIterator<
+    'static,
+    (
+        name!(what, String),
+        name!(key, String),
+        name!(size, i64),
+        name!(why, String),
+        name!(deleted, bool),
+    ),
+> {
+    let number = |number: i32| {
+        u32::try_from(number).map_err(|_| {
+            Error::config(
+                format!("{number} is not a number of periods"),
+                "Give the numbers of days, weeks, months and years, or 0 for none.",
+            )
+        })
+    };
+    let request = || Gfs::new(number(days)?, number(weeks)?, number(months)?, number(years)?).map(Request::Gfs);
+    TableIterator::new(delete(request(), confirm))
+}
+
+fn find_full(mode: &str) -> Result<bool> {
+    mode.parse::<Mode>()?.is_find_full()
+}
+
+fn utc(time: TimestampWithTimeZone) -> DateTime<Utc> {
+    let us_since_2000 = time.into_inner();
+    let time = us_since_2000
+        .checked_add(super::POSTGRES_EPOCH_US)
+        .and_then(DateTime::from_timestamp_micros);
+    time.unwrap_or(match us_since_2000 < 0 {
+        true => DateTime::<Utc>::MIN_UTC,
+        false => DateTime::<Utc>::MAX_UTC,
+    })
+}
+
+/// The name of the backup that this server is taking. Before it has one it keeps at least everything from being deleted.
+fn running() -> Vec<String> {
+    if shmem::require_preloaded().is_err() {
+        return Vec::new();
+    }
+    let job = *BACKUP.share();
+    let name = || job.name.to_option().unwrap_or_else(|| "(about to start)".to_owned());
+    job.phase.is_running().then(name).into_iter().collect()
+}
+
+fn delete(request: Result<Request>, confirm: bool) -> Vec<Shown> {
+    let request = or_raise(request);
+    let (identity, running) = (server::identity(), running());
+    let (plan, applied) = in_archive(move |archive| async move {
+        let store = archive.store();
+        cluster::is_owned(store, &identity).await?;
+        let plan = retention::draw_up(store, &request, &running, Utc::now()).await?;
+        // A statement that is cancelled drops this future, which is safe at any point.
+        let (progress, cancel) = (Progress::default(), CancellationToken::new());
+        let applied = match confirm {
+            true => Some(retention::apply(store, &plan, &progress, &cancel).await?),
+            false => None,
+        };
+        Ok((plan, applied))
+    });
+    for note in &plan.notes {
+        notice!("{note}");
+    }
+    for spared in applied.iter().flat_map(|applied| &applied.spared) {
+        ereport!(
+            PgLogLevel::WARNING,
+            PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+            format!("backup \"{}\" was not deleted: {}", spared.name, spared.why),
+            "No WAL was deleted. Call the function again to have a plan of what is there now."
+        );
+    }
+    let deleted = |index: usize| applied.as_ref().is_some_and(|applied| applied.deleted[index]);
+    let rows = plan
+        .actions
+        .iter()
+        .enumerate()
+        .map(|(index, action)| action.row(deleted(index)));
+    rows.map(shown).collect()
+}
+
+fn shown(row: Row) -> Shown {
+    (row.what.to_owned(), row.key, bigint(row.size), row.why, row.deleted)
+}

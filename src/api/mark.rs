@@ -1,0 +1,19 @@
+//! `walarchive_backup_mark`.
+
+use pgrx::prelude::*;
+use walarchive_core::{cluster, retention};
+
+use super::in_archive;
+use crate::pg::server;
+
+/// Make a backup permanent, so that no retention deletes it, or impermanent again. A delta marks its ancestors too. Returns
+/// the names of the backups that were changed.
+#[pg_extern(volatile, parallel_unsafe)]
+fn walarchive_backup_mark(name: String, permanent: default!(bool, "true")) -> SetOfIterator<'static, String> {
+    let identity = server::identity();
+    let changed = in_archive(|archive| async move {
+        cluster::is_owned(archive.store(), &identity).await?;
+        retention::mark(archive.store(), &name, permanent).await
+    });
+    SetOfIterator::new(changed)
+}

@@ -1,0 +1,145 @@
+//! `walarchive_wal_verify` and `walarchive_backup_verify`.
+
+use std::sync::Arc;
+
+use pgrx::datum::VariadicArray;
+use pgrx::prelude::*;
+use walarchive_core::inventory::Inventory;
+use walarchive_core::storage::Store;
+use walarchive_core::verify::{self, Archiving, BackupReport, Checks, LOOKS, Live, Names, Position, Status, WalReport};
+use walarchive_core::wal::Segment;
+use walarchive_core::{Error, Lsn};
+
+use super::{bigint, run};
+use crate::bridge;
+use crate::error::or_raise;
+use crate::guc::ArchiveSettings;
+use crate::pg::server;
+use crate::shmem::{self, ARCHIVING};
+
+/// Is the WAL in the repository whole? `integrity` and `timeline` have the statuses of WAL-G's wal-verify; `content` reads
+/// what was not verified before, `content:all` everything, `content:sample` some of it.
+#[pg_extern(volatile, parallel_restricted)]
+#[allow(clippy::type_complexity)]
+fn walarchive_wal_verify(
+    checks: default!(VariadicArray<'_, String>, "'{integrity,timeline}'"),
+) -> TableIterator<
+    'static,
+    (
+        name!(check, String),
+        name!(status, String),
+        name!(timeline, Option<i64>),
+        name!(start_segment, Option<String>),
+        name!(end_segment, Option<String>),
+        name!(segments_count, Option<i64>),
+        name!(segment_status, Option<String>),
+        name!(detail, Option<String>),
+    ),
+> {
+    let words: Vec<String> = checks.iter().flatten().collect();
+    let checks = or_raise(Checks::parse(words.iter().map(String::as_str)));
+    let store = store();
+    let (mut inventory, mut names) = (None, None);
+    if checks.names() {
+        for _ in 0..LOOKS {
+            let (loaded, found) = look(&store);
+            let failed = found.status() == Status::Failure;
+            (inventory, names) = (Some(loaded), Some(found));
+            if !failed {
+                break;
+            }
+        }
+    }
+    let content = checks.content.map(|selection| {
+        let inventory = inventory.unwrap_or_else(|| load(&store));
+        run(async move { verify::verify_content(&store, &inventory, selection, Arc::default()).await })
+    });
+    let rows = WalReport::new(&checks, names, content).rows();
+    TableIterator::new(rows.into_iter().map(|row| {
+        (
+            row.check.to_owned(),
+            row.status.to_owned(),
+            row.timeline.map(i64::from),
+            row.start_segment,
+            row.end_segment,
+            row.segments_count.map(bigint),
+            row.segment_status.map(str::to_owned),
+            row.detail,
+        )
+    }))
+}
+
+/// Read a base backup to its end. One row for each thing that was looked at; what is not in order has a row of its own.
+#[pg_extern(volatile, parallel_restricted)]
+#[allow(clippy::type_complexity)]
+fn walarchive_backup_verify(
+    name: &str,
+) -> TableIterator<
+    'static,
+    (
+        name!(what, String),
+        name!(status, String),
+        name!(path, String),
+        name!(detail, String),
+    ),
+> {
+    let (store, name) = (store(), name.to_owned());
+    let inventory = load(&store);
+    let report: BackupReport =
+        run(async move { verify::verify_backup(&store, &inventory, &name, Arc::default()).await });
+    TableIterator::new(report.details.into_iter().map(|row| {
+        let (what, status) = (row.what.to_owned(), row.status.as_str().to_owned());
+        (what, status, row.path, row.detail)
+    }))
+}
+
+fn store() -> Store {
+    let archive = or_raise(ArchiveSettings::current().and_then(|settings| bridge::archive(&settings)));
+    archive.store().clone()
+}
+
+fn load(store: &Store) -> Inventory {
+    let store = store.clone();
+    run(async move { Inventory::load(&store).await })
+}
+
+/// In this order nothing that is on its way can be taken for lost: the position, the repository, what is being uploaded,
+/// and then what waits.
+fn look(store: &Store) -> (Inventory, Names) {
+    let (timeline, lsn) = server::wal_position();
+    let inventory = load(store);
+    let own = server::identity().system_identifier;
+    if let Some(owner) = inventory.system_identifier.filter(|owner| *owner != own) {
+        or_raise(Err(Error::ForeignRepository {
+            repository: store.url().to_owned(),
+            reason: format!("Its system identifier is {owner}, this cluster's is {own}."),
+        }))
+    }
+    let position = Position {
+        timeline,
+        lsn: Lsn(lsn),
+    };
+    let mut live = Live::of_server(position, archiving(), &server::data_directory());
+    live.uploading = uploading();
+    let store = store.clone();
+    run(async move {
+        let names = verify::verify_names(&store, &inventory, live).await?;
+        Ok((inventory, names))
+    })
+}
+
+fn archiving() -> Archiving {
+    match (server::archive_mode().as_str(), server::in_recovery()) {
+        ("always", _) | ("on", false) => Archiving::Here,
+        (_, true) => Archiving::Elsewhere,
+        (_, false) => Archiving::Nowhere,
+    }
+}
+
+fn uploading() -> std::collections::BTreeSet<Segment> {
+    if shmem::require_preloaded().is_err() {
+        return Default::default();
+    }
+    let names: Vec<_> = ARCHIVING.share().queue.in_upload().collect();
+    names.iter().filter_map(|name| name.as_str().parse().ok()).collect()
+}

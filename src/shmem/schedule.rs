@@ -1,0 +1,95 @@
+//! What the scheduler plans, and what has become of the last backup: what it and the backup worker tell each other, and
+//! `walarchive_status`.
+
+use super::text::Text;
+use crate::pg::latch::Latch;
+
+/// How a backup ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// None has ended since the server started.
+    None,
+    /// It is complete.
+    Succeeded,
+    /// There is no such backup.
+    Failed,
+    /// Likewise, as somebody wished.
+    Canceled,
+}
+
+impl Outcome {
+    /// As `walarchive_status` shows it.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Outcome::None => None,
+            Outcome::Succeeded => Some("succeeded"),
+            Outcome::Failed => Some("failed"),
+            Outcome::Canceled => Some("canceled"),
+        }
+    }
+}
+
+/// The last backup that ended.
+#[derive(Debug, Clone, Copy)]
+pub struct LastBackup {
+    /// As in `BackupJob`.
+    pub number: u64,
+    /// Was it a scheduled one?
+    pub scheduled: bool,
+    /// Did its worker come up, and find no database to connect to?
+    pub no_database: bool,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Its name, if it came as far as to have one.
+    pub name: Text<64>,
+    /// When: microseconds since 1970.
+    pub ended_us: i64,
+    /// Why it failed.
+    pub error: Text<512>,
+}
+
+/// How `walarchive.retention` was applied last.
+#[derive(Debug, Clone, Copy)]
+pub struct LastRetention {
+    /// What was deleted, or why nothing was.
+    pub summary: Text<512>,
+    /// When: microseconds since 1970.
+    pub ended_us: i64,
+}
+
+/// Beside the running backup: what is planned, and how the last ones ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Scheduling {
+    /// Wakes the scheduler.
+    pub scheduler: Latch,
+    /// When the next backup is due: microseconds since 1970; 0 when none is.
+    pub next_us: i64,
+    /// Why the scheduler cannot tell, or cannot work.
+    pub trouble: Text<512>,
+    /// The last backup.
+    pub last: LastBackup,
+    /// The last deletion.
+    pub retention: LastRetention,
+}
+
+impl Scheduling {
+    /// Nothing has happened.
+    pub const EMPTY: Scheduling = Scheduling {
+        scheduler: Latch::NONE,
+        next_us: 0,
+        trouble: Text::EMPTY,
+        last: LastBackup {
+            number: 0,
+            scheduled: false,
+            no_database: false,
+            outcome: Outcome::None,
+            name: Text::EMPTY,
+            ended_us: 0,
+            error: Text::EMPTY,
+        },
+        retention: LastRetention {
+            summary: Text::EMPTY,
+            ended_us: 0,
+        },
+    };
+}

@@ -1,0 +1,276 @@
+//! The scheduler: starts a backup when `walarchive.backup_schedule` says so. What is due when is decided in
+//! `walarchive_core::schedule`; here is what it must be told. A worker of its own, since looking into the repository may take
+//! long, and neither the archiver nor a backup shall wait for that.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use pgrx::bgworkers::{BackgroundWorkerStatus, DynamicBackgroundWorker};
+use pgrx::prelude::*;
+use walarchive_core::inventory;
+use walarchive_core::schedule::{self, Decision, Plan, Reason, Schedule};
+use walarchive_core::{Error, Result};
+
+use crate::bridge::{self, Bridge, Flow};
+use crate::error;
+use crate::guc::{self, ArchiveSettings};
+use crate::pg::backup_worker::{self, Database};
+use crate::pg::latch::{self, Latch};
+use crate::pg::{process, server};
+use crate::shmem::{self, BACKUP, Failure, LastBackup, Outcome, SCHEDULING, Scheduling, Text, Wanted, now_us};
+
+/// The longest wait for a scheduled time. The clock may be set meanwhile, and the machine may sleep.
+const RECHECK: Duration = Duration::from_secs(60);
+
+/// How often a standby looks whether it has been promoted.
+const PROMOTION: Duration = Duration::from_secs(5);
+
+/// A backup worker that dies without a word is noticed at the latest after this.
+const LIVENESS: Duration = Duration::from_secs(1);
+
+/// What was seen in the repository so long ago may still be the newest.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// The longest that listing the backups may take.
+const LISTING: Duration = Duration::from_secs(600);
+
+/// What cannot be done is tried again after the first pause, which doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+pub(super) struct Scheduler {
+    /// Of which settings the plan is: the generation, and the schedule.
+    basis: Option<(u64, Schedule)>,
+    /// None until the repository has told when the newest backup was taken.
+    plan: Option<Plan>,
+    /// When it has told so last.
+    listed: Instant,
+    /// The last backup that the plan knows of.
+    seen: u64,
+    /// The backup that was started here last.
+    started: Option<(u64, DynamicBackgroundWorker)>,
+    /// Where the next backup connects to.
+    database: Database,
+    /// What `walarchive_status` told before the last start.
+    before: LastBackup,
+    /// What the log has been told, and the pause after it.
+    trouble: Option<(String, Duration)>,
+}
+
+impl Scheduler {
+    pub(super) fn new() -> Self {
+        Scheduler {
+            basis: None,
+            plan: None,
+            listed: Instant::now(),
+            seen: 0,
+            started: None,
+            database: Database::Postgres,
+            before: Scheduling::EMPTY.last,
+            trouble: None,
+        }
+    }
+
+    /// Work until the server tells the worker to end.
+    pub(super) fn run(&mut self) {
+        while !process::shutdown_requested() {
+            if process::reload_requested() {
+                process::reload_configuration();
+            }
+            let pause = match self.turn() {
+                Ok(pause) => {
+                    if self.trouble.take().is_some() {
+                        log!("walarchive: backups can be scheduled again");
+                    }
+                    pause
+                }
+                Err(_) if process::shutdown_requested() => break,
+                Err(error) => self.complain(&error),
+            };
+            // Without anything to do there are no threads, either.
+            match &self.basis {
+                None => latch::wait(None, Some(pause)),
+                Some(_) => Bridge::get().wait(Some(pause)),
+            }
+        }
+    }
+
+    /// Do what is to be done now. Returns how long to wait.
+    fn turn(&mut self) -> Result<Duration> {
+        let Some(schedule) = guc::backup_schedule() else {
+            return Ok(self.rest(RECHECK));
+        };
+        let in_recovery = server::in_recovery();
+        if in_recovery && !guc::backup_on_standby() {
+            return Ok(self.rest(PROMOTION));
+        }
+        if server::archive_mode() == "off" && !in_recovery {
+            return Err(Error::config(
+                "WAL archiving is not enabled, and a backup cannot be restored without the WAL of its time",
+                "Set archive_mode to on and archive_library to walarchive, and restart the server.",
+            ));
+        }
+        let settings = ArchiveSettings::current()?;
+        let basis = Some((settings.generation(), schedule.clone()));
+        if self.basis != basis {
+            self.basis = basis;
+            self.plan = None;
+        }
+        if self.is_busy() {
+            publish(Some(schedule.after(Utc::now())));
+            return Ok(LIVENESS);
+        }
+        let mut plan = match self.plan.take() {
+            Some(plan) => plan,
+            None => Plan::new(self.list(&settings)?, Utc::now()),
+        };
+        self.learn_ends(&mut plan, &schedule);
+        let mut decision = plan.next(&schedule, Utc::now());
+        // Another server may have taken a backup since. If the repository cannot tell, the backup will say why.
+        if matches!(decision, Decision::Due(_))
+            && self.listed.elapsed() > FRESH
+            && let Ok(newest) = self.list(&settings)
+        {
+            plan.learn(newest, Utc::now());
+            decision = plan.next(&schedule, Utc::now());
+        }
+        self.plan = Some(plan);
+        if process::shutdown_requested() {
+            return Err(Error::Cancelled);
+        }
+        let now = Utc::now();
+        match decision {
+            Decision::Wait(until) => {
+                publish(Some(until));
+                Ok((until - now).to_std().unwrap_or_default().min(RECHECK))
+            }
+            Decision::Due(reason) => {
+                publish(Some(schedule.after(now)));
+                self.start(reason);
+                Ok(LIVENESS)
+            }
+        }
+    }
+
+    /// Nothing is to be planned.
+    fn rest(&mut self, pause: Duration) -> Duration {
+        self.basis = None;
+        self.plan = None;
+        publish(None);
+        pause
+    }
+
+    /// There is one backup at a time, whoever asked for it.
+    fn is_busy(&mut self) -> bool {
+        let (taken, number, worker_pid) = {
+            let job = BACKUP.share();
+            (job.is_taken(now_us()), job.number, job.worker_pid)
+        };
+        if taken
+            && worker_pid == 0
+            && let Some((started, worker)) = &self.started
+            && *started == number
+            && matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped))
+        {
+            backup_worker::never_started(number);
+            return false;
+        }
+        taken
+    }
+
+    /// When the newest backup of the repository was complete.
+    fn list(&mut self, settings: &ArchiveSettings) -> Result<Option<DateTime<Utc>>> {
+        let archive = bridge::archive(settings)?;
+        let work = async move {
+            let listing = inventory::list_backups(archive.store());
+            match tokio::time::timeout(LISTING, listing).await {
+                Ok(listed) => listed,
+                Err(_elapsed) => Err(Error::Timeout {
+                    operation: "list",
+                    object: archive.store().url().to_owned(),
+                    deadline: LISTING,
+                }),
+            }
+        };
+        let listed = bridge::run(work, None, || match process::shutdown_requested() {
+            true => Flow::Stop,
+            false => Flow::Wait,
+        });
+        let backups = listed.unwrap_or(Err(Error::Cancelled))?;
+        self.listed = Instant::now();
+        Ok(schedule::newest_backup(&backups, server::identity().system_identifier))
+    }
+
+    /// Tell the plan what has become of backups.
+    fn learn_ends(&mut self, plan: &mut Plan, schedule: &Schedule) {
+        let last: LastBackup = SCHEDULING.share().last;
+        if last.number == self.seen {
+            return;
+        }
+        self.seen = last.number;
+        let ended = DateTime::from_timestamp_micros(last.ended_us).unwrap_or_default();
+        let here = std::mem::replace(&mut self.database, Database::Postgres);
+        match last.outcome {
+            Outcome::Succeeded => plan.succeeded(ended),
+            Outcome::Canceled if last.scheduled => plan.cancelled(ended),
+            // The database may have been dropped. That is no reason to be without backups, nor to tell of a failure.
+            Outcome::Failed if last.scheduled && last.no_database && here == Database::Postgres => {
+                self.database = Database::Template1;
+                SCHEDULING.exclusive().last = LastBackup {
+                    number: last.number,
+                    ..self.before
+                };
+            }
+            Outcome::Failed if last.scheduled => plan.failed(schedule, ended),
+            // Somebody else's, who has been told.
+            Outcome::None | Outcome::Failed | Outcome::Canceled => {}
+        }
+    }
+
+    fn start(&mut self, reason: Reason) {
+        let wanted = Wanted {
+            scheduled: true,
+            permanent: false,
+            user_data: "",
+            requester: Latch::mine(),
+        };
+        self.before = SCHEDULING.share().last;
+        // Somebody may have been faster, and has taken the backup of this time then.
+        let Ok(number) = shmem::reserve(wanted) else { return };
+        let why = match reason {
+            Reason::First => "there is none in the repository".to_owned(),
+            Reason::Scheduled(time) => format!("it was due at {}", time.with_timezone(&chrono::Local)),
+            Reason::Retry(1) => "the last attempt failed".to_owned(),
+            Reason::Retry(failures) => format!("the last {failures} attempts failed"),
+        };
+        log!("walarchive: starting a scheduled backup: {why}");
+        match backup_worker::launch(number, self.database) {
+            Ok(worker) => self.started = Some((number, worker)),
+            Err(error) => error::warn("could not start a scheduled backup", &Failure::from(&error)),
+        }
+    }
+
+    /// The log is told once, `walarchive_status` for as long as it lasts.
+    fn complain(&mut self, error: &Error) -> Duration {
+        let failure = Failure::from(error);
+        let pause = match &self.trouble {
+            Some((told, pause)) if told == failure.message.as_str() => (*pause * 2).min(LONGEST_PAUSE),
+            _ => {
+                error::warn("backups cannot be scheduled", &failure);
+                FIRST_PAUSE
+            }
+        };
+        self.trouble = Some((failure.message.as_str().to_owned(), pause));
+        let mut scheduling = SCHEDULING.exclusive();
+        scheduling.next_us = 0;
+        scheduling.trouble = failure.message;
+        pause
+    }
+}
+
+/// For `walarchive_status`.
+fn publish(next: Option<DateTime<Utc>>) {
+    let mut scheduling = SCHEDULING.exclusive();
+    scheduling.next_us = next.map_or(0, |next| next.timestamp_micros());
+    scheduling.trouble = Text::EMPTY;
+}
