@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use crate::builder::{Builder, append_settings};
 use crate::pg::Pg;
-use crate::process::{children, is_alive, kill_pid};
+use crate::process::{children, is_alive, is_stopped, kill_pid};
 use crate::wait::{PATIENCE, wait_until};
 
 /// A database cluster of the test's own, with its server, which may be running or not.
@@ -201,6 +201,7 @@ impl Cluster {
         let postmaster = self.postmaster_pid();
         // A stopped postmaster forks no child between the look at its children and its death.
         kill_pid(postmaster, Signal::SIGSTOP);
+        self.wait_until("the postmaster has stopped", PATIENCE, || is_stopped(postmaster));
         let orphans = children(postmaster);
         kill_pid(postmaster, Signal::SIGKILL);
         self.wait_stopped(PATIENCE);

@@ -44,6 +44,11 @@ pub fn is_alive(pid: i32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
 }
 
+/// Has SIGSTOP reached the process? It may be in the middle of a fork when the signal is sent.
+pub(crate) fn is_stopped(pid: i32) -> bool {
+    stat(pid).is_none_or(|(state, _)| matches!(state, 'T' | 'Z' | 'X'))
+}
+
 /// The state letter and the parent of a process.
 fn stat(pid: i32) -> Option<(char, i32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
