@@ -1,6 +1,7 @@
 //! Backups are taken and pruned, and every one that stays is restored.
 
 use std::fs;
+use std::time::{Duration, SystemTime};
 
 use walarchive_pg_test::site::{Site, archive_all, backup};
 use walarchive_testkit::{Background, Cluster, PATIENCE, SftpServer, run, wait_until};
@@ -192,6 +193,55 @@ fn a_deletion_that_is_killed_is_finished_by_the_next() {
     assert!(site.objects("wal_005").len() < 100);
     assert!(rows(&primary, "retain(1)").is_empty());
     assert_eq!(restored_rows(&site, &all[2]), "3");
+}
+
+/// A server is killed while it uploads, and what that leaves in the store is shown and removed a day later.
+#[test]
+fn the_parts_of_an_upload_that_was_cut_off_are_garbage() {
+    let site = Site::on_files();
+    let primary = site.primary(&[
+        ("walarchive.backup_rate_limit", "16MB"),
+        ("walarchive.backup_concurrency", "1"),
+    ]);
+    // More than one part, however well it is compressed.
+    primary.psql(
+        "CREATE TABLE t (n int);
+         CREATE TABLE noise AS SELECT md5(random()::text) FROM generate_series(1, 800000)",
+    );
+    let parts = || -> Vec<String> {
+        let keys = site.objects("basebackups_005").into_iter();
+        keys.filter(|key| key.contains(".tar.zst#")).collect()
+    };
+    let statement = primary.background_psql("SELECT walarchive_backup_push()");
+    wait_until("parts are uploaded", PATIENCE, || !parts().is_empty());
+    primary.kill9();
+    drop(statement);
+    let left = parts();
+    assert!(!left.is_empty(), "the upload was over when the server was killed");
+    primary.set("walarchive.backup_rate_limit", "0");
+    primary.start_again();
+    let uploads =
+        |rows: Vec<String>| -> Vec<String> { rows.into_iter().filter(|row| row.starts_with("upload ")).collect() };
+    // A backup that is at work looks the same.
+    assert!(uploads(rows(&primary, "garbage()")).is_empty());
+    let two_days_ago = SystemTime::now() - Duration::from_secs(48 * 3600);
+    for key in site.objects("basebackups_005") {
+        let file = fs::File::options().write(true).open(site.object(&key));
+        file.and_then(|file| file.set_modified(two_days_ago))
+            .expect("could not set a time");
+    }
+    let plan = uploads(rows(&primary, "garbage()"));
+    assert_eq!(plan.len(), left.len(), "{plan:?} {left:?}");
+    for (row, key) in plan.iter().zip(&left) {
+        let object = key.split('#').next().unwrap_or_default();
+        assert!(row.starts_with(&format!("upload {object} ")), "{row}");
+        assert!(row.contains("never completed") && row.ends_with(" false"), "{row}");
+    }
+    let planned = uploads(rows_of_binary(&primary, &site, &["garbage", "BACKUPS"]));
+    assert_eq!(planned, plan);
+    assert_eq!(uploads(rows(&primary, "garbage(confirm => true)")).len(), plan.len());
+    assert_eq!(site.objects("basebackups_005"), Vec::<String>::new());
+    step(&primary, 1, "");
 }
 
 #[test]

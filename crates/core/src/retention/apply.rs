@@ -13,6 +13,7 @@ use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{ABANDONED_AFTER, Action, Object, Plan};
+use super::uploads::Discard;
 use crate::error::{Error, Result};
 use crate::inventory::{parse_name, read_sentinel, write_continuous};
 use crate::layout;
@@ -46,7 +47,8 @@ pub struct Spared {
 /// What was done.
 #[derive(Debug, Default)]
 pub struct Applied {
-    /// For each action of the plan.
+    /// For each action of the plan. An upload that has become an object meanwhile, or to which something was added, stays
+    /// without a word.
     pub deleted: Vec<bool>,
     /// Backups that stay against the plan. All WAL stays with them: which of it they need another plan has to say.
     pub spared: Vec<Spared>,
@@ -77,7 +79,7 @@ pub async fn apply(store: &Store, plan: &Plan, progress: &Progress, cancel: &Can
     let first = plan
         .actions
         .iter()
-        .position(|action| matches!(action.object, Object::Wal(_) | Object::Own(_)));
+        .position(|action| matches!(action.object, Object::Wal(_) | Object::Upload(_) | Object::Own(_)));
     let (backups, rest) = plan.actions.split_at(first.unwrap_or(plan.actions.len()));
     let mut dependants = dependants(store, backups).await?;
     for (index, action) in backups.iter().enumerate() {
@@ -101,7 +103,23 @@ pub async fn apply(store: &Store, plan: &Plan, progress: &Progress, cancel: &Can
         write_continuous(store, &plan.continuous).await?;
     }
     let mut at = backups.len();
+    let mut discard = Discard::new(store, plan.force);
     for stage in stages(rest) {
+        if matches!(stage.first(), Some(action) if matches!(action.object, Object::Upload(_))) {
+            for action in stage {
+                tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => return Err(Error::Cancelled),
+                    gone = discard.one(action) => applied.deleted[at] = gone?,
+                }
+                if applied.deleted[at] {
+                    progress.bytes.fetch_add(action.size, Ordering::Relaxed);
+                }
+                progress.done.fetch_add(1, Ordering::Relaxed);
+                at += 1;
+            }
+            continue;
+        }
         for batch in stage.chunks(BATCH) {
             let keys: Vec<String> = batch.iter().map(Action::key).collect();
             let deletion = store.delete_many(&keys, |index| {
@@ -120,12 +138,13 @@ pub async fn apply(store: &Store, plan: &Plan, progress: &Progress, cancel: &Can
     Ok(applied)
 }
 
-/// WAL, then history files, then what is walarchive's own, the owner of the repository last: each stage only when the one
+/// WAL, then history files, uploads, then what is walarchive's own, the owner of the repository last: each stage only when the one
 /// before it is done.
 fn stages(actions: &[Action]) -> impl Iterator<Item = &[Action]> {
     let stage = |action: &Action| match &action.object {
         Object::Wal(object) => u8::from(matches!(object.name, WalFileName::History(_))),
-        Object::Own(key) if key == layout::CLUSTER => 3,
+        Object::Own(key) if key == layout::CLUSTER => 4,
+        Object::Own(_) => 3,
         _ => 2,
     };
     actions.chunk_by(move |left, right| stage(left) == stage(right))
@@ -166,7 +185,7 @@ async fn delete_backup(store: &Store, plan: &Plan, action: &Action, dependants: 
     let (name, check) = match &action.object {
         Object::Backup { name, start_lsn } => (name, Some(*start_lsn)),
         Object::Leftover { name, .. } => (name, None),
-        Object::Wal(_) | Object::Own(_) => return Ok(None),
+        Object::Wal(_) | Object::Upload(_) | Object::Own(_) => return Ok(None),
     };
     let spared = |why: &str| {
         Ok(Some(Spared {

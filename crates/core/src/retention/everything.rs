@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::keep::{backup_action, in_order};
 use super::plan::{Action, Object, Plan, Situation, leftover, wal_action};
+use super::uploads;
 use crate::error::{Error, Result};
 use crate::inventory::Inventory;
 use crate::layout;
@@ -41,6 +42,11 @@ pub(super) fn plan(inventory: &Inventory, situation: &Situation, force: bool) ->
             .filter(|object| is_history(&object.name) == histories);
         actions.extend(wal.map(|object| wal_action(object, &why)));
     }
+    // Somebody may be at work on the young ones, which is nothing that FORCE would respect.
+    match force {
+        true => actions.extend(situation.uploads.iter().map(uploads::action)),
+        false => actions.extend(uploads::abandoned(inventory, situation)),
+    }
     // Who owns the repository is forgotten last.
     for owner in [false, true] {
         let own = situation
@@ -55,6 +61,7 @@ pub(super) fn plan(inventory: &Inventory, situation: &Situation, force: bool) ->
     }
     Ok(Plan {
         actions,
+        notes: situation.notes.clone(),
         force,
         ..Plan::default()
     })

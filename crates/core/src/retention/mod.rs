@@ -22,6 +22,8 @@
 //!   be restored, but not to a later point in time.
 //! - A backup that is being taken keeps WAL from its start on, and its parent.
 //! - No backup stays: no WAL goes, unless everything does.
+//! - Garbage has the uploads, too, that were never completed: those to which nothing was added for a day, by the clock of the
+//!   store, unless they are in the folder of a backup that may be being taken.
 
 mod apply;
 mod everything;
@@ -33,6 +35,7 @@ mod request;
 mod rules;
 mod span;
 mod target;
+mod uploads;
 mod wal;
 
 use std::fmt;
@@ -70,10 +73,13 @@ pub async fn draw_up(store: &Store, request: &Request, protected: &[String], now
         Request::Everything { force: true } => store.list(layout::OWN_FOLDER).await?,
         _ => Vec::new(),
     };
+    let (uploads, notes) = uploads::pending(store, request).await?;
     let situation = Situation {
         now,
         protected: protected.to_vec(),
         own,
+        uploads,
+        notes,
     };
     plan(&inventory, request, &situation)
 }

@@ -9,12 +9,12 @@ use serde::Serialize;
 use super::keep::{Keep, Running};
 use super::request::{Garbage, Request};
 use super::wal::Need;
-use super::{everything, rules, target};
+use super::{everything, rules, target, uploads};
 use crate::error::Result;
 use crate::inventory::{Inventory, Unfinished, WalObject, parse_name};
 use crate::layout;
 use crate::lsn::Lsn;
-use crate::storage::Listed;
+use crate::storage::{Listed, PendingUpload};
 use crate::wal::{Segment, WalFileName};
 
 /// A folder without a sentinel to which nothing was added for so long is not that of a running backup.
@@ -29,6 +29,10 @@ pub struct Situation {
     pub protected: Vec<String>,
     /// What walarchive keeps for itself, where that is to be deleted too.
     pub own: Vec<Listed>,
+    /// Uploads that are not complete, where those that never will be are to be deleted too.
+    pub uploads: Vec<PendingUpload>,
+    /// What could not be learned, as sentences.
+    pub notes: Vec<String>,
 }
 
 impl Situation {
@@ -38,6 +42,8 @@ impl Situation {
             now,
             protected: Vec::new(),
             own: Vec::new(),
+            uploads: Vec::new(),
+            notes: Vec::new(),
         }
     }
 
@@ -66,6 +72,8 @@ pub enum Object {
     },
     /// A WAL file.
     Wal(WalObject),
+    /// The parts of an upload that was never completed.
+    Upload(PendingUpload),
     /// An object of walarchive's own.
     Own(String),
 }
@@ -75,7 +83,7 @@ pub enum Object {
 pub struct Action {
     /// What is deleted.
     pub object: Object,
-    /// Stored bytes.
+    /// Stored bytes; 0 for an upload of which the store does not tell.
     pub size: u64,
     /// Why, as half a sentence. Many rows share one.
     pub why: Arc<str>,
@@ -93,16 +101,19 @@ impl Action {
                 WalFileName::History(_) => "history",
                 WalFileName::BackupHistory(..) => "backup history",
             },
+            Object::Upload(_) => "upload",
             Object::Own(_) => "walarchive",
         }
     }
 
-    /// Its key: of a backup that of the sentinel, of a leftover that of the folder.
+    /// Its key: of a backup that of the sentinel, of a leftover that of the folder, of an upload that of the object that it would
+    /// have become.
     pub fn key(&self) -> String {
         match &self.object {
             Object::Backup { name, .. } => layout::sentinel(name),
             Object::Leftover { name, .. } => layout::backup_folder(name),
             Object::Wal(object) => object.key(),
+            Object::Upload(upload) => upload.key.clone(),
             Object::Own(key) => key.clone(),
         }
     }
@@ -126,7 +137,7 @@ pub struct Row {
     pub what: &'static str,
     /// Its key.
     pub key: String,
-    /// Stored bytes.
+    /// Stored bytes; 0 where they are not known.
     pub size: u64,
     /// Why it goes.
     pub why: String,
@@ -143,7 +154,8 @@ pub struct Kept {
     pub why: String,
 }
 
-/// What is to be deleted, in this order: backups, dependants before what they depend on; leftovers; WAL, history files last.
+/// What is to be deleted, in this order: backups, dependants before what they depend on; leftovers; WAL, history files after it;
+/// uploads that were never completed; what is walarchive's own.
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
     /// What goes.
@@ -216,6 +228,8 @@ fn by_rule(inventory: &Inventory, request: &Request, situation: &Situation) -> R
         plan.actions.extend(wal(inventory, &need));
         plan.continuous = need.continuous(inventory);
     }
+    plan.notes.extend(situation.notes.iter().cloned());
+    plan.actions.extend(uploads::abandoned(inventory, situation));
     Ok(plan)
 }
 

@@ -5,12 +5,11 @@
 
 use std::collections::HashMap;
 use std::str::FromStr;
-use std::sync::Arc;
 
-use object_store::ObjectStore;
 use object_store::azure::{AzureConfigKey as Key, MicrosoftAzureBuilder};
 use url::Url;
 
+use super::Opened;
 use super::cloud::{self, Client};
 use super::{credentials, http, url::bucket};
 use crate::config::StorageConfig;
@@ -55,7 +54,7 @@ struct Settings {
     environment_name: Option<String>,
 }
 
-pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Arc<dyn ObjectStore>> {
+pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
     let mut settings = Settings {
         keys: HashMap::new(),
         client: Client::new(config),
@@ -179,13 +178,13 @@ impl Settings {
 mod tests {
     use super::*;
 
-    fn try_open(options: &str, credentials: &str) -> Result<Arc<dyn ObjectStore>> {
+    fn try_open(options: &str, credentials: &str) -> Result<std::sync::Arc<dyn object_store::ObjectStore>> {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), credentials).expect("written");
         let mut config = StorageConfig::new("az://container/p");
         config.options = options.parse().expect("options");
         config.credentials_file = Some(file.path().to_owned());
-        open(&Url::parse(&config.url).expect("a URL"), &config)
+        open(&Url::parse(&config.url).expect("a URL"), &config).map(|opened| opened.objects)
     }
 
     #[test]

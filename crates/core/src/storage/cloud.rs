@@ -1,13 +1,12 @@
 //! What S3, GCS and Azure have in common: where their settings come from, and what is looked at before a store is opened.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use object_store::{Certificate, ClientConfigKey, ClientOptions, ObjectStore};
 use url::Url;
 
 use super::storage_class::StorageClass;
-use super::{http, url::below_prefix};
+use super::{Opened, http, url::below_prefix};
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
 
@@ -129,9 +128,10 @@ pub(super) fn unusable(url: &Url, error: &object_store::Error, hint: &str) -> Er
 }
 
 /// The store of a bucket, from the URL's prefix on, that writes objects of a storage class if one was chosen.
-pub(super) fn finish(store: impl ObjectStore, url: &Url, class: Option<String>) -> Result<Arc<dyn ObjectStore>> {
-    match class {
-        Some(class) => below_prefix(StorageClass::new(store, class), url),
-        None => below_prefix(store, url),
-    }
+pub(super) fn finish(store: impl ObjectStore, url: &Url, class: Option<String>) -> Result<Opened> {
+    let objects = match class {
+        Some(class) => below_prefix(StorageClass::new(store, class), url)?,
+        None => below_prefix(store, url)?,
+    };
+    Ok(Opened { objects, pending: None })
 }

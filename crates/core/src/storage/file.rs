@@ -1,15 +1,20 @@
 //! A directory as a store: every file and its directory entry are flushed to disk before a write is acknowledged.
 
+mod uploads;
+
 use std::sync::Arc;
 
-use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
+use object_store::path::Path;
 use url::Url;
 
+use self::uploads::Temporaries;
+use super::Opened;
+use super::pending::BelowPrefix;
 use crate::error::{Error, Result};
 
 /// The directory must exist: a missing one is more often an unmounted file system than a new repository.
-pub(super) fn open(url: &Url) -> Result<Arc<dyn ObjectStore>> {
+pub(super) fn open(url: &Url) -> Result<Opened> {
     let path = url.to_file_path().map_err(|()| {
         Error::config(
             format!("storage \"{url}\" is not an absolute path"),
@@ -34,5 +39,8 @@ pub(super) fn open(url: &Url) -> Result<Arc<dyn ObjectStore>> {
     }
     let store = LocalFileSystem::new_with_prefix(&path)
         .map_err(|error| super::errors::translate("open", url.to_string(), url.as_str(), error))?;
-    Ok(Arc::new(store.with_fsync(true).with_automatic_cleanup(true)))
+    Ok(Opened {
+        objects: Arc::new(store.with_fsync(true).with_automatic_cleanup(true)),
+        pending: Some(BelowPrefix::new(Temporaries::below(path), Path::default())),
+    })
 }

@@ -4,17 +4,18 @@
 //! the option `google_service_account` or `google_application_credentials`, `GOOGLE_APPLICATION_CREDENTIALS`, the file that
 //! `gcloud auth application-default login` left, the metadata server.
 
+mod uploads;
+
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
 
-use object_store::ObjectStore;
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey as Key};
 use serde::Deserialize;
 use url::Url;
 
 use super::cloud::{self, Client};
-use super::{credentials, http, url::bucket};
+use super::xml_uploads;
+use super::{Opened, credentials, http, url::bucket};
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
 
@@ -36,7 +37,7 @@ struct Settings {
     has_token: bool,
 }
 
-pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Arc<dyn ObjectStore>> {
+pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
     let mut settings = Settings {
         builder: GoogleCloudStorageBuilder::new()
             .with_retry(http::retries(config))
@@ -70,13 +71,18 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Arc<dyn ObjectSt
         settings.client.check_endpoint("google_base_url", base_url)?;
         settings.builder = settings.builder.with_base_url(base_url.trim_end_matches('/'));
     }
+    let options = settings.client.finish()?;
+    let signed = settings.builder.get_config_value(&Key::SkipSignature);
+    let signed = !signed.is_some_and(|skip| cloud::is_true(&skip));
     let store = settings
         .builder
-        .with_client_options(settings.client.finish()?)
+        .with_client_options(options.clone())
         .with_bucket_name(bucket(url))
         .build()
         .map_err(|error| cloud::unusable(url, &error, HINT))?;
-    cloud::finish(store, url, settings.storage_class)
+    let client = xml_uploads::Client::new(options, config);
+    let uploads = uploads::uploads(&store, settings.base_url.as_deref(), bucket(url), signed, client);
+    cloud::finish(store, url, settings.storage_class)?.with_pending(uploads, url)
 }
 
 impl Settings {
@@ -179,7 +185,7 @@ mod tests {
         let mut config = StorageConfig::new("gs://bucket/p");
         config.credentials_file = Some(file.path().to_owned());
         let url = Url::parse(&config.url).expect("a URL");
-        let error = open(&url, &config).expect_err("refused");
+        let error = open(&url, &config).err().expect("refused");
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
         error.to_string().replace(&file.path().display().to_string(), "FILE")
     }
@@ -215,7 +221,7 @@ mod tests {
             .parse()
             .expect("options");
         let url = Url::parse(&config.url).expect("a URL");
-        let error = open(&url, &config).expect_err("refused").to_string();
+        let error = open(&url, &config).err().expect("refused").to_string();
         assert_eq!(
             error,
             "google_base_url \"http://h:1\" is not encrypted, and that is not allowed"

@@ -9,6 +9,7 @@ mod errors;
 mod file;
 mod gcs;
 mod http;
+pub(crate) mod pending;
 mod reader;
 mod retry;
 mod s3;
@@ -18,6 +19,7 @@ mod swift;
 mod transfer;
 mod upload;
 mod url;
+mod xml_uploads;
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -35,6 +37,7 @@ use crate::error::{Error, Result};
 use crate::layout;
 
 pub use create::{CreateOnly, Created};
+pub use pending::{Pending, PendingUpload};
 pub use reader::{PART_BYTES, RangeReader};
 pub use upload::{Upload, UploadTask, Uploaded};
 
@@ -42,12 +45,28 @@ pub use upload::{Upload, UploadTask, Uploaded};
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<dyn ObjectStore>,
+    /// None if no upload leaves anything that it does not remove itself.
+    pending: Option<pending::BelowPrefix>,
     url: String,
     /// Of an operation that moves little.
     deadline: Duration,
     learned: Arc<create::Learned>,
     /// What an operation that moves more must move in a second, in bytes.
     slowest: u64,
+}
+
+/// What a backend opens.
+struct Opened {
+    objects: Arc<dyn ObjectStore>,
+    pending: Option<pending::BelowPrefix>,
+}
+
+impl Opened {
+    /// With the uploads of the whole bucket, as seen from the prefix that the URL names.
+    fn with_pending(self, uploads: impl pending::PendingUploads + 'static, url: &::url::Url) -> Result<Self> {
+        let pending = Some(pending::BelowPrefix::new(uploads, url::prefix(url)?));
+        Ok(Opened { pending, ..self })
+    }
 }
 
 /// Without what lies below: some of object_store's types show their credentials.
@@ -75,18 +94,22 @@ impl Store {
     /// The store that the configuration names. Nothing is asked of it yet.
     pub fn open(config: &StorageConfig) -> Result<Self> {
         let url = url::parse(&config.url)?;
-        let inner = match url.scheme() {
+        let opened = match url.scheme() {
             "file" => file::open(&url)?,
             "gs" => gcs::open(&url, config)?,
             "az" => azure::open(&url, config)?,
             "swift" => swift::open(&url, config)?,
-            "sftp" => sftp::open(&url, config)?,
+            "sftp" => Opened {
+                objects: sftp::open(&url, config)?,
+                pending: None,
+            },
             _ => s3::open(&url, config)?,
         };
         // The attempts and the pauses between them, of which the last attempt begins when patience ends.
         let deadline = config.request_timeout + config.patience;
         Ok(Store {
-            inner,
+            inner: opened.objects,
+            pending: opened.pending,
             url: config.url.trim_end_matches('/').to_owned(),
             deadline,
             learned: Arc::default(),
@@ -98,6 +121,7 @@ impl Store {
     pub fn of(inner: Arc<dyn ObjectStore>, url: impl Into<String>) -> Self {
         Store {
             inner,
+            pending: None,
             url: url.into(),
             deadline: StorageConfig::REQUEST_TIMEOUT,
             learned: Arc::default(),

@@ -50,16 +50,21 @@ pub(super) fn bucket(url: &Url) -> &str {
 
 /// The store of a whole bucket, seen from the prefix that the URL names.
 pub(super) fn below_prefix(store: impl ObjectStore, url: &Url) -> Result<Arc<dyn ObjectStore>> {
-    let prefix = Path::from_url_path(url.path().trim_matches('/')).map_err(|error| {
-        Error::config(
-            format!("storage \"{url}\" has an invalid prefix: {error}"),
-            "Use a prefix without empty or dotted parts.",
-        )
-    })?;
+    let prefix = prefix(url)?;
     Ok(if prefix.as_ref().is_empty() {
         Arc::new(store)
     } else {
         Arc::new(PrefixStore::new(store, prefix))
+    })
+}
+
+/// The prefix that the URL names; may be empty.
+pub(super) fn prefix(url: &Url) -> Result<Path> {
+    Path::from_url_path(url.path().trim_matches('/')).map_err(|error| {
+        Error::config(
+            format!("storage \"{url}\" has an invalid prefix: {error}"),
+            "Use a prefix without empty or dotted parts.",
+        )
     })
 }
 

@@ -32,14 +32,20 @@ impl Place {
 
     /// The repository below this prefix, with connections of its own.
     pub fn open(&self, prefix: &str) -> Result<Store, Trouble> {
-        let mut config = StorageConfig::new(self.server.url(prefix));
-        config.options = self.server.options().parse()?;
-        config.credentials_file = Some(self.credentials.clone());
+        let config = self.config(prefix)?;
         let store = Store::open(&config)?;
         let shown = format!("{config:?} {store:?} {store:#?}");
         let leaked = self.server.secrets().iter().any(|secret| shown.contains(secret));
         assert!(!leaked, "a secret in Debug");
         Ok(store)
+    }
+
+    /// How to open it.
+    pub fn config(&self, prefix: &str) -> Result<StorageConfig, Trouble> {
+        let mut config = StorageConfig::new(self.server.url(prefix));
+        config.options = self.server.options().parse()?;
+        config.credentials_file = Some(self.credentials.clone());
+        Ok(config)
     }
 
     /// All files in which the server keeps what it stores, where the test can look.

@@ -20,6 +20,10 @@ pub enum Support {
     Yes,
     /// The store acknowledges the request and does not do what it asks for.
     Ignored,
+    /// It says that it cannot.
+    No,
+    /// It needs nobody for it.
+    Unneeded,
 }
 
 pub type Verdict = Result<Support, Trouble>;
@@ -29,6 +33,8 @@ pub type Check = fn(Room) -> BoxFuture<'static, Verdict>;
 pub enum Outcome {
     Supported,
     Ignored,
+    Unsupported,
+    Unneeded,
     Failed,
 }
 
@@ -37,10 +43,15 @@ impl fmt::Display for Outcome {
         f.write_str(match self {
             Outcome::Supported => "yes",
             Outcome::Ignored => "ignored",
+            Outcome::Unsupported => "no",
+            Outcome::Unneeded => "by itself",
             Outcome::Failed => "failed",
         })
     }
 }
+
+/// Of the repository in which the checks work.
+pub const PREFIX: &str = "conformance";
 
 /// A check that takes longer than this hangs.
 const DEADLINE: Duration = Duration::from_secs(240);
@@ -72,6 +83,8 @@ pub fn conforms(store: &'static str, start: impl FnOnce(&TestDir) -> Box<dyn Sto
         let outcome = match &verdict {
             Ok(Support::Yes) => Outcome::Supported,
             Ok(Support::Ignored) => Outcome::Ignored,
+            Ok(Support::No) => Outcome::Unsupported,
+            Ok(Support::Unneeded) => Outcome::Unneeded,
             Err(_) => Outcome::Failed,
         };
         let reason = verdict.err().map(|error| format!(": {error}")).unwrap_or_default();
@@ -88,7 +101,7 @@ pub fn conforms(store: &'static str, start: impl FnOnce(&TestDir) -> Box<dyn Sto
 async fn run(place: &Arc<Place>, number: usize, check: Check) -> Verdict {
     let room = Room {
         place: place.clone(),
-        store: place.open("conformance")?,
+        store: place.open(PREFIX)?,
         folder: format!("check{number:02}"),
     };
     // A task of its own, so that a panic fails this check only.

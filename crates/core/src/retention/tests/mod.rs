@@ -4,6 +4,7 @@ mod applied;
 mod by_hand;
 mod generated;
 mod mortal;
+mod uploads;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -112,7 +113,7 @@ fn after(inventory: &Inventory, plan: &Plan, actions: usize) -> Inventory {
             Object::Backup { name, .. } => drop(backups_gone.insert(name.as_str())),
             Object::Leftover { name, .. } => drop(leftovers_gone.insert(name.as_str())),
             Object::Wal(object) => drop(wal_gone.insert(object.name)),
-            Object::Own(_) => {}
+            Object::Upload(_) | Object::Own(_) => {}
         }
     }
     let backups = inventory

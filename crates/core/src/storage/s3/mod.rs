@@ -6,24 +6,25 @@
 
 mod profile;
 mod settings;
+mod uploads;
 
 use std::str::FromStr;
-use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use object_store::ObjectStore;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey as Key};
 use url::Url;
 
 use self::settings::Settings;
-use super::{cloud, http, url::bucket};
+use self::uploads::Bucket;
+use super::xml_uploads::Client;
+use super::{Opened, cloud, http, url::bucket};
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
 
 const HINT: &str =
     "Check walarchive.storage_options, for example \"aws_region=eu-central-1\" or \"aws_endpoint=https://host\".";
-pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Arc<dyn ObjectStore>> {
+pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
     let mut settings = Settings::collect(config)?;
     settings.choose_credentials()?;
     if let Some(endpoint) = settings.take(Key::Endpoint) {
@@ -34,10 +35,12 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Arc<dyn ObjectSt
     if settings.customer_key.is_none() {
         settings.customer_key = cloud::variable(&["WALG_S3_SSE_C"]).map(customer_key);
     }
+    let place = Bucket::of(&settings, bucket(url));
+    let options = settings.client.finish()?;
     let builder = AmazonS3Builder::new()
         .with_retry(http::retries(config))
         .with_http_connector(http::connector(config))
-        .with_client_options(settings.client.finish()?);
+        .with_client_options(options.clone());
     let builder = settings
         .keys
         .into_iter()
@@ -46,7 +49,8 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Arc<dyn ObjectSt
         .with_bucket_name(bucket(url))
         .build()
         .map_err(|error| cloud::unusable(url, &error, HINT))?;
-    cloud::finish(store, url, settings.storage_class)
+    let uploads = place.uploads(&store, Client::new(options, config));
+    cloud::finish(store, url, settings.storage_class)?.with_pending(uploads, url)
 }
 
 /// Encryption by the store.

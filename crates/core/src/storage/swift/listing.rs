@@ -156,6 +156,24 @@ impl Listing {
     }
 }
 
+impl Client {
+    /// Does the listing of the container have this object?
+    pub(super) async fn is_listed(&self, object: &str) -> Result<bool, Failure> {
+        // Of the names that begin so, this one is the first.
+        let call = Call::new(Method::GET, "")
+            .query("format", "json")
+            .query("limit", "1")
+            .query("prefix", object);
+        let answer = self.ask(call).await?;
+        if answer.body.is_empty() {
+            return Ok(false);
+        }
+        let found: Vec<Entry> = serde_json::from_slice(&answer.body)
+            .map_err(|error| Failure::new(format!("the listing of an object cannot be read: {error}")))?;
+        Ok(found.iter().any(|entry| entry.name() == object))
+    }
+}
+
 /// Listings tell times without a zone, which is UTC.
 fn time(text: &str) -> DateTime<Utc> {
     let text = text.trim_end_matches('Z');

@@ -11,7 +11,8 @@
 //! - By the object's name, so that what a crash left can be found and told apart: segments whose object is not there, or
 //!   was made by another upload, which the header `X-Object-Meta-Walarchive-Upload` of the object tells.
 //!
-//! Segments go when their object goes, by deletion or by being written over. Two writers that replace a large object at
+//! Segments go when their object goes, by deletion or by being written over; an object that is copied or renamed gets none
+//! of another's. Two writers that replace a large object at
 //! the same moment may leave the segments of the one that was first.
 //!
 //! `If-None-Match: *` keeps an object from being written over, but Swift looks for the object when a request begins and
@@ -30,21 +31,26 @@ mod replace;
 mod store;
 #[cfg(test)]
 mod tests;
+mod uploads;
 
-use std::sync::Arc;
-
-use object_store::ObjectStore;
 use url::Url;
 
 use self::client::Client;
 use self::options::Settings;
 use self::store::SwiftStore;
+use super::Opened;
 use super::url::{below_prefix, bucket};
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
 
-pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Arc<dyn ObjectStore>> {
-    below_prefix(store(url, config)?, url)
+pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
+    let store = store(url, config)?;
+    let orphans = store.orphans();
+    let opened = Opened {
+        objects: below_prefix(store, url)?,
+        pending: None,
+    };
+    opened.with_pending(orphans, url)
 }
 
 fn store(url: &Url, config: &StorageConfig) -> Result<SwiftStore> {

@@ -7,6 +7,9 @@ use super::client::{Call, Client, encoded};
 use super::exchange::{Answer, Failure};
 use super::multipart::{UPLOAD_HEADER, unique};
 
+/// With what the name of an old manifest ends that was put aside.
+pub(super) const REPLACED: &str = ".replaced";
+
 /// What a deletion with segments says in the body of its answer, whose status is always 200.
 #[derive(Deserialize)]
 struct Removed {
@@ -82,7 +85,7 @@ impl Client {
         if !large {
             return self.ask(call).await;
         }
-        let aside = format!("{}.replaced", unique(object));
+        let aside = format!("{}{REPLACED}", unique(object));
         self.ask(self.copy_call(object, &aside).query("multipart-manifest", "get"))
             .await?;
         let outcome = self.ask(call).await;

@@ -22,6 +22,7 @@ use super::client::{Call, Client};
 use super::exchange::{Answer, Failure};
 use super::listing::{Found, Listing, PAGE};
 use super::multipart::{MANIFEST_SEGMENTS, Upload};
+use super::uploads::Orphans;
 
 const DELETIONS_AT_A_TIME: usize = 10;
 
@@ -42,6 +43,11 @@ impl SwiftStore {
             page: PAGE,
             manifest_segments: MANIFEST_SEGMENTS,
         }
+    }
+
+    /// The uploads that left segments.
+    pub(super) fn orphans(&self) -> Orphans {
+        Orphans::of(self.client.clone())
     }
 
     fn listing(&self, prefix: Option<&Path>, shallow: bool) -> Listing {
@@ -295,15 +301,9 @@ impl ObjectStore for SwiftStore {
             self.copied_by_us(from, to).await?;
             return self.client.remove(from.as_ref()).await.map_err(failed);
         }
-        if !self.client.is_large(from.as_ref()).await.map_err(failed)? {
-            self.copy_opts(from, to, CopyOptions::new()).await?;
-            return self.client.remove(from.as_ref()).await.map_err(failed);
-        }
-        // The segments stay where they are.
-        let call = self.client.copy_call(from.as_ref(), to.as_ref());
-        self.copied(call.query("multipart-manifest", "get"), from, to).await?;
-        let removed = self.client.ask(Call::new(Method::DELETE, from.as_ref())).await;
-        removed.map(|_| ()).map_err(failed)
+        // Not with the segments where they are: below another object's name they would be taken for abandoned.
+        self.copy_opts(from, to, CopyOptions::new()).await?;
+        self.client.remove(from.as_ref()).await.map_err(failed)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The checks: one capability each.
 
+mod crash;
 mod list;
 mod names;
 mod outage;
@@ -40,6 +41,7 @@ checks! {
     "upload: invisible until complete" => upload::invisible,
     "upload over an object" => upload::over,
     "upload given up: nothing left" => upload::given_up,
+    "upload cut off by a crash: found and removed" => crash::crash,
     "100 MB in bounded memory" => upload::large,
     "delete, and of a missing key" => remove::delete,
     "delete a folder" => remove::folder,
