@@ -35,6 +35,8 @@ pub struct ControlFile {
     pub checkpoint: Lsn,
     /// The timeline on which that was.
     pub timeline: u32,
+    /// `BLCKSZ`: the bytes of a relation's page.
+    pub page_bytes: u32,
     /// Do pages have checksums?
     pub data_checksums: bool,
     /// Pages in each file of a relation but the last: `RELSEG_SIZE`.
@@ -82,6 +84,7 @@ impl ControlFile {
             segment_size: SegmentSize::new(u64::from(number(sizes + 12))).map_err(|error| format!("{error}."))?,
             checkpoint: Lsn(long(32)),
             timeline: number(48),
+            page_bytes: number(sizes),
             data_checksums: number(sizes + 36) != 0,
             relation_segment_pages: number(sizes + 4),
         })
@@ -142,8 +145,12 @@ pub(crate) mod tests {
             );
             assert_eq!(control.segment_size.bytes(), 64 << 20);
             assert_eq!(
-                (control.relation_segment_pages, control.data_checksums),
-                (131_072, false)
+                (
+                    control.page_bytes,
+                    control.relation_segment_pages,
+                    control.data_checksums
+                ),
+                (8192, 131_072, false)
             );
         }
     }

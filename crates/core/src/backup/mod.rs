@@ -12,6 +12,7 @@ mod claim;
 mod label;
 mod limiter;
 mod pack;
+mod pages;
 mod plan;
 mod prepared;
 mod progress;
