@@ -9,6 +9,7 @@
 //! [`discard`] removes what was stored.
 
 mod claim;
+pub mod delta;
 mod label;
 mod limiter;
 mod pack;
@@ -72,13 +73,18 @@ pub struct BackupRequest {
     /// May be empty: the links in `pg_tblspc` are followed in any case. A location given here goes into the sentinel
     /// instead of the text of the link.
     pub tablespaces: Vec<Tablespace>,
+    /// Of a delta backup: what [`delta::choose`] has found.
+    pub parent: Option<delta::Parent>,
 }
 
 impl BackupRequest {
     /// The name that the backup gets.
     pub fn name(&self) -> String {
         let segment = Segment::containing(self.timeline, self.start_lsn, self.segment_size);
-        format!("base_{segment}")
+        match &self.parent {
+            None => format!("base_{segment}"),
+            Some(parent) => format!("base_{segment}_D_{}", parent.segment()),
+        }
     }
 
     /// For example 15.
@@ -100,6 +106,8 @@ pub struct BackupOptions {
     pub rate_limit: Option<u64>,
     /// Of the files, in the backup manifest.
     pub checksum_algorithm: ChecksumAlgorithm,
+    /// Does the server summarize its WAL (`summarize_wal`), so that a delta backup can ask the summaries?
+    pub wal_summaries: bool,
 }
 
 impl Default for BackupOptions {
@@ -110,6 +118,7 @@ impl Default for BackupOptions {
             tar_bytes: 1 << 30,
             rate_limit: None,
             checksum_algorithm: ChecksumAlgorithm::default(),
+            wal_summaries: false,
         }
     }
 }

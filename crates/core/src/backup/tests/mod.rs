@@ -33,6 +33,7 @@ fn request(data_dir: &Path) -> BackupRequest {
         user_data: Some(serde_json::json!({"a": 1})),
         start_time: DateTime::UNIX_EPOCH,
         tablespaces: Vec::new(),
+        parent: None,
     }
 }
 
