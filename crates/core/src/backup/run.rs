@@ -60,6 +60,13 @@ impl Backup {
             prepared::discard(store, &name).await?;
             return Err(Error::Cancelled);
         }
+        // From now on no deletion takes it; one may have done so before.
+        if let Some(parent) = &request.parent
+            && let Err(error) = parent.check(store).await
+        {
+            prepared::discard(store, &name).await?;
+            return Err(error);
+        }
         let shared = Shared {
             data_dir: request.data_dir.clone(),
             compression: options.compression,

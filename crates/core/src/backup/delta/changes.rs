@@ -19,11 +19,11 @@ use crate::page::{PAGE_BYTES, Page};
 use crate::backup::pages::PageReader;
 
 /// Pages that are kept in memory while the rest of the file is read, so that they need not be read again: 8 MB.
-const KEPT: usize = 1024;
+pub(super) const KEPT: usize = 1024;
 
 /// What a file's pages are to be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Question {
+pub(in crate::backup) struct Question {
     /// The parent's start: what was changed there or later is changed.
     pub(super) since: Lsn,
     /// The parent has so many pages of the file: the others are changed.

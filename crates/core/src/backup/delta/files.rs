@@ -35,7 +35,8 @@ pub(in crate::backup) struct Known<'a> {
     pub(in crate::backup) inode: u64,
     /// In nanoseconds since 1970.
     pub(in crate::backup) changed: i64,
-    pub(in crate::backup) checksum: (ChecksumAlgorithm, &'a [u8]),
+    /// None if nobody knows it.
+    pub(in crate::backup) checksum: Option<(ChecksumAlgorithm, &'a [u8])>,
 }
 
 /// The regular files of the parent. It takes less than 60 bytes a file, or 90 with SHA-256.
@@ -66,6 +67,8 @@ type Key = [u8; 16];
 const UNDESCRIBED: u32 = u32::MAX;
 /// The parent does not know more of it than its size.
 const FRESH: u32 = u32::MAX - 1;
+/// The parent knows its inode, and no checksum.
+const UNSUMMED: u32 = u32::MAX - 3;
 
 /// Which of the algorithms is told by the first bit of the place: places are multiples of two.
 const SHA256: u32 = 1;
@@ -74,18 +77,18 @@ impl ParentFiles {
     /// The file of that path, which is relative to the data directory.
     pub(in crate::backup) fn get(&self, path: &str) -> Option<ParentFile<'_>> {
         let entry = &self.entries[self.find(path)?];
-        let known = (entry.sum < FRESH).then(|| {
-            let algorithm = match entry.sum & SHA256 {
-                0 => ChecksumAlgorithm::Crc32c,
-                _ => ChecksumAlgorithm::Sha256,
-            };
-            let start = (entry.sum & !SHA256) as usize;
-            Known {
-                size: entry.size,
-                inode: entry.inode,
-                changed: entry.changed,
-                checksum: (algorithm, &self.sums[start..start + algorithm.length()]),
-            }
+        let known = (entry.sum < FRESH).then(|| Known {
+            size: entry.size,
+            inode: entry.inode,
+            changed: entry.changed,
+            checksum: (entry.sum < UNSUMMED).then(|| {
+                let algorithm = match entry.sum & SHA256 {
+                    0 => ChecksumAlgorithm::Crc32c,
+                    _ => ChecksumAlgorithm::Sha256,
+                };
+                let start = (entry.sum & !SHA256) as usize;
+                (algorithm, &self.sums[start..start + algorithm.length()])
+            }),
         });
         (entry.sum != UNDESCRIBED).then_some(ParentFile {
             size: entry.size,
@@ -110,21 +113,25 @@ impl ParentFiles {
         let Some(at) = self.find(path) else { return };
         let entry = &mut self.entries[at];
         entry.sum = FRESH;
-        let Some(known) = known else { return };
-        let (algorithm, sum) = known.checksum;
-        // One of a place that is no number of 32 bits is not known; there are none with less than a hundred million files.
-        let Some(place) = u32::try_from(self.sums.len()).ok().filter(|place| *place < FRESH & !SHA256) else {
+        let Some(known) = known.filter(|known| known.size == entry.size) else {
             return;
         };
-        if known.size == entry.size && sum.len() == algorithm.length() {
-            self.sums.extend_from_slice(sum);
-            entry.inode = known.inode;
-            entry.changed = known.changed;
-            entry.sum = match algorithm {
-                ChecksumAlgorithm::Crc32c => place,
-                ChecksumAlgorithm::Sha256 => place | SHA256,
-            };
-        }
+        let place = match known.checksum {
+            None => UNSUMMED,
+            Some((algorithm, sum)) => {
+                // No place is beyond 32 bits with less than a hundred million files.
+                let place = u32::try_from(self.sums.len()).ok().filter(|place| *place < UNSUMMED);
+                let Some(place) = place.filter(|_| sum.len() == algorithm.length()) else {
+                    return;
+                };
+                self.sums.extend_from_slice(sum);
+                match algorithm {
+                    ChecksumAlgorithm::Crc32c => place,
+                    ChecksumAlgorithm::Sha256 => place | SHA256,
+                }
+            }
+        };
+        (entry.inode, entry.changed, entry.sum) = (known.inode, known.changed, place);
     }
 
     fn find(&self, path: &str) -> Option<usize> {
@@ -186,16 +193,17 @@ mod tests {
         assert_eq!(files.len(), 1001);
         let sum = |number: usize, length| vec![number as u8; length];
         for (number, path) in paths.iter().enumerate().skip(1) {
-            let (algorithm, length) = match number % 2 {
-                0 => (ChecksumAlgorithm::Crc32c, 4),
-                _ => (ChecksumAlgorithm::Sha256, 32),
+            let algorithm = match number % 3 {
+                0 => None,
+                1 => Some(ChecksumAlgorithm::Crc32c),
+                _ => Some(ChecksumAlgorithm::Sha256),
             };
-            let checksum = sum(number, length);
+            let checksum = algorithm.map(|algorithm| (algorithm, sum(number, algorithm.length())));
             let known = (number >= 10).then(|| Known {
                 size: number as u64 * 8192,
                 inode: number as u64,
                 changed: -(number as i64),
-                checksum: (algorithm, &checksum),
+                checksum: checksum.as_ref().map(|(algorithm, sum)| (*algorithm, &sum[..])),
             });
             files.describe(path, known);
         }
@@ -211,8 +219,13 @@ mod tests {
                 None => assert!(number < 10),
                 Some(known) => {
                     assert_eq!((known.inode, known.changed), (number as u64, -(number as i64)));
-                    assert_eq!(known.checksum.1, sum(number, known.checksum.0.length()), "{number}");
-                    assert_eq!(known.checksum.0 == ChecksumAlgorithm::Sha256, number % 2 == 1);
+                    match known.checksum {
+                        None => assert_eq!(number % 3, 0),
+                        Some((algorithm, found)) => {
+                            assert_eq!(found, sum(number, algorithm.length()), "{number}");
+                            assert_eq!(algorithm == ChecksumAlgorithm::Sha256, number % 3 == 2);
+                        }
+                    }
                 }
             }
         }
@@ -226,7 +239,7 @@ mod tests {
                 size,
                 inode: 1,
                 changed: 1,
-                checksum: (ChecksumAlgorithm::Crc32c, sum),
+                checksum: Some((ChecksumAlgorithm::Crc32c, sum)),
             };
             files.describe("f", Some(known));
             assert_eq!(files.get("f"), Some(ParentFile { size: 1, known: None }));

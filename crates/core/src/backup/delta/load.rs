@@ -80,17 +80,19 @@ fn file(files: &mut ParentFiles, path: &str, description: &FileDescription) {
     }
     // Of corrupt pages every backup shall tell, so the file is read again.
     let identity = identity.filter(|_| description.corrupt_blocks.is_none());
-    let known = identity.and_then(|identity| Some((identity, checksum(identity)?)));
-    let known = known.as_ref().map(|(identity, (algorithm, sum))| Known {
+    let sum = identity.and_then(checksum);
+    let known = identity.map(|identity| Known {
         size: identity.size,
         inode: identity.inode,
         changed: identity.changed,
-        checksum: (*algorithm, sum),
+        checksum: sum.as_ref().map(|(algorithm, sum)| (*algorithm, &sum[..])),
     });
     files.describe(path, known);
 }
 
 fn checksum(identity: &Identity) -> Option<(ChecksumAlgorithm, Vec<u8>)> {
     let (algorithm, sum) = identity.checksum.split_once(':')?;
-    Some((algorithm.parse().ok()?, manifest::unhex(sum)?))
+    let algorithm: ChecksumAlgorithm = algorithm.parse().ok()?;
+    let sum = manifest::unhex(sum).filter(|sum| sum.len() == algorithm.length())?;
+    Some((algorithm, sum))
 }

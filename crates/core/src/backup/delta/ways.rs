@@ -51,8 +51,8 @@ pub(in crate::backup) enum Way {
 pub(in crate::backup) struct Unchanged {
     /// As it is there.
     pub(in crate::backup) identity: Identity,
-    /// Likewise.
-    pub(in crate::backup) checksum: (ChecksumAlgorithm, Vec<u8>),
+    /// Likewise, if it is known.
+    pub(in crate::backup) checksum: Option<(ChecksumAlgorithm, Vec<u8>)>,
 }
 
 impl Delta {
@@ -90,15 +90,15 @@ impl Delta {
             && found.len() == known.size
             && found.ino() == known.inode
             && changed(found) == Some(known.changed);
-        let (algorithm, sum) = known.checksum;
+        let checksum = known.checksum;
         same.then(|| Unchanged {
             identity: Identity {
                 size: known.size,
                 inode: known.inode,
                 changed: known.changed,
-                checksum: format!("{algorithm}:{}", hex(sum)),
+                checksum: checksum.map_or_else(String::new, |(algorithm, sum)| format!("{algorithm}:{}", hex(sum))),
             },
-            checksum: (algorithm, sum.to_vec()),
+            checksum: checksum.map(|(algorithm, sum)| (algorithm, sum.to_vec())),
         })
     }
 

@@ -41,7 +41,7 @@ impl ChangedBlocks {
     }
 
     /// Was the whole directory made since, in which this relation is?
-    pub(in crate::backup::delta) fn whole_database(&self, locator: Locator) -> bool {
+    fn whole_database(&self, locator: Locator) -> bool {
         self.relations.contains_key(&Locator { relation: 0, ..locator })
     }
 
