@@ -9,6 +9,7 @@
 //! [`discard`] removes what was stored.
 
 mod claim;
+mod corrupt;
 mod label;
 mod limiter;
 mod pack;
@@ -18,6 +19,7 @@ mod prepared;
 mod progress;
 mod rules;
 mod run;
+mod source;
 mod stream;
 mod tar_stream;
 #[cfg(test)]
@@ -33,6 +35,7 @@ use crate::formats::manifest::ChecksumAlgorithm;
 use crate::lsn::Lsn;
 use crate::wal::{Segment, SegmentSize};
 
+pub use corrupt::{CorruptPages, OnChecksumFailure};
 pub use prepared::{PreparedBackup, discard};
 pub use progress::{Phase, Progress, Snapshot};
 pub use run::Backup;
@@ -100,6 +103,8 @@ pub struct BackupOptions {
     pub rate_limit: Option<u64>,
     /// Of the files, in the backup manifest.
     pub checksum_algorithm: ChecksumAlgorithm,
+    /// What a page with a wrong checksum means, in a cluster with data checksums.
+    pub on_checksum_failure: OnChecksumFailure,
 }
 
 impl Default for BackupOptions {
@@ -110,6 +115,7 @@ impl Default for BackupOptions {
             tar_bytes: 1 << 30,
             rate_limit: None,
             checksum_algorithm: ChecksumAlgorithm::default(),
+            on_checksum_failure: OnChecksumFailure::default(),
         }
     }
 }
