@@ -119,6 +119,11 @@ pub(crate) mod tests {
 
     /// A file as PostgreSQL 15 writes it, as far as it is read.
     pub(crate) fn sample(segment_bytes: u32, size: usize) -> Vec<u8> {
+        sample_with(segment_bytes, size, false)
+    }
+
+    /// The same, of a cluster with data checksums or without.
+    pub(crate) fn sample_with(segment_bytes: u32, size: usize, data_checksums: bool) -> Vec<u8> {
         let mut bytes = vec![0u8; size];
         bytes[0..8].copy_from_slice(&SYSTEM_IDENTIFIER.to_le_bytes());
         bytes[8..12].copy_from_slice(&1300u32.to_le_bytes());
@@ -128,6 +133,7 @@ pub(crate) mod tests {
         bytes[212..216].copy_from_slice(&131_072u32.to_le_bytes());
         bytes[216..220].copy_from_slice(&8192u32.to_le_bytes());
         bytes[220..224].copy_from_slice(&segment_bytes.to_le_bytes());
+        bytes[244] = data_checksums.into();
         let sum = crc32c::crc32c(&bytes);
         bytes.extend_from_slice(&sum.to_le_bytes());
         bytes.resize(8192, 0);

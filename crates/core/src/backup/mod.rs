@@ -9,6 +9,7 @@
 //! [`discard`] removes what was stored.
 
 mod claim;
+mod corrupt;
 pub mod delta;
 mod label;
 mod limiter;
@@ -19,6 +20,7 @@ mod prepared;
 mod progress;
 mod rules;
 mod run;
+mod source;
 mod stream;
 mod tar_stream;
 #[cfg(test)]
@@ -34,6 +36,7 @@ use crate::formats::manifest::ChecksumAlgorithm;
 use crate::lsn::Lsn;
 use crate::wal::{Segment, SegmentSize};
 
+pub use corrupt::{CorruptPages, OnChecksumFailure};
 pub use prepared::{PreparedBackup, discard};
 pub use progress::{Phase, Progress, Snapshot};
 pub use run::Backup;
@@ -108,6 +111,8 @@ pub struct BackupOptions {
     pub checksum_algorithm: ChecksumAlgorithm,
     /// Does the server summarize its WAL (`summarize_wal`), so that a delta backup can ask the summaries?
     pub wal_summaries: bool,
+    /// What a page with a wrong checksum means, in a cluster with data checksums.
+    pub on_checksum_failure: OnChecksumFailure,
 }
 
 impl Default for BackupOptions {
@@ -119,6 +124,7 @@ impl Default for BackupOptions {
             rate_limit: None,
             checksum_algorithm: ChecksumAlgorithm::default(),
             wal_summaries: false,
+            on_checksum_failure: OnChecksumFailure::default(),
         }
     }
 }

@@ -10,13 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
 use super::delta::Parent;
+use super::corrupt::CorruptPages;
 use super::progress::{Phase, Progress};
 use super::run::{Backup, Tar};
 use super::stream::{sink_error, store_stream};
 use super::walk::Owner;
 use super::{StopResult, Tablespace};
 use crate::error::{Error, Result};
-use crate::formats::files_metadata::{FileDescription, FilesMetadata};
+use crate::formats::files_metadata::FilesMetadata;
 use crate::formats::manifest::{ManifestFile, ManifestWriter, WalRange};
 use crate::formats::{ExtendedMetadata, SENTINEL_LIMIT, Sentinel, TablespaceLocation, TablespaceSpec};
 use crate::inventory::missing_segments;
@@ -37,6 +38,7 @@ pub struct PreparedBackup {
     /// Of a delta backup.
     parent: Option<Parent>,
     permanent: bool,
+    corrupt: CorruptPages,
     claim: Arc<Claim>,
     progress: Arc<Progress>,
     cancel: CancellationToken,
@@ -52,6 +54,11 @@ impl PreparedBackup {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The pages whose checksum was wrong. They are in the backup as they are.
+    pub fn corrupt_pages(&self) -> &CorruptPages {
+        &self.corrupt
     }
 
     /// The WAL segments without which the backup cannot be restored, in order.
@@ -195,6 +202,9 @@ pub(super) async fn prepare(backup: &mut Backup, stop: &StopResult) -> Result<Pr
     store_files_metadata(backup).await?;
     let mut metadata = ExtendedMetadata::from(&sentinel);
     metadata.next_xid = stop.next_xid;
+    let corrupt = backup.shared.corrupt.close();
+    let verified = backup.shared.source.get().is_some_and(|source| source.data_checksums);
+    metadata.corrupt_pages = verified.then_some(corrupt.pages);
     backup
         .store
         .put(&layout::metadata(&backup.name), json(&metadata)?)
@@ -208,6 +218,7 @@ pub(super) async fn prepare(backup: &mut Backup, stop: &StopResult) -> Result<Pr
         sentinel: json(&sentinel)?,
         parent: backup.request.parent.clone(),
         permanent: backup.request.permanent,
+        corrupt,
         claim: Arc::clone(&backup.claim),
         needed: {
             let request = &backup.request;
@@ -273,12 +284,8 @@ async fn store_files_metadata(backup: &mut Backup) -> Result<()> {
     let mut metadata = FilesMetadata::default();
     for tar in &mut backup.tars {
         let mut names = Vec::with_capacity(tar.packed.members.len());
-        for (name, mtime) in std::mem::take(&mut tar.packed.members) {
+        for (name, description) in std::mem::take(&mut tar.packed.members) {
             names.push(name.clone());
-            let description = FileDescription {
-                mtime,
-                ..FileDescription::default()
-            };
             metadata.files.insert(name, description);
         }
         metadata.tar_file_sets.insert(tar.file_name.clone(), names);

@@ -1,17 +1,19 @@
 //! The three steps of a backup.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
+use super::corrupt::Findings;
 use super::limiter::Limiter;
 use super::pack::{Packed, Packer, Shared};
 use super::plan::{self, Group};
 use super::prepared::{self, PreparedBackup};
 use super::progress::{Phase, Progress};
+use super::source::Source;
 use super::stream::{blocking, store_stream};
 use super::walk::{self, Directory, Owner, Tree};
 use super::{BackupOptions, BackupRequest, StopResult, Tablespace, label};
@@ -33,7 +35,7 @@ pub struct Backup {
     pub(super) tablespaces: Vec<Tablespace>,
     /// Bytes of all files when the data directory was walked.
     pub(super) catalog_bytes: u64,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// A tar that is in the store.
@@ -69,6 +71,9 @@ impl Backup {
         }
         let shared = Shared {
             data_dir: request.data_dir.clone(),
+            start: request.start_lsn,
+            source: OnceLock::new(),
+            corrupt: Findings::new(options.on_checksum_failure),
             compression: options.compression,
             algorithm: options.checksum_algorithm,
             limiter: Limiter::new(options.rate_limit),
@@ -121,7 +126,9 @@ impl Backup {
     async fn copy_all(&mut self) -> Result<()> {
         self.progress.set_phase(Phase::Planning);
         let (request, cancel) = (self.request.clone(), self.cancel.clone());
-        let tree = blocking(move || walk::walk(&request, &cancel)).await?;
+        let planned = blocking(move || Ok((Source::look(&request.data_dir)?, walk::walk(&request, &cancel)?)));
+        let (source, tree) = planned.await?;
+        self.shared.source.get_or_init(|| source);
         let Tree {
             directories,
             files,

@@ -1,5 +1,6 @@
 //! Whole backups of made-up data directories.
 
+mod checksums;
 mod copy;
 mod lifecycle;
 mod tree;
