@@ -13,6 +13,7 @@ use nix::fcntl::OFlag;
 use tokio_util::sync::CancellationToken;
 
 use super::corrupt::Findings;
+use super::delta::{Delta, Input, Way};
 use super::limiter::Limiter;
 use super::pages::PageReader;
 use super::progress::Progress;
@@ -22,13 +23,13 @@ use super::tar_stream::TarStream;
 use super::walk::{Directory, FileEntry, Owner};
 use crate::codec::{Compression, Encoder};
 use crate::error::{Error, Result};
-use crate::formats::files_metadata::{CorruptBlocks, FileDescription};
+use crate::formats::files_metadata::FileDescription;
 use crate::formats::manifest::{ChecksumAlgorithm, Checksummer, ManifestFile};
 use crate::lsn::Lsn;
 use crate::storage::Upload;
 
 /// What is read, summed up and compressed at a time, in bytes: whole pages.
-const CHUNK: usize = 256 << 10;
+pub(super) const CHUNK: usize = 256 << 10;
 
 /// What all tars of a backup share.
 pub(super) struct Shared {
@@ -37,6 +38,8 @@ pub(super) struct Shared {
     pub(super) start: Lsn,
     /// Known once the copying has begun.
     pub(super) source: OnceLock<Source>,
+    /// Likewise, of a delta backup.
+    pub(super) delta: OnceLock<Delta>,
     pub(super) corrupt: Findings,
     pub(super) compression: Compression,
     pub(super) algorithm: ChecksumAlgorithm,
@@ -44,6 +47,13 @@ pub(super) struct Shared {
     pub(super) progress: Arc<Progress>,
     /// Cancelled with the backup, and when another tar failed.
     pub(super) stop: CancellationToken,
+}
+
+impl Shared {
+    /// Are the bytes that an increment leaves out those of the parent, if they were verified?
+    pub(super) fn is_provable(&self) -> bool {
+        self.source.get().is_some_and(|source| source.data_checksums) && self.delta.get().is_some_and(Delta::same_bytes)
+    }
 }
 
 /// What went into a tar.
@@ -59,12 +69,14 @@ pub(super) struct Packed {
 
 /// A tar that is being packed.
 pub(super) struct Packer {
-    shared: Arc<Shared>,
-    tar: TarStream<Sink>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) tar: TarStream<Sink>,
     /// The URL of the tar, for messages.
     object: String,
-    packed: Packed,
-    buffer: Vec<u8>,
+    pub(super) packed: Packed,
+    pub(super) buffer: Vec<u8>,
+    /// Bytes of the next member that the progress has counted already.
+    pub(super) ahead: u64,
 }
 
 type Count = Box<dyn Fn(u64) + Send>;
@@ -85,6 +97,7 @@ impl Packer {
             object,
             packed: Packed::default(),
             buffer: vec![0; CHUNK],
+            ahead: 0,
             shared,
         })
     }
@@ -109,27 +122,53 @@ impl Packer {
         let Some((file, meta)) = opened else {
             return Ok(());
         };
-        let (size, owner) = (meta.len(), Owner::from(&meta));
+        let input = Input {
+            path: &entry.path,
+            full: &full,
+            file: &file,
+            size: meta.len(),
+            owner: &Owner::from(&meta),
+        };
+        let delta = self.shared.delta.get();
+        let way = delta.map_or(Way::Full, |delta| delta.way(input.path, input.size));
+        let incremented = self.increment(&input, way)?;
+        let mut description = described(input.owner);
+        description.is_incremented = incremented.is_some();
+        let (sum, corrupt) = match incremented {
+            Some(incremented) => (incremented.sum, incremented.corrupt),
+            None => {
+                let mut reader = self.reader(&input, true)?;
+                let next = |buffer: &mut [u8]| reader.next(buffer).map(|run| run.map_or(0, |run| run.bytes.len()));
+                let sum = self.content(input.path, input.size, input.owner, next)?;
+                (Some(sum), reader.into_corrupt())
+            }
+        };
+        if let Some(found) = &corrupt {
+            self.shared.corrupt.add(input.path, found, &self.shared.progress)?;
+        }
+        description.corrupt_blocks = corrupt;
+        self.record(input.path, input.size, description, sum);
+        Ok(())
+    }
+
+    /// A reader of the file from its beginning on, which verifies its pages if they have checksums and that is wanted.
+    pub(super) fn reader(&self, input: &Input<'_>, verify: bool) -> Result<PageReader> {
+        let file = input
+            .file
+            .try_clone()
+            .map_err(|error| Error::io("open", input.full, error))?;
         let source = self.shared.source.get();
         let verified = source
-            .filter(|source| source.data_checksums)
-            .and_then(|source| source.first_page(&entry.path));
-        let mut reader = PageReader::new(
+            .filter(|source| source.data_checksums && verify)
+            .and_then(|source| source.first_page(input.path));
+        Ok(PageReader::new(
             file,
-            full,
+            input.full.to_owned(),
             verified.unwrap_or(0),
-            size,
+            input.size,
             self.shared.start,
             verified.is_some(),
-        );
-        let next = |buffer: &mut [u8]| reader.next(buffer).map(|run| run.map_or(0, |run| run.bytes.len()));
-        let sum = self.content(&entry.path, size, &owner, next)?;
-        let corrupt = reader.into_corrupt();
-        if let Some(found) = &corrupt {
-            self.shared.corrupt.add(&entry.path, found, &self.shared.progress)?;
-        }
-        self.record(&entry.path, size, &owner, sum, corrupt);
-        Ok(())
+        ))
     }
 
     /// Add a file from memory, under its path in the data directory.
@@ -143,7 +182,7 @@ impl Packer {
             Ok(taken.len())
         };
         let sum = self.content(path, size, owner, next)?;
-        self.record(path, size, owner, sum, None);
+        self.record(path, size, described(owner), Some(sum));
         Ok(())
     }
 
@@ -156,8 +195,7 @@ impl Packer {
         owner: &Owner,
         mut next: impl FnMut(&mut [u8]) -> Result<usize>,
     ) -> Result<Vec<u8>> {
-        let written = self.tar.file(member_name(path).as_bytes(), size, owner);
-        self.written(written)?;
+        self.begin_member(path, size, owner)?;
         let mut sum = Checksummer::new(self.shared.algorithm);
         let mut left = size;
         while left > 0 {
@@ -168,27 +206,31 @@ impl Packer {
             sum.update(&self.buffer[..bytes]);
             let written = self.tar.content(&self.buffer[..bytes]);
             self.written(written)?;
-            self.shared.progress.read(bytes as u64);
+            let counted = wanted.min(self.ahead);
+            self.ahead -= counted;
+            self.shared.progress.read(wanted - counted);
             left -= wanted;
         }
         let written = self.tar.pad(size);
         self.written(written)?;
+        self.packed.bytes += size;
         Ok(sum.finish())
     }
 
-    /// Note a file that was added as a whole.
-    fn record(&mut self, path: &Path, size: u64, owner: &Owner, sum: Vec<u8>, corrupt_blocks: Option<CorruptBlocks>) {
-        let description = FileDescription {
-            corrupt_blocks,
-            ..described(owner)
-        };
+    /// Begin the member of a file.
+    pub(super) fn begin_member(&mut self, path: &Path, size: u64, owner: &Owner) -> Result<()> {
+        let written = self.tar.file(member_name(path).as_bytes(), size, owner);
+        self.written(written)
+    }
+
+    /// Note a file that was added.
+    fn record(&mut self, path: &Path, size: u64, description: FileDescription, sum: Option<Vec<u8>>) {
         self.packed.manifest.push(ManifestFile {
             path: path.to_owned(),
             size,
             last_modified: description.mtime,
-            checksum: Some((self.shared.algorithm, sum)),
+            checksum: sum.map(|sum| (self.shared.algorithm, sum)),
         });
-        self.packed.bytes += size;
         self.member(&member_name(path), description);
     }
 
@@ -220,12 +262,12 @@ impl Packer {
         self.packed.members.push((name, description));
     }
 
-    fn written(&self, result: io::Result<()>) -> Result<()> {
+    pub(super) fn written(&self, result: io::Result<()>) -> Result<()> {
         result.map_err(|error| sink_error(&self.object, error))
     }
 }
 
-fn member_name(path: &Path) -> OsString {
+pub(super) fn member_name(path: &Path) -> OsString {
     let mut name = OsString::from("/");
     name.push(path);
     name
@@ -252,7 +294,7 @@ fn open(path: &Path) -> Result<Option<(File, Metadata)>> {
 }
 
 /// What can be said of any member.
-fn described(owner: &Owner) -> FileDescription {
+pub(super) fn described(owner: &Owner) -> FileDescription {
     let (seconds, nanoseconds) = owner.modified;
     FileDescription {
         mtime: DateTime::from_timestamp(seconds, nanoseconds).unwrap_or_default(),
@@ -279,6 +321,7 @@ mod tests {
             data_dir: data_dir.to_owned(),
             start: Lsn(0),
             source: OnceLock::new(),
+            delta: OnceLock::new(),
             corrupt: Findings::new(OnChecksumFailure::Warning),
             compression: Compression::Plain,
             algorithm: ChecksumAlgorithm::Crc32c,

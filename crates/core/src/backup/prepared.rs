@@ -9,8 +9,8 @@ use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
-use super::delta::Parent;
 use super::corrupt::CorruptPages;
+use super::delta::Parent;
 use super::progress::{Phase, Progress};
 use super::run::{Backup, Tar};
 use super::stream::{sink_error, store_stream};
@@ -196,7 +196,9 @@ pub(super) async fn prepare(backup: &mut Backup, stop: &StopResult) -> Result<Pr
     let manifest = backup
         .tars
         .iter_mut()
-        .flat_map(|tar| std::mem::take(&mut tar.packed.manifest))
+        .map(|tar| &mut tar.packed)
+        .chain([&mut backup.left_out])
+        .flat_map(|packed| std::mem::take(&mut packed.manifest))
         .collect();
     store_manifest(backup, stop, manifest).await?;
     store_files_metadata(backup).await?;
@@ -282,6 +284,7 @@ async fn store_manifest(backup: &Backup, stop: &StopResult, mut files: Vec<Manif
 
 async fn store_files_metadata(backup: &mut Backup) -> Result<()> {
     let mut metadata = FilesMetadata::default();
+    metadata.files.extend(std::mem::take(&mut backup.left_out.members));
     for tar in &mut backup.tars {
         let mut names = Vec::with_capacity(tar.packed.members.len());
         for (name, description) in std::mem::take(&mut tar.packed.members) {

@@ -10,7 +10,7 @@ use crate::page::{self, PAGE_BYTES};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Source {
     /// `RELSEG_SIZE`.
-    segment_pages: u32,
+    pub(super) segment_pages: u32,
     /// Are there checksums that can be verified?
     pub(super) data_checksums: bool,
 }

@@ -76,7 +76,11 @@ impl<'a> Keep<'a> {
             let why = format!("\"{}\", which is being taken, depends on it", backup.name);
             // Its name tells where the parent starts, and no more.
             let start = parse_name(&backup.name).1.and_then(|parent| parse_name(&parent).0);
-            for parent in start.and_then(|start| self.starts.get(&start)).cloned().unwrap_or_default() {
+            for parent in start
+                .and_then(|start| self.starts.get(&start))
+                .cloned()
+                .unwrap_or_default()
+            {
                 self.keep(parent, false, &why);
             }
         }

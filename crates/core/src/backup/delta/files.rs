@@ -101,13 +101,6 @@ impl ParentFiles {
         self.entries.len()
     }
 
-    /// From what the manifest lists.
-    pub(super) fn new(files: impl Iterator<Item = (String, u64)>) -> Self {
-        let mut listed = Listed::default();
-        files.for_each(|(path, size)| listed.add(&path, size));
-        listed.finish()
-    }
-
     /// What the files metadata says of a path. What the manifest does not list is no regular file.
     pub(super) fn describe(&mut self, path: &str, known: Option<Known<'_>>) {
         let Some(at) = self.find(path) else { return };
@@ -185,11 +178,17 @@ fn key(path: &str) -> Key {
 mod tests {
     use super::*;
 
+    fn listed(files: impl Iterator<Item = (String, u64)>) -> ParentFiles {
+        let mut listed = Listed::default();
+        files.for_each(|(path, size)| listed.add(&path, size));
+        listed.finish()
+    }
+
     #[test]
     fn what_was_put_in_comes_out() {
         let paths: Vec<String> = (0..1000).map(|number| format!("base/5/{number}")).collect();
         let sizes = paths.iter().zip(0..).map(|(path, size)| (path.clone(), size * 8192));
-        let mut files = ParentFiles::new(sizes.chain([("twice".to_owned(), 5), ("twice".to_owned(), 6)]));
+        let mut files = listed(sizes.chain([("twice".to_owned(), 5), ("twice".to_owned(), 6)]));
         assert_eq!(files.len(), 1001);
         let sum = |number: usize, length| vec![number as u8; length];
         for (number, path) in paths.iter().enumerate().skip(1) {
@@ -233,7 +232,7 @@ mod tests {
 
     #[test]
     fn what_contradicts_itself_is_not_known() {
-        let mut files = ParentFiles::new([("f".to_owned(), 1)].into_iter());
+        let mut files = listed([("f".to_owned(), 1)].into_iter());
         for (size, sum) in [(1, &[0; 32][..]), (2, &[0; 4])] {
             let known = Known {
                 size,

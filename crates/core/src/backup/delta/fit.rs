@@ -138,10 +138,7 @@ async fn on_our_way(
             format!("it ends at {finish}, and timeline {here} has left its timeline {there} before, at {switch}"),
             FULL,
         ),
-        None => unfit(
-            format!("its timeline {there} is no ancestor of timeline {here}"),
-            FULL,
-        ),
+        None => unfit(format!("its timeline {there} is no ancestor of timeline {here}"), FULL),
     }
 }
 
@@ -169,7 +166,10 @@ async fn same_pages(store: &Store, request: &BackupRequest, parent: &str) -> Res
         return unfit("its copy of pg_control cannot be read", FULL);
     };
     if here.page_bytes as usize != PAGE_BYTES {
-        return unfit(format!("the pages of this cluster have {} bytes", here.page_bytes), FULL);
+        return unfit(
+            format!("the pages of this cluster have {} bytes", here.page_bytes),
+            FULL,
+        );
     }
     let state = |control: &ControlFile| if control.data_checksums { "on" } else { "off" };
     if here.data_checksums != there.data_checksums {

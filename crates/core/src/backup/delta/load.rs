@@ -15,7 +15,10 @@ use crate::storage::{RangeReader, Store};
 /// All files of a backup. [`Error::NotFound`] and [`Error::Damaged`] say why it cannot be a parent.
 pub(super) async fn load(store: &Store, backup: &str) -> Result<ParentFiles> {
     let listed = read(store, layout::backup_manifest(backup), list).await?;
-    read(store, layout::files_metadata(backup), |source| describe(listed.finish(), source)).await
+    read(store, layout::files_metadata(backup), |source| {
+        describe(listed.finish(), source)
+    })
+    .await
 }
 
 /// Read an object with `work`, whose inner error is that of the source.

@@ -12,6 +12,8 @@ mod choose;
 mod databases;
 mod files;
 mod fit;
+mod increment;
+mod leave;
 mod load;
 mod relation;
 mod summaries;
@@ -29,7 +31,11 @@ use crate::wal::TimelineHistory;
 
 pub use choose::choose;
 use files::ParentFiles;
-pub(super) use ways::{Delta, Unchanged, Way};
+pub(super) use increment::Input;
+pub(super) use leave::leave_out;
+#[cfg(test)]
+pub(super) use summaries::summary_of;
+pub(super) use ways::{Delta, Way};
 
 /// `walarchive.delta_origin`: upon what a delta backup is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -122,10 +122,12 @@ impl Delta {
         let count = u32::try_from(size / PAGE_BYTES as u64).ok()?;
         let known = u32::try_from(there.size / PAGE_BYTES as u64).ok()?;
         match &self.source {
-            Source::Pages(databases) => databases.contains(&file.locator.database).then_some(Way::Scan(Question {
-                since: self.parent.start_lsn,
-                known,
-            })),
+            Source::Pages(databases) => databases
+                .contains(&file.locator.database)
+                .then_some(Way::Scan(Question {
+                    since: self.parent.start_lsn,
+                    known,
+                })),
             Source::Summaries(changed) => {
                 let first = file.segment.checked_mul(self.segment_pages)?;
                 let mut blocks = changed.of(file.locator, first, count)?;
@@ -146,7 +148,10 @@ impl Delta {
 
 /// When the inode changed, in nanoseconds since 1970.
 fn changed(found: &Metadata) -> Option<i64> {
-    found.ctime().checked_mul(1_000_000_000)?.checked_add(found.ctime_nsec())
+    found
+        .ctime()
+        .checked_mul(1_000_000_000)?
+        .checked_add(found.ctime_nsec())
 }
 
 /// None, and the log is told why, if the summaries do not tell everything.
@@ -166,7 +171,10 @@ async fn summarized(
             Ok(Some(changed))
         }
         Err(why) => {
-            tracing::info!("every file is read to see what has changed since \"{}\": {why}", parent.name);
+            tracing::info!(
+                "every file is read to see what has changed since \"{}\": {why}",
+                parent.name
+            );
             Ok(None)
         }
     }

@@ -63,7 +63,11 @@ impl ChangedBlocks {
         for (number, chunk) in chunks {
             let start = found.len();
             let blocks = chunk.numbers().map(|offset| number * CHUNK_BLOCKS + u32::from(offset));
-            found.extend(blocks.filter(|block| (first..end).contains(block)).map(|block| block - first));
+            found.extend(
+                blocks
+                    .filter(|block| (first..end).contains(block))
+                    .map(|block| block - first),
+            );
             found[start..].sort_unstable();
         }
         found.extend(end - first..count);
@@ -80,7 +84,10 @@ impl Changed {
         if offsets.is_empty() {
             return;
         }
-        let chunk = self.chunks.entry(chunk).or_insert_with(|| Chunk::Numbers(HashSet::new()));
+        let chunk = self
+            .chunks
+            .entry(chunk)
+            .or_insert_with(|| Chunk::Numbers(HashSet::new()));
         match chunk {
             Chunk::Bitmap(bits) => offsets.iter().for_each(|offset| set(bits, *offset)),
             Chunk::Numbers(numbers) => {
@@ -98,7 +105,11 @@ impl Changed {
     pub(super) fn add_bitmap(&mut self, chunk: u32, words: &[u16]) {
         let mut bits = Box::new([0; NUMBERS]);
         bits.iter_mut().zip(words).for_each(|(bits, word)| *bits = *word);
-        match self.chunks.entry(chunk).or_insert_with(|| Chunk::Numbers(HashSet::new())) {
+        match self
+            .chunks
+            .entry(chunk)
+            .or_insert_with(|| Chunk::Numbers(HashSet::new()))
+        {
             Chunk::Bitmap(there) => there.iter_mut().zip(&bits[..]).for_each(|(there, word)| *there |= word),
             there => {
                 there.numbers().for_each(|offset| set(&mut bits, offset));
@@ -113,7 +124,9 @@ impl Chunk {
     fn numbers(&self) -> Box<dyn Iterator<Item = u16> + '_> {
         match self {
             Chunk::Numbers(numbers) => Box::new(numbers.iter().copied()),
-            Chunk::Bitmap(bits) => Box::new((0..=u16::MAX).filter(|offset| bits[place(*offset).0] & place(*offset).1 != 0)),
+            Chunk::Bitmap(bits) => {
+                Box::new((0..=u16::MAX).filter(|offset| bits[place(*offset).0] & place(*offset).1 != 0))
+            }
         }
     }
 }
@@ -175,7 +188,12 @@ mod tests {
     fn a_database_that_was_made_is_changed_wholly() {
         let mut changed = ChangedBlocks::default();
         assert_eq!(changed.of(RELATION, 0, 5), Some(vec![]));
-        changed.entry(Locator { relation: 0, ..RELATION }).limit_to(0);
+        changed
+            .entry(Locator {
+                relation: 0,
+                ..RELATION
+            })
+            .limit_to(0);
         assert_eq!(changed.of(RELATION, 0, 5), None);
         let elsewhere = Locator {
             tablespace: 1,

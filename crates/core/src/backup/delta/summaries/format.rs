@@ -117,16 +117,16 @@ impl<R: Read> Summed<R> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::backup) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
     /// An entry: locator, fork, limit, chunks.
-    pub(in crate::backup::delta) type Entry = (Locator, u32, u32, Vec<Vec<u16>>);
+    type Entry = (Locator, u32, u32, Vec<Vec<u16>>);
 
     /// A summary of those entries.
-    pub(in crate::backup::delta) fn summary(entries: &[Entry]) -> Vec<u8> {
+    fn summary(entries: &[Entry]) -> Vec<u8> {
         let mut bytes = MAGIC.to_ne_bytes().to_vec();
         for (locator, fork, limit, chunks) in entries {
             for number in [
@@ -149,6 +149,22 @@ pub(super) mod tests {
         bytes
     }
 
+    /// A summary of main forks: tablespace, database and relation, limit block, blocks below 65 536.
+    pub(in crate::backup) fn summary_of(entries: &[((u32, u32, u32), u32, &[u16])]) -> Vec<u8> {
+        let entries: Vec<Entry> = entries
+            .iter()
+            .map(|((tablespace, database, relation), limit, blocks)| {
+                let locator = Locator {
+                    tablespace: *tablespace,
+                    database: *database,
+                    relation: *relation,
+                };
+                (locator, MAIN_FORK, *limit, vec![blocks.to_vec()])
+            })
+            .collect();
+        summary(&entries)
+    }
+
     fn locator(relation: u32) -> Locator {
         Locator {
             tablespace: 1663,
@@ -158,8 +174,7 @@ pub(super) mod tests {
     }
 
     /// As PostgreSQL 18 has written it. `pg_walsummary` says of it: `TS 1663, DB 5, REL 1249, FORK main: block 54`, and so on.
-    const OF_POSTGRESQL: &str =
-        "7b132b657f06000005000000e104000000000000ffffffff01000000010036007f06000005000000eb04000000000000ffffffff\
+    const OF_POSTGRESQL: &str = "7b132b657f06000005000000e104000000000000ffffffff01000000010036007f06000005000000eb04000000000000ffffffff\
          01000000010000007f06000005000000320a000000000000ffffffff01000000010000007f060000050000000140000000000000\
          ffffffff0100000002004d0135057f060000050000000640000000000000ffffffff0100000001000f008006000000000000ee04\
          000000000000ffffffff010000000100000080060000000000006f0a000000000000ffffffff0100000001000100800600000000\
@@ -171,7 +186,12 @@ pub(super) mod tests {
         let bytes = crate::formats::manifest::unhex(OF_POSTGRESQL).expect("hexadecimal digits");
         let mut changed = ChangedBlocks::default();
         read(&bytes[..], &mut changed).expect("read");
-        for (relation, blocks) in [(1249, vec![54]), (1259, vec![0]), (16385, vec![333, 1333]), (16390, vec![15])] {
+        for (relation, blocks) in [
+            (1249, vec![54]),
+            (1259, vec![0]),
+            (16385, vec![333, 1333]),
+            (16390, vec![15]),
+        ] {
             assert_eq!(changed.of(locator(relation), 0, 2000), Some(blocks), "{relation}");
         }
         let global = Locator {

@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 pub(super) use blocks::ChangedBlocks;
 use cover::{Coverage, Summary, cover};
 pub(in crate::backup) use cover::{Stretch, stretches};
+#[cfg(test)]
+pub(in crate::backup) use format::tests::summary_of;
 
 use crate::backup::stream::blocking;
 use crate::error::{Error, Result};
