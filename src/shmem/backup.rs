@@ -10,6 +10,9 @@ use crate::pg::latch::Latch;
 /// The largest `user_data`, in bytes of JSON.
 pub const USER_DATA_BYTES: usize = 8192;
 
+/// The longest name of a parent that can be asked for, in bytes.
+pub const NAME_BYTES: usize = 128;
+
 /// A worker that has not come up by then never will. Microseconds.
 const STARTUP_US: i64 = 60_000_000;
 
@@ -58,6 +61,17 @@ impl Phase {
     }
 }
 
+/// Which kind of backup is asked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// What the settings say.
+    Configured,
+    /// A full one.
+    Full,
+    /// A delta upon the backup of this name.
+    Upon(Text<NAME_BYTES>),
+}
+
 /// Bytes and files, done and to do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Work {
@@ -93,6 +107,10 @@ pub struct BackupJob {
     /// Is the worker connected to its database?
     pub connected: bool,
     /// Asked for.
+    pub kind: Kind,
+    /// What kind it has become, and why, if there was a choice.
+    pub choice: Text<512>,
+    /// Asked for.
     pub permanent: bool,
     /// Asked for; JSON.
     pub user_data: Text<USER_DATA_BYTES>,
@@ -121,6 +139,8 @@ impl BackupJob {
         worker: Latch::NONE,
         scheduled: false,
         connected: false,
+        kind: Kind::Configured,
+        choice: Text::EMPTY,
         permanent: false,
         user_data: Text::EMPTY,
         started_us: 0,
@@ -149,6 +169,8 @@ impl BackupJob {
 pub struct Wanted<'a> {
     /// By the scheduler?
     pub scheduled: bool,
+    /// Full or delta?
+    pub kind: Kind,
     /// Never to be deleted by retention.
     pub permanent: bool,
     /// JSON, or empty; no longer than [`USER_DATA_BYTES`].
@@ -185,6 +207,7 @@ pub fn reserve(wanted: Wanted<'_>) -> Result<u64, Box<Failure>> {
         phase: Phase::Starting,
         requester: wanted.requester,
         scheduled: wanted.scheduled,
+        kind: wanted.kind,
         permanent: wanted.permanent,
         user_data: Text::new(wanted.user_data),
         started_us: now,

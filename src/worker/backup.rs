@@ -9,7 +9,8 @@ use std::time::Duration;
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 use tokio_util::sync::CancellationToken;
-use walarchive_core::backup::{Backup, BackupOptions, PreparedBackup, Progress, discard};
+use walarchive_core::backup::delta::{self, Choice, Wanted};
+use walarchive_core::backup::{Backup, BackupOptions, BackupRequest, PreparedBackup, Progress, discard};
 use walarchive_core::storage::Store;
 use walarchive_core::{Error, Result};
 
@@ -19,7 +20,7 @@ use crate::error;
 use crate::guc::{self, ArchiveSettings};
 use crate::pg::latch::Latch;
 use crate::pg::{Datum, process, server};
-use crate::shmem::{self, BACKUP, Failure, Phase, Text, Work, now_us};
+use crate::shmem::{self, BACKUP, Failure, Kind, Phase, Text, Work, now_us};
 
 /// How often the figures of `walarchive_progress` are brought up to date.
 pub(super) const REFRESH: Duration = Duration::from_millis(200);
@@ -118,7 +119,8 @@ fn take(begun: &RefCell<Option<(Store, String)>>) -> Result<String> {
         let job = BACKUP.share();
         (job.permanent, job.user_data.to_option(), job.started_us)
     };
-    let request = session::begin(permanent, user_data, started_us)?;
+    let mut request = session::begin(permanent, user_data, started_us)?;
+    choose_parent(&store, &mut request)?;
     let (name, timeline) = (request.name(), request.timeline);
     BACKUP.exclusive().name = Text::new(&name);
     let options = BackupOptions {
@@ -127,6 +129,7 @@ fn take(begun: &RefCell<Option<(Store, String)>>) -> Result<String> {
         tar_bytes: guc::tar_bytes(),
         rate_limit: guc::backup_rate_limit(),
         checksum_algorithm: guc::manifest_checksums(),
+        wal_summaries: server::setting(c"summarize_wal") == "on",
     };
     let progress = Arc::new(Progress::default());
     let cancel = CancellationToken::new();
@@ -137,6 +140,33 @@ fn take(begun: &RefCell<Option<(Store, String)>>) -> Result<String> {
     };
     *begun.borrow_mut() = Some((store.clone(), name));
     copy(backup, &store, timeline, &progress, &cancel).and_then(|prepared| commit(prepared, begun))
+}
+
+/// Is it to be a delta, and upon which backup? Who asked, and the log, are told where there was a choice.
+fn choose_parent(store: &Store, request: &mut BackupRequest) -> Result<()> {
+    let wanted = match BACKUP.share().kind {
+        Kind::Configured => guc::configured_kind(),
+        Kind::Full => Wanted::Full,
+        Kind::Upon(name) => Wanted::Upon(name.as_str().to_owned()),
+    };
+    let limit = match &wanted {
+        Wanted::Automatic { max_steps, .. } => format!(" of at most {max_steps}"),
+        _ => String::new(),
+    };
+    let (store, asked, in_recovery) = (store.clone(), request.clone(), server::in_recovery());
+    let choice = step(async move { delta::choose(&store, &asked, in_recovery, &wanted).await })?;
+    let told = match choice {
+        Choice::Full { why: None } => return Ok(()),
+        Choice::Full { why: Some(why) } => format!("full backup: {why}"),
+        Choice::Delta(parent) => {
+            let told = format!("delta backup upon \"{}\" (step {}{limit})", parent.name, parent.count);
+            request.parent = Some(parent);
+            told
+        }
+    };
+    log!("walarchive: {told}");
+    BACKUP.exclusive().choice = Text::new(&told);
+    Ok(())
 }
 
 fn copy(

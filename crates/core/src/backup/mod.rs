@@ -9,14 +9,18 @@
 //! [`discard`] removes what was stored.
 
 mod claim;
+mod corrupt;
+pub mod delta;
 mod label;
 mod limiter;
 mod pack;
+mod pages;
 mod plan;
 mod prepared;
 mod progress;
 mod rules;
 mod run;
+mod source;
 mod stream;
 mod tar_stream;
 #[cfg(test)]
@@ -32,6 +36,7 @@ use crate::formats::manifest::ChecksumAlgorithm;
 use crate::lsn::Lsn;
 use crate::wal::{Segment, SegmentSize};
 
+pub use corrupt::{CorruptPages, OnChecksumFailure};
 pub use prepared::{PreparedBackup, discard};
 pub use progress::{Phase, Progress, Snapshot};
 pub use run::Backup;
@@ -71,13 +76,18 @@ pub struct BackupRequest {
     /// May be empty: the links in `pg_tblspc` are followed in any case. A location given here goes into the sentinel
     /// instead of the text of the link.
     pub tablespaces: Vec<Tablespace>,
+    /// Of a delta backup: what [`delta::choose`] has found.
+    pub parent: Option<delta::Parent>,
 }
 
 impl BackupRequest {
     /// The name that the backup gets.
     pub fn name(&self) -> String {
         let segment = Segment::containing(self.timeline, self.start_lsn, self.segment_size);
-        format!("base_{segment}")
+        match &self.parent {
+            None => format!("base_{segment}"),
+            Some(parent) => format!("base_{segment}_D_{}", parent.segment()),
+        }
     }
 
     /// For example 15.
@@ -99,6 +109,10 @@ pub struct BackupOptions {
     pub rate_limit: Option<u64>,
     /// Of the files, in the backup manifest.
     pub checksum_algorithm: ChecksumAlgorithm,
+    /// Does the server summarize its WAL (`summarize_wal`), so that a delta backup can ask the summaries?
+    pub wal_summaries: bool,
+    /// What a page with a wrong checksum means, in a cluster with data checksums.
+    pub on_checksum_failure: OnChecksumFailure,
 }
 
 impl Default for BackupOptions {
@@ -109,6 +123,8 @@ impl Default for BackupOptions {
             tar_bytes: 1 << 30,
             rate_limit: None,
             checksum_algorithm: ChecksumAlgorithm::default(),
+            wal_summaries: false,
+            on_checksum_failure: OnChecksumFailure::default(),
         }
     }
 }

@@ -2,33 +2,45 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use nix::fcntl::OFlag;
 use tokio_util::sync::CancellationToken;
 
+use super::corrupt::Findings;
+use super::delta::{Delta, Input, Way};
 use super::limiter::Limiter;
+use super::pages::PageReader;
 use super::progress::Progress;
+use super::source::Source;
 use super::stream::{Counted, sink_error};
 use super::tar_stream::TarStream;
 use super::walk::{Directory, FileEntry, Owner};
 use crate::codec::{Compression, Encoder};
 use crate::error::{Error, Result};
-use crate::files::read_full;
+use crate::formats::files_metadata::FileDescription;
 use crate::formats::manifest::{ChecksumAlgorithm, Checksummer, ManifestFile};
+use crate::lsn::Lsn;
 use crate::storage::Upload;
 
-/// What is read, summed up and compressed at a time, in bytes.
-const CHUNK: usize = 256 << 10;
+/// What is read, summed up and compressed at a time, in bytes: whole pages.
+pub(super) const CHUNK: usize = 256 << 10;
 
 /// What all tars of a backup share.
 pub(super) struct Shared {
     pub(super) data_dir: PathBuf,
+    /// Where the backup starts.
+    pub(super) start: Lsn,
+    /// Known once the copying has begun.
+    pub(super) source: OnceLock<Source>,
+    /// Likewise, of a delta backup.
+    pub(super) delta: OnceLock<Delta>,
+    pub(super) corrupt: Findings,
     pub(super) compression: Compression,
     pub(super) algorithm: ChecksumAlgorithm,
     pub(super) limiter: Limiter,
@@ -37,11 +49,18 @@ pub(super) struct Shared {
     pub(super) stop: CancellationToken,
 }
 
+impl Shared {
+    /// Are the bytes that an increment leaves out those of the parent, if they were verified?
+    pub(super) fn is_provable(&self) -> bool {
+        self.source.get().is_some_and(|source| source.data_checksums) && self.delta.get().is_some_and(Delta::same_bytes)
+    }
+}
+
 /// What went into a tar.
 #[derive(Debug, Default)]
 pub(super) struct Packed {
-    /// The names of the members, as the tar has them, and when they were modified.
-    pub(super) members: Vec<(String, DateTime<Utc>)>,
+    /// The names of the members, as the tar has them, and what they are.
+    pub(super) members: Vec<(String, FileDescription)>,
     /// The regular files.
     pub(super) manifest: Vec<ManifestFile>,
     /// The sum of the files' sizes.
@@ -50,12 +69,14 @@ pub(super) struct Packed {
 
 /// A tar that is being packed.
 pub(super) struct Packer {
-    shared: Arc<Shared>,
-    tar: TarStream<Sink>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) tar: TarStream<Sink>,
     /// The URL of the tar, for messages.
     object: String,
-    packed: Packed,
-    buffer: Vec<u8>,
+    pub(super) packed: Packed,
+    pub(super) buffer: Vec<u8>,
+    /// Bytes of the next member that the progress has counted already.
+    pub(super) ahead: u64,
 }
 
 type Count = Box<dyn Fn(u64) + Send>;
@@ -76,6 +97,7 @@ impl Packer {
             object,
             packed: Packed::default(),
             buffer: vec![0; CHUNK],
+            ahead: 0,
             shared,
         })
     }
@@ -85,13 +107,14 @@ impl Packer {
         let name = member_name(&directory.path);
         let written = self.tar.directory(name.as_bytes(), &directory.owner);
         self.written(written)?;
-        self.member(&name, &directory.owner);
+        self.member(&name, described(&directory.owner));
         Ok(())
     }
 
     /// Add a file of the data directory, as long as it is when it is opened. The server goes on writing meanwhile, and
     /// replay of the WAL puts that right: what is appended later is left out, and what was cut off becomes zeros. A file
-    /// that vanished is left out.
+    /// that vanished is left out. Pages are verified if they have checksums; [`Error::CorruptPages`] if one is wrong and
+    /// that is to end the backup.
     pub(super) fn file(&mut self, entry: &FileEntry) -> Result<()> {
         let full = self.shared.data_dir.join(&entry.path);
         let opened = open(&full)?;
@@ -99,49 +122,116 @@ impl Packer {
         let Some((file, meta)) = opened else {
             return Ok(());
         };
-        self.add(&entry.path, &full, file, meta.len(), &Owner::from(&meta))
-    }
-
-    /// Add a file from `source`, which is filled up with zeros or cut off at `size`.
-    fn add(&mut self, path: &Path, full: &Path, mut source: impl Read, size: u64, owner: &Owner) -> Result<()> {
-        let name = member_name(path);
-        let written = self.tar.file(name.as_bytes(), size, owner);
-        self.written(written)?;
-        let mut sum = Checksummer::new(self.shared.algorithm);
-        let (mut left, mut ended) = (size, false);
-        while left > 0 {
-            let wanted = left.min(CHUNK as u64) as usize;
-            self.shared.limiter.wait_for(wanted as u64, &self.shared.stop)?;
-            let mut bytes = 0;
-            if !ended {
-                bytes = read_full(&mut source, &mut self.buffer[..wanted])
-                    .map_err(|error| Error::io("read", full, error))?;
-                ended = bytes < wanted;
+        let input = Input {
+            path: &entry.path,
+            full: &full,
+            file: &file,
+            size: meta.len(),
+            owner: &Owner::from(&meta),
+        };
+        let delta = self.shared.delta.get();
+        let way = delta.map_or(Way::Full, |delta| delta.way(input.path, input.size));
+        let incremented = self.increment(&input, way)?;
+        let mut description = described(input.owner);
+        description.is_incremented = incremented.is_some();
+        let (sum, corrupt) = match incremented {
+            Some(incremented) => (incremented.sum, incremented.corrupt),
+            None => {
+                let mut reader = self.reader(&input, true)?;
+                let next = |buffer: &mut [u8]| reader.next(buffer).map(|run| run.map_or(0, |run| run.bytes.len()));
+                let sum = self.content(input.path, input.size, input.owner, next)?;
+                (Some(sum), reader.into_corrupt())
             }
-            self.buffer[bytes..wanted].fill(0);
-            sum.update(&self.buffer[..wanted]);
-            let written = self.tar.content(&self.buffer[..wanted]);
-            self.written(written)?;
-            self.shared.progress.read(wanted as u64);
-            left -= wanted as u64;
+        };
+        if let Some(found) = &corrupt {
+            self.shared.corrupt.add(input.path, found, &self.shared.progress)?;
         }
-        let written = self.tar.pad(size);
-        self.written(written)?;
-        self.member(&name, owner);
-        self.packed.bytes += size;
-        self.packed.manifest.push(ManifestFile {
-            path: path.to_owned(),
-            size,
-            last_modified: time(owner),
-            checksum: Some((self.shared.algorithm, sum.finish())),
-        });
+        description.corrupt_blocks = corrupt;
+        self.record(input.path, input.size, description, sum);
         Ok(())
     }
 
+    /// A reader of the file from its beginning on, which verifies its pages if they have checksums and that is wanted.
+    pub(super) fn reader(&self, input: &Input<'_>, verify: bool) -> Result<PageReader> {
+        let file = input
+            .file
+            .try_clone()
+            .map_err(|error| Error::io("open", input.full, error))?;
+        let source = self.shared.source.get();
+        let verified = source
+            .filter(|source| source.data_checksums && verify)
+            .and_then(|source| source.first_page(input.path));
+        Ok(PageReader::new(
+            file,
+            input.full.to_owned(),
+            verified.unwrap_or(0),
+            input.size,
+            self.shared.start,
+            verified.is_some(),
+        ))
+    }
+
     /// Add a file from memory, under its path in the data directory.
-    pub(super) fn bytes(&mut self, path: &Path, content: &[u8], owner: &Owner) -> Result<()> {
+    pub(super) fn bytes(&mut self, path: &Path, mut content: &[u8], owner: &Owner) -> Result<()> {
         self.shared.progress.file();
-        self.add(path, path, content, content.len() as u64, owner)
+        let size = content.len() as u64;
+        let next = |buffer: &mut [u8]| {
+            let (taken, rest) = content.split_at(content.len().min(buffer.len()));
+            buffer[..taken.len()].copy_from_slice(taken);
+            content = rest;
+            Ok(taken.len())
+        };
+        let sum = self.content(path, size, owner, next)?;
+        self.record(path, size, described(owner), Some(sum));
+        Ok(())
+    }
+
+    /// Add a member of `size` bytes, which `next` puts into the buffer that it is given, as many at a time as there is room
+    /// for. Returns the checksum.
+    fn content(
+        &mut self,
+        path: &Path,
+        size: u64,
+        owner: &Owner,
+        mut next: impl FnMut(&mut [u8]) -> Result<usize>,
+    ) -> Result<Vec<u8>> {
+        self.begin_member(path, size, owner)?;
+        let mut sum = Checksummer::new(self.shared.algorithm);
+        let mut left = size;
+        while left > 0 {
+            let wanted = left.min(CHUNK as u64);
+            self.shared.limiter.wait_for(wanted, &self.shared.stop)?;
+            let bytes = next(&mut self.buffer)?;
+            debug_assert_eq!(bytes as u64, wanted, "of {}", path.display());
+            sum.update(&self.buffer[..bytes]);
+            let written = self.tar.content(&self.buffer[..bytes]);
+            self.written(written)?;
+            let counted = wanted.min(self.ahead);
+            self.ahead -= counted;
+            self.shared.progress.read(wanted - counted);
+            left -= wanted;
+        }
+        let written = self.tar.pad(size);
+        self.written(written)?;
+        self.packed.bytes += size;
+        Ok(sum.finish())
+    }
+
+    /// Begin the member of a file.
+    pub(super) fn begin_member(&mut self, path: &Path, size: u64, owner: &Owner) -> Result<()> {
+        let written = self.tar.file(member_name(path).as_bytes(), size, owner);
+        self.written(written)
+    }
+
+    /// Note a file that was added.
+    fn record(&mut self, path: &Path, size: u64, description: FileDescription, sum: Option<Vec<u8>>) {
+        self.packed.manifest.push(ManifestFile {
+            path: path.to_owned(),
+            size,
+            last_modified: description.mtime,
+            checksum: sum.map(|sum| (self.shared.algorithm, sum)),
+        });
+        self.member(&member_name(path), description);
     }
 
     /// Add what `pg_backup_stop` returned: a member with no leading slash.
@@ -153,7 +243,7 @@ impl Packer {
             .and_then(|()| self.tar.content(content))
             .and_then(|()| self.tar.pad(size));
         self.written(written)?;
-        self.member(name.as_ref(), owner);
+        self.member(name.as_ref(), described(owner));
         self.packed.bytes += size;
         Ok(())
     }
@@ -167,17 +257,17 @@ impl Packer {
     }
 
     /// JSON knows text only: of a name that is not UTF-8 the files metadata has what can be read of it.
-    fn member(&mut self, name: &OsStr, owner: &Owner) {
+    fn member(&mut self, name: &OsStr, description: FileDescription) {
         let name = name.to_string_lossy().into_owned();
-        self.packed.members.push((name, time(owner)));
+        self.packed.members.push((name, description));
     }
 
-    fn written(&self, result: io::Result<()>) -> Result<()> {
+    pub(super) fn written(&self, result: io::Result<()>) -> Result<()> {
         result.map_err(|error| sink_error(&self.object, error))
     }
 }
 
-fn member_name(path: &Path) -> OsString {
+pub(super) fn member_name(path: &Path) -> OsString {
     let mut name = OsString::from("/");
     name.push(path);
     name
@@ -203,14 +293,21 @@ fn open(path: &Path) -> Result<Option<(File, Metadata)>> {
     Ok(Some((file, meta)))
 }
 
-fn time(owner: &Owner) -> DateTime<Utc> {
+/// What can be said of any member.
+pub(super) fn described(owner: &Owner) -> FileDescription {
     let (seconds, nanoseconds) = owner.modified;
-    DateTime::from_timestamp(seconds, nanoseconds).unwrap_or_default()
+    FileDescription {
+        mtime: DateTime::from_timestamp(seconds, nanoseconds).unwrap_or_default(),
+        ..FileDescription::default()
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
+    use crate::backup::OnChecksumFailure;
     use crate::backup::stream::store_stream;
     use crate::storage::Store;
 
@@ -222,6 +319,10 @@ mod tests {
         let store = Store::of(Arc::new(object_store::memory::InMemory::new()), "memory:");
         let shared = Arc::new(Shared {
             data_dir: data_dir.to_owned(),
+            start: Lsn(0),
+            source: OnceLock::new(),
+            delta: OnceLock::new(),
+            corrupt: Findings::new(OnChecksumFailure::Warning),
             compression: Compression::Plain,
             algorithm: ChecksumAlgorithm::Crc32c,
             limiter: Limiter::new(None),
@@ -252,24 +353,18 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_file_that_changes_while_it_is_read_keeps_the_size_it_had() {
+    async fn a_file_of_several_chunks_is_whole() {
         let dir = tempfile::tempdir().expect("a directory");
-        let owner = Owner {
-            mode: 0o600,
-            uid: 0,
-            gid: 0,
-            modified: (0, 0),
-        };
-        // Cut off in the middle of the second chunk of three, and grown by one byte.
-        let size = CHUNK as u64 * 2 + 17;
-        for length in [CHUNK + 100, CHUNK * 2 + 18] {
-            let source = vec![7; length];
-            let (packed, tar) = packed(dir.path(), move |packer| {
-                packer.add(Path::new("f"), Path::new("/f"), source.as_slice(), size, &owner)
+        for length in [0, 1, CHUNK, CHUNK * 2 + 17] {
+            let expected: Vec<u8> = (0..length).map(|at| (at / 7) as u8).collect();
+            std::fs::write(dir.path().join("f"), &expected).expect("written");
+            let (packed, tar) = packed(dir.path(), |packer| {
+                packer.file(&FileEntry {
+                    path: "f".into(),
+                    size: 1,
+                })
             })
             .await;
-            let mut expected = vec![7; length];
-            expected.resize(size as usize, 0);
             assert!(content(&tar) == expected, "{length}");
             let mut sum = Checksummer::new(ChecksumAlgorithm::Crc32c);
             sum.update(&expected);
@@ -277,7 +372,7 @@ mod tests {
                 packed.manifest[0].checksum,
                 Some((ChecksumAlgorithm::Crc32c, sum.finish()))
             );
-            assert_eq!((packed.manifest[0].size, packed.bytes), (size, size));
+            assert_eq!((packed.manifest[0].size, packed.bytes), (length as u64, length as u64));
         }
     }
 

@@ -53,6 +53,7 @@ pub struct Progress {
     files_done: AtomicU64,
     files_total: AtomicU64,
     stored: AtomicU64,
+    corrupt_pages: AtomicU64,
 }
 
 /// The counters at one moment.
@@ -70,6 +71,8 @@ pub struct Snapshot {
     pub files_total: u64,
     /// Compressed bytes handed to the store.
     pub stored: u64,
+    /// Pages with a wrong checksum.
+    pub corrupt_pages: u64,
 }
 
 impl Progress {
@@ -82,6 +85,7 @@ impl Progress {
             files_done: self.files_done.load(Relaxed),
             files_total: self.files_total.load(Relaxed),
             stored: self.stored.load(Relaxed),
+            corrupt_pages: self.corrupt_pages.load(Relaxed),
         }
     }
 
@@ -101,6 +105,10 @@ impl Progress {
 
     pub(super) fn file(&self) {
         self.files_done.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn corrupt(&self, pages: u64) {
+        self.corrupt_pages.fetch_add(pages, Relaxed);
     }
 
     pub(super) fn stored(&self, bytes: u64) {

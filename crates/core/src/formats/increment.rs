@@ -38,7 +38,12 @@ pub struct IncrementHeader {
 impl IncrementHeader {
     /// The bytes of the whole member: header and pages.
     pub fn member_size(&self) -> u64 {
-        self.header_size() + self.blocks.len() as u64 * PAGE_BYTES
+        Self::size_of(self.blocks.len() as u64)
+    }
+
+    /// The bytes of a member with so many pages.
+    pub fn size_of(pages: u64) -> u64 {
+        FIXED_BYTES + pages * (4 + PAGE_BYTES)
     }
 
     /// The bytes before the first page.
@@ -83,7 +88,7 @@ impl IncrementHeader {
         if u64::from(count) > file_size / PAGE_BYTES {
             return damaged("It has more pages than the file.");
         }
-        if member_size != FIXED_BYTES + u64::from(count) * (4 + PAGE_BYTES) {
+        if member_size != Self::size_of(u64::from(count)) {
             return damaged("Its length does not agree with the number of its pages.");
         }
         let mut numbers = vec![0; count as usize * 4];
