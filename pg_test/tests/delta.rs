@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use walarchive_pg_test::site::{Site, archive_all, backup, lose};
+use walarchive_pg_test::site::{Site, archive_all, backup, lose, wait_settled};
 use walarchive_testkit::{Cluster, PATIENCE, StopMode, run};
 
 const STEPS: &str = "walarchive.delta_max_steps";
@@ -11,6 +11,7 @@ const STEPS: &str = "walarchive.delta_max_steps";
 fn filled(site: &Site, settings: &[(&str, &str)]) -> Cluster {
     let primary = site.primary(settings);
     primary.psql("CREATE TABLE t AS SELECT i AS id, md5(i::text) AS body FROM generate_series(1, 50000) i");
+    wait_settled(&primary);
     primary
 }
 
@@ -177,6 +178,7 @@ fn pages_that_got_checksums_meanwhile_are_all_taken() {
         .setting(STEPS, "9")
         .start();
     primary.psql("CREATE EXTENSION walarchive; CREATE TABLE t AS SELECT generate_series(1, 50000) AS id, 'x' AS body");
+    wait_settled(&primary);
     backup(&primary, "");
     primary.stop(StopMode::Fast);
     let mut enable = site.pg().program("pg_checksums");
