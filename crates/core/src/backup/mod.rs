@@ -8,18 +8,23 @@
 //! A backup with no sentinel does not exist, and the sentinel is written last. After a failure or a cancel at any step
 //! [`discard`] removes what was stored.
 
+mod cache;
 mod claim;
 mod corrupt;
+mod files;
 mod label;
 mod limiter;
+mod notes;
 mod pack;
 mod pages;
 mod plan;
 mod prepared;
 mod progress;
+mod rate;
 mod rules;
 mod run;
 mod source;
+mod spool;
 mod stream;
 mod tar_stream;
 #[cfg(test)]
@@ -35,9 +40,11 @@ use crate::formats::manifest::ChecksumAlgorithm;
 use crate::lsn::Lsn;
 use crate::wal::{Segment, SegmentSize};
 
+pub use cache::{FindResident, Residency};
 pub use corrupt::{CorruptPages, OnChecksumFailure};
 pub use prepared::{PreparedBackup, discard};
 pub use progress::{Phase, Progress, Snapshot};
+pub use rate::Rate;
 pub use run::Backup;
 
 /// A tablespace and where it is.
@@ -105,6 +112,8 @@ pub struct BackupOptions {
     pub checksum_algorithm: ChecksumAlgorithm,
     /// What a page with a wrong checksum means, in a cluster with data checksums.
     pub on_checksum_failure: OnChecksumFailure,
+    /// With it the page cache is left as it was found, without it to the kernel.
+    pub find_resident: Option<FindResident>,
 }
 
 impl Default for BackupOptions {
@@ -116,6 +125,7 @@ impl Default for BackupOptions {
             rate_limit: None,
             checksum_algorithm: ChecksumAlgorithm::default(),
             on_checksum_failure: OnChecksumFailure::default(),
+            find_resident: None,
         }
     }
 }

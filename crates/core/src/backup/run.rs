@@ -8,8 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
 use super::corrupt::Findings;
+use super::files::FileList;
 use super::limiter::Limiter;
-use super::pack::{Packed, Packer, Shared};
+use super::notes::Packed;
+use super::pack::{Packer, Shared};
 use super::plan::{self, Group};
 use super::prepared::{self, PreparedBackup};
 use super::progress::{Phase, Progress};
@@ -67,6 +69,7 @@ impl Backup {
             start: request.start_lsn,
             source: OnceLock::new(),
             corrupt: Findings::new(options.on_checksum_failure),
+            find_resident: options.find_resident,
             compression: options.compression,
             algorithm: options.checksum_algorithm,
             limiter: Limiter::new(options.rate_limit),
@@ -128,12 +131,12 @@ impl Backup {
             tablespaces,
         } = tree;
         self.tablespaces = tablespaces;
-        self.catalog_bytes = files.iter().map(|file| file.size).sum::<u64>() + PG_CONTROL_BYTES;
+        self.catalog_bytes = files.sizes().sum::<u64>() + PG_CONTROL_BYTES;
         self.progress.set_total(files.len() as u64 + 1, self.catalog_bytes);
         self.progress.set_phase(Phase::Copying);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let groups = plan::group(files, self.options.tar_bytes, self.options.concurrency, cores);
-        self.pack_groups(directories, groups).await?;
+        let groups = plan::group(&files, self.options.tar_bytes, self.options.concurrency, cores);
+        self.pack_groups(directories, files, groups).await?;
         self.pack_control().await
     }
 
@@ -151,8 +154,9 @@ impl Backup {
     }
 
     /// The directories go into the first tar.
-    async fn pack_groups(&mut self, directories: Vec<Directory>, groups: Vec<Group>) -> Result<()> {
+    async fn pack_groups(&mut self, directories: Vec<Directory>, files: FileList, groups: Vec<Group>) -> Result<()> {
         let format = self.options.compression.format();
+        let files = Arc::new(files);
         let mut directories = Some(directories);
         let mut waiting = groups.into_iter().enumerate();
         let mut running = JoinSet::new();
@@ -162,9 +166,10 @@ impl Backup {
                 let Some((index, group)) = waiting.next() else { break };
                 let directories = directories.take().unwrap_or_default();
                 let (file_name, threads) = (layout::part_name(index + 1, format), group.threads);
+                let files = Arc::clone(&files);
                 let fill = move |packer: &mut Packer| {
                     directories.iter().try_for_each(|entry| packer.directory(entry))?;
-                    group.files.iter().try_for_each(|file| packer.file(file))
+                    group.files.iter().try_for_each(|file| packer.file(&files.get(*file)))
                 };
                 running.spawn(self.pack(file_name, threads, fill));
             }
@@ -189,6 +194,7 @@ impl Backup {
         let data_dir = self.request.data_dir.clone();
         let expected = self.request.system_identifier;
         let (content, owner) = blocking(move || read_control(&data_dir, expected)).await?;
+        self.progress.resized(PG_CONTROL_BYTES, content.len() as u64);
         let name = layout::pg_control_name(self.options.compression.format());
         let fill = move |packer: &mut Packer| packer.bytes(Path::new(PG_CONTROL), &content, &owner);
         let tar = self.pack(name, 0, fill).await?;
