@@ -5,15 +5,26 @@
 //! restored completely cannot be started.
 
 mod apply;
+mod assemble;
+pub(crate) mod chain;
+mod complete;
+pub(crate) mod contents;
+mod context;
 mod extract;
 pub(crate) mod fetch;
 mod history;
+pub(crate) mod level;
 pub(crate) mod member;
 pub(crate) mod members;
 mod options;
+mod output;
+mod place;
 pub(crate) mod plan;
+mod readback;
 mod recovery;
 mod select;
+mod show;
+pub(crate) mod table;
 mod tablespaces;
 mod target;
 mod tree;

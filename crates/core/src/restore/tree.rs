@@ -33,6 +33,8 @@ const TEMPORARY_SUFFIX: &[u8] = b".walarchive-tmp";
 pub(super) struct Tree {
     target: Root,
     tablespaces: BTreeMap<Vec<u8>, Root>,
+    /// Of this restore, in its temporary names.
+    tag: String,
 }
 
 struct Root {
@@ -57,6 +59,7 @@ impl Tree {
         let mut tree = Tree {
             target: Root::create(target)?,
             tablespaces: BTreeMap::new(),
+            tag: format!("{:08x}", rand::random::<u32>()),
         };
         for tablespace in tablespaces {
             let Some(location) = &tablespace.location else { continue };
@@ -104,7 +107,7 @@ impl Tree {
             return Err(Error::damaged(path.to_string(), "A file has the name of a directory."));
         };
         let directory = root.descend(parents)?;
-        let temporary = [name, TEMPORARY_SUFFIX].concat();
+        let temporary = self.temporary(name);
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(
             &directory,
@@ -121,6 +124,47 @@ impl Tree {
             path: full,
             file: File::from(file),
         })
+    }
+
+    /// Open a file that was parked.
+    pub(super) fn reopen_file(&self, path: &MemberPath) -> Result<NewFile> {
+        let (root, components) = self.locate(path);
+        let full = root.join(components);
+        let Some((name, parents)) = components.split_last() else {
+            return Err(Error::damaged(path.to_string(), "A file has the name of a directory."));
+        };
+        let directory = root.descend(parents)?;
+        let temporary = self.temporary(name);
+        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(&directory, OsStr::from_bytes(&temporary), flags, Mode::empty())
+            .map_err(|error| failed("open", full.clone(), error))?;
+        Ok(NewFile {
+            directory,
+            temporary,
+            name: name.clone(),
+            kept: false,
+            path: full,
+            file: File::from(file),
+        })
+    }
+
+    /// Open a file for reading; its path is for messages.
+    pub(super) fn open_file(&self, path: &MemberPath) -> Result<(File, PathBuf)> {
+        let (root, components) = self.locate(path);
+        let full = root.join(components);
+        let Some((name, parents)) = components.split_last() else {
+            return Err(Error::damaged(path.to_string(), "A file has the name of a directory."));
+        };
+        let directory = root.descend(parents)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = openat(&directory, OsStr::from_bytes(name), flags, Mode::empty())
+            .map_err(|error| failed("open", full.clone(), error))?;
+        Ok((File::from(file), full))
+    }
+
+    /// Nobody can foresee it, so no member of a tar can bear it.
+    fn temporary(&self, name: &[u8]) -> Vec<u8> {
+        [name, b".", self.tag.as_bytes(), TEMPORARY_SUFFIX].concat()
     }
 
     /// Flush everything to disk: the file systems of the target and of each tablespace.
@@ -225,6 +269,13 @@ impl NewFile {
             sync(&File::from(directory), &self.path)?;
         }
         Ok(())
+    }
+}
+
+impl NewFile {
+    /// Leave it under its temporary name, for [`Tree::reopen_file`].
+    pub(super) fn park(mut self) {
+        self.kept = true;
     }
 }
 

@@ -7,7 +7,9 @@ use crate::page::{NAMED, PAGE_BYTES, Page, Verdict};
 #[derive(Debug)]
 pub(super) struct PageChecker {
     page: Vec<u8>,
-    /// The number of the next page, in its relation.
+    /// The number of the file's first page, in its relation.
+    first: u32,
+    /// That of the next one.
     next: u32,
     start: Lsn,
     pub(super) checked: u64,
@@ -22,6 +24,7 @@ impl PageChecker {
     pub(super) fn new(first: u32, start: Lsn) -> Self {
         PageChecker {
             page: Vec::with_capacity(PAGE_BYTES),
+            first,
             next: first,
             start,
             checked: 0,
@@ -43,6 +46,11 @@ impl PageChecker {
                 self.next = self.next.wrapping_add(1);
             }
         }
+    }
+
+    /// The next bytes are those of another page of the relation's file, by its number there.
+    pub(super) fn go_to(&mut self, page: u32) {
+        self.next = self.first.wrapping_add(page);
     }
 
     fn count(&mut self, verdict: Verdict) {

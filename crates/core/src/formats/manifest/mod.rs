@@ -1,5 +1,6 @@
 //! PostgreSQL's `backup_manifest`, as `pg_verifybackup` reads it: version 1 up to PostgreSQL 16, version 2 from 17 on.
 
+mod digest;
 mod parse;
 mod write;
 
@@ -13,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 
-pub use parse::{Manifest, parse};
+pub use parse::{Manifest, Summary, listen, parse};
 pub use write::ManifestWriter;
 
 /// How the content of a file is summed up.

@@ -1,5 +1,6 @@
 //! Restores of small repositories that are built here; [`damage`] has those that must fail.
 
+mod chain;
 mod damage;
 
 use std::path::{Path, PathBuf};
@@ -319,15 +320,7 @@ async fn recovery_settings_join_what_was_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_restored_yet_is_said() {
-    for sentinel in [sentinel(r#""DeltaFrom": "base_x","#), sentinel(r#""DeltaLSN": 1,"#)] {
-        let repository = Repository::new(&sentinel, &[], &[]).await;
-        let error = repository.restore().await.expect_err("refused");
-        assert!(
-            error.to_string().contains("delta backups cannot be restored"),
-            "{error}"
-        );
-    }
+async fn a_cancelled_restore_leaves_nothing_that_starts() {
     let repository = Repository::good().await;
     let cancel = CancellationToken::new();
     cancel.cancel();

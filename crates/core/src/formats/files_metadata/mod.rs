@@ -1,5 +1,6 @@
 //! `files_metadata.json`: an entry for each file of a backup, and which tar holds it.
 
+mod stream;
 mod write;
 
 use std::collections::BTreeMap;
@@ -8,6 +9,7 @@ use std::io::{BufReader, BufWriter, Read, Write};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use stream::{Listener, listen};
 pub use write::{Entry, FilesMetadataWriter, TarFileSetsWriter};
 
 /// The whole object. It can be larger than 1 GB as text, so it is only ever written and read as a stream.
