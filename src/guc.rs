@@ -8,6 +8,7 @@ use std::time::Duration;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use walarchive_core::Error;
 use walarchive_core::archive::Fingerprint;
+use walarchive_core::backup::OnChecksumFailure;
 use walarchive_core::codec::Compression as CoreCompression;
 use walarchive_core::config::{StorageConfig, StorageOptions};
 use walarchive_core::formats::manifest::ChecksumAlgorithm;
@@ -41,6 +42,16 @@ pub enum ManifestChecksums {
     Sha256,
 }
 
+/// `walarchive.on_checksum_failure`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+#[allow(missing_docs)]
+pub enum ChecksumFailure {
+    #[name = c"warning"]
+    Warning,
+    #[name = c"error"]
+    Error,
+}
+
 static STORAGE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static STORAGE_OPTIONS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static CREDENTIALS_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -53,6 +64,7 @@ static TAR_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1 << 20);
 static BACKUP_RATE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MANIFEST_CHECKSUMS: GucSetting<ManifestChecksums> =
     GucSetting::<ManifestChecksums>::new(ManifestChecksums::Crc32c);
+static ON_CHECKSUM_FAILURE: GucSetting<ChecksumFailure> = GucSetting::<ChecksumFailure>::new(ChecksumFailure::Warning);
 static BACKUP_SCHEDULE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static BACKUP_ON_STANDBY: GucSetting<bool> = GucSetting::<bool>::new(false);
 static RETENTION: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -154,6 +166,14 @@ pub fn define() {
         c"Checksum algorithm of the backup manifest.",
         c"",
         &MANIFEST_CHECKSUMS,
+        context(),
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"walarchive.on_checksum_failure",
+        c"What a base backup does about a page whose data checksum is wrong.",
+        c"With \"warning\" the page is backed up as it is and reported, with \"error\" the backup ends.",
+        &ON_CHECKSUM_FAILURE,
         context(),
         GucFlags::default(),
     );
@@ -268,6 +288,14 @@ pub fn manifest_checksums() -> ChecksumAlgorithm {
     match MANIFEST_CHECKSUMS.get() {
         ManifestChecksums::Crc32c => ChecksumAlgorithm::Crc32c,
         ManifestChecksums::Sha256 => ChecksumAlgorithm::Sha256,
+    }
+}
+
+/// `walarchive.on_checksum_failure`.
+pub fn on_checksum_failure() -> OnChecksumFailure {
+    match ON_CHECKSUM_FAILURE.get() {
+        ChecksumFailure::Warning => OnChecksumFailure::Warning,
+        ChecksumFailure::Error => OnChecksumFailure::Error,
     }
 }
 
