@@ -8,6 +8,7 @@ use std::time::Duration;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use walarchive_core::Error;
 use walarchive_core::archive::Fingerprint;
+use walarchive_core::backup::OnChecksumFailure;
 use walarchive_core::backup::delta::{Origin, Wanted};
 use walarchive_core::codec::Compression as CoreCompression;
 use walarchive_core::config::{StorageConfig, StorageOptions};
@@ -52,6 +53,16 @@ pub enum DeltaOrigin {
     LatestFull,
 }
 
+/// `walarchive.on_checksum_failure`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+#[allow(missing_docs)]
+pub enum ChecksumFailure {
+    #[name = c"warning"]
+    Warning,
+    #[name = c"error"]
+    Error,
+}
+
 static STORAGE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static STORAGE_OPTIONS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static CREDENTIALS_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -66,6 +77,7 @@ static MANIFEST_CHECKSUMS: GucSetting<ManifestChecksums> =
     GucSetting::<ManifestChecksums>::new(ManifestChecksums::Crc32c);
 static DELTA_MAX_STEPS: GucSetting<i32> = GucSetting::<i32>::new(0);
 static DELTA_ORIGIN: GucSetting<DeltaOrigin> = GucSetting::<DeltaOrigin>::new(DeltaOrigin::Latest);
+static ON_CHECKSUM_FAILURE: GucSetting<ChecksumFailure> = GucSetting::<ChecksumFailure>::new(ChecksumFailure::Warning);
 static BACKUP_SCHEDULE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static BACKUP_ON_STANDBY: GucSetting<bool> = GucSetting::<bool>::new(false);
 static RETENTION: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -186,6 +198,14 @@ pub fn define() {
         c"Upon which backup a delta backup is taken: the latest one, or the full one that this is based on.",
         c"",
         &DELTA_ORIGIN,
+        context(),
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"walarchive.on_checksum_failure",
+        c"What a base backup does about a page whose data checksum is wrong.",
+        c"With \"warning\" the page is backed up as it is and reported, with \"error\" the backup ends.",
+        &ON_CHECKSUM_FAILURE,
         context(),
         GucFlags::default(),
     );
@@ -316,6 +336,14 @@ pub fn configured_kind() -> Wanted {
             DeltaOrigin::Latest => Origin::Latest,
             DeltaOrigin::LatestFull => Origin::LatestFull,
         },
+    }
+}
+
+/// `walarchive.on_checksum_failure`.
+pub fn on_checksum_failure() -> OnChecksumFailure {
+    match ON_CHECKSUM_FAILURE.get() {
+        ChecksumFailure::Warning => OnChecksumFailure::Warning,
+        ChecksumFailure::Error => OnChecksumFailure::Error,
     }
 }
 

@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 use walarchive_core::Error;
 
 use super::{bigint, timestamp};
-use crate::error::{or_raise, raise};
+use crate::error::{self, or_raise, raise};
 use crate::guc::ArchiveSettings;
 use crate::pg::backup_worker::{self, Database};
 use crate::pg::latch::{self, Latch};
@@ -99,7 +99,12 @@ fn wait_for(number: u64, worker: &DynamicBackgroundWorker) -> String {
         }
         match job.phase {
             _ if job.number != number => or_raise(Err(Error::Cancelled)),
-            Phase::Done => return job.name.as_str().to_owned(),
+            Phase::Done => {
+                if job.warning.message != Text::EMPTY {
+                    error::notify(&job.warning);
+                }
+                return job.name.as_str().to_owned();
+            }
             Phase::Failed => raise(&job.failure),
             _ => {}
         }
@@ -213,6 +218,7 @@ fn walarchive_backup_progress() -> TableIterator<
         name!(started, Option<TimestampWithTimeZone>),
         name!(estimated_end, Option<TimestampWithTimeZone>),
         name!(waiting_for, Option<String>),
+        name!(corrupt_pages, i64),
     ),
 > {
     or_raise(shmem::require_preloaded());
@@ -221,11 +227,10 @@ fn walarchive_backup_progress() -> TableIterator<
         return TableIterator::new(Vec::new());
     }
     let now = now_us();
-    let elapsed_us = u64::try_from(now - job.copying_us).unwrap_or(0).max(1);
-    let copying = job.phase == Phase::Copying && job.work.bytes_done > 0;
-    let rate = copying.then(|| (u128::from(job.work.bytes_done) * 1_000_000 / u128::from(elapsed_us)) as u64);
+    let copying = job.phase == Phase::Copying && job.work.bytes_per_second > 0;
+    let rate = copying.then_some(job.work.bytes_per_second);
     let left = job.work.bytes_total.saturating_sub(job.work.bytes_done);
-    let end = rate.filter(|rate| *rate > 0).map(|rate| {
+    let end = rate.map(|rate| {
         let left_us = u128::from(left) * 1_000_000 / u128::from(rate);
         now.saturating_add(i64::try_from(left_us).unwrap_or(i64::MAX / 2))
     });
@@ -244,5 +249,6 @@ fn walarchive_backup_progress() -> TableIterator<
         job.waiting_for
             .to_option()
             .filter(|_| job.phase == Phase::WaitingForWal),
+        bigint(job.work.corrupt_pages),
     ))
 }

@@ -85,6 +85,10 @@ pub struct Work {
     pub files_total: u64,
     /// Bytes handed to the store.
     pub bytes_stored: u64,
+    /// Pages with a wrong checksum.
+    pub corrupt_pages: u64,
+    /// Bytes read in a second, lately; 0 while that is not known.
+    pub bytes_per_second: u64,
 }
 
 /// The one backup.
@@ -116,8 +120,6 @@ pub struct BackupJob {
     pub user_data: Text<USER_DATA_BYTES>,
     /// When it was asked for: microseconds since 1970.
     pub started_us: i64,
-    /// When copying began: microseconds since 1970.
-    pub copying_us: i64,
     /// Its name, once it has one.
     pub name: Text<64>,
     /// How far it is.
@@ -126,6 +128,8 @@ pub struct BackupJob {
     pub waiting_for: Text<40>,
     /// Why it failed.
     pub failure: Failure,
+    /// What has to be said of it although it did not fail.
+    pub warning: Failure,
 }
 
 impl BackupJob {
@@ -144,7 +148,6 @@ impl BackupJob {
         permanent: false,
         user_data: Text::EMPTY,
         started_us: 0,
-        copying_us: 0,
         name: Text::EMPTY,
         work: Work {
             bytes_done: 0,
@@ -152,9 +155,12 @@ impl BackupJob {
             files_done: 0,
             files_total: 0,
             bytes_stored: 0,
+            corrupt_pages: 0,
+            bytes_per_second: 0,
         },
         waiting_for: Text::EMPTY,
         failure: Failure::NONE,
+        warning: Failure::NONE,
     };
 
     /// Is the place taken? Not by a backup whose worker never came up.

@@ -8,19 +8,24 @@
 //! A backup with no sentinel does not exist, and the sentinel is written last. After a failure or a cancel at any step
 //! [`discard`] removes what was stored.
 
+mod cache;
 mod claim;
 mod corrupt;
 pub mod delta;
+mod files;
 mod label;
 mod limiter;
+mod notes;
 mod pack;
 mod pages;
 mod plan;
 mod prepared;
 mod progress;
+mod rate;
 mod rules;
 mod run;
 mod source;
+mod spool;
 mod stream;
 mod tar_stream;
 #[cfg(test)]
@@ -36,9 +41,11 @@ use crate::formats::manifest::ChecksumAlgorithm;
 use crate::lsn::Lsn;
 use crate::wal::{Segment, SegmentSize};
 
+pub use cache::{FindResident, Residency};
 pub use corrupt::{CorruptPages, OnChecksumFailure};
 pub use prepared::{PreparedBackup, discard};
 pub use progress::{Phase, Progress, Snapshot};
+pub use rate::Rate;
 pub use run::Backup;
 
 /// A tablespace and where it is.
@@ -113,6 +120,8 @@ pub struct BackupOptions {
     pub wal_summaries: bool,
     /// What a page with a wrong checksum means, in a cluster with data checksums.
     pub on_checksum_failure: OnChecksumFailure,
+    /// With it the page cache is left as it was found, without it to the kernel.
+    pub find_resident: Option<FindResident>,
 }
 
 impl Default for BackupOptions {
@@ -125,6 +134,7 @@ impl Default for BackupOptions {
             checksum_algorithm: ChecksumAlgorithm::default(),
             wal_summaries: false,
             on_checksum_failure: OnChecksumFailure::default(),
+            find_resident: None,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -12,19 +12,22 @@ use chrono::DateTime;
 use nix::fcntl::OFlag;
 use tokio_util::sync::CancellationToken;
 
+use super::cache::FindResident;
 use super::corrupt::Findings;
 use super::delta::{Delta, Input, Way};
+use super::files::FileEntry;
 use super::limiter::Limiter;
+use super::notes::{Notes, Packed};
 use super::pages::PageReader;
 use super::progress::Progress;
-use super::source::Source;
+use super::source::{Source, changed};
 use super::stream::{Counted, sink_error};
 use super::tar_stream::TarStream;
-use super::walk::{Directory, FileEntry, Owner};
+use super::walk::{Directory, Owner};
 use crate::codec::{Compression, Encoder};
 use crate::error::{Error, Result};
-use crate::formats::files_metadata::FileDescription;
-use crate::formats::manifest::{ChecksumAlgorithm, Checksummer, ManifestFile};
+use crate::formats::files_metadata::{FileDescription, Identity};
+use crate::formats::manifest::{ChecksumAlgorithm, Checksummer, ManifestFile, hex};
 use crate::lsn::Lsn;
 use crate::storage::Upload;
 
@@ -41,6 +44,7 @@ pub(super) struct Shared {
     /// Likewise, of a delta backup.
     pub(super) delta: OnceLock<Delta>,
     pub(super) corrupt: Findings,
+    pub(super) find_resident: Option<FindResident>,
     pub(super) compression: Compression,
     pub(super) algorithm: ChecksumAlgorithm,
     pub(super) limiter: Limiter,
@@ -56,24 +60,13 @@ impl Shared {
     }
 }
 
-/// What went into a tar.
-#[derive(Debug, Default)]
-pub(super) struct Packed {
-    /// The names of the members, as the tar has them, and what they are.
-    pub(super) members: Vec<(String, FileDescription)>,
-    /// The regular files.
-    pub(super) manifest: Vec<ManifestFile>,
-    /// The sum of the files' sizes.
-    pub(super) bytes: u64,
-}
-
 /// A tar that is being packed.
 pub(super) struct Packer {
     pub(super) shared: Arc<Shared>,
     pub(super) tar: TarStream<Sink>,
     /// The URL of the tar, for messages.
     object: String,
-    pub(super) packed: Packed,
+    pub(super) packed: Notes,
     pub(super) buffer: Vec<u8>,
     /// Bytes of the next member that the progress has counted already.
     pub(super) ahead: u64,
@@ -95,7 +88,7 @@ impl Packer {
         Ok(Packer {
             tar: TarStream::new(encoder),
             object,
-            packed: Packed::default(),
+            packed: Notes::default(),
             buffer: vec![0; CHUNK],
             ahead: 0,
             shared,
@@ -107,8 +100,7 @@ impl Packer {
         let name = member_name(&directory.path);
         let written = self.tar.directory(name.as_bytes(), &directory.owner);
         self.written(written)?;
-        self.member(&name, described(&directory.owner));
-        Ok(())
+        self.member(&name, &described(&directory.owner))
     }
 
     /// Add a file of the data directory, as long as it is when it is opened. The server goes on writing meanwhile, and
@@ -117,63 +109,66 @@ impl Packer {
     /// that is to end the backup.
     pub(super) fn file(&mut self, entry: &FileEntry) -> Result<()> {
         let full = self.shared.data_dir.join(&entry.path);
-        let opened = open(&full)?;
-        self.shared.progress.file();
-        let Some((file, meta)) = opened else {
+        let Some((file, before)) = open(&full)? else {
+            self.shared.progress.vanished(entry.size);
             return Ok(());
         };
+        let (size, owner) = (before.len(), Owner::from(&before));
+        self.shared.progress.resized(entry.size, size);
         let input = Input {
             path: &entry.path,
             full: &full,
             file: &file,
-            size: meta.len(),
-            owner: &Owner::from(&meta),
+            size,
+            owner: &owner,
         };
         let delta = self.shared.delta.get();
-        let way = delta.map_or(Way::Full, |delta| delta.way(input.path, input.size));
+        let way = delta.map_or(Way::Full, |delta| delta.way(input.path, size));
         let incremented = self.increment(&input, way)?;
-        let mut description = described(input.owner);
+        let mut description = described(&owner);
         description.is_incremented = incremented.is_some();
         let (sum, corrupt) = match incremented {
             Some(incremented) => (incremented.sum, incremented.corrupt),
             None => {
                 let mut reader = self.reader(&input, true)?;
                 let next = |buffer: &mut [u8]| reader.next(buffer).map(|run| run.map_or(0, |run| run.bytes.len()));
-                let sum = self.content(input.path, input.size, input.owner, next)?;
+                let sum = self.content(input.path, size, &owner, next)?;
                 (Some(sum), reader.into_corrupt())
             }
         };
-        if let Some(found) = &corrupt {
-            self.shared.corrupt.add(input.path, found, &self.shared.progress)?;
-        }
+        let after = file.metadata().map_err(|error| Error::io("read", &full, error))?;
+        let source = self.shared.source.get();
         description.corrupt_blocks = corrupt;
-        self.record(input.path, input.size, description, sum);
-        Ok(())
+        if let Some(found) = &description.corrupt_blocks {
+            self.shared.corrupt.add(input.path, found, &self.shared.progress)?;
+        } else if source.is_some_and(|source| source.shows_writes(&before, &after)) {
+            // A corrupt file has no identity: it is to be read, and found, by the next backup too.
+            let checksum = sum.as_ref();
+            description.identity = Some(Identity {
+                size,
+                inode: before.ino(),
+                changed: changed(&before),
+                checksum: checksum.map_or_else(String::new, |sum| format!("{}:{}", self.shared.algorithm, hex(sum))),
+            });
+        }
+        self.record(input.path, size, sum, &description)
     }
 
     /// A reader of the file from its beginning on, which verifies its pages if they have checksums and that is wanted.
     pub(super) fn reader(&self, input: &Input<'_>, verify: bool) -> Result<PageReader> {
-        let file = input
-            .file
-            .try_clone()
-            .map_err(|error| Error::io("open", input.full, error))?;
+        let file = input.file.try_clone();
+        let file = file.map_err(|error| Error::io("open", input.full, error))?;
         let source = self.shared.source.get();
         let verified = source
             .filter(|source| source.data_checksums && verify)
             .and_then(|source| source.first_page(input.path));
-        Ok(PageReader::new(
-            file,
-            input.full.to_owned(),
-            verified.unwrap_or(0),
-            input.size,
-            self.shared.start,
-            verified.is_some(),
-        ))
+        let (path, first, start) = (input.full.to_owned(), verified.unwrap_or(0), self.shared.start);
+        let reader = PageReader::new(file, path, first, input.size, start, verified.is_some());
+        Ok(reader.sparing(self.shared.find_resident))
     }
 
     /// Add a file from memory, under its path in the data directory.
     pub(super) fn bytes(&mut self, path: &Path, mut content: &[u8], owner: &Owner) -> Result<()> {
-        self.shared.progress.file();
         let size = content.len() as u64;
         let next = |buffer: &mut [u8]| {
             let (taken, rest) = content.split_at(content.len().min(buffer.len()));
@@ -182,8 +177,7 @@ impl Packer {
             Ok(taken.len())
         };
         let sum = self.content(path, size, owner, next)?;
-        self.record(path, size, described(owner), Some(sum));
-        Ok(())
+        self.record(path, size, Some(sum), &described(owner))
     }
 
     /// Add a member of `size` bytes, which `next` puts into the buffer that it is given, as many at a time as there is room
@@ -224,18 +218,20 @@ impl Packer {
     }
 
     /// Note a file that was added.
-    fn record(&mut self, path: &Path, size: u64, description: FileDescription, sum: Option<Vec<u8>>) {
-        self.packed.manifest.push(ManifestFile {
+    fn record(&mut self, path: &Path, size: u64, sum: Option<Vec<u8>>, description: &FileDescription) -> Result<()> {
+        self.note_file(&ManifestFile {
             path: path.to_owned(),
             size,
             last_modified: description.mtime,
             checksum: sum.map(|sum| (self.shared.algorithm, sum)),
-        });
-        self.member(&member_name(path), description);
+        })?;
+        self.member(&member_name(path), description)?;
+        self.shared.progress.file();
+        Ok(())
     }
 
-    /// Add what `pg_backup_stop` returned: a member with no leading slash.
-    pub(super) fn label(&mut self, name: &str, content: &[u8], owner: &Owner) -> Result<()> {
+    /// Add what `pg_backup_stop` returned: a member with no leading slash. It is in the manifest if a restore leaves it.
+    pub(super) fn label(&mut self, name: &str, content: &[u8], owner: &Owner, is_restored: bool) -> Result<()> {
         let size = content.len() as u64;
         let written = self
             .tar
@@ -243,9 +239,20 @@ impl Packer {
             .and_then(|()| self.tar.content(content))
             .and_then(|()| self.tar.pad(size));
         self.written(written)?;
-        self.member(name.as_ref(), described(owner));
         self.packed.bytes += size;
-        Ok(())
+        let description = described(owner);
+        self.member(name.as_ref(), &description)?;
+        if !is_restored {
+            return Ok(());
+        }
+        let mut sum = Checksummer::new(self.shared.algorithm);
+        sum.update(content);
+        self.note_file(&ManifestFile {
+            path: name.into(),
+            size,
+            last_modified: description.mtime,
+            checksum: Some((self.shared.algorithm, sum.finish())),
+        })
     }
 
     /// Write the end of the tar and hand it over.
@@ -253,13 +260,19 @@ impl Packer {
         let sink = self.tar.finish().and_then(Encoder::finish);
         sink.and_then(|counted| counted.inner.finish())
             .map_err(|error| sink_error(&self.object, error))?;
-        Ok(self.packed)
+        self.packed.close().map_err(|error| sink_error(&self.object, error))
     }
 
-    /// JSON knows text only: of a name that is not UTF-8 the files metadata has what can be read of it.
-    fn member(&mut self, name: &OsStr, description: FileDescription) {
-        let name = name.to_string_lossy().into_owned();
-        self.packed.members.push((name, description));
+    /// Note a member.
+    fn member(&mut self, name: &OsStr, description: &FileDescription) -> Result<()> {
+        let noted = self.packed.member(name, description);
+        self.written(noted)
+    }
+
+    /// Note a file for the manifest.
+    fn note_file(&mut self, file: &ManifestFile) -> Result<()> {
+        let noted = self.packed.file(file);
+        self.written(noted)
     }
 
     pub(super) fn written(&self, result: io::Result<()>) -> Result<()> {
@@ -308,6 +321,7 @@ mod tests {
 
     use super::*;
     use crate::backup::OnChecksumFailure;
+    use crate::backup::spool::Lines;
     use crate::backup::stream::store_stream;
     use crate::storage::Store;
 
@@ -323,6 +337,7 @@ mod tests {
             source: OnceLock::new(),
             delta: OnceLock::new(),
             corrupt: Findings::new(OnChecksumFailure::Warning),
+            find_resident: None,
             compression: Compression::Plain,
             algorithm: ChecksumAlgorithm::Crc32c,
             limiter: Limiter::new(None),
@@ -340,6 +355,17 @@ mod tests {
             packed,
             store.get("tar", u64::MAX).await.expect("read").expect("there").to_vec(),
         )
+    }
+
+    fn lines(spooled: &Lines) -> Vec<String> {
+        let mut lines = Vec::new();
+        spooled
+            .each(|line| {
+                lines.push(line.to_owned());
+                Ok(())
+            })
+            .expect("read");
+        lines
     }
 
     fn content(tar: &[u8]) -> Vec<u8> {
@@ -368,11 +394,14 @@ mod tests {
             assert!(content(&tar) == expected, "{length}");
             let mut sum = Checksummer::new(ChecksumAlgorithm::Crc32c);
             sum.update(&expected);
-            assert_eq!(
-                packed.manifest[0].checksum,
-                Some((ChecksumAlgorithm::Crc32c, sum.finish()))
+            let line = format!("\"Size\": {length}, ");
+            let checksum = format!("\"Checksum\": \"{}\" }}", hex(&sum.finish()));
+            let listed = lines(&packed.manifest);
+            assert!(
+                listed[0].contains(&line) && listed[0].ends_with(&checksum),
+                "{listed:?}"
             );
-            assert_eq!((packed.manifest[0].size, packed.bytes), (length as u64, length as u64));
+            assert_eq!(packed.bytes, length as u64);
         }
     }
 
@@ -394,7 +423,7 @@ mod tests {
         })
         .await;
         assert_eq!(content(&tar), b"kept");
-        assert_eq!(packed.members.len(), 1);
-        assert_eq!(packed.manifest.len(), 1);
+        assert_eq!(lines(&packed.members).len(), 1);
+        assert_eq!(lines(&packed.manifest).len(), 1);
     }
 }

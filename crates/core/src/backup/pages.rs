@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::cache::{FindResident, Footprint};
 use crate::error::{Error, Result};
 use crate::formats::files_metadata::CorruptBlocks;
 use crate::lsn::Lsn;
@@ -41,6 +42,7 @@ pub(super) struct PageReader {
     /// Where the next run begins, in bytes.
     position: u64,
     corrupt: CorruptBlocks,
+    footprint: Option<Footprint>,
 }
 
 impl PageReader {
@@ -63,7 +65,14 @@ impl PageReader {
             data_checksums,
             position: 0,
             corrupt: CorruptBlocks::default(),
+            footprint: None,
         }
+    }
+
+    /// The same, leaving the page cache as it is if `find_resident` is there.
+    pub(super) fn sparing(mut self, find_resident: Option<FindResident>) -> Self {
+        self.footprint = find_resident.map(Footprint::new);
+        self
     }
 
     /// Go on with that page of the file: the next run begins there.
@@ -90,6 +99,8 @@ impl PageReader {
                 "It has more pages than a relation can have.",
             )
         })?;
+        let (position, size) = (self.position, self.size);
+        self.spare(|footprint, file| footprint.look(file, position, size));
         let bytes = &mut buffer[..length];
         let read = self.read_at(bytes, self.position)?;
         bytes[read..].fill(0);
@@ -100,6 +111,7 @@ impl PageReader {
                 self.verify(page, number)?;
             }
         }
+        self.spare(|footprint, file| footprint.wipe(file, position, length as u64));
         self.position += length as u64;
         Ok(Some(Run { first, bytes }))
     }
@@ -107,6 +119,16 @@ impl PageReader {
     /// The corrupt pages that were met, by their numbers in the relation. None if there were none.
     pub(super) fn into_corrupt(self) -> Option<CorruptBlocks> {
         Some(self.corrupt).filter(|corrupt| corrupt.count > 0)
+    }
+
+    /// That the cache cannot be spared does not end a backup.
+    fn spare(&mut self, act: impl FnOnce(&mut Footprint, &File) -> io::Result<()>) {
+        if let Some(footprint) = &mut self.footprint
+            && let Err(error) = act(footprint, &self.file)
+        {
+            tracing::debug!(file = %self.path.display(), %error, "could not spare the page cache");
+            self.footprint = None;
+        }
     }
 
     fn verify(&mut self, page: &mut [u8; PAGE_BYTES], number: u32) -> Result<()> {

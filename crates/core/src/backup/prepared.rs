@@ -13,12 +13,13 @@ use super::corrupt::CorruptPages;
 use super::delta::Parent;
 use super::progress::{Phase, Progress};
 use super::run::{Backup, Tar};
+use super::spool::Lines;
 use super::stream::{sink_error, store_stream};
 use super::walk::Owner;
 use super::{StopResult, Tablespace};
 use crate::error::{Error, Result};
-use crate::formats::files_metadata::FilesMetadata;
-use crate::formats::manifest::{ManifestFile, ManifestWriter, WalRange};
+use crate::formats::files_metadata::{Entry, FilesMetadataWriter};
+use crate::formats::manifest::{ManifestWriter, WalRange};
 use crate::formats::{ExtendedMetadata, SENTINEL_LIMIT, Sentinel, TablespaceLocation, TablespaceSpec};
 use crate::inventory::missing_segments;
 use crate::layout;
@@ -193,14 +194,7 @@ pub(super) async fn prepare(backup: &mut Backup, stop: &StopResult) -> Result<Pr
     backup.tars.push(label);
     backup.tars.sort_by(|left, right| left.file_name.cmp(&right.file_name));
     let sentinel = sentinel(backup, stop);
-    let manifest = backup
-        .tars
-        .iter_mut()
-        .map(|tar| &mut tar.packed)
-        .chain([&mut backup.left_out])
-        .flat_map(|packed| std::mem::take(&mut packed.manifest))
-        .collect();
-    store_manifest(backup, stop, manifest).await?;
+    store_manifest(backup, stop).await?;
     store_files_metadata(backup).await?;
     let mut metadata = ExtendedMetadata::from(&sentinel);
     metadata.next_xid = stop.next_xid;
@@ -243,24 +237,23 @@ async fn pack_label(backup: &Backup, stop: &StopResult) -> Result<Tar> {
     let map = stop.tablespace_map.clone().filter(|map| !map.is_empty());
     let file_name = layout::backup_label_name(backup.options.compression.format());
     let pack = backup.pack(file_name, 0, move |packer| {
-        packer.label(LABEL, content.as_bytes(), &owner)?;
+        packer.label(LABEL, content.as_bytes(), &owner, true)?;
         // A restore makes the links itself and writes no such file, so the manifest must not ask for it.
-        map.map_or(Ok(()), |map| packer.label(TABLESPACE_MAP, map.as_bytes(), &owner))
+        map.map_or(Ok(()), |map| {
+            packer.label(TABLESPACE_MAP, map.as_bytes(), &owner, false)
+        })
     });
-    let mut tar = pack.await?;
-    let algorithm = backup.options.checksum_algorithm;
-    let mut sum = crate::formats::manifest::Checksummer::new(algorithm);
-    sum.update(stop.backup_label.as_bytes());
-    tar.packed.manifest.push(ManifestFile {
-        path: LABEL.into(),
-        size: stop.backup_label.len() as u64,
-        last_modified: now,
-        checksum: Some((algorithm, sum.finish())),
-    });
-    Ok(tar)
+    pack.await
 }
 
-async fn store_manifest(backup: &Backup, stop: &StopResult, mut files: Vec<ManifestFile>) -> Result<()> {
+async fn store_manifest(backup: &mut Backup, stop: &StopResult) -> Result<()> {
+    let files: Vec<Lines> = backup
+        .tars
+        .iter_mut()
+        .map(|tar| &mut tar.packed)
+        .chain([&mut backup.left_out])
+        .map(|packed| std::mem::take(&mut packed.manifest))
+        .collect();
     let key = layout::backup_manifest(&backup.name);
     let object = backup.store.object_url(&key);
     let (major, system_identifier) = (backup.request.major_version(), backup.request.system_identifier);
@@ -270,10 +263,11 @@ async fn store_manifest(backup: &Backup, stop: &StopResult, mut files: Vec<Manif
         end: stop.stop_lsn,
     };
     store_stream(&backup.store, &key, &backup.cancel, move |upload| {
-        files.sort_by(|left, right| left.path.cmp(&right.path));
         let written = || {
             let mut writer = ManifestWriter::new(upload, major, system_identifier)?;
-            files.iter().try_for_each(|file| writer.file(file))?;
+            files
+                .iter()
+                .try_for_each(|lines| lines.each(|line| writer.line(line)))?;
             writer.finish(&[range])?.finish()
         };
         written().map_err(|error| sink_error(&object, error))
@@ -283,21 +277,28 @@ async fn store_manifest(backup: &Backup, stop: &StopResult, mut files: Vec<Manif
 }
 
 async fn store_files_metadata(backup: &mut Backup) -> Result<()> {
-    let mut metadata = FilesMetadata::default();
-    metadata.files.extend(std::mem::take(&mut backup.left_out.members));
-    for tar in &mut backup.tars {
-        let mut names = Vec::with_capacity(tar.packed.members.len());
-        for (name, description) in std::mem::take(&mut tar.packed.members) {
-            names.push(name.clone());
-            metadata.files.insert(name, description);
-        }
-        metadata.tar_file_sets.insert(tar.file_name.clone(), names);
-    }
+    let tars: Vec<(String, Lines)> = backup
+        .tars
+        .iter_mut()
+        .map(|tar| (tar.file_name.clone(), std::mem::take(&mut tar.packed.members)))
+        .collect();
+    let left_out = std::mem::take(&mut backup.left_out.members);
     let key = layout::files_metadata(&backup.name);
     let object = backup.store.object_url(&key);
-    store_stream(&backup.store, &key, &backup.cancel, move |mut upload| {
-        let written = metadata.write_to(&mut upload).and_then(|()| upload.finish());
-        written.map_err(|error| sink_error(&object, error))
+    store_stream(&backup.store, &key, &backup.cancel, move |upload| {
+        let written = || {
+            let mut files = FilesMetadataWriter::new(upload)?;
+            for members in tars.iter().map(|(_, members)| members).chain([&left_out]) {
+                members.each(|line| files.file(Entry::of_line(line)?))?;
+            }
+            let mut sets = files.tar_file_sets()?;
+            for (tar, members) in &tars {
+                sets.tar(tar)?;
+                members.each(|line| sets.member(Entry::of_line(line)?))?;
+            }
+            sets.finish()?.finish()
+        };
+        written().map_err(|error| sink_error(&object, error))
     })
     .await
     .map(|_| ())

@@ -47,9 +47,10 @@ pub(in crate::backup) fn of_file(path: &Path) -> Option<u32> {
     directory.file_name()?.to_str()?.parse().ok()
 }
 
-/// The OIDs of the databases that are the same as in the parent, which began at `start`. `files` are all that there are now.
-pub(in crate::backup) fn same<'a>(
-    files: impl Iterator<Item = &'a Path>,
+/// The OIDs of the databases that are the same as in the parent, which began at `start`. `homes` are all files now of which
+/// [`of_version`] knows the database.
+pub(super) fn same(
+    homes: &[PathBuf],
     data_dir: &Path,
     versions: &[Version],
     start: DateTime<Utc>,
@@ -61,10 +62,10 @@ pub(in crate::backup) fn same<'a>(
             then.entry(database).or_default().push(version);
         }
     }
-    let mut now: BTreeMap<u32, Vec<PathBuf>> = BTreeMap::new();
-    for path in files {
+    let mut now: BTreeMap<u32, Vec<&PathBuf>> = BTreeMap::new();
+    for path in homes {
         if let Some(database) = of_version(path) {
-            now.entry(database).or_default().push(path.to_owned());
+            now.entry(database).or_default().push(path);
         }
     }
     let mut same = HashSet::new();
@@ -141,8 +142,8 @@ mod tests {
         let (base, other) = (put("base/5/PG_VERSION"), put("base/6/PG_VERSION"));
         let start: DateTime<Utc> = SystemTime::now().into();
         let same_as = |files: &[&PathBuf], versions: &[Version], start| {
-            let files = files.iter().map(|path| path.as_path());
-            let mut same: Vec<u32> = same(files, dir.path(), versions, start)
+            let homes: Vec<PathBuf> = files.iter().map(|path| path.to_path_buf()).collect();
+            let mut same: Vec<u32> = same(&homes, dir.path(), versions, start)
                 .expect("looked")
                 .into_iter()
                 .collect();

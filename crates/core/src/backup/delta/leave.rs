@@ -2,12 +2,13 @@
 
 use std::fs::Metadata;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::backup::pack::{Packed, Shared, described, member_name};
-use crate::backup::walk::{FileEntry, Owner};
+use crate::backup::files::{FileEntry, FileList};
+use crate::backup::notes::{Notes, Packed};
+use crate::backup::pack::{Shared, described, member_name};
+use crate::backup::walk::Owner;
 use crate::error::{Error, Result};
 use crate::formats::files_metadata::FileDescription;
 use crate::formats::manifest::ManifestFile;
@@ -16,53 +17,46 @@ use crate::formats::manifest::ManifestFile;
 /// changed, and what is to be told of the others.
 pub(in crate::backup) fn leave_out(
     shared: &Shared,
-    files: Vec<FileEntry>,
+    files: &FileList,
     cancel: &CancellationToken,
-) -> Result<(Vec<FileEntry>, Packed)> {
-    let mut packed = Packed::default();
-    let Some(delta) = shared.delta.get() else {
-        return Ok((files, packed));
-    };
-    let (mut left, mut bytes) = (Vec::new(), 0);
-    for file in files {
+) -> Result<(FileList, Packed)> {
+    let (mut left, mut notes) = (FileList::default(), Notes::default());
+    let (mut count, mut bytes) = (0u64, 0);
+    let failed = |error| Error::io("remember", &shared.data_dir, error);
+    for file in (0..files.len()).map(|index| files.get(index)) {
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let found = match delta.may_be_unchanged(&file.path) {
-            true => look(shared, &file)?,
-            false => None,
+        let delta = shared.delta.get().filter(|delta| delta.may_be_unchanged(&file.path));
+        let unchanged = match delta {
+            Some(delta) => {
+                look(shared, &file)?.and_then(|found| Some((delta.unchanged(&file.path, &found)?, Owner::from(&found))))
+            }
+            None => None,
         };
-        let unchanged = found.and_then(|found| Some((delta.unchanged(&file.path, &found)?, Owner::from(&found))));
         let Some((unchanged, owner)) = unchanged else {
-            left.push(file);
+            left.push(&file.path, file.size);
             continue;
         };
+        count += 1;
         bytes += unchanged.identity.size;
         let description = FileDescription {
             is_skipped: true,
+            identity: Some(unchanged.identity),
             ..described(&owner)
         };
-        packed.manifest.push(ManifestFile {
-            size: unchanged.identity.size,
+        let name = member_name(&file.path);
+        notes.member(&name, &description).map_err(failed)?;
+        let file = ManifestFile {
+            size: description.identity.map_or(file.size, |identity| identity.size),
             last_modified: description.mtime,
             checksum: unchanged.checksum,
-            path: file.path.clone(),
-        });
-        let name = String::from_utf8_lossy(member_name(&file.path).as_bytes()).into_owned();
-        packed.members.push((
-            name,
-            FileDescription {
-                identity: Some(unchanged.identity),
-                ..description
-            },
-        ));
+            path: file.path,
+        };
+        notes.file(&file).map_err(failed)?;
     }
-    tracing::debug!(
-        files = packed.manifest.len(),
-        bytes,
-        "files that have not changed are left out"
-    );
-    Ok((left, packed))
+    tracing::debug!(files = count, bytes, "files that have not changed are left out");
+    Ok((left, notes.close().map_err(failed)?))
 }
 
 /// None if it is gone.

@@ -1,13 +1,13 @@
 //! Reading what the parent holds: its manifest for the sizes, its files metadata for the rest, both as streams.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use super::databases::{self, Version};
 use super::files::{Known, Listed, ParentFiles};
 use crate::backup::stream::blocking;
 use crate::error::{Error, Result};
-use crate::formats::files_metadata::{FileDescription, FilesMetadata, Identity};
+use crate::formats::files_metadata::{self, FileDescription, Identity, Listener};
 use crate::formats::manifest::{self, ChecksumAlgorithm, ManifestFile};
 use crate::layout;
 use crate::storage::{RangeReader, Store};
@@ -44,32 +44,35 @@ async fn read<T: Send + 'static>(
 }
 
 fn list(source: &mut RangeReader) -> Result<io::Result<Listed>> {
-    let mut text = Vec::new();
-    if let Err(error) = source.read_to_end(&mut text) {
-        return Ok(Err(error));
-    }
     let mut listed = Listed::default();
-    for ManifestFile { path, size, .. } in manifest::parse(&text)?.files {
+    let read = manifest::listen(source, |file: ManifestFile| {
         // Of a name that is not UTF-8 nothing is relied on.
-        if let Some(path) = path.to_str() {
-            listed.add(path, size);
+        if let Some(path) = file.path.to_str() {
+            listed.add(path, file.size);
         }
-    }
-    Ok(Ok(listed))
+        Ok(())
+    })?;
+    Ok(read.map(|_| listed))
 }
 
-fn describe(mut files: ParentFiles, source: &mut RangeReader) -> Result<io::Result<ParentFiles>> {
-    let metadata = match FilesMetadata::read_from(source) {
-        Ok(metadata) => metadata,
-        Err(error) => return Ok(Err(error)),
-    };
-    for (path, description) in &metadata.files {
+fn describe(files: ParentFiles, source: &mut RangeReader) -> Result<io::Result<ParentFiles>> {
+    let mut described = Described(files);
+    Ok(files_metadata::listen(source, &mut described).map(|()| described.0))
+}
+
+/// Listens to the files metadata.
+struct Described(ParentFiles);
+
+impl Listener for Described {
+    type File = FileDescription;
+
+    fn file(&mut self, path: &str, description: FileDescription) -> Result<(), String> {
         // `backup_label` has no slash, and a path that is not UTF-8 is not told whole: neither is relied on.
         if let Some(path) = path.strip_prefix('/') {
-            file(&mut files, path, description);
+            file(&mut self.0, path, &description);
         }
+        Ok(())
     }
-    Ok(Ok(files))
 }
 
 fn file(files: &mut ParentFiles, path: &str, description: &FileDescription) {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
 
@@ -11,6 +11,8 @@ use super::changes::{Question, pays};
 use super::relation::RelationFile;
 use super::summaries::{self, ChangedBlocks};
 use super::{Parent, databases};
+use crate::backup::files::FileList;
+use crate::backup::source::changed;
 use crate::backup::{BackupOptions, BackupRequest};
 use crate::error::Result;
 use crate::formats::files_metadata::Identity;
@@ -57,11 +59,11 @@ pub(in crate::backup) struct Unchanged {
 
 impl Delta {
     /// Find out who can tell. `files` are all that there are, relative to the data directory.
-    pub(in crate::backup) async fn new<'a>(
+    pub(in crate::backup) async fn new(
         request: &BackupRequest,
         options: &BackupOptions,
         parent: Parent,
-        files: impl Iterator<Item = &'a Path>,
+        files: &FileList,
         segment_pages: u32,
         cancel: &CancellationToken,
     ) -> Result<Self> {
@@ -72,8 +74,10 @@ impl Delta {
         let source = match summaries {
             Some(changed) => Source::Summaries(changed),
             None => {
+                let paths = (0..files.len()).map(|index| files.get(index).path);
+                let homes: Vec<PathBuf> = paths.filter(|path| databases::of_version(path).is_some()).collect();
                 let (versions, start) = (&parent.files.versions, parent.start_time);
-                Source::Pages(databases::same(files, &request.data_dir, versions, start)?)
+                Source::Pages(databases::same(&homes, &request.data_dir, versions, start)?)
             }
         };
         Ok(Delta {
@@ -89,7 +93,7 @@ impl Delta {
         let same = found.is_file()
             && found.len() == known.size
             && found.ino() == known.inode
-            && changed(found) == Some(known.changed);
+            && changed(found) == known.changed;
         let checksum = known.checksum;
         same.then(|| Unchanged {
             identity: Identity {
@@ -146,14 +150,6 @@ impl Delta {
     }
 }
 
-/// When the inode changed, in nanoseconds since 1970.
-fn changed(found: &Metadata) -> Option<i64> {
-    found
-        .ctime()
-        .checked_mul(1_000_000_000)?
-        .checked_add(found.ctime_nsec())
-}
-
 /// None, and the log is told why, if the summaries do not tell everything.
 async fn summarized(
     request: &BackupRequest,
@@ -177,5 +173,87 @@ async fn summarized(
             );
             Ok(None)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::backup::delta::files::{Known, Listed};
+    use crate::lsn::Lsn;
+    use crate::wal::TimelineHistory;
+
+    /// A delta upon a parent that knows this of the file "f".
+    fn delta(known: Known<'_>) -> Delta {
+        let mut listed = Listed::default();
+        listed.add("f", known.size);
+        let mut files = listed.finish();
+        files.describe("f", Some(known));
+        Delta {
+            parent: Parent {
+                name: "base_000000010000000000000002".to_owned(),
+                full_name: "base_000000010000000000000002".to_owned(),
+                start_lsn: Lsn(1),
+                count: 1,
+                timeline: 1,
+                history: TimelineHistory {
+                    timeline: 1,
+                    ancestors: Vec::new(),
+                },
+                start_time: chrono::DateTime::UNIX_EPOCH,
+                ancestors: Vec::new(),
+                same_primary: true,
+                files: Arc::new(files),
+            },
+            segment_pages: 131_072,
+            source: Source::Pages(HashSet::new()),
+        }
+    }
+
+    #[test]
+    fn everything_must_agree() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("f");
+        std::fs::write(&path, "content").expect("written");
+        let found = std::fs::metadata(&path).expect("there");
+        let known = Known {
+            size: found.len(),
+            inode: found.ino(),
+            changed: changed(&found),
+            checksum: Some((ChecksumAlgorithm::Crc32c, &[1, 2, 3, 4])),
+        };
+        let unchanged = |known| delta(known).unchanged(Path::new("f"), &found);
+        let same = unchanged(known).expect("it is the same");
+        assert_eq!(same.identity.checksum, "crc32c:01020304");
+        assert_eq!(same.checksum, Some((ChecksumAlgorithm::Crc32c, vec![1, 2, 3, 4])));
+        let unsummed = Known {
+            checksum: None,
+            ..known
+        };
+        assert_eq!(unchanged(unsummed).expect("it is the same").identity.checksum, "");
+        for other in [
+            Known { size: 8, ..known },
+            Known {
+                inode: known.inode + 1,
+                ..known
+            },
+            Known {
+                changed: known.changed - 1,
+                ..known
+            },
+        ] {
+            assert_eq!(unchanged(other), None, "{other:?}");
+        }
+        assert_eq!(delta(known).unchanged(Path::new("g"), &found), None);
+        let directory = std::fs::metadata(dir.path()).expect("there");
+        let known = Known {
+            size: directory.len(),
+            inode: directory.ino(),
+            changed: changed(&directory),
+            ..known
+        };
+        assert_eq!(delta(known).unchanged(Path::new("f"), &directory), None);
     }
 }

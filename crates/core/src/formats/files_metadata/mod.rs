@@ -1,6 +1,7 @@
 //! `files_metadata.json`: an entry for each file of a backup, and which tar holds it.
 
 mod stream;
+mod write;
 
 use std::collections::BTreeMap;
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -9,6 +10,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use stream::{Listener, listen};
+pub use write::{Entry, FilesMetadataWriter, TarFileSetsWriter};
 
 /// The whole object. It can be larger than 1 GB as text, so it is only ever written and read as a stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -130,6 +130,7 @@ pub struct WalRange {
     pub end: Lsn,
 }
 
+/// Two lower-case digits a byte.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes

@@ -112,6 +112,20 @@ impl World {
         file.set_len(pages * PAGE_BYTES as u64).expect("cut off");
     }
 
+    /// As the checkpoint of `pg_backup_start` does: write `pg_control`, long enough after all other files were written.
+    fn settle(&self) {
+        let path = self.data().join("global/pg_control");
+        let content = std::fs::read(&path).expect("read");
+        let changed = |path: &Path| crate::backup::source::changed(&std::fs::metadata(path).expect("there"));
+        let newest = files_below(&self.data()).iter().map(|path| changed(path)).max();
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while Some(changed(&path) - 2_100_000_000) < newest {
+            assert!(std::time::Instant::now() < deadline, "the clock stands still");
+            std::thread::sleep(Duration::from_millis(20));
+            std::fs::write(&path, &content).expect("written");
+        }
+    }
+
     /// Where the next backup starts.
     fn start(&self) -> Lsn {
         Lsn(self.next * SEGMENT + 0x28)

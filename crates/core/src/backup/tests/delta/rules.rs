@@ -228,3 +228,71 @@ async fn a_checksum_is_told_only_if_it_holds() {
     assert_eq!(world.increment(&name, "base/5/100").await.blocks, Vec::<u32>::new());
     assert_eq!(world.sum(&name, "base/5/100").await, None);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_rests_is_left_out_and_nothing_else() {
+    for data_checksums in [true, false] {
+        let mut world = World::new(data_checksums).await;
+        for number in 100..106 {
+            world.relation(&format!("base/5/{number}"), 10, OLD);
+        }
+        world.settle();
+        // Written just before the backup: somebody may write it again at the same tick.
+        world.relation("base/5/200", 10, OLD);
+        let root = world.full().await;
+        let since = world.sentinel(&root).await.start_lsn;
+        let skipped = async |world: &World, name: &str| -> Vec<String> {
+            let files = world.files(name).await;
+            files
+                .into_iter()
+                .filter(|(_, file)| file.is_skipped)
+                .map(|(path, _)| path)
+                .collect()
+        };
+        assert_eq!(skipped(&world, &root).await, [""; 0]);
+
+        // The same bytes, and the time of modification is set back.
+        let path = world.data().join("base/5/100");
+        let modified = std::fs::metadata(&path).expect("there").modified().expect("a time");
+        let file = std::fs::File::options().write(true).open(&path).expect("opened");
+        file.write_all_at(&[sample(OLD, 0, 0)[0]], 0).expect("written");
+        file.set_modified(modified).expect("set");
+        // Another file under the name, of the same age.
+        std::fs::rename(world.data().join("base/5/101"), world.data().join("base/5/999")).expect("renamed");
+        std::fs::hard_link(world.data().join("base/5/102"), world.data().join("base/5/101")).expect("linked");
+        std::fs::remove_file(world.data().join("base/5/999")).expect("removed");
+        world.cut("base/5/103", 9);
+        world.change("base/5/104", &[(2, page(since, 2))]);
+        let first = world.delta().await;
+        world.check(&first).await;
+        let rest = ["/PG_VERSION", "/base/5/105", "/base/5/PG_VERSION", "/pg_xact/0000"];
+        assert_eq!(skipped(&world, &first).await, rest);
+        assert_eq!(world.increment(&first, "base/5/104").await.blocks, [2]);
+        for path in rest {
+            assert!(world.sum(&first, &path[1..]).await.is_some(), "{path}");
+        }
+        let members = world.members(&first).await;
+        assert!(
+            rest.iter().all(|path| !members.contains_key(*path)),
+            "{:?}",
+            members.keys()
+        );
+
+        // What was fresh then rests now, what rested still does; also where only an increment told of it.
+        world.settle();
+        let second = world.delta().await;
+        world.check(&second).await;
+        assert_eq!(skipped(&world, &second).await, rest);
+        let third = world.delta().await;
+        world.check(&third).await;
+        let all: Vec<String> = world
+            .expected()
+            .into_keys()
+            .filter(|path| path != "/global/pg_control")
+            .collect();
+        assert_eq!(skipped(&world, &third).await, all);
+        assert_eq!(world.sum(&third, "base/5/104").await.is_some(), data_checksums);
+        let members = world.members(&third).await;
+        assert!(members.into_keys().eq(["/global/pg_control", "backup_label"]));
+    }
+}
