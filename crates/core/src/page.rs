@@ -70,6 +70,12 @@ const UPPER_AT: usize = 14;
 const SPECIAL_AT: usize = 16;
 /// The size of the page and the version of its layout.
 const VERSION_AT: usize = 18;
+/// Where an SP-GiST page says what it is: `SpGistPageOpaqueData`.
+const SPGIST_SPECIAL_AT: usize = PAGE_BYTES - 8;
+/// `SPGIST_META`.
+const SPGIST_META: u16 = 1;
+/// `SPGIST_PAGE_ID`.
+const SPGIST_PAGE_ID: u16 = 0xFF82;
 
 /// `PD_VALID_FLAG_BITS`.
 const VALID_FLAGS: u16 = 0x0007;
@@ -129,6 +135,13 @@ impl Page<'_> {
             && usize::from(special) <= PAGE_BYTES
             && special.is_multiple_of(ALIGNMENT)
             && self.half(VERSION_AT) == SIZE_AND_VERSION
+    }
+
+    /// Is it the first page of an SP-GiST index? It tells at its end what it is (`access/spgist_private.h`).
+    pub(crate) fn is_spgist_meta(self) -> bool {
+        usize::from(self.half(SPECIAL_AT)) == SPGIST_SPECIAL_AT
+            && self.half(PAGE_BYTES - 2) == SPGIST_PAGE_ID
+            && self.half(SPGIST_SPECIAL_AT) & SPGIST_META != 0
     }
 
     /// Judge it as page `number` of its relation, in a backup that began at `start`.
@@ -229,6 +242,19 @@ pub(crate) mod tests {
         let sum = Page(&page).checksum(number);
         page[CHECKSUM_AT..CHECKSUM_AT + 2].copy_from_slice(&sum.to_ne_bytes());
         page
+    }
+
+    #[test]
+    fn the_metapage_of_an_sp_gist_index_is_told_by_its_end() {
+        let mut page = sample(Lsn(1), 0, 0);
+        for (at, value) in [(16, 8184), (8184, 1), (8190, 0xFF82)] {
+            assert!(!Page(&page).is_spgist_meta());
+            page[at..at + 2].copy_from_slice(&u16::to_ne_bytes(value));
+        }
+        assert!(Page(&page).is_spgist_meta());
+        // Another page of the index.
+        page[8184] = 4;
+        assert!(!Page(&page).is_spgist_meta());
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! being written while it was read may show its old LSN: it was changed after this backup's start then, and the WAL from
 //! there on writes it anew. It is the same with what is read twice, and differs.
 //!
-//! Three things are not left to the LSN. A page that is all zero has none; one whose LSN is 0 was written by no record.
+//! Four things are not left to the LSN. A page that is all zero has none; one whose LSN is 0 was written by no record. The
+//! metapage of an SP-GiST index holds a cache that the server changes without a record (`SpGistUpdateMetaPage`).
 //! And of what lies beyond the parent's copy of the file everything is changed, whatever the LSNs say: `CREATE DATABASE …
 //! STRATEGY FILE_COPY` may have been copying the file, page by page, just when the parent read it. A page whose header is not
 //! that of a page says nothing, and what the rest of the file says is not believed either: it goes in full.
@@ -38,7 +39,7 @@ impl Question {
         }
         let lsn = page.lsn();
         page.has_plausible_header()
-            .then_some(number >= self.known || lsn >= self.since || lsn == Lsn(0))
+            .then_some(number >= self.known || lsn >= self.since || lsn == Lsn(0) || page.is_spgist_meta())
     }
 }
 
