@@ -36,12 +36,18 @@ fn main() -> Result<()> {
             let removed = std::fs::remove_dir_all(&place).map_err(|error| Error::io("remove", &place, error));
             restored.and(removed)
         }
-        _ => Err(Error::config("two arguments are needed", "Give a directory and a number of files.")),
+        _ => Err(Error::config(
+            "two arguments are needed",
+            "Give a directory and a number of files.",
+        )),
     }
 }
 
 fn store(place: &Path) -> Result<Store> {
-    Store::open(&StorageConfig::new(format!("file://{}", place.join("repository").display())))
+    Store::open(&StorageConfig::new(format!(
+        "file://{}",
+        place.join("repository").display()
+    )))
 }
 
 async fn back_up(place: &Path, files: u32) -> Result<()> {
