@@ -18,8 +18,9 @@ use walarchive_core::backup::{Backup, BackupOptions, BackupRequest, StopResult};
 use walarchive_core::codec::Format;
 use walarchive_core::config::StorageConfig;
 use walarchive_core::control_file::ControlFile;
-use walarchive_core::formats::files_metadata::FilesMetadata;
+use walarchive_core::formats::files_metadata::{FileDescription, FilesMetadata};
 use walarchive_core::formats::increment::{IncrementHeader, PAGE_BYTES};
+use walarchive_core::formats::manifest;
 use walarchive_core::restore::{self, RestoreOptions};
 use walarchive_core::storage::Store;
 use walarchive_core::{inventory, layout};
@@ -129,9 +130,8 @@ impl Site {
         });
         let name = prepared.commit().await.expect("committed");
         let files = self.files(&name).await.files;
-        let count = |is: fn(&walarchive_core::formats::files_metadata::FileDescription) -> bool| {
-            files.values().filter(|file| is(file)).count()
-        };
+        let count = |is: fn(&FileDescription) -> bool| files.values().filter(|file| is(file)).count();
+        self.check_sums(&name, &files).await;
         let (incremented, skipped) = (count(|file| file.is_incremented), count(|file| file.is_skipped));
         eprintln!(
             "{name}: {} files, {incremented} increments, {skipped} left out",
@@ -143,6 +143,27 @@ impl Site {
     async fn files(&self, name: &str) -> FilesMetadata {
         let metadata = self.store.get(&layout::files_metadata(name), u64::MAX).await;
         FilesMetadata::read_from(&metadata.expect("read").expect("there")[..]).expect("files metadata")
+    }
+
+    /// What was read as a whole and verified has a checksum; where the WAL summaries tell the blocks nothing else is read.
+    async fn check_sums(&self, name: &str, files: &BTreeMap<String, FileDescription>) {
+        let text = self.store.get(&layout::backup_manifest(name), u64::MAX).await;
+        let manifest = manifest::parse(&text.expect("read").expect("there")).expect("a manifest");
+        let verified = ControlFile::read(self.cluster.datadir())
+            .expect("intact")
+            .data_checksums;
+        for file in &manifest.files {
+            let path = format!("/{}", file.path.display());
+            let is_whole = files
+                .get(&path)
+                .is_none_or(|file| !file.is_incremented && !file.is_skipped);
+            if is_whole {
+                assert!(file.checksum.is_some(), "{path} of {name}");
+            } else if files[&path].is_incremented {
+                let known = verified && !self.wal_summaries;
+                assert_eq!(file.checksum.is_some(), known, "{path} of {name}");
+            }
+        }
     }
 
     /// The files of a backup, by name; directories have no content.
