@@ -69,6 +69,7 @@ async fn back_up(place: &Path, files: u32) -> Result<()> {
         user_data: None,
         start_time: chrono::Utc::now(),
         tablespaces: Vec::new(),
+        parent: None,
     };
     let (options, cancel) = (BackupOptions::default(), CancellationToken::new());
     let store = store(place)?;

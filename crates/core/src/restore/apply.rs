@@ -8,12 +8,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::complete::check_complete;
 use super::context::{Context, Step};
+use super::existing::{self, Marker};
 use super::extract::extract;
 use super::fetch::blocking;
-use super::member::{BACKUP_LABEL, MemberPath, PG_CONTROL};
+use super::member::{BACKUP_LABEL, MARKER, MemberPath, PG_CONTROL};
+use super::options::RestoreMode;
 use super::plan::{RestorePlan, Tar, TarKind};
-use super::readback;
+use super::recovery::{self, put};
 use super::tree::Tree;
+use super::{readback, stubs};
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::storage::{RangeReader, Store};
@@ -49,12 +52,23 @@ pub async fn apply(plan: RestorePlan, progress: Arc<Progress>, cancel: Cancellat
     let cancel = cancel.child_token();
     // Threads that unpack do not notice when nobody waits for them any more.
     let _guard = cancel.clone().drop_guard();
-    let (target, tablespaces) = (plan.target.clone(), plan.tablespaces.clone());
-    let tree = blocking(move || Tree::create(&target, &tablespaces)).await?;
-    let context = Arc::new(Context::new(Some(tree), plan.table, Arc::clone(&progress), cancel));
+    let (mut plan, tree) = blocking(move || {
+        let tree = match plan.mode {
+            RestoreMode::VerifyOnly => None,
+            _ => Some(prepare(&plan)?),
+        };
+        Ok((plan, tree))
+    })
+    .await?;
+    let kept = plan.existing.take().map(|existing| existing.kept);
+    let (table, levels) = (plan.table.take(), std::mem::take(&mut plan.levels));
+    let context = Arc::new(Context::new(tree, table, kept, Arc::clone(&progress), cancel));
     let store = &plan.store;
+    if let Some(manifest) = plan.manifest.as_ref().filter(|_| !plan.databases.is_all()) {
+        stubs::make(&context, store, manifest).await?;
+    }
     let mut control = None;
-    for mut level in plan.levels {
+    for mut level in levels {
         let tars = std::mem::take(&mut level.tars);
         let (last, tars): (Vec<Tar>, Vec<Tar>) = tars.into_iter().partition(|tar| tar.kind == TarKind::Control);
         let step = Arc::new(Step::new(level, context.table.as_ref()));
@@ -72,13 +86,12 @@ pub async fn apply(plan: RestorePlan, progress: Arc<Progress>, cancel: Cancellat
     if let Some(manifest) = &plan.manifest {
         readback::finish_manifest(&context, store, manifest, plan.concurrency).await?;
     }
-    let (finishing, recovery) = (Arc::clone(&context), plan.recovery);
+    let (finishing, recovery, archive_off) = (Arc::clone(&context), plan.recovery, plan.archive_off);
     blocking(move || {
         if let Some(tree) = &finishing.tree {
-            if let Ok(wal) = MemberPath::parse(b"pg_wal") {
-                tree.create_directory(&wal, 0o700)?;
-            }
-            recovery.map_or(Ok(()), |recovery| recovery.write(tree))?;
+            tree.create_directory(&path_of("pg_wal")?, 0o700)?;
+            recovery::write(recovery.as_ref(), archive_off, tree)?;
+            tree.remove(&path_of(MARKER)?)?;
         }
         sync(&finishing)
     })
@@ -97,6 +110,35 @@ pub async fn apply(plan: RestorePlan, progress: Arc<Progress>, cancel: Cancellat
         bytes: progress.bytes_written.load(Ordering::Relaxed),
         stored_bytes: progress.bytes_done.load(Ordering::Relaxed),
     })
+}
+
+/// Make the directories ready. Until the end a mark says whose they are; what is not in the backup goes.
+fn prepare(plan: &RestorePlan) -> Result<Tree> {
+    let tree = Tree::open(&plan.target, &plan.tablespaces, plan.owner)?;
+    let marker = Marker {
+        system_identifier: plan.sentinel.system_identifier,
+        backup: plan.backup.clone(),
+    };
+    if plan.mode == RestoreMode::Delta && existing::check(&plan.target, &plan.sentinel)? {
+        put(&tree, MARKER, &marker.to_json())?;
+        // From here on no server starts.
+        tree.remove(&path_of(PG_CONTROL)?)?;
+        existing::clean(
+            &plan.target,
+            &plan.tablespaces,
+            plan.major,
+            plan.table.as_ref(),
+            plan.owner,
+        )?;
+    } else {
+        put(&tree, MARKER, &marker.to_json())?;
+    }
+    tree.link(&plan.tablespaces)?;
+    Ok(tree)
+}
+
+fn path_of(path: &str) -> Result<MemberPath> {
+    MemberPath::parse(path.as_bytes()).map_err(|reason| Error::damaged(path, reason))
 }
 
 fn sync(context: &Context) -> Result<()> {

@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use super::contents::{NAMED, Source, names};
 use super::context::Context;
 use super::member::{PG_CONTROL, TABLESPACE_MAP};
+use super::names::{NAMED, Source, names};
 use super::table::{Key, Stored, Table};
 use crate::error::{Error, Result};
 use crate::layout;
@@ -35,8 +35,7 @@ pub(super) async fn check_complete(context: &Context, store: &Store, backup: &st
             true => Source::Manifest,
             false => source,
         };
-        let mut names = names(store, backup, source, table.keys().clone(), missing.keys).await?;
-        names.sort();
+        let names = names(store, backup, source, table.keys().clone(), missing.keys).await?;
         let of = match source {
             Source::Manifest => "Of the files in its manifest",
             Source::FilesMetadata => "Of the files that it has from older backups",

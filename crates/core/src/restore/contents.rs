@@ -1,6 +1,6 @@
 //! Reading what a backup and its ancestors say of their files, as streams into one [`Table`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 
@@ -9,8 +9,10 @@ use serde::Deserialize;
 use super::chain::without_metadata;
 use super::fetch::read_with;
 use super::level::{Kinds, Level};
+use super::names::{NAMED, Source, names};
 use super::plan::{Link, Tar, TarKind, list_tars};
-use super::table::{Key, Keys, Stored, Table, TableBuilder, Twice};
+use super::survey::Survey;
+use super::table::{Stored, Table, TableBuilder, Twice};
 use crate::error::{Error, Result};
 use crate::formats::files_metadata::{Listener, listen};
 use crate::formats::manifest;
@@ -18,7 +20,7 @@ use crate::layout;
 use crate::storage::Store;
 
 /// More than any manifest or files metadata has, in bytes: about 200 a file.
-const LIMIT: u64 = 16 << 30;
+pub(super) const LIMIT: u64 = 16 << 30;
 
 /// What is to be taken from where.
 #[derive(Debug)]
@@ -28,6 +30,7 @@ pub(crate) struct Contents {
     /// The newest first.
     pub(crate) levels: Vec<Level>,
     pub(crate) manifest: Option<ManifestInfo>,
+    pub(crate) survey: Survey,
 }
 
 /// The manifest that was read, to tell it when it is read again.
@@ -41,7 +44,7 @@ pub(crate) struct ManifestInfo {
 }
 
 /// Everything about a chain, the newest backup first. `notes` gets what the user should know.
-pub(crate) async fn read(store: &Store, links: &[Link], notes: &mut Vec<String>) -> Result<Contents> {
+pub(crate) async fn read(store: &Store, links: &[Link], survey: Survey, notes: &mut Vec<String>) -> Result<Contents> {
     let Some((newest, older)) = links.split_first() else {
         return Err(Error::damaged(store.url(), "A chain has no backup."));
     };
@@ -50,7 +53,7 @@ pub(crate) async fn read(store: &Store, links: &[Link], notes: &mut Vec<String>)
         return Err(without_metadata(&link.backup, &newest.backup));
     }
     let tars = list_tars(store, &newest.backup).await?;
-    let own = read_own(store, newest, &tars, !is_delta, notes).await?;
+    let own = read_own(store, newest, &tars, !is_delta, survey, notes).await?;
     check_sets(store, &newest.backup, &own.missing_tars)?;
     let mut levels = vec![Level {
         depth: 0,
@@ -77,6 +80,7 @@ pub(crate) async fn read(store: &Store, links: &[Link], notes: &mut Vec<String>)
         table,
         levels,
         manifest: own.manifest,
+        survey: own.survey,
     })
 }
 
@@ -96,7 +100,7 @@ fn take_newest(table: &Table) -> Kinds {
 /// What is read of an entry.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
-struct Entry {
+pub(super) struct Entry {
     is_incremented: bool,
     is_skipped: bool,
 }
@@ -115,15 +119,15 @@ impl Entry {
 
 /// The tars of a backup, as its files metadata names them.
 #[derive(Default)]
-struct Sets {
+pub(super) struct Sets {
     numbers: HashMap<String, usize>,
-    current: Option<usize>,
+    pub(super) current: Option<usize>,
     /// Of those that it names and that are not there, the first few.
     missing: Vec<String>,
 }
 
 impl Sets {
-    fn new(tars: &[Tar]) -> Self {
+    pub(super) fn new(tars: &[Tar]) -> Self {
         let numbers = tars.iter().enumerate().map(|(number, tar)| (tar.name.clone(), number));
         Sets {
             numbers: numbers.collect(),
@@ -132,7 +136,7 @@ impl Sets {
         }
     }
 
-    fn tar(&mut self, name: &str) {
+    pub(super) fn tar(&mut self, name: &str) {
         self.current = self.numbers.get(name).copied();
         if self.current.is_none() && self.missing.len() < NAMED {
             self.missing.push(name.to_owned());
@@ -155,6 +159,7 @@ pub(crate) const MISSING_TAR: &str = "It is missing, though the backup's files_m
 /// Fills the table.
 struct Newest {
     builder: TableBuilder,
+    survey: Survey,
     files: u64,
     sets: Sets,
     /// The first file that is not there in full.
@@ -169,7 +174,9 @@ impl Listener for Newest {
         if stored != Stored::Full && self.partial.is_none() {
             self.partial = Some(path.to_owned());
         }
-        self.builder.describe(path, stored);
+        // The manifest will tell the size, and the file is counted then.
+        let is_left_out = self.survey.look_at(path.trim_matches('/').as_bytes(), 0);
+        self.builder.describe(path, stored, is_left_out);
         self.files += 1;
         Ok(())
     }
@@ -187,6 +194,7 @@ pub(crate) struct Own {
     pub(crate) manifest: Option<ManifestInfo>,
     /// Tars that files metadata names and that are not there: the first few.
     pub(crate) missing_tars: Vec<String>,
+    pub(crate) survey: Survey,
 }
 
 /// What one backup says of itself. `is_full`: nothing in it may be based on another.
@@ -195,10 +203,12 @@ pub(crate) async fn read_own(
     link: &Link,
     tars: &[Tar],
     is_full: bool,
+    survey: Survey,
     notes: &mut Vec<String>,
 ) -> Result<Own> {
     let mut listener = Newest {
         builder: TableBuilder::default(),
+        survey,
         files: 0,
         sets: Sets::new(tars),
         partial: None,
@@ -225,16 +235,17 @@ pub(crate) async fn read_own(
         }
     }
     let mut manifest = None;
-    let mut builder = listener.builder;
+    let (mut builder, mut survey) = (listener.builder, listener.survey);
     if let Some(size) = manifest_size {
         let info;
-        (builder, info) = read_manifest(store, &manifest_key, size, builder).await?;
+        (builder, survey, info) = read_manifest(store, &manifest_key, size, builder, survey).await?;
         manifest = Some(info);
     }
     Ok(Own {
         table: builder.finish(),
         manifest,
         missing_tars: listener.sets.missing,
+        survey,
     })
 }
 
@@ -249,7 +260,7 @@ fn not_in_full(store: &Store, backup: &str, path: &str) -> Error {
 }
 
 /// WAL-G before 2.0 kept it in the sentinel.
-async fn metadata_object(store: &Store, backup: &str) -> Result<(String, u64)> {
+pub(super) async fn metadata_object(store: &Store, backup: &str) -> Result<(String, u64)> {
     let key = layout::files_metadata(backup);
     if let Some(size) = store.size(&key).await? {
         return Ok((key, size));
@@ -278,13 +289,15 @@ async fn read_manifest(
     key: &str,
     size: u64,
     mut builder: TableBuilder,
-) -> Result<(TableBuilder, ManifestInfo)> {
+    mut survey: Survey,
+) -> Result<(TableBuilder, Survey, ManifestInfo)> {
     let (object, name) = (store.object_url(key), key.to_owned());
     let read = move |source: &mut dyn Read| {
         let damaged = |reason: String| Error::damaged(&object, reason);
         let list = |file: manifest::ManifestFile| {
             let path = |file: manifest::ManifestFile| file.path.display().to_string().escape_debug().to_string();
-            let listed = builder.list(&file);
+            let is_left_out = survey.look_at(file.path.as_os_str().as_bytes(), file.size);
+            let listed = builder.list(&file, is_left_out);
             listed.map_err(|Twice| damaged(format!("It lists \"{}\" twice.", path(file))))
         };
         let listened = manifest::listen(source.take(LIMIT), list);
@@ -297,7 +310,7 @@ async fn read_manifest(
             checksum: summary.checksum,
             files: summary.files,
         };
-        Ok((builder, info))
+        Ok((builder, survey, info))
     };
     read_with(store, key, size, read).await
 }
@@ -426,59 +439,4 @@ async fn check_seen(store: &Store, newest: &Link, link: &Link, table: &Table, op
             names.first().map_or("", String::as_str)
         ),
     ))
-}
-
-/// So many are looked up for a message.
-pub(crate) const NAMED: usize = 10;
-
-/// What lists the files of a backup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Source {
-    FilesMetadata,
-    Manifest,
-}
-
-/// The paths that belong to these keys, in the order of the source.
-pub(crate) async fn names(
-    store: &Store,
-    backup: &str,
-    source: Source,
-    keys: Keys,
-    wanted: HashSet<Key>,
-) -> Result<Vec<String>> {
-    struct Names(Keys, HashSet<Key>, Vec<String>);
-
-    impl Names {
-        fn look_at(&mut self, path: &[u8]) {
-            if self.1.remove(&self.0.of(path)) {
-                self.2.push(String::from_utf8_lossy(path).escape_debug().to_string());
-            }
-        }
-    }
-
-    impl Listener for Names {
-        type File = Entry;
-
-        fn file(&mut self, path: &str, _: Entry) -> Result<(), String> {
-            self.look_at(path.trim_matches('/').as_bytes());
-            Ok(())
-        }
-    }
-
-    let mut names = Names(keys, wanted, Vec::new());
-    if source == Source::FilesMetadata {
-        let (key, size) = metadata_object(store, backup).await?;
-        return listen_to(store, &key, size, names).await.map(|names| names.2);
-    }
-    let key = layout::backup_manifest(backup);
-    let size = store.size(&key).await?.unwrap_or_default();
-    let read = move |source: &mut dyn Read| {
-        let look = |file: manifest::ManifestFile| {
-            names.look_at(file.path.as_os_str().as_bytes());
-            Ok(())
-        };
-        manifest::listen(source.take(LIMIT), look)??;
-        Ok(names.2)
-    };
-    read_with(store, &key, size, read).await
 }

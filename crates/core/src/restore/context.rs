@@ -73,6 +73,7 @@ impl Context {
     pub(super) fn new(
         tree: Option<Tree>,
         table: Option<Table>,
+        kept: Option<Bits>,
         progress: Arc<Progress>,
         cancel: CancellationToken,
     ) -> Self {
@@ -80,7 +81,7 @@ impl Context {
         Context {
             tree,
             table,
-            complete: Bits::none(files),
+            complete: kept.unwrap_or_else(|| Bits::none(files)),
             assembled: Bits::none(files),
             assembly: Assembly::default(),
             strays: Mutex::default(),

@@ -8,13 +8,17 @@ pub(crate) const BACKUP_LABEL: &str = "backup_label";
 pub(crate) const TABLESPACE_MAP: &str = "tablespace_map";
 pub(crate) const BACKUP_MANIFEST: &str = "backup_manifest";
 
+/// Ours: it is in a data directory while that is being restored.
+pub(crate) const MARKER: &str = "walarchive_restore.json";
+
 /// No backup holds these; if one did, the restored server would not start, or not do what it is asked for.
-const NEVER: [&str; 5] = [
+const NEVER: [&str; 6] = [
     "postmaster.pid",
     "postmaster.opts",
     "recovery.signal",
     "standby.signal",
     BACKUP_MANIFEST,
+    MARKER,
 ];
 
 /// Directories whose content no backup holds. WAL-G packs a link where one of them is a link; what is needed is the directory.

@@ -38,6 +38,10 @@ pub(super) enum Placed {
 
 impl Member<'_> {
     pub(super) fn place(&self, entry: &mut tar::Entry<'_, impl Read>, is_increment: bool) -> Result<Placed, Stop> {
+        let table = self.context.table.as_ref();
+        if table.is_some_and(|table| self.found.number().is_some_and(|file| table.is_left_out(file))) {
+            return self.stub(entry, is_increment);
+        }
         let unfinished = self.found.number().and_then(|file| self.context.assembly.take(file));
         match (unfinished, is_increment) {
             (None, false) => self.whole(entry).map(Placed::Whole),
@@ -45,6 +49,17 @@ impl Member<'_> {
             (Some(unfinished), false) => self.fill(entry, unfinished),
             (Some(unfinished), true) => self.add(entry, unfinished),
         }
+    }
+
+    /// Of the file only its size is wanted.
+    fn stub(&self, entry: &mut tar::Entry<'_, impl Read>, is_increment: bool) -> Result<Placed, Stop> {
+        let size = match is_increment {
+            true => self.header(entry)?.file_size,
+            false => entry.size(),
+        };
+        let output = self.context.create(self.path)?;
+        output.set_size(size)?;
+        Ok(Placed::Whole(output))
     }
 
     /// A file that is here in full, and in no newer backup.

@@ -5,11 +5,17 @@ use std::path::{Path, PathBuf};
 
 use super::chain;
 use super::contents::{self, Contents, ManifestInfo};
-use super::fetch::{read_with, whole};
-use super::level::Level;
+use super::databases::Databases;
+use super::existing::{self, Existing};
+use super::fetch::{blocking, read_with, whole};
+use super::level::{Bits, Level};
 use super::member::{MemberPath, TABLESPACE_MAP};
-use super::options::RestoreOptions;
+use super::narrow::narrow;
+use super::options::{RestoreMode, RestoreOptions};
+use super::owner::{self, Owner};
 use super::recovery::RecoverySettings;
+use super::space;
+use super::survey::Survey;
 use super::table::Table;
 use super::tablespaces::{self, Tablespace};
 use crate::codec::Format;
@@ -39,6 +45,10 @@ pub struct RestorePlan {
     pub ancestors: Vec<String>,
     /// What recovery will be told, if anything.
     pub recovery: Option<RecoverySettings>,
+    /// `archive_mode = off` is written.
+    pub archive_off: bool,
+    /// What is expected in the target.
+    pub mode: RestoreMode,
     /// Tars at a time.
     pub concurrency: usize,
     /// What the user should know, as sentences.
@@ -47,6 +57,12 @@ pub struct RestorePlan {
     pub(crate) levels: Vec<Level>,
     pub(crate) table: Option<Table>,
     pub(crate) manifest: Option<ManifestInfo>,
+    pub(crate) owner: Option<Owner>,
+    pub(crate) databases: Databases,
+    /// What is in the target already.
+    pub(crate) existing: Option<Existing>,
+    /// Of the server.
+    pub(crate) major: u32,
     pub(crate) store: Store,
 }
 
@@ -80,7 +96,8 @@ pub(crate) enum TarKind {
 
 /// Find out everything about the restore of a backup into `target`, and refuse what cannot be done. Writes nothing.
 pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOptions) -> Result<RestorePlan> {
-    let mut links = chain::links(store, backup).await?;
+    owner::check(options.owner)?;
+    let links = chain::links(store, backup).await?;
     let sentinel = links[0].sentinel.clone();
     if options.recovery.is_some() && (1..RECOVERY_SIGNAL_SINCE).contains(&sentinel.pg_version) {
         return Err(Error::config(
@@ -91,29 +108,59 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
             "Use --no-recovery and write recovery.conf by hand, as servers before 12 want it.",
         ));
     }
+    let place = Place::find(store, backup, target, &sentinel, &options).await?;
     let mut notes = Vec::new();
+    let databases = Databases::find(store, backup, &options.databases).await?;
     let Contents {
-        table,
-        levels,
+        mut table,
+        mut levels,
         manifest,
-    } = contents::read(store, &links, &mut notes).await?;
+        survey,
+    } = contents::read(store, &links, Survey::new(databases), &mut notes).await?;
+    survey.databases.check(&survey.found, backup)?;
     if manifest.is_none() {
         notes.push("The backup has no manifest, so the content of its files cannot be compared with one.".to_owned());
     }
-    let found = match &sentinel.tablespaces {
-        Some(spec) => tablespaces::of_spec(spec, &store.object_url(&layout::sentinel(backup)))?,
-        None => read_tablespace_map(store, &levels[0].tars).await?,
-    };
-    let source = store.object_url(&layout::sentinel(backup));
-    let tablespaces = tablespaces::resolve(found, &options.tablespace_map, &source)?;
-    let target = tablespaces::check_directories(target, &tablespaces)?;
+    let mut existing = None;
+    if place.is_used
+        && let Some(known) = table.take()
+    {
+        let (place, threads) = (place.clone(), options.concurrency);
+        let (known, compared) = blocking(move || {
+            let compared = existing::compare(&place.target, &place.tablespaces, place.major, &known, threads)?;
+            Ok((known, compared))
+        })
+        .await?;
+        table = Some(known);
+        notes.extend(compared.note());
+        existing = Some(compared);
+    }
+    if let Some(known) = table.take() {
+        table = Some(match there(&known, existing.as_ref()) {
+            None => known,
+            Some(there) => {
+                let narrowed;
+                (narrowed, levels) = narrow(store, known, levels, &there).await?;
+                narrowed
+            }
+        });
+    }
+    if options.check_space && options.mode != RestoreMode::VerifyOnly {
+        space::check(&place.needs(&survey, &sentinel, manifest.is_some(), existing.as_ref()))?;
+    }
     Ok(RestorePlan {
         backup: backup.to_owned(),
-        sentinel,
-        target,
-        tablespaces,
-        ancestors: links.drain(1..).map(|link| link.backup).collect(),
+        target: place.target,
+        tablespaces: place.tablespaces,
+        ancestors: links.into_iter().skip(1).map(|link| link.backup).collect(),
         recovery: options.recovery,
+        archive_off: options.archive_off,
+        mode: options.mode,
+        owner: options.owner,
+        databases: survey.databases,
+        existing,
+        major: sentinel.pg_version / 10_000,
+        sentinel,
         concurrency: options.concurrency.max(1),
         notes,
         levels,
@@ -121,6 +168,91 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
         manifest,
         store: store.clone(),
     })
+}
+
+/// The files that need not be fetched: those that are kept, and those that a manifest allows to make without a tar.
+fn there(table: &Table, existing: Option<&Existing>) -> Option<Bits> {
+    let is_stub = |file: &usize| table.has_manifest && table.is_listed(*file) && table.is_left_out(*file);
+    let is_kept = |file: &usize| existing.is_some_and(|existing| existing.kept.get(*file));
+    let mut files = (0..table.len())
+        .filter(|file| is_stub(file) || is_kept(file))
+        .peekable();
+    files.peek()?;
+    let there = Bits::none(table.len());
+    for file in files {
+        there.set(file);
+    }
+    Some(there)
+}
+
+/// The directories of a restore.
+#[derive(Debug, Clone)]
+struct Place {
+    target: PathBuf,
+    tablespaces: Vec<Tablespace>,
+    major: u32,
+    /// Something is in the target.
+    is_used: bool,
+}
+
+impl Place {
+    async fn find(
+        store: &Store,
+        backup: &str,
+        target: &Path,
+        sentinel: &Sentinel,
+        options: &RestoreOptions,
+    ) -> Result<Self> {
+        let source = store.object_url(&layout::sentinel(backup));
+        let found = match &sentinel.tablespaces {
+            Some(spec) => tablespaces::of_spec(spec, &source)?,
+            None => read_tablespace_map(store, &list_tars(store, backup).await?).await?,
+        };
+        let mut place = Place {
+            target: target.to_owned(),
+            tablespaces: tablespaces::resolve(found, &options.tablespace_map, &source)?,
+            major: sentinel.pg_version / 10_000,
+            is_used: false,
+        };
+        place.target = match options.mode {
+            RestoreMode::VerifyOnly => return Ok(place),
+            RestoreMode::Fresh => tablespaces::check_directories(target, &place.tablespaces, true)?,
+            RestoreMode::Delta => tablespaces::check_directories(target, &place.tablespaces, false)?,
+        };
+        if options.mode == RestoreMode::Delta {
+            place.is_used = existing::check(&place.target, sentinel)?;
+            existing::check_tablespaces(&place.target, &place.tablespaces)?;
+        }
+        Ok(place)
+    }
+
+    /// What will be written where, in bytes.
+    fn needs(
+        &self,
+        survey: &Survey,
+        sentinel: &Sentinel,
+        has_manifest: bool,
+        existing: Option<&Existing>,
+    ) -> Vec<(PathBuf, u64)> {
+        let sum = |tablespace: Option<u32>| match (has_manifest, tablespace) {
+            (true, _) => survey.bytes.get(&tablespace).copied().unwrap_or(0),
+            // What goes where is not known; together it must fit.
+            (false, None) if survey.databases.is_all() => {
+                sentinel.data_catalog_size.unwrap_or(sentinel.uncompressed_size)
+            }
+            (false, _) => 0,
+        };
+        let need = |tablespace: Option<u32>| {
+            let room = existing.and_then(|existing| existing.room.get(&tablespace).copied());
+            sum(tablespace).saturating_sub(room.unwrap_or(0))
+        };
+        let mut needs = vec![(self.target.clone(), need(None))];
+        for tablespace in &self.tablespaces {
+            let place = tablespace.location.clone().unwrap_or_else(|| self.target.clone());
+            needs.push((place, need(tablespace.oid.parse().ok())));
+        }
+        needs
+    }
 }
 
 /// The tars of a backup: what `pg_backup_stop` returned first, `pg_control` last, and between them the large ones first.

@@ -11,6 +11,17 @@ impl RestorePlan {
         self.levels.iter().flat_map(|level| &level.tars)
     }
 
+    /// The files that are fetched, if it is known which there are.
+    pub fn fetched_files(&self) -> u64 {
+        let Some(table) = &self.table else { return 0 };
+        let taken = |file: &usize| {
+            let taken = self.levels.iter().any(|level| level.taken.get(*file).is_some());
+            // Of directories there are entries too, but none in the manifest.
+            taken && (!table.has_manifest || table.is_listed(*file))
+        };
+        (0..table.len()).filter(taken).count() as u64
+    }
+
     /// Bytes to download.
     pub fn stored_bytes(&self) -> u64 {
         self.tars().map(|tar| tar.size).sum()
@@ -48,6 +59,24 @@ impl fmt::Display for RestorePlan {
                 None => writeln!(f, "tablespace:   {} inside the data directory", tablespace.oid)?,
             }
         }
+        if let Some(existing) = &self.existing {
+            writeln!(
+                f,
+                "there:        {} files, {} bytes are as in the backup and are kept; {} are fetched; {} are not in it and are removed",
+                existing.kept_files,
+                existing.kept_bytes,
+                self.fetched_files(),
+                existing.removed
+            )?;
+        }
+        if !self.databases.is_all() {
+            let oids: Vec<String> = self.databases.wanted().map(|oid| oid.to_string()).collect();
+            writeln!(
+                f,
+                "databases:    {}; relations of others come back as files of zeros, to be dropped",
+                oids.join(", ")
+            )?;
+        }
         writeln!(
             f,
             "download:     {} tars, {} bytes, {} at a time",
@@ -63,6 +92,9 @@ impl fmt::Display for RestorePlan {
         match &self.manifest {
             Some(manifest) => writeln!(f, "checked with: the backup manifest ({} files)", manifest.files)?,
             None => writeln!(f, "checked with: the checksums of the tars only")?,
+        }
+        if self.archive_off {
+            writeln!(f, "archiving:    off, in postgresql.auto.conf")?;
         }
         match &self.recovery {
             None => writeln!(f, "recovery:     no settings are written")?,

@@ -50,6 +50,8 @@ const SKIPPED: u8 = 4;
 const LISTED: u8 = 8;
 const HAS_CRC: u8 = 16;
 const HAS_SHA: u8 = 32;
+/// It comes back without its content.
+const LEFT_OUT: u8 = 64;
 
 impl Entry {
     fn has(&self, flag: u8) -> bool {
@@ -181,6 +183,11 @@ impl Table {
         })
     }
 
+    /// Does it come back as a file of zeros?
+    pub(crate) fn is_left_out(&self, file: usize) -> bool {
+        self.entries[file].has(LEFT_OUT)
+    }
+
     pub(crate) fn is_listed(&self, file: usize) -> bool {
         self.entries[file].has(LISTED)
     }
@@ -202,6 +209,10 @@ impl Found {
     }
 }
 
+fn left_out(is_left_out: bool) -> u8 {
+    if is_left_out { LEFT_OUT } else { 0 }
+}
+
 /// Fills a [`Table`]: first from files metadata, then from a manifest.
 #[derive(Debug, Default)]
 pub(crate) struct TableBuilder {
@@ -220,16 +231,17 @@ pub(crate) struct Twice;
 
 impl TableBuilder {
     /// A file as its files metadata says.
-    pub(crate) fn describe(&mut self, path: &str, stored: Stored) {
+    pub(crate) fn describe(&mut self, path: &str, stored: Stored, is_left_out: bool) {
         self.entries.push(Entry {
             key: self.keys.of(path.trim_matches('/').as_bytes()),
             size: 0,
             sum: 0,
-            flags: match stored {
-                Stored::Full => DESCRIBED,
-                Stored::Increment => DESCRIBED | INCREMENTED,
-                Stored::Skipped => DESCRIBED | SKIPPED,
-            },
+            flags: left_out(is_left_out)
+                | match stored {
+                    Stored::Full => DESCRIBED,
+                    Stored::Increment => DESCRIBED | INCREMENTED,
+                    Stored::Skipped => DESCRIBED | SKIPPED,
+                },
         });
     }
 
@@ -240,7 +252,7 @@ impl TableBuilder {
     }
 
     /// A file of the manifest.
-    pub(crate) fn list(&mut self, file: &ManifestFile) -> Result<(), Twice> {
+    pub(crate) fn list(&mut self, file: &ManifestFile, is_left_out: bool) -> Result<(), Twice> {
         let key = self.keys.of(file.path.as_os_str().as_bytes());
         let (mut flags, mut sum) = (LISTED, 0);
         match file
@@ -255,6 +267,7 @@ impl TableBuilder {
                 self.shas.push(sha);
             }
         }
+        flags |= left_out(is_left_out);
         let known = self.entries[..self.sorted].binary_search_by_key(&key, |entry| entry.key);
         match known.ok().and_then(|at| self.entries.get_mut(at)) {
             Some(entry) if entry.has(LISTED) => return Err(Twice),
@@ -316,15 +329,15 @@ mod tests {
     #[test]
     fn both_sources_meet_in_one_entry() {
         let mut builder = TableBuilder::default();
-        builder.describe("/a", Stored::Full);
-        builder.describe("/b/c", Stored::Increment);
-        builder.describe("backup_label", Stored::Skipped);
+        builder.describe("/a", Stored::Full, false);
+        builder.describe("/b/c", Stored::Increment, false);
+        builder.describe("backup_label", Stored::Skipped, false);
         builder.all_described().expect("once each");
         let crc = Some((ChecksumAlgorithm::Crc32c, vec![1, 2, 3, 4]));
-        builder.list(&listed("b/c", crc)).expect("new");
+        builder.list(&listed("b/c", crc), false).expect("new");
         let sha = Some((ChecksumAlgorithm::Sha256, vec![7; 32]));
-        builder.list(&listed("only", sha)).expect("new");
-        builder.list(&listed("a", None)).expect("new");
+        builder.list(&listed("only", sha), false).expect("new");
+        builder.list(&listed("a", None), false).expect("new");
         builder.all_listed().expect("once each");
         let table = builder.finish().expect("a table");
         assert_eq!(table.len(), 4);
@@ -346,16 +359,16 @@ mod tests {
     #[test]
     fn nothing_comes_twice() {
         let mut builder = TableBuilder::default();
-        builder.describe("/a", Stored::Full);
-        builder.describe("a", Stored::Full);
+        builder.describe("/a", Stored::Full, false);
+        builder.describe("a", Stored::Full, false);
         assert_eq!(builder.all_described(), Err(Twice));
         let mut builder = TableBuilder::default();
-        builder.describe("/a", Stored::Full);
+        builder.describe("/a", Stored::Full, false);
         builder.all_described().expect("once");
-        builder.list(&listed("a", None)).expect("once");
-        assert_eq!(builder.list(&listed("a", None)), Err(Twice));
-        builder.list(&listed("b", None)).expect("once");
-        builder.list(&listed("b", None)).expect("not seen yet");
+        builder.list(&listed("a", None), false).expect("once");
+        assert_eq!(builder.list(&listed("a", None), false), Err(Twice));
+        builder.list(&listed("b", None), false).expect("once");
+        builder.list(&listed("b", None), false).expect("not seen yet");
         assert_eq!(builder.all_listed(), Err(Twice));
         assert!(TableBuilder::default().finish().is_none());
     }

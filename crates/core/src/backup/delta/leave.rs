@@ -22,7 +22,7 @@ pub(in crate::backup) fn leave_out(
 ) -> Result<(FileList, Packed)> {
     let (mut left, mut notes) = (FileList::default(), Notes::default());
     let (mut count, mut bytes) = (0u64, 0);
-    let failed = |error| Error::io("remember", &shared.data_dir, error);
+    let failed = |error| Error::io("note the files of", &shared.data_dir, error);
     for file in (0..files.len()).map(|index| files.get(index)) {
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);

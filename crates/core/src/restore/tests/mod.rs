@@ -2,6 +2,8 @@
 
 mod chain;
 mod damage;
+mod existing;
+mod options;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -133,10 +135,14 @@ impl Repository {
     }
 }
 
+/// All files below, but for the mark of a restore that did not end.
 fn walk(directory: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory).expect("read") {
         let path = entry.expect("read").path();
+        if path.ends_with(member::MARKER) {
+            continue;
+        }
         match path.symlink_metadata().expect("read").is_dir() {
             true => files.extend(walk(&path)),
             false => files.push(path),

@@ -18,10 +18,12 @@ use crate::error::{Error, Result};
 use crate::inventory::{self, BackupInfo, Inventory};
 use crate::layout;
 use crate::restore::Progress;
-use crate::restore::contents::{MISSING_TAR, NAMED, Own, Source, names, read_own};
+use crate::restore::contents::{MISSING_TAR, Own, read_own};
 use crate::restore::fetch::blocking;
 use crate::restore::member::{BACKUP_LABEL, PG_CONTROL, TABLESPACE_MAP};
+use crate::restore::names::{NAMED, Source, names};
 use crate::restore::plan::{Link, Tar, TarKind, list_tars};
+use crate::restore::survey::Survey;
 use crate::restore::table::Stored;
 use crate::storage::{RangeReader, Store};
 
@@ -125,7 +127,7 @@ async fn look_at_tars(
         backup: backup.name.clone(),
     };
     let is_full = link.sentinel.delta_from.is_none();
-    let own = read_own(store, &link, &tars, is_full, &mut Vec::new()).await;
+    let own = read_own(store, &link, &tars, is_full, Survey::default(), &mut Vec::new()).await;
     let Some(own) = unless_damaged(own, "manifest", findings)? else {
         return Ok(());
     };
@@ -133,6 +135,7 @@ async fn look_at_tars(
         table,
         manifest,
         missing_tars,
+        ..
     } = own;
     let path = layout::backup_manifest(&backup.name);
     let detail = match &manifest {
@@ -219,8 +222,7 @@ async fn conclude_files(store: &Store, context: &Context, backup: &BackupInfo) -
         return Ok(());
     }
     let (count, some) = (keys.len(), keys.into_iter().take(NAMED).collect());
-    let mut names = names(store, &backup.name, source, table.keys().clone(), some).await?;
-    names.sort();
+    let names = names(store, &backup.name, source, table.keys().clone(), some).await?;
     let mut findings = context.findings.lock();
     if source == Source::FilesMetadata {
         let first = names.first().map_or("", String::as_str);

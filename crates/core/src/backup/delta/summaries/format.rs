@@ -149,8 +149,11 @@ pub(in crate::backup) mod tests {
         bytes
     }
 
-    /// A summary of main forks: tablespace, database and relation, limit block, blocks below 65 536.
-    pub(in crate::backup) fn summary_of(entries: &[((u32, u32, u32), u32, &[u16])]) -> Vec<u8> {
+    /// Of a main fork: tablespace, database and relation, limit block, blocks below 65 536.
+    pub(in crate::backup) type MainFork<'a> = ((u32, u32, u32), u32, &'a [u16]);
+
+    /// A summary of them.
+    pub(in crate::backup) fn summary_of(entries: &[MainFork<'_>]) -> Vec<u8> {
         let entries: Vec<Entry> = entries
             .iter()
             .map(|((tablespace, database, relation), limit, blocks)| {

@@ -202,7 +202,7 @@ async fn a_checksum_is_told_only_if_it_holds() {
             None,
             "the parent's page is another"
         );
-        assert_eq!(world.sum(&name, "pg_xact/0000").await.is_some(), true);
+        assert!(world.sum(&name, "pg_xact/0000").await.is_some());
         let found = world.files(&name).await["/base/5/101"]
             .corrupt_blocks
             .as_ref()
