@@ -1,7 +1,7 @@
 //! Leaving the page cache of the system as it was: a backup reads everything once, and what it alone has brought into the
 //! cache would drive out what the server reads all the time.
 //!
-//! What was in the cache before stays there, what was not is dropped as soon as it has been copied. Which is which has to be
+//! What was in the cache before stays there, what was not is dropped soon after it has been copied. Which is which has to be
 //! asked for before the kernel reads ahead. Neither `POSIX_FADV_NOREUSE`, which is about mapped memory only, nor
 //! `POSIX_FADV_DONTNEED` alone, which drops the server's pages too, can do that; nor can `RWF_DONTCACHE`, with which Linux
 //! 6.14 and 6.15 may drop pages that the server has just written.
@@ -13,9 +13,14 @@ use std::ops::Range;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
-/// Bytes that are asked for at a time. That the next window is asked for when the reading reaches this one makes it at the
-/// same time the most that the kernel may read ahead unnoticed; it reads 128 kB ahead by default.
-const WINDOW: u64 = 8 << 20;
+/// Bytes that are asked for at a time. As the next window is asked for when the reading reaches this one, it is also the most
+/// that the kernel may read ahead without being taken for the server: `read_ahead_kb` of the disk is 128 as a rule, and some
+/// MB on large arrays.
+const WINDOW: u64 = 64 << 20;
+
+/// Bytes that are dropped at a time. The kernel keeps what it reads in folios of up to 2 MB, aligned to their size, and drops
+/// only those that are in the stretch as a whole.
+const STRIDE: u64 = 8 << 20;
 
 /// Which pages of a stretch of a file are in the page cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +41,10 @@ pub(super) struct Footprint {
     find: FindResident,
     /// How this window, by its number, was before it was read, and the next one.
     before: VecDeque<(u64, Residency)>,
+    /// From here on, in bytes, nothing has been dropped yet.
+    kept: u64,
+    /// Up to here the file was read.
+    reached: u64,
 }
 
 impl Footprint {
@@ -43,11 +52,17 @@ impl Footprint {
         Footprint {
             find,
             before: VecDeque::new(),
+            kept: 0,
+            reached: 0,
         }
     }
 
-    /// To be called before the bytes at that position of a file of `size` bytes are read.
+    /// To be called before bytes at that position of a file of `size` bytes are read, up to the next multiple of 64 MB.
     pub(super) fn look(&mut self, file: &File, position: u64, size: u64) -> io::Result<()> {
+        if position / STRIDE != self.kept / STRIDE {
+            self.wipe(file)?;
+            self.kept = position - position % STRIDE;
+        }
         let current = position / WINDOW;
         let wanted = current..current + 2;
         self.before.retain(|(window, _)| wanted.contains(window));
@@ -61,21 +76,26 @@ impl Footprint {
         Ok(())
     }
 
-    /// To be called when these bytes have been read: drop the pages that were not there before.
-    pub(super) fn wipe(&self, file: &File, position: u64, length: u64) -> io::Result<()> {
-        for range in self.cold(position, length) {
+    /// To be called when the bytes up to that position have been read.
+    pub(super) fn read(&mut self, end: u64) {
+        self.reached = end;
+    }
+
+    /// Drop the pages that were not there before, as far as that has not been done. To be called when no more is read.
+    pub(super) fn wipe(&mut self, file: &File) -> io::Result<()> {
+        for range in self.cold(self.kept, self.reached) {
             let (Ok(start), Ok(bytes)) = (range.start.try_into(), (range.end - range.start).try_into()) else {
                 break;
             };
             posix_fadvise(file, start, bytes, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
         }
+        self.kept = self.reached;
         Ok(())
     }
 
     /// The parts of this stretch that were not in the cache. What is not known was.
-    fn cold(&self, position: u64, length: u64) -> Vec<Range<u64>> {
+    fn cold(&self, position: u64, end: u64) -> Vec<Range<u64>> {
         let mut cold: Vec<Range<u64>> = Vec::new();
-        let end = position + length;
         for (window, residency) in &self.before {
             let start = window * WINDOW;
             for (page, is_resident) in (0..).zip(&residency.pages) {
@@ -98,13 +118,13 @@ impl Footprint {
 mod tests {
     use super::*;
 
-    /// Every third page is resident, and all of the last one asked for.
+    /// Every third page is resident.
     fn some(_: &File, offset: u64, length: u64) -> io::Result<Residency> {
         let first = offset / 4096;
         Ok(Residency {
             page_bytes: 4096,
             pages: (first..first + length.div_ceil(4096))
-                .map(|page| page % 3 == 0)
+                .map(|page| page % 3 == 2)
                 .collect(),
         })
     }
@@ -121,23 +141,36 @@ mod tests {
                 .map(|range| (range.start / 4096, range.end / 4096))
                 .collect()
         };
-        assert_eq!(pages(footprint.cold(0, 6 * 4096)), [(1, 3), (4, 6)]);
-        assert_eq!(pages(footprint.cold(2 * 4096, 2 * 4096)), [(2, 3)]);
+        assert_eq!(pages(footprint.cold(0, 6 * 4096)), [(0, 2), (3, 5)]);
+        assert_eq!(pages(footprint.cold(2 * 4096, 4 * 4096)), [(3, 4)]);
         // Over the border of the two windows that are known, and beyond them.
         let border = WINDOW / 4096;
-        assert_eq!(border % 3, 2);
-        assert_eq!(
-            pages(footprint.cold(WINDOW - 4096, 2 * 4096)),
-            [(border - 1, border + 1)]
-        );
-        assert_eq!(footprint.cold(2 * WINDOW, 4096), []);
+        assert_eq!(border % 3, 1);
+        let over = footprint.cold(WINDOW - 4096, WINDOW + 4096);
+        assert_eq!(pages(over), [(border - 1, border + 1)]);
+        assert_eq!(footprint.cold(2 * WINDOW, 2 * WINDOW + 4096), []);
         footprint.look(&file, 3 * WINDOW, size).expect("looked");
         assert_eq!(footprint.before.len(), 1, "no window begins behind the end");
         // The last page is not whole.
-        let last = (3 * WINDOW + 4096)..size;
-        assert_eq!((3 * WINDOW / 4096 + 1) % 3, 1);
-        assert_eq!(footprint.cold(3 * WINDOW, 5000), [last]);
-        footprint.wipe(&file, 3 * WINDOW, 5000).expect("dropped");
+        assert_eq!(footprint.cold(3 * WINDOW, size), [3 * WINDOW..size]);
+    }
+
+    #[test]
+    fn it_is_dropped_in_whole_strides() {
+        let file = tempfile::tempfile().expect("a file");
+        let (mut footprint, size) = (Footprint::new(some), 3 * STRIDE + 5000);
+        let mut kept = Vec::new();
+        for position in (0..size).step_by(STRIDE as usize / 2) {
+            footprint.look(&file, position, size).expect("looked");
+            kept.push(footprint.kept / (STRIDE / 2));
+            footprint.read((position + STRIDE / 2).min(size));
+        }
+        assert_eq!(kept, [0, 0, 2, 2, 4, 4, 6]);
+        footprint.wipe(&file).expect("dropped");
+        assert_eq!(footprint.kept, size);
+        // Back, in the middle of a stride.
+        footprint.look(&file, STRIDE + 8192, size).expect("looked");
+        assert_eq!(footprint.kept, STRIDE);
     }
 
     #[test]
@@ -145,6 +178,6 @@ mod tests {
         let file = tempfile::tempfile().expect("a file");
         let mut footprint = Footprint::new(|_, _, _| Err(io::Error::from(io::ErrorKind::Unsupported)));
         assert!(footprint.look(&file, 0, 1).is_err());
-        assert_eq!(footprint.cold(0, 4096), []);
+        assert!(footprint.wipe(&file).is_ok(), "nothing is dropped");
     }
 }

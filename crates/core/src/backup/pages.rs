@@ -111,13 +111,19 @@ impl PageReader {
                 self.verify(page, number)?;
             }
         }
-        self.spare(|footprint, file| footprint.wipe(file, position, length as u64));
         self.position += length as u64;
+        let (end, size) = (self.position, self.size);
+        self.spare(|footprint, file| {
+            footprint.read(end);
+            if end == size { footprint.wipe(file) } else { Ok(()) }
+        });
         Ok(Some(Run { first, bytes }))
     }
 
     /// The corrupt pages that were met, by their numbers in the relation. None if there were none.
-    pub(super) fn into_corrupt(self) -> Option<CorruptBlocks> {
+    pub(super) fn into_corrupt(mut self) -> Option<CorruptBlocks> {
+        // Not all may have been read.
+        self.spare(Footprint::wipe);
         Some(self.corrupt).filter(|corrupt| corrupt.count > 0)
     }
 
