@@ -563,3 +563,55 @@ async fn a_file_that_was_put_together_is_compared_with_the_manifest() {
             .await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delta_backup_is_verified_by_itself_and_with_its_chain() {
+    use crate::inventory::Inventory;
+    use crate::verify::{Status, verify_backup};
+    for algorithm in [None, Some(ChecksumAlgorithm::Crc32c)] {
+        let chain = good(algorithm).await;
+        let key = layout::tar(&chain.names[2], "part_001.tar.zst");
+        let intact = chain.store.get(&key, 1 << 20).await.expect("asked").expect("there");
+        let findings = async || {
+            let inventory = Inventory::load(&chain.store).await.expect("loaded");
+            let report = verify_backup(&chain.store, &inventory, chain.newest(), Arc::default()).await;
+            let found = report.expect("verified").details.into_iter();
+            // No control file of these can be read, and there is no WAL.
+            let bad =
+                found.filter(|row| row.status != Status::Ok && row.what != "wal" && row.path != member::PG_CONTROL);
+            bad.map(|row| format!("{} {}", row.path, row.detail))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(findings().await, [""; 0]);
+        let verify = async || {
+            let options = RestoreOptions {
+                mode: RestoreMode::VerifyOnly,
+                ..RestoreOptions::default()
+            };
+            let plan = plan(&chain.store, chain.newest(), &chain.target(), options).await?;
+            apply(plan, Arc::default(), CancellationToken::new()).await
+        };
+        assert_eq!(verify().await.expect("in order").files, 6);
+        let none = [
+            file("/base/5/1", &content(&[1; 2])),
+            file("/base/5/5", &content(&[5; 3])),
+        ];
+        chain.put(&key, zstd(&tar_of(&none))).await;
+        let found = findings().await;
+        assert!(
+            found[0].starts_with("base/5/1 It is no increment: It does not begin"),
+            "{found:?}"
+        );
+        assert!(verify().await.is_err());
+        chain.put(&key, intact.to_vec()).await;
+        // Only the chain as a whole shows this.
+        let base = layout::tar(&chain.names[0], "part_001.tar.zst");
+        let mut one = vec![1; 100];
+        one[50] = 99;
+        let members = [file("/base/5/1", &content(&one)), file("/base/5/3", &content(&[3; 10]))];
+        chain.put(&base, zstd(&tar_of(&members))).await;
+        assert_eq!(findings().await, [""; 0]);
+        assert_eq!(verify().await.is_err(), algorithm.is_some());
+        assert!(!chain.target().exists());
+    }
+}
