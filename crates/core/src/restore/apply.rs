@@ -91,7 +91,6 @@ pub async fn apply(plan: RestorePlan, progress: Arc<Progress>, cancel: Cancellat
         if let Some(tree) = &finishing.tree {
             tree.create_directory(&path_of("pg_wal")?, 0o700)?;
             recovery::write(recovery.as_ref(), archive_off, tree)?;
-            tree.remove(&path_of(MARKER)?)?;
         }
         sync(&finishing)
     })
@@ -104,7 +103,13 @@ pub async fn apply(plan: RestorePlan, progress: Arc<Progress>, cancel: Cancellat
         return Err(Error::damaged(folder, format!("No tar has \"{PG_CONTROL}\".")));
     }
     let flushing = Arc::clone(&context);
-    blocking(move || sync(&flushing)).await?;
+    blocking(move || {
+        sync(&flushing)?;
+        // Only now: without it and without `pg_control` nobody could tell whose directory it is.
+        let mark = path_of(MARKER)?;
+        flushing.tree.as_ref().map_or(Ok(()), |tree| tree.remove(&mark))
+    })
+    .await?;
     Ok(Restored {
         files: progress.files_done.load(Ordering::Relaxed),
         bytes: progress.bytes_written.load(Ordering::Relaxed),
