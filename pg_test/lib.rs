@@ -4,3 +4,4 @@ pub mod archiving;
 pub mod ledger;
 pub mod repository;
 pub mod site;
+pub mod workload;

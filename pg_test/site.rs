@@ -3,8 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use walarchive_testkit::{Builder, Cluster, Output, PATIENCE, Pg, S3Server, StoreServer, TestDir, run};
+
+/// See [`wait_settled`].
+const SETTLED: Duration = Duration::from_secs(4);
 
 /// A test's directory with a store in it. Declare it before its clusters, so that it is dropped after them.
 pub struct Site {
@@ -231,6 +235,17 @@ pub fn backup(cluster: &Cluster, args: &str) -> String {
 pub fn archive_all(cluster: &Cluster) {
     let segment = cluster.switch_wal();
     cluster.wait_archived(&segment, PATIENCE);
+}
+
+/// Waits until the databases are so old that a delta backup can rely on their files: what was written within two seconds before
+/// a backup goes into the next one again.
+#[track_caller]
+pub fn wait_settled(cluster: &Cluster) {
+    let version = cluster.datadir().join("base/1/PG_VERSION");
+    cluster.wait_until("the databases are some seconds old", PATIENCE, || {
+        let written = fs::metadata(&version).and_then(|meta| meta.modified());
+        written.is_ok_and(|written| written.elapsed().is_ok_and(|age| age > SETTLED))
+    });
 }
 
 /// The machine burns: server and data directory are gone at once.

@@ -33,7 +33,7 @@ CREATE VIEW walarchive_status AS
 CREATE VIEW walarchive_progress AS
     SELECT * FROM walarchive_backup_progress();
 
-REVOKE ALL ON FUNCTION walarchive_backup_push(boolean, jsonb, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_backup_push(boolean, jsonb, boolean, boolean, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_check() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_backup_list() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_wal_show() FROM PUBLIC;

@@ -58,6 +58,7 @@ CREATE  FUNCTION "walarchive_backup_list"() RETURNS TABLE (
 	"system_identifier" TEXT,  /* Option < String > */
 	"is_permanent" bool,  /* bool */
 	"user_data" jsonb,  /* Option < JsonB > */
+	"corrupt_pages" bigint,  /* Option < i64 > */
 	"restorable" bool,  /* bool */
 	"problem" TEXT  /* Option < String > */
 )
@@ -91,7 +92,8 @@ CREATE  FUNCTION "walarchive_backup_progress"() RETURNS TABLE (
 	"bytes_per_second" bigint,  /* Option < i64 > */
 	"started" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
 	"estimated_end" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
-	"waiting_for" TEXT  /* Option < String > */
+	"waiting_for" TEXT,  /* Option < String > */
+	"corrupt_pages" bigint  /* i64 */
 )
 STRICT VOLATILE PARALLEL RESTRICTED
 LANGUAGE c /* Rust */
@@ -103,7 +105,9 @@ AS 'MODULE_PATHNAME', 'walarchive_backup_progress_wrapper';
 CREATE  FUNCTION "walarchive_backup_push"(
 	"permanent" bool DEFAULT false, /* bool */
 	"user_data" jsonb DEFAULT NULL, /* Option < JsonB > */
-	"wait" bool DEFAULT true /* bool */
+	"wait" bool DEFAULT true, /* bool */
+	"full" bool DEFAULT false, /* bool */
+	"delta_from" TEXT DEFAULT NULL /* Option < & str > */
 ) RETURNS TEXT /* Option < String > */
 VOLATILE PARALLEL UNSAFE
 LANGUAGE c /* Rust */
@@ -358,7 +362,7 @@ CREATE VIEW walarchive_status AS
 CREATE VIEW walarchive_progress AS
     SELECT * FROM walarchive_backup_progress();
 
-REVOKE ALL ON FUNCTION walarchive_backup_push(boolean, jsonb, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_backup_push(boolean, jsonb, boolean, boolean, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_check() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_backup_list() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_wal_show() FROM PUBLIC;

@@ -2,6 +2,7 @@
 
 use pgrx::{PgLogLevel, PgSqlErrorCode, ereport};
 use walarchive_core::Error;
+use walarchive_core::backup::CorruptPages;
 
 use crate::pg::{CaughtError, ErrorReport};
 use crate::shmem::{Failure, Text};
@@ -29,7 +30,7 @@ fn sqlstate(error: &Error) -> PgSqlErrorCode {
         Error::Timeout { .. } => ERRCODE_CONNECTION_DOES_NOT_EXIST,
         Error::Conflict { .. } | Error::BackupExists { .. } => ERRCODE_DUPLICATE_FILE,
         Error::ForeignRepository { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        Error::InvalidWal { .. } | Error::Damaged { .. } => ERRCODE_DATA_CORRUPTED,
+        Error::InvalidWal { .. } | Error::Damaged { .. } | Error::CorruptPages { .. } => ERRCODE_DATA_CORRUPTED,
         Error::Io { source, .. } => match source.kind() {
             std::io::ErrorKind::StorageFull => ERRCODE_DISK_FULL,
             std::io::ErrorKind::NotFound => ERRCODE_UNDEFINED_FILE,
@@ -47,6 +48,24 @@ impl From<&Error> for Failure {
             message: Text::new(&error.to_string()),
             detail: Text::new(&error.detail().unwrap_or_default()),
             hint: Text::new(&error.hint().unwrap_or_default()),
+        }
+    }
+}
+
+impl From<&CorruptPages> for Failure {
+    fn from(corrupt: &CorruptPages) -> Self {
+        let count = match corrupt.pages {
+            1 => "one page with a wrong checksum".to_owned(),
+            pages => format!("{pages} pages with a wrong checksum"),
+        };
+        Failure {
+            sqlstate: PgSqlErrorCode::ERRCODE_DATA_CORRUPTED as i32,
+            message: Text::new(&format!("the backup holds {count}, as the server's files do")),
+            detail: Text::new(&format!("In {corrupt}.")),
+            hint: Text::new(
+                "Find the relations with pg_filenode_relation() and check them, with pg_amcheck for example; keep an older \
+                 backup until they are repaired.",
+            ),
         }
     }
 }
@@ -87,6 +106,11 @@ fn report(failure: &Failure, message: String) -> ErrorReport {
 /// A WARNING: `context: message`, with DETAIL and HINT.
 pub fn warn(context: &str, failure: &Failure) {
     report(failure, format!("{context}: {}", failure.message.as_str())).report(PgLogLevel::WARNING);
+}
+
+/// A WARNING, with DETAIL and HINT.
+pub fn notify(failure: &Failure) {
+    report(failure, failure.message.as_str().to_owned()).report(PgLogLevel::WARNING);
 }
 
 /// End the statement with this failure.

@@ -8,6 +8,8 @@ use std::time::Duration;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use walarchive_core::Error;
 use walarchive_core::archive::Fingerprint;
+use walarchive_core::backup::OnChecksumFailure;
+use walarchive_core::backup::delta::{Origin, Wanted};
 use walarchive_core::codec::Compression as CoreCompression;
 use walarchive_core::config::{StorageConfig, StorageOptions};
 use walarchive_core::formats::manifest::ChecksumAlgorithm;
@@ -41,6 +43,26 @@ pub enum ManifestChecksums {
     Sha256,
 }
 
+/// `walarchive.delta_origin`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+#[allow(missing_docs)]
+pub enum DeltaOrigin {
+    #[name = c"latest"]
+    Latest,
+    #[name = c"latest_full"]
+    LatestFull,
+}
+
+/// `walarchive.on_checksum_failure`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+#[allow(missing_docs)]
+pub enum ChecksumFailure {
+    #[name = c"warning"]
+    Warning,
+    #[name = c"error"]
+    Error,
+}
+
 static STORAGE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static STORAGE_OPTIONS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static CREDENTIALS_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -53,12 +75,18 @@ static TAR_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1 << 20);
 static BACKUP_RATE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MANIFEST_CHECKSUMS: GucSetting<ManifestChecksums> =
     GucSetting::<ManifestChecksums>::new(ManifestChecksums::Crc32c);
+static DELTA_MAX_STEPS: GucSetting<i32> = GucSetting::<i32>::new(0);
+static DELTA_ORIGIN: GucSetting<DeltaOrigin> = GucSetting::<DeltaOrigin>::new(DeltaOrigin::Latest);
+static ON_CHECKSUM_FAILURE: GucSetting<ChecksumFailure> = GucSetting::<ChecksumFailure>::new(ChecksumFailure::Warning);
 static BACKUP_SCHEDULE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static BACKUP_ON_STANDBY: GucSetting<bool> = GucSetting::<bool>::new(false);
 static RETENTION: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// S3 takes 10 000 parts of an object, which are 80 GB. In kB.
 const LARGEST_TAR_KB: i32 = 64 << 20;
+
+/// More steps than anybody wants to restore.
+const MOST_DELTA_STEPS: i32 = 1000;
 
 /// Define all of them.
 pub fn define() {
@@ -154,6 +182,30 @@ pub fn define() {
         c"Checksum algorithm of the backup manifest.",
         c"",
         &MANIFEST_CHECKSUMS,
+        context(),
+        GucFlags::default(),
+    );
+    int(
+        c"walarchive.delta_max_steps",
+        c"Delta backups that may be based on one full backup, directly or upon each other; 0 means full backups only.",
+        c"After so many the next backup is a full one.",
+        &DELTA_MAX_STEPS,
+        (0, MOST_DELTA_STEPS),
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"walarchive.delta_origin",
+        c"Upon which backup a delta backup is taken: the latest one, or the full one that this is based on.",
+        c"",
+        &DELTA_ORIGIN,
+        context(),
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"walarchive.on_checksum_failure",
+        c"What a base backup does about a page whose data checksum is wrong.",
+        c"With \"warning\" the page is backed up as it is and reported, with \"error\" the backup ends.",
+        &ON_CHECKSUM_FAILURE,
         context(),
         GucFlags::default(),
     );
@@ -268,6 +320,30 @@ pub fn manifest_checksums() -> ChecksumAlgorithm {
     match MANIFEST_CHECKSUMS.get() {
         ManifestChecksums::Crc32c => ChecksumAlgorithm::Crc32c,
         ManifestChecksums::Sha256 => ChecksumAlgorithm::Sha256,
+    }
+}
+
+/// `walarchive.delta_max_steps`; none when no deltas are taken.
+pub fn delta_max_steps() -> Option<u32> {
+    u32::try_from(DELTA_MAX_STEPS.get()).ok().filter(|steps| *steps > 0)
+}
+
+/// The kind of backup that is taken if nobody says otherwise.
+pub fn configured_kind() -> Wanted {
+    Wanted::Automatic {
+        max_steps: delta_max_steps().unwrap_or(0),
+        origin: match DELTA_ORIGIN.get() {
+            DeltaOrigin::Latest => Origin::Latest,
+            DeltaOrigin::LatestFull => Origin::LatestFull,
+        },
+    }
+}
+
+/// `walarchive.on_checksum_failure`.
+pub fn on_checksum_failure() -> OnChecksumFailure {
+    match ON_CHECKSUM_FAILURE.get() {
+        ChecksumFailure::Warning => OnChecksumFailure::Warning,
+        ChecksumFailure::Error => OnChecksumFailure::Error,
     }
 }
 

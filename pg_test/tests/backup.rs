@@ -326,7 +326,8 @@ fn functions_are_not_for_the_public_and_views_are_for_monitoring() {
             "{role}"
         );
     }
-    primary.psql("GRANT EXECUTE ON FUNCTION walarchive_backup_push(boolean, jsonb, boolean) TO operator");
+    primary
+        .psql("GRANT EXECUTE ON FUNCTION walarchive_backup_push(boolean, jsonb, boolean, boolean, text) TO operator");
     let name = primary.psql(&format!("SET ROLE operator; {PUSH}"));
     assert_eq!(primary.psql(&format!("SET ROLE watcher; {BACKUPS}")), name);
 }

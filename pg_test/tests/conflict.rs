@@ -7,7 +7,8 @@ use walarchive_pg_test::archiving::{
     archiving, first_waiting, present_segment, status, switch_segments, wait_drained, wait_message,
 };
 use walarchive_pg_test::repository::{Repository, segment_name, segment_number};
-use walarchive_testkit::{PATIENCE, S3Server, StopMode, TestDir};
+use walarchive_pg_test::site::{Site, archive_all, backup, lose, start_segment};
+use walarchive_testkit::{PATIENCE, S3Server, StopMode, TestDir, run};
 
 /// All files below a directory, with their content.
 fn tree(dir: &Path) -> Vec<(String, Vec<u8>)> {
@@ -192,4 +193,58 @@ fn a_second_cluster_is_refused_before_it_writes() {
     let segment = owner.switch_wal();
     owner.wait_archived(&segment, PATIENCE);
     repository.assert_same_as_local(&owner, &segment);
+}
+
+/// A restore that does not end on a timeline of its own goes on where the lost server was, with other content.
+#[test]
+fn a_restored_cluster_goes_on_in_the_archive_on_a_new_timeline_only() {
+    let site = Site::on_files();
+    let primary = site.builder("primary").initdb_arg("--wal-segsize=1").start();
+    primary.psql("CREATE EXTENSION walarchive; CREATE TABLE t (a int)");
+    let name = backup(&primary, "");
+    for row in 1..4 {
+        primary.psql(&format!("INSERT INTO t VALUES ({row})"));
+        archive_all(&primary);
+    }
+    lose(&primary);
+    let archived = |site: &Site| tree(&site.object("wal_005"));
+    let before = archived(&site);
+
+    // By hand, with just the WAL that makes the backup consistent: it continues timeline 1.
+    let target = site.restore("restored", &name, &["--no-recovery"]);
+    let number = segment_number(&start_segment(&target));
+    for segment in (number..).map(|number| segment_name(1, number)).take(2) {
+        let path = target.join("pg_wal").join(&segment);
+        run(site
+            .walarchive(&["wal-fetch", &segment, &path.to_string_lossy()])
+            .env("PGDATA", &target))
+        .expect_success();
+    }
+    let same = site.builder("same").setting("archive_mode", "on").attach(&target);
+    same.psql("INSERT INTO t VALUES (100)");
+    let refused = first_waiting(&same);
+    let message = wait_message(&same, 0, &["WARNING", "could not archive", &refused], PATIENCE);
+    assert!(
+        message.contains("other content") && message.contains("HINT"),
+        "{message}"
+    );
+    assert!(archived(&site) == before, "something was written");
+    lose(&same);
+
+    // As it should be.
+    let target = site.restore("recovered", &name, &[]);
+    let recovered = site.builder("recovered").attach(&target);
+    recovered.wait_promoted(PATIENCE);
+    recovered.psql("INSERT INTO t VALUES (4)");
+    archive_all(&recovered);
+    let after = archived(&site);
+    assert!(
+        before.iter().all(|object| after.contains(object)),
+        "an object was changed"
+    );
+    assert!(
+        after.iter().any(|(path, _)| path.contains("/00000002")),
+        "{:?}",
+        after.len()
+    );
 }

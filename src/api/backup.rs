@@ -8,12 +8,12 @@ use pgrx::prelude::*;
 use walarchive_core::Error;
 
 use super::{bigint, timestamp};
-use crate::error::{or_raise, raise};
+use crate::error::{self, or_raise, raise};
 use crate::guc::ArchiveSettings;
 use crate::pg::backup_worker::{self, Database};
 use crate::pg::latch::{self, Latch};
 use crate::pg::{process, server};
-use crate::shmem::{self, BACKUP, BackupJob, Phase, USER_DATA_BYTES, Wanted, now_us};
+use crate::shmem::{self, BACKUP, BackupJob, Kind, NAME_BYTES, Phase, Text, USER_DATA_BYTES, Wanted, now_us};
 
 /// A worker that dies without a word is noticed at the latest after this.
 const LIVENESS: Duration = Duration::from_secs(1);
@@ -24,7 +24,10 @@ const FIRST_NOTICE: Duration = Duration::from_secs(5);
 /// The longest that a cancelled statement waits for its backup to clean up.
 const CLEANUP: Duration = Duration::from_secs(75);
 
-/// Take a full base backup. Returns its name; with `wait => false` NULL, at once.
+/// Take a base backup. Returns its name; with `wait => false` NULL, at once.
+///
+/// Whether it is a full or a delta backup is a matter of `walarchive.delta_max_steps`, unless `"full" => true` asks for a full
+/// one, or `delta_from` names the backup upon which a delta is to be taken.
 ///
 /// The backup is taken by a background worker: it goes on when the client disconnects, and ends when the statement is
 /// cancelled.
@@ -33,8 +36,11 @@ fn walarchive_backup_push(
     permanent: default!(bool, "false"),
     user_data: default!(Option<JsonB>, "NULL"),
     wait: default!(bool, "true"),
+    full: default!(bool, "false"),
+    delta_from: default!(Option<&str>, "NULL"),
 ) -> Option<String> {
     or_raise(shmem::require_preloaded());
+    let kind = or_raise(kind(full, delta_from));
     // What is wrong with the settings is said here, not by a worker later.
     or_raise(ArchiveSettings::current());
     if !server::in_recovery() && !server::is_archive_library() {
@@ -54,6 +60,7 @@ fn walarchive_backup_push(
     }
     let wanted = Wanted {
         scheduled: false,
+        kind,
         permanent,
         user_data: &user_data,
         requester: if wait { Latch::mine() } else { Latch::NONE },
@@ -67,13 +74,37 @@ fn walarchive_backup_push(
     Some(wait_for(number, &worker))
 }
 
+fn kind(full: bool, delta_from: Option<&str>) -> Result<Kind, Error> {
+    match (full, delta_from) {
+        (true, Some(_)) => Err(Error::config(
+            "a backup cannot be full and a delta",
+            "Give either full or delta_from.",
+        )),
+        (true, None) => Ok(Kind::Full),
+        (false, None) => Ok(Kind::Configured),
+        (false, Some(name)) if name.len() > NAME_BYTES => Err(Error::NoBackup {
+            message: "there is no backup with so long a name".to_owned(),
+            hint: "See walarchive_backups.".to_owned(),
+        }),
+        (false, Some(name)) => Ok(Kind::Upon(Text::new(name))),
+    }
+}
+
 fn wait_for(number: u64, worker: &DynamicBackgroundWorker) -> String {
     let mut notices = Notices::new();
     loop {
         let job = *BACKUP.share();
+        if job.number == number {
+            notices.tell_choice(&job);
+        }
         match job.phase {
             _ if job.number != number => or_raise(Err(Error::Cancelled)),
-            Phase::Done => return job.name.as_str().to_owned(),
+            Phase::Done => {
+                if job.warning.message != Text::EMPTY {
+                    error::notify(&job.warning);
+                }
+                return job.name.as_str().to_owned();
+            }
             Phase::Failed => raise(&job.failure),
             _ => {}
         }
@@ -116,8 +147,10 @@ fn cancel(number: u64) {
     warning!("the backup has been told to end, and is still removing what it has stored");
 }
 
-/// Tells the client that waiting for WAL takes long, without filling its screen.
+/// Tells the client which kind of backup it is, if there was a choice, and that waiting for WAL takes long, without filling its
+/// screen.
 struct Notices {
+    choice_is_told: bool,
     waiting_since: Option<Instant>,
     next_after: Duration,
 }
@@ -125,8 +158,18 @@ struct Notices {
 impl Notices {
     fn new() -> Self {
         Notices {
+            choice_is_told: false,
             waiting_since: None,
             next_after: FIRST_NOTICE,
+        }
+    }
+
+    fn tell_choice(&mut self, job: &BackupJob) {
+        if !self.choice_is_told
+            && let Some(choice) = job.choice.to_option()
+        {
+            notice!("{choice}");
+            self.choice_is_told = true;
         }
     }
 
@@ -175,6 +218,7 @@ fn walarchive_backup_progress() -> TableIterator<
         name!(started, Option<TimestampWithTimeZone>),
         name!(estimated_end, Option<TimestampWithTimeZone>),
         name!(waiting_for, Option<String>),
+        name!(corrupt_pages, i64),
     ),
 > {
     or_raise(shmem::require_preloaded());
@@ -183,11 +227,10 @@ fn walarchive_backup_progress() -> TableIterator<
         return TableIterator::new(Vec::new());
     }
     let now = now_us();
-    let elapsed_us = u64::try_from(now - job.copying_us).unwrap_or(0).max(1);
-    let copying = job.phase == Phase::Copying && job.work.bytes_done > 0;
-    let rate = copying.then(|| (u128::from(job.work.bytes_done) * 1_000_000 / u128::from(elapsed_us)) as u64);
+    let copying = job.phase == Phase::Copying && job.work.bytes_per_second > 0;
+    let rate = copying.then_some(job.work.bytes_per_second);
     let left = job.work.bytes_total.saturating_sub(job.work.bytes_done);
-    let end = rate.filter(|rate| *rate > 0).map(|rate| {
+    let end = rate.map(|rate| {
         let left_us = u128::from(left) * 1_000_000 / u128::from(rate);
         now.saturating_add(i64::try_from(left_us).unwrap_or(i64::MAX / 2))
     });
@@ -206,5 +249,6 @@ fn walarchive_backup_progress() -> TableIterator<
         job.waiting_for
             .to_option()
             .filter(|_| job.phase == Phase::WaitingForWal),
+        bigint(job.work.corrupt_pages),
     ))
 }

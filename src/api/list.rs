@@ -32,6 +32,7 @@ fn walarchive_backup_list() -> TableIterator<
         name!(system_identifier, Option<String>),
         name!(is_permanent, bool),
         name!(user_data, Option<JsonB>),
+        name!(corrupt_pages, Option<i64>),
         name!(restorable, bool),
         name!(problem, Option<String>),
     ),
@@ -59,6 +60,7 @@ fn walarchive_backup_list() -> TableIterator<
             backup.system_identifier.map(|identifier| identifier.to_string()),
             backup.is_permanent,
             backup.user_data.map(JsonB),
+            backup.corrupt_pages.map(bigint),
             backup.restorable,
             backup.problem,
         )

@@ -3,8 +3,10 @@
 
 pub mod archive_abi;
 pub mod backup_worker;
+pub mod io_priority;
 pub mod latch;
 pub mod lsn;
+pub mod page_cache;
 pub mod process;
 pub mod server;
 pub mod settings;

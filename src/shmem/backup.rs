@@ -10,6 +10,9 @@ use crate::pg::latch::Latch;
 /// The largest `user_data`, in bytes of JSON.
 pub const USER_DATA_BYTES: usize = 8192;
 
+/// The longest name of a parent that can be asked for, in bytes.
+pub const NAME_BYTES: usize = 128;
+
 /// A worker that has not come up by then never will. Microseconds.
 const STARTUP_US: i64 = 60_000_000;
 
@@ -58,6 +61,17 @@ impl Phase {
     }
 }
 
+/// Which kind of backup is asked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// What the settings say.
+    Configured,
+    /// A full one.
+    Full,
+    /// A delta upon the backup of this name.
+    Upon(Text<NAME_BYTES>),
+}
+
 /// Bytes and files, done and to do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Work {
@@ -71,6 +85,10 @@ pub struct Work {
     pub files_total: u64,
     /// Bytes handed to the store.
     pub bytes_stored: u64,
+    /// Pages with a wrong checksum.
+    pub corrupt_pages: u64,
+    /// Bytes read in a second, lately; 0 while that is not known.
+    pub bytes_per_second: u64,
 }
 
 /// The one backup.
@@ -93,13 +111,15 @@ pub struct BackupJob {
     /// Is the worker connected to its database?
     pub connected: bool,
     /// Asked for.
+    pub kind: Kind,
+    /// What kind it has become, and why, if there was a choice.
+    pub choice: Text<512>,
+    /// Asked for.
     pub permanent: bool,
     /// Asked for; JSON.
     pub user_data: Text<USER_DATA_BYTES>,
     /// When it was asked for: microseconds since 1970.
     pub started_us: i64,
-    /// When copying began: microseconds since 1970.
-    pub copying_us: i64,
     /// Its name, once it has one.
     pub name: Text<64>,
     /// How far it is.
@@ -108,6 +128,8 @@ pub struct BackupJob {
     pub waiting_for: Text<40>,
     /// Why it failed.
     pub failure: Failure,
+    /// What has to be said of it although it did not fail.
+    pub warning: Failure,
 }
 
 impl BackupJob {
@@ -121,10 +143,11 @@ impl BackupJob {
         worker: Latch::NONE,
         scheduled: false,
         connected: false,
+        kind: Kind::Configured,
+        choice: Text::EMPTY,
         permanent: false,
         user_data: Text::EMPTY,
         started_us: 0,
-        copying_us: 0,
         name: Text::EMPTY,
         work: Work {
             bytes_done: 0,
@@ -132,9 +155,12 @@ impl BackupJob {
             files_done: 0,
             files_total: 0,
             bytes_stored: 0,
+            corrupt_pages: 0,
+            bytes_per_second: 0,
         },
         waiting_for: Text::EMPTY,
         failure: Failure::NONE,
+        warning: Failure::NONE,
     };
 
     /// Is the place taken? Not by a backup whose worker never came up.
@@ -149,6 +175,8 @@ impl BackupJob {
 pub struct Wanted<'a> {
     /// By the scheduler?
     pub scheduled: bool,
+    /// Full or delta?
+    pub kind: Kind,
     /// Never to be deleted by retention.
     pub permanent: bool,
     /// JSON, or empty; no longer than [`USER_DATA_BYTES`].
@@ -185,6 +213,7 @@ pub fn reserve(wanted: Wanted<'_>) -> Result<u64, Box<Failure>> {
         phase: Phase::Starting,
         requester: wanted.requester,
         scheduled: wanted.scheduled,
+        kind: wanted.kind,
         permanent: wanted.permanent,
         user_data: Text::new(wanted.user_data),
         started_us: now,

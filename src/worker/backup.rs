@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::ffi::c_int;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 use tokio_util::sync::CancellationToken;
-use walarchive_core::backup::{Backup, BackupOptions, PreparedBackup, Progress, discard};
+use walarchive_core::backup::delta::{self, Choice, Wanted};
+use walarchive_core::backup::{Backup, BackupOptions, BackupRequest, PreparedBackup, Progress, Rate, discard};
 use walarchive_core::storage::Store;
 use walarchive_core::{Error, Result};
 
@@ -18,8 +19,8 @@ use crate::bridge::{self, Bridge, Flow};
 use crate::error;
 use crate::guc::{self, ArchiveSettings};
 use crate::pg::latch::Latch;
-use crate::pg::{Datum, process, server};
-use crate::shmem::{self, BACKUP, Failure, Phase, Text, Work, now_us};
+use crate::pg::{Datum, io_priority, page_cache, process, server};
+use crate::shmem::{self, BACKUP, Failure, Kind, Phase, Text, Work};
 
 /// How often the figures of `walarchive_progress` are brought up to date.
 pub(super) const REFRESH: Duration = Duration::from_millis(200);
@@ -40,6 +41,10 @@ const COMMIT_ATTEMPTS: u32 = 3;
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn walarchive_backup_main(database: Datum) {
     process::handle_backend_signals();
+    // Before there are threads: they inherit it.
+    if let Err(error) = io_priority::lower() {
+        debug1!("walarchive: could not lower the priority of the backup's I/O: {error}");
+    }
     {
         let mut job = BACKUP.exclusive();
         // Whoever asked has waited too long for this process to start, and another backup has begun since.
@@ -118,7 +123,8 @@ fn take(begun: &RefCell<Option<(Store, String)>>) -> Result<String> {
         let job = BACKUP.share();
         (job.permanent, job.user_data.to_option(), job.started_us)
     };
-    let request = session::begin(permanent, user_data, started_us)?;
+    let mut request = session::begin(permanent, user_data, started_us)?;
+    choose_parent(&store, &mut request)?;
     let (name, timeline) = (request.name(), request.timeline);
     BACKUP.exclusive().name = Text::new(&name);
     let options = BackupOptions {
@@ -127,6 +133,9 @@ fn take(begun: &RefCell<Option<(Store, String)>>) -> Result<String> {
         tar_bytes: guc::tar_bytes(),
         rate_limit: guc::backup_rate_limit(),
         checksum_algorithm: guc::manifest_checksums(),
+        wal_summaries: server::setting(c"summarize_wal") == "on",
+        on_checksum_failure: guc::on_checksum_failure(),
+        find_resident: Some(page_cache::resident),
     };
     let progress = Arc::new(Progress::default());
     let cancel = CancellationToken::new();
@@ -139,6 +148,33 @@ fn take(begun: &RefCell<Option<(Store, String)>>) -> Result<String> {
     copy(backup, &store, timeline, &progress, &cancel).and_then(|prepared| commit(prepared, begun))
 }
 
+/// Is it to be a delta, and upon which backup? Who asked, and the log, are told where there was a choice.
+fn choose_parent(store: &Store, request: &mut BackupRequest) -> Result<()> {
+    let wanted = match BACKUP.share().kind {
+        Kind::Configured => guc::configured_kind(),
+        Kind::Full => Wanted::Full,
+        Kind::Upon(name) => Wanted::Upon(name.as_str().to_owned()),
+    };
+    let limit = match &wanted {
+        Wanted::Automatic { max_steps, .. } => format!(" of at most {max_steps}"),
+        _ => String::new(),
+    };
+    let (store, asked, in_recovery) = (store.clone(), request.clone(), server::in_recovery());
+    let choice = step(async move { delta::choose(&store, &asked, in_recovery, &wanted).await })?;
+    let told = match choice {
+        Choice::Full { why: None } => return Ok(()),
+        Choice::Full { why: Some(why) } => format!("full backup: {why}"),
+        Choice::Delta(parent) => {
+            let told = format!("delta backup upon \"{}\" (step {}{limit})", parent.name, parent.count);
+            request.parent = Some(parent);
+            told
+        }
+    };
+    log!("walarchive: {told}");
+    BACKUP.exclusive().choice = Text::new(&told);
+    Ok(())
+}
+
 fn copy(
     mut backup: Backup,
     store: &Store,
@@ -146,15 +182,12 @@ fn copy(
     progress: &Arc<Progress>,
     cancel: &CancellationToken,
 ) -> Result<PreparedBackup> {
-    {
-        let mut job = BACKUP.exclusive();
-        job.phase = Phase::Copying;
-        job.copying_us = now_us();
-    }
+    set_phase(Phase::Copying);
+    let mut rate = Rate::default();
     let copied = async move { backup.copy().await.map(|()| backup) };
     // Not aborted but told to end: the uploads under way are to be ended in the store, too.
     let copied = bridge::run(copied, Some(REFRESH), || {
-        show(progress);
+        show(progress, &mut rate);
         if is_cancelled() {
             cancel.cancel();
         } else {
@@ -163,11 +196,16 @@ fn copy(
         Flow::Wait
     });
     let backup = copied.unwrap_or(Err(Error::Cancelled))?;
-    show(progress);
+    show(progress, &mut rate);
     set_phase(Phase::Finishing);
     let stopped = session::end(timeline)?;
     let prepared = step(async move { backup.finish(stopped).await })?;
-    show(progress);
+    show(progress, &mut rate);
+    if prepared.corrupt_pages().pages > 0 {
+        let warning = Failure::from(prepared.corrupt_pages());
+        BACKUP.exclusive().warning = warning;
+        error::notify(&warning);
+    }
     wait_for_wal(prepared, store)
 }
 
@@ -221,10 +259,10 @@ fn wait_for_wal(prepared: PreparedBackup, store: &Store) -> Result<PreparedBacku
             }
             Err(error) => return Err(error),
         }
-        let until = std::time::Instant::now() + pause;
-        while std::time::Instant::now() < until {
+        let until = Instant::now() + pause;
+        while Instant::now() < until {
             interrupted()?;
-            Bridge::get().wait(Some(until.saturating_duration_since(std::time::Instant::now())));
+            Bridge::get().wait(Some(until.saturating_duration_since(Instant::now())));
         }
         pause = (pause * 2).min(SELDOM_LOOK);
     }
@@ -287,13 +325,16 @@ pub(super) fn set_phase(phase: Phase) {
     BACKUP.exclusive().phase = phase;
 }
 
-fn show(progress: &Progress) {
+fn show(progress: &Progress, rate: &mut Rate) {
     let now = progress.snapshot();
+    let bytes_per_second = rate.update(Instant::now(), now.bytes_done).unwrap_or(0);
     BACKUP.exclusive().work = Work {
         bytes_done: now.bytes_done,
         bytes_total: now.bytes_total,
         files_done: now.files_done,
         files_total: now.files_total,
         bytes_stored: now.stored,
+        corrupt_pages: now.corrupt_pages,
+        bytes_per_second,
     };
 }

@@ -17,7 +17,7 @@ use crate::guc::{self, ArchiveSettings};
 use crate::pg::backup_worker::{self, Database};
 use crate::pg::latch::{self, Latch};
 use crate::pg::{process, server};
-use crate::shmem::{self, BACKUP, Failure, LastBackup, Outcome, SCHEDULING, Scheduling, Text, Wanted, now_us};
+use crate::shmem::{self, BACKUP, Failure, Kind, LastBackup, Outcome, SCHEDULING, Scheduling, Text, Wanted, now_us};
 
 /// The longest wait for a scheduled time. The clock may be set meanwhile, and the machine may sleep.
 const RECHECK: Duration = Duration::from_secs(60);
@@ -230,6 +230,7 @@ impl Scheduler {
     fn start(&mut self, reason: Reason) {
         let wanted = Wanted {
             scheduled: true,
+            kind: Kind::Configured,
             permanent: false,
             user_data: "",
             requester: Latch::mine(),

@@ -35,6 +35,7 @@ pub(super) fn begin(permanent: bool, user_data: Option<String>, started_us: i64)
             .transpose()?,
         start_time: DateTime::from_timestamp_micros(started_us).unwrap_or_default(),
         tablespaces: Vec::new(),
+        parent: None,
     })
 }
 

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 use walarchive_core::Result;
 use walarchive_core::restore::{
-    RecoveryMode, RecoveryTarget, RestoreOptions, RestoreTarget, TablespaceMap, TargetAction, TargetTimeline,
+    Owner, RecoveryMode, RecoveryTarget, RestoreMode, RestoreOptions, RestoreTarget, TablespaceMap, TargetAction,
+    TargetTimeline,
 };
 
 use crate::backup_mark::BackupMark;
@@ -52,7 +53,8 @@ pub enum Command {
     BackupVerify(BackupVerify),
     /// Restore a base backup into an empty directory, and prepare recovery.
     ///
-    /// Exit codes: 0 done; 1 refused; 2 usage; 200 the archive could not be asked, or what it gave is damaged.
+    /// Exit codes: 0 done; 1 refused; 2 usage; 200 the archive could not be asked, or what it gave is damaged. With
+    /// --verify-only as backup-verify: 0 it can be restored; 1 it is damaged; 2 it could not be verified.
     BackupFetch(Box<BackupFetch>),
     /// Keep a backup for good, whatever retention says; or no longer. A delta's ancestors are marked with it.
     BackupMark(BackupMark),
@@ -143,7 +145,7 @@ pub struct Check {
 #[derive(Debug, clap::Args)]
 #[command(group = ArgGroup::new("target"))]
 pub struct BackupFetch {
-    /// The data directory to make; it must be empty or absent.
+    /// The data directory to make; it must be empty or absent, unless --delta is given.
     pub directory: PathBuf,
     /// A backup's name, or LATEST: the newest one that ends before the target.
     pub backup: String,
@@ -177,6 +179,29 @@ pub struct BackupFetch {
     /// Put a tablespace elsewhere; OLD is its directory or OID. May be repeated.
     #[arg(long, value_name = "OLD=NEW")]
     tablespace_map: Vec<String>,
+    /// Put tablespaces into DIR/<oid>, but for those that --tablespace-map puts elsewhere.
+    #[arg(long, value_name = "DIR")]
+    tablespace_map_all: Option<PathBuf>,
+    /// Restore into a directory of the same cluster, or go on with a restore that was interrupted: files that are as in the
+    /// backup are kept, the others fetched, and what is not in the backup is removed, pg_wal included.
+    #[arg(long, conflicts_with = "verify_only")]
+    delta: bool,
+    /// Read and check all that a restore would take, and write nothing. The directory is not looked at.
+    #[arg(long, conflicts_with_all = ["dry_run", "owner", "archive_off"])]
+    pub verify_only: bool,
+    /// Restore the content of these databases only, by name (where the backup knows it) or OID; the server's own databases
+    /// always come back. Of the others, relations come back as files of zeros: drop these databases. May be repeated.
+    #[arg(long, value_name = "DATABASE", value_delimiter = ',')]
+    restore_only: Vec<String>,
+    /// Give the files to a user and group, by name or number. Only for root, to whom they belong otherwise.
+    #[arg(long, value_name = "USER[:GROUP]", value_parser = by(|text| text.parse::<Owner>()))]
+    pub owner: Option<Owner>,
+    /// Write archive_mode = off, for a copy that must not archive into the repository of the original.
+    #[arg(long)]
+    archive_off: bool,
+    /// Do not look beforehand whether there is enough room.
+    #[arg(long)]
+    no_space_check: bool,
     /// Write no recovery settings.
     #[arg(long, conflicts_with_all = ["standby", "target", "target_timeline"])]
     no_recovery: bool,
@@ -239,11 +264,23 @@ impl BackupFetch {
         self.tablespace_map
             .iter()
             .try_for_each(|text| tablespace_map.add(text))?;
+        if let Some(directory) = &self.tablespace_map_all {
+            tablespace_map.put_all(directory)?;
+        }
         let default = RestoreOptions::default();
         Ok(RestoreOptions {
             tablespace_map,
             concurrency: self.concurrency.map_or(default.concurrency, usize::from),
             recovery: None,
+            archive_off: self.archive_off,
+            mode: match (self.delta, self.verify_only) {
+                (true, _) => RestoreMode::Delta,
+                (false, true) => RestoreMode::VerifyOnly,
+                (false, false) => RestoreMode::Fresh,
+            },
+            owner: self.owner,
+            check_space: !self.no_space_check,
+            databases: self.restore_only.clone(),
         })
     }
 }
@@ -291,6 +328,7 @@ mod tests {
             parse("--target-immediate").expect("parsed").target,
             RestoreTarget::Immediate
         );
+        assert!(parse("--delta --restore-only a,b --owner 0:0 --archive-off --tablespace-map-all /x").is_ok());
         assert!(parse("--no-recovery").is_ok() && parse("--standby --target-timeline 3").is_ok());
         for args in [
             "--target-xid 7 --target-lsn 0/1",
@@ -306,6 +344,9 @@ mod tests {
             "--target-lsn 7",
             "--target-timeline newest",
             "--concurrency 0",
+            "--delta --verify-only",
+            "--verify-only --dry-run",
+            "--owner nobody-has-this-name",
         ] {
             assert!(parse(args).is_err(), "{args}");
         }

@@ -6,24 +6,73 @@ use std::time::Instant;
 
 use indicatif::{HumanBytes, HumanDuration};
 use tokio_util::sync::CancellationToken;
+use walarchive_core::config::StorageConfig;
 use walarchive_core::inventory::{find_backup, list_backups};
 use walarchive_core::restore::{
     RecoveryMode, RecoverySettings, RestoreCommand, RestorePlan, Restored, Selection, apply, plan, select_backup,
     target_history,
 };
 use walarchive_core::storage::Store;
+use walarchive_core::verify::Status;
 use walarchive_core::{Error, Result};
 
 use crate::args::BackupFetch;
-use crate::{progress, settings, wal};
+use crate::{exit, progress, settings, wal};
 
 /// Restore a backup.
 pub async fn run(args: &BackupFetch) -> Result<()> {
+    let (plan, storage) = prepare(args).await?;
+    if is_root() && args.owner.is_none() {
+        eprintln!(
+            "walarchive: warning: the restored files will belong to root, and PostgreSQL refuses to run as root\n\
+             HINT:  Give them to the server's user with --owner, or run this as that user."
+        );
+    }
+    if args.dry_run {
+        print!("{plan}");
+        return Ok(());
+    }
+    let next = next_step(&plan, storage.credentials_file.is_none());
+    let (name, target) = (plan.backup.clone(), plan.target.clone());
+    let (progress, started) = (Arc::default(), Instant::now());
+    let work = apply(plan, Arc::clone(&progress), CancellationToken::new());
+    let restored = progress::show(progress, args.quiet, work)
+        .await
+        .inspect_err(|_| incomplete(&target))?;
+    say(args, &summary(&name, &target, &restored, started));
+    say(args, &next);
+    Ok(())
+}
+
+/// Read all that a restore would take. A damaged backup is an answer, not an error.
+pub async fn verify(args: &BackupFetch) -> Result<Status> {
+    let verified = async {
+        let (plan, _) = prepare(args).await?;
+        let (name, progress) = (plan.backup.clone(), Arc::default());
+        let work = apply(plan, Arc::clone(&progress), CancellationToken::new());
+        let read = progress::show(progress, args.quiet, work).await?;
+        let bytes = HumanBytes(read.bytes);
+        println!(
+            "backup \"{name}\" can be restored: {} files, {bytes} were read and checked",
+            read.files
+        );
+        Ok(Status::Ok)
+    };
+    match verified.await {
+        Err(error @ (Error::Damaged { .. } | Error::NotFound { .. })) => {
+            exit::print(&error);
+            Ok(Status::Failure)
+        }
+        verified => verified,
+    }
+}
+
+async fn prepare(args: &BackupFetch) -> Result<(RestorePlan, StorageConfig)> {
     let data_dir = wal::usual_data_dirs().find(|directory| wal::is_data_dir(directory));
     let settings = settings::find(&args.storage, data_dir.as_deref())?;
     let store = Store::open(&settings.storage)?;
     let mut options = args.options()?;
-    if let Some(mode) = args.mode() {
+    if let Some(mode) = args.mode().filter(|_| !args.verify_only) {
         options.recovery = Some(RecoverySettings {
             mode,
             restore_command: RestoreCommand {
@@ -35,36 +84,15 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
     }
     let selection = select(args, &store).await?;
     let plan = plan(&store, &selection.backup.name, &args.directory, options).await?;
-    let say = |text: &str| {
-        if !args.quiet {
-            eprintln!("walarchive: {text}");
-        }
-    };
-    selection
-        .notes
-        .iter()
-        .chain(&plan.notes)
-        .for_each(|note| say(&format!("note: {note}")));
-    if is_root() {
-        eprintln!(
-            "walarchive: warning: the restored files will belong to root, and PostgreSQL refuses to run as root\n\
-             HINT:  Run this as the server's user, or change the owner of the directory afterwards."
-        );
+    let notes = selection.notes.iter().chain(&plan.notes);
+    notes.for_each(|note| say(args, &format!("note: {note}")));
+    Ok((plan, settings.storage))
+}
+
+fn say(args: &BackupFetch, text: &str) {
+    if !args.quiet {
+        eprintln!("walarchive: {text}");
     }
-    if args.dry_run {
-        print!("{plan}");
-        return Ok(());
-    }
-    let next = next_step(&plan, settings.storage.credentials_file.is_none());
-    let (name, target) = (plan.backup.clone(), plan.target.clone());
-    let (progress, started) = (Arc::default(), Instant::now());
-    let work = apply(plan, Arc::clone(&progress), CancellationToken::new());
-    let restored = progress::show(progress, args.quiet, work)
-        .await
-        .inspect_err(|_| incomplete(&target))?;
-    say(&summary(&name, &target, &restored, started));
-    say(&next);
-    Ok(())
 }
 
 async fn select(args: &BackupFetch, store: &Store) -> Result<Selection> {
@@ -84,8 +112,8 @@ async fn select(args: &BackupFetch, store: &Store) -> Result<Selection> {
 fn incomplete(target: &Path) {
     if target.exists() {
         eprintln!(
-            "walarchive: directory \"{}\" is incomplete and no server can start on it; empty it, and the directories of \
-             its tablespaces, before the next attempt",
+            "walarchive: directory \"{}\" is incomplete and no server can start on it; run the same command with --delta to \
+             go on, or empty it, and the directories of its tablespaces, before the next attempt",
             target.display()
         );
     }

@@ -53,6 +53,9 @@ fn run(args: Args) -> ExitCode {
         Command::Check(args) => exit::of_check(within_runtime(true, check::run(&args))),
         Command::WalVerify(args) => exit::of_verify(within_runtime(true, wal_verify::run(&args))),
         Command::BackupVerify(args) => exit::of_verify(within_runtime(true, backup_verify::run(&args))),
+        Command::BackupFetch(args) if args.verify_only => {
+            exit::of_verify(within_runtime(true, backup_fetch::verify(&args)))
+        }
         Command::BackupFetch(args) => exit::of_restore(within_runtime(true, backup_fetch::run(&args))),
     }
 }

@@ -35,6 +35,8 @@ pub struct ControlFile {
     pub checkpoint: Lsn,
     /// The timeline on which that was.
     pub timeline: u32,
+    /// `BLCKSZ`: the bytes of a relation's page.
+    pub page_bytes: u32,
     /// Do pages have checksums?
     pub data_checksums: bool,
     /// Pages in each file of a relation but the last: `RELSEG_SIZE`.
@@ -82,6 +84,7 @@ impl ControlFile {
             segment_size: SegmentSize::new(u64::from(number(sizes + 12))).map_err(|error| format!("{error}."))?,
             checkpoint: Lsn(long(32)),
             timeline: number(48),
+            page_bytes: number(sizes),
             data_checksums: number(sizes + 36) != 0,
             relation_segment_pages: number(sizes + 4),
         })
@@ -116,6 +119,11 @@ pub(crate) mod tests {
 
     /// A file as PostgreSQL 15 writes it, as far as it is read.
     pub(crate) fn sample(segment_bytes: u32, size: usize) -> Vec<u8> {
+        sample_with(segment_bytes, size, false)
+    }
+
+    /// The same, of a cluster with data checksums or without.
+    pub(crate) fn sample_with(segment_bytes: u32, size: usize, data_checksums: bool) -> Vec<u8> {
         let mut bytes = vec![0u8; size];
         bytes[0..8].copy_from_slice(&SYSTEM_IDENTIFIER.to_le_bytes());
         bytes[8..12].copy_from_slice(&1300u32.to_le_bytes());
@@ -125,6 +133,7 @@ pub(crate) mod tests {
         bytes[212..216].copy_from_slice(&131_072u32.to_le_bytes());
         bytes[216..220].copy_from_slice(&8192u32.to_le_bytes());
         bytes[220..224].copy_from_slice(&segment_bytes.to_le_bytes());
+        bytes[244] = data_checksums.into();
         let sum = crc32c::crc32c(&bytes);
         bytes.extend_from_slice(&sum.to_le_bytes());
         bytes.resize(8192, 0);
@@ -142,8 +151,12 @@ pub(crate) mod tests {
             );
             assert_eq!(control.segment_size.bytes(), 64 << 20);
             assert_eq!(
-                (control.relation_segment_pages, control.data_checksums),
-                (131_072, false)
+                (
+                    control.page_bytes,
+                    control.relation_segment_pages,
+                    control.data_checksums
+                ),
+                (8192, 131_072, false)
             );
         }
     }

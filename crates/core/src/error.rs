@@ -121,6 +121,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A relation's file whose pages are not what the server wrote.
+    #[error("file \"{}\" has pages with a wrong checksum", file.display())]
+    CorruptPages {
+        /// The file, relative to the data directory.
+        file: PathBuf,
+        /// Which pages.
+        reason: String,
+    },
     /// A local file could not be used.
     #[error("could not {operation} \"{}\": {source}", path.display())]
     Io {
@@ -223,6 +231,7 @@ impl Error {
             | Error::InvalidWal { reason, .. }
             | Error::Conflict { reason, .. }
             | Error::BackupExists { reason, .. }
+            | Error::CorruptPages { reason, .. }
             | Error::Damaged { reason, .. } => Some(reason.clone()).filter(|reason| !reason.is_empty()),
             Error::Timeout { .. } => Some("Until then the store reported neither success nor an error.".to_owned()),
             _ => None,
@@ -278,6 +287,10 @@ impl Error {
             Error::Damaged { .. } => {
                 "What the repository holds under this name cannot be used. Look for another copy of the object, or \
                  restore from another backup."
+            }
+            Error::CorruptPages { .. } => {
+                "Find the relation with pg_filenode_relation() and check it, with pg_amcheck for example; restore it from an \
+                 older backup, or set walarchive.on_checksum_failure to \"warning\" to back the pages up as they are."
             }
             Error::BackupExists { .. } => {
                 "Another standby may be taking the same backup now, or a crash left it unfinished. Wait for the next \

@@ -19,6 +19,7 @@ pub mod formats;
 pub mod inventory;
 pub mod layout;
 pub mod lsn;
+mod page;
 pub mod restore;
 pub mod retention;
 pub mod schedule;

@@ -144,6 +144,7 @@ async fn back_up(store: &Store, data: &Path, checksum_algorithm: ChecksumAlgorit
         user_data: None,
         start_time: chrono::Utc::now(),
         tablespaces: Vec::new(),
+        parent: None,
     };
     let options = BackupOptions {
         checksum_algorithm,

@@ -43,6 +43,7 @@ async fn back_up(store: &Store, data: &Path) -> String {
         user_data: None,
         start_time: chrono::Utc::now(),
         tablespaces: Vec::new(),
+        parent: None,
     };
     let identity = ClusterIdentity {
         system_identifier: control.system_identifier,

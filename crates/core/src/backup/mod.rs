@@ -8,15 +8,24 @@
 //! A backup with no sentinel does not exist, and the sentinel is written last. After a failure or a cancel at any step
 //! [`discard`] removes what was stored.
 
+mod cache;
 mod claim;
+mod corrupt;
+pub mod delta;
+mod files;
 mod label;
 mod limiter;
+mod notes;
 mod pack;
+mod pages;
 mod plan;
 mod prepared;
 mod progress;
+mod rate;
 mod rules;
 mod run;
+mod source;
+mod spool;
 mod stream;
 mod tar_stream;
 #[cfg(test)]
@@ -32,8 +41,11 @@ use crate::formats::manifest::ChecksumAlgorithm;
 use crate::lsn::Lsn;
 use crate::wal::{Segment, SegmentSize};
 
+pub use cache::{FindResident, Residency};
+pub use corrupt::{CorruptPages, OnChecksumFailure};
 pub use prepared::{PreparedBackup, discard};
 pub use progress::{Phase, Progress, Snapshot};
+pub use rate::Rate;
 pub use run::Backup;
 
 /// A tablespace and where it is.
@@ -71,13 +83,18 @@ pub struct BackupRequest {
     /// May be empty: the links in `pg_tblspc` are followed in any case. A location given here goes into the sentinel
     /// instead of the text of the link.
     pub tablespaces: Vec<Tablespace>,
+    /// Of a delta backup: what [`delta::choose`] has found.
+    pub parent: Option<delta::Parent>,
 }
 
 impl BackupRequest {
     /// The name that the backup gets.
     pub fn name(&self) -> String {
         let segment = Segment::containing(self.timeline, self.start_lsn, self.segment_size);
-        format!("base_{segment}")
+        match &self.parent {
+            None => format!("base_{segment}"),
+            Some(parent) => format!("base_{segment}_D_{}", parent.segment()),
+        }
     }
 
     /// For example 15.
@@ -99,6 +116,12 @@ pub struct BackupOptions {
     pub rate_limit: Option<u64>,
     /// Of the files, in the backup manifest.
     pub checksum_algorithm: ChecksumAlgorithm,
+    /// Does the server summarize its WAL (`summarize_wal`), so that a delta backup can ask the summaries?
+    pub wal_summaries: bool,
+    /// What a page with a wrong checksum means, in a cluster with data checksums.
+    pub on_checksum_failure: OnChecksumFailure,
+    /// With it the page cache is left as it was found, without it to the kernel.
+    pub find_resident: Option<FindResident>,
 }
 
 impl Default for BackupOptions {
@@ -109,6 +132,9 @@ impl Default for BackupOptions {
             tar_bytes: 1 << 30,
             rate_limit: None,
             checksum_algorithm: ChecksumAlgorithm::default(),
+            wal_summaries: false,
+            on_checksum_failure: OnChecksumFailure::default(),
+            find_resident: None,
         }
     }
 }

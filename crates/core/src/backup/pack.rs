@@ -2,33 +2,49 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use nix::fcntl::OFlag;
 use tokio_util::sync::CancellationToken;
 
+use super::cache::FindResident;
+use super::corrupt::Findings;
+use super::delta::{Delta, Input, Way};
+use super::files::FileEntry;
 use super::limiter::Limiter;
+use super::notes::{Notes, Packed};
+use super::pages::PageReader;
 use super::progress::Progress;
+use super::source::{Source, changed};
 use super::stream::{Counted, sink_error};
 use super::tar_stream::TarStream;
-use super::walk::{Directory, FileEntry, Owner};
+use super::walk::{Directory, Owner};
 use crate::codec::{Compression, Encoder};
 use crate::error::{Error, Result};
-use crate::files::read_full;
-use crate::formats::manifest::{ChecksumAlgorithm, Checksummer, ManifestFile};
+use crate::formats::files_metadata::{FileDescription, Identity};
+use crate::formats::manifest::{ChecksumAlgorithm, Checksummer, ManifestFile, hex};
+use crate::lsn::Lsn;
 use crate::storage::Upload;
 
-/// What is read, summed up and compressed at a time, in bytes.
-const CHUNK: usize = 256 << 10;
+/// What is read, summed up and compressed at a time, in bytes: whole pages.
+pub(super) const CHUNK: usize = 256 << 10;
 
 /// What all tars of a backup share.
 pub(super) struct Shared {
     pub(super) data_dir: PathBuf,
+    /// Where the backup starts.
+    pub(super) start: Lsn,
+    /// Known once the copying has begun.
+    pub(super) source: OnceLock<Source>,
+    /// Likewise, of a delta backup.
+    pub(super) delta: OnceLock<Delta>,
+    pub(super) corrupt: Findings,
+    pub(super) find_resident: Option<FindResident>,
     pub(super) compression: Compression,
     pub(super) algorithm: ChecksumAlgorithm,
     pub(super) limiter: Limiter,
@@ -37,25 +53,23 @@ pub(super) struct Shared {
     pub(super) stop: CancellationToken,
 }
 
-/// What went into a tar.
-#[derive(Debug, Default)]
-pub(super) struct Packed {
-    /// The names of the members, as the tar has them, and when they were modified.
-    pub(super) members: Vec<(String, DateTime<Utc>)>,
-    /// The regular files.
-    pub(super) manifest: Vec<ManifestFile>,
-    /// The sum of the files' sizes.
-    pub(super) bytes: u64,
+impl Shared {
+    /// Are the bytes that an increment leaves out those of the parent, if they were verified?
+    pub(super) fn is_provable(&self) -> bool {
+        self.source.get().is_some_and(|source| source.data_checksums) && self.delta.get().is_some_and(Delta::same_bytes)
+    }
 }
 
 /// A tar that is being packed.
 pub(super) struct Packer {
-    shared: Arc<Shared>,
-    tar: TarStream<Sink>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) tar: TarStream<Sink>,
     /// The URL of the tar, for messages.
     object: String,
-    packed: Packed,
-    buffer: Vec<u8>,
+    pub(super) packed: Notes,
+    pub(super) buffer: Vec<u8>,
+    /// Bytes of the next member that the progress has counted already.
+    pub(super) ahead: u64,
 }
 
 type Count = Box<dyn Fn(u64) + Send>;
@@ -74,8 +88,9 @@ impl Packer {
         Ok(Packer {
             tar: TarStream::new(encoder),
             object,
-            packed: Packed::default(),
+            packed: Notes::default(),
             buffer: vec![0; CHUNK],
+            ahead: 0,
             shared,
         })
     }
@@ -85,67 +100,138 @@ impl Packer {
         let name = member_name(&directory.path);
         let written = self.tar.directory(name.as_bytes(), &directory.owner);
         self.written(written)?;
-        self.member(&name, &directory.owner);
-        Ok(())
+        self.member(&name, &described(&directory.owner))
     }
 
     /// Add a file of the data directory, as long as it is when it is opened. The server goes on writing meanwhile, and
     /// replay of the WAL puts that right: what is appended later is left out, and what was cut off becomes zeros. A file
-    /// that vanished is left out.
+    /// that vanished is left out. Pages are verified if they have checksums; [`Error::CorruptPages`] if one is wrong and
+    /// that is to end the backup.
     pub(super) fn file(&mut self, entry: &FileEntry) -> Result<()> {
         let full = self.shared.data_dir.join(&entry.path);
-        let opened = open(&full)?;
-        self.shared.progress.file();
-        let Some((file, meta)) = opened else {
+        let Some((file, before)) = open(&full)? else {
+            self.shared.progress.vanished(entry.size);
             return Ok(());
         };
-        self.add(&entry.path, &full, file, meta.len(), &Owner::from(&meta))
+        let (size, owner) = (before.len(), Owner::from(&before));
+        self.shared.progress.resized(entry.size, size);
+        let input = Input {
+            path: &entry.path,
+            full: &full,
+            file: &file,
+            size,
+            owner: &owner,
+        };
+        let delta = self.shared.delta.get();
+        let way = delta.map_or(Way::Full, |delta| delta.way(input.path, size));
+        let incremented = self.increment(&input, way)?;
+        let mut description = described(&owner);
+        description.is_incremented = incremented.is_some();
+        let (sum, corrupt) = match incremented {
+            Some(incremented) => (incremented.sum, incremented.corrupt),
+            None => {
+                let mut reader = self.reader(&input, true)?;
+                let next = |buffer: &mut [u8]| reader.next(buffer).map(|run| run.map_or(0, |run| run.bytes.len()));
+                let sum = self.content(input.path, size, &owner, next)?;
+                (Some(sum), reader.into_corrupt())
+            }
+        };
+        let after = file.metadata().map_err(|error| Error::io("read", &full, error))?;
+        let source = self.shared.source.get();
+        description.corrupt_blocks = corrupt;
+        if let Some(found) = &description.corrupt_blocks {
+            self.shared.corrupt.add(input.path, found, &self.shared.progress)?;
+        } else if source.is_some_and(|source| source.shows_writes(&before, &after)) {
+            // A corrupt file has no identity: it is to be read, and found, by the next backup too.
+            let checksum = sum.as_ref();
+            description.identity = Some(Identity {
+                size,
+                inode: before.ino(),
+                changed: changed(&before),
+                checksum: checksum.map_or_else(String::new, |sum| format!("{}:{}", self.shared.algorithm, hex(sum))),
+            });
+        }
+        self.record(input.path, size, sum, &description)
     }
 
-    /// Add a file from `source`, which is filled up with zeros or cut off at `size`.
-    fn add(&mut self, path: &Path, full: &Path, mut source: impl Read, size: u64, owner: &Owner) -> Result<()> {
-        let name = member_name(path);
-        let written = self.tar.file(name.as_bytes(), size, owner);
-        self.written(written)?;
-        let mut sum = Checksummer::new(self.shared.algorithm);
-        let (mut left, mut ended) = (size, false);
-        while left > 0 {
-            let wanted = left.min(CHUNK as u64) as usize;
-            self.shared.limiter.wait_for(wanted as u64, &self.shared.stop)?;
-            let mut bytes = 0;
-            if !ended {
-                bytes = read_full(&mut source, &mut self.buffer[..wanted])
-                    .map_err(|error| Error::io("read", full, error))?;
-                ended = bytes < wanted;
-            }
-            self.buffer[bytes..wanted].fill(0);
-            sum.update(&self.buffer[..wanted]);
-            let written = self.tar.content(&self.buffer[..wanted]);
-            self.written(written)?;
-            self.shared.progress.read(wanted as u64);
-            left -= wanted as u64;
-        }
-        let written = self.tar.pad(size);
-        self.written(written)?;
-        self.member(&name, owner);
-        self.packed.bytes += size;
-        self.packed.manifest.push(ManifestFile {
-            path: path.to_owned(),
-            size,
-            last_modified: time(owner),
-            checksum: Some((self.shared.algorithm, sum.finish())),
-        });
-        Ok(())
+    /// A reader of the file from its beginning on, which verifies its pages if they have checksums and that is wanted.
+    pub(super) fn reader(&self, input: &Input<'_>, verify: bool) -> Result<PageReader> {
+        let file = input.file.try_clone();
+        let file = file.map_err(|error| Error::io("open", input.full, error))?;
+        let source = self.shared.source.get();
+        let verified = source
+            .filter(|source| source.data_checksums && verify)
+            .and_then(|source| source.first_page(input.path));
+        let (path, first, start) = (input.full.to_owned(), verified.unwrap_or(0), self.shared.start);
+        let reader = PageReader::new(file, path, first, input.size, start, verified.is_some());
+        Ok(reader.sparing(self.shared.find_resident))
     }
 
     /// Add a file from memory, under its path in the data directory.
-    pub(super) fn bytes(&mut self, path: &Path, content: &[u8], owner: &Owner) -> Result<()> {
-        self.shared.progress.file();
-        self.add(path, path, content, content.len() as u64, owner)
+    pub(super) fn bytes(&mut self, path: &Path, mut content: &[u8], owner: &Owner) -> Result<()> {
+        let size = content.len() as u64;
+        let next = |buffer: &mut [u8]| {
+            let (taken, rest) = content.split_at(content.len().min(buffer.len()));
+            buffer[..taken.len()].copy_from_slice(taken);
+            content = rest;
+            Ok(taken.len())
+        };
+        let sum = self.content(path, size, owner, next)?;
+        self.record(path, size, Some(sum), &described(owner))
     }
 
-    /// Add what `pg_backup_stop` returned: a member with no leading slash.
-    pub(super) fn label(&mut self, name: &str, content: &[u8], owner: &Owner) -> Result<()> {
+    /// Add a member of `size` bytes, which `next` puts into the buffer that it is given, as many at a time as there is room
+    /// for. Returns the checksum.
+    fn content(
+        &mut self,
+        path: &Path,
+        size: u64,
+        owner: &Owner,
+        mut next: impl FnMut(&mut [u8]) -> Result<usize>,
+    ) -> Result<Vec<u8>> {
+        self.begin_member(path, size, owner)?;
+        let mut sum = Checksummer::new(self.shared.algorithm);
+        let mut left = size;
+        while left > 0 {
+            let wanted = left.min(CHUNK as u64);
+            self.shared.limiter.wait_for(wanted, &self.shared.stop)?;
+            let bytes = next(&mut self.buffer)?;
+            debug_assert_eq!(bytes as u64, wanted, "of {}", path.display());
+            sum.update(&self.buffer[..bytes]);
+            let written = self.tar.content(&self.buffer[..bytes]);
+            self.written(written)?;
+            let counted = wanted.min(self.ahead);
+            self.ahead -= counted;
+            self.shared.progress.read(wanted - counted);
+            left -= wanted;
+        }
+        let written = self.tar.pad(size);
+        self.written(written)?;
+        self.packed.bytes += size;
+        Ok(sum.finish())
+    }
+
+    /// Begin the member of a file.
+    pub(super) fn begin_member(&mut self, path: &Path, size: u64, owner: &Owner) -> Result<()> {
+        let written = self.tar.file(member_name(path).as_bytes(), size, owner);
+        self.written(written)
+    }
+
+    /// Note a file that was added.
+    fn record(&mut self, path: &Path, size: u64, sum: Option<Vec<u8>>, description: &FileDescription) -> Result<()> {
+        self.note_file(&ManifestFile {
+            path: path.to_owned(),
+            size,
+            last_modified: description.mtime,
+            checksum: sum.map(|sum| (self.shared.algorithm, sum)),
+        })?;
+        self.member(&member_name(path), description)?;
+        self.shared.progress.file();
+        Ok(())
+    }
+
+    /// Add what `pg_backup_stop` returned: a member with no leading slash. It is in the manifest if a restore leaves it.
+    pub(super) fn label(&mut self, name: &str, content: &[u8], owner: &Owner, is_restored: bool) -> Result<()> {
         let size = content.len() as u64;
         let written = self
             .tar
@@ -153,9 +239,20 @@ impl Packer {
             .and_then(|()| self.tar.content(content))
             .and_then(|()| self.tar.pad(size));
         self.written(written)?;
-        self.member(name.as_ref(), owner);
         self.packed.bytes += size;
-        Ok(())
+        let description = described(owner);
+        self.member(name.as_ref(), &description)?;
+        if !is_restored {
+            return Ok(());
+        }
+        let mut sum = Checksummer::new(self.shared.algorithm);
+        sum.update(content);
+        self.note_file(&ManifestFile {
+            path: name.into(),
+            size,
+            last_modified: description.mtime,
+            checksum: Some((self.shared.algorithm, sum.finish())),
+        })
     }
 
     /// Write the end of the tar and hand it over.
@@ -163,21 +260,27 @@ impl Packer {
         let sink = self.tar.finish().and_then(Encoder::finish);
         sink.and_then(|counted| counted.inner.finish())
             .map_err(|error| sink_error(&self.object, error))?;
-        Ok(self.packed)
+        self.packed.close().map_err(|error| sink_error(&self.object, error))
     }
 
-    /// JSON knows text only: of a name that is not UTF-8 the files metadata has what can be read of it.
-    fn member(&mut self, name: &OsStr, owner: &Owner) {
-        let name = name.to_string_lossy().into_owned();
-        self.packed.members.push((name, time(owner)));
+    /// Note a member.
+    fn member(&mut self, name: &OsStr, description: &FileDescription) -> Result<()> {
+        let noted = self.packed.member(name, description);
+        self.written(noted)
     }
 
-    fn written(&self, result: io::Result<()>) -> Result<()> {
+    /// Note a file for the manifest.
+    fn note_file(&mut self, file: &ManifestFile) -> Result<()> {
+        let noted = self.packed.file(file);
+        self.written(noted)
+    }
+
+    pub(super) fn written(&self, result: io::Result<()>) -> Result<()> {
         result.map_err(|error| sink_error(&self.object, error))
     }
 }
 
-fn member_name(path: &Path) -> OsString {
+pub(super) fn member_name(path: &Path) -> OsString {
     let mut name = OsString::from("/");
     name.push(path);
     name
@@ -203,14 +306,22 @@ fn open(path: &Path) -> Result<Option<(File, Metadata)>> {
     Ok(Some((file, meta)))
 }
 
-fn time(owner: &Owner) -> DateTime<Utc> {
+/// What can be said of any member.
+pub(super) fn described(owner: &Owner) -> FileDescription {
     let (seconds, nanoseconds) = owner.modified;
-    DateTime::from_timestamp(seconds, nanoseconds).unwrap_or_default()
+    FileDescription {
+        mtime: DateTime::from_timestamp(seconds, nanoseconds).unwrap_or_default(),
+        ..FileDescription::default()
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
+    use crate::backup::OnChecksumFailure;
+    use crate::backup::spool::Lines;
     use crate::backup::stream::store_stream;
     use crate::storage::Store;
 
@@ -222,6 +333,11 @@ mod tests {
         let store = Store::of(Arc::new(object_store::memory::InMemory::new()), "memory:");
         let shared = Arc::new(Shared {
             data_dir: data_dir.to_owned(),
+            start: Lsn(0),
+            source: OnceLock::new(),
+            delta: OnceLock::new(),
+            corrupt: Findings::new(OnChecksumFailure::Warning),
+            find_resident: None,
             compression: Compression::Plain,
             algorithm: ChecksumAlgorithm::Crc32c,
             limiter: Limiter::new(None),
@@ -241,6 +357,17 @@ mod tests {
         )
     }
 
+    fn lines(spooled: &Lines) -> Vec<String> {
+        let mut lines = Vec::new();
+        spooled
+            .each(|line| {
+                lines.push(line.to_owned());
+                Ok(())
+            })
+            .expect("read");
+        lines
+    }
+
     fn content(tar: &[u8]) -> Vec<u8> {
         let mut archive = tar::Archive::new(tar);
         let mut entries = archive.entries().expect("a tar");
@@ -252,32 +379,29 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_file_that_changes_while_it_is_read_keeps_the_size_it_had() {
+    async fn a_file_of_several_chunks_is_whole() {
         let dir = tempfile::tempdir().expect("a directory");
-        let owner = Owner {
-            mode: 0o600,
-            uid: 0,
-            gid: 0,
-            modified: (0, 0),
-        };
-        // Cut off in the middle of the second chunk of three, and grown by one byte.
-        let size = CHUNK as u64 * 2 + 17;
-        for length in [CHUNK + 100, CHUNK * 2 + 18] {
-            let source = vec![7; length];
-            let (packed, tar) = packed(dir.path(), move |packer| {
-                packer.add(Path::new("f"), Path::new("/f"), source.as_slice(), size, &owner)
+        for length in [0, 1, CHUNK, CHUNK * 2 + 17] {
+            let expected: Vec<u8> = (0..length).map(|at| (at / 7) as u8).collect();
+            std::fs::write(dir.path().join("f"), &expected).expect("written");
+            let (packed, tar) = packed(dir.path(), |packer| {
+                packer.file(&FileEntry {
+                    path: "f".into(),
+                    size: 1,
+                })
             })
             .await;
-            let mut expected = vec![7; length];
-            expected.resize(size as usize, 0);
             assert!(content(&tar) == expected, "{length}");
             let mut sum = Checksummer::new(ChecksumAlgorithm::Crc32c);
             sum.update(&expected);
-            assert_eq!(
-                packed.manifest[0].checksum,
-                Some((ChecksumAlgorithm::Crc32c, sum.finish()))
+            let line = format!("\"Size\": {length}, ");
+            let checksum = format!("\"Checksum\": \"{}\" }}", hex(&sum.finish()));
+            let listed = lines(&packed.manifest);
+            assert!(
+                listed[0].contains(&line) && listed[0].ends_with(&checksum),
+                "{listed:?}"
             );
-            assert_eq!((packed.manifest[0].size, packed.bytes), (size, size));
+            assert_eq!(packed.bytes, length as u64);
         }
     }
 
@@ -299,7 +423,7 @@ mod tests {
         })
         .await;
         assert_eq!(content(&tar), b"kept");
-        assert_eq!(packed.members.len(), 1);
-        assert_eq!(packed.manifest.len(), 1);
+        assert_eq!(lines(&packed.members).len(), 1);
+        assert_eq!(lines(&packed.manifest).len(), 1);
     }
 }

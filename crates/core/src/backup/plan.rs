@@ -1,6 +1,6 @@
 //! Which file goes into which tar.
 
-use super::walk::FileEntry;
+use super::files::FileList;
 
 /// A tar of less is not worth a request, in bytes.
 const SMALLEST_TAR: u64 = 4 << 20;
@@ -14,7 +14,8 @@ const MEMBER_OVERHEAD: u64 = 1024;
 /// The files of one tar.
 #[derive(Debug, Default)]
 pub(super) struct Group {
-    pub(super) files: Vec<FileEntry>,
+    /// By their places in the list.
+    pub(super) files: Vec<usize>,
     pub(super) bytes: u64,
     /// Threads that compress it, beside the one that reads it; with 0 that one does both.
     pub(super) threads: u32,
@@ -22,16 +23,16 @@ pub(super) struct Group {
 
 /// Neighbours stay together; no file is split; a file larger than a tar has one of its own. The largest tar comes first.
 /// There is at least one.
-pub(super) fn group(files: Vec<FileEntry>, tar_bytes: u64, concurrency: usize, cores: usize) -> Vec<Group> {
+pub(super) fn group(files: &FileList, tar_bytes: u64, concurrency: usize, cores: usize) -> Vec<Group> {
     let concurrency = concurrency.max(1) as u64;
-    let total: u64 = files.iter().map(weight).sum();
+    let total: u64 = files.sizes().map(weight).sum();
     let limit = (total / (concurrency * TARS_PER_TASK))
         .max(SMALLEST_TAR)
         .min(tar_bytes.max(1));
     let mut groups = Vec::new();
     let mut current = Group::default();
-    for file in files {
-        let bytes = weight(&file);
+    for (file, size) in files.sizes().enumerate() {
+        let bytes = weight(size);
         if bytes >= limit {
             groups.push(Group {
                 files: vec![file],
@@ -60,8 +61,8 @@ pub(super) fn group(files: Vec<FileEntry>, tar_bytes: u64, concurrency: usize, c
     groups
 }
 
-fn weight(file: &FileEntry) -> u64 {
-    file.size.saturating_add(MEMBER_OVERHEAD)
+fn weight(size: u64) -> u64 {
+    size.saturating_add(MEMBER_OVERHEAD)
 }
 
 #[cfg(test)]
@@ -69,31 +70,31 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn files(sizes: &[u64]) -> Vec<FileEntry> {
-        let entry = |(index, size): (usize, &u64)| FileEntry {
-            path: index.to_string().into(),
-            size: *size,
-        };
-        sizes.iter().enumerate().map(entry).collect()
+    fn files(sizes: &[u64]) -> FileList {
+        let mut files = FileList::default();
+        for (index, size) in sizes.iter().enumerate() {
+            files.push(index.to_string().as_ref(), *size);
+        }
+        files
     }
 
     #[test]
     fn every_core_has_something_to_do() {
         let small = vec![1 << 20; 64];
-        assert!(group(files(&small), 1 << 30, 4, 2).len() >= 4);
-        assert_eq!(group(files(&[10, 20]), 1 << 30, 4, 2).len(), 1);
-        assert_eq!(group(Vec::new(), 1 << 30, 4, 2).len(), 1);
+        assert!(group(&files(&small), 1 << 30, 4, 2).len() >= 4);
+        assert_eq!(group(&files(&[10, 20]), 1 << 30, 4, 2).len(), 1);
+        assert_eq!(group(&FileList::default(), 1 << 30, 4, 2).len(), 1);
         // One file that is nearly everything: only threads help.
-        let groups = group(files(&[1 << 30, 1 << 20, 1 << 20]), 1 << 30, 4, 2);
+        let groups = group(&files(&[1 << 30, 1 << 20, 1 << 20]), 1 << 30, 4, 2);
         assert_eq!(groups[0].threads, 2);
         assert_eq!(groups[1].threads, 0);
         assert!(
-            group(files(&small), 1 << 30, 4, 2)
+            group(&files(&small), 1 << 30, 4, 2)
                 .iter()
                 .all(|group| group.threads == 0)
         );
         assert_eq!(
-            group(files(&[1 << 30]), 1 << 30, 1, 2)[0].threads,
+            group(&files(&[1 << 30]), 1 << 30, 1, 2)[0].threads,
             0,
             "one at a time means one core"
         );
@@ -104,11 +105,10 @@ mod tests {
         fn every_file_is_in_exactly_one_tar(
             sizes in proptest::collection::vec(0u64..64 << 20, 0..200), tar_bytes in 1u64..128 << 20, concurrency in 1usize..9,
         ) {
-            let groups = group(files(&sizes), tar_bytes, concurrency, 2);
+            let groups = group(&files(&sizes), tar_bytes, concurrency, 2);
             let mut seen: Vec<usize> = groups
                 .iter()
-                .flat_map(|group| &group.files)
-                .map(|file| file.path.display().to_string().parse().expect("a number"))
+                .flat_map(|group| group.files.iter().copied())
                 .collect();
             seen.sort_unstable();
             prop_assert!(seen.into_iter().eq(0..sizes.len()));

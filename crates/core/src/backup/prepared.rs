@@ -9,17 +9,21 @@ use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
+use super::corrupt::CorruptPages;
+use super::delta::Parent;
 use super::progress::{Phase, Progress};
 use super::run::{Backup, Tar};
+use super::spool::Lines;
 use super::stream::{sink_error, store_stream};
 use super::walk::Owner;
 use super::{StopResult, Tablespace};
 use crate::error::{Error, Result};
-use crate::formats::files_metadata::{FileDescription, FilesMetadata};
-use crate::formats::manifest::{ManifestFile, ManifestWriter, WalRange};
+use crate::formats::files_metadata::{Entry, FilesMetadataWriter};
+use crate::formats::manifest::{ManifestWriter, WalRange};
 use crate::formats::{ExtendedMetadata, SENTINEL_LIMIT, Sentinel, TablespaceLocation, TablespaceSpec};
 use crate::inventory::missing_segments;
 use crate::layout;
+use crate::retention;
 use crate::storage::{Created, Store};
 use crate::wal::Segment;
 
@@ -32,6 +36,10 @@ pub struct PreparedBackup {
     name: String,
     sentinel: Bytes,
     needed: Vec<Segment>,
+    /// Of a delta backup.
+    parent: Option<Parent>,
+    permanent: bool,
+    corrupt: CorruptPages,
     claim: Arc<Claim>,
     progress: Arc<Progress>,
     cancel: CancellationToken,
@@ -47,6 +55,11 @@ impl PreparedBackup {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The pages whose checksum was wrong. They are in the backup as they are.
+    pub fn corrupt_pages(&self) -> &CorruptPages {
+        &self.corrupt
     }
 
     /// The WAL segments without which the backup cannot be restored, in order.
@@ -74,6 +87,7 @@ impl PreparedBackup {
                 _ => Err(error),
             };
         }
+        self.keep_parent().await?;
         let created = self.store.create(&key, self.sentinel.clone()).await;
         if !matches!(created, Ok(Created::Yes)) {
             // The answer to an attempt that had succeeded may be lost, and the next one then finds the sentinel there.
@@ -90,7 +104,7 @@ impl PreparedBackup {
             }
         }
         // A deletion looks for the sentinel once more after it has said that it begins; so one of the two gives way.
-        if let Err(error @ Error::Damaged { .. }) = self.claim.check().await {
+        if let Err(error @ (Error::Damaged { .. } | Error::NoBackup { .. })) = self.check().await {
             self.store.delete(&key).await?;
             return Err(error);
         }
@@ -99,6 +113,27 @@ impl PreparedBackup {
         }
         self.progress.set_phase(Phase::Done);
         Ok(self.name.clone())
+    }
+
+    /// Is the name still ours, and is there what the backup is based on?
+    async fn check(&self) -> Result<()> {
+        self.claim.check().await?;
+        match &self.parent {
+            Some(parent) => parent.check(&self.store).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Before the sentinel: what a delta is based on must be there, and is as permanent as the delta.
+    async fn keep_parent(&self) -> Result<()> {
+        let Some(parent) = &self.parent else { return Ok(()) };
+        parent.check(&self.store).await?;
+        if self.permanent {
+            for name in retention::mark(&self.store, &parent.name, true).await? {
+                tracing::info!("marked \"{name}\" as permanent, as \"{}\" will be", self.name);
+            }
+        }
+        Ok(())
     }
 
     /// Give the backup up and remove what was stored. The error says what could not be removed.
@@ -159,15 +194,13 @@ pub(super) async fn prepare(backup: &mut Backup, stop: &StopResult) -> Result<Pr
     backup.tars.push(label);
     backup.tars.sort_by(|left, right| left.file_name.cmp(&right.file_name));
     let sentinel = sentinel(backup, stop);
-    let manifest = backup
-        .tars
-        .iter_mut()
-        .flat_map(|tar| std::mem::take(&mut tar.packed.manifest))
-        .collect();
-    store_manifest(backup, stop, manifest).await?;
+    store_manifest(backup, stop).await?;
     store_files_metadata(backup).await?;
     let mut metadata = ExtendedMetadata::from(&sentinel);
     metadata.next_xid = stop.next_xid;
+    let corrupt = backup.shared.corrupt.close();
+    let verified = backup.shared.source.get().is_some_and(|source| source.data_checksums);
+    metadata.corrupt_pages = verified.then_some(corrupt.pages);
     backup
         .store
         .put(&layout::metadata(&backup.name), json(&metadata)?)
@@ -179,6 +212,9 @@ pub(super) async fn prepare(backup: &mut Backup, stop: &StopResult) -> Result<Pr
         store: backup.store.clone(),
         name: backup.name.clone(),
         sentinel: json(&sentinel)?,
+        parent: backup.request.parent.clone(),
+        permanent: backup.request.permanent,
+        corrupt,
         claim: Arc::clone(&backup.claim),
         needed: {
             let request = &backup.request;
@@ -201,24 +237,23 @@ async fn pack_label(backup: &Backup, stop: &StopResult) -> Result<Tar> {
     let map = stop.tablespace_map.clone().filter(|map| !map.is_empty());
     let file_name = layout::backup_label_name(backup.options.compression.format());
     let pack = backup.pack(file_name, 0, move |packer| {
-        packer.label(LABEL, content.as_bytes(), &owner)?;
+        packer.label(LABEL, content.as_bytes(), &owner, true)?;
         // A restore makes the links itself and writes no such file, so the manifest must not ask for it.
-        map.map_or(Ok(()), |map| packer.label(TABLESPACE_MAP, map.as_bytes(), &owner))
+        map.map_or(Ok(()), |map| {
+            packer.label(TABLESPACE_MAP, map.as_bytes(), &owner, false)
+        })
     });
-    let mut tar = pack.await?;
-    let algorithm = backup.options.checksum_algorithm;
-    let mut sum = crate::formats::manifest::Checksummer::new(algorithm);
-    sum.update(stop.backup_label.as_bytes());
-    tar.packed.manifest.push(ManifestFile {
-        path: LABEL.into(),
-        size: stop.backup_label.len() as u64,
-        last_modified: now,
-        checksum: Some((algorithm, sum.finish())),
-    });
-    Ok(tar)
+    pack.await
 }
 
-async fn store_manifest(backup: &Backup, stop: &StopResult, mut files: Vec<ManifestFile>) -> Result<()> {
+async fn store_manifest(backup: &mut Backup, stop: &StopResult) -> Result<()> {
+    let files: Vec<Lines> = backup
+        .tars
+        .iter_mut()
+        .map(|tar| &mut tar.packed)
+        .chain([&mut backup.left_out])
+        .map(|packed| std::mem::take(&mut packed.manifest))
+        .collect();
     let key = layout::backup_manifest(&backup.name);
     let object = backup.store.object_url(&key);
     let (major, system_identifier) = (backup.request.major_version(), backup.request.system_identifier);
@@ -228,10 +263,11 @@ async fn store_manifest(backup: &Backup, stop: &StopResult, mut files: Vec<Manif
         end: stop.stop_lsn,
     };
     store_stream(&backup.store, &key, &backup.cancel, move |upload| {
-        files.sort_by(|left, right| left.path.cmp(&right.path));
         let written = || {
             let mut writer = ManifestWriter::new(upload, major, system_identifier)?;
-            files.iter().try_for_each(|file| writer.file(file))?;
+            files
+                .iter()
+                .try_for_each(|lines| lines.each(|line| writer.line(line)))?;
             writer.finish(&[range])?.finish()
         };
         written().map_err(|error| sink_error(&object, error))
@@ -241,24 +277,28 @@ async fn store_manifest(backup: &Backup, stop: &StopResult, mut files: Vec<Manif
 }
 
 async fn store_files_metadata(backup: &mut Backup) -> Result<()> {
-    let mut metadata = FilesMetadata::default();
-    for tar in &mut backup.tars {
-        let mut names = Vec::with_capacity(tar.packed.members.len());
-        for (name, mtime) in std::mem::take(&mut tar.packed.members) {
-            names.push(name.clone());
-            let description = FileDescription {
-                mtime,
-                ..FileDescription::default()
-            };
-            metadata.files.insert(name, description);
-        }
-        metadata.tar_file_sets.insert(tar.file_name.clone(), names);
-    }
+    let tars: Vec<(String, Lines)> = backup
+        .tars
+        .iter_mut()
+        .map(|tar| (tar.file_name.clone(), std::mem::take(&mut tar.packed.members)))
+        .collect();
+    let left_out = std::mem::take(&mut backup.left_out.members);
     let key = layout::files_metadata(&backup.name);
     let object = backup.store.object_url(&key);
-    store_stream(&backup.store, &key, &backup.cancel, move |mut upload| {
-        let written = metadata.write_to(&mut upload).and_then(|()| upload.finish());
-        written.map_err(|error| sink_error(&object, error))
+    store_stream(&backup.store, &key, &backup.cancel, move |upload| {
+        let written = || {
+            let mut files = FilesMetadataWriter::new(upload)?;
+            for members in tars.iter().map(|(_, members)| members).chain([&left_out]) {
+                members.each(|line| files.file(Entry::of_line(line)?))?;
+            }
+            let mut sets = files.tar_file_sets()?;
+            for (tar, members) in &tars {
+                sets.tar(tar)?;
+                members.each(|line| sets.member(Entry::of_line(line)?))?;
+            }
+            sets.finish()?.finish()
+        };
+        written().map_err(|error| sink_error(&object, error))
     })
     .await
     .map(|_| ())
@@ -267,13 +307,14 @@ async fn store_files_metadata(backup: &mut Backup) -> Result<()> {
 fn sentinel(backup: &Backup, stop: &StopResult) -> Sentinel {
     let request = &backup.request;
     let data_dir = request.data_dir.to_string_lossy().into_owned();
+    let parent = request.parent.as_ref();
     Sentinel {
         start_lsn: request.start_lsn,
         finish_lsn: stop.stop_lsn,
-        delta_lsn: None,
-        delta_from: None,
-        delta_full_name: None,
-        delta_count: None,
+        delta_lsn: parent.map(|parent| parent.start_lsn),
+        delta_from: parent.map(|parent| parent.name.clone()),
+        delta_full_name: parent.map(|parent| parent.full_name.clone()),
+        delta_count: parent.map(|parent| parent.count),
         pg_version: request.server_version_num,
         system_identifier: Some(request.system_identifier),
         uncompressed_size: backup.tars.iter().map(|tar| tar.packed.bytes).sum(),

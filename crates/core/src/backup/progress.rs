@@ -53,6 +53,7 @@ pub struct Progress {
     files_done: AtomicU64,
     files_total: AtomicU64,
     stored: AtomicU64,
+    corrupt_pages: AtomicU64,
 }
 
 /// The counters at one moment.
@@ -62,14 +63,17 @@ pub struct Snapshot {
     pub phase: Phase,
     /// Bytes of files that were read.
     pub bytes_done: u64,
-    /// Bytes of the files when the data directory was walked; 0 before.
+    /// Bytes of all files: of those that are to be read when the data directory was walked, of the others when they were
+    /// read. At the end as many as were read. 0 before the walk.
     pub bytes_total: u64,
-    /// Files that were read, or found to be gone.
+    /// Files that were read to their end.
     pub files_done: u64,
-    /// Files that were found; 0 before the walk.
+    /// Files that were found, without those that were gone when they were to be read; 0 before the walk.
     pub files_total: u64,
     /// Compressed bytes handed to the store.
     pub stored: u64,
+    /// Pages with a wrong checksum.
+    pub corrupt_pages: u64,
 }
 
 impl Progress {
@@ -82,6 +86,7 @@ impl Progress {
             files_done: self.files_done.load(Relaxed),
             files_total: self.files_total.load(Relaxed),
             stored: self.stored.load(Relaxed),
+            corrupt_pages: self.corrupt_pages.load(Relaxed),
         }
     }
 
@@ -95,12 +100,28 @@ impl Progress {
         self.bytes_total.store(bytes, Relaxed);
     }
 
+    /// A file was found to have another size than in the walk.
+    pub(super) fn resized(&self, planned: u64, actual: u64) {
+        // The sum wraps around, so that the difference may be negative.
+        self.bytes_total.fetch_add(actual.wrapping_sub(planned), Relaxed);
+    }
+
+    /// A file was found to be gone.
+    pub(super) fn vanished(&self, planned: u64) {
+        self.files_total.fetch_sub(1, Relaxed);
+        self.bytes_total.fetch_sub(planned, Relaxed);
+    }
+
     pub(super) fn read(&self, bytes: u64) {
         self.bytes_done.fetch_add(bytes, Relaxed);
     }
 
     pub(super) fn file(&self) {
         self.files_done.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn corrupt(&self, pages: u64) {
+        self.corrupt_pages.fetch_add(pages, Relaxed);
     }
 
     pub(super) fn stored(&self, bytes: u64) {

@@ -1,17 +1,22 @@
 //! The three steps of a backup.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
+use super::corrupt::Findings;
+use super::delta::{Delta, Parent, leave_out};
+use super::files::FileList;
 use super::limiter::Limiter;
-use super::pack::{Packed, Packer, Shared};
+use super::notes::Packed;
+use super::pack::{Packer, Shared};
 use super::plan::{self, Group};
 use super::prepared::{self, PreparedBackup};
 use super::progress::{Phase, Progress};
+use super::source::Source;
 use super::stream::{blocking, store_stream};
 use super::walk::{self, Directory, Owner, Tree};
 use super::{BackupOptions, BackupRequest, StopResult, Tablespace, label};
@@ -33,7 +38,9 @@ pub struct Backup {
     pub(super) tablespaces: Vec<Tablespace>,
     /// Bytes of all files when the data directory was walked.
     pub(super) catalog_bytes: u64,
-    shared: Arc<Shared>,
+    /// Of a delta backup: the files that are in no tar.
+    pub(super) left_out: Packed,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// A tar that is in the store.
@@ -60,8 +67,20 @@ impl Backup {
             prepared::discard(store, &name).await?;
             return Err(Error::Cancelled);
         }
+        // From now on no deletion takes it; one may have done so before.
+        if let Some(parent) = &request.parent
+            && let Err(error) = parent.check(store).await
+        {
+            prepared::discard(store, &name).await?;
+            return Err(error);
+        }
         let shared = Shared {
             data_dir: request.data_dir.clone(),
+            start: request.start_lsn,
+            source: OnceLock::new(),
+            delta: OnceLock::new(),
+            corrupt: Findings::new(options.on_checksum_failure),
+            find_resident: options.find_resident,
             compression: options.compression,
             algorithm: options.checksum_algorithm,
             limiter: Limiter::new(options.rate_limit),
@@ -79,6 +98,7 @@ impl Backup {
             tars: Vec::new(),
             tablespaces: Vec::new(),
             catalog_bytes: 0,
+            left_out: Packed::default(),
             shared: Arc::new(shared),
         })
     }
@@ -114,20 +134,45 @@ impl Backup {
     async fn copy_all(&mut self) -> Result<()> {
         self.progress.set_phase(Phase::Planning);
         let (request, cancel) = (self.request.clone(), self.cancel.clone());
-        let tree = blocking(move || walk::walk(&request, &cancel)).await?;
+        let planned = blocking(move || Ok((Source::look(&request.data_dir)?, walk::walk(&request, &cancel)?)));
+        let (source, tree) = planned.await?;
+        self.shared.source.get_or_init(|| source);
         let Tree {
             directories,
             files,
             tablespaces,
         } = tree;
         self.tablespaces = tablespaces;
-        self.catalog_bytes = files.iter().map(|file| file.size).sum::<u64>() + PG_CONTROL_BYTES;
-        self.progress.set_total(files.len() as u64 + 1, self.catalog_bytes);
+        self.catalog_bytes = files.sizes().sum::<u64>() + PG_CONTROL_BYTES;
+        let files = match self.request.parent.clone() {
+            Some(parent) => self.compare(parent, files, source.segment_pages).await?,
+            None => files,
+        };
+        let bytes = files.sizes().sum::<u64>() + PG_CONTROL_BYTES;
+        self.progress.set_total(files.len() as u64 + 1, bytes);
         self.progress.set_phase(Phase::Copying);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let groups = plan::group(files, self.options.tar_bytes, self.options.concurrency, cores);
-        self.pack_groups(directories, groups).await?;
+        let groups = plan::group(&files, self.options.tar_bytes, self.options.concurrency, cores);
+        self.pack_groups(directories, files, groups).await?;
         self.pack_control().await
+    }
+
+    /// Find out what has changed since the parent was taken. Returns the files that may have.
+    async fn compare(&mut self, parent: Parent, files: FileList, segment_pages: u32) -> Result<FileList> {
+        let delta = Delta::new(
+            &self.request,
+            &self.options,
+            parent,
+            &files,
+            segment_pages,
+            &self.cancel,
+        );
+        let delta = delta.await?;
+        let (shared, cancel) = (Arc::clone(&self.shared), self.cancel.clone());
+        shared.delta.get_or_init(|| delta);
+        let (files, left_out) = blocking(move || leave_out(&shared, &files, &cancel)).await?;
+        self.left_out = left_out;
+        Ok(files)
     }
 
     /// Store what `pg_backup_stop` returned, the manifest and the metadata.
@@ -144,8 +189,9 @@ impl Backup {
     }
 
     /// The directories go into the first tar.
-    async fn pack_groups(&mut self, directories: Vec<Directory>, groups: Vec<Group>) -> Result<()> {
+    async fn pack_groups(&mut self, directories: Vec<Directory>, files: FileList, groups: Vec<Group>) -> Result<()> {
         let format = self.options.compression.format();
+        let files = Arc::new(files);
         let mut directories = Some(directories);
         let mut waiting = groups.into_iter().enumerate();
         let mut running = JoinSet::new();
@@ -155,9 +201,10 @@ impl Backup {
                 let Some((index, group)) = waiting.next() else { break };
                 let directories = directories.take().unwrap_or_default();
                 let (file_name, threads) = (layout::part_name(index + 1, format), group.threads);
+                let files = Arc::clone(&files);
                 let fill = move |packer: &mut Packer| {
                     directories.iter().try_for_each(|entry| packer.directory(entry))?;
-                    group.files.iter().try_for_each(|file| packer.file(file))
+                    group.files.iter().try_for_each(|file| packer.file(&files.get(*file)))
                 };
                 running.spawn(self.pack(file_name, threads, fill));
             }
@@ -182,6 +229,7 @@ impl Backup {
         let data_dir = self.request.data_dir.clone();
         let expected = self.request.system_identifier;
         let (content, owner) = blocking(move || read_control(&data_dir, expected)).await?;
+        self.progress.resized(PG_CONTROL_BYTES, content.len() as u64);
         let name = layout::pg_control_name(self.options.compression.format());
         let fill = move |packer: &mut Packer| packer.bytes(Path::new(PG_CONTROL), &content, &owner);
         let tar = self.pack(name, 0, fill).await?;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
 
+use super::files::FileList;
 use super::{BackupRequest, Tablespace, rules};
 use crate::control_file::PG_CONTROL;
 use crate::error::{Error, Result};
@@ -19,7 +20,7 @@ pub(super) struct Tree {
     /// Parents before their children.
     pub(super) directories: Vec<Directory>,
     /// Without `pg_control`, which is copied last.
-    pub(super) files: Vec<FileEntry>,
+    pub(super) files: FileList,
     pub(super) tablespaces: Vec<Tablespace>,
 }
 
@@ -27,13 +28,6 @@ pub(super) struct Tree {
 pub(super) struct Directory {
     pub(super) path: PathBuf,
     pub(super) owner: Owner,
-}
-
-#[derive(Debug)]
-pub(super) struct FileEntry {
-    pub(super) path: PathBuf,
-    /// When it was found; it may differ when it is read.
-    pub(super) size: u64,
 }
 
 /// What a tar keeps of a file beside its content.
@@ -174,10 +168,7 @@ impl Walker<'_> {
                 return Ok(());
             }
         }
-        self.tree.files.push(FileEntry {
-            path: path.to_owned(),
-            size: meta.len(),
-        });
+        self.tree.files.push(path, meta.len());
         Ok(())
     }
 

@@ -1,6 +1,8 @@
 //! The files of a repository, as serde sees them.
 
 pub mod files_metadata;
+pub(crate) mod guarded;
+pub mod increment;
 pub mod manifest;
 mod sentinel;
 mod time;

@@ -135,6 +135,9 @@ pub struct ExtendedMetadata {
     /// the backup's end, so the backup can be restored to it.
     #[serde(rename = "walarchive_next_xid", skip_serializing_if = "Option::is_none")]
     pub next_xid: Option<u64>,
+    /// Ours alone: pages whose checksum was wrong when they were read. None if they have no checksums.
+    #[serde(rename = "walarchive_corrupt_pages", skip_serializing_if = "Option::is_none")]
+    pub corrupt_pages: Option<u64>,
 }
 
 impl Default for ExtendedMetadata {
@@ -154,6 +157,7 @@ impl Default for ExtendedMetadata {
             compressed_size: 0,
             user_data: None,
             next_xid: None,
+            corrupt_pages: None,
         }
     }
 }
@@ -175,6 +179,7 @@ impl From<&Sentinel> for ExtendedMetadata {
             compressed_size: sentinel.compressed_size,
             user_data: sentinel.user_data.clone(),
             next_xid: None,
+            corrupt_pages: None,
         }
     }
 }

@@ -55,6 +55,9 @@ pub struct BackupDetail {
     /// Delta backups: the backups that a restore needs beside this one, the parent first, the full one last.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub chain: Vec<String>,
+    /// Pages whose checksum was wrong when they were read; none if that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corrupt_pages: Option<u64>,
     /// Can it be restored to its end: are its parents there, and every WAL segment from its start to its end?
     pub restorable: bool,
     /// Why it cannot be restored, as a sentence.
@@ -100,6 +103,7 @@ impl BackupDetail {
             chain: chain
                 .map(|chain| chain[1..].iter().map(|link| link.name.clone()).collect())
                 .unwrap_or_default(),
+            corrupt_pages: metadata.corrupt_pages,
             restorable: problem.is_none(),
             problem,
         }

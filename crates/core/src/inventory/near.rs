@@ -13,7 +13,7 @@ use crate::storage::Store;
 use crate::wal::{Segment, SegmentSize, WalFileName};
 
 /// The backups of a repository and, of its WAL, what they need.
-pub(super) async fn of_backups(store: &Store) -> Result<Inventory> {
+pub(crate) async fn of_backups(store: &Store) -> Result<Inventory> {
     if !store.lists_in_order() {
         return Inventory::load(store).await;
     }

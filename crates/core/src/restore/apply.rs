@@ -1,20 +1,22 @@
 //! Carrying a plan out.
 
-use std::collections::HashSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::StreamExt;
-use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::extract::{Context, extract};
+use super::complete::check_complete;
+use super::context::{Context, Step};
+use super::existing::{self, Marker};
+use super::extract::extract;
 use super::fetch::blocking;
-use super::member::{BACKUP_LABEL, BACKUP_MANIFEST, MemberPath, PG_CONTROL, TABLESPACE_MAP};
+use super::member::{BACKUP_LABEL, MARKER, MemberPath, PG_CONTROL};
+use super::options::RestoreMode;
 use super::plan::{RestorePlan, Tar, TarKind};
-use super::recovery::{RecoverySettings, put};
+use super::recovery::{self, put};
 use super::tree::Tree;
+use super::{readback, stubs};
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::storage::{RangeReader, Store};
@@ -50,28 +52,64 @@ pub async fn apply(plan: RestorePlan, progress: Arc<Progress>, cancel: Cancellat
     let cancel = cancel.child_token();
     // Threads that unpack do not notice when nobody waits for them any more.
     let _guard = cancel.clone().drop_guard();
-    let (target, tablespaces) = (plan.target.clone(), plan.tablespaces.clone());
-    let tree = blocking(move || Tree::create(&target, &tablespaces)).await?;
-    let context = Arc::new(Context {
-        tree,
-        manifest: plan.manifest,
-        files: plan.files,
-        restored: Mutex::new(HashSet::new()),
-        progress: Arc::clone(&progress),
-        cancel,
-    });
-    let (control, others): (Vec<Tar>, Vec<Tar>) = plan.tars.into_iter().partition(|tar| tar.kind == TarKind::Control);
-    extract_all(&context, &plan.store, others, plan.concurrency).await?;
-    let (finishing, recovery) = (Arc::clone(&context), plan.recovery);
-    let backup = plan.store.object_url(&layout::backup_folder(&plan.backup));
-    blocking(move || finish(&finishing, recovery.as_ref(), &backup)).await?;
-    extract_all(&context, &plan.store, control, 1).await?;
-    if !was_restored(&context, PG_CONTROL) {
-        let folder = plan.store.object_url(&layout::tar_folder(&plan.backup));
+    let (mut plan, tree) = blocking(move || {
+        let tree = match plan.mode {
+            RestoreMode::VerifyOnly => None,
+            _ => Some(prepare(&plan)?),
+        };
+        Ok((plan, tree))
+    })
+    .await?;
+    let kept = plan.existing.take().map(|existing| existing.kept);
+    let (table, levels) = (plan.table.take(), std::mem::take(&mut plan.levels));
+    let context = Arc::new(Context::new(tree, table, kept, Arc::clone(&progress), cancel));
+    let store = &plan.store;
+    if let Some(manifest) = plan.manifest.as_ref().filter(|_| !plan.databases.is_all()) {
+        stubs::make(&context, store, manifest).await?;
+    }
+    let mut control = None;
+    for mut level in levels {
+        let tars = std::mem::take(&mut level.tars);
+        let (last, tars): (Vec<Tar>, Vec<Tar>) = tars.into_iter().partition(|tar| tar.kind == TarKind::Control);
+        let step = Arc::new(Step::new(level, context.table.as_ref()));
+        extract_all(&context, &step, store, tars, plan.concurrency).await?;
+        if step.is_newest() {
+            control = Some((step, last));
+        }
+    }
+    let backup = store.object_url(&layout::backup_folder(&plan.backup));
+    if !context.label.load(Ordering::Relaxed) {
+        // Without it, the server would start from the wrong checkpoint and find nothing wrong.
+        return Err(Error::damaged(backup, format!("No tar has \"{BACKUP_LABEL}\".")));
+    }
+    check_complete(&context, store, &plan.backup).await?;
+    if let Some(manifest) = &plan.manifest {
+        readback::finish_manifest(&context, store, manifest, plan.concurrency).await?;
+    }
+    let (finishing, recovery, archive_off) = (Arc::clone(&context), plan.recovery, plan.archive_off);
+    blocking(move || {
+        if let Some(tree) = &finishing.tree {
+            tree.create_directory(&path_of("pg_wal")?, 0o700)?;
+            recovery::write(recovery.as_ref(), archive_off, tree)?;
+        }
+        sync(&finishing)
+    })
+    .await?;
+    if let Some((step, tars)) = control {
+        extract_all(&context, &step, store, tars, 1).await?;
+    }
+    if !context.control.load(Ordering::Relaxed) {
+        let folder = store.object_url(&layout::tar_folder(&plan.backup));
         return Err(Error::damaged(folder, format!("No tar has \"{PG_CONTROL}\".")));
     }
     let flushing = Arc::clone(&context);
-    blocking(move || flushing.tree.sync()).await?;
+    blocking(move || {
+        sync(&flushing)?;
+        // Only now: without it and without `pg_control` nobody could tell whose directory it is.
+        let mark = path_of(MARKER)?;
+        flushing.tree.as_ref().map_or(Ok(()), |tree| tree.remove(&mark))
+    })
+    .await?;
     Ok(Restored {
         files: progress.files_done.load(Ordering::Relaxed),
         bytes: progress.bytes_written.load(Ordering::Relaxed),
@@ -79,10 +117,52 @@ pub async fn apply(plan: RestorePlan, progress: Arc<Progress>, cancel: Cancellat
     })
 }
 
+/// Make the directories ready. Until the end a mark says whose they are; what is not in the backup goes.
+fn prepare(plan: &RestorePlan) -> Result<Tree> {
+    let tree = Tree::open(&plan.target, &plan.tablespaces, plan.owner)?;
+    let marker = Marker {
+        system_identifier: plan.sentinel.system_identifier,
+        backup: plan.backup.clone(),
+    };
+    if plan.mode == RestoreMode::Delta && existing::check(&plan.target, &plan.sentinel)? {
+        put(&tree, MARKER, &marker.to_json())?;
+        // From here on no server starts.
+        tree.remove(&path_of(PG_CONTROL)?)?;
+        existing::clean(
+            &plan.target,
+            &plan.tablespaces,
+            plan.major,
+            plan.table.as_ref(),
+            plan.owner,
+        )?;
+    } else {
+        put(&tree, MARKER, &marker.to_json())?;
+    }
+    tree.link(&plan.tablespaces)?;
+    Ok(tree)
+}
+
+fn path_of(path: &str) -> Result<MemberPath> {
+    MemberPath::parse(path.as_bytes()).map_err(|reason| Error::damaged(path, reason))
+}
+
+fn sync(context: &Context) -> Result<()> {
+    if context.cancel.is_cancelled() {
+        return Err(Error::Cancelled);
+    }
+    context.tree.as_ref().map_or(Ok(()), Tree::sync)
+}
+
 /// The first failure ends the others; it is the one that is returned, not the cancellations that follow from it.
-async fn extract_all(context: &Arc<Context>, store: &Store, tars: Vec<Tar>, concurrency: usize) -> Result<()> {
+async fn extract_all(
+    context: &Arc<Context>,
+    step: &Arc<Step>,
+    store: &Store,
+    tars: Vec<Tar>,
+    concurrency: usize,
+) -> Result<()> {
     let mut running = futures::stream::iter(tars)
-        .map(|tar| extract_one(Arc::clone(context), store, tar))
+        .map(|tar| extract_one(Arc::clone(context), Arc::clone(step), store, tar))
         .buffer_unordered(concurrency);
     let mut failure = None;
     while let Some(result) = running.next().await {
@@ -96,73 +176,11 @@ async fn extract_all(context: &Arc<Context>, store: &Store, tars: Vec<Tar>, conc
     failure.map_or(Ok(()), Err)
 }
 
-async fn extract_one(context: Arc<Context>, store: &Store, tar: Tar) -> Result<()> {
+async fn extract_one(context: Arc<Context>, step: Arc<Step>, store: &Store, tar: Tar) -> Result<()> {
     if context.cancel.is_cancelled() {
         return Err(Error::Cancelled);
     }
     let object = store.object_url(&tar.key);
     let reader = RangeReader::new(store, &tar.key, tar.size);
-    blocking(move || extract(&context, &tar, &object, reader)).await
-}
-
-/// Everything between the last file and `pg_control`; blocks.
-fn finish(context: &Context, recovery: Option<&RecoverySettings>, backup: &str) -> Result<()> {
-    if !was_restored(context, BACKUP_LABEL) {
-        // Without it, the server would start from the wrong checkpoint and find nothing wrong.
-        return Err(Error::damaged(backup, format!("No tar has \"{BACKUP_LABEL}\".")));
-    }
-    check_complete(context, backup)?;
-    if let Ok(wal) = MemberPath::parse(b"pg_wal") {
-        context.tree.create_directory(&wal, 0o700)?;
-    }
-    if let Some(manifest) = &context.manifest {
-        put(&context.tree, BACKUP_MANIFEST, &manifest.text)?;
-    }
-    if let Some(recovery) = recovery {
-        recovery.write(&context.tree)?;
-    }
-    if context.cancel.is_cancelled() {
-        return Err(Error::Cancelled);
-    }
-    context.tree.sync()
-}
-
-fn check_complete(context: &Context, backup: &str) -> Result<()> {
-    let restored = context.restored.lock();
-    if let Some(manifest) = &context.manifest {
-        let paths: HashSet<_> = restored.iter().map(MemberPath::to_path).collect();
-        let later = |path: &Path| {
-            [PG_CONTROL, TABLESPACE_MAP]
-                .into_iter()
-                .any(|later| path == Path::new(later))
-        };
-        let mut missing: Vec<_> = manifest
-            .files
-            .keys()
-            .filter(|path| !paths.contains(*path) && !later(path))
-            .collect();
-        missing.sort();
-        if let Some(first) = missing.first() {
-            return Err(Error::damaged(
-                backup,
-                format!(
-                    "Of the files in its manifest, {} are in no tar, the first is \"{}\".",
-                    missing.len(),
-                    first.display()
-                ),
-            ));
-        }
-    } else if let Some(files) = &context.files {
-        let keys: HashSet<String> = restored.iter().map(MemberPath::key).collect();
-        let missing = files.files.keys().filter(|key| !keys.contains(*key)).count();
-        if missing > 0 {
-            // WAL-G may list files that vanished while it packed them, so this alone is no damage.
-            tracing::warn!("{missing} files of the backup's files metadata are in no tar");
-        }
-    }
-    Ok(())
-}
-
-fn was_restored(context: &Context, path: &str) -> bool {
-    MemberPath::parse(path.as_bytes()).is_ok_and(|path| context.restored.lock().contains(&path))
+    blocking(move || extract(&context, &step, &tar, &object, reader)).await
 }

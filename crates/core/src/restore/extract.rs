@@ -1,46 +1,29 @@
 //! One tar: every member checked before it gets its name.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
-use std::io::{self, Read, Write};
-use std::sync::Arc;
+use std::io::{self, Read};
 use std::sync::atomic::Ordering;
 
-use parking_lot::Mutex;
 use tar::EntryType;
-use tokio_util::sync::CancellationToken;
 
-use super::apply::Progress;
-use super::member::{BACKUP_LABEL, MemberPath, PG_CONTROL, TABLESPACE_MAP};
+use super::context::{Context, Step, Want};
+use super::member::{MemberPath, PG_CONTROL, TABLESPACE_MAP};
 use super::members::{Stop, TRUNCATED, each_member};
-use super::plan::{Manifest, Tar, TarKind};
-use super::tree::{NewFile, Tree};
+use super::output::Output;
+use super::place::{Member, Placed};
+use super::plan::{Tar, TarKind};
 use crate::error::{Error, Result};
-use crate::formats::files_metadata::FilesMetadata;
-use crate::formats::manifest::Checksummer;
 use crate::storage::RangeReader;
 
-/// Bytes that are copied at a time.
-const BUFFER_BYTES: usize = 256 << 10;
-
-/// What all tars of a restore share.
-pub(super) struct Context {
-    pub(super) tree: Tree,
-    pub(super) manifest: Option<Manifest>,
-    pub(super) files: Option<FilesMetadata>,
-    pub(super) restored: Mutex<HashSet<MemberPath>>,
-    pub(super) progress: Arc<Progress>,
-    pub(super) cancel: CancellationToken,
-}
-
 /// Unpack a tar; blocks. `object` is its URL, for messages.
-pub(super) fn extract(context: &Context, tar: &Tar, object: &str, mut reader: RangeReader) -> Result<()> {
+pub(super) fn extract(context: &Context, step: &Step, tar: &Tar, object: &str, mut reader: RangeReader) -> Result<()> {
     let source = Counted {
         inner: &mut reader,
         context,
     };
     let unpacker = Unpacker {
         context,
+        step,
         tar,
         object,
         control: RefCell::new(None),
@@ -58,10 +41,11 @@ pub(super) fn extract(context: &Context, tar: &Tar, object: &str, mut reader: Ra
 
 struct Unpacker<'a> {
     context: &'a Context,
+    step: &'a Step,
     tar: &'a Tar,
     object: &'a str,
     /// `pg_control` and its mode, until the tar is known to be whole: it makes the directory one that a server starts on.
-    control: RefCell<Option<(NewFile, u32)>>,
+    control: RefCell<Option<(Output, u32)>>,
 }
 
 impl Unpacker<'_> {
@@ -88,14 +72,14 @@ impl Unpacker<'_> {
         let path = MemberPath::parse(&raw).map_err(refused)?;
         let mode = entry.header().mode()?;
         match kind {
-            EntryType::Directory => Ok(self.context.tree.create_directory(&path, mode)?),
+            EntryType::Directory => self.directory(&path, mode),
             EntryType::Regular | EntryType::Continuous if raw.ends_with(b"/") => {
                 Err(refused("a file has the name of a directory"))
             }
             EntryType::Regular | EntryType::Continuous => self.file(entry, &path, mode),
             EntryType::Symlink if path.content_is_left_out() => {
                 tracing::warn!("\"{path}\" was a symbolic link; it is restored as an empty directory");
-                Ok(self.context.tree.create_directory(&path, 0o700)?)
+                self.directory(&path, 0o700)
             }
             EntryType::Symlink => Err(refused("it is a symbolic link")),
             EntryType::Link => Err(refused("it is a hard link")),
@@ -105,83 +89,54 @@ impl Unpacker<'_> {
         }
     }
 
+    /// Those of the newest backup come back, listed or not: they hold nothing.
+    fn directory(&self, path: &MemberPath, mode: u32) -> Result<(), Stop> {
+        let file = self.context.find(path).number();
+        if self.step.is_newest() || file.is_some_and(|file| self.step.level.taken.get(file).is_some()) {
+            self.context.create_directory(path, mode)?;
+            self.context.done(file);
+        }
+        Ok(())
+    }
+
     fn file(&self, entry: &mut tar::Entry<'_, impl Read>, path: &MemberPath, mode: u32) -> Result<(), Stop> {
         let context = self.context;
-        let wrong = |reason: String| Stop::Other(self.damaged(format!("Its member \"{path}\" {reason}.")));
-        let is_control = path.is(PG_CONTROL);
+        let wrong = |reason: &str| Err(Stop::Other(self.damaged(format!("Its member \"{path}\" {reason}."))));
+        let found = context.find(path);
         // The links to tablespaces were made already, to where they are now.
         if path.is_never_restored() || path.is(TABLESPACE_MAP) {
+            context.done(found.number());
             return Ok(());
         }
+        let is_control = path.is(PG_CONTROL);
         if is_control && self.tar.kind != TarKind::Control {
-            return Err(wrong(
-                "does not belong into this tar, as it must be restored last".to_owned(),
-            ));
+            return wrong("does not belong into this tar, as it must be restored last");
         }
-        let always = is_control || path.is(BACKUP_LABEL);
-        if let Some(files) = &context.files
-            && !always
-            && !files.files.contains_key(&path.key())
-        {
-            tracing::debug!("\"{path}\" is not in the backup's files metadata and was left out");
-            return Ok(());
-        }
-        let size = entry.size();
-        let expected = context
-            .manifest
-            .as_ref()
-            .map(|manifest| manifest.files.get(&path.to_path()));
-        let expected = match expected {
-            Some(None) if !path.is(BACKUP_LABEL) => return Err(wrong("is not in the backup manifest".to_owned())),
-            expected => expected.flatten(),
+        let is_increment = match context.want(self.step, path, found) {
+            Want::Nothing => {
+                tracing::trace!("\"{path}\" is not needed and was left out");
+                return Ok(());
+            }
+            Want::Twice => return wrong("was restored already: it is in the backup twice"),
+            Want::Full => false,
+            Want::Increment => true,
         };
-        if let Some(expected) = expected.filter(|expected| expected.size != size) {
-            return Err(wrong(format!(
-                "has {size} bytes, the backup manifest says {}",
-                expected.size
-            )));
+        let member = Member {
+            context,
+            path,
+            found,
+            mode,
+            object: self.object,
+        };
+        match member.place(entry, is_increment)? {
+            Placed::Whole(output) if is_control => *self.control.borrow_mut() = Some((output, mode)),
+            Placed::Whole(output) => output.keep(mode, false)?,
+            Placed::Done => {}
+            // It does not count yet.
+            Placed::InPart => return Ok(()),
         }
-        if !context.restored.lock().insert(path.clone()) {
-            return Err(wrong("was restored already: it is in the backup twice".to_owned()));
-        }
-        let mut new = context.tree.create_file(path)?;
-        let mut sum = expected
-            .and_then(|expected| expected.checksum.as_ref())
-            .map(|(algorithm, checksum)| (Checksummer::new(*algorithm), checksum));
-        let mut buffer = vec![0; BUFFER_BYTES.min(usize::try_from(size).unwrap_or(BUFFER_BYTES)).max(1)];
-        let mut copied = 0;
-        loop {
-            if context.cancel.is_cancelled() {
-                return Err(Stop::Other(Error::Cancelled));
-            }
-            let bytes = entry.read(&mut buffer)?;
-            if bytes == 0 {
-                break;
-            }
-            let bytes = &buffer[..bytes];
-            if let Some((sum, _)) = &mut sum {
-                sum.update(bytes);
-            }
-            new.file
-                .write_all(bytes)
-                .map_err(|error| Error::io("write", &new.path, error))?;
-            copied += bytes.len() as u64;
-        }
-        if copied != size {
-            return Err(wrong(format!("is truncated: it has {copied} of {size} bytes")));
-        }
-        if let Some((sum, checksum)) = sum
-            && sum.finish() != *checksum
-        {
-            return Err(wrong("has a checksum other than in the backup manifest".to_owned()));
-        }
-        if is_control {
-            *self.control.borrow_mut() = Some((new, mode));
-        } else {
-            new.keep(mode, false)?;
-        }
+        context.done(found.number());
         context.progress.files_done.fetch_add(1, Ordering::Relaxed);
-        context.progress.bytes_written.fetch_add(copied, Ordering::Relaxed);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 
+use super::members::Stop;
 use crate::codec::Format;
 use crate::error::{Error, Result};
 use crate::storage::{RangeReader, Store};
@@ -11,31 +12,21 @@ pub(super) async fn read_with<T: Send + 'static>(
     store: &Store,
     key: &str,
     size: u64,
-    work: impl FnOnce(&mut dyn Read) -> io::Result<T> + Send + 'static,
+    work: impl FnOnce(&mut dyn Read) -> Result<T, Stop> + Send + 'static,
 ) -> Result<T> {
     let mut reader = RangeReader::new(store, key, size);
     let (format, _) = Format::of_key(key);
     let object = store.object_url(key);
     blocking(move || {
-        let result = format.decoder(&mut reader).and_then(|mut decoder| work(&mut decoder));
-        result.map_err(|error| match reader.take_failure() {
-            Some(failure) => failure,
-            None => Error::damaged(object, format!("It cannot be read: {error}.")),
+        let decoder = format.decoder(&mut reader).map_err(Stop::Read);
+        let result = decoder.and_then(|mut decoder| work(&mut decoder));
+        result.map_err(|stop| match (reader.take_failure(), stop) {
+            (Some(failure), _) => failure,
+            (None, Stop::Other(error)) => error,
+            (None, Stop::Read(error)) => Error::damaged(object, format!("It cannot be read: {error}.")),
         })
     })
     .await
-}
-
-/// As [`read_with`], for an object of unknown size; none if it is not there.
-pub(super) async fn read_if_there<T: Send + 'static>(
-    store: &Store,
-    key: &str,
-    work: impl FnOnce(&mut dyn Read) -> io::Result<T> + Send + 'static,
-) -> Result<Option<T>> {
-    match store.size(key).await? {
-        Some(size) => read_with(store, key, size, work).await.map(Some),
-        None => Ok(None),
-    }
 }
 
 /// The whole content, up to `limit` bytes.

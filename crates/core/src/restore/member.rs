@@ -1,9 +1,6 @@
 //! The path of a tar member: untrusted input.
 
-use std::ffi::OsStr;
 use std::fmt;
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 
 /// Files of the data directory that a restore treats in a way of its own.
 pub(crate) const PG_CONTROL: &str = "global/pg_control";
@@ -11,13 +8,17 @@ pub(crate) const BACKUP_LABEL: &str = "backup_label";
 pub(crate) const TABLESPACE_MAP: &str = "tablespace_map";
 pub(crate) const BACKUP_MANIFEST: &str = "backup_manifest";
 
+/// Ours: it is in a data directory while that is being restored.
+pub(crate) const MARKER: &str = "walarchive_restore.json";
+
 /// No backup holds these; if one did, the restored server would not start, or not do what it is asked for.
-const NEVER: [&str; 5] = [
+const NEVER: [&str; 6] = [
     "postmaster.pid",
     "postmaster.opts",
     "recovery.signal",
     "standby.signal",
     BACKUP_MANIFEST,
+    MARKER,
 ];
 
 /// Directories whose content no backup holds. WAL-G packs a link where one of them is a link; what is needed is the directory.
@@ -88,8 +89,13 @@ impl MemberPath {
         key
     }
 
-    pub(crate) fn to_path(&self) -> PathBuf {
-        self.0.iter().map(|component| OsStr::from_bytes(component)).collect()
+    /// The components with slashes between them.
+    pub(crate) fn joined(&self) -> Vec<u8> {
+        self.0.join(&b'/')
+    }
+
+    pub(crate) fn is_text(&self) -> bool {
+        self.0.iter().all(|component| std::str::from_utf8(component).is_ok())
     }
 }
 
@@ -102,8 +108,16 @@ impl fmt::Display for MemberPath {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+    use std::path::{Component, PathBuf};
+
     use super::*;
     use proptest::prelude::*;
+
+    fn to_path(path: &MemberPath) -> PathBuf {
+        OsString::from_vec(path.joined()).into()
+    }
 
     #[test]
     fn only_plain_names_pass() {
@@ -115,7 +129,7 @@ mod tests {
             ("..x/y..", "..x/y.."),
         ] {
             assert_eq!(
-                MemberPath::parse(raw.as_bytes()).expect(raw).to_path(),
+                to_path(&MemberPath::parse(raw.as_bytes()).expect(raw)),
                 PathBuf::from(path)
             );
         }
@@ -129,8 +143,8 @@ mod tests {
         #[test]
         fn what_passes_stays_inside(raw: Vec<u8>) {
             if let Ok(path) = MemberPath::parse(&raw) {
-                prop_assert!(path.to_path().components().all(|part| matches!(part, std::path::Component::Normal(_))));
-                prop_assert_eq!(path.to_path().components().count(), path.components().len());
+                prop_assert!(to_path(&path).components().all(|part| matches!(part, Component::Normal(_))));
+                prop_assert_eq!(to_path(&path).components().count(), path.components().len());
             }
         }
     }

@@ -5,15 +5,34 @@
 //! restored completely cannot be started.
 
 mod apply;
+mod assemble;
+pub(crate) mod chain;
+mod complete;
+pub(crate) mod contents;
+mod context;
+mod databases;
+mod existing;
 mod extract;
 pub(crate) mod fetch;
 mod history;
+pub(crate) mod level;
 pub(crate) mod member;
 pub(crate) mod members;
+pub(crate) mod names;
+mod narrow;
 mod options;
+mod output;
+mod owner;
+mod place;
 pub(crate) mod plan;
+mod readback;
 mod recovery;
 mod select;
+mod show;
+mod space;
+mod stubs;
+pub(crate) mod survey;
+pub(crate) mod table;
 mod tablespaces;
 mod target;
 mod tree;
@@ -23,7 +42,8 @@ mod tests;
 
 pub use apply::{Progress, Restored, apply};
 pub use history::target_history;
-pub use options::RestoreOptions;
+pub use options::{RestoreMode, RestoreOptions};
+pub use owner::Owner;
 pub use plan::{RestorePlan, Tar, plan};
 pub use recovery::{RecoveryMode, RecoverySettings, RestoreCommand};
 pub use select::{Selection, select_backup};

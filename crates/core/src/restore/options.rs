@@ -1,5 +1,6 @@
 //! What a restore can be told.
 
+use super::owner::Owner;
 use super::recovery::RecoverySettings;
 use super::tablespaces::TablespaceMap;
 
@@ -12,6 +13,29 @@ pub struct RestoreOptions {
     pub concurrency: usize,
     /// The recovery settings to write; none leaves the directory as the backup had it.
     pub recovery: Option<RecoverySettings>,
+    /// Write `archive_mode = off`, for a copy that must not archive into the repository of the original.
+    pub archive_off: bool,
+    /// What is expected in the target.
+    pub mode: RestoreMode,
+    /// To whom the files are to belong, if not to the user that restores. Only for root.
+    pub owner: Option<Owner>,
+    /// Refuse at once if the file systems have too little room.
+    pub check_space: bool,
+    /// Names or OIDs of databases; the relations of others come back as files of zeros. All of them if empty.
+    pub databases: Vec<String>,
+}
+
+/// What is expected in the target.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RestoreMode {
+    /// Nothing.
+    #[default]
+    Fresh,
+    /// The data directory of the same cluster, or what an interrupted restore left, or nothing. Files that are as in the
+    /// backup are kept, and what is not in the backup is removed.
+    Delta,
+    /// It does not matter: everything is read and checked, and nothing is written.
+    VerifyOnly,
 }
 
 impl RestoreOptions {
@@ -26,6 +50,11 @@ impl Default for RestoreOptions {
             tablespace_map: TablespaceMap::default(),
             concurrency: processors.min(Self::MOST),
             recovery: None,
+            archive_off: false,
+            mode: RestoreMode::Fresh,
+            owner: None,
+            check_space: true,
+            databases: Vec::new(),
         }
     }
 }

@@ -1,26 +1,29 @@
 //! What a restore will do, before it does anything.
 
-use std::collections::HashMap;
-use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::fetch::{read_if_there, read_with, whole};
+use super::chain;
+use super::contents::{self, Contents, ManifestInfo};
+use super::databases::Databases;
+use super::existing::{self, Existing};
+use super::fetch::{blocking, read_with, whole};
+use super::level::{Bits, Level};
 use super::member::{MemberPath, TABLESPACE_MAP};
-use super::options::RestoreOptions;
+use super::narrow::narrow;
+use super::options::{RestoreMode, RestoreOptions};
+use super::owner::{self, Owner};
 use super::recovery::RecoverySettings;
-use super::select::delta_refused;
+use super::space;
+use super::survey::Survey;
+use super::table::Table;
 use super::tablespaces::{self, Tablespace};
 use crate::codec::Format;
 use crate::error::{Error, Result};
-use crate::formats::files_metadata::FilesMetadata;
-use crate::formats::manifest::{self, ManifestFile};
-use crate::formats::{SENTINEL_LIMIT, Sentinel};
+use crate::formats::Sentinel;
+use crate::layout;
 use crate::storage::Store;
-use crate::{inventory, layout};
 
-/// More than any manifest has, in bytes: about 200 a file.
-const MANIFEST_LIMIT: u64 = 4 << 30;
 /// More than any tablespace map has, in bytes.
 const MAP_LIMIT: u64 = 16 << 20;
 /// The first version with `recovery.signal`.
@@ -38,17 +41,36 @@ pub struct RestorePlan {
     pub target: PathBuf,
     /// Where the tablespaces go.
     pub tablespaces: Vec<Tablespace>,
-    /// All tars of the backup; the one with `pg_control` is last.
-    pub tars: Vec<Tar>,
+    /// The backups that it is based on, the parent first, the full one last; empty for a full backup.
+    pub ancestors: Vec<String>,
     /// What recovery will be told, if anything.
     pub recovery: Option<RecoverySettings>,
+    /// `archive_mode = off` is written.
+    pub archive_off: bool,
+    /// What is expected in the target.
+    pub mode: RestoreMode,
     /// Tars at a time.
     pub concurrency: usize,
     /// What the user should know, as sentences.
     pub notes: Vec<String>,
-    pub(crate) manifest: Option<Manifest>,
-    pub(crate) files: Option<FilesMetadata>,
+    /// What is taken from which backup, the newest first.
+    pub(crate) levels: Vec<Level>,
+    pub(crate) table: Option<Table>,
+    pub(crate) manifest: Option<ManifestInfo>,
+    pub(crate) owner: Option<Owner>,
+    pub(crate) databases: Databases,
+    /// What is in the target already.
+    pub(crate) existing: Option<Existing>,
+    /// Of the server.
+    pub(crate) major: u32,
     pub(crate) store: Store,
+}
+
+/// A backup of a chain.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    pub(crate) backup: String,
+    pub(crate) sentinel: Sentinel,
 }
 
 /// One tar of a backup.
@@ -72,19 +94,11 @@ pub(crate) enum TarKind {
     Control,
 }
 
-/// The backup's manifest, by path.
-#[derive(Debug)]
-pub(crate) struct Manifest {
-    pub(crate) text: Vec<u8>,
-    pub(crate) files: HashMap<PathBuf, ManifestFile>,
-}
-
 /// Find out everything about the restore of a backup into `target`, and refuse what cannot be done. Writes nothing.
 pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOptions) -> Result<RestorePlan> {
-    let sentinel = inventory::read_sentinel(store, backup).await?;
-    if sentinel.delta_from.is_some() || sentinel.delta_lsn.is_some() || backup.contains("_D_") {
-        return Err(delta_refused(backup));
-    }
+    owner::check(options.owner)?;
+    let links = chain::links(store, backup).await?;
+    let sentinel = links[0].sentinel.clone();
     if options.recovery.is_some() && (1..RECOVERY_SIGNAL_SINCE).contains(&sentinel.pg_version) {
         return Err(Error::config(
             format!(
@@ -94,36 +108,151 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
             "Use --no-recovery and write recovery.conf by hand, as servers before 12 want it.",
         ));
     }
+    let place = Place::find(store, backup, target, &sentinel, &options).await?;
     let mut notes = Vec::new();
-    let tars = list_tars(store, backup).await?;
-    let manifest = read_manifest(store, backup).await?;
-    let files = read_files_metadata(store, backup, &sentinel, manifest.is_some(), &mut notes).await?;
-    if let Some(files) = &files {
-        check_files_metadata(store, backup, files, &tars)?;
-    }
+    let databases = Databases::find(store, backup, &options.databases).await?;
+    let Contents {
+        mut table,
+        mut levels,
+        manifest,
+        survey,
+    } = contents::read(store, &links, Survey::new(databases), &mut notes).await?;
+    survey.databases.check(&survey.found, backup)?;
     if manifest.is_none() {
         notes.push("The backup has no manifest, so the content of its files cannot be compared with one.".to_owned());
     }
-    let found = match &sentinel.tablespaces {
-        Some(spec) => tablespaces::of_spec(spec, &store.object_url(&layout::sentinel(backup)))?,
-        None => read_tablespace_map(store, &tars).await?,
-    };
-    let source = store.object_url(&layout::sentinel(backup));
-    let tablespaces = tablespaces::resolve(found, &options.tablespace_map, &source)?;
-    let target = tablespaces::check_directories(target, &tablespaces)?;
+    let mut existing = None;
+    if place.is_used
+        && let Some(known) = table.take()
+    {
+        let (place, threads) = (place.clone(), options.concurrency);
+        let (known, compared) = blocking(move || {
+            let compared = existing::compare(&place.target, &place.tablespaces, place.major, &known, threads)?;
+            Ok((known, compared))
+        })
+        .await?;
+        table = Some(known);
+        notes.extend(compared.note());
+        existing = Some(compared);
+    }
+    if let Some(known) = table.take() {
+        table = Some(match there(&known, existing.as_ref()) {
+            None => known,
+            Some(there) => {
+                let narrowed;
+                (narrowed, levels) = narrow(store, known, levels, &there).await?;
+                narrowed
+            }
+        });
+    }
+    if options.check_space && options.mode != RestoreMode::VerifyOnly {
+        space::check(&place.needs(&survey, &sentinel, manifest.is_some(), existing.as_ref()))?;
+    }
     Ok(RestorePlan {
         backup: backup.to_owned(),
-        sentinel,
-        target,
-        tablespaces,
-        tars,
+        target: place.target,
+        tablespaces: place.tablespaces,
+        ancestors: links.into_iter().skip(1).map(|link| link.backup).collect(),
         recovery: options.recovery,
+        archive_off: options.archive_off,
+        mode: options.mode,
+        owner: options.owner,
+        databases: survey.databases,
+        existing,
+        major: sentinel.pg_version / 10_000,
+        sentinel,
         concurrency: options.concurrency.max(1),
         notes,
+        levels,
+        table,
         manifest,
-        files,
         store: store.clone(),
     })
+}
+
+/// The files that need not be fetched: those that are kept, and those that a manifest allows to make without a tar.
+fn there(table: &Table, existing: Option<&Existing>) -> Option<Bits> {
+    let is_stub = |file: &usize| table.has_manifest && table.is_listed(*file) && table.is_left_out(*file);
+    let is_kept = |file: &usize| existing.is_some_and(|existing| existing.kept.get(*file));
+    let mut files = (0..table.len())
+        .filter(|file| is_stub(file) || is_kept(file))
+        .peekable();
+    files.peek()?;
+    let there = Bits::none(table.len());
+    for file in files {
+        there.set(file);
+    }
+    Some(there)
+}
+
+/// The directories of a restore.
+#[derive(Debug, Clone)]
+struct Place {
+    target: PathBuf,
+    tablespaces: Vec<Tablespace>,
+    major: u32,
+    /// Something is in the target.
+    is_used: bool,
+}
+
+impl Place {
+    async fn find(
+        store: &Store,
+        backup: &str,
+        target: &Path,
+        sentinel: &Sentinel,
+        options: &RestoreOptions,
+    ) -> Result<Self> {
+        let source = store.object_url(&layout::sentinel(backup));
+        let found = match &sentinel.tablespaces {
+            Some(spec) => tablespaces::of_spec(spec, &source)?,
+            None => read_tablespace_map(store, &list_tars(store, backup).await?).await?,
+        };
+        let mut place = Place {
+            target: target.to_owned(),
+            tablespaces: tablespaces::resolve(found, &options.tablespace_map, &source)?,
+            major: sentinel.pg_version / 10_000,
+            is_used: false,
+        };
+        place.target = match options.mode {
+            RestoreMode::VerifyOnly => return Ok(place),
+            RestoreMode::Fresh => tablespaces::check_directories(target, &place.tablespaces, true)?,
+            RestoreMode::Delta => tablespaces::check_directories(target, &place.tablespaces, false)?,
+        };
+        if options.mode == RestoreMode::Delta {
+            place.is_used = existing::check(&place.target, sentinel)?;
+            existing::check_tablespaces(&place.target, &place.tablespaces)?;
+        }
+        Ok(place)
+    }
+
+    /// What will be written where, in bytes.
+    fn needs(
+        &self,
+        survey: &Survey,
+        sentinel: &Sentinel,
+        has_manifest: bool,
+        existing: Option<&Existing>,
+    ) -> Vec<(PathBuf, u64)> {
+        let sum = |tablespace: Option<u32>| match (has_manifest, tablespace) {
+            (true, _) => survey.bytes.get(&tablespace).copied().unwrap_or(0),
+            // What goes where is not known; together it must fit.
+            (false, None) if survey.databases.is_all() => {
+                sentinel.data_catalog_size.unwrap_or(sentinel.uncompressed_size)
+            }
+            (false, _) => 0,
+        };
+        let need = |tablespace: Option<u32>| {
+            let room = existing.and_then(|existing| existing.room.get(&tablespace).copied());
+            sum(tablespace).saturating_sub(room.unwrap_or(0))
+        };
+        let mut needs = vec![(self.target.clone(), need(None))];
+        for tablespace in &self.tablespaces {
+            let place = tablespace.location.clone().unwrap_or_else(|| self.target.clone());
+            needs.push((place, need(tablespace.oid.parse().ok())));
+        }
+        needs
+    }
 }
 
 /// The tars of a backup: what `pg_backup_stop` returned first, `pg_control` last, and between them the large ones first.
@@ -165,79 +294,6 @@ pub(crate) async fn list_tars(store: &Store, backup: &str) -> Result<Vec<Tar>> {
     Ok(tars)
 }
 
-pub(crate) async fn read_manifest(store: &Store, backup: &str) -> Result<Option<Manifest>> {
-    let key = layout::backup_manifest(backup);
-    let Some(text) = read_if_there(store, &key, |source| whole(source, MANIFEST_LIMIT)).await? else {
-        return Ok(None);
-    };
-    let damaged = |reason: String| Error::damaged(store.object_url(&key), reason);
-    let parsed =
-        manifest::parse(&text).map_err(|error| damaged(error.detail().unwrap_or_else(|| error.to_string())))?;
-    let mut files = HashMap::with_capacity(parsed.files.len());
-    for file in parsed.files {
-        if let Some(twice) = files.insert(file.path.clone(), file) {
-            return Err(damaged(format!("It lists \"{}\" twice.", twice.path.display())));
-        }
-    }
-    Ok(Some(Manifest { text, files }))
-}
-
-/// None if the backup was taken without, or if it is lost but the manifest can stand in for it.
-pub(crate) async fn read_files_metadata(
-    store: &Store,
-    backup: &str,
-    sentinel: &Sentinel,
-    has_manifest: bool,
-    notes: &mut Vec<String>,
-) -> Result<Option<FilesMetadata>> {
-    if sentinel.files_metadata_disabled {
-        return Ok(None);
-    }
-    let key = layout::files_metadata(backup);
-    let read = |source: &mut dyn Read| FilesMetadata::read_from(source);
-    if let Some(files) = read_if_there(store, &key, read).await? {
-        return Ok(Some(files));
-    }
-    // WAL-G before 2.0 kept it in the sentinel.
-    let old = store.get(&layout::sentinel(backup), SENTINEL_LIMIT).await?;
-    let old = old.and_then(|content| FilesMetadata::read_from(&content[..]).ok());
-    match old.filter(|files| !files.files.is_empty()) {
-        Some(files) => Ok(Some(files)),
-        None if has_manifest => {
-            notes.push("The backup's files_metadata.json is missing; its manifest is used alone.".to_owned());
-            Ok(None)
-        }
-        None => Err(Error::damaged(
-            store.object_url(&key),
-            "It is missing, though the sentinel says that the backup has one.",
-        )),
-    }
-}
-
-fn check_files_metadata(store: &Store, backup: &str, files: &FilesMetadata, tars: &[Tar]) -> Result<()> {
-    if let Some(name) = files
-        .tar_file_sets
-        .keys()
-        .find(|name| !tars.iter().any(|tar| tar.name == **name))
-    {
-        return Err(Error::damaged(
-            store.object_url(&layout::tar(backup, name)),
-            "It is missing, though the backup's files_metadata.json names it.",
-        ));
-    }
-    if let Some((path, _)) = files
-        .files
-        .iter()
-        .find(|(_, file)| file.is_incremented || file.is_skipped)
-    {
-        return Err(Error::damaged(
-            store.object_url(&layout::files_metadata(backup)),
-            format!("It says that \"{path}\" is not here in full, but the sentinel is that of a full backup."),
-        ));
-    }
-    Ok(())
-}
-
 /// The tablespaces as `pg_backup_stop` returned them, for a sentinel that does not name any.
 async fn read_tablespace_map(store: &Store, tars: &[Tar]) -> Result<Vec<(String, String)>> {
     let Some(tar) = tars.iter().find(|tar| tar.kind == TarKind::Label) else {
@@ -248,77 +304,10 @@ async fn read_tablespace_map(store: &Store, tars: &[Tar]) -> Result<Vec<(String,
         for entry in archive.entries()? {
             let mut entry = entry?;
             if MemberPath::parse(&entry.path_bytes()).is_ok_and(|path| path.is(TABLESPACE_MAP)) {
-                return whole(&mut entry, MAP_LIMIT);
+                return Ok(whole(&mut entry, MAP_LIMIT)?);
             }
         }
         Ok(Vec::new())
     });
     Ok(tablespaces::of_map_file(&String::from_utf8_lossy(&content.await?)))
-}
-
-impl RestorePlan {
-    /// Bytes to download.
-    pub fn stored_bytes(&self) -> u64 {
-        self.tars.iter().map(|tar| tar.size).sum()
-    }
-}
-
-impl fmt::Display for RestorePlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sentinel = &self.sentinel;
-        writeln!(f, "backup:       {} in {}", self.backup, self.store.url())?;
-        writeln!(
-            f,
-            "taken:        {} to {}, LSN {} to {}",
-            sentinel.start_time.format("%Y-%m-%d %H:%M:%S+00"),
-            sentinel.finish_time.format("%Y-%m-%d %H:%M:%S+00"),
-            sentinel.start_lsn,
-            sentinel.finish_lsn
-        )?;
-        writeln!(f, "directory:    {}", self.target.display())?;
-        for tablespace in &self.tablespaces {
-            match &tablespace.location {
-                Some(location) if Path::new(&tablespace.original) == location => {
-                    writeln!(f, "tablespace:   {} at {}", tablespace.oid, location.display())?;
-                }
-                Some(location) => writeln!(
-                    f,
-                    "tablespace:   {} at {} (was {})",
-                    tablespace.oid,
-                    location.display(),
-                    tablespace.original
-                )?,
-                None => writeln!(f, "tablespace:   {} inside the data directory", tablespace.oid)?,
-            }
-        }
-        writeln!(
-            f,
-            "download:     {} tars, {} bytes, {} at a time",
-            self.tars.len(),
-            self.stored_bytes(),
-            self.concurrency
-        )?;
-        writeln!(f, "unpacked:     {} bytes", sentinel.uncompressed_size)?;
-        match &self.manifest {
-            Some(manifest) => writeln!(f, "checked with: the backup manifest ({} files)", manifest.files.len())?,
-            None => writeln!(f, "checked with: the checksums of the tars only")?,
-        }
-        match &self.recovery {
-            None => writeln!(f, "recovery:     no settings are written")?,
-            Some(recovery) => {
-                writeln!(
-                    f,
-                    "recovery:     {}, and in postgresql.auto.conf:",
-                    recovery.mode.file_name()
-                )?;
-                recovery
-                    .settings()
-                    .iter()
-                    .try_for_each(|line| writeln!(f, "    {line}"))?;
-            }
-        }
-        self.notes
-            .iter()
-            .try_for_each(|note| writeln!(f, "note:         {note}"))
-    }
 }

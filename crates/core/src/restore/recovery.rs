@@ -13,6 +13,9 @@ use crate::error::{Error, Result};
 /// Stands above the settings, and lets a later restore find them.
 const COMMENT: &str = "# written by walarchive backup-fetch";
 
+/// For a copy that must not archive where the original does.
+pub(super) const ARCHIVE_OFF: &str = "archive_mode = 'off'";
+
 /// The settings of the five kinds of target.
 const TARGETS: [&str; 5] = [
     "recovery_target",
@@ -106,19 +109,26 @@ impl RecoverySettings {
     pub fn has_target(&self) -> bool {
         self.target.target != RestoreTarget::Latest
     }
+}
 
-    /// Write the settings and then the signal file. Whatever goes wrong, either both count or the server cannot start yet,
-    /// as `pg_control` is not there.
-    pub(super) fn write(&self, tree: &Tree) -> Result<()> {
-        let path = tree.path().join("postgresql.auto.conf");
-        let old = match std::fs::read(&path) {
-            Ok(content) => content,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(Error::io("read", path, error)),
-        };
-        put(tree, "postgresql.auto.conf", &merge(&old, &self.settings()))?;
-        put(tree, self.mode.file_name(), b"")
+/// Write the settings and then the signal file. Whatever goes wrong, either both count or the server cannot start yet, as
+/// `pg_control` is not there.
+pub(super) fn write(recovery: Option<&RecoverySettings>, archive_off: bool, tree: &Tree) -> Result<()> {
+    let mut settings = recovery.map_or_else(Vec::new, RecoverySettings::settings);
+    if archive_off {
+        settings.push(ARCHIVE_OFF.to_owned());
     }
+    if settings.is_empty() {
+        return Ok(());
+    }
+    let path = tree.path().join("postgresql.auto.conf");
+    let old = match std::fs::read(&path) {
+        Ok(content) => content,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(Error::io("read", path, error)),
+    };
+    put(tree, "postgresql.auto.conf", &merge(&old, &settings))?;
+    recovery.map_or(Ok(()), |recovery| put(tree, recovery.mode.file_name(), b""))
 }
 
 /// Write a small file of the data directory.

@@ -32,10 +32,10 @@ pub fn select_backup(
 
 fn newest(backups: &[BackupInfo], target: &RestoreTarget, history: Option<&TimelineHistory>) -> Result<Selection> {
     let mut notes = Vec::new();
-    let mut candidates: Vec<&BackupInfo> = backups.iter().filter(|backup| !is_delta(backup)).collect();
+    let mut candidates: Vec<&BackupInfo> = backups.iter().collect();
     candidates.sort_by_key(|backup| backup.started());
     for backup in candidates.iter().rev() {
-        let Some(reason) = unusable(backup, target, history) else {
+        let Some(reason) = unusable(backup, target, history).or_else(|| broken(backups, backup)) else {
             notes.extend(note(backup, target));
             return Ok(Selection {
                 backup: (*backup).clone(),
@@ -47,7 +47,7 @@ fn newest(backups: &[BackupInfo], target: &RestoreTarget, history: Option<&Timel
     Err(Error::NoBackup {
         message: format!("no backup can be restored to {target}"),
         hint: match notes.len() {
-            0 => "There are no full backups; check the storage URL and its prefix.".to_owned(),
+            0 => "There are no backups; check the storage URL and its prefix.".to_owned(),
             // The oldest one is the closest to the target.
             _ => format!(
                 "{} Choose a later target or another timeline.",
@@ -70,9 +70,6 @@ fn named(
             message: format!("there is no backup named \"{wanted}\""),
             hint: "List the backups to see which there are.".to_owned(),
         })?;
-    if is_delta(backup) {
-        return Err(delta_refused(wanted));
-    }
     // A transaction with a lower ID may still have been running when the backup ended: who names a backup has decided.
     let decided = matches!(target, RestoreTarget::Xid(_)).then_some(&RestoreTarget::Latest);
     if let Some(reason) = unusable(backup, decided.unwrap_or(target), history) {
@@ -91,15 +88,20 @@ fn named(
     })
 }
 
-pub(super) fn delta_refused(name: &str) -> Error {
-    Error::config(
-        format!("delta backups cannot be restored by this version, and \"{name}\" is one"),
-        "Restore a full backup; the WAL since then brings the same data back.",
-    )
-}
-
-fn is_delta(backup: &BackupInfo) -> bool {
-    backup.delta.is_some()
+/// Why a delta backup cannot be restored, as far as a listing tells.
+fn broken(backups: &[BackupInfo], backup: &BackupInfo) -> Option<String> {
+    let mut last = backup;
+    for _ in 0..=backups.len() {
+        let parent = &last.delta.as_ref()?.parent;
+        last = match backups.iter().find(|backup| backup.name == *parent) {
+            None => return Some(format!("it is based on \"{parent}\", which is not there")),
+            Some(parent) if parent.damaged.is_some() => {
+                return Some(format!("it is based on \"{}\", whose metadata is damaged", parent.name));
+            }
+            Some(parent) => parent,
+        };
+    }
+    Some("its ancestors never come to a full backup".to_owned())
 }
 
 /// Why the backup does not lead to the target.
@@ -200,10 +202,11 @@ mod tests {
 
     #[test]
     fn latest_is_the_newest_that_ends_before_the_target() {
-        assert_eq!(chosen(&RestoreTarget::Latest).expect("chosen"), "two");
-        assert_eq!(chosen(&RestoreTarget::Immediate).expect("chosen"), "two");
+        assert_eq!(chosen(&RestoreTarget::Latest).expect("chosen"), "delta");
+        assert_eq!(chosen(&RestoreTarget::Immediate).expect("chosen"), "delta");
         for (at, expected) in [
-            (12, Some("two")),
+            (12, Some("delta")),
+            (9, Some("two")),
             (5, Some("two")),
             (4, Some("one")),
             (3, Some("one")),
@@ -261,11 +264,40 @@ mod tests {
             select("none", &RestoreTarget::Latest),
             Err(Error::NoBackup { .. })
         ));
-        let delta = select("delta", &RestoreTarget::Latest).expect_err("refused");
+        assert_eq!(
+            select("delta", &RestoreTarget::Latest).expect("chosen").backup.name,
+            "delta"
+        );
+    }
+
+    #[test]
+    fn a_delta_counts_if_its_chain_is_whole() {
+        let latest =
+            |backups: &[BackupInfo]| select_backup(backups, "LATEST", &RestoreTarget::Latest, None).expect("chosen");
+        let mut all = backups();
+        assert_eq!(latest(&all).backup.name, "delta");
+        all[1].delta = Some(Delta {
+            parent: "lost".to_owned(),
+            full: None,
+            count: None,
+        });
+        let chosen = latest(&all);
+        assert_eq!(chosen.backup.name, "two");
+        let passed = "Backup \"delta\" was passed over: it is based on \"lost\", which is not there.";
+        assert!(chosen.notes.iter().any(|note| note == passed), "{:?}", chosen.notes);
+        all[1].delta.as_mut().expect("a delta").parent = "damaged".to_owned();
         assert!(
-            delta
-                .to_string()
-                .contains("delta backups cannot be restored by this version")
+            latest(&all)
+                .notes
+                .iter()
+                .any(|note| note.contains("whose metadata is damaged"))
+        );
+        all[1].delta.as_mut().expect("a delta").parent = "delta".to_owned();
+        assert!(
+            latest(&all)
+                .notes
+                .iter()
+                .any(|note| note.contains("never come to a full backup"))
         );
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use super::existing::Marker;
 use crate::error::{Error, Result};
 use crate::formats::TablespaceSpec;
 
@@ -18,7 +19,10 @@ pub struct Tablespace {
 
 /// `--tablespace-map OLD=NEW`, any number of times. OLD is a directory or an OID.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TablespaceMap(Vec<(String, PathBuf)>);
+pub struct TablespaceMap {
+    each: Vec<(String, PathBuf)>,
+    all: Option<PathBuf>,
+}
 
 impl TablespaceMap {
     /// Add one `OLD=NEW`. A `=` in a path is written `\=`, as for `pg_basebackup`.
@@ -53,10 +57,22 @@ impl TablespaceMap {
             )));
         }
         let old = old.trim_end_matches('/').to_owned();
-        if self.0.iter().any(|(known, _)| *known == old) {
+        if self.each.iter().any(|(known, _)| *known == old) {
             return Err(invalid(format!("tablespace \"{old}\" is mapped twice")));
         }
-        self.0.push((old, PathBuf::from(new)));
+        self.each.push((old, PathBuf::from(new)));
+        Ok(())
+    }
+
+    /// Put all the others into directories below this one, each under its OID.
+    pub fn put_all(&mut self, directory: &Path) -> Result<()> {
+        if !directory.is_absolute() {
+            return Err(Error::config(
+                format!("\"{}\" is not an absolute path", directory.display()),
+                "The links to tablespaces need one.",
+            ));
+        }
+        self.all = Some(directory.to_owned());
         Ok(())
     }
 
@@ -105,7 +121,7 @@ pub(super) fn of_map_file(content: &str) -> Vec<(String, String)> {
 
 /// Apply the map. What the repository says is checked: OIDs are digits, locations absolute paths.
 pub(super) fn resolve(found: Vec<(String, String)>, map: &TablespaceMap, object: &str) -> Result<Vec<Tablespace>> {
-    for (old, _) in &map.0 {
+    for (old, _) in &map.each {
         if !found
             .iter()
             .any(|(oid, location)| TablespaceMap::matches(old, oid, location))
@@ -135,12 +151,13 @@ pub(super) fn resolve(found: Vec<(String, String)>, map: &TablespaceMap, object:
             return Err(Error::damaged(object, format!("It names tablespace {oid} twice.")));
         }
         let mapped = map
-            .0
+            .each
             .iter()
             .find(|(old, _)| TablespaceMap::matches(old, &oid, &original));
         let location = match mapped {
             Some((_, new)) => Some(new.clone()),
-            None if original.is_empty() || original == format!("pg_tblspc/{oid}") => None,
+            None if !is_in_place(&original, &oid) && map.all.is_some() => map.all.as_ref().map(|all| all.join(&oid)),
+            None if is_in_place(&original, &oid) => None,
             None => Some(PathBuf::from(&original)),
         };
         if location.as_ref().is_some_and(|location| !location.is_absolute()) {
@@ -158,11 +175,24 @@ pub(super) fn resolve(found: Vec<(String, String)>, map: &TablespaceMap, object:
     Ok(tablespaces)
 }
 
-/// Check that all directories are empty or absent and that none lies within another. Returns the target with its links
-/// resolved.
-pub(super) fn check_directories(target: &Path, tablespaces: &[Tablespace]) -> Result<PathBuf> {
+/// Inside the data directory, by `allow_in_place_tablespaces`.
+fn is_in_place(original: &str, oid: &str) -> bool {
+    original.is_empty() || original == format!("pg_tblspc/{oid}")
+}
+
+/// Check that no directory lies within another and, if asked for, that all are empty or absent. Returns the target with its
+/// links resolved.
+pub(super) fn check_directories(target: &Path, tablespaces: &[Tablespace], must_be_empty: bool) -> Result<PathBuf> {
     let target = settled(target)?;
-    check_empty(&target, "Restore into a new directory, or empty this one first.")?;
+    if must_be_empty {
+        let hint = match Marker::is_there(&target) {
+            true => {
+                "A restore into it was interrupted. Run the same command with --delta to go on with it, or empty the directory."
+            }
+            false => "Restore into a new directory, or empty this one first. With --delta, what is in it is used.",
+        };
+        check_empty(&target, hint)?;
+    }
     let mut taken = vec![target.clone()];
     for location in tablespaces
         .iter()
@@ -182,10 +212,12 @@ pub(super) fn check_directories(target: &Path, tablespaces: &[Tablespace]) -> Re
                 "Give each a directory of its own with --tablespace-map OLD=NEW.",
             ));
         }
-        check_empty(
-            &settled,
-            "Empty it if nothing uses it any more, or restore to another place with --tablespace-map OLD=NEW.",
-        )?;
+        if must_be_empty {
+            check_empty(
+                &settled,
+                "Empty it if nothing uses it any more, or restore to another place with --tablespace-map OLD=NEW.",
+            )?;
+        }
         taken.push(settled);
     }
     Ok(target)
@@ -302,9 +334,12 @@ mod tests {
         std::fs::create_dir(at("empty")).expect("created");
         std::os::unix::fs::symlink(at("empty"), at("link")).expect("linked");
         std::os::unix::fs::symlink(at("nowhere"), at("dangling")).expect("linked");
-        check_directories(&at("new"), &[tablespace(at("empty"))]).expect("fine");
+        check_directories(&at("new"), &[tablespace(at("empty"))], true).expect("fine");
         let real = dir.path().canonicalize().expect("real");
-        assert_eq!(check_directories(&at("link"), &[]).expect("fine"), real.join("empty"));
+        assert_eq!(
+            check_directories(&at("link"), &[], true).expect("fine"),
+            real.join("empty")
+        );
         for (target, location) in [
             ("full", "other"),
             ("new", "full"),
@@ -316,7 +351,7 @@ mod tests {
             ("a/../b", "other"),
         ] {
             assert!(
-                check_directories(&at(target), &[tablespace(at(location))]).is_err(),
+                check_directories(&at(target), &[tablespace(at(location))], true).is_err(),
                 "{target} {location}"
             );
         }

@@ -18,6 +18,7 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, symlinkat, syncfs, unlinkat};
 
 use super::member::MemberPath;
+use super::owner::Owner;
 use super::tablespaces::Tablespace;
 use crate::error::{Error, Result};
 
@@ -33,11 +34,15 @@ const TEMPORARY_SUFFIX: &[u8] = b".walarchive-tmp";
 pub(super) struct Tree {
     target: Root,
     tablespaces: BTreeMap<Vec<u8>, Root>,
+    /// Of this restore, in its temporary names.
+    tag: String,
+    owner: Option<Owner>,
 }
 
 struct Root {
     path: PathBuf,
     directory: OwnedFd,
+    owner: Option<Owner>,
 }
 
 /// A file under its temporary name. Dropped without [`NewFile::keep`], it is removed.
@@ -52,26 +57,59 @@ pub(super) struct NewFile {
 }
 
 impl Tree {
-    /// Create the directories that do not exist yet, and the links to the tablespaces.
-    pub(super) fn create(target: &Path, tablespaces: &[Tablespace]) -> Result<Self> {
+    /// Open the directories, creating what does not exist yet. What is created belongs to `owner`.
+    pub(super) fn open(target: &Path, tablespaces: &[Tablespace], owner: Option<Owner>) -> Result<Self> {
         let mut tree = Tree {
-            target: Root::create(target)?,
+            target: Root::create(target, owner)?,
             tablespaces: BTreeMap::new(),
+            owner,
+            tag: format!("{:08x}", rand::random::<u32>()),
         };
         for tablespace in tablespaces {
             let Some(location) = &tablespace.location else { continue };
-            let links = tree.target.descend(&[b"pg_tblspc".to_vec()])?;
-            symlinkat(location, &links, tablespace.oid.as_str()).map_err(|error| {
-                failed(
-                    "create",
-                    tree.target.path.join("pg_tblspc").join(&tablespace.oid),
-                    error,
-                )
-            })?;
             tree.tablespaces
-                .insert(tablespace.oid.clone().into_bytes(), Root::create(location)?);
+                .insert(tablespace.oid.clone().into_bytes(), Root::create(location, owner)?);
         }
         Ok(tree)
+    }
+
+    /// Create the links to the tablespaces, unless they are there.
+    pub(super) fn link(&self, tablespaces: &[Tablespace]) -> Result<()> {
+        for tablespace in tablespaces {
+            let Some(location) = &tablespace.location else { continue };
+            let path = self.target.path.join("pg_tblspc").join(&tablespace.oid);
+            if std::fs::read_link(&path).is_ok_and(|link| link == *location) {
+                continue;
+            }
+            let links = self.target.descend(&[b"pg_tblspc".to_vec()])?;
+            symlinkat(location, &links, tablespace.oid.as_str())
+                .map_err(|error| failed("create", path.clone(), error))?;
+            if let Some(owner) = self.owner {
+                std::os::unix::fs::lchown(&path, Some(owner.uid), Some(owner.gid))
+                    .map_err(|error| Error::io("set the owner of", &path, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Remove a file, durably; it is no failure if it is not there.
+    pub(super) fn remove(&self, path: &MemberPath) -> Result<()> {
+        let (root, components) = self.locate(path);
+        let full = root.join(components);
+        let Some((name, parents)) = components.split_last() else {
+            return Ok(());
+        };
+        if !full.parent().is_some_and(Path::exists) {
+            return Ok(());
+        }
+        let directory = root.descend(parents)?;
+        match unlinkat(&directory, OsStr::from_bytes(name), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) => File::from(directory)
+                .sync_all()
+                .map_err(|error| Error::io("flush", full, error)),
+            Err(Errno::ENOENT) => Ok(()),
+            Err(error) => Err(failed("remove", full, error)),
+        }
     }
 
     /// The root that a path is below, and the rest of the path.
@@ -104,7 +142,7 @@ impl Tree {
             return Err(Error::damaged(path.to_string(), "A file has the name of a directory."));
         };
         let directory = root.descend(parents)?;
-        let temporary = [name, TEMPORARY_SUFFIX].concat();
+        let temporary = self.temporary(name);
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(
             &directory,
@@ -113,6 +151,7 @@ impl Tree {
             Mode::from_bits_truncate(0o600),
         )
         .map_err(|error| failed("create", full.clone(), error))?;
+        give(&file, self.owner, &full)?;
         Ok(NewFile {
             directory,
             temporary,
@@ -121,6 +160,47 @@ impl Tree {
             path: full,
             file: File::from(file),
         })
+    }
+
+    /// Open a file that was parked.
+    pub(super) fn reopen_file(&self, path: &MemberPath) -> Result<NewFile> {
+        let (root, components) = self.locate(path);
+        let full = root.join(components);
+        let Some((name, parents)) = components.split_last() else {
+            return Err(Error::damaged(path.to_string(), "A file has the name of a directory."));
+        };
+        let directory = root.descend(parents)?;
+        let temporary = self.temporary(name);
+        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(&directory, OsStr::from_bytes(&temporary), flags, Mode::empty())
+            .map_err(|error| failed("open", full.clone(), error))?;
+        Ok(NewFile {
+            directory,
+            temporary,
+            name: name.clone(),
+            kept: false,
+            path: full,
+            file: File::from(file),
+        })
+    }
+
+    /// Open a file for reading; its path is for messages.
+    pub(super) fn open_file(&self, path: &MemberPath) -> Result<(File, PathBuf)> {
+        let (root, components) = self.locate(path);
+        let full = root.join(components);
+        let Some((name, parents)) = components.split_last() else {
+            return Err(Error::damaged(path.to_string(), "A file has the name of a directory."));
+        };
+        let directory = root.descend(parents)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = openat(&directory, OsStr::from_bytes(name), flags, Mode::empty())
+            .map_err(|error| failed("open", full.clone(), error))?;
+        Ok((File::from(file), full))
+    }
+
+    /// Nobody can foresee it, so no member of a tar can bear it.
+    fn temporary(&self, name: &[u8]) -> Vec<u8> {
+        [name, b".", self.tag.as_bytes(), TEMPORARY_SUFFIX].concat()
     }
 
     /// Flush everything to disk: the file systems of the target and of each tablespace.
@@ -138,18 +218,26 @@ impl Tree {
 }
 
 impl Root {
-    fn create(path: &Path) -> Result<Self> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(|error| Error::io("create", path, error))?;
+    fn create(path: &Path, owner: Option<Owner>) -> Result<Self> {
+        let missing: Vec<&Path> = path.ancestors().take_while(|ancestor| !ancestor.exists()).collect();
+        for directory in missing.into_iter().rev() {
+            DirBuilder::new()
+                .mode(0o700)
+                .create(directory)
+                .map_err(|error| Error::io("create", directory, error))?;
+            if let Some(owner) = owner {
+                std::os::unix::fs::lchown(directory, Some(owner.uid), Some(owner.gid))
+                    .map_err(|error| Error::io("set the owner of", directory, error))?;
+            }
+        }
         // The path is the user's, so links in it are the user's too.
         let directory = open(path, DIRECTORY.difference(OFlag::O_NOFOLLOW), Mode::empty())
             .map_err(|error| failed("open", path.to_path_buf(), error))?;
+        give(&directory, owner, path)?;
         let root = Root {
             path: path.to_path_buf(),
             directory,
+            owner,
         };
         let handle = File::from(root.reopen()?);
         let mode = handle
@@ -184,7 +272,8 @@ impl Root {
             let name = OsStr::from_bytes(component);
             let full = || self.join(&components[..=depth]);
             let mut opened = openat(&directory, name, DIRECTORY, Mode::empty());
-            if matches!(opened, Err(Errno::ENOENT)) {
+            let is_new = matches!(opened, Err(Errno::ENOENT));
+            if is_new {
                 match mkdirat(&directory, name, Mode::from_bits_truncate(0o700)) {
                     // Another tar may have been quicker.
                     Ok(()) | Err(Errno::EEXIST) => {}
@@ -199,6 +288,9 @@ impl Root {
                 ),
                 error => failed("open", full(), error),
             })?;
+            if is_new {
+                give(&directory, self.owner, &full())?;
+            }
         }
         Ok(directory)
     }
@@ -228,6 +320,13 @@ impl NewFile {
     }
 }
 
+impl NewFile {
+    /// Leave it under its temporary name, for [`Tree::reopen_file`].
+    pub(super) fn park(mut self) {
+        self.kept = true;
+    }
+}
+
 impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.kept {
@@ -236,6 +335,12 @@ impl Drop for NewFile {
             let _ = unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir);
         }
     }
+}
+
+fn give(file: &impl AsFd, owner: Option<Owner>, path: &Path) -> Result<()> {
+    let Some(owner) = owner else { return Ok(()) };
+    std::os::unix::fs::fchown(file, Some(owner.uid), Some(owner.gid))
+        .map_err(|error| Error::io("set the owner of", path, error))
 }
 
 fn failed(operation: &'static str, path: PathBuf, error: Errno) -> Error {

@@ -74,7 +74,13 @@ impl<'a> Keep<'a> {
     pub(super) fn parents(&mut self, running: &[Running]) {
         for backup in running {
             let why = format!("\"{}\", which is being taken, depends on it", backup.name);
-            for parent in self.named(parse_name(&backup.name).1.as_deref()) {
+            // Its name tells where the parent starts, and no more.
+            let start = parse_name(&backup.name).1.and_then(|parent| parse_name(&parent).0);
+            for parent in start
+                .and_then(|start| self.starts.get(&start))
+                .cloned()
+                .unwrap_or_default()
+            {
                 self.keep(parent, false, &why);
             }
         }

@@ -204,7 +204,7 @@ mod tests {
                 "wal_005/a",
                 "p q/wal_005//a",
             ];
-            let page = keys.map(|key| upload(key)).to_vec();
+            let page = keys.map(upload).to_vec();
             futures::stream::iter([Ok(page)]).boxed()
         }
 

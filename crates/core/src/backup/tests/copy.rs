@@ -1,11 +1,14 @@
 //! What a backup holds.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 
 use super::tree::{cluster, content};
 use super::*;
+use crate::backup::source::changed;
 use crate::error::Error;
-use crate::formats::files_metadata::FilesMetadata;
+use crate::formats::files_metadata::{FilesMetadata, Identity};
 use crate::formats::manifest::{self, Checksummer};
 use crate::formats::{ExtendedMetadata, SENTINEL_LIMIT, Sentinel};
 
@@ -109,6 +112,91 @@ async fn everything_is_in_it_and_nothing_else() {
     assert_eq!((end.files_done, end.bytes_done), (end.files_total, end.bytes_total));
     assert_eq!(Some(end.bytes_total), sentinel.data_catalog_size);
     assert_eq!(end.stored, sentinel.compressed_size);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_rest_can_be_told_again() {
+    let (cluster, repository) = (cluster(), tempfile::tempdir().expect("a directory"));
+    let data = cluster.data_dir();
+    let rests = std::fs::metadata(data.join("base/5/1259.1")).expect("there");
+    let control = data.join("global/pg_control");
+    let bytes = std::fs::read(&control).expect("read");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // No program can set this time: another write of the control file must come late enough.
+    while changed(&std::fs::metadata(&control).expect("there")) < changed(&rests) + 2_100_000_000 {
+        assert!(Instant::now() < deadline, "the clock of the file system stands still");
+        std::thread::sleep(Duration::from_millis(50));
+        std::fs::write(&control, &bytes).expect("written");
+    }
+    cluster.write("base/5/30000", 8192);
+    let store = file_store(repository.path());
+    let mut backup = begin(&store, request(&data), BackupOptions::default())
+        .await
+        .expect("begun");
+    backup.copy().await.expect("copied");
+    backup.finish(stop()).await.expect("finished");
+    let metadata = object(&store, &layout::files_metadata(NAME)).await;
+    let metadata = FilesMetadata::read_from(metadata.as_ref()).expect("files metadata");
+    let manifest = manifest::parse(&object(&store, &layout::backup_manifest(NAME)).await).expect("a manifest");
+    let listed = manifest
+        .files
+        .iter()
+        .find(|file| file.path == Path::new("base/5/1259.1"));
+    let (algorithm, sum) = listed.and_then(|file| file.checksum.clone()).expect("a checksum");
+    let expected = Identity {
+        size: rests.len(),
+        inode: rests.ino(),
+        changed: changed(&rests),
+        checksum: format!("{algorithm}:{}", manifest::hex(&sum)),
+    };
+    assert_eq!(metadata.files["/base/5/1259.1"].identity, Some(expected));
+    for young in ["/base/5/30000", "/global/pg_control", "/base/5", "backup_label"] {
+        assert_eq!(metadata.files[young].identity, None, "{young}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_after_the_walk_changes_the_totals() {
+    let (cluster, repository) = (cluster(), tempfile::tempdir().expect("a directory"));
+    for number in 0..40 {
+        cluster.write(&format!("base/5/3000{number:02}"), 1 << 20);
+    }
+    let store = file_store(repository.path());
+    let options = BackupOptions {
+        // The changes come before the last files are read.
+        rate_limit: Some(20 << 20),
+        concurrency: 1,
+        tar_bytes: 1 << 30,
+        ..BackupOptions::default()
+    };
+    let (progress, cancel) = (Arc::new(Progress::default()), CancellationToken::new());
+    let begun = Backup::begin(&store, request(&cluster.data_dir()), options, progress.clone(), cancel);
+    let mut backup = begun.await.expect("begun");
+    let copy = tokio::spawn(async move { (backup.copy().await, backup) });
+    let begun = async {
+        while progress.snapshot().bytes_done == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), begun)
+        .await
+        .expect("it begins");
+    let walked = progress.snapshot();
+    cluster.write("base/5/300037", 3 << 20);
+    cluster.write("base/5/300038", 5);
+    std::fs::remove_file(cluster.data_dir().join("base/5/300039")).expect("removed");
+    let (copied, _backup) = tokio::time::timeout(Duration::from_secs(60), copy)
+        .await
+        .expect("in time")
+        .expect("no panic");
+    copied.expect("copied");
+    let end = progress.snapshot();
+    assert_eq!((end.files_done, end.bytes_done), (end.files_total, end.bytes_total));
+    assert_eq!(end.files_total, walked.files_total - 1);
+    assert_eq!(
+        end.bytes_total,
+        walked.bytes_total + (2 << 20) - (1 << 20) + 5 - (1 << 20)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

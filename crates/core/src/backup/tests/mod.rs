@@ -1,6 +1,8 @@
 //! Whole backups of made-up data directories.
 
+mod checksums;
 mod copy;
+mod delta;
 mod lifecycle;
 mod tree;
 
@@ -33,6 +35,7 @@ fn request(data_dir: &Path) -> BackupRequest {
         user_data: Some(serde_json::json!({"a": 1})),
         start_time: DateTime::UNIX_EPOCH,
         tablespaces: Vec::new(),
+        parent: None,
     }
 }
 
@@ -57,8 +60,13 @@ async fn begin(store: &Store, request: BackupRequest, options: BackupOptions) ->
 
 /// Every member of every tar: its content, or none for a directory. The tars' checksums are read to the end.
 async fn members(store: &Store) -> BTreeMap<String, Option<Vec<u8>>> {
+    members_of(store, NAME).await
+}
+
+/// The same of the backup of that name.
+async fn members_of(store: &Store, name: &str) -> BTreeMap<String, Option<Vec<u8>>> {
     let mut found = BTreeMap::new();
-    for object in store.list(&layout::tar_folder(NAME)).await.expect("listed") {
+    for object in store.list(&layout::tar_folder(name)).await.expect("listed") {
         let stored = store.get(&object.key, u64::MAX).await.expect("read").expect("there");
         let (format, _) = Format::of_key(&object.key);
         let mut content = Vec::new();

@@ -1,5 +1,6 @@
 //! PostgreSQL's `backup_manifest`, as `pg_verifybackup` reads it: version 1 up to PostgreSQL 16, version 2 from 17 on.
 
+mod digest;
 mod parse;
 mod write;
 
@@ -13,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 
-pub use parse::{Manifest, parse};
+pub use parse::{Manifest, Summary, listen, parse};
 pub use write::ManifestWriter;
 
 /// How the content of a file is summed up.
@@ -129,7 +130,8 @@ pub struct WalRange {
     pub end: Lsn,
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Two lower-case digits a byte.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes
         .iter()
@@ -139,7 +141,7 @@ fn hex(bytes: &[u8]) -> String {
         })
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
     let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
     let bytes = text.as_bytes();
     if !bytes.len().is_multiple_of(2) {

@@ -1,15 +1,23 @@
 //! Reading a manifest, of ours or of PostgreSQL's.
 
 use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, BufReader, Read};
+use std::marker::PhantomData;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{ChecksumAlgorithm, ManifestFile, WalRange, hex, unhex};
+use super::digest::LineDigest;
+use super::{ChecksumAlgorithm, ManifestFile, WalRange, unhex};
 use crate::error::{Error, Result};
+use crate::formats::guarded::Guarded;
+
+/// More than the timelines of one backup.
+const RANGES_LIMIT: usize = 10_000;
 
 /// What a manifest says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,18 +30,17 @@ pub struct Manifest {
     pub system_identifier: Option<u64>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Text {
-    #[serde(rename = "PostgreSQL-Backup-Manifest-Version")]
-    version: u32,
-    #[serde(rename = "System-Identifier")]
-    system_identifier: Option<u64>,
-    files: Vec<FileText>,
-    #[serde(rename = "WAL-Ranges", default)]
-    wal_ranges: Vec<RangeText>,
-    #[serde(rename = "Manifest-Checksum")]
-    checksum: String,
+/// What a manifest says beside its files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// How many files it lists.
+    pub files: u64,
+    /// The WAL that a restore of the backup needs to become consistent.
+    pub wal_ranges: Vec<WalRange>,
+    /// The cluster, from version 2 of the format on.
+    pub system_identifier: Option<u64>,
+    /// Of the manifest itself, as it has it in its last line.
+    pub checksum: String,
 }
 
 #[derive(Deserialize)]
@@ -63,31 +70,132 @@ struct RangeText {
 /// Read a manifest and check it against its own checksum. The paths in it are untrusted: nobody has looked whether they
 /// lead out of the data directory. [`Error::Damaged`] says what is wrong with it.
 pub fn parse(bytes: &[u8]) -> Result<Manifest> {
-    let text: Text = serde_json::from_slice(bytes).map_err(|error| damaged(format!("It cannot be read: {error}.")))?;
-    if !matches!(text.version, 1 | 2) {
-        return Err(damaged(format!("Its version {} is not known.", text.version)));
-    }
-    verify(bytes, &text.checksum)?;
+    let mut files = Vec::new();
+    let summary = listen(bytes, |file| {
+        files.push(file);
+        Ok(())
+    })?;
+    let summary = summary.map_err(|error| damaged(format!("It cannot be read: {error}.")))?;
     Ok(Manifest {
-        files: text.files.into_iter().map(file).collect::<Result<_>>()?,
-        wal_ranges: text.wal_ranges.iter().map(range).collect::<Result<_>>()?,
-        system_identifier: text.system_identifier,
+        files,
+        wal_ranges: summary.wal_ranges,
+        system_identifier: summary.system_identifier,
     })
 }
 
-/// The checksum covers everything up to the line that holds it, which is the last one.
-fn verify(bytes: &[u8], expected: &str) -> Result<()> {
-    let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    let end = body.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-    let line = format!("\"Manifest-Checksum\": \"{expected}\"}}");
-    if body[end..] != *line.as_bytes() {
-        return Err(damaged("Its last line is not its checksum.".to_owned()));
+/// The same as a stream, in bounded memory whatever it is: a cluster may have millions of files. Whether the manifest is intact
+/// is known at its end only. The inner error is that of the source; an error of `each` ends the reading.
+pub fn listen(source: impl Read, each: impl FnMut(ManifestFile) -> Result<()>) -> Result<io::Result<Summary>> {
+    let mut source = LineDigest::new(source);
+    let mut reading = Reading {
+        each,
+        failure: None,
+        version: None,
+        summary: Summary::default(),
+    };
+    let buffered = BufReader::with_capacity(256 << 10, Guarded::new(&mut source));
+    let mut json = serde_json::Deserializer::from_reader(buffered);
+    let read = json.deserialize_map(Top(&mut reading)).and_then(|()| json.end());
+    drop(json);
+    if let Some(failure) = reading.failure {
+        return Err(failure);
     }
-    let actual = hex(&Sha256::digest(&bytes[..end]));
-    if actual != expected {
-        return Err(damaged(format!("Its checksum is {actual}, it says {expected}.")));
+    match read {
+        Ok(()) => {}
+        Err(error) if error.is_io() => return Ok(Err(error.into())),
+        Err(error) => return Err(damaged(format!("It cannot be read: {error}."))),
     }
-    Ok(())
+    match reading.version {
+        Some(1 | 2) => {}
+        Some(version) => return Err(damaged(format!("Its version {version} is not known."))),
+        None => return Err(damaged("It does not tell its version.".to_owned())),
+    }
+    source.finish(&reading.summary.checksum).map_err(damaged)?;
+    Ok(Ok(reading.summary))
+}
+
+struct Reading<F> {
+    each: F,
+    /// What the JSON parser cannot pass on as it is.
+    failure: Option<Error>,
+    version: Option<u32>,
+    summary: Summary,
+}
+
+struct Top<'a, F>(&'a mut Reading<F>);
+
+impl<'de, F: FnMut(ManifestFile) -> Result<()>> Visitor<'de> for Top<'_, F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a backup manifest")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let reading = self.0;
+        let mut has_files = false;
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "PostgreSQL-Backup-Manifest-Version" => reading.version = Some(map.next_value()?),
+                "System-Identifier" => reading.summary.system_identifier = map.next_value()?,
+                "Manifest-Checksum" => reading.summary.checksum = map.next_value()?,
+                "Files" => {
+                    has_files = true;
+                    map.next_value_seed(Items::new(|text: FileText| {
+                        reading.summary.files += 1;
+                        file(text)
+                            .and_then(&mut reading.each)
+                            .map_err(|error| reading.failure = Some(error))
+                    }))?;
+                }
+                "WAL-Ranges" => map.next_value_seed(Items::new(|text: RangeText| {
+                    let ranges = &mut reading.summary.wal_ranges;
+                    let added = match ranges.len() < RANGES_LIMIT {
+                        true => range(&text).map(|range| ranges.push(range)),
+                        false => Err(damaged("It has too many WAL ranges.".to_owned())),
+                    };
+                    added.map_err(|error| reading.failure = Some(error))
+                }))?,
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        match has_files {
+            true => Ok(()),
+            false => Err(A::Error::missing_field("Files")),
+        }
+    }
+}
+
+/// An array whose items are handed on one by one.
+struct Items<T, F>(F, PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>, F: FnMut(T) -> Result<(), ()>> Items<T, F> {
+    fn new(each: F) -> Self {
+        Items(each, PhantomData)
+    }
+}
+
+impl<'de, T: Deserialize<'de>, F: FnMut(T) -> Result<(), ()>> DeserializeSeed<'de> for Items<T, F> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de, T: Deserialize<'de>, F: FnMut(T) -> Result<(), ()>> Visitor<'de> for Items<T, F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
+        while let Some(item) = items.next_element()? {
+            (self.0)(item).map_err(|()| A::Error::custom("it is refused"))?;
+        }
+        Ok(())
+    }
 }
 
 fn file(text: FileText) -> Result<ManifestFile> {
@@ -147,10 +255,11 @@ fn damaged(reason: String) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Checksummer, ManifestWriter};
+    use super::super::{Checksummer, ManifestWriter, hex};
     use super::*;
     use crate::lsn::Lsn;
     use proptest::prelude::*;
+    use sha2::{Digest, Sha256};
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
 

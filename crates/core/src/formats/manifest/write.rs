@@ -18,6 +18,28 @@ pub struct ManifestWriter<W: Write> {
     files: u64,
 }
 
+impl ManifestFile {
+    /// Its entry in a manifest: text that may be kept until it can be written. It holds no line feed.
+    pub fn line(&self) -> String {
+        let path = match self.path.to_str() {
+            Some(text) => format!("\"Path\": {}", serde_json::Value::from(text)),
+            None => format!("\"Encoded-Path\": \"{}\"", hex(self.path.as_os_str().as_bytes())),
+        };
+        let checksum = self.checksum.as_ref().map_or_else(String::new, |(algorithm, bytes)| {
+            format!(
+                ", \"Checksum-Algorithm\": \"{}\", \"Checksum\": \"{}\"",
+                algorithm.name(),
+                hex(bytes)
+            )
+        });
+        format!(
+            "{{ {path}, \"Size\": {}, \"Last-Modified\": \"{}\"{checksum} }}",
+            self.size,
+            self.last_modified.format("%Y-%m-%d %H:%M:%S GMT"),
+        )
+    }
+}
+
 impl<W: Write> ManifestWriter<W> {
     /// Begin the manifest of a cluster of this PostgreSQL major version (15, not 150018).
     pub fn new(sink: W, major_version: u32, system_identifier: u64) -> io::Result<Self> {
@@ -39,25 +61,14 @@ impl<W: Write> ManifestWriter<W> {
 
     /// Add a file.
     pub fn file(&mut self, file: &ManifestFile) -> io::Result<()> {
-        let path = match file.path.to_str() {
-            Some(text) => format!("\"Path\": {}", serde_json::Value::from(text)),
-            None => format!("\"Encoded-Path\": \"{}\"", hex(file.path.as_os_str().as_bytes())),
-        };
-        let checksum = file.checksum.as_ref().map_or_else(String::new, |(algorithm, bytes)| {
-            format!(
-                ", \"Checksum-Algorithm\": \"{}\", \"Checksum\": \"{}\"",
-                algorithm.name(),
-                hex(bytes)
-            )
-        });
-        let line = format!(
-            "{}\n{{ {path}, \"Size\": {}, \"Last-Modified\": \"{}\"{checksum} }}",
-            if self.files == 0 { "" } else { "," },
-            file.size,
-            file.last_modified.format("%Y-%m-%d %H:%M:%S GMT"),
-        );
+        self.line(&file.line())
+    }
+
+    /// Add a file, from [`ManifestFile::line`].
+    pub fn line(&mut self, line: &str) -> io::Result<()> {
+        self.put(if self.files == 0 { "\n" } else { ",\n" })?;
         self.files += 1;
-        self.put(&line)
+        self.put(line)
     }
 
     /// Write the WAL ranges and the manifest's own checksum, flush, and give the sink back.

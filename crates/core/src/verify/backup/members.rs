@@ -11,13 +11,15 @@ use tar::EntryType;
 use super::findings::Findings;
 use crate::control_file::{ControlFile, PG_CONTROL_BYTES};
 use crate::error::{Error, Result};
-use crate::formats::files_metadata::FilesMetadata;
-use crate::formats::manifest::Checksummer;
+use crate::files::read_full;
+use crate::formats::increment::{IncrementHeader, PAGE_BYTES};
 use crate::lsn::Lsn;
 use crate::restore::Progress;
+use crate::restore::level::Bits;
 use crate::restore::member::{BACKUP_LABEL, MemberPath, PG_CONTROL, TABLESPACE_MAP};
 use crate::restore::members::{Member, Stop, TRUNCATED, each_member};
-use crate::restore::plan::{Manifest, Tar, TarKind};
+use crate::restore::plan::{Tar, TarKind};
+use crate::restore::table::{Expected, Found, Key, Keys, Stored, Table};
 use crate::storage::RangeReader;
 use crate::verify::Status;
 use crate::verify::page_checksum::{PageChecker, first_page};
@@ -27,15 +29,65 @@ const BUFFER_BYTES: usize = 256 << 10;
 
 /// What all tars of a backup share.
 pub(super) struct Context {
-    pub(super) manifest: Option<Manifest>,
-    pub(super) files: Option<FilesMetadata>,
+    /// None if the backup has neither files metadata nor a manifest.
+    pub(super) table: Option<Table>,
     pub(super) start: Lsn,
     /// None while `pg_control` was not seen.
     pub(super) control: Mutex<Option<ControlFile>>,
-    pub(super) seen: Mutex<HashSet<MemberPath>>,
+    seen: Bits,
+    /// Those that the table does not know.
+    strays: Mutex<HashSet<Key>>,
+    stray_keys: Keys,
     pub(super) findings: Mutex<Findings>,
     pub(super) pages: Mutex<Pages>,
     pub(super) progress: Arc<Progress>,
+}
+
+impl Context {
+    pub(super) fn new(table: Option<Table>, start: Lsn, findings: Findings, progress: Arc<Progress>) -> Self {
+        Context {
+            seen: Bits::none(table.as_ref().map_or(0, Table::len)),
+            table,
+            start,
+            control: Mutex::new(None),
+            strays: Mutex::default(),
+            stray_keys: Keys::default(),
+            findings: Mutex::new(findings),
+            pages: Mutex::default(),
+            progress,
+        }
+    }
+
+    fn find(&self, path: &MemberPath) -> Found {
+        let none = Found {
+            own: None,
+            described: None,
+        };
+        self.table.as_ref().map_or(none, |table| table.find_member(path))
+    }
+
+    /// Returns whether it was seen before.
+    fn see(&self, path: &MemberPath, found: Found) -> bool {
+        match found.number() {
+            Some(file) => self.seen.set(file),
+            None => !self.strays.lock().insert(self.stray_keys.of(&path.joined())),
+        }
+    }
+
+    /// Was a member of that name seen?
+    pub(super) fn has_seen(&self, path: &str) -> bool {
+        let known = self.table.as_ref().and_then(|table| table.find(path.as_bytes()));
+        match known {
+            Some(file) => self.seen.get(file),
+            None => self.strays.lock().contains(&self.stray_keys.of(path.as_bytes())),
+        }
+    }
+
+    /// The numbers of the files that were not seen.
+    pub(super) fn unseen(&self) -> impl Iterator<Item = usize> {
+        let files = self.table.as_ref().map_or(0, Table::len);
+        (0..files).filter(|file| !self.seen.get(*file))
+    }
 }
 
 /// Pages whose checksum was looked at.
@@ -109,10 +161,11 @@ fn look_at_member(context: &Context, tar: &Tar, entry: &mut Member<'_, '_>) -> R
         Ok(path) => path,
         Err(reason) => return refused(reason),
     };
+    let found = context.find(&path);
     match kind {
         // Files metadata list them, too.
         EntryType::Directory => {
-            context.seen.lock().insert(path);
+            context.see(&path, found);
             return Ok(None);
         }
         EntryType::Symlink if path.content_is_left_out() => return Ok(None),
@@ -125,84 +178,145 @@ fn look_at_member(context: &Context, tar: &Tar, entry: &mut Member<'_, '_>) -> R
     if path.is(PG_CONTROL) && tar.kind != TarKind::Control {
         return refused("it must be in the tar that is restored last");
     }
-    let described = context.files.as_ref().map(|files| files.files.get(&path.key()));
     let always = path.is(PG_CONTROL) || path.is(BACKUP_LABEL);
-    if matches!(described, Some(None)) && !always {
+    let described = context.table.as_ref().filter(|table| table.has_metadata);
+    let stored = described.map(|table| found.described.and_then(|file| table.stored(file)));
+    if stored == Some(None) && !always {
         return Ok(None);
     }
-    if !context.seen.lock().insert(path.clone()) {
+    if context.see(&path, found) {
         return refused("it is in the backup twice");
     }
-    let incremented = described.flatten().is_some_and(|file| file.is_incremented);
-    read_file(context, &path, entry, !incremented).map(Some)
+    let file = File { context, path, found };
+    match stored.flatten() {
+        Some(Stored::Increment) => file.read_increment(entry).map(Some),
+        _ => file.read(entry).map(Some),
+    }
 }
 
-fn read_file(context: &Context, path: &MemberPath, entry: &mut Member<'_, '_>, has_pages: bool) -> Result<u64, Stop> {
-    let size = entry.size();
-    let expected = context
-        .manifest
-        .as_ref()
-        .map(|manifest| manifest.files.get(&path.to_path()));
-    let mut sum = expected
-        .flatten()
-        .and_then(|expected| expected.checksum.as_ref())
-        .map(|(algorithm, checksum)| (Checksummer::new(*algorithm), checksum));
-    let control = *context.control.lock();
-    let mut pages = control
-        .filter(|control| control.data_checksums && has_pages)
-        .and_then(|control| first_page(path.components(), control.relation_segment_pages))
-        .map(|first| PageChecker::new(first, context.start));
-    let mut kept = Vec::new();
-    let mut buffer = vec![0; BUFFER_BYTES.min(usize::try_from(size).unwrap_or(BUFFER_BYTES)).max(1)];
-    let mut copied = 0u64;
-    loop {
-        let bytes = entry.read(&mut buffer)?;
-        if bytes == 0 {
-            break;
+/// One file in a tar.
+struct File<'a> {
+    context: &'a Context,
+    path: MemberPath,
+    found: Found,
+}
+
+impl File<'_> {
+    fn read(&self, entry: &mut Member<'_, '_>) -> Result<u64, Stop> {
+        let size = entry.size();
+        let expected = self.expected();
+        let mut sum = expected
+            .flatten()
+            .and_then(|expected| expected.sum)
+            .map(|sum| (sum, sum.begin()));
+        let mut pages = self.pages();
+        let mut kept = Vec::new();
+        let mut buffer = vec![0; BUFFER_BYTES.min(usize::try_from(size).unwrap_or(BUFFER_BYTES)).max(1)];
+        let mut copied = 0u64;
+        loop {
+            let bytes = entry.read(&mut buffer)?;
+            if bytes == 0 {
+                break;
+            }
+            let bytes = &buffer[..bytes];
+            copied += bytes.len() as u64;
+            if let Some((_, sum)) = &mut sum {
+                sum.update(bytes);
+            }
+            if let Some(pages) = &mut pages {
+                pages.feed(bytes);
+            }
+            if self.path.is(PG_CONTROL) && copied <= PG_CONTROL_BYTES {
+                kept.extend_from_slice(bytes);
+            }
         }
-        let bytes = &buffer[..bytes];
-        copied += bytes.len() as u64;
-        if let Some((sum, _)) = &mut sum {
-            sum.update(bytes);
+        if self.path.is(PG_CONTROL) {
+            match ControlFile::parse(&kept) {
+                Ok(control) => *self.context.control.lock() = Some(control),
+                Err(reason) => self.fails(reason),
+            }
         }
-        if let Some(pages) = &mut pages {
-            pages.feed(bytes);
+        let wrong = match self.wrong_size(size) {
+            _ if copied != size => Some(format!("It is truncated: it has {copied} of {size} bytes.")),
+            Some(wrong) => Some(wrong),
+            None => sum
+                .filter(|(expected, sum)| !expected.is(sum.clone()))
+                .map(|_| "Its checksum is another than in the backup manifest.".to_owned()),
+        };
+        self.conclude(wrong, pages);
+        Ok(size)
+    }
+
+    /// Of an increment the pages can be looked at; the rest of the file is in older backups.
+    fn read_increment(&self, entry: &mut Member<'_, '_>) -> Result<u64, Stop> {
+        let size = entry.size();
+        let header = match IncrementHeader::read_from(entry, size, "") {
+            Ok(read) => read?,
+            Err(error) => {
+                self.fails(format!("It is no increment: {}", error.detail().unwrap_or_default()));
+                return Ok(size);
+            }
+        };
+        let mut wrong = self.wrong_size(header.file_size);
+        let mut pages = self.pages();
+        let mut content = vec![0; PAGE_BYTES as usize];
+        for block in &header.blocks {
+            if read_full(entry, &mut content)? < content.len() {
+                wrong = Some("It is truncated.".to_owned());
+                break;
+            }
+            if let Some(pages) = &mut pages {
+                pages.go_to(*block);
+                pages.feed(&content);
+            }
         }
-        if path.is(PG_CONTROL) && copied <= PG_CONTROL_BYTES {
-            kept.extend_from_slice(bytes);
+        self.conclude(wrong, pages);
+        Ok(size)
+    }
+
+    /// None if there is no manifest; the inner one if it does not list the file.
+    fn expected(&self) -> Option<Option<Expected>> {
+        let table = self.context.table.as_ref().filter(|table| table.has_manifest)?;
+        Some(self.found.own.and_then(|file| table.expected(file)))
+    }
+
+    fn wrong_size(&self, size: u64) -> Option<String> {
+        match self.expected()? {
+            None if !self.path.is(BACKUP_LABEL) => Some("It is not in the backup manifest.".to_owned()),
+            Some(expected) if expected.size != size => Some(format!(
+                "It has {size} bytes, the backup manifest says {}.",
+                expected.size
+            )),
+            _ => None,
         }
     }
-    let wrong = match expected {
-        _ if copied != size => Some(format!("It is truncated: it has {copied} of {size} bytes.")),
-        Some(None) if !path.is(BACKUP_LABEL) => Some("It is not in the backup manifest.".to_owned()),
-        Some(Some(expected)) if expected.size != size => Some(format!(
-            "It has {size} bytes, the backup manifest says {}.",
-            expected.size
-        )),
-        _ => sum
-            .filter(|(sum, checksum)| sum.clone().finish() != **checksum)
-            .map(|_| "Its checksum is another than in the backup manifest.".to_owned()),
-    };
-    let mut findings = context.findings.lock();
-    if path.is(PG_CONTROL) {
-        match ControlFile::parse(&kept) {
-            Ok(control) => *context.control.lock() = Some(control),
-            Err(reason) => findings.add("file", Status::Failure, path.to_string(), reason),
+
+    /// None if its pages have no checksums, or it has no pages.
+    fn pages(&self) -> Option<PageChecker> {
+        let control = (*self.context.control.lock())?;
+        let segment_pages = control.data_checksums.then_some(control.relation_segment_pages)?;
+        let first = first_page(self.path.components(), segment_pages)?;
+        Some(PageChecker::new(first, self.context.start))
+    }
+
+    fn conclude(&self, wrong: Option<String>, pages: Option<PageChecker>) {
+        if let Some(wrong) = wrong {
+            self.fails(wrong);
+        } else if let Some(pages) = pages.as_ref().filter(|pages| pages.bad > 0) {
+            let mut findings = self.context.findings.lock();
+            findings.add("pages", Status::Warning, self.path.to_string(), bad_pages(pages));
+        }
+        if let Some(found) = pages {
+            let mut pages = self.context.pages.lock();
+            pages.checked += found.checked;
+            pages.bad += found.bad;
         }
     }
-    if let Some(wrong) = wrong {
-        findings.add("file", Status::Failure, path.to_string(), wrong);
-    } else if let Some(pages) = &pages
-        && pages.bad > 0
-    {
-        findings.add("pages", Status::Warning, path.to_string(), bad_pages(pages));
+
+    fn fails(&self, reason: String) {
+        let mut findings = self.context.findings.lock();
+        findings.add("file", Status::Failure, self.path.to_string(), reason);
     }
-    if let Some(found) = pages {
-        let mut pages = context.pages.lock();
-        pages.checked += found.checked;
-        pages.bad += found.bad;
-    }
-    Ok(size)
 }
 
 /// The file is what was backed up, so the page was so already when it was copied.

@@ -3,14 +3,11 @@
 mod findings;
 mod members;
 
-use std::collections::HashSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use chrono::Utc;
 use futures::StreamExt;
-use parking_lot::Mutex;
 use serde::Serialize;
 
 use self::findings::Findings;
@@ -18,20 +15,20 @@ use self::members::{Context, read_tar};
 use super::Status;
 use super::record::VerifiedBackup;
 use crate::error::{Error, Result};
-use crate::formats::files_metadata::FilesMetadata;
 use crate::inventory::{self, BackupInfo, Inventory};
 use crate::layout;
 use crate::restore::Progress;
+use crate::restore::contents::{MISSING_TAR, Own, read_own};
 use crate::restore::fetch::blocking;
-use crate::restore::member::{BACKUP_LABEL, MemberPath, PG_CONTROL, TABLESPACE_MAP};
-use crate::restore::plan::{Tar, TarKind, list_tars, read_files_metadata, read_manifest};
+use crate::restore::member::{BACKUP_LABEL, PG_CONTROL, TABLESPACE_MAP};
+use crate::restore::names::{NAMED, Source, names};
+use crate::restore::plan::{Link, Tar, TarKind, list_tars};
+use crate::restore::survey::Survey;
+use crate::restore::table::Stored;
 use crate::storage::{RangeReader, Store};
 
 /// Tars at a time, each with some 40 MB in memory.
 const CONCURRENCY: usize = 4;
-
-/// Of the files that are missing, so many are named.
-const NAMED: usize = 10;
 
 pub use self::findings::BackupFinding;
 
@@ -125,42 +122,39 @@ async fn look_at_tars(
     let Some(tars) = unless_damaged(list_tars(store, &backup.name).await, "tar", findings)? else {
         return Ok(());
     };
-    let Some(manifest) = unless_damaged(read_manifest(store, &backup.name).await, "manifest", findings)? else {
+    let link = Link {
+        sentinel: inventory::read_sentinel(store, &backup.name).await?,
+        backup: backup.name.clone(),
+    };
+    let is_full = link.sentinel.delta_from.is_none();
+    let own = read_own(store, &link, &tars, is_full, Survey::default(), &mut Vec::new()).await;
+    let Some(own) = unless_damaged(own, "manifest", findings)? else {
         return Ok(());
     };
+    let Own {
+        table,
+        manifest,
+        missing_tars,
+        ..
+    } = own;
     let path = layout::backup_manifest(&backup.name);
-    match &manifest {
-        Some(manifest) => findings.add(
-            "manifest",
-            Status::Ok,
-            path,
-            format!("It is intact and lists {} files.", manifest.files.len()),
-        ),
-        None => findings.add(
-            "manifest",
-            Status::Ok,
-            path,
-            "The backup has none, as WAL-G's have none: the content of files is not compared.",
-        ),
-    }
-    let sentinel = inventory::read_sentinel(store, &backup.name).await?;
-    let files = read_files_metadata(store, &backup.name, &sentinel, manifest.is_some(), &mut Vec::new()).await;
-    let Some(files) = unless_damaged(files, "manifest", findings)? else {
-        return Ok(());
+    let detail = match &manifest {
+        Some(manifest) => format!("It is intact and lists {} files.", manifest.files),
+        None => "The backup has none, as WAL-G's have none: the content of files is not compared.".to_owned(),
     };
-    missing_tars(backup, files.as_ref(), &tars, findings);
+    findings.add("manifest", Status::Ok, path, detail);
+    for name in missing_tars {
+        findings.add("tar", Status::Failure, layout::tar(&backup.name, &name), MISSING_TAR);
+    }
     let total = tars.iter().map(|tar| tar.size).sum();
     progress.bytes_total.fetch_add(total, Ordering::Relaxed);
-    let context = Arc::new(Context {
-        manifest,
-        files,
-        start: backup.metadata.start_lsn,
-        control: Mutex::new(None),
-        seen: Mutex::default(),
-        findings: Mutex::new(std::mem::take(findings)),
-        pages: Mutex::default(),
-        progress: Arc::clone(progress),
-    });
+    let context = Context::new(
+        table,
+        backup.metadata.start_lsn,
+        std::mem::take(findings),
+        Arc::clone(progress),
+    );
+    let context = Arc::new(context);
     // `pg_control` tells whether the pages have checksums.
     let (control, others): (Vec<Tar>, Vec<Tar>) = tars.into_iter().partition(|tar| tar.kind == TarKind::Control);
     let mut result = Ok(());
@@ -180,6 +174,7 @@ async fn look_at_tars(
         }
     }
     if result.is_ok() {
+        result = conclude_files(store, &context, backup).await;
         conclude(&context, backup);
     }
     *findings = std::mem::take(&mut context.findings.lock());
@@ -198,69 +193,70 @@ fn unless_damaged<T>(result: Result<T>, what: &'static str, findings: &mut Findi
     }
 }
 
-fn missing_tars(backup: &BackupInfo, files: Option<&FilesMetadata>, tars: &[Tar], findings: &mut Findings) {
-    let named = files.iter().flat_map(|files| files.tar_file_sets.keys());
-    for name in named.filter(|name| !tars.iter().any(|tar| tar.name == **name)) {
-        let detail = "It is missing, though the backup's files_metadata.json names it.";
-        findings.add("tar", Status::Failure, layout::tar(&backup.name, name), detail);
-    }
-}
-
 async fn look_at_tar(store: &Store, context: Arc<Context>, tar: Tar) -> Result<()> {
     let reader = RangeReader::new(store, &tar.key, tar.size);
     blocking(move || read_tar(&context, &tar, reader)).await
 }
 
-/// What can be said only when all tars were read.
-fn conclude(context: &Context, backup: &BackupInfo) {
-    let mut findings = context.findings.lock();
-    let seen = context.seen.lock();
-    let paths: HashSet<_> = seen.iter().map(MemberPath::to_path).collect();
-    let listed = context.manifest.iter().flat_map(|manifest| manifest.files.keys());
-    let mut missing: Vec<_> = listed
-        .filter(|path| !paths.contains(*path) && path.as_path() != Path::new(TABLESPACE_MAP))
+/// Is anything missing? Can be said only when all tars were read.
+async fn conclude_files(store: &Store, context: &Context, backup: &BackupInfo) -> Result<()> {
+    let Some(table) = &context.table else { return Ok(()) };
+    let map = table.find(TABLESPACE_MAP.as_bytes());
+    let (source, status) = match table.has_manifest {
+        true => (Source::Manifest, Status::Failure),
+        // WAL-G lists files that vanished while it packed them.
+        false => (Source::FilesMetadata, Status::Warning),
+    };
+    // What is skipped is in no tar of this backup.
+    let is_missing = |file: &usize| {
+        Some(*file) != map
+            && table.stored(*file) != Some(Stored::Skipped)
+            && (table.is_listed(*file) || !table.has_manifest)
+    };
+    let keys: Vec<_> = context
+        .unseen()
+        .filter(is_missing)
+        .map(|file| table.key(file))
         .collect();
-    missing.sort();
-    // A tar that cannot be read takes many with it.
-    for path in missing.iter().take(NAMED) {
-        let detail = "It is in the backup manifest, and was found in no tar.";
-        findings.add("file", Status::Failure, path.display().to_string(), detail);
+    if keys.is_empty() {
+        return Ok(());
     }
-    if missing.len() > NAMED {
+    let (count, some) = (keys.len(), keys.into_iter().take(NAMED).collect());
+    let names = names(store, &backup.name, source, table.keys().clone(), some).await?;
+    let mut findings = context.findings.lock();
+    if source == Source::FilesMetadata {
+        let first = names.first().map_or("", String::as_str);
+        let detail = format!("{count} files of the backup's files metadata are in no tar, the first is \"{first}\".");
+        findings.add("file", status, layout::files_metadata(&backup.name), detail);
+        return Ok(());
+    }
+    // A tar that cannot be read takes many with it.
+    let named = names.len();
+    for path in names {
+        let detail = "It is in the backup manifest, and was found in no tar.";
+        findings.add("file", status, path, detail);
+    }
+    if count > named {
         let detail = format!(
             "{} more files of the backup manifest were found in no tar.",
-            missing.len() - NAMED
+            count - named
         );
-        findings.add("file", Status::Failure, layout::backup_manifest(&backup.name), detail);
+        findings.add("file", status, layout::backup_manifest(&backup.name), detail);
     }
+    Ok(())
+}
+
+/// What else can be said only when all tars were read.
+fn conclude(context: &Context, backup: &BackupInfo) {
+    let mut findings = context.findings.lock();
     for needed in [PG_CONTROL, BACKUP_LABEL] {
-        let is_listed = context
-            .manifest
-            .as_ref()
-            .is_some_and(|manifest| manifest.files.contains_key(Path::new(needed)));
-        if !paths.contains(Path::new(needed)) && !is_listed {
+        let table = context.table.as_ref();
+        let is_listed = table.is_some_and(|table| {
+            let file = table.find(needed.as_bytes());
+            file.is_some_and(|file| table.is_listed(file))
+        });
+        if !context.has_seen(needed) && !is_listed {
             findings.add("file", Status::Failure, needed, "It is in no tar.");
-        }
-    }
-    if context.manifest.is_none()
-        && let Some(files) = &context.files
-    {
-        // The label stands there without a leading slash.
-        let plain = |path: &str| path.trim_matches('/').to_owned();
-        let mut keys: HashSet<String> = seen.iter().map(|path| plain(&path.key())).collect();
-        keys.insert(TABLESPACE_MAP.to_owned());
-        let mut missing = files
-            .files
-            .iter()
-            .filter(|(path, file)| !file.is_skipped && !keys.contains(&plain(path)))
-            .map(|(path, _)| path);
-        if let Some(first) = missing.next() {
-            // WAL-G lists files that vanished while it packed them.
-            let detail = format!(
-                "{} files of the backup's files metadata are in no tar, the first is \"{first}\".",
-                missing.count() + 1
-            );
-            findings.add("file", Status::Warning, layout::files_metadata(&backup.name), detail);
         }
     }
     if let Some(control) = &*context.control.lock() {

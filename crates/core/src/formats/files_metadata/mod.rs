@@ -1,10 +1,16 @@
 //! `files_metadata.json`: an entry for each file of a backup, and which tar holds it.
 
+mod stream;
+mod write;
+
 use std::collections::BTreeMap;
 use std::io::{BufReader, BufWriter, Read, Write};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub use stream::{Listener, listen};
+pub use write::{Entry, FilesMetadataWriter, TarFileSetsWriter};
 
 /// The whole object. It can be larger than 1 GB as text, so it is only ever written and read as a stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +43,24 @@ pub struct FileDescription {
     pub corrupt_blocks: Option<CorruptBlocks>,
     /// How often the file was changed since the statistics began; an order for packing, no more.
     pub updates_count: u64,
+    /// By what a later delta backup tells that the file was not written since. Of walarchive's own; WAL-G ignores it.
+    #[serde(rename = "walarchive", skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
+}
+
+/// A file as it was found just before it was copied. It is written only of files whose last change is so old that another
+/// one could not have come with the same time: equal identities then mean equal content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// In bytes.
+    pub size: u64,
+    /// Number of the inode.
+    pub inode: u64,
+    /// When the inode changed last, in nanoseconds since 1970: unlike the time of modification, no program can set it.
+    pub changed: i64,
+    /// Of the content, in the form `crc32c:HEX` or `sha256:HEX` that the manifest has in two fields. Empty if nobody knows it:
+    /// of a file of which only an increment was stored.
+    pub checksum: String,
 }
 
 /// Pages whose checksum was wrong.

@@ -1,0 +1,107 @@
+//! Which pages of a relation's file were changed since the parent was taken.
+//!
+//! By the LSN of each page: that of the last WAL record that changed it. The parent's copy of a page whose LSN is below the
+//! parent's start is the same page, but for hints that a server without data checksums writes as it likes. A page that was
+//! being written while it was read may show its old LSN: it was changed after this backup's start then, and the WAL from
+//! there on writes it anew. It is the same with what is read twice, and differs.
+//!
+//! Four things are not left to the LSN. A page that is all zero has none; one whose LSN is 0 was written by no record. The
+//! metapage of an SP-GiST index holds a cache that the server changes without a record (`SpGistUpdateMetaPage`).
+//! And of what lies beyond the parent's copy of the file everything is changed, whatever the LSNs say: `CREATE DATABASE …
+//! STRATEGY FILE_COPY` may have been copying the file, page by page, just when the parent read it. A page whose header is not
+//! that of a page says nothing, and what the rest of the file says is not believed either: it goes in full.
+
+use crate::error::Result;
+use crate::formats::increment::IncrementHeader;
+use crate::formats::manifest::{ChecksumAlgorithm, Checksummer};
+use crate::lsn::Lsn;
+use crate::page::{PAGE_BYTES, Page};
+
+use crate::backup::pages::PageReader;
+
+/// Pages that are kept in memory while the rest of the file is read, so that they need not be read again: 8 MB.
+pub(super) const KEPT: usize = 1024;
+
+/// What a file's pages are to be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::backup) struct Question {
+    /// The parent's start: what was changed there or later is changed.
+    pub(super) since: Lsn,
+    /// The parent has so many pages of the file: the others are changed.
+    pub(super) known: u32,
+}
+
+impl Question {
+    /// Was this page, of that number in the file, changed? None if it is no page.
+    fn ask(self, number: u32, page: Page<'_>) -> Option<bool> {
+        if page.is_all_zero() {
+            return Some(true);
+        }
+        let lsn = page.lsn();
+        page.has_plausible_header()
+            .then_some(number >= self.known || lsn >= self.since || lsn == Lsn(0) || page.is_spgist_meta())
+    }
+}
+
+/// What reading a file once has told.
+#[derive(Debug)]
+pub(super) struct Scan {
+    /// The numbers of the changed pages, ascending.
+    pub(super) blocks: Vec<u32>,
+    /// The first [`KEPT`] of them, one after the other.
+    pub(super) kept: Vec<u8>,
+    /// The CRCs of the others.
+    pub(super) others: Vec<u32>,
+    /// Of the file's content.
+    pub(super) sum: Vec<u8>,
+}
+
+/// Read a file of `size` bytes, which are whole pages. None, as soon as that is known, if an increment would not be smaller
+/// than the file, or cannot be made. `read` is told before each piece how many bytes it has.
+pub(super) fn scan(
+    reader: &mut PageReader,
+    size: u64,
+    question: Question,
+    algorithm: ChecksumAlgorithm,
+    buffer: &mut [u8],
+    mut read: impl FnMut(u64) -> Result<()>,
+) -> Result<Option<Scan>> {
+    let mut scan = Scan {
+        blocks: Vec::new(),
+        kept: Vec::new(),
+        others: Vec::new(),
+        sum: Vec::new(),
+    };
+    let mut sum = Checksummer::new(algorithm);
+    loop {
+        let length = reader.next_length(buffer.len());
+        if length > 0 {
+            read(length as u64)?;
+        }
+        let Some(run) = reader.next(buffer)? else { break };
+        sum.update(run.bytes);
+        let (pages, _) = run.bytes.as_chunks::<PAGE_BYTES>();
+        for (page, number) in pages.iter().zip(run.first..) {
+            match question.ask(number, Page(page)) {
+                None => return Ok(None),
+                Some(false) => continue,
+                Some(true) => scan.blocks.push(number),
+            }
+            if scan.blocks.len() <= KEPT {
+                scan.kept.extend_from_slice(page);
+            } else {
+                scan.others.push(crc32c::crc32c(page));
+            }
+        }
+        if !pays(scan.blocks.len(), size) {
+            return Ok(None);
+        }
+    }
+    scan.sum = sum.finish();
+    Ok(Some(scan))
+}
+
+/// Is an increment of so many pages smaller than a file of `size` bytes?
+pub(super) fn pays(pages: usize, size: u64) -> bool {
+    IncrementHeader::size_of(pages as u64) < size
+}

@@ -1,0 +1,148 @@
+//! Packing an increment: the pages of a file that have changed, read as they are found or once more.
+
+use std::fs::File;
+use std::path::Path;
+
+use super::Way;
+use super::changes::{KEPT, Question, Scan, scan};
+use crate::backup::pack::{CHUNK, Packer};
+use crate::backup::pages::PageReader;
+use crate::backup::walk::Owner;
+use crate::error::{Error, Result};
+use crate::formats::files_metadata::CorruptBlocks;
+use crate::formats::increment::IncrementHeader;
+use crate::page::PAGE_BYTES;
+
+/// What became of a file that was to be an increment.
+#[derive(Debug)]
+pub(in crate::backup) struct Incremented {
+    /// Of the whole file, if the parent's pages and these make the same bytes for sure.
+    pub(in crate::backup) sum: Option<Vec<u8>>,
+    pub(in crate::backup) corrupt: Option<CorruptBlocks>,
+}
+
+/// A file that is being packed.
+pub(in crate::backup) struct Input<'a> {
+    /// Relative to the data directory.
+    pub(in crate::backup) path: &'a Path,
+    /// The same, whole.
+    pub(in crate::backup) full: &'a Path,
+    pub(in crate::backup) file: &'a File,
+    /// In bytes, when it was opened.
+    pub(in crate::backup) size: u64,
+    pub(in crate::backup) owner: &'a Owner,
+}
+
+impl Packer {
+    /// Add the member of an increment. None: the file is to go in full, and nothing was written.
+    pub(in crate::backup) fn increment(&mut self, input: &Input<'_>, way: Way) -> Result<Option<Incremented>> {
+        match way {
+            Way::Full => Ok(None),
+            Way::Scan(question) => self.scanned(input, question),
+            Way::Blocks(blocks) => self.listed(input, blocks).map(Some),
+        }
+    }
+
+    /// First read all of it, then write the pages that have changed. Few of them are kept in memory, the others are read again;
+    /// what they have become meanwhile is as good, as the WAL of this time will be replayed.
+    fn scanned(&mut self, input: &Input<'_>, question: Question) -> Result<Option<Incremented>> {
+        let mut reader = self.reader(input, true)?;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let (shared, algorithm) = (self.shared.clone(), self.shared.algorithm);
+        let found = scan(&mut reader, input.size, question, algorithm, &mut buffer, |bytes| {
+            shared.limiter.wait_for(bytes, &shared.stop)?;
+            self.ahead += bytes;
+            shared.progress.read(bytes);
+            Ok(())
+        });
+        self.buffer = buffer;
+        let Some(Scan {
+            blocks,
+            kept,
+            others,
+            sum,
+        }) = found?
+        else {
+            return Ok(None);
+        };
+        self.ahead = 0;
+        let corrupt = reader.into_corrupt();
+        let header = IncrementHeader {
+            file_size: input.size,
+            blocks,
+        };
+        self.begin(input, &header)?;
+        let written = self.tar.content(&kept);
+        self.written(written)?;
+        drop(kept);
+        let (mut again, mut crcs, mut same) = (self.reader(input, false)?, others.iter(), true);
+        let rest = &header.blocks[header.blocks.len().min(KEPT)..];
+        self.pages(&mut again, rest, |page| {
+            same &= crcs.next() == Some(&crc32c::crc32c(page))
+        })?;
+        self.end(&header)?;
+        let provable = self.shared.is_provable() && corrupt.is_none() && same;
+        Ok(Some(Incremented {
+            sum: provable.then_some(sum),
+            corrupt,
+        }))
+    }
+
+    /// Nothing but these pages is read.
+    fn listed(&mut self, input: &Input<'_>, blocks: Vec<u32>) -> Result<Incremented> {
+        let header = IncrementHeader {
+            file_size: input.size,
+            blocks,
+        };
+        self.begin(input, &header)?;
+        let mut reader = self.reader(input, true)?;
+        self.pages(&mut reader, &header.blocks, |_| ())?;
+        self.end(&header)?;
+        self.shared.progress.read(input.size);
+        Ok(Incremented {
+            sum: None,
+            corrupt: reader.into_corrupt(),
+        })
+    }
+
+    fn begin(&mut self, input: &Input<'_>, header: &IncrementHeader) -> Result<()> {
+        self.begin_member(input.path, header.member_size(), input.owner)?;
+        let written = self.tar.content(&header.to_bytes());
+        self.written(written)
+    }
+
+    fn end(&mut self, header: &IncrementHeader) -> Result<()> {
+        let written = self.tar.pad(header.member_size());
+        self.written(written)?;
+        self.packed.bytes += header.member_size();
+        Ok(())
+    }
+
+    /// Add these pages of the file, neighbours with one request.
+    fn pages(
+        &mut self,
+        reader: &mut PageReader,
+        mut blocks: &[u32],
+        mut each: impl FnMut(&[u8; PAGE_BYTES]),
+    ) -> Result<()> {
+        while let Some(first) = blocks.first() {
+            let neighbours = blocks.iter().zip(*first..).take_while(|(block, next)| *block == next);
+            let count = neighbours.take(CHUNK / PAGE_BYTES).count();
+            let bytes = count * PAGE_BYTES;
+            self.shared.limiter.wait_for(bytes as u64, &self.shared.stop)?;
+            reader.seek(*first);
+            let run = reader.next(&mut self.buffer[..bytes])?;
+            let run = run.filter(|run| run.bytes.len() == bytes).ok_or_else(|| {
+                Error::config(
+                    "a page to be copied lies beyond the end of its file",
+                    "This is a defect of walarchive; please report it.",
+                )
+            })?;
+            run.bytes.as_chunks().0.iter().for_each(&mut each);
+            let written = self.tar.content(run.bytes);
+            self.written(written)?;
+            blocks = &blocks[count..];
+        }
+        Ok(())
+    }
+}

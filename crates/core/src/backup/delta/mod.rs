@@ -1,0 +1,123 @@
+//! Delta backups: of what the parent holds already, only what has changed since.
+//!
+//! - A file of which it is certain that it was not written since is not read, and left out: see [`files`].
+//! - Of a relation's file in a database that was there when the parent was taken, the pages that were changed since go into
+//!   an increment: see [`changes`] and [`databases`].
+//! - Everything else goes in full.
+//!
+//! [`choose`] finds the parent, or says why a full backup is to be taken.
+
+mod changes;
+mod choose;
+mod databases;
+mod files;
+mod fit;
+mod increment;
+mod leave;
+mod load;
+mod relation;
+mod summaries;
+mod ways;
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::lsn::Lsn;
+use crate::storage::Store;
+use crate::wal::TimelineHistory;
+
+pub use choose::choose;
+use files::ParentFiles;
+pub(super) use increment::Input;
+pub(super) use leave::leave_out;
+#[cfg(test)]
+pub(super) use summaries::summary_of;
+pub(super) use ways::{Delta, Way};
+
+/// `walarchive.delta_origin`: upon what a delta backup is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Origin {
+    /// Upon the newest backup, whether full or delta.
+    #[default]
+    Latest,
+    /// Upon the full backup that the newest one is based on.
+    LatestFull,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// A full backup.
+    Full,
+    /// A delta backup if a parent fits, else a full one.
+    Automatic {
+        /// `walarchive.delta_max_steps`: so many deltas are based on one full backup at most; 0 for none.
+        max_steps: u32,
+        /// Upon what.
+        origin: Origin,
+    },
+    /// A delta backup upon the backup of this name, or an error.
+    Upon(String),
+}
+
+/// What it comes to.
+#[derive(Debug, Clone)]
+pub enum Choice {
+    /// A full backup; and why, half a sentence, if a delta was asked for.
+    Full {
+        /// None if nobody asked for a delta.
+        why: Option<String>,
+    },
+    /// A delta backup, to be put into [`BackupRequest::parent`](super::BackupRequest::parent).
+    Delta(Parent),
+}
+
+/// The backup that a delta is based on.
+#[derive(Debug, Clone)]
+pub struct Parent {
+    /// Its name.
+    pub name: String,
+    /// Name of the full backup at the root, which may be this one.
+    pub full_name: String,
+    /// Where it starts: what was changed after this is not in it for sure.
+    pub start_lsn: Lsn,
+    /// Steps that the new backup is away from the full one.
+    pub count: u32,
+    /// The timeline on which it was taken.
+    pub(super) timeline: u32,
+    /// How this timeline comes from that one. Nothing else is known of it if both are the same.
+    pub(super) history: TimelineHistory,
+    /// When it started.
+    pub(super) start_time: DateTime<Utc>,
+    /// Names of its ancestors, its own parent first.
+    pub(super) ancestors: Vec<String>,
+    /// Was it taken from this very data directory, which has been written by nobody but its own server since?
+    pub(super) same_primary: bool,
+    pub(super) files: Arc<ParentFiles>,
+}
+
+impl Parent {
+    /// The start in its name, as the name of the delta ends.
+    pub(super) fn segment(&self) -> &str {
+        let name = self.name.strip_prefix("base_").unwrap_or(&self.name);
+        name.split("_D_").next().unwrap_or(name)
+    }
+
+    /// Is everything there still that the delta is based on, and nobody deletes any of it?
+    pub(super) async fn check(&self, store: &Store) -> Result<()> {
+        for name in std::iter::once(&self.name).chain(&self.ancestors) {
+            let sentinel = store.size(&layout::sentinel(name)).await?;
+            let deletion = store.size(&layout::backup_deletion(name)).await?;
+            if sentinel.is_none() || deletion.is_some() {
+                return Err(Error::NoBackup {
+                    message: format!("backup \"{name}\", which this delta backup is based on, was deleted meanwhile"),
+                    hint: "Take the backup again.".to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,143 @@
+//! Restoring some databases only: of the others, relations come back as files of zeros that take no space.
+//!
+//! They keep their size, as replay of the WAL goes on writing into them and would stop at a page that is not there. The
+//! server starts, and the databases can be dropped; nothing else can be done with them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::contents::{Entry, listen_to, metadata_object};
+use crate::error::{Error, Result};
+use crate::formats::files_metadata::Listener;
+use crate::storage::Store;
+
+/// `FirstNormalObjectId`: databases below are the server's own, such as the templates and "postgres".
+const FIRST_OF_USERS: u32 = 16_384;
+
+/// More databases than any cluster has.
+const LIMIT: usize = 1 << 20;
+
+/// The databases that come back with their content; all of them if none is named.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Databases(Option<BTreeSet<u32>>);
+
+impl Databases {
+    /// What the user named: OIDs, or names if the backup knows them.
+    pub(super) async fn find(store: &Store, backup: &str, wanted: &[String]) -> Result<Self> {
+        if wanted.is_empty() {
+            return Ok(Databases(None));
+        }
+        let mut names = Names::default();
+        if wanted.iter().any(|name| oid_of(name).is_none()) {
+            let (key, size) = metadata_object(store, backup).await?;
+            names = listen_to(store, &key, size, names).await?;
+        }
+        let find = |name: &String| match names.0.get(name).copied().or_else(|| oid_of(name)) {
+            Some(oid) => Ok(oid),
+            None => Err(Error::config(
+                match names.0.is_empty() {
+                    true => format!(
+                        "backup \"{backup}\" does not tell the names of its databases, so \"{name}\" cannot be found"
+                    ),
+                    false => format!("backup \"{backup}\" has no database \"{name}\""),
+                },
+                match names.0.is_empty() {
+                    true => "Give its OID: SELECT oid, datname FROM pg_database.".to_owned(),
+                    false => {
+                        let known: Vec<_> = names.0.keys().take(50).map(|name| format!("\"{name}\"")).collect();
+                        format!("It has {}.", known.join(", "))
+                    }
+                },
+            )),
+        };
+        wanted.iter().map(find).collect::<Result<_>>().map(Some).map(Databases)
+    }
+
+    /// Does the file come back without its content?
+    pub(super) fn leaves_out(&self, path: &[u8]) -> bool {
+        let Some(wanted) = &self.0 else { return false };
+        database_of(path).is_some_and(|(oid, name)| {
+            oid >= FIRST_OF_USERS && !wanted.contains(&oid) && name.first().is_some_and(u8::is_ascii_digit)
+        })
+    }
+
+    /// What was named must be among those that were found.
+    pub(super) fn check(&self, found: &BTreeSet<u32>, backup: &str) -> Result<()> {
+        let missing = self.0.iter().flatten().find(|oid| !found.contains(oid));
+        missing.map_or(Ok(()), |oid| {
+            Err(Error::config(
+                format!("backup \"{backup}\" has no database with OID {oid}"),
+                "Look for its OID in the server: SELECT oid, datname FROM pg_database.",
+            ))
+        })
+    }
+
+    pub(super) fn is_all(&self) -> bool {
+        self.0.is_none()
+    }
+
+    pub(super) fn wanted(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().flatten().copied()
+    }
+}
+
+fn oid_of(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|oid| *oid > 0)
+}
+
+/// The OID of the database in whose directory the file lies, and the name of the file there.
+pub(super) fn database_of(path: &[u8]) -> Option<(u32, &[u8])> {
+    let components: Vec<&[u8]> = path.split(|byte| *byte == b'/').take(6).collect();
+    let (oid, name) = match components[..] {
+        [b"base", oid, name] => (oid, name),
+        [b"pg_tblspc", _, _, oid, name] => (oid, name),
+        _ => return None,
+    };
+    Some((std::str::from_utf8(oid).ok().and_then(oid_of)?, name))
+}
+
+/// The names of the databases, as files metadata has them.
+#[derive(Default)]
+struct Names(BTreeMap<String, u32>);
+
+impl Listener for Names {
+    type File = Entry;
+
+    fn file(&mut self, _: &str, _: Entry) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn database(&mut self, name: &str, oid: u32) -> Result<(), String> {
+        if self.0.len() < LIMIT {
+            self.0.insert(name.to_owned(), oid);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_relations_of_other_users_databases_are_left_out() {
+        let some = Databases(Some(BTreeSet::from([16_400])));
+        for (path, expected) in [
+            ("base/16401/2619", true),
+            ("base/16401/2619_fsm", true),
+            ("base/16401/t3_5", false),
+            ("pg_tblspc/16390/PG_15_202209061/16401/2619.1", true),
+            ("pg_tblspc/16390/PG_15_202209061/16400/2619.1", false),
+            ("base/16401/PG_VERSION", false),
+            ("base/16401/pg_filenode.map", false),
+            ("base/16400/2619", false),
+            ("base/5/2619", false),
+            ("global/1262", false),
+            ("base/16401", false),
+            ("base/x/1", false),
+            ("base/16401/1/2", false),
+        ] {
+            assert_eq!(some.leaves_out(path.as_bytes()), expected, "{path}");
+            assert!(!Databases::default().leaves_out(path.as_bytes()));
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Leaving out what needs not be fetched after all.
+
+use super::contents::{Entry, Sets, listen_to, metadata_object};
+use super::level::{Bits, Level};
+use super::plan::TarKind;
+use super::table::{Stored, Table};
+use crate::error::Result;
+use crate::formats::files_metadata::Listener;
+use crate::storage::Store;
+
+/// Finds the tars in which something is still needed.
+struct Needed {
+    table: Table,
+    level: Level,
+    sets: Sets,
+    needed: Vec<Option<bool>>,
+}
+
+impl Listener for Needed {
+    type File = Entry;
+
+    fn file(&mut self, _: &str, _: Entry) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn tar(&mut self, name: &str) -> Result<(), String> {
+        self.sets.tar(name);
+        if let Some(tar) = self.sets.current {
+            self.needed[tar].get_or_insert(false);
+        }
+        Ok(())
+    }
+
+    fn member(&mut self, path: &str) -> Result<(), String> {
+        let file = self.table.find(path.trim_matches('/').as_bytes());
+        if let (Some(tar), Some(file)) = (self.sets.current, file)
+            && self.level.taken.get(file).is_some()
+        {
+            self.needed[tar] = Some(true);
+        }
+        Ok(())
+    }
+}
+
+/// Take none of the files that are `there` from any backup, and no tar in which then nothing is needed.
+pub(super) async fn narrow(
+    store: &Store,
+    mut table: Table,
+    levels: Vec<Level>,
+    there: &Bits,
+) -> Result<(Table, Vec<Level>)> {
+    let mut narrowed = Vec::with_capacity(levels.len());
+    for mut level in levels {
+        let there = (0..table.len()).filter(|file| there.get(*file));
+        there.for_each(|file| level.taken.set(file, Stored::Skipped));
+        // Without files metadata nobody knows what is in which tar.
+        if table.has_metadata {
+            let (key, size) = metadata_object(store, &level.backup).await?;
+            let listener = Needed {
+                table,
+                sets: Sets::new(&level.tars),
+                needed: vec![None; level.tars.len()],
+                level,
+            };
+            let mut found = listen_to(store, &key, size, listener).await?;
+            let mut needed = found.needed.into_iter();
+            found
+                .level
+                .tars
+                .retain(|tar| needed.next().flatten().unwrap_or(true) || tar.kind != TarKind::Part);
+            (table, level) = (found.table, found.level);
+        }
+        narrowed.push(level);
+    }
+    Ok((table, narrowed))
+}

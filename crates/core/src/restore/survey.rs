@@ -1,0 +1,52 @@
+//! What is added up while the files of a backup are read.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::databases::{Databases, database_of};
+
+/// More tablespaces and databases than any cluster has: what lies in more of them counts for the data directory.
+const LIMIT: usize = 100_000;
+
+/// File systems give files whole blocks of so many bytes.
+pub(super) const BLOCK: u64 = 4096;
+
+/// Sums over the files of a manifest.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    pub(super) databases: Databases,
+    /// The bytes that files take, by the OID of their tablespace, those of the data directory under none.
+    pub(super) bytes: BTreeMap<Option<u32>, u64>,
+    /// The OIDs of the databases that have files.
+    pub(super) found: BTreeSet<u32>,
+}
+
+impl Survey {
+    pub(super) fn new(databases: Databases) -> Self {
+        Survey {
+            databases,
+            ..Survey::default()
+        }
+    }
+
+    /// Look at a file. Returns whether it comes back without its content.
+    pub(super) fn look_at(&mut self, path: &[u8], size: u64) -> bool {
+        if let Some((oid, _)) = database_of(path)
+            && self.found.len() < LIMIT
+        {
+            self.found.insert(oid);
+        }
+        let is_left_out = self.databases.leaves_out(path);
+        if !is_left_out {
+            let tablespace = tablespace_of(path).filter(|_| self.bytes.len() < LIMIT);
+            *self.bytes.entry(tablespace).or_default() += size.div_ceil(BLOCK).saturating_mul(BLOCK);
+        }
+        is_left_out
+    }
+}
+
+/// The OID of the tablespace in which a file lies; none for the data directory.
+pub(super) fn tablespace_of(path: &[u8]) -> Option<u32> {
+    let rest = path.strip_prefix(b"pg_tblspc/")?;
+    let oid = rest.split(|byte| *byte == b'/').next()?;
+    std::str::from_utf8(oid).ok()?.parse().ok()
+}

@@ -1,0 +1,242 @@
+//! Restores into a directory in which something is.
+
+use super::*;
+use crate::control_file::tests::{SYSTEM_IDENTIFIER, sample};
+
+const NEWER: &[u8] = b"THE content of a relation, several times over";
+
+fn delta() -> RestoreOptions {
+    RestoreOptions {
+        mode: RestoreMode::Delta,
+        ..RestoreOptions::default()
+    }
+}
+
+/// A backup in two tars, of a cluster with a `pg_control` that can be read.
+async fn repository() -> Repository {
+    let control = sample(16 << 20, 288);
+    let members = [directory("/base"), directory("/base/5"), file("/base/5/1259", CONTENT)];
+    let listed: [(&str, &[u8]); 3] = [("base/5/1259", CONTENT), ("base/5/1", CONTENT), ("PG_VERSION", b"15")];
+    let sentinel =
+        format!(r#"{{"LSN": 1, "FinishLSN": 2, "PgVersion": 150018, "SystemIdentifier": {SYSTEM_IDENTIFIER}}}"#);
+    let repository = Repository::new(&sentinel, &members, &[]).await;
+    let mut all: Vec<(&str, &[u8])> = vec![("global/pg_control", &control), ("backup_label", b"START WAL")];
+    all.extend(listed);
+    repository.put(&layout::backup_manifest(BACKUP), &manifest(&all)).await;
+    let control = [file("/global/pg_control", &control)];
+    repository.put_tar("pg_control.tar.zst", &control).await;
+    let members = [file("/base/5/1", CONTENT), file("/PG_VERSION", b"15")];
+    repository.put_tar("part_002.tar.zst", &members).await;
+    let metadata = r#"{"Files": {"/base": {}, "/base/5": {}, "/base/5/1259": {}, "/base/5/1": {}, "/PG_VERSION": {},
+        "/global/pg_control": {}, "backup_label": {}},
+        "TarFileSets": {"part_001.tar.zst": ["/base", "/base/5", "/base/5/1259"],
+        "part_002.tar.zst": ["/base/5/1", "/PG_VERSION"]}}"#;
+    repository
+        .put(&layout::files_metadata(BACKUP), metadata.as_bytes())
+        .await;
+    repository
+}
+
+impl Repository {
+    fn write(&self, path: &str, content: &[u8]) {
+        let path = self.target().join(path);
+        std::fs::create_dir_all(path.parent().expect("below")).expect("created");
+        std::fs::write(path, content).expect("written");
+    }
+
+    fn files(&self) -> Vec<String> {
+        let mut files: Vec<String> = walk(&self.target())
+            .iter()
+            .map(|path| {
+                path.strip_prefix(self.target())
+                    .expect("below")
+                    .to_string_lossy()
+                    .into_owned()
+            })
+            .collect();
+        files.sort();
+        files
+    }
+}
+
+const FILES: [&str; 6] = [
+    "PG_VERSION",
+    "backup_label",
+    "backup_manifest",
+    "base/5/1",
+    "base/5/1259",
+    "global/pg_control",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_right_is_kept_and_what_is_not_in_the_backup_goes() {
+    let repository = repository().await;
+    repository.restore().await.expect("restored");
+    assert_eq!(repository.files(), FILES);
+    // The cluster lived on: one file changed, others came, and its label was used up.
+    repository.write("base/5/1259", NEWER);
+    repository.write("base/16400/1", b"of a database that came later");
+    repository.write("pg_wal/000000010000000000000007", b"WAL");
+    repository.write("recovery.signal", b"");
+    repository.write("postmaster.pid", b"999999999\n/x\n");
+    repository.write("base/5/1.deadbeef.walarchive-tmp", b"half");
+    std::fs::remove_file(repository.target().join("backup_label")).expect("removed");
+    std::os::unix::fs::symlink("/nowhere", repository.target().join("link")).expect("linked");
+    // All of this tar is there.
+    repository
+        .put(&layout::tar(BACKUP, "part_002.tar.zst"), b"rubbish")
+        .await;
+    let planned = plan(&repository.store, BACKUP, &repository.target(), delta())
+        .await
+        .expect("planned");
+    let text = planned.to_string();
+    let there = "there:        2 files, 47 bytes are as in the backup and are kept; 3 are fetched; 6 are not in it and are removed";
+    assert!(
+        text.contains(there) && text.contains("1 files in pg_wal are removed"),
+        "{text}"
+    );
+    assert!(
+        repository.target().join("global/pg_control").exists(),
+        "a plan removes nothing"
+    );
+    let restored = repository.restore_with(delta()).await.expect("restored");
+    assert_eq!(restored.files, 3);
+    assert_eq!(repository.files(), FILES);
+    let read = |path: &str| std::fs::read(repository.target().join(path)).expect(path);
+    assert_eq!(
+        (read("base/5/1259"), read("base/5/1")),
+        (CONTENT.to_vec(), CONTENT.to_vec())
+    );
+    assert!(!repository.target().join("base/16400").exists() && !repository.target().join(member::MARKER).exists());
+    // Without a manifest nothing can be compared.
+    repository
+        .store
+        .delete(&layout::backup_manifest(BACKUP))
+        .await
+        .expect("deleted");
+    assert!(
+        repository.restore_with(delta()).await.is_err(),
+        "the rubbish is needed now"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_restore_goes_on() {
+    let repository = repository().await;
+    let part = layout::tar(BACKUP, "part_002.tar.zst");
+    let good = repository
+        .store
+        .get(&part, 1 << 20)
+        .await
+        .expect("asked")
+        .expect("there");
+    repository.put(&part, b"rubbish").await;
+    let options = RestoreOptions {
+        concurrency: 1,
+        ..RestoreOptions::default()
+    };
+    repository.restore_with(options).await.expect_err("damaged");
+    assert!(repository.target().join(member::MARKER).exists());
+    let error = repository.restore().await.expect_err("not empty");
+    assert!(
+        error.hint().is_some_and(|hint| hint.contains("--delta to go on")),
+        "{error:?}"
+    );
+    repository.put(&part, &good).await;
+    repository.restore_with(delta()).await.expect("restored");
+    assert_eq!(repository.files(), FILES);
+    assert!(!repository.target().join(member::MARKER).exists());
+    // Into an empty directory it is as without.
+    std::fs::remove_dir_all(repository.target()).expect("removed");
+    repository.restore_with(delta()).await.expect("restored");
+    assert_eq!(repository.files(), FILES);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_directory_of_something_else_is_refused() {
+    let repository = repository().await;
+    let refused = async |says: &str| {
+        let before = repository.files();
+        let error = repository.restore_with(delta()).await.expect_err(says);
+        assert!(error.to_string().contains(says) && error.hint().is_some(), "{error}");
+        assert_eq!(repository.files(), before);
+    };
+    repository.write("precious", b"mine");
+    refused("is not empty, and it is no data directory").await;
+    let mut other = sample(16 << 20, 288);
+    other[0] ^= 1;
+    let sum = crc32c::crc32c(&other[..288]);
+    other[288..292].copy_from_slice(&sum.to_le_bytes());
+    repository.write("global/pg_control", &other);
+    refused("is of the cluster with system identifier").await;
+    repository.write("global/pg_control", b"rubbish");
+    refused("is damaged").await;
+    repository.write("global/pg_control", &sample(16 << 20, 288));
+    // A process whose current directory it is, as a server's.
+    let mut server = std::process::Command::new("sleep");
+    let mut server = server
+        .arg("600")
+        .current_dir(repository.target())
+        .spawn()
+        .expect("started");
+    repository.write("postmaster.pid", format!("{}\n", server.id()).as_bytes());
+    refused("a server is running").await;
+    server.kill().expect("killed");
+    server.wait().expect("ended");
+    repository.restore_with(delta()).await.expect("restored");
+    assert_eq!(repository.files(), FILES);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tablespaces_are_those_of_the_target() {
+    let spec = format!(
+        r#""SystemIdentifier": {SYSTEM_IDENTIFIER}, "Spec": {{"base_prefix": "/d", "tablespaces": ["16400"],
+        "16400": {{"loc": "/old", "link": "pg_tblspc/16400"}}}},"#
+    );
+    let control = sample(16 << 20, 288);
+    let members = [file("/pg_tblspc/16400/PG_15_1/5/1", CONTENT)];
+    let listed: [(&str, &[u8]); 3] = [
+        ("pg_tblspc/16400/PG_15_1/5/1", CONTENT),
+        ("global/pg_control", &control),
+        ("backup_label", b"START WAL"),
+    ];
+    let repository = Repository::new(&sentinel(&spec), &members, &[]).await;
+    repository
+        .put(&layout::backup_manifest(BACKUP), &manifest(&listed))
+        .await;
+    repository
+        .put_tar("pg_control.tar.zst", &[file("/global/pg_control", &control)])
+        .await;
+    let at = |name: &str| repository.place.path().join(name);
+    let options = |place: &str| {
+        let mut options = delta();
+        let map = format!("16400={}", at(place).display());
+        options.tablespace_map.add(&map).expect("a mapping");
+        options
+    };
+    repository.restore_with(options("one")).await.expect("restored");
+    let file = at("one/PG_15_1/5/1");
+    for (name, content) in [("1", NEWER), ("2", CONTENT)] {
+        std::fs::write(at("one/PG_15_1/5").join(name), content).expect("written");
+    }
+    std::fs::create_dir(at("one/PG_14_1")).expect("created");
+    repository.restore_with(options("one")).await.expect("restored");
+    assert_eq!(std::fs::read(&file).expect("read"), CONTENT);
+    assert!(
+        !at("one/PG_15_1/5/2").exists() && at("one/PG_14_1").exists(),
+        "of another server"
+    );
+    // Another place, which is in use.
+    std::fs::create_dir(at("two")).expect("created");
+    std::fs::write(at("two/x"), "").expect("written");
+    let error = repository.restore_with(options("two")).await.expect_err("in use");
+    assert!(error.to_string().contains("is not that of tablespace 16400"), "{error}");
+    std::fs::remove_file(at("two/x")).expect("removed");
+    repository.restore_with(options("two")).await.expect("restored");
+    let link = repository.target().join("pg_tblspc/16400");
+    assert_eq!(std::fs::read_link(link).expect("a link"), at("two"));
+    assert!(
+        at("two/PG_15_1/5/1").exists() && file.exists(),
+        "what the link led to is left alone"
+    );
+}
