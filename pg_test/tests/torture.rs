@@ -46,12 +46,12 @@ fn primary(site: &Site, seed: u64) -> Cluster {
     let mut builder = site
         .builder("primary")
         .initdb_arg("--wal-segsize=4")
-        .data_checksums(seed % 3 != 0)
+        .data_checksums(!seed.is_multiple_of(3))
         .setting("max_prepared_transactions", "10")
         .setting("autovacuum_naptime", "1s")
         .setting("walarchive.delta_max_steps", "9")
         .setting("walarchive.delta_origin", origin);
-    if site.pg().major() >= 17 && seed % 2 == 0 {
+    if site.pg().major() >= 17 && seed.is_multiple_of(2) {
         builder = builder.setting("summarize_wal", "on");
     }
     let cluster = builder.start();

@@ -50,6 +50,7 @@ impl Place {
             user_data: None,
             start_time: chrono::Utc::now(),
             tablespaces: Vec::new(),
+            parent: None,
         };
         let options = BackupOptions::default();
         let begun = Backup::begin(&store, request, options, Default::default(), CancellationToken::new());

@@ -94,6 +94,7 @@ async fn take(dir: &str, store: &str, spare_cache: bool) -> Result<()> {
         user_data: None,
         start_time: Default::default(),
         tablespaces: Vec::new(),
+        parent: None,
     };
     let options = BackupOptions {
         find_resident: spare_cache.then_some(page_cache::resident),
