@@ -59,6 +59,27 @@ impl Repository {
     }
 }
 
+/// A process that ends with the test.
+struct Pretender(std::process::Child);
+
+impl Pretender {
+    fn start(directory: &Path) -> Self {
+        let mut sleep = std::process::Command::new("sleep");
+        let sleep = sleep
+            .arg("600")
+            .current_dir(directory)
+            .stdout(std::process::Stdio::null());
+        Pretender(sleep.stderr(std::process::Stdio::null()).spawn().expect("started"))
+    }
+}
+
+impl Drop for Pretender {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 const FILES: [&str; 6] = [
     "PG_VERSION",
     "backup_label",
@@ -173,16 +194,10 @@ async fn the_directory_of_something_else_is_refused() {
     refused("is damaged").await;
     repository.write("global/pg_control", &sample(16 << 20, 288));
     // A process whose current directory it is, as a server's.
-    let mut server = std::process::Command::new("sleep");
-    let mut server = server
-        .arg("600")
-        .current_dir(repository.target())
-        .spawn()
-        .expect("started");
-    repository.write("postmaster.pid", format!("{}\n", server.id()).as_bytes());
+    let server = Pretender::start(&repository.target());
+    repository.write("postmaster.pid", format!("{}\n", server.0.id()).as_bytes());
     refused("a server is running").await;
-    server.kill().expect("killed");
-    server.wait().expect("ended");
+    drop(server);
     repository.restore_with(delta()).await.expect("restored");
     assert_eq!(repository.files(), FILES);
 }

@@ -1,0 +1,207 @@
+//! Chains that are not whole, or whose pieces do not fit.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_chain_is_refused() {
+    let chain = good(None).await;
+    for (step, fields, says) in [
+        (
+            2,
+            vec![("DeltaFrom", serde_json::Value::Null)],
+            "does not tell the parent",
+        ),
+        (
+            1,
+            vec![("DeltaFrom", chain.names[2].clone().into())],
+            "never comes to a full backup",
+        ),
+        (
+            1,
+            vec![("DeltaFrom", chain.names[1].clone().into())],
+            "never comes to a full backup",
+        ),
+        (
+            1,
+            vec![("SystemIdentifier", 8.into())],
+            "is of cluster 7, but its parent",
+        ),
+        (
+            0,
+            vec![("PgVersion", 140_001.into())],
+            "is of PostgreSQL 15, but its parent",
+        ),
+        (1, vec![("FinishLSN", 2002.into())], "ends only at 0/7D2"),
+        (1, vec![("LSN", 1002.into())], "was taken upon a parent that starts at"),
+        (
+            0,
+            vec![("FilesMetadataDisabled", true.into())],
+            "without files metadata",
+        ),
+        (
+            2,
+            vec![("FilesMetadataDisabled", true.into())],
+            "without files metadata",
+        ),
+    ] {
+        chain.put_sentinel(step, &fields).await;
+        chain.refuses(says).await;
+        chain.put_sentinel(step, &[]).await;
+    }
+    chain
+        .store
+        .delete(&layout::sentinel(&chain.names[0]))
+        .await
+        .expect("deleted");
+    let error = chain
+        .refuses("cannot be restored without all that it is based on")
+        .await;
+    assert!(matches!(error, Error::NoBackup { .. }), "{error:?}");
+    chain.put_sentinel(0, &[]).await;
+    chain.comes_back().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_backup_has_is_never_made_up() {
+    let with = |path: &'static str, stored: Vec<u8>| zstd(&tar_of(&[file(path, &stored)]));
+    let chain = || good(Some(ChecksumAlgorithm::Crc32c));
+    // The base file is shorter than the increments upon it say.
+    let short = chain().await;
+    let key = layout::tar(&short.names[0], "part_001.tar.zst");
+    let members = [
+        file("/base/5/1", &content(&[1; 99])),
+        file("/base/5/3", &content(&[3; 10])),
+    ];
+    short.put(&key, zstd(&tar_of(&members))).await;
+    short
+        .refuses("Of its file \"base/5/1\", 1 pages are in none of the backups")
+        .await;
+    // It is not in its tar.
+    let lost = chain().await;
+    lost.put(&key, zstd(&tar_of(&members[..1]))).await;
+    lost.refuses("base/5/1").await;
+    let lost = good(None).await;
+    let members = [file("/base/5/1", &content(&[1; 100]))];
+    lost.put(&key, zstd(&tar_of(&members))).await;
+    lost.refuses("Of the files that it has from older backups, 1 are in no tar, the first is \"base/5/3\"")
+        .await;
+    // The parent does not know it.
+    let unknown = chain().await;
+    let key = layout::files_metadata(&unknown.names[1]);
+    let metadata = unknown.store.get(&key, 1 << 20).await.expect("asked").expect("there");
+    let metadata = String::from_utf8(metadata.to_vec()).expect("text");
+    unknown
+        .put(&key, metadata.replace("/base/5/3", "/base/5/0").into_bytes())
+        .await;
+    unknown.refuses("\"base/5/3\" being one of them").await;
+    // The full backup has it only in part.
+    let partial = chain().await;
+    let key = layout::files_metadata(&partial.names[0]);
+    let metadata = partial.store.get(&key, 1 << 20).await.expect("asked").expect("there");
+    let metadata = String::from_utf8(metadata.to_vec()).expect("text");
+    partial.put(&key, metadata.replace("false", "true").into_bytes()).await;
+    partial.refuses("not here in full").await;
+    // Increments that are none.
+    let key = layout::tar(&partial.names[2], "part_001.tar.zst");
+    let good = increment(&[1; 100], &[2; 120], 0, false);
+    for (stored, says) in [
+        (good[..good.len() - 1].to_vec(), "is no increment: Its length"),
+        (b"wi1U".to_vec(), "is no increment: It is too short"),
+        (content(&[1; 2]), "is no increment: It does not begin"),
+        (
+            increment(&[1; 119], &[2; 119], 0, false),
+            "the backup manifest says 983040",
+        ),
+    ] {
+        let chain = chain().await;
+        chain.put(&key, with("/base/5/1", stored)).await;
+        chain.refuses(says).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_put_together_is_compared_with_the_manifest() {
+    for (algorithm, says) in [
+        (
+            ChecksumAlgorithm::Crc32c,
+            "and the newer pages of the file have a checksum other",
+        ),
+        (ChecksumAlgorithm::Sha256, "It was put together from several backups"),
+    ] {
+        let chain = good(Some(algorithm)).await;
+        // A page of the oldest backup, and one that stays as it is.
+        let key = layout::tar(&chain.names[0], "part_001.tar.zst");
+        let mut one = vec![1; 100];
+        one[50] = 99;
+        let members = |one: &[u8]| {
+            let members = [file("/base/5/1", &content(one)), file("/base/5/3", &content(&[3; 10]))];
+            zstd(&tar_of(&members))
+        };
+        chain.put(&key, members(&one)).await;
+        chain.refuses(says).await;
+        std::fs::remove_dir_all(chain.target()).expect("removed");
+        chain.put(&key, members(&[1; 100])).await;
+        chain.comes_back().await;
+        std::fs::remove_dir_all(chain.target()).expect("removed");
+        let other = [
+            file("/base/5/1", &content(&[1; 100])),
+            file("/base/5/3", &content(&[4; 10])),
+        ];
+        chain.put(&key, zstd(&tar_of(&other))).await;
+        chain
+            .refuses("\"base/5/3\" has a checksum other than in the backup manifest")
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delta_backup_is_verified_by_itself_and_with_its_chain() {
+    use crate::inventory::Inventory;
+    use crate::verify::{Status, verify_backup};
+    for algorithm in [None, Some(ChecksumAlgorithm::Crc32c)] {
+        let chain = good(algorithm).await;
+        let key = layout::tar(&chain.names[2], "part_001.tar.zst");
+        let intact = chain.store.get(&key, 1 << 20).await.expect("asked").expect("there");
+        let findings = async || {
+            let inventory = Inventory::load(&chain.store).await.expect("loaded");
+            let report = verify_backup(&chain.store, &inventory, chain.newest(), Arc::default()).await;
+            let found = report.expect("verified").details.into_iter();
+            // No control file of these can be read, and there is no WAL.
+            let bad =
+                found.filter(|row| row.status != Status::Ok && row.what != "wal" && row.path != member::PG_CONTROL);
+            bad.map(|row| format!("{} {}", row.path, row.detail))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(findings().await, [""; 0]);
+        let verify = async || {
+            let options = RestoreOptions {
+                mode: RestoreMode::VerifyOnly,
+                ..RestoreOptions::default()
+            };
+            let plan = plan(&chain.store, chain.newest(), &chain.target(), options).await?;
+            apply(plan, Arc::default(), CancellationToken::new()).await
+        };
+        assert_eq!(verify().await.expect("in order").files, 6);
+        let none = [
+            file("/base/5/1", &content(&[1; 2])),
+            file("/base/5/5", &content(&[5; 3])),
+        ];
+        chain.put(&key, zstd(&tar_of(&none))).await;
+        let found = findings().await;
+        assert!(
+            found[0].starts_with("base/5/1 It is no increment: It does not begin"),
+            "{found:?}"
+        );
+        assert!(verify().await.is_err());
+        chain.put(&key, intact.to_vec()).await;
+        // Only the chain as a whole shows this.
+        let base = layout::tar(&chain.names[0], "part_001.tar.zst");
+        let mut one = vec![1; 100];
+        one[50] = 99;
+        let members = [file("/base/5/1", &content(&one)), file("/base/5/3", &content(&[3; 10]))];
+        chain.put(&base, zstd(&tar_of(&members))).await;
+        assert_eq!(findings().await, [""; 0]);
+        assert_eq!(verify().await.is_err(), algorithm.is_some());
+        assert!(!chain.target().exists());
+    }
+}
