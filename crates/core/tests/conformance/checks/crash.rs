@@ -1,6 +1,7 @@
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use nix::sys::signal::{Signal, raise};
@@ -12,6 +13,9 @@ use super::upload::{HEAVY, compare, content, upload};
 use crate::ensure;
 use crate::place::Room;
 use crate::suite::{PREFIX, Support, Trouble, Verdict};
+
+/// How long a store may take to show what it has.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const VARIABLES: [&str; 4] = ["CRASH_URL", "CRASH_OPTIONS", "CRASH_CREDENTIALS", "CRASH_KEY"];
 
@@ -46,10 +50,21 @@ fn dies() {
     let store = Store::open(&config).expect("a store");
     let _guard = runtime.enter();
     let (mut upload, _task) = store.upload(&key, CancellationToken::new());
-    // Of four parts, one is in the making and one may wait: one at least is stored when all of this is written.
-    let content = content(0, PART_BYTES as usize * 4 + 5);
-    upload.write_all(&content).expect("written");
-    raise(Signal::SIGKILL).expect("killed");
+    upload
+        .write_all(&content(0, PART_BYTES as usize * 4 + 5))
+        .expect("written");
+    // Not before the store has a part of it, as far as it tells.
+    let has_part = |upload: &PendingUpload| upload.bytes.is_none_or(|bytes| bytes >= PART_BYTES);
+    let (folder, _) = key.rsplit_once('/').expect("a folder");
+    let begun = Instant::now();
+    loop {
+        let pending = runtime.block_on(store.pending_uploads(folder)).expect("asked");
+        if matches!(pending, Pending::Known(uploads) if uploads.iter().any(has_part)) {
+            raise(Signal::SIGKILL).expect("killed");
+        }
+        assert!(begun.elapsed() < PATIENCE, "nothing of the upload is seen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 async fn found(room: &Room) -> Result<Vec<PendingUpload>, Trouble> {
