@@ -83,30 +83,15 @@ pub(super) fn check(target: &Path, sentinel: &Sentinel) -> Result<bool> {
             "Check the directory and the storage URL; a backup is restored only over its own cluster.",
         ));
     }
-    if is_running(target) {
+    // Whether the process that it names lives cannot be told from here: it may be in a container, with its own numbers of
+    // processes and its own name for this directory.
+    if fs::symlink_metadata(target.join("postmaster.pid")).is_ok() {
         return Err(Error::config(
-            format!("a server is running in directory \"{path}\""),
-            "Stop it first. If none is running, remove postmaster.pid.",
+            format!("a server is or was running in directory \"{path}\": postmaster.pid is there"),
+            "Stop the server. If none is running, in no container either, remove postmaster.pid.",
         ));
     }
     Ok(true)
-}
-
-/// As its first line, `postmaster.pid` has the process ID. The server's current directory is its data directory.
-fn is_running(target: &Path) -> bool {
-    let Ok(text) = fs::read_to_string(target.join("postmaster.pid")) else {
-        return false;
-    };
-    // A server in single-user mode writes a negative one.
-    let Some(pid) = text.lines().next().and_then(|line| line.trim().parse::<i64>().ok()) else {
-        return false;
-    };
-    let process = PathBuf::from(format!("/proc/{}", pid.abs()));
-    match fs::read_link(process.join("cwd")) {
-        Ok(directory) => target.canonicalize().is_ok_and(|target| target == directory),
-        // Another user's process may not be looked at.
-        Err(_) => process.exists(),
-    }
 }
 
 /// What was found in the directory.

@@ -70,6 +70,10 @@ impl Unpacker<'_> {
             return Ok(());
         }
         let path = MemberPath::parse(&raw).map_err(refused)?;
+        if path.is_beside_tablespace() {
+            tracing::warn!("\"{path}\" is nothing of a cluster, and was left out");
+            return Ok(());
+        }
         let mode = entry.header().mode()?;
         match kind {
             EntryType::Directory => self.directory(&path, mode),

@@ -75,6 +75,13 @@ impl MemberPath {
         NEVER.iter().any(|path| self.is(path))
     }
 
+    /// Does it lie in a tablespace's directory beside those of the servers' versions? Nothing of a cluster does, and where a
+    /// tablespace is, the repository says.
+    pub(crate) fn is_beside_tablespace(&self) -> bool {
+        matches!(&self.0[..], [links, oid, first, ..]
+            if links == b"pg_tblspc" && oid.iter().all(u8::is_ascii_digit) && !first.starts_with(b"PG_"))
+    }
+
     pub(crate) fn content_is_left_out(&self) -> bool {
         CONTENT_LEFT_OUT.iter().any(|path| self.is(path))
     }
