@@ -199,3 +199,37 @@ fn pages_that_got_checksums_meanwhile_are_all_taken() {
     restored.wait_promoted(PATIENCE);
     assert_eq!(restored.psql("SELECT count(*) FROM t"), "50000");
 }
+
+/// Without checksums VACUUM marks a table's pages and leaves their LSNs. The visibility map must not know more than they do, or
+/// what is deleted later is still seen through an index.
+#[test]
+fn pages_that_vacuum_marks_silently_are_taken_with_the_map() {
+    let site = Site::on_files();
+    let primary = site
+        .builder("primary")
+        .data_checksums(false)
+        .setting(STEPS, "9")
+        .start();
+    primary.psql(
+        "CREATE EXTENSION walarchive; CREATE TABLE t (id int PRIMARY KEY, body text) WITH (autovacuum_enabled = off);
+         INSERT INTO t SELECT i, md5(i::text) FROM generate_series(1, 50000) i",
+    );
+    wait_settled(&primary);
+    backup(&primary, "");
+    primary.psql("VACUUM t; INSERT INTO t VALUES (0, 'later')");
+    let name = backup(&primary, "");
+    assert!(name.contains("_D_"), "{name}");
+    archive_all(&primary);
+    lose(&primary);
+    let target = site.restore("restored", &name, &[]);
+    let restored = site.restored("restored").attach(&target);
+    restored.wait_promoted(PATIENCE);
+    restored.psql("DELETE FROM t WHERE id % 2 = 0");
+    let through_index = "SET enable_seqscan = off; SET enable_bitmapscan = off; SELECT count(*) FROM t WHERE id >= 0";
+    let plan = restored.psql(&format!(
+        "{}; EXPLAIN SELECT count(*) FROM t WHERE id >= 0",
+        "SET enable_seqscan = off; SET enable_bitmapscan = off"
+    ));
+    assert!(plan.contains("Index Only Scan"), "{plan}");
+    assert_eq!(restored.psql(through_index), "25000");
+}

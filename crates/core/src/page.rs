@@ -70,6 +70,8 @@ const UPPER_AT: usize = 14;
 const SPECIAL_AT: usize = 16;
 /// The size of the page and the version of its layout.
 const VERSION_AT: usize = 18;
+/// `PD_ALL_VISIBLE`, one of the flags.
+const ALL_VISIBLE: u16 = 4;
 /// Where an SP-GiST page says what it is: `SpGistPageOpaqueData`.
 const SPGIST_SPECIAL_AT: usize = PAGE_BYTES - 8;
 /// `SPGIST_META`.
@@ -135,6 +137,11 @@ impl Page<'_> {
             && usize::from(special) <= PAGE_BYTES
             && special.is_multiple_of(ALIGNMENT)
             && self.half(VERSION_AT) == SIZE_AND_VERSION
+    }
+
+    /// `PD_ALL_VISIBLE`: the rows of a table's page are visible to everybody, as the visibility map may say, too.
+    pub(crate) fn is_all_visible(self) -> bool {
+        self.half(FLAGS_AT) & ALL_VISIBLE != 0
     }
 
     /// Is it the first page of an SP-GiST index? It tells at its end what it is (`access/spgist_private.h`).

@@ -42,6 +42,8 @@ pub(super) struct PageReader {
     /// Where the next run begins, in bytes.
     position: u64,
     corrupt: CorruptBlocks,
+    /// The corrupt pages of the last run, by their numbers in the file.
+    corrupt_here: Vec<u32>,
     footprint: Option<Footprint>,
 }
 
@@ -65,6 +67,7 @@ impl PageReader {
             data_checksums,
             position: 0,
             corrupt: CorruptBlocks::default(),
+            corrupt_here: Vec::new(),
             footprint: None,
         }
     }
@@ -104,6 +107,7 @@ impl PageReader {
         let bytes = &mut buffer[..length];
         let read = self.read_at(bytes, self.position)?;
         bytes[read..].fill(0);
+        self.corrupt_here.clear();
         if self.data_checksums {
             // Behind the end of the file there is nothing to verify.
             let (pages, _) = bytes[..read].as_chunks_mut::<PAGE_BYTES>();
@@ -118,6 +122,11 @@ impl PageReader {
             if end == size { footprint.wipe(file) } else { Ok(()) }
         });
         Ok(Some(Run { first, bytes }))
+    }
+
+    /// Was that page of the file, one of the last run, corrupt?
+    pub(super) fn is_corrupt(&self, page: u32) -> bool {
+        self.corrupt_here.contains(&page)
     }
 
     /// The corrupt pages that were met, by their numbers in the relation. None if there were none.
@@ -156,6 +165,7 @@ impl PageReader {
         *page = again;
         if Page(page).verdict(in_relation, self.start) == Verdict::Wrong {
             self.corrupt.count += 1;
+            self.corrupt_here.push(number);
             if self.corrupt.some.len() < NAMED {
                 self.corrupt.some.push(in_relation);
             }

@@ -5,8 +5,11 @@
 //! being written while it was read may show its old LSN: it was changed after this backup's start then, and the WAL from
 //! there on writes it anew. It is the same with what is read twice, and differs.
 //!
-//! Four things are not left to the LSN. A page that is all zero has none; one whose LSN is 0 was written by no record. The
+//! Some things are not left to the LSN. A page that is all zero has none; one whose LSN is 0 was written by no record. The
 //! metapage of an SP-GiST index holds a cache that the server changes without a record (`SpGistUpdateMetaPage`).
+//! Without data checksums VACUUM marks a page as all-visible, and says so in the visibility map, but leaves the LSN as it was
+//! (`visibilitymap_set`). The map goes in whole, and must not say so of a page that does not know: whoever changed the page
+//! then would not clear it in the map. And a page with a wrong checksum may have lost its LSN, so it is taken as it is.
 //! And of what lies beyond the parent's copy of the file everything is changed, whatever the LSNs say: `CREATE DATABASE …
 //! STRATEGY FILE_COPY` may have been copying the file, page by page, just when the parent read it. A page whose header is not
 //! that of a page says nothing, and what the rest of the file says is not believed either: it goes in full.
@@ -29,6 +32,8 @@ pub(in crate::backup) struct Question {
     pub(super) since: Lsn,
     /// The parent has so many pages of the file: the others are changed.
     pub(super) known: u32,
+    /// Pages that are all-visible may be so without an LSN that tells.
+    pub(super) all_visible: bool,
 }
 
 impl Question {
@@ -38,8 +43,13 @@ impl Question {
             return Some(true);
         }
         let lsn = page.lsn();
-        page.has_plausible_header()
-            .then_some(number >= self.known || lsn >= self.since || lsn == Lsn(0) || page.is_spgist_meta())
+        page.has_plausible_header().then_some(
+            number >= self.known
+                || lsn >= self.since
+                || lsn == Lsn(0)
+                || page.is_spgist_meta()
+                || (self.all_visible && page.is_all_visible()),
+        )
     }
 }
 
@@ -84,8 +94,8 @@ pub(super) fn scan(
         for (page, number) in pages.iter().zip(run.first..) {
             match question.ask(number, Page(page)) {
                 None => return Ok(None),
-                Some(false) => continue,
-                Some(true) => scan.blocks.push(number),
+                Some(false) if !reader.is_corrupt(number) => continue,
+                Some(_) => scan.blocks.push(number),
             }
             if scan.blocks.len() <= KEPT {
                 scan.kept.extend_from_slice(page);

@@ -119,10 +119,13 @@ impl Chooser<'_> {
             history,
             start_time: parent.started(),
             ancestors: chain[1..].iter().map(|link| link.name.clone()).collect(),
+            // All of them: what the parent leaves out is its ancestors'.
             same_primary: !self.in_recovery
-                && parent.timeline == Some(self.request.timeline)
-                && metadata.hostname == self.request.hostname
-                && metadata.data_dir == self.request.data_dir.to_string_lossy(),
+                && chain.iter().all(|link| {
+                    link.timeline == Some(self.request.timeline)
+                        && link.metadata.hostname == self.request.hostname
+                        && link.metadata.data_dir == self.request.data_dir.to_string_lossy()
+                }),
             files: files.into(),
         }))
     }

@@ -46,6 +46,10 @@ impl Packer {
     /// First read all of it, then write the pages that have changed. Few of them are kept in memory, the others are read again;
     /// what they have become meanwhile is as good, as the WAL of this time will be replayed.
     fn scanned(&mut self, input: &Input<'_>, question: Question) -> Result<Option<Incremented>> {
+        let question = Question {
+            all_visible: self.may_be_marked(input.path),
+            ..question
+        };
         let mut reader = self.reader(input, true)?;
         let mut buffer = std::mem::take(&mut self.buffer);
         let (shared, algorithm) = (self.shared.clone(), self.shared.algorithm);
@@ -86,6 +90,27 @@ impl Packer {
             sum: provable.then_some(sum),
             corrupt,
         }))
+    }
+
+    /// May pages have become all-visible since the parent was taken without a new LSN? Not if pages have checksums, nor if the
+    /// visibility map is what it was.
+    fn may_be_marked(&self, path: &Path) -> bool {
+        if self.shared.source.get().is_some_and(|source| source.data_checksums) {
+            return false;
+        }
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let node = name.split_once('.').map_or(name, |(node, _)| node);
+        let map = path.with_file_name(format!("{node}_vm"));
+        // A table with so large a map has 32 TB.
+        let second = path.with_file_name(format!("{node}_vm.1"));
+        let find = |path: &Path| std::fs::symlink_metadata(self.shared.data_dir.join(path));
+        let delta = self.shared.delta.get();
+        let is_there =
+            |found: std::io::Result<_>| !found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+        match find(&map) {
+            Ok(found) => is_there(find(&second)) || delta.is_none_or(|delta| delta.unchanged(&map, &found).is_none()),
+            missing => is_there(missing),
+        }
     }
 
     /// Nothing but these pages is read.

@@ -84,8 +84,11 @@ fn file(files: &mut ParentFiles, path: &str, description: &FileDescription) {
             settled: identity.is_some(),
         });
     }
-    // Of corrupt pages every backup shall tell, so the file is read again.
-    let identity = identity.filter(|_| description.corrupt_blocks.is_none());
+    // Of corrupt pages every backup shall tell, and what was put right without a WAL record shall come in: such a file goes whole,
+    // as if the parent did not have it.
+    if description.corrupt_blocks.is_some() {
+        return;
+    }
     let sum = identity.and_then(checksum);
     let known = identity.map(|identity| Known {
         size: identity.size,

@@ -131,6 +131,7 @@ impl Delta {
                 .then_some(Way::Scan(Question {
                     since: self.parent.start_lsn,
                     known,
+                    all_visible: false,
                 })),
             Source::Summaries(changed) => {
                 let first = file.segment.checked_mul(self.segment_pages)?;

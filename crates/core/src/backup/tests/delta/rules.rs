@@ -208,10 +208,13 @@ async fn a_checksum_is_told_only_if_it_holds() {
             .as_ref()
             .map(|found| found.count);
         assert_eq!(found, data_checksums.then_some(1));
-        // The parent still has the page as it was.
+        // A page that is seen to be wrong may have lost its LSN: it comes in as it is.
         let restored = world.restored(&name).await;
-        assert!(restored["/base/5/101"][4 * PAGE_BYTES..5 * PAGE_BYTES] == sample(OLD, 4, 4));
-        world.relation("base/5/101", 10, OLD);
+        let page = if data_checksums { rotten } else { sample(OLD, 4, 4) };
+        assert!(restored["/base/5/101"][4 * PAGE_BYTES..5 * PAGE_BYTES] == page);
+        if !data_checksums {
+            world.relation("base/5/101", 10, OLD);
+        }
         world.check(&name).await;
     }
     // A standby does not write the hints that its primary writes.
