@@ -209,7 +209,7 @@ impl Workload {
         } = self.databases[&database][index].clone();
         let (from, rows) = (self.below(4000), 1 + self.below(1500));
         // What builds an index of an unlogged table leaves a file behind, for a moment, of which nobody can tell that it belongs to
-        // one. A base backup that copies it, PostgreSQL's own, too, has it in the way when recovery ends.
+        // one. A base backup that copies it has it in the way when recovery ends.
         let operation = match self.below(20) {
             11 | 12 | 14 | 17 | 19 if unlogged => 0,
             16 if !unlogged && !indexes.is_empty() => 0,

@@ -2,9 +2,8 @@
 //! cache would drive out what the server reads all the time.
 //!
 //! What was in the cache before stays there, what was not is dropped soon after it has been copied. Which is which has to be
-//! asked for before the kernel reads ahead. Neither `POSIX_FADV_NOREUSE`, which is about mapped memory only, nor
-//! `POSIX_FADV_DONTNEED` alone, which drops the server's pages too, can do that; nor can `RWF_DONTCACHE`, with which Linux
-//! 6.14 and 6.15 may drop pages that the server has just written.
+//! asked for before the kernel reads ahead. `POSIX_FADV_DONTNEED` alone cannot do
+//! that, as it drops the server's pages too. `POSIX_FADV_NOREUSE` and `RWF_DONTCACHE` were not measured.
 
 use std::collections::VecDeque;
 use std::fs::File;
