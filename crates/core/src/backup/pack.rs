@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cache::FindResident;
 use super::corrupt::Findings;
-use super::delta::{Delta, Input, Way};
+use super::delta::{Delta, Input, Way, is_paged};
 use super::files::FileEntry;
 use super::limiter::Limiter;
 use super::notes::{Notes, Packed};
@@ -127,18 +127,18 @@ impl Packer {
         let incremented = self.increment(&input, way)?;
         let mut description = described(&owner);
         description.is_incremented = incremented.is_some();
-        let (sum, corrupt) = match incremented {
-            Some(incremented) => (incremented.sum, incremented.corrupt),
+        let (sum, found) = match incremented {
+            Some(incremented) => (incremented.sum, incremented.found),
             None => {
                 let mut reader = self.reader(&input, true)?;
                 let next = |buffer: &mut [u8]| reader.next(buffer).map(|run| run.map_or(0, |run| run.bytes.len()));
                 let sum = self.content(input.path, size, &owner, next)?;
-                (Some(sum), reader.into_corrupt())
+                (Some(sum), reader.into_found())
             }
         };
         let after = file.metadata().map_err(|error| Error::io("read", &full, error))?;
         let source = self.shared.source.get();
-        description.corrupt_blocks = corrupt;
+        (description.corrupt_blocks, description.all_visible) = (found.corrupt, found.all_visible);
         if let Some(found) = &description.corrupt_blocks {
             self.shared.corrupt.add(input.path, found, &self.shared.progress)?;
         } else if source.is_some_and(|source| source.shows_writes(&before, &after)) {
@@ -154,7 +154,8 @@ impl Packer {
         self.record(input.path, size, sum, &description)
     }
 
-    /// A reader of the file from its beginning on, which verifies its pages if they have checksums and that is wanted.
+    /// A reader of the file from its beginning on. If `verify` is true, it verifies the pages if they have checksums, and else
+    /// notes what a later delta backup has to know.
     pub(super) fn reader(&self, input: &Input<'_>, verify: bool) -> Result<PageReader> {
         let file = input.file.try_clone();
         let file = file.map_err(|error| Error::io("open", input.full, error))?;
@@ -164,7 +165,17 @@ impl Packer {
             .and_then(|source| source.first_page(input.path));
         let (path, first, start) = (input.full.to_owned(), verified.unwrap_or(0), self.shared.start);
         let reader = PageReader::new(file, path, first, input.size, start, verified.is_some());
+        let reader = match verify && self.notes_all_visible(input.path) {
+            true => reader.noting_all_visible(),
+            false => reader,
+        };
         Ok(reader.sparing(self.shared.find_resident))
+    }
+
+    /// Are the pages of a file to be noted that are all-visible? With data checksums their LSNs tell that.
+    pub(super) fn notes_all_visible(&self, path: &Path) -> bool {
+        let checksums = self.shared.source.get().is_some_and(|source| source.data_checksums);
+        !checksums && is_paged(path)
     }
 
     /// Add a file from memory, under its path in the data directory.

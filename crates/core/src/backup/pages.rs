@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::cache::{FindResident, Footprint};
 use crate::error::{Error, Result};
-use crate::formats::files_metadata::CorruptBlocks;
+use crate::formats::files_metadata::{AllVisible, CorruptBlocks};
 use crate::lsn::Lsn;
 use crate::page::{NAMED, PAGE_BYTES, Page, Verdict};
 
@@ -22,6 +22,15 @@ pub(super) struct Run<'a> {
     pub(super) first: u32,
     /// Whole pages; only the last run of a file whose size is no multiple of a page has less at its end.
     pub(super) bytes: &'a [u8],
+}
+
+/// What reading has told of a file's pages, as files_metadata will say it.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Found {
+    /// The corrupt ones, by their numbers in the relation.
+    pub(super) corrupt: Option<CorruptBlocks>,
+    /// Those that are all-visible, by their numbers in the file, if that was asked.
+    pub(super) all_visible: Option<AllVisible>,
 }
 
 /// One relation's file, of the size that it had when it was opened. What was cut off since reads as zeros, as replay of the
@@ -44,6 +53,8 @@ pub(super) struct PageReader {
     corrupt: CorruptBlocks,
     /// The corrupt pages of the last run, by their numbers in the file.
     corrupt_here: Vec<u32>,
+    /// The pages that are all-visible, if that is asked.
+    all_visible: Option<AllVisible>,
     footprint: Option<Footprint>,
 }
 
@@ -68,6 +79,7 @@ impl PageReader {
             position: 0,
             corrupt: CorruptBlocks::default(),
             corrupt_here: Vec::new(),
+            all_visible: None,
             footprint: None,
         }
     }
@@ -75,6 +87,12 @@ impl PageReader {
     /// The same, leaving the page cache as it is if `find_resident` is there.
     pub(super) fn sparing(mut self, find_resident: Option<FindResident>) -> Self {
         self.footprint = find_resident.map(Footprint::new);
+        self
+    }
+
+    /// The same, noting which pages are all-visible.
+    pub(super) fn noting_all_visible(mut self) -> Self {
+        self.all_visible = Some(AllVisible::default());
         self
     }
 
@@ -115,6 +133,12 @@ impl PageReader {
                 self.verify(page, number)?;
             }
         }
+        if let Some(all_visible) = &mut self.all_visible {
+            let pages = bytes.as_chunks::<PAGE_BYTES>().0.iter().zip(first..);
+            pages
+                .filter(|(page, _)| Page(page).is_all_visible())
+                .for_each(|(_, number)| all_visible.insert(number));
+        }
         self.position += length as u64;
         let (end, size) = (self.position, self.size);
         self.spare(|footprint, file| {
@@ -129,11 +153,14 @@ impl PageReader {
         self.corrupt_here.contains(&page)
     }
 
-    /// The corrupt pages that were met, by their numbers in the relation. None if there were none.
-    pub(super) fn into_corrupt(mut self) -> Option<CorruptBlocks> {
+    /// What was found in the pages that were read.
+    pub(super) fn into_found(mut self) -> Found {
         // Not all may have been read.
         self.spare(Footprint::wipe);
-        Some(self.corrupt).filter(|corrupt| corrupt.count > 0)
+        Found {
+            corrupt: Some(self.corrupt).filter(|corrupt| corrupt.count > 0),
+            all_visible: self.all_visible.and_then(AllVisible::into_some),
+        }
     }
 
     /// That the cache cannot be spared does not end a backup.
@@ -227,7 +254,7 @@ mod tests {
         let content = pages.concat();
         let (_, mut reader) = reader(&content, first);
         assert!(read_all(&mut reader) == content);
-        let corrupt = reader.into_corrupt().expect("some are corrupt");
+        let corrupt = reader.into_found().corrupt.expect("some are corrupt");
         assert_eq!(corrupt.count, 12);
         assert_eq!(corrupt.some, (first + 7..first + 17).collect::<Vec<_>>());
     }
@@ -239,16 +266,16 @@ mod tests {
         let content = [sample(OLD, 0, 5), [0; PAGE_BYTES], changed].concat();
         let (_, mut reader1) = reader(&content, 0);
         assert!(read_all(&mut reader1) == content);
-        assert_eq!(reader1.into_corrupt(), None);
+        assert_eq!(reader1.into_found().corrupt, None);
         // Not whole pages, and without checksums anything.
         let content = [&sample(OLD, 0, 5)[..], &[9; 100]].concat();
         let (_, mut reader2) = reader(&content, 0);
         assert!(read_all(&mut reader2) == content);
-        assert_eq!(reader2.into_corrupt(), None);
+        assert_eq!(reader2.into_found().corrupt, None);
         let (file, _) = reader(&[9; 2 * PAGE_BYTES], 0);
         let mut reader3 = PageReader::new(file, "x".into(), 0, 2 * PAGE_BYTES as u64, START, false);
         assert_eq!(read_all(&mut reader3), [9; 2 * PAGE_BYTES]);
-        assert_eq!(reader3.into_corrupt(), None);
+        assert_eq!(reader3.into_found().corrupt, None);
     }
 
     #[test]
@@ -283,7 +310,7 @@ mod tests {
             expected.truncate(length);
             expected.resize(content.len(), 0);
             assert!(read_all(&mut reader) == expected, "{length}");
-            assert_eq!(reader.into_corrupt(), None, "{length}");
+            assert_eq!(reader.into_found().corrupt, None, "{length}");
         }
     }
 
@@ -300,6 +327,6 @@ mod tests {
         }
         assert_eq!(reader.next_length(PAGE_BYTES), 0);
         assert!(reader.next(&mut buffer).expect("read").is_none());
-        assert_eq!(reader.into_corrupt(), None);
+        assert_eq!(reader.into_found().corrupt, None);
     }
 }

@@ -9,7 +9,8 @@
 //! metapage of an SP-GiST index holds a cache that the server changes without a record (`SpGistUpdateMetaPage`).
 //! Without data checksums VACUUM marks a page as all-visible, and says so in the visibility map, but leaves the LSN as it was
 //! (`visibilitymap_set`). The map goes in whole, and must not say so of a page that does not know: whoever changed the page
-//! then would not clear it in the map. And a page with a wrong checksum may have lost its LSN, so it is taken as it is.
+//! then would not clear it in the map. So a page that is marked now is taken, unless the parent has noted that it was marked
+//! when it read it. And a page with a wrong checksum may have lost its LSN, so it is taken as it is.
 //! And of what lies beyond the parent's copy of the file everything is changed, whatever the LSNs say: `CREATE DATABASE …
 //! STRATEGY FILE_COPY` may have been copying the file, page by page, just when the parent read it. A page whose header is not
 //! that of a page says nothing, and what the rest of the file says is not believed either: it goes in full.
@@ -21,24 +22,25 @@ use crate::lsn::Lsn;
 use crate::page::{PAGE_BYTES, Page};
 
 use crate::backup::pages::PageReader;
+use crate::formats::files_metadata::AllVisible;
 
 /// Pages that are kept in memory while the rest of the file is read, so that they need not be read again: 8 MB.
 pub(super) const KEPT: usize = 1024;
 
 /// What a file's pages are to be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(in crate::backup) struct Question {
     /// The parent's start: what was changed there or later is changed.
     pub(super) since: Lsn,
     /// The parent has so many pages of the file: the others are changed.
     pub(super) known: u32,
-    /// Pages that are all-visible may be so without an LSN that tells.
-    pub(super) all_visible: bool,
+    /// The pages that are all-visible in the parent, if others may have become so without an LSN that tells.
+    pub(super) all_visible: Option<AllVisible>,
 }
 
 impl Question {
     /// Was this page, of that number in the file, changed? None if it is no page.
-    fn ask(self, number: u32, page: Page<'_>) -> Option<bool> {
+    fn ask(&self, number: u32, page: Page<'_>) -> Option<bool> {
         if page.is_all_zero() {
             return Some(true);
         }
@@ -48,8 +50,13 @@ impl Question {
                 || lsn >= self.since
                 || lsn == Lsn(0)
                 || page.is_spgist_meta()
-                || (self.all_visible && page.is_all_visible()),
+                || self.is_newly_visible(number, page),
         )
+    }
+
+    fn is_newly_visible(&self, number: u32, page: Page<'_>) -> bool {
+        let before = self.all_visible.as_ref();
+        before.is_some_and(|before| page.is_all_visible() && !before.contains(number))
     }
 }
 
@@ -71,7 +78,7 @@ pub(super) struct Scan {
 pub(super) fn scan(
     reader: &mut PageReader,
     size: u64,
-    question: Question,
+    question: &Question,
     algorithm: ChecksumAlgorithm,
     buffer: &mut [u8],
     mut read: impl FnMut(u64) -> Result<()>,

@@ -16,6 +16,7 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::formats::files_metadata::AllVisible;
 use crate::formats::manifest::ChecksumAlgorithm;
 
 /// What the parent holds under one path.
@@ -39,13 +40,16 @@ pub(in crate::backup) struct Known<'a> {
     pub(in crate::backup) checksum: Option<(ChecksumAlgorithm, &'a [u8])>,
 }
 
-/// The regular files of the parent. It takes less than 60 bytes a file, or 90 with SHA-256.
+/// The regular files of the parent. It takes less than 60 bytes a file, or 90 with SHA-256; some 20 more of one with pages
+/// that are all-visible, and 17 kB more at the most of one of 1 GB.
 #[derive(Debug, Default)]
 pub(in crate::backup) struct ParentFiles {
     /// Ordered by key.
     entries: Vec<Entry>,
     /// The checksums, one after the other.
     sums: Vec<u8>,
+    /// The pages that are all-visible: of each file that has some the bytes, after their number.
+    marks: Vec<u8>,
     /// The `PG_VERSION` of each database.
     pub(super) versions: Vec<super::databases::Version>,
 }
@@ -58,6 +62,8 @@ struct Entry {
     changed: i64,
     /// Where its checksum stands, or one of the marks.
     sum: u32,
+    /// Where its pages that are all-visible stand, or [`UNMARKED`].
+    marks: u32,
 }
 
 /// The beginning of the path's SHA-256: no two paths of any repository share it.
@@ -69,6 +75,9 @@ const UNDESCRIBED: u32 = u32::MAX;
 const FRESH: u32 = u32::MAX - 1;
 /// The parent knows its inode, and no checksum.
 const UNSUMMED: u32 = u32::MAX - 3;
+
+/// The parent does not know of any page that is all-visible.
+const UNMARKED: u32 = u32::MAX;
 
 /// Which of the algorithms is told by the first bit of the place: places are multiples of two.
 const SHA256: u32 = 1;
@@ -94,6 +103,26 @@ impl ParentFiles {
             size: entry.size,
             known,
         })
+    }
+
+    /// Note which of a file's pages are all-visible.
+    pub(super) fn mark(&mut self, path: &str, marked: &AllVisible) {
+        let Some(at) = self.find(path) else { return };
+        let place = u32::try_from(self.marks.len()).ok().filter(|place| *place < UNMARKED);
+        let bytes = marked.to_bytes();
+        // Of what has no room, as with 200 TB of tables, nothing is known.
+        if let (Some(place), Ok(length)) = (place, u32::try_from(bytes.len())) {
+            self.entries[at].marks = place;
+            self.marks.extend_from_slice(&length.to_le_bytes());
+            self.marks.extend_from_slice(&bytes);
+        }
+    }
+
+    /// The pages of a file that are all-visible. None if nothing is known of any.
+    pub(super) fn all_visible(&self, path: &str) -> Option<AllVisible> {
+        let place = self.entries[self.find(path)?].marks;
+        let (length, rest) = self.marks.get(place as usize..)?.split_first_chunk()?;
+        AllVisible::of_bytes(rest.get(..u32::from_le_bytes(*length) as usize)?)
     }
 
     /// How many there are.
@@ -146,6 +175,7 @@ impl Listed {
             inode: 0,
             changed: 0,
             sum: UNDESCRIBED,
+            marks: UNMARKED,
         });
     }
 
@@ -243,6 +273,19 @@ mod tests {
             files.describe("f", Some(known));
             assert_eq!(files.get("f"), Some(ParentFile { size: 1, known: None }));
         }
+    }
+
+    #[test]
+    fn marked_pages_are_known_again() {
+        let mut files = listed((0..3).map(|number| (number.to_string(), 8192)));
+        let [some, others] = [[1, 5, 6], [0, 1, 2]].map(|pages| pages.into_iter().collect::<AllVisible>());
+        files.mark("2", &some);
+        files.mark("0", &others);
+        files.mark("unknown", &others);
+        assert_eq!(files.all_visible("2"), Some(some));
+        assert_eq!(files.all_visible("0"), Some(others));
+        assert_eq!(files.all_visible("1"), None);
+        assert_eq!(files.all_visible("unknown"), None);
     }
 
     #[test]

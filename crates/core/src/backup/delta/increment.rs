@@ -6,10 +6,10 @@ use std::path::Path;
 use super::Way;
 use super::changes::{KEPT, Question, Scan, scan};
 use crate::backup::pack::{CHUNK, Packer};
-use crate::backup::pages::PageReader;
+use crate::backup::pages::{Found, PageReader};
 use crate::backup::walk::Owner;
 use crate::error::{Error, Result};
-use crate::formats::files_metadata::CorruptBlocks;
+use crate::formats::files_metadata::AllVisible;
 use crate::formats::increment::IncrementHeader;
 use crate::page::PAGE_BYTES;
 
@@ -18,7 +18,7 @@ use crate::page::PAGE_BYTES;
 pub(in crate::backup) struct Incremented {
     /// Of the whole file, if the parent's pages and these make the same bytes for sure.
     pub(in crate::backup) sum: Option<Vec<u8>>,
-    pub(in crate::backup) corrupt: Option<CorruptBlocks>,
+    pub(in crate::backup) found: Found,
 }
 
 /// A file that is being packed.
@@ -47,13 +47,15 @@ impl Packer {
     /// what they have become meanwhile is as good, as the WAL of this time will be replayed.
     fn scanned(&mut self, input: &Input<'_>, question: Question) -> Result<Option<Incremented>> {
         let question = Question {
-            all_visible: self.may_be_marked(input.path),
+            all_visible: self
+                .may_be_marked(input.path)
+                .then(|| self.all_visible_before(input.path)),
             ..question
         };
         let mut reader = self.reader(input, true)?;
         let mut buffer = std::mem::take(&mut self.buffer);
         let (shared, algorithm) = (self.shared.clone(), self.shared.algorithm);
-        let found = scan(&mut reader, input.size, question, algorithm, &mut buffer, |bytes| {
+        let scanned = scan(&mut reader, input.size, &question, algorithm, &mut buffer, |bytes| {
             shared.limiter.wait_for(bytes, &shared.stop)?;
             self.ahead += bytes;
             shared.progress.read(bytes);
@@ -65,12 +67,12 @@ impl Packer {
             kept,
             others,
             sum,
-        }) = found?
+        }) = scanned?
         else {
             return Ok(None);
         };
         self.ahead = 0;
-        let corrupt = reader.into_corrupt();
+        let found = reader.into_found();
         let header = IncrementHeader {
             file_size: input.size,
             blocks,
@@ -85,17 +87,17 @@ impl Packer {
             same &= crcs.next() == Some(&crc32c::crc32c(page))
         })?;
         self.end(&header)?;
-        let provable = self.shared.is_provable() && corrupt.is_none() && same;
+        let provable = self.shared.is_provable() && found.corrupt.is_none() && same;
         Ok(Some(Incremented {
             sum: provable.then_some(sum),
-            corrupt,
+            found,
         }))
     }
 
     /// May pages have become all-visible since the parent was taken without a new LSN? Not if pages have checksums, nor if the
     /// visibility map is what it was.
     fn may_be_marked(&self, path: &Path) -> bool {
-        if self.shared.source.get().is_some_and(|source| source.data_checksums) {
+        if !self.notes_all_visible(path) {
             return false;
         }
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -113,6 +115,12 @@ impl Packer {
         }
     }
 
+    /// The pages of a file that the parent has noted as all-visible.
+    fn all_visible_before(&self, path: &Path) -> AllVisible {
+        let delta = self.shared.delta.get();
+        delta.and_then(|delta| delta.all_visible(path)).unwrap_or_default()
+    }
+
     /// Nothing but these pages is read.
     fn listed(&mut self, input: &Input<'_>, blocks: Vec<u32>) -> Result<Incremented> {
         let header = IncrementHeader {
@@ -124,10 +132,17 @@ impl Packer {
         self.pages(&mut reader, &header.blocks, |_| ())?;
         self.end(&header)?;
         self.shared.progress.read(input.size);
-        Ok(Incremented {
-            sum: None,
-            corrupt: reader.into_corrupt(),
-        })
+        let mut found = reader.into_found();
+        // Of the pages that were not read no record of the WAL tells, and VACUUM writes one.
+        if let Some(read) = self
+            .notes_all_visible(input.path)
+            .then(|| found.all_visible.take().unwrap_or_default())
+        {
+            let pages = u32::try_from(input.size / PAGE_BYTES as u64).unwrap_or(u32::MAX);
+            let before = self.all_visible_before(input.path);
+            found.all_visible = read.over(&before, &header.blocks, pages).into_some();
+        }
+        Ok(Incremented { sum: None, found })
     }
 
     fn begin(&mut self, input: &Input<'_>, header: &IncrementHeader) -> Result<()> {

@@ -43,6 +43,7 @@ pub(in crate::backup) fn leave_out(
         let description = FileDescription {
             is_skipped: true,
             identity: Some(unchanged.identity),
+            all_visible: delta.and_then(|delta| delta.all_visible(&file.path)),
             ..described(&owner)
         };
         let name = member_name(&file.path);

@@ -97,6 +97,9 @@ fn file(files: &mut ParentFiles, path: &str, description: &FileDescription) {
         checksum: sum.as_ref().map(|(algorithm, sum)| (*algorithm, &sum[..])),
     });
     files.describe(path, known);
+    if let Some(marked) = &description.all_visible {
+        files.mark(path, marked);
+    }
 }
 
 fn checksum(identity: &Identity) -> Option<(ChecksumAlgorithm, Vec<u8>)> {

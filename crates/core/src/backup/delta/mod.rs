@@ -33,6 +33,7 @@ pub use choose::choose;
 use files::ParentFiles;
 pub(super) use increment::Input;
 pub(super) use leave::leave_out;
+pub(super) use relation::is_paged;
 #[cfg(test)]
 pub(super) use summaries::summary_of;
 pub(super) use ways::{Delta, Way};

@@ -19,6 +19,11 @@ pub(super) struct Locator {
     pub(super) relation: u32,
 }
 
+/// Is it a file of which a delta backup can have an increment?
+pub(in crate::backup) fn is_paged(path: &Path) -> bool {
+    RelationFile::of(path).is_some()
+}
+
 /// The file of a relation's main fork, in a database's directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RelationFile {

@@ -15,7 +15,7 @@ use crate::backup::files::FileList;
 use crate::backup::source::changed;
 use crate::backup::{BackupOptions, BackupRequest};
 use crate::error::Result;
-use crate::formats::files_metadata::Identity;
+use crate::formats::files_metadata::{AllVisible, Identity};
 use crate::formats::manifest::{ChecksumAlgorithm, hex};
 use crate::page::PAGE_BYTES;
 
@@ -38,7 +38,7 @@ enum Source {
 }
 
 /// How a file is stored.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(in crate::backup) enum Way {
     /// As a whole.
     Full,
@@ -106,6 +106,11 @@ impl Delta {
         })
     }
 
+    /// The pages of a file that the parent has noted as all-visible.
+    pub(in crate::backup) fn all_visible(&self, path: &Path) -> Option<AllVisible> {
+        self.parent.files.all_visible(path.to_str()?)
+    }
+
     /// Could the file be unchanged, so that it is worth a look?
     pub(in crate::backup) fn may_be_unchanged(&self, path: &Path) -> bool {
         let there = path.to_str().and_then(|path| self.parent.files.get(path));
@@ -131,7 +136,7 @@ impl Delta {
                 .then_some(Way::Scan(Question {
                     since: self.parent.start_lsn,
                     known,
-                    all_visible: false,
+                    all_visible: None,
                 })),
             Source::Summaries(changed) => {
                 let first = file.segment.checked_mul(self.segment_pages)?;

@@ -1,5 +1,6 @@
 //! `files_metadata.json`: an entry for each file of a backup, and which tar holds it.
 
+mod all_visible;
 mod stream;
 mod write;
 
@@ -9,6 +10,7 @@ use std::io::{BufReader, BufWriter, Read, Write};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use all_visible::AllVisible;
 pub use stream::{Listener, listen};
 pub use write::{Entry, FilesMetadataWriter, TarFileSetsWriter};
 
@@ -46,6 +48,10 @@ pub struct FileDescription {
     /// By what a later delta backup tells that the file was not written since. Of walarchive's own; WAL-G ignores it.
     #[serde(rename = "walarchive", skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
+    /// Of a table's file in a cluster without data checksums: the pages that VACUUM had marked when they were read, which it
+    /// does without a new LSN. Of walarchive's own; WAL-G ignores it.
+    #[serde(rename = "walarchive_all_visible", skip_serializing_if = "Option::is_none")]
+    pub all_visible: Option<AllVisible>,
 }
 
 /// A file as it was found just before it was copied. It is written only of files whose last change is so old that another

@@ -4,6 +4,7 @@ mod life;
 mod parents;
 mod rules;
 mod summaries;
+mod visible;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
@@ -14,7 +15,7 @@ use super::*;
 use crate::backup::delta::{Choice, Origin, Parent, Wanted, choose};
 use crate::cluster::{self, ClusterIdentity};
 use crate::control_file::tests::sample_with;
-use crate::formats::files_metadata::{FileDescription, FilesMetadata};
+use crate::formats::files_metadata::{AllVisible, FileDescription, FilesMetadata};
 use crate::formats::increment::IncrementHeader;
 use crate::formats::manifest::{self, Checksummer};
 use crate::formats::{SENTINEL_LIMIT, Sentinel};
