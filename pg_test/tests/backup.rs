@@ -108,6 +108,9 @@ fn the_rate_limit_is_kept_and_seen() {
     let statement = primary.background_psql(PUSH);
     let worker = wait_copying(&primary);
     assert!(primary.pids_of("walarchive backup").contains(&worker));
+    primary.wait_until("the rate is known", PATIENCE, || {
+        primary.psql("SELECT estimated_end IS NOT NULL FROM walarchive_progress") == "t"
+    });
     let row = primary.psql(
         "SELECT bytes_done <= bytes_total, files_done < files_total, backup_name, started < now(),
                 estimated_end > now(), waiting_for IS NULL FROM walarchive_progress",
@@ -211,6 +214,10 @@ fn a_backup_survives_its_client_but_not_its_server() {
         assert_eq!(wait_copying(&primary), worker);
         primary.wait_until("the backup is complete", PATIENCE, || {
             primary.psql("SELECT count(*) FROM walarchive_backups WHERE problem IS NULL") == number.to_string()
+        });
+        // The worker has a last look at the repository before it is free for the next one.
+        primary.wait_until("the worker is done", PATIENCE, || {
+            primary.psql("SELECT count(*) FROM walarchive_progress") == "0"
         });
     };
     let statement = primary.background_psql(PUSH);
