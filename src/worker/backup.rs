@@ -125,6 +125,7 @@ fn take(begun: &RefCell<Option<(Store, String)>>) -> Result<String> {
     };
     let mut request = session::begin(permanent, user_data, started_us)?;
     choose_parent(&store, &mut request)?;
+    let databases = session::databases()?;
     let (name, timeline) = (request.name(), request.timeline);
     BACKUP.exclusive().name = Text::new(&name);
     let options = BackupOptions {
@@ -139,12 +140,13 @@ fn take(begun: &RefCell<Option<(Store, String)>>) -> Result<String> {
     };
     let progress = Arc::new(Progress::default());
     let cancel = CancellationToken::new();
-    let backup = {
+    let mut backup = {
         let (store, progress, cancel) = (store.clone(), Arc::clone(&progress), cancel.clone());
         // Not aborted: the answer to the claim of the name must be known.
         whole(async move { Backup::begin(&store, request, options, progress, cancel).await })?
     };
     *begun.borrow_mut() = Some((store.clone(), name));
+    backup.name_databases(databases);
     copy(backup, &store, timeline, &progress, &cancel).and_then(|prepared| commit(prepared, begun))
 }
 

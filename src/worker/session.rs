@@ -1,6 +1,7 @@
 //! `pg_backup_start` and `pg_backup_stop`, each in a transaction of its own: the copying in between holds no snapshot.
 //! PostgreSQL leaves backup mode by itself when the session ends between the two.
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 
@@ -37,6 +38,34 @@ pub(super) fn begin(permanent: bool, user_data: Option<String>, started_us: i64)
         tablespaces: Vec::new(),
         parent: None,
     })
+}
+
+/// The databases of the cluster, as they are now: OIDs by name. A name that is not in UTF-8 is left out, as no restore could be
+/// told it.
+pub(super) fn databases() -> Result<BTreeMap<String, u32>> {
+    // As hexadecimal digits: a name has the encoding of the database in which somebody wrote it, which may be another one. A
+    // text that becomes bytes has its backslashes doubled.
+    let query = "SELECT string_agg(oid::text || ' ' || \
+        encode(replace(datname::text, chr(92), chr(92) || chr(92))::bytea, 'hex'), ',') FROM pg_database";
+    let databases = one(query)?;
+    let parse = |database: &str| {
+        let (oid, name) = database.split_once(' ')?;
+        Some((from_hexadecimal(name)?, oid.parse().ok()?))
+    };
+    let parsed = databases
+        .split(',')
+        .map(|database| parse(database).ok_or_else(|| unexpected(query)));
+    let parsed = parsed.collect::<Result<Vec<(Vec<u8>, u32)>>>()?;
+    let named = parsed
+        .into_iter()
+        .filter_map(|(name, oid)| Some((String::from_utf8(name).ok()?, oid)));
+    Ok(named.collect())
+}
+
+fn from_hexadecimal(digits: &str) -> Option<Vec<u8>> {
+    let pairs = digits.as_bytes().chunks(2);
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    pairs.map(byte).collect()
 }
 
 /// Leave backup mode. On a standby the primary may have failed over meanwhile: a backup that starts on one timeline and ends
