@@ -131,6 +131,25 @@ async fn the_databases_of_the_server_come_back_whatever_their_oids_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn recovery_goes_on_at_pages_that_were_left_out() {
+    let auto = |repository: &Repository| std::fs::read_to_string(repository.target().join("postgresql.auto.conf"));
+    for (wanted, expected) in [(&["16400"][..], true), (&[], false)] {
+        let repository = with_databases(None).await;
+        let planned = plan(&repository.store, BACKUP, &repository.target(), only(wanted)).await;
+        let planned = planned.expect("planned");
+        assert_eq!(planned.ignores_invalid_pages(), expected);
+        assert_eq!(
+            planned.to_string().contains("ignore_invalid_pages = on"),
+            expected,
+            "{planned}"
+        );
+        repository.restore_with(only(wanted)).await.expect("restored");
+        let written = auto(&repository).is_ok_and(|text| text.contains("\nignore_invalid_pages = 'on' # "));
+        assert_eq!(written, expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn too_little_room_is_known_before_the_first_byte() {
     let repository = Repository::good().await;
     let sentinel = sentinel(&format!("\"UncompressedSize\": {},", u64::MAX / 2));
