@@ -146,8 +146,8 @@ fn take(begun: &RefCell<Option<(Store, String)>>) -> Result<String> {
         whole(async move { Backup::begin(&store, request, options, progress, cancel).await })?
     };
     *begun.borrow_mut() = Some((store.clone(), name));
-    backup.name_databases(databases);
-    copy(backup, &store, timeline, &progress, &cancel).and_then(|prepared| commit(prepared, begun))
+    backup.name_databases(session::oids_by_name(&databases));
+    copy(backup, &databases, &store, timeline, &progress, &cancel).and_then(|prepared| commit(prepared, begun))
 }
 
 /// Is it to be a delta, and upon which backup? Who asked, and the log, are told where there was a choice.
@@ -179,6 +179,7 @@ fn choose_parent(store: &Store, request: &mut BackupRequest) -> Result<()> {
 
 fn copy(
     mut backup: Backup,
+    databases: &[session::Database],
     store: &Store,
     timeline: u32,
     progress: &Arc<Progress>,
@@ -201,6 +202,7 @@ fn copy(
     show(progress, &mut rate);
     set_phase(Phase::Finishing);
     let stopped = session::end(timeline)?;
+    session::check_places(databases)?;
     let prepared = step(async move { backup.finish(stopped).await })?;
     show(progress, &mut rate);
     if prepared.corrupt_pages().pages > 0 {

@@ -40,26 +40,63 @@ pub(super) fn begin(permanent: bool, user_data: Option<String>, started_us: i64)
     })
 }
 
-/// The databases of the cluster, as they are now: OIDs by name. A name that is not in UTF-8 is left out, as no restore could be
-/// told it.
-pub(super) fn databases() -> Result<BTreeMap<String, u32>> {
-    // As hexadecimal digits: a name has the encoding of the database in which somebody wrote it, which may be another one. A
-    // text that becomes bytes has its backslashes doubled.
-    let query = "SELECT string_agg(oid::text || ' ' || \
-        encode(replace(datname::text, chr(92), chr(92) || chr(92))::bytea, 'hex'), ',') FROM pg_database";
-    let databases = one(query)?;
+/// A database of the cluster.
+pub(super) struct Database {
+    oid: u32,
+    /// The OID of its tablespace.
+    tablespace: u32,
+    /// In the encoding of the database in which somebody wrote it.
+    name: Vec<u8>,
+}
+
+/// The databases as they are now.
+pub(super) fn databases() -> Result<Vec<Database>> {
+    // The names as hexadecimal digits: their encoding may not be that of this database. A text that becomes bytes has its
+    // backslashes doubled.
+    let query = "SELECT string_agg(concat_ws(' ', oid, dattablespace, \
+        encode(replace(datname::text, chr(92), chr(92) || chr(92))::bytea, 'hex')), ',') FROM pg_database";
+    let answer = one(query)?;
     let parse = |database: &str| {
-        let (oid, name) = database.split_once(' ')?;
-        Some((from_hexadecimal(name)?, oid.parse().ok()?))
+        let mut fields = database.split(' ');
+        Some(Database {
+            oid: fields.next()?.parse().ok()?,
+            tablespace: fields.next()?.parse().ok()?,
+            name: from_hexadecimal(fields.next()?)?,
+        })
     };
-    let parsed = databases
-        .split(',')
-        .map(|database| parse(database).ok_or_else(|| unexpected(query)));
-    let parsed = parsed.collect::<Result<Vec<(Vec<u8>, u32)>>>()?;
-    let named = parsed
-        .into_iter()
-        .filter_map(|(name, oid)| Some((String::from_utf8(name).ok()?, oid)));
-    Ok(named.collect())
+    let databases = answer.split(',');
+    databases
+        .map(|database| parse(database).ok_or_else(|| unexpected(query)))
+        .collect()
+}
+
+/// The OIDs by name. A name that is not in UTF-8 is left out, as no restore could be told it.
+pub(super) fn oids_by_name(databases: &[Database]) -> BTreeMap<String, u32> {
+    let named = |database: &Database| Some((String::from_utf8(database.name.clone()).ok()?, database.oid));
+    databases.iter().filter_map(named).collect()
+}
+
+/// Refuse a backup during which a database was moved to another tablespace. Recovery repeats the move by copying the database
+/// from its old place over its new one, and of the old one the backup has what had not been removed yet, or nothing.
+pub(super) fn check_places(before: &[Database]) -> Result<()> {
+    for now in databases()? {
+        // Another name under the same OID is another database, made while this backup was taken.
+        let same = |then: &&Database| then.oid == now.oid && then.name == now.name;
+        if before
+            .iter()
+            .find(same)
+            .is_some_and(|then| then.tablespace != now.tablespace)
+        {
+            return Err(Error::config(
+                format!(
+                    "database \"{}\" was moved to another tablespace while the backup was taken, and would be lost in a restore",
+                    String::from_utf8_lossy(&now.name)
+                ),
+                "Take another backup; move databases while none is being taken.",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn from_hexadecimal(digits: &str) -> Option<Vec<u8>> {
