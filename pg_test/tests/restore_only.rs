@@ -112,6 +112,56 @@ fn databases_of_the_server_that_were_made_anew_come_back() {
     assert_eq!(restored.psql_db("fresh", "SELECT a FROM in_template"), "1");
 }
 
+/// A table with an index of each kind.
+const INDEXED: &str = "CREATE TABLE i (id int PRIMARY KEY, n int, body text, tags int[], place point);
+    INSERT INTO i SELECT g, g % 100, repeat(md5(g::text), 3), ARRAY[g % 7, g], point(g % 91, g % 89) FROM generate_series(1, 5000) g;
+    CREATE INDEX ON i (n); CREATE INDEX ON i USING hash (body); CREATE INDEX ON i USING gin (tags);
+    CREATE INDEX ON i USING gist (place); CREATE INDEX ON i USING spgist (place); CREATE INDEX ON i USING brin (id);
+    CREATE SEQUENCE s; CREATE TABLE gone AS TABLE i; CREATE UNLOGGED TABLE u AS TABLE i";
+
+/// Of what changes it, something of each.
+const WORK: &str = "SELECT nextval('s'); DROP TABLE gone; VACUUM i; UPDATE i SET n = n + 1, place = point(n, id % 50) WHERE id % 3 = 0;
+    DELETE FROM i WHERE id % 5 = 0; VACUUM i;
+    INSERT INTO i SELECT g, g, md5(g::text), ARRAY[g], point(g % 91, 1) FROM generate_series(10001, 13000) g;
+    DELETE FROM i WHERE id > 4000; VACUUM i; CREATE INDEX ON i (body, n); REINDEX TABLE i; UPDATE i SET body = 'x' WHERE id % 4 = 1;
+    BEGIN; LOCK i; SELECT 1 FROM i WHERE id = 1 FOR UPDATE; SAVEPOINT p; UPDATE i SET n = 0 WHERE id < 50; ROLLBACK TO p; COMMIT;
+    CLUSTER i USING i_pkey; ALTER TABLE i ALTER n TYPE bigint; VACUUM FULL i; TRUNCATE u; CREATE TABLE late AS TABLE i; ANALYZE;
+    COPY i TO '/dev/null'; SELECT lo_from_bytea(0, '\\x616263') > 0; CREATE STATISTICS st ON n, id FROM i; VACUUM";
+
+/// Changes of pages come without images of them then.
+#[test]
+fn recovery_goes_over_the_pages_of_a_database_that_was_left_out() {
+    let site = Site::on_files();
+    let primary = site
+        .builder("primary")
+        .data_checksums(false)
+        .setting("autovacuum", "off");
+    let primary = primary.start();
+    primary.psql("CREATE EXTENSION walarchive");
+    for database in ["wanted", "other"] {
+        fill(&primary, database);
+        primary.psql_db(database, INDEXED);
+    }
+    let wanted = oid(&primary, "wanted").to_string();
+    backup(&primary, "");
+    primary.set("full_page_writes", "off");
+    primary.reload();
+    primary.psql_db("other", "VACUUM i; CHECKPOINT");
+    primary.psql_db("other", WORK);
+    change(&primary, "wanted");
+    archive_all(&primary);
+    lose(&primary);
+    let (target, output) = site.backup_fetch("restored", "LATEST", &["--restore-only", &wanted]);
+    output.expect_success();
+    let restored = site.restored("restored").attach(&target);
+    restored.wait_promoted(PATIENCE);
+    let warnings = restored.log().matches("is uninitialized").count();
+    assert!(warnings > 10, "{warnings} pages were invalid");
+    assert_eq!(restored.psql_db("wanted", TABLE), "20001|200020000");
+    restored.psql("DROP DATABASE other");
+    restored.amcheck();
+}
+
 /// VACUUM marks pages all-visible, and where nothing needs hint bits to be in the WAL it logs no image of them.
 #[test]
 fn without_checksums_recovery_goes_on_at_pages_that_were_left_out() {
