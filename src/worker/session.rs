@@ -51,10 +51,13 @@ pub(super) struct Database {
 
 /// The databases as they are now.
 pub(super) fn databases() -> Result<Vec<Database>> {
-    // The names as hexadecimal digits: their encoding may not be that of this database. A text that becomes bytes has its
-    // backslashes doubled.
+    // The names byte by byte, as hexadecimal digits: no function for texts can be given them, as their encoding may not be that
+    // of this database.
     let query = "SELECT string_agg(concat_ws(' ', oid, dattablespace, \
-        encode(replace(datname::text, chr(92), chr(92) || chr(92))::bytea, 'hex')), ',') FROM pg_database";
+            (SELECT string_agg(lpad(to_hex(datname[i]::int & 255), 2, '0'), '' ORDER BY i) \
+               FROM generate_series(0, current_setting('max_identifier_length')::int - 1) i \
+              WHERE datname[i]::int <> 0)), ',') \
+           FROM pg_database";
     let answer = one(query)?;
     let parse = |database: &str| {
         let mut fields = database.split(' ');
