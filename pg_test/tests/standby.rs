@@ -55,6 +55,12 @@ fn a_standby_takes_backups_and_refuses_a_name_that_is_taken() {
     let output = statement.wait(PATIENCE);
     assert!(output.stderr.contains("waiting since"), "{output:?}");
     let first = output.expect_success();
+    let metadata = fs::read_to_string(site.object(&format!("basebackups_005/{first}/files_metadata.json")));
+    let metadata = metadata.expect("no files metadata");
+    assert!(
+        metadata.contains(r#""DatabasesByNames":{"postgres":{"oid":5,"#),
+        "the names of the databases are not there"
+    );
 
     // No checkpoint since: the next one would start at the same place.
     let content = || -> Vec<(String, Vec<u8>)> {

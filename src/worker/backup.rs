@@ -125,6 +125,7 @@ fn take(begun: &RefCell<Option<(Store, String)>>) -> Result<String> {
     };
     let mut request = session::begin(permanent, user_data, started_us)?;
     choose_parent(&store, &mut request)?;
+    let databases = session::databases()?;
     let (name, timeline) = (request.name(), request.timeline);
     BACKUP.exclusive().name = Text::new(&name);
     let options = BackupOptions {
@@ -139,13 +140,14 @@ fn take(begun: &RefCell<Option<(Store, String)>>) -> Result<String> {
     };
     let progress = Arc::new(Progress::default());
     let cancel = CancellationToken::new();
-    let backup = {
+    let mut backup = {
         let (store, progress, cancel) = (store.clone(), Arc::clone(&progress), cancel.clone());
         // Not aborted: the answer to the claim of the name must be known.
         whole(async move { Backup::begin(&store, request, options, progress, cancel).await })?
     };
     *begun.borrow_mut() = Some((store.clone(), name));
-    copy(backup, &store, timeline, &progress, &cancel).and_then(|prepared| commit(prepared, begun))
+    backup.name_databases(session::oids_by_name(&databases));
+    copy(backup, &databases, &store, timeline, &progress, &cancel).and_then(|prepared| commit(prepared, begun))
 }
 
 /// Is it to be a delta, and upon which backup? Who asked, and the log, are told where there was a choice.
@@ -177,6 +179,7 @@ fn choose_parent(store: &Store, request: &mut BackupRequest) -> Result<()> {
 
 fn copy(
     mut backup: Backup,
+    databases: &[session::Database],
     store: &Store,
     timeline: u32,
     progress: &Arc<Progress>,
@@ -199,6 +202,7 @@ fn copy(
     show(progress, &mut rate);
     set_phase(Phase::Finishing);
     let stopped = session::end(timeline)?;
+    session::check_places(databases)?;
     let prepared = step(async move { backup.finish(stopped).await })?;
     show(progress, &mut rate);
     if prepared.corrupt_pages().pages > 0 {

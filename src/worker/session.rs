@@ -1,6 +1,7 @@
 //! `pg_backup_start` and `pg_backup_stop`, each in a transaction of its own: the copying in between holds no snapshot.
 //! PostgreSQL leaves backup mode by itself when the session ends between the two.
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 
@@ -37,6 +38,74 @@ pub(super) fn begin(permanent: bool, user_data: Option<String>, started_us: i64)
         tablespaces: Vec::new(),
         parent: None,
     })
+}
+
+/// A database of the cluster.
+pub(super) struct Database {
+    oid: u32,
+    /// The OID of its tablespace.
+    tablespace: u32,
+    /// In the encoding of the database in which somebody wrote it.
+    name: Vec<u8>,
+}
+
+/// The databases as they are now.
+pub(super) fn databases() -> Result<Vec<Database>> {
+    // The names byte by byte, as hexadecimal digits: no function for texts can be given them, as their encoding may not be that
+    // of this database.
+    let query = "SELECT string_agg(concat_ws(' ', oid, dattablespace, \
+            (SELECT string_agg(lpad(to_hex(datname[i]::int & 255), 2, '0'), '' ORDER BY i) \
+               FROM generate_series(0, current_setting('max_identifier_length')::int - 1) i \
+              WHERE datname[i]::int <> 0)), ',') \
+           FROM pg_database";
+    let answer = one(query)?;
+    let parse = |database: &str| {
+        let mut fields = database.split(' ');
+        Some(Database {
+            oid: fields.next()?.parse().ok()?,
+            tablespace: fields.next()?.parse().ok()?,
+            name: from_hexadecimal(fields.next()?)?,
+        })
+    };
+    let databases = answer.split(',');
+    databases
+        .map(|database| parse(database).ok_or_else(|| unexpected(query)))
+        .collect()
+}
+
+/// The OIDs by name. A name that is not in UTF-8 is left out, as no restore could be told it.
+pub(super) fn oids_by_name(databases: &[Database]) -> BTreeMap<String, u32> {
+    let named = |database: &Database| Some((String::from_utf8(database.name.clone()).ok()?, database.oid));
+    databases.iter().filter_map(named).collect()
+}
+
+/// Refuse a backup during which a database was moved to another tablespace. Recovery repeats the move by copying the database
+/// from its old place over its new one, and of the old one the backup has what had not been removed yet, or nothing.
+pub(super) fn check_places(before: &[Database]) -> Result<()> {
+    for now in databases()? {
+        // Another name under the same OID is another database, made while this backup was taken.
+        let same = |then: &&Database| then.oid == now.oid && then.name == now.name;
+        if before
+            .iter()
+            .find(same)
+            .is_some_and(|then| then.tablespace != now.tablespace)
+        {
+            return Err(Error::config(
+                format!(
+                    "database \"{}\" was moved to another tablespace while the backup was taken, and would be lost in a restore",
+                    String::from_utf8_lossy(&now.name)
+                ),
+                "Take another backup; move databases while none is being taken.",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn from_hexadecimal(digits: &str) -> Option<Vec<u8>> {
+    let pairs = digits.as_bytes().chunks(2);
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    pairs.map(byte).collect()
 }
 
 /// Leave backup mode. On a standby the primary may have failed over meanwhile: a backup that starts on one timeline and ends

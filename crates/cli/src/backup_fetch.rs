@@ -19,6 +19,11 @@ use walarchive_core::{Error, Result};
 use crate::args::BackupFetch;
 use crate::{exit, progress, settings, wal};
 
+/// What is left to do after a restore of some databases.
+const INVALID_PAGES: &str = "note: ignore_invalid_pages is on in postgresql.auto.conf, so that recovery goes on at the pages that were \
+     left out; once it has ended, take the setting away with ALTER SYSTEM RESET ignore_invalid_pages, and restart the server, as \
+     damaged pages would go unnoticed in the next recovery";
+
 /// Restore a backup.
 pub async fn run(args: &BackupFetch) -> Result<()> {
     let (plan, storage) = prepare(args).await?;
@@ -33,6 +38,7 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
         return Ok(());
     }
     let next = next_step(&plan, storage.credentials_file.is_none());
+    let ignores_invalid_pages = plan.ignores_invalid_pages();
     let (name, target) = (plan.backup.clone(), plan.target.clone());
     let (progress, started) = (Arc::default(), Instant::now());
     let work = apply(plan, Arc::clone(&progress), CancellationToken::new());
@@ -41,6 +47,9 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
         .inspect_err(|_| incomplete(&target))?;
     say(args, &summary(&name, &target, &restored, started));
     say(args, &next);
+    if ignores_invalid_pages {
+        say(args, INVALID_PAGES);
+    }
     Ok(())
 }
 

@@ -283,6 +283,7 @@ async fn store_files_metadata(backup: &mut Backup) -> Result<()> {
         .map(|tar| (tar.file_name.clone(), std::mem::take(&mut tar.packed.members)))
         .collect();
     let left_out = std::mem::take(&mut backup.left_out.members);
+    let databases = std::mem::take(&mut backup.databases);
     let key = layout::files_metadata(&backup.name);
     let object = backup.store.object_url(&key);
     store_stream(&backup.store, &key, &backup.cancel, move |upload| {
@@ -296,7 +297,7 @@ async fn store_files_metadata(backup: &mut Backup) -> Result<()> {
                 sets.tar(tar)?;
                 members.each(|line| sets.member(Entry::of_line(line)?))?;
             }
-            sets.finish()?.finish()
+            sets.finish(&databases)?.finish()
         };
         written().map_err(|error| sink_error(&object, error))
     })

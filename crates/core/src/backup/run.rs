@@ -1,5 +1,6 @@
 //! The three steps of a backup.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -40,6 +41,8 @@ pub struct Backup {
     pub(super) catalog_bytes: u64,
     /// Of a delta backup: the files that are in no tar.
     pub(super) left_out: Packed,
+    /// OIDs, by name.
+    pub(super) databases: BTreeMap<String, u32>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -99,6 +102,7 @@ impl Backup {
             tablespaces: Vec::new(),
             catalog_bytes: 0,
             left_out: Packed::default(),
+            databases: BTreeMap::new(),
             shared: Arc::new(shared),
         })
     }
@@ -106,6 +110,11 @@ impl Backup {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Write down what the databases are called, with their OIDs, so that a restore can be told them by name.
+    pub fn name_databases(&mut self, databases: BTreeMap<String, u32>) {
+        self.databases = databases;
     }
 
     /// Copy the data directory and its tablespaces, `pg_control` last. To be called once, between `pg_backup_start` and

@@ -86,11 +86,12 @@ pub async fn apply(plan: RestorePlan, progress: Arc<Progress>, cancel: Cancellat
     if let Some(manifest) = &plan.manifest {
         readback::finish_manifest(&context, store, manifest, plan.concurrency).await?;
     }
-    let (finishing, recovery, archive_off) = (Arc::clone(&context), plan.recovery, plan.archive_off);
+    let further = plan.further_settings();
+    let (finishing, recovery) = (Arc::clone(&context), plan.recovery);
     blocking(move || {
         if let Some(tree) = &finishing.tree {
             tree.create_directory(&path_of("pg_wal")?, 0o700)?;
-            recovery::write(recovery.as_ref(), archive_off, tree)?;
+            recovery::write(recovery.as_ref(), &further, tree)?;
         }
         sync(&finishing)
     })

@@ -13,56 +13,57 @@ use crate::storage::Store;
 /// `FirstNormalObjectId`: databases below are the server's own, such as the templates and "postgres".
 const FIRST_OF_USERS: u32 = 16_384;
 
+/// The server's own, which may have been made anew with OIDs like those of users.
+const OF_SERVER: [&str; 3] = ["postgres", "template0", "template1"];
+
 /// More databases than any cluster has.
 const LIMIT: usize = 1 << 20;
 
-/// The databases that come back with their content; all of them if none is named.
+/// `NAMEDATALEN`, or what somebody may have built it with, in bytes.
+const NAME_LIMIT: usize = 1024;
+
+/// So many names are told in a hint.
+const TOLD: usize = 50;
+
+/// The databases that come back with their content.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Databases(Option<BTreeSet<u32>>);
+pub(crate) struct Databases {
+    /// All of them if none is named.
+    wanted: Option<BTreeSet<u32>>,
+    /// Those of [`OF_SERVER`] of which the backup tells the OIDs.
+    of_server: BTreeSet<u32>,
+}
 
 impl Databases {
-    /// What the user named: OIDs, or names if the backup knows them.
+    /// What the user named: names, if the backup knows them, or OIDs.
     pub(super) async fn find(store: &Store, backup: &str, wanted: &[String]) -> Result<Self> {
         if wanted.is_empty() {
-            return Ok(Databases(None));
+            return Ok(Databases::default());
         }
-        let mut names = Names::default();
-        if wanted.iter().any(|name| oid_of(name).is_none()) {
-            let (key, size) = metadata_object(store, backup).await?;
-            names = listen_to(store, &key, size, names).await?;
-        }
-        let find = |name: &String| match names.0.get(name).copied().or_else(|| oid_of(name)) {
-            Some(oid) => Ok(oid),
-            None => Err(Error::config(
-                match names.0.is_empty() {
-                    true => format!(
-                        "backup \"{backup}\" does not tell the names of its databases, so \"{name}\" cannot be found"
-                    ),
-                    false => format!("backup \"{backup}\" has no database \"{name}\""),
-                },
-                match names.0.is_empty() {
-                    true => "Give its OID: SELECT oid, datname FROM pg_database.".to_owned(),
-                    false => {
-                        let known: Vec<_> = names.0.keys().take(50).map(|name| format!("\"{name}\"")).collect();
-                        format!("It has {}.", known.join(", "))
-                    }
-                },
-            )),
-        };
-        wanted.iter().map(find).collect::<Result<_>>().map(Some).map(Databases)
+        let (key, size) = metadata_object(store, backup).await?;
+        let names = listen_to(store, &key, size, Names::default()).await?;
+        let found = wanted.iter().map(|name| names.find(name, backup));
+        Ok(Databases {
+            wanted: Some(found.collect::<Result<_>>()?),
+            of_server: OF_SERVER
+                .iter()
+                .filter_map(|name| names.0.get(*name).copied())
+                .collect(),
+        })
     }
 
     /// Does the file come back without its content?
     pub(super) fn leaves_out(&self, path: &[u8]) -> bool {
-        let Some(wanted) = &self.0 else { return false };
+        let Some(wanted) = &self.wanted else { return false };
         database_of(path).is_some_and(|(oid, name)| {
-            oid >= FIRST_OF_USERS && !wanted.contains(&oid) && name.first().is_some_and(u8::is_ascii_digit)
+            let is_whole = oid < FIRST_OF_USERS || wanted.contains(&oid) || self.of_server.contains(&oid);
+            !is_whole && name.first().is_some_and(u8::is_ascii_digit)
         })
     }
 
     /// What was named must be among those that were found.
     pub(super) fn check(&self, found: &BTreeSet<u32>, backup: &str) -> Result<()> {
-        let missing = self.0.iter().flatten().find(|oid| !found.contains(oid));
+        let missing = self.wanted.iter().flatten().find(|oid| !found.contains(oid));
         missing.map_or(Ok(()), |oid| {
             Err(Error::config(
                 format!("backup \"{backup}\" has no database with OID {oid}"),
@@ -72,11 +73,11 @@ impl Databases {
     }
 
     pub(super) fn is_all(&self) -> bool {
-        self.0.is_none()
+        self.wanted.is_none()
     }
 
     pub(super) fn wanted(&self) -> impl Iterator<Item = u32> {
-        self.0.iter().flatten().copied()
+        self.wanted.iter().flatten().copied()
     }
 }
 
@@ -99,6 +100,36 @@ pub(super) fn database_of(path: &[u8]) -> Option<(u32, &[u8])> {
 #[derive(Default)]
 struct Names(BTreeMap<String, u32>);
 
+impl Names {
+    fn find(&self, name: &str, backup: &str) -> Result<u32> {
+        if let Some(oid) = self.0.get(name).copied().or_else(|| oid_of(name)) {
+            return Ok(oid);
+        }
+        if self.0.is_empty() {
+            return Err(Error::config(
+                format!("backup \"{backup}\" does not tell the names of its databases, so \"{name}\" cannot be found"),
+                "Give its OID: SELECT oid, datname FROM pg_database.",
+            ));
+        }
+        let told = self
+            .0
+            .keys()
+            .take(TOLD)
+            .map(|name| format!("\"{}\"", name.escape_debug()));
+        let told = told.collect::<Vec<_>>().join(", ");
+        let more = match self.0.len().saturating_sub(TOLD) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Err(Error::config(
+            format!("backup \"{backup}\" knows no database \"{name}\""),
+            format!(
+                "When it started there were {told}{more}. A database that was created or renamed later can be given by its OID."
+            ),
+        ))
+    }
+}
+
 impl Listener for Names {
     type File = Entry;
 
@@ -107,7 +138,7 @@ impl Listener for Names {
     }
 
     fn database(&mut self, name: &str, oid: u32) -> Result<(), String> {
-        if self.0.len() < LIMIT {
+        if self.0.len() < LIMIT && name.len() < NAME_LIMIT {
             self.0.insert(name.to_owned(), oid);
         }
         Ok(())
@@ -120,7 +151,10 @@ mod tests {
 
     #[test]
     fn only_relations_of_other_users_databases_are_left_out() {
-        let some = Databases(Some(BTreeSet::from([16_400])));
+        let some = Databases {
+            wanted: Some(BTreeSet::from([16_400])),
+            of_server: BTreeSet::from([16_500]),
+        };
         for (path, expected) in [
             ("base/16401/2619", true),
             ("base/16401/2619_fsm", true),
@@ -131,6 +165,7 @@ mod tests {
             ("base/16401/pg_filenode.map", false),
             ("base/16400/2619", false),
             ("base/5/2619", false),
+            ("base/16500/2619", false),
             ("global/1262", false),
             ("base/16401", false),
             ("base/x/1", false),

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use super::member::MemberPath;
+use super::plan::RestorePlan;
 use super::target::{RecoveryTarget, RestoreTarget};
 use super::tree::Tree;
 use crate::config::StorageConfig;
@@ -14,7 +15,16 @@ use crate::error::{Error, Result};
 const COMMENT: &str = "# written by walarchive backup-fetch";
 
 /// For a copy that must not archive where the original does.
-pub(super) const ARCHIVE_OFF: &str = "archive_mode = 'off'";
+const ARCHIVE_OFF: &str = "archive_mode = 'off'";
+
+/// Where databases were left out: their pages are zeros, and recovery would stop at a change of such a page that comes without an
+/// image of it. `VACUUM` writes such ones where there are neither data checksums nor `wal_log_hints`, and everything does
+/// where `full_page_writes` is off.
+const IGNORE_INVALID_PAGES: &str =
+    "ignore_invalid_pages = 'on' # databases were left out; after recovery: ALTER SYSTEM RESET ignore_invalid_pages";
+
+/// The first version that has it.
+const IGNORE_INVALID_PAGES_SINCE: u32 = 13;
 
 /// The settings of the five kinds of target.
 const TARGETS: [&str; 5] = [
@@ -111,13 +121,26 @@ impl RecoverySettings {
     }
 }
 
+impl RestorePlan {
+    /// Does `postgresql.auto.conf` tell recovery to go on at pages that are not valid, as those of databases that were left out?
+    /// It must not do so for good: what else is wrong with a page would go unnoticed in the next recovery.
+    pub fn ignores_invalid_pages(&self) -> bool {
+        !self.databases.is_all() && !(1..IGNORE_INVALID_PAGES_SINCE).contains(&self.major)
+    }
+
+    /// Settings that have nothing to do with where to recovery goes.
+    pub(super) fn further_settings(&self) -> Vec<&'static str> {
+        let archive_off = self.archive_off.then_some(ARCHIVE_OFF);
+        let ignore_invalid_pages = self.ignores_invalid_pages().then_some(IGNORE_INVALID_PAGES);
+        archive_off.into_iter().chain(ignore_invalid_pages).collect()
+    }
+}
+
 /// Write the settings and then the signal file. Whatever goes wrong, either both count or the server cannot start yet, as
 /// `pg_control` is not there.
-pub(super) fn write(recovery: Option<&RecoverySettings>, archive_off: bool, tree: &Tree) -> Result<()> {
+pub(super) fn write(recovery: Option<&RecoverySettings>, further: &[&str], tree: &Tree) -> Result<()> {
     let mut settings = recovery.map_or_else(Vec::new, RecoverySettings::settings);
-    if archive_off {
-        settings.push(ARCHIVE_OFF.to_owned());
-    }
+    settings.extend(further.iter().map(|line| (*line).to_owned()));
     if settings.is_empty() {
         return Ok(());
     }
@@ -155,7 +178,10 @@ fn merge(old: &[u8], settings: &[String]) -> Vec<u8> {
     let mut text = Vec::with_capacity(old.len());
     for line in old.split(|byte| *byte == b'\n') {
         let blank = line.trim_ascii().is_empty();
-        if !blank && line.trim_ascii() != COMMENT.as_bytes() && !ours.contains(&name(line)) {
+        let of_earlier = [COMMENT, IGNORE_INVALID_PAGES]
+            .iter()
+            .any(|ours| line.trim_ascii() == ours.as_bytes());
+        if !blank && !of_earlier && !ours.contains(&name(line)) {
             text.extend_from_slice(line);
             text.push(b'\n');
         }
@@ -283,5 +309,11 @@ mod tests {
         )));
         assert!(!text.contains("'x'") && !text.contains("'y'"));
         assert_eq!(merge(&once, &lines), once, "a second time changes nothing");
+        let mut more = lines.clone();
+        more.push(IGNORE_INVALID_PAGES.to_owned());
+        let partial = merge(&once, &more);
+        assert_eq!(partial.len(), once.len() + IGNORE_INVALID_PAGES.len() + 1);
+        assert_eq!(merge(&partial, &more), partial);
+        assert_eq!(merge(&partial, &lines), once, "what only that restore needed goes");
     }
 }

@@ -76,6 +76,12 @@ impl fmt::Display for RestorePlan {
                 "databases:    {}; relations of others come back as files of zeros, to be dropped",
                 oids.join(", ")
             )?;
+            if self.ignores_invalid_pages() {
+                writeln!(
+                    f,
+                    "their pages:  recovery goes on at them, by ignore_invalid_pages = on in postgresql.auto.conf"
+                )?;
+            }
         }
         writeln!(
             f,

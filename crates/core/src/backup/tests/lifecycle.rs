@@ -7,6 +7,8 @@ use bytes::Bytes;
 use super::tree::cluster;
 use super::*;
 use crate::error::Error;
+use crate::formats::SENTINEL_LIMIT;
+use crate::formats::files_metadata::FilesMetadata;
 use crate::storage::Created;
 
 fn memory() -> Store {
@@ -42,6 +44,22 @@ async fn a_taken_name_is_refused_before_the_first_byte() {
     assert!(matches!(second, Err(Error::BackupExists { .. })));
     first.abort().await.expect("removed");
     assert_eq!(store.list("").await.expect("listed"), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_databases_are_called_is_written_down() {
+    let (store, cluster) = (memory(), cluster());
+    let begun = begin(&store, request(&cluster.data_dir()), BackupOptions::default()).await;
+    let mut backup = begun.expect("begun");
+    backup.name_databases(BTreeMap::from([("app".to_owned(), 16_400), ("postgres".to_owned(), 5)]));
+    backup.copy().await.expect("copied");
+    backup.finish(stop()).await.expect("finished");
+    let key = layout::files_metadata(NAME);
+    let text = store.get(&key, SENTINEL_LIMIT).await.expect("read").expect("there");
+    let metadata = FilesMetadata::read_from(&text[..]).expect("JSON");
+    let oids = metadata.databases_by_names.iter();
+    let oids: Vec<(&str, u32)> = oids.map(|(name, database)| (&name[..], database.oid)).collect();
+    assert_eq!(oids, [("app", 16_400), ("postgres", 5)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

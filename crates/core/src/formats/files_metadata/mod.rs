@@ -24,7 +24,7 @@ pub struct FilesMetadata {
     /// The members of each tar, by its file name.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub tar_file_sets: BTreeMap<String, Vec<String>>,
-    /// What the databases of the cluster were called. Ours are empty; those of WAL-G are kept.
+    /// What the databases of the cluster were called when the backup started. Of the tables only WAL-G tells.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub databases_by_names: BTreeMap<String, DatabaseObjects>,
 }

@@ -1,8 +1,9 @@
 //! Writing `files_metadata.json` as a stream: it has an entry a file, and a cluster may have millions.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write};
 
-use super::FileDescription;
+use super::{DatabaseObjects, FileDescription};
 
 /// The name of a file and what is said of it, each as JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,12 +90,24 @@ impl<W: Write> TarFileSetsWriter<W> {
         self.sink.write_all(entry.name.as_bytes())
     }
 
-    /// Write the end, flush, and give the sink back.
-    pub fn finish(mut self) -> io::Result<W> {
+    /// Write the OIDs of the databases, by name, and the end; flush, and give the sink back. Tables are not named.
+    pub fn finish(mut self, databases: &BTreeMap<String, u32>) -> io::Result<W> {
         if !self.first_tar {
             self.sink.write_all(b"]")?;
         }
-        self.sink.write_all(b"},\"DatabasesByNames\":{}}")?;
+        self.sink.write_all(b"},\"DatabasesByNames\":{")?;
+        let mut first = true;
+        for (name, oid) in databases {
+            comma(&mut self.sink, &mut first)?;
+            serde_json::to_writer(&mut self.sink, name)?;
+            self.sink.write_all(b":")?;
+            let database = DatabaseObjects {
+                oid: *oid,
+                ..DatabaseObjects::default()
+            };
+            serde_json::to_writer(&mut self.sink, &database)?;
+        }
+        self.sink.write_all(b"}}")?;
         self.sink.into_inner().map_err(io::IntoInnerError::into_error)
     }
 }
@@ -159,11 +172,19 @@ mod tests {
                     .expect("written");
             }
         }
-        let text = sets.finish().expect("finished");
+        let databases = BTreeMap::from([("postgres".to_owned(), 5), ("\"odd\"\né".to_owned(), 16_384)]);
+        for (name, oid) in &databases {
+            let database = DatabaseObjects {
+                oid: *oid,
+                ..DatabaseObjects::default()
+            };
+            expected.databases_by_names.insert(name.clone(), database);
+        }
+        let text = sets.finish(&databases).expect("finished");
         assert_eq!(FilesMetadata::read_from(&text[..]).expect("JSON"), expected);
 
         let empty = FilesMetadataWriter::new(Vec::new()).and_then(FilesMetadataWriter::tar_file_sets);
-        let text = empty.and_then(TarFileSetsWriter::finish).expect("written");
+        let text = empty.and_then(|sets| sets.finish(&BTreeMap::new())).expect("written");
         assert_eq!(text, br#"{"Files":{},"TarFileSets":{},"DatabasesByNames":{}}"#);
         assert!(Entry::of_line("no tab").is_err());
     }

@@ -84,13 +84,68 @@ async fn other_databases_come_back_as_zeros() {
     for (metadata, wanted, says) in [
         (None, "mine", "does not tell the names of its databases"),
         (Some("{}"), "mine", "does not tell the names of its databases"),
-        (Some(names), "other", "has no database \"other\""),
+        (Some(names), "other", "knows no database \"other\""),
         (Some(names), "17000", "has no database with OID 17000"),
     ] {
         let repository = with_databases(metadata).await;
         let error = repository.restore_with(only(&[wanted])).await.expect_err(says);
         assert!(error.to_string().contains(says) && error.hint().is_some(), "{error}");
         assert!(!repository.target().exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_database_is_told_those_that_are_known() {
+    let one = |number: u32| format!(r#""db{number:03}": {{"oid": {}}}"#, 16_400 + number);
+    let names: Vec<String> = (0..60).map(one).collect();
+    let repository = with_databases(Some(&format!("{{{}}}", names.join(", ")))).await;
+    let error = repository.restore_with(only(&["db1000"])).await.expect_err("unknown");
+    let hint = error.hint().expect("a hint");
+    assert!(
+        hint.contains("\"db000\", \"db001\"") && hint.contains("\"db049\" and 10 more"),
+        "{hint}"
+    );
+    assert!(!hint.contains("db050") && hint.contains("OID"), "{hint}");
+}
+
+/// Dropped and created again, they have OIDs like those of users.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_databases_of_the_server_come_back_whatever_their_oids_are() {
+    for name in ["postgres", "template0", "template1"] {
+        let names = format!(r#"{{"mine": {{"oid": 16400}}, "{name}": {{"oid": 16401}}}}"#);
+        let repository = with_databases(Some(&names)).await;
+        let members = [
+            file("/base/16401/2619", CONTENT),
+            file("/pg_tblspc/16390/PG_15_1/16401/7", CONTENT),
+        ];
+        repository.put_tar("part_003.tar.zst", &members).await;
+        for wanted in ["mine", "16400"] {
+            repository.restore_with(only(&[wanted])).await.expect("restored");
+            for path in ["base/16400/2619", "base/16401/2619", "pg_tblspc/16390/PG_15_1/16401/7"] {
+                let content = std::fs::read(repository.target().join(path)).expect(path);
+                assert_eq!(content, CONTENT, "{name} for {wanted}: {path}");
+            }
+            std::fs::remove_dir_all(repository.target()).expect("removed");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recovery_goes_on_at_pages_that_were_left_out() {
+    let auto = |repository: &Repository| std::fs::read_to_string(repository.target().join("postgresql.auto.conf"));
+    for (wanted, expected) in [(&["16400"][..], true), (&[], false)] {
+        let repository = with_databases(None).await;
+        let planned = plan(&repository.store, BACKUP, &repository.target(), only(wanted)).await;
+        let planned = planned.expect("planned");
+        assert_eq!(planned.ignores_invalid_pages(), expected);
+        assert_eq!(
+            planned.to_string().contains("ignore_invalid_pages = on"),
+            expected,
+            "{planned}"
+        );
+        repository.restore_with(only(wanted)).await.expect("restored");
+        let written = auto(&repository).is_ok_and(|text| text.contains("\nignore_invalid_pages = 'on' # "));
+        assert_eq!(written, expected);
     }
 }
 
