@@ -5,7 +5,7 @@ use crate::control_file::tests::{SYSTEM_IDENTIFIER, sample};
 
 const NEWER: &[u8] = b"THE content of a relation, several times over";
 
-fn delta() -> RestoreOptions {
+pub(super) fn delta() -> RestoreOptions {
     RestoreOptions {
         mode: RestoreMode::Delta,
         ..RestoreOptions::default()
@@ -13,7 +13,7 @@ fn delta() -> RestoreOptions {
 }
 
 /// A backup in two tars, of a cluster with a `pg_control` that can be read.
-async fn repository() -> Repository {
+pub(super) async fn repository() -> Repository {
     let control = sample(16 << 20, 288);
     let members = [directory("/base"), directory("/base/5"), file("/base/5/1259", CONTENT)];
     let listed: [(&str, &[u8]); 3] = [("base/5/1259", CONTENT), ("base/5/1", CONTENT), ("PG_VERSION", b"15")];
@@ -38,13 +38,13 @@ async fn repository() -> Repository {
 }
 
 impl Repository {
-    fn write(&self, path: &str, content: &[u8]) {
+    pub(super) fn write(&self, path: &str, content: &[u8]) {
         let path = self.target().join(path);
         std::fs::create_dir_all(path.parent().expect("below")).expect("created");
         std::fs::write(path, content).expect("written");
     }
 
-    fn files(&self) -> Vec<String> {
+    pub(super) fn files(&self) -> Vec<String> {
         let mut files: Vec<String> = walk(&self.target())
             .iter()
             .map(|path| {
@@ -57,6 +57,10 @@ impl Repository {
         files.sort();
         files
     }
+}
+
+fn marker() -> String {
+    format!(r#"{{"system_identifier": {SYSTEM_IDENTIFIER}, "backup": "x"}}"#)
 }
 
 const FILES: [&str; 6] = [
@@ -83,9 +87,14 @@ async fn what_is_right_is_kept_and_what_is_not_in_the_backup_goes() {
     std::fs::remove_file(repository.target().join("backup_label")).expect("removed");
     std::os::unix::fs::symlink("/nowhere", repository.target().join("link")).expect("linked");
     // All of this tar is there.
-    repository
-        .put(&layout::tar(BACKUP, "part_002.tar.zst"), b"rubbish")
-        .await;
+    let part = layout::tar(BACKUP, "part_002.tar.zst");
+    let good = repository
+        .store
+        .get(&part, 1 << 20)
+        .await
+        .expect("asked")
+        .expect("there");
+    repository.put(&part, b"rubbish").await;
     let planned = plan(&repository.store, BACKUP, &repository.target(), delta())
         .await
         .expect("planned");
@@ -99,6 +108,7 @@ async fn what_is_right_is_kept_and_what_is_not_in_the_backup_goes() {
         repository.target().join("global/pg_control").exists(),
         "a plan removes nothing"
     );
+    drop(planned);
     let restored = repository.restore_with(delta()).await.expect("restored");
     assert_eq!(restored.files, 3);
     assert_eq!(repository.files(), FILES);
@@ -108,7 +118,19 @@ async fn what_is_right_is_kept_and_what_is_not_in_the_backup_goes() {
         (CONTENT.to_vec(), CONTENT.to_vec())
     );
     assert!(!repository.target().join("base/16400").exists() && !repository.target().join(member::MARKER).exists());
+    // What is not of the same kind is not as in the backup, and what stood in the way goes.
+    for name in ["base/5/1259", "base/5/1", "PG_VERSION"] {
+        std::fs::remove_file(repository.target().join(name)).expect("removed");
+        repository.write(&format!("{name}/x/y"), NEWER);
+    }
+    std::fs::remove_dir_all(repository.target().join("global")).expect("removed");
+    repository.write("walarchive_restore.json", marker().as_bytes());
+    repository.write("global", b"");
+    repository.put(&part, &good).await;
+    repository.restore_with(delta()).await.expect("restored");
+    assert_eq!(repository.files(), FILES);
     // Without a manifest nothing can be compared.
+    repository.put(&part, b"rubbish").await;
     repository
         .store
         .delete(&layout::backup_manifest(BACKUP))
