@@ -1,7 +1,7 @@
 //! Carrying a plan out.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,8 @@ pub struct Progress {
     pub bytes_written: AtomicU64,
     /// Files that are complete.
     pub files_done: AtomicU64,
+    /// The directories are not what they were any more: until the restore has ended well, no server can start on them.
+    pub is_writing: AtomicBool,
 }
 
 /// What a restore did.
@@ -54,11 +56,12 @@ pub async fn apply(plan: RestorePlan, progress: Arc<Progress>, cancel: Cancellat
     let cancel = cancel.child_token();
     // Threads that unpack do not notice when nobody waits for them any more.
     let _guard = cancel.clone().drop_guard();
+    let shown = Arc::clone(&progress);
     let (mut plan, tree) = blocking(move || {
         let mut plan = plan;
         let tree = match plan.mode {
             RestoreMode::VerifyOnly => None,
-            _ => Some(prepare(&mut plan)?),
+            _ => Some(prepare(&mut plan, &shown)?),
         };
         Ok((plan, tree))
     })
@@ -121,7 +124,7 @@ pub async fn apply(plan: RestorePlan, progress: Arc<Progress>, cancel: Cancellat
 }
 
 /// Make the directories ready. Until the end a mark says whose they are; what is not in the backup goes.
-fn prepare(plan: &mut RestorePlan) -> Result<Tree> {
+fn prepare(plan: &mut RestorePlan, progress: &Progress) -> Result<Tree> {
     let found = std::mem::take(&mut plan.directories);
     let tree = Tree::open(found, &plan.target, &plan.tablespaces, plan.owner)?;
     let planned = plan.condition.as_ref();
@@ -134,9 +137,11 @@ fn prepare(plan: &mut RestorePlan) -> Result<Tree> {
     put(&tree, MARKER, &marker.to_json())?;
     if let Some(planned) = planned {
         lock_out(&tree, planned)?;
+        progress.is_writing.store(true, Ordering::Relaxed);
         let kept = plan.existing.as_ref().map(|existing| &existing.kept);
         existing::clean(&tree, &plan.tablespaces, plan.major, plan.table.as_ref(), kept)?;
     }
+    progress.is_writing.store(true, Ordering::Relaxed);
     tree.link(&plan.tablespaces)?;
     Ok(tree)
 }

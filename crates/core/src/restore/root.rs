@@ -124,7 +124,7 @@ impl Root {
         descended.ok_or_else(|| failed("create", self.join(components), Errno::ENOENT))
     }
 
-    /// Open a directory below; none if it is missing.
+    /// Open a directory below; none if it is missing, or something else is in its place or on the way.
     pub(super) fn look(&self, components: &[Vec<u8>]) -> Result<Option<File>> {
         self.step_down(components, Missing::Leave)
     }
@@ -137,6 +137,10 @@ impl Root {
         for (depth, component) in components.iter().enumerate() {
             let full = || self.join(&components[..=depth]);
             let entered = enter(&directory, OsStr::from_bytes(component), DIRECTORY, missing);
+            let is_other = matches!(entered, Err((_, Errno::ENOTDIR | Errno::ELOOP)));
+            if is_other && matches!(missing, Missing::Leave) {
+                return Ok(None);
+            }
             let entered = entered.map_err(|(operation, error)| match error {
                 Errno::ENOTDIR | Errno::ELOOP => Error::damaged(
                     full().display().to_string(),

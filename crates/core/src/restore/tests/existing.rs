@@ -87,14 +87,9 @@ async fn what_is_right_is_kept_and_what_is_not_in_the_backup_goes() {
     std::fs::remove_file(repository.target().join("backup_label")).expect("removed");
     std::os::unix::fs::symlink("/nowhere", repository.target().join("link")).expect("linked");
     // All of this tar is there.
-    let part = layout::tar(BACKUP, "part_002.tar.zst");
-    let good = repository
-        .store
-        .get(&part, 1 << 20)
-        .await
-        .expect("asked")
-        .expect("there");
-    repository.put(&part, b"rubbish").await;
+    repository
+        .put(&layout::tar(BACKUP, "part_002.tar.zst"), b"rubbish")
+        .await;
     let planned = plan(&repository.store, BACKUP, &repository.target(), delta())
         .await
         .expect("planned");
@@ -118,19 +113,7 @@ async fn what_is_right_is_kept_and_what_is_not_in_the_backup_goes() {
         (CONTENT.to_vec(), CONTENT.to_vec())
     );
     assert!(!repository.target().join("base/16400").exists() && !repository.target().join(member::MARKER).exists());
-    // What is not of the same kind is not as in the backup, and what stood in the way goes.
-    for name in ["base/5/1259", "base/5/1", "PG_VERSION"] {
-        std::fs::remove_file(repository.target().join(name)).expect("removed");
-        repository.write(&format!("{name}/x/y"), NEWER);
-    }
-    std::fs::remove_dir_all(repository.target().join("global")).expect("removed");
-    repository.write("walarchive_restore.json", marker().as_bytes());
-    repository.write("global", b"");
-    repository.put(&part, &good).await;
-    repository.restore_with(delta()).await.expect("restored");
-    assert_eq!(repository.files(), FILES);
     // Without a manifest nothing can be compared.
-    repository.put(&part, b"rubbish").await;
     repository
         .store
         .delete(&layout::backup_manifest(BACKUP))
@@ -140,6 +123,65 @@ async fn what_is_right_is_kept_and_what_is_not_in_the_backup_goes() {
         repository.restore_with(delta()).await.is_err(),
         "the rubbish is needed now"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_of_another_kind_is_fetched() {
+    let repository = repository().await;
+    let target = repository.target();
+    for with_manifest in [true, false] {
+        repository.restore_with(delta()).await.expect("restored");
+        // Directories where files were, and the other way round.
+        for name in ["base/5/1259", "PG_VERSION", "backup_label"] {
+            std::fs::remove_file(target.join(name)).expect("removed");
+            repository.write(&format!("{name}/x/y"), NEWER);
+        }
+        std::fs::remove_file(target.join("base/5/1")).expect("removed");
+        std::fs::create_dir(target.join("base/5/1")).expect("created");
+        std::fs::remove_dir_all(target.join("global")).expect("removed");
+        repository.write("global", b"");
+        repository.write(member::MARKER, marker().as_bytes());
+        // They tell the server what to do, so they never stay.
+        repository.write("tablespace_map", b"16400 /old\n");
+        repository.write("standby.signal", b"");
+        if !with_manifest {
+            let manifest = layout::backup_manifest(BACKUP);
+            repository.store.delete(&manifest).await.expect("deleted");
+        }
+        repository.restore_with(delta()).await.expect("restored");
+        let expected = FILES
+            .into_iter()
+            .filter(|name| with_manifest || *name != "backup_manifest");
+        assert_eq!(repository.files(), expected.collect::<Vec<_>>());
+        let read = |path: &str| std::fs::read(target.join(path)).expect(path);
+        assert_eq!(
+            (read("base/5/1259"), read("base/5/1")),
+            (CONTENT.to_vec(), CONTENT.to_vec())
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_no_room_makes_none() {
+    use std::os::unix::fs::MetadataExt;
+    let repository = repository().await;
+    repository.restore().await.expect("restored");
+    let target = repository.target();
+    repository.write("base/5/1259", NEWER);
+    repository.write("base/5/hole", b"");
+    let hole = std::fs::OpenOptions::new().write(true).open(target.join("base/5/hole"));
+    hole.and_then(|hole| hole.set_len(1 << 40)).expect("extended");
+    let elsewhere = repository.place.path().join("elsewhere");
+    std::fs::write(&elsewhere, vec![1; 1 << 20]).expect("written");
+    std::fs::hard_link(&elsewhere, target.join("base/5/linked")).expect("linked");
+    let planned = plan(&repository.store, BACKUP, &target, delta())
+        .await
+        .expect("planned");
+    let removed = ["base/5/1259", "base/5/hole", "backup_label", "global/pg_control"];
+    let freed = removed.map(|name| target.join(name).metadata().expect(name).blocks() * 512);
+    // Two files are kept.
+    let room = freed.iter().sum::<u64>() + 2 * 4096;
+    assert_eq!(planned.existing.expect("compared").room, [(None, room)].into());
 }
 
 #[tokio::test(flavor = "multi_thread")]
