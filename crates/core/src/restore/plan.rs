@@ -114,8 +114,9 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
             "Use --no-recovery and write recovery.conf by hand, as servers before 12 want it.",
         ));
     }
-    let mut place = Place::find(store, backup, target, &sentinel, &options).await?;
     let mut notes = Vec::new();
+    chain::check_timelines(store, &links, &mut notes).await?;
+    let mut place = Place::find(store, backup, target, &sentinel, &options).await?;
     let databases = Databases::find(store, backup, &options.databases).await?;
     let Contents {
         mut table,
