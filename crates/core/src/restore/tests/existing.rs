@@ -162,6 +162,40 @@ async fn what_is_of_another_kind_is_fetched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_stays_goes_to_the_owner_too() {
+    use std::os::unix::fs::MetadataExt;
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let repository = repository().await;
+    repository.restore().await.expect("restored");
+    let target = repository.target();
+    // A file that has another name outside would be given away there, too.
+    let outside = repository.place.path().join("outside");
+    std::fs::hard_link(target.join("PG_VERSION"), &outside).expect("linked");
+    let options = RestoreOptions {
+        owner: Some(Owner {
+            uid: 12_345,
+            gid: 23_456,
+        }),
+        ..delta()
+    };
+    let restored = repository.restore_with(options).await.expect("restored");
+    assert_eq!(restored.files, 3, "of five, two are kept");
+    let owner = |path: &Path| {
+        let meta = path.symlink_metadata().expect("there");
+        (meta.uid(), meta.gid())
+    };
+    let mut paths = walk(&target);
+    paths.extend(["", "base", "base/5", "pg_wal", "global"].map(|path| target.join(path)));
+    for path in paths {
+        assert_eq!(owner(&path), (12_345, 23_456), "{path:?}");
+    }
+    assert_eq!(owner(&outside), (0, 0));
+    assert_eq!(std::fs::read(&outside).expect("read"), b"15");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_takes_no_room_makes_none() {
     use std::os::unix::fs::MetadataExt;
     let repository = repository().await;
