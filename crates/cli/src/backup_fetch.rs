@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use indicatif::{HumanBytes, HumanDuration};
@@ -9,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use walarchive_core::config::StorageConfig;
 use walarchive_core::inventory::{find_backup, list_backups};
 use walarchive_core::restore::{
-    RecoveryMode, RecoverySettings, RestoreCommand, RestorePlan, Restored, Selection, apply, plan, select_backup,
-    target_history,
+    Progress, RecoveryMode, RecoverySettings, RestoreCommand, RestorePlan, Restored, Selection, apply, plan,
+    select_backup, target_history,
 };
 use walarchive_core::storage::Store;
 use walarchive_core::verify::Status;
@@ -40,11 +41,15 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
     let next = next_step(&plan, storage.credentials_file.is_none());
     let ignores_invalid_pages = plan.ignores_invalid_pages();
     let (name, target) = (plan.backup.clone(), plan.target.clone());
-    let (progress, started) = (Arc::default(), Instant::now());
+    let (progress, started) = (Arc::<Progress>::default(), Instant::now());
     let work = apply(plan, Arc::clone(&progress), CancellationToken::new());
-    let restored = progress::show(progress, args.quiet, work)
+    let restored = progress::show(Arc::clone(&progress), args.quiet, work)
         .await
-        .inspect_err(|_| incomplete(&target))?;
+        .inspect_err(|_| {
+            if progress.is_writing.load(Ordering::Relaxed) {
+                incomplete(&target);
+            }
+        })?;
     say(args, &summary(&name, &target, &restored, started));
     say(args, &next);
     if ignores_invalid_pages {
@@ -119,13 +124,11 @@ async fn select(args: &BackupFetch, store: &Store) -> Result<Selection> {
 }
 
 fn incomplete(target: &Path) {
-    if target.exists() {
-        eprintln!(
-            "walarchive: directory \"{}\" is incomplete and no server can start on it; run the same command with --delta to \
-             go on, or empty it, and the directories of its tablespaces, before the next attempt",
-            target.display()
-        );
-    }
+    eprintln!(
+        "walarchive: directory \"{}\" is incomplete and no server can start on it; run the same command with --delta to go \
+         on, or empty it, and the directories of its tablespaces, before the next attempt",
+        target.display()
+    );
 }
 
 fn summary(name: &str, target: &Path, restored: &Restored, started: Instant) -> String {

@@ -1,14 +1,15 @@
 //! Carrying a plan out.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use super::complete::check_complete;
+use super::condition::{self, Condition, Marker};
 use super::context::{Context, Step};
-use super::existing::{self, Marker};
+use super::existing;
 use super::extract::extract;
 use super::fetch::blocking;
 use super::member::{BACKUP_LABEL, MARKER, MemberPath, PG_CONTROL};
@@ -32,6 +33,8 @@ pub struct Progress {
     pub bytes_written: AtomicU64,
     /// Files that are complete.
     pub files_done: AtomicU64,
+    /// The directories are not what they were any more: until the restore has ended well, no server can start on them.
+    pub is_writing: AtomicBool,
 }
 
 /// What a restore did.
@@ -46,16 +49,19 @@ pub struct Restored {
 }
 
 /// Restore. When this fails or is cancelled, the directory is incomplete: it has no `global/pg_control`, so no server
-/// starts on it, and it must be emptied before the next attempt. When it returns, everything is on disk.
+/// starts on it, and it must be emptied before the next attempt, or that must be one with [`RestoreMode::Delta`]. When it
+/// returns, everything is on disk. A directory that was changed since the plan is refused.
 pub async fn apply(plan: RestorePlan, progress: Arc<Progress>, cancel: CancellationToken) -> Result<Restored> {
     progress.bytes_total.store(plan.stored_bytes(), Ordering::Relaxed);
     let cancel = cancel.child_token();
     // Threads that unpack do not notice when nobody waits for them any more.
     let _guard = cancel.clone().drop_guard();
+    let shown = Arc::clone(&progress);
     let (mut plan, tree) = blocking(move || {
+        let mut plan = plan;
         let tree = match plan.mode {
             RestoreMode::VerifyOnly => None,
-            _ => Some(prepare(&plan)?),
+            _ => Some(prepare(&mut plan, &shown)?),
         };
         Ok((plan, tree))
     })
@@ -119,28 +125,41 @@ pub async fn apply(plan: RestorePlan, progress: Arc<Progress>, cancel: Cancellat
 }
 
 /// Make the directories ready. Until the end a mark says whose they are; what is not in the backup goes.
-fn prepare(plan: &RestorePlan) -> Result<Tree> {
-    let tree = Tree::open(&plan.target, &plan.tablespaces, plan.owner)?;
+fn prepare(plan: &mut RestorePlan, progress: &Progress) -> Result<Tree> {
+    let found = std::mem::take(&mut plan.directories);
+    let tree = Tree::open(found, &plan.target, &plan.tablespaces, plan.owner)?;
+    let planned = plan.condition.as_ref();
+    condition::check_again(&tree, &plan.tablespaces, &plan.sentinel, planned)?;
+    tree.take_over()?;
     let marker = Marker {
         system_identifier: plan.sentinel.system_identifier,
         backup: plan.backup.clone(),
     };
-    if plan.mode == RestoreMode::Delta && existing::check(&plan.target, &plan.sentinel)? {
-        put(&tree, MARKER, &marker.to_json())?;
-        // From here on no server starts.
-        tree.remove(&path_of(PG_CONTROL)?)?;
-        existing::clean(
-            &plan.target,
-            &plan.tablespaces,
-            plan.major,
-            plan.table.as_ref(),
-            plan.owner,
-        )?;
-    } else {
-        put(&tree, MARKER, &marker.to_json())?;
+    put(&tree, MARKER, &marker.to_json())?;
+    if let Some(planned) = planned {
+        lock_out(&tree, planned)?;
+        progress.is_writing.store(true, Ordering::Relaxed);
+        let kept = plan.existing.as_ref().map(|existing| &existing.kept);
+        existing::clean(&tree, &plan.tablespaces, plan.major, plan.table.as_ref(), kept)?;
     }
+    progress.is_writing.store(true, Ordering::Relaxed);
     tree.link(&plan.tablespaces)?;
     Ok(tree)
+}
+
+/// From here on no server starts. One that is starting has looked for `pg_control`, then creates `postmaster.pid`, and then reads
+/// `pg_control`: it either cannot read it any more, or is seen here, and all is as it was.
+pub(super) fn lock_out(tree: &Tree, planned: &Condition) -> Result<()> {
+    let control = path_of(PG_CONTROL)?;
+    tree.set_aside(&control)?;
+    if !condition::is_used(tree.target())? {
+        return Ok(());
+    }
+    tree.put_back(&control)?;
+    if !planned.is_incomplete() {
+        tree.remove(&path_of(MARKER)?)?;
+    }
+    Err(condition::used(tree.target()))
 }
 
 fn path_of(path: &str) -> Result<MemberPath> {

@@ -17,6 +17,11 @@ pub(super) struct Unfinished {
     pages: u64,
     left: u64,
     written: Written,
+    /// From this page on nothing counts that older backups have: one of the backups that were read has the file only up to here,
+    /// so that was cut off.
+    limit: u64,
+    /// Pages from the limit on that no backup has are zeros.
+    fills: bool,
     /// Of the pages that are written, as far as they go into the CRC-32C of the file: CRCs of parts add up, whatever the
     /// order in which the parts come.
     crc: u32,
@@ -41,11 +46,15 @@ impl Written {
 }
 
 impl Unfinished {
-    /// A file of so many pages, none of which is written.
-    pub(super) fn new(pages: u64, mode: u32) -> Self {
+    /// A file of so many pages, none of which is written. `fills`: it is of a backup of WAL-G, which may have found the changed
+    /// pages in the WAL. Pages by which a relation was extended are not in the WAL before something is in them, so no backup
+    /// may have them. Ours have all pages beyond the size of the parent.
+    pub(super) fn new(pages: u64, mode: u32, fills: bool) -> Self {
         Unfinished {
             pages,
             left: pages,
+            limit: pages,
+            fills,
             written: match pages {
                 0..=64 => Written::Few(0),
                 _ => Written::Many(vec![0; pages.div_ceil(64) as usize].into()),
@@ -71,7 +80,20 @@ impl Unfinished {
 
     /// Is content for that page still wanted?
     fn wants(&mut self, page: u64) -> bool {
-        page < self.pages && *self.written.word(page) >> (page % 64) & 1 == 0
+        page < self.limit && *self.written.word(page) >> (page % 64) & 1 == 0
+    }
+
+    /// The backup whose pages were put last has the file with so many pages.
+    pub(super) fn cut(&mut self, pages: u64) {
+        if self.fills {
+            // The file has its size already, with holes, which read as zeros. No manifest has a CRC to compare.
+            for page in pages..self.limit {
+                if self.wants(page) {
+                    self.mark(page);
+                }
+            }
+        }
+        self.limit = self.limit.min(pages);
     }
 
     fn mark(&mut self, page: u64) {
@@ -166,16 +188,74 @@ impl Assembly {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::member::MemberPath;
+    use super::super::root::Directories;
+    use super::super::tree::Tree;
     use super::*;
 
+    #[test]
+    fn ten_pages_then_four_then_eight() {
+        for fills in [true, false] {
+            let mut file = Unfinished::new(8, 0, fills);
+            let put = |file: &mut Unfinished, pages: std::ops::Range<u64>, size| {
+                let mut writer = Pages::new(file, &Output::Nowhere);
+                for page in pages {
+                    writer.put(page, &[1; PAGE_BYTES as usize]).expect("written");
+                }
+                writer.flush().expect("written");
+                file.cut(size);
+                file.left()
+            };
+            assert_eq!(put(&mut file, 0..0, 8), 8);
+            assert_eq!(put(&mut file, 0..0, 4), if fills { 4 } else { 8 });
+            // Where a page must not be missing, it stays missing.
+            assert_eq!(put(&mut file, 0..10, 10), if fills { 0 } else { 4 });
+        }
+    }
+
     proptest! {
+        /// As restores from the oldest backup on do it: each version gets its size, and then its pages.
+        #[test]
+        fn what_was_cut_off_does_not_come_back(
+            base in prop::collection::vec(1u8.., 0..90),
+            versions in prop::collection::vec((0u64..90, prop::collection::vec((0u64..100, 1u8..), 0..20)), 1..5),
+        ) {
+            let mut expected = base.clone();
+            for (pages, increment) in versions.iter().rev() {
+                expected.resize(*pages as usize, 0);
+                let known = increment.iter().filter(|(page, _)| page < pages);
+                // The first one of the same number counts.
+                known.rev().for_each(|(page, byte)| expected[*page as usize] = *byte);
+            }
+            let place = tempfile::tempdir().expect("a directory");
+            let tree = Tree::open(Directories::default(), place.path(), &[], None).expect("open");
+            let path = MemberPath::parse(b"1").expect("a path");
+            let output = Output::File(tree.create_file(&path).expect("created"));
+            output.set_size(versions[0].0 * PAGE_BYTES).expect("written");
+            let mut file = Unfinished::new(versions[0].0, 0, true);
+            let base: Vec<(u64, u8)> = (0..).zip(base).collect();
+            for (pages, increment) in versions.iter().chain([&(base.len() as u64, base.clone())]) {
+                let mut writer = Pages::new(&mut file, &output);
+                for (page, byte) in increment.iter().filter(|(page, _)| page < pages) {
+                    writer.put(*page, &[*byte; PAGE_BYTES as usize]).expect("written");
+                }
+                writer.flush().expect("written");
+                file.cut(*pages);
+            }
+            prop_assert!(file.is_complete());
+            output.keep(0o600, false).expect("kept");
+            let content = std::fs::read(place.path().join("1")).expect("read");
+            let pages: Vec<u8> = content.chunks(PAGE_BYTES as usize).map(|page| page[0]).collect();
+            prop_assert_eq!(pages, expected);
+        }
+
         #[test]
         fn the_newest_page_counts_and_checksums_add_up(
             pages in 0u64..150,
             increments in prop::collection::vec(prop::collection::vec((0u64..160, any::<u8>()), 0..40), 0..4),
         ) {
             let mut expected = vec![None; pages as usize];
-            let mut file = Unfinished::new(pages, 0);
+            let mut file = Unfinished::new(pages, 0, false);
             let whole: Vec<(u64, u8)> = (0..155).map(|page| (page, 0xEE)).collect();
             for increment in increments.iter().chain([&whole]) {
                 let mut writer = Pages::new(&mut file, &Output::Nowhere);

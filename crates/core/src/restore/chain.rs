@@ -3,9 +3,10 @@
 use super::plan::Link;
 use crate::error::{Error, Result};
 use crate::formats::Sentinel;
-use crate::inventory;
+use crate::inventory::{self, parse_name};
 use crate::layout;
 use crate::storage::Store;
+use crate::wal::TimelineHistory;
 
 /// More than anybody takes: each step costs memory and downloads.
 const LONGEST: usize = 1000;
@@ -91,6 +92,55 @@ fn unfit(child: &Sentinel, name: &str, parent: &Sentinel) -> Option<String> {
             parent.start_lsn
         )
     })
+}
+
+/// Refuse a chain with a parent that its child's timeline had left before the parent's end: pages of both have the same LSNs and
+/// other content. `notes` gets what cannot be told.
+pub(crate) async fn check_timelines(store: &Store, links: &[Link], notes: &mut Vec<String>) -> Result<()> {
+    let timeline = |link: &Link| parse_name(&link.backup).0.map(|segment| segment.timeline);
+    for pair in links.windows(2) {
+        let (child, parent) = (&pair[0], &pair[1]);
+        let (Some(here), Some(there)) = (timeline(child), timeline(parent)) else {
+            continue;
+        };
+        if here == there {
+            continue;
+        }
+        let Some(history) = history(store, here).await? else {
+            notes.push(format!(
+                "The archive has no history of timeline {here}, so it is not known whether delta backup \"{}\" fits its parent \"{}\" of \
+                 timeline {there}.",
+                child.backup, parent.backup
+            ));
+            continue;
+        };
+        let finish = parent.sentinel.finish_lsn;
+        if !history.leads_from(there, finish) {
+            return Err(Error::damaged(
+                store.object_url(&layout::sentinel(&child.backup)),
+                format!(
+                    "It is of timeline {here}, which does not lead from the end of its parent \"{}\", {finish} on timeline {there}.",
+                    parent.backup
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// None if it is not there or cannot be read.
+async fn history(store: &Store, timeline: u32) -> Result<Option<TimelineHistory>> {
+    // The first one has no history file.
+    let first = TimelineHistory {
+        timeline,
+        ancestors: Vec::new(),
+    };
+    match inventory::read_history(store, timeline).await {
+        Ok(None) => Ok((timeline == 1).then_some(first)),
+        Ok(Some(text)) => Ok(TimelineHistory::parse(timeline, &text)),
+        Err(Error::Damaged { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Chains need to know of each file how it is stored.

@@ -139,6 +139,23 @@ impl Context {
         }
     }
 
+    /// A member that is neither a file nor a directory is left out. Returns whether this backup is the one to have it.
+    pub(super) fn leave_out(&self, step: &Step, path: &MemberPath, found: Found) -> bool {
+        let Some(table) = &self.table else {
+            self.strays.lock().insert(self.stray_keys.of(&path.joined()));
+            return true;
+        };
+        let Some(file) = found.number() else {
+            return step.is_newest();
+        };
+        let is_taken = step.is_newest() || step.level.taken.get(file).is_some();
+        // A file of a manifest is still missing then, and one that has the same name comes twice.
+        if is_taken && !step.found.set(file) && !(table.has_manifest && table.is_listed(file)) {
+            self.done(Some(file));
+        }
+        is_taken
+    }
+
     /// The file is where it belongs, in full.
     pub(super) fn done(&self, file: Option<usize>) {
         if let Some(file) = file {

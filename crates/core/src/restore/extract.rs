@@ -85,12 +85,34 @@ impl Unpacker<'_> {
                 tracing::warn!("\"{path}\" was a symbolic link; it is restored as an empty directory");
                 self.directory(&path, 0o700)
             }
-            EntryType::Symlink => Err(refused("it is a symbolic link")),
+            EntryType::Symlink | EntryType::Char | EntryType::Block | EntryType::Fifo => {
+                self.leave_out(entry, &path);
+                Ok(())
+            }
+            // The content of a file is missing with it.
             EntryType::Link => Err(refused("it is a hard link")),
-            EntryType::Char | EntryType::Block => Err(refused("it is a device")),
-            EntryType::Fifo => Err(refused("it is a named pipe")),
             _ => Err(refused("it is neither a file nor a directory")),
         }
+    }
+
+    /// WAL-G packs what somebody put into the data directory. It may lead to anywhere, so nothing of the kind is made, nor does
+    /// it end the restore.
+    fn leave_out(&self, entry: &tar::Entry<'_, impl Read>, path: &MemberPath) {
+        if !self.context.leave_out(self.step, path, self.context.find(path)) {
+            return;
+        }
+        let what = match entry.header().entry_type() {
+            EntryType::Symlink => {
+                let target = entry.link_name_bytes().unwrap_or_default();
+                format!(
+                    "a symbolic link to \"{}\"",
+                    String::from_utf8_lossy(&target).escape_debug()
+                )
+            }
+            EntryType::Fifo => "a named pipe".to_owned(),
+            _ => "a device".to_owned(),
+        };
+        tracing::warn!("\"{path}\" was {what}; it was left out");
     }
 
     /// Those of the newest backup come back, listed or not: they hold nothing.

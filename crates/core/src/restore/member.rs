@@ -35,6 +35,13 @@ const CONTENT_LEFT_OUT: [&str; 10] = [
     "pg_subtrans",
 ];
 
+/// Is it a file that never stays as it was found in a data directory, whatever the backup says? By its path with slashes between
+/// its components and none around them.
+pub(super) fn is_always_new(path: &[u8]) -> bool {
+    let special = [PG_CONTROL, BACKUP_LABEL, TABLESPACE_MAP];
+    special.iter().chain(&NEVER).any(|special| path == special.as_bytes())
+}
+
 /// The components of a path below the data directory, each one a plain name. None at all is the data directory itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct MemberPath(Vec<Vec<u8>>);

@@ -8,6 +8,7 @@ mod apply;
 mod assemble;
 pub(crate) mod chain;
 mod complete;
+mod condition;
 pub(crate) mod contents;
 mod context;
 mod databases;
@@ -27,6 +28,7 @@ mod place;
 pub(crate) mod plan;
 mod readback;
 mod recovery;
+mod root;
 mod select;
 mod show;
 mod space;
@@ -36,6 +38,7 @@ pub(crate) mod table;
 mod tablespaces;
 mod target;
 mod tree;
+mod walk;
 
 #[cfg(test)]
 mod tests;

@@ -99,7 +99,8 @@ impl Member<'_> {
         self.expected(header.file_size)?;
         let output = self.context.create(self.path)?;
         output.set_size(header.file_size)?;
-        let mut file = Unfinished::new(header.file_size / PAGE_BYTES, self.mode);
+        let is_ours = self.context.table.as_ref().is_some_and(|table| table.has_manifest);
+        let mut file = Unfinished::new(header.file_size / PAGE_BYTES, self.mode, !is_ours);
         self.pages(entry, &header, &mut file, &output)?;
         self.park_or_keep(file, output)
     }
@@ -137,6 +138,7 @@ impl Member<'_> {
         if copied != size {
             return Err(self.truncated(copied, size));
         }
+        file.cut(size / PAGE_BYTES);
         self.park_or_keep(file, output)
     }
 
@@ -169,6 +171,7 @@ impl Member<'_> {
         }
         pages.flush()?;
         self.count(pages.bytes);
+        file.cut(header.file_size / PAGE_BYTES);
         Ok(())
     }
 

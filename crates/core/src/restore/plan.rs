@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::chain;
+use super::condition::{self, Condition};
 use super::contents::{self, Contents, ManifestInfo};
 use super::databases::Databases;
 use super::existing::{self, Existing};
@@ -14,7 +15,8 @@ use super::narrow::narrow;
 use super::options::{RestoreMode, RestoreOptions};
 use super::owner::{self, Owner};
 use super::recovery::RecoverySettings;
-use super::space;
+use super::root::Directories;
+use super::space::{self, Need};
 use super::survey::Survey;
 use super::table::Table;
 use super::tablespaces::{self, Tablespace};
@@ -59,6 +61,10 @@ pub struct RestorePlan {
     pub(crate) manifest: Option<ManifestInfo>,
     pub(crate) owner: Option<Owner>,
     pub(crate) databases: Databases,
+    /// Those that exist. As long as the plan is there, no other restore works on them.
+    pub(crate) directories: Directories,
+    /// None if nothing is in the target.
+    pub(crate) condition: Option<Condition>,
     /// What is in the target already.
     pub(crate) existing: Option<Existing>,
     /// Of the server.
@@ -108,8 +114,9 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
             "Use --no-recovery and write recovery.conf by hand, as servers before 12 want it.",
         ));
     }
-    let place = Place::find(store, backup, target, &sentinel, &options).await?;
     let mut notes = Vec::new();
+    chain::check_timelines(store, &links, &mut notes).await?;
+    let mut place = Place::find(store, backup, target, &sentinel, &options).await?;
     let databases = Databases::find(store, backup, &options.databases).await?;
     let Contents {
         mut table,
@@ -122,18 +129,21 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
         notes.push("The backup has no manifest, so the content of its files cannot be compared with one.".to_owned());
     }
     let mut existing = None;
-    if place.is_used
-        && let Some(known) = table.take()
-    {
-        let (place, threads) = (place.clone(), options.concurrency);
-        let (known, compared) = blocking(move || {
-            let compared = existing::compare(&place.target, &place.tablespaces, place.major, &known, threads)?;
-            Ok((known, compared))
+    if place.condition.is_some() {
+        let (owner, threads) = (options.owner, options.concurrency);
+        (place, table, existing) = blocking(move || {
+            let found = existing::compare(
+                &place.directories,
+                &place.tablespaces,
+                place.major,
+                table.as_ref(),
+                owner,
+                threads,
+            )?;
+            Ok((place, table, found))
         })
         .await?;
-        table = Some(known);
-        notes.extend(compared.note());
-        existing = Some(compared);
+        notes.extend(existing.as_ref().and_then(Existing::note));
     }
     if let Some(known) = table.take() {
         table = Some(match there(&known, existing.as_ref()) {
@@ -152,6 +162,8 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
         backup: backup.to_owned(),
         target: place.target,
         tablespaces: place.tablespaces,
+        directories: place.directories,
+        condition: place.condition,
         ancestors: links.into_iter().skip(1).map(|link| link.backup).collect(),
         recovery: options.recovery,
         archive_off: options.archive_off,
@@ -186,13 +198,15 @@ fn there(table: &Table, existing: Option<&Existing>) -> Option<Bits> {
 }
 
 /// The directories of a restore.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Place {
     target: PathBuf,
     tablespaces: Vec<Tablespace>,
     major: u32,
-    /// Something is in the target.
-    is_used: bool,
+    /// Those of them that exist.
+    directories: Directories,
+    /// None if nothing is in the target.
+    condition: Option<Condition>,
 }
 
 impl Place {
@@ -212,46 +226,52 @@ impl Place {
             target: target.to_owned(),
             tablespaces: tablespaces::resolve(found, &options.tablespace_map, &source)?,
             major: sentinel.pg_version / 10_000,
-            is_used: false,
+            directories: Directories::default(),
+            condition: None,
         };
         place.target = match options.mode {
             RestoreMode::VerifyOnly => return Ok(place),
             RestoreMode::Fresh => tablespaces::check_directories(target, &place.tablespaces, true)?,
             RestoreMode::Delta => tablespaces::check_directories(target, &place.tablespaces, false)?,
         };
+        place.directories = Directories::find(&place.target, &place.tablespaces)?;
         if options.mode == RestoreMode::Delta {
-            place.is_used = existing::check(&place.target, sentinel)?;
-            existing::check_tablespaces(&place.target, &place.tablespaces)?;
+            place.condition = condition::check_directories(&place.directories, &place.tablespaces, sentinel)?;
         }
         Ok(place)
     }
 
-    /// What will be written where, in bytes.
+    /// What will be written where.
     fn needs(
         &self,
         survey: &Survey,
         sentinel: &Sentinel,
         has_manifest: bool,
         existing: Option<&Existing>,
-    ) -> Vec<(PathBuf, u64)> {
-        let sum = |tablespace: Option<u32>| match (has_manifest, tablespace) {
-            (true, _) => survey.bytes.get(&tablespace).copied().unwrap_or(0),
-            // What goes where is not known; together it must fit.
-            (false, None) if survey.databases.is_all() => {
-                sentinel.data_catalog_size.unwrap_or(sentinel.uncompressed_size)
-            }
-            (false, _) => 0,
+    ) -> Vec<Need> {
+        let places = self.tablespaces.iter().map(|tablespace| {
+            let place = tablespace.location.as_ref().unwrap_or(&self.target);
+            (place, tablespace.oid.parse().ok())
+        });
+        let places = std::iter::once((&self.target, None)).chain(places);
+        let need = |(place, tablespace): (&PathBuf, Option<u32>)| Need {
+            place: place.clone(),
+            bytes: match (has_manifest, tablespace) {
+                (true, _) => survey.bytes.get(&tablespace).copied().unwrap_or(0),
+                (false, _) => 0,
+            },
+            room: existing
+                .and_then(|existing| existing.room.get(&tablespace).copied())
+                .unwrap_or(0),
+            // Of what goes where only the sum is known.
+            bytes_anywhere: match (has_manifest, tablespace) {
+                (false, None) if survey.databases.is_all() => {
+                    sentinel.data_catalog_size.unwrap_or(sentinel.uncompressed_size)
+                }
+                _ => 0,
+            },
         };
-        let need = |tablespace: Option<u32>| {
-            let room = existing.and_then(|existing| existing.room.get(&tablespace).copied());
-            sum(tablespace).saturating_sub(room.unwrap_or(0))
-        };
-        let mut needs = vec![(self.target.clone(), need(None))];
-        for tablespace in &self.tablespaces {
-            let place = tablespace.location.clone().unwrap_or_else(|| self.target.clone());
-            needs.push((place, need(tablespace.oid.parse().ok())));
-        }
-        needs
+        places.map(need).collect()
     }
 }
 

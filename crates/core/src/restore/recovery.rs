@@ -26,6 +26,11 @@ const IGNORE_INVALID_PAGES: &str =
 /// The first version that has it.
 const IGNORE_INVALID_PAGES_SINCE: u32 = 13;
 
+const AUTO_CONF: &str = "postgresql.auto.conf";
+
+/// More than any has, in bytes.
+const AUTO_CONF_LIMIT: u64 = 64 << 20;
+
 /// The settings of the five kinds of target.
 const TARGETS: [&str; 5] = [
     "recovery_target",
@@ -144,13 +149,9 @@ pub(super) fn write(recovery: Option<&RecoverySettings>, further: &[&str], tree:
     if settings.is_empty() {
         return Ok(());
     }
-    let path = tree.path().join("postgresql.auto.conf");
-    let old = match std::fs::read(&path) {
-        Ok(content) => content,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(Error::io("read", path, error)),
-    };
-    put(tree, "postgresql.auto.conf", &merge(&old, &settings))?;
+    let path = MemberPath::parse(AUTO_CONF.as_bytes()).map_err(|reason| Error::damaged(AUTO_CONF, reason))?;
+    let old = tree.read(&path, AUTO_CONF_LIMIT)?.unwrap_or_default();
+    put(tree, AUTO_CONF, &merge(&old, &settings))?;
     recovery.map_or(Ok(()), |recovery| put(tree, recovery.mode.file_name(), b""))
 }
 

@@ -35,7 +35,7 @@ fn newest(backups: &[BackupInfo], target: &RestoreTarget, history: Option<&Timel
     let mut candidates: Vec<&BackupInfo> = backups.iter().collect();
     candidates.sort_by_key(|backup| backup.started());
     for backup in candidates.iter().rev() {
-        let Some(reason) = unusable(backup, target, history).or_else(|| broken(backups, backup)) else {
+        let Some(reason) = unusable(backup, target, history).or_else(|| broken(backups, backup, history)) else {
             notes.extend(note(backup, target));
             return Ok(Selection {
                 backup: (*backup).clone(),
@@ -89,7 +89,7 @@ fn named(
 }
 
 /// Why a delta backup cannot be restored, as far as a listing tells.
-fn broken(backups: &[BackupInfo], backup: &BackupInfo) -> Option<String> {
+fn broken(backups: &[BackupInfo], backup: &BackupInfo, history: Option<&TimelineHistory>) -> Option<String> {
     let mut last = backup;
     for _ in 0..=backups.len() {
         let parent = &last.delta.as_ref()?.parent;
@@ -100,6 +100,9 @@ fn broken(backups: &[BackupInfo], backup: &BackupInfo) -> Option<String> {
             }
             Some(parent) => parent,
         };
+        if let Some(reason) = off_the_way(last, history) {
+            return Some(format!("it is based on \"{}\", which {reason}", last.name));
+        }
     }
     Some("its ancestors never come to a full backup".to_owned())
 }
@@ -109,15 +112,10 @@ fn unusable(backup: &BackupInfo, target: &RestoreTarget, history: Option<&Timeli
     if backup.damaged.is_some() {
         return Some("its metadata is damaged".to_owned());
     }
-    let metadata = &backup.metadata;
-    if let (Some(history), Some(timeline)) = (history, backup.timeline)
-        && !history.leads_from(timeline, metadata.finish_lsn)
-    {
-        return Some(format!(
-            "it ends at {} on timeline {timeline}, which is not on the way to timeline {}",
-            metadata.finish_lsn, history.timeline
-        ));
+    if let Some(reason) = off_the_way(backup, history) {
+        return Some(format!("it {reason}"));
     }
+    let metadata = &backup.metadata;
     match target {
         RestoreTarget::Time(time) if backup.finished() > *time => Some(format!(
             "it ends at {}",
@@ -132,6 +130,17 @@ fn unusable(backup: &BackupInfo, target: &RestoreTarget, history: Option<&Timeli
             .map(|next| format!("it ends at transaction {next}")),
         _ => None,
     }
+}
+
+fn off_the_way(backup: &BackupInfo, history: Option<&TimelineHistory>) -> Option<String> {
+    let (history, timeline) = (history?, backup.timeline?);
+    let finish = backup.metadata.finish_lsn;
+    (!history.leads_from(timeline, finish)).then(|| {
+        format!(
+            "ends at {finish} on timeline {timeline}, which is not on the way to timeline {}",
+            history.timeline
+        )
+    })
 }
 
 /// Transaction IDs have 32 bits and wrap around; the upper half of a 64-bit one is its epoch. Users may give either.
@@ -310,5 +319,13 @@ mod tests {
         let select = |name| select_backup(&backups(), name, &RestoreTarget::Latest, Some(&history));
         assert_eq!(select("LATEST").expect("chosen").backup.name, "one");
         assert!(select("two").is_err());
+        // A delta that somebody took upon such a one.
+        let mut all = backups();
+        all[1].timeline = Some(2);
+        let chosen = select_backup(&all, "LATEST", &RestoreTarget::Latest, Some(&history)).expect("chosen");
+        assert_eq!(chosen.backup.name, "one");
+        let passed = "Backup \"delta\" was passed over: it is based on \"two\", which ends at 0/190 on timeline 1, which is \
+                      not on the way to timeline 2.";
+        assert!(chosen.notes.iter().any(|note| note == passed), "{:?}", chosen.notes);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::existing::Marker;
+use super::condition::Marker;
 use crate::error::{Error, Result};
 use crate::formats::TablespaceSpec;
 
@@ -239,7 +239,7 @@ fn check_empty(path: &Path, hint: &str) -> Result<()> {
 }
 
 /// The absolute path with the links of the part that exists resolved.
-fn settled(path: &Path) -> Result<PathBuf> {
+pub(super) fn settled(path: &Path) -> Result<PathBuf> {
     let absolute = std::path::absolute(path).map_err(|error| Error::io("open", path, error))?;
     if absolute.components().any(|component| component == Component::ParentDir) {
         return Err(Error::config(

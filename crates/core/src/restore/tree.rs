@@ -1,31 +1,26 @@
 //! Writing below the target without ever following a link.
 //!
-//! Every directory is opened by its parent, with `O_NOFOLLOW`. Tablespaces are directories of their own here: what lies
+//! Every directory is opened by the one above it: see [`Root`]. Tablespaces are directories of their own here: what lies
 //! below `pg_tblspc/<oid>` goes straight to the tablespace's directory and not through the link to it.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::fs::{DirBuilder, File, Permissions};
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Permissions};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat, renameat};
-use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{UnlinkatFlags, symlinkat, syncfs, unlinkat};
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, syncfs, unlinkat};
 
 use super::member::MemberPath;
 use super::owner::Owner;
+use super::root::{Directories, Root, failed, give, open_file};
 use super::tablespaces::Tablespace;
+use super::walk::leads_to;
 use crate::error::{Error, Result};
-
-const DIRECTORY: OFlag = OFlag::O_RDONLY
-    .union(OFlag::O_DIRECTORY)
-    .union(OFlag::O_NOFOLLOW)
-    .union(OFlag::O_CLOEXEC);
 
 /// What a file is called until its content was checked.
 const TEMPORARY_SUFFIX: &[u8] = b".walarchive-tmp";
@@ -39,54 +34,103 @@ pub(super) struct Tree {
     owner: Option<Owner>,
 }
 
-struct Root {
-    path: PathBuf,
-    directory: OwnedFd,
-    owner: Option<Owner>,
-}
-
 /// A file under its temporary name. Dropped without [`NewFile::keep`], it is removed.
 pub(super) struct NewFile {
-    directory: OwnedFd,
-    temporary: Vec<u8>,
-    name: Vec<u8>,
+    directory: File,
+    temporary: OsString,
+    name: OsString,
     kept: bool,
     /// Where it will be, for messages.
     pub(super) path: PathBuf,
     pub(super) file: File,
 }
 
+/// Where a file is or is to be.
+struct Spot<'a> {
+    directory: File,
+    name: &'a OsStr,
+    /// For messages.
+    full: PathBuf,
+}
+
 impl Tree {
-    /// Open the directories, creating what does not exist yet. What is created belongs to `owner`.
-    pub(super) fn open(target: &Path, tablespaces: &[Tablespace], owner: Option<Owner>) -> Result<Self> {
+    /// Take the directories that were `found`, and create the others. What is created belongs to `owner`; what was found is
+    /// left as it is until [`Tree::take_over`].
+    pub(super) fn open(
+        mut found: Directories,
+        target: &Path,
+        tablespaces: &[Tablespace],
+        owner: Option<Owner>,
+    ) -> Result<Self> {
         let mut tree = Tree {
-            target: Root::create(target, owner)?,
+            target: found.target.take().map_or_else(|| Root::create(target, owner), Ok)?,
             tablespaces: BTreeMap::new(),
             owner,
             tag: format!("{:08x}", rand::random::<u32>()),
         };
         for tablespace in tablespaces {
             let Some(location) = &tablespace.location else { continue };
-            tree.tablespaces
-                .insert(tablespace.oid.clone().into_bytes(), Root::create(location, owner)?);
+            let oid = tablespace.oid.clone().into_bytes();
+            let root = match found.tablespaces.remove(&oid) {
+                Some(root) => root,
+                None => Root::create(location, owner)?,
+            };
+            tree.tablespaces.insert(oid, root);
         }
         Ok(tree)
+    }
+
+    /// Give the directories themselves to the owner, and the mode with which a server starts.
+    pub(super) fn take_over(&self) -> Result<()> {
+        for root in self.roots() {
+            let directory = root.directory();
+            give(directory, self.owner, &root.path)?;
+            let meta = directory
+                .metadata()
+                .map_err(|error| Error::io("open", &root.path, error))?;
+            // PostgreSQL refuses to start on a directory that others may read.
+            if meta.mode() & 0o027 != 0 {
+                directory
+                    .set_permissions(Permissions::from_mode(0o700))
+                    .map_err(|error| Error::io("set the mode of", &root.path, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn roots(&self) -> impl Iterator<Item = &Root> {
+        std::iter::once(&self.target).chain(self.tablespaces.values())
+    }
+
+    /// The data directory.
+    pub(super) fn target(&self) -> &Root {
+        &self.target
+    }
+
+    /// The tablespaces' directories by OID.
+    pub(super) fn tablespaces(&self) -> &BTreeMap<Vec<u8>, Root> {
+        &self.tablespaces
+    }
+
+    pub(super) fn owner(&self) -> Option<Owner> {
+        self.owner
     }
 
     /// Create the links to the tablespaces, unless they are there.
     pub(super) fn link(&self, tablespaces: &[Tablespace]) -> Result<()> {
         for tablespace in tablespaces {
             let Some(location) = &tablespace.location else { continue };
-            let path = self.target.path.join("pg_tblspc").join(&tablespace.oid);
-            if std::fs::read_link(&path).is_ok_and(|link| link == *location) {
+            let oid = OsStr::new(&tablespace.oid);
+            let full = || self.target.path.join("pg_tblspc").join(oid);
+            let links = self.target.descend(&[b"pg_tblspc".to_vec()], self.owner)?;
+            if leads_to(&links, oid, location) {
                 continue;
             }
-            let links = self.target.descend(&[b"pg_tblspc".to_vec()])?;
-            symlinkat(location, &links, tablespace.oid.as_str())
-                .map_err(|error| failed("create", path.clone(), error))?;
+            symlinkat(location, &links, oid).map_err(|error| failed("create", full(), error))?;
             if let Some(owner) = self.owner {
-                std::os::unix::fs::lchown(&path, Some(owner.uid), Some(owner.gid))
-                    .map_err(|error| Error::io("set the owner of", &path, error))?;
+                let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+                fchownat(&links, oid, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
+                    .map_err(|error| failed("set the owner of", full(), error))?;
             }
         }
         Ok(())
@@ -94,22 +138,38 @@ impl Tree {
 
     /// Remove a file, durably; it is no failure if it is not there.
     pub(super) fn remove(&self, path: &MemberPath) -> Result<()> {
-        let (root, components) = self.locate(path);
-        let full = root.join(components);
-        let Some((name, parents)) = components.split_last() else {
-            return Ok(());
-        };
-        if !full.parent().is_some_and(Path::exists) {
-            return Ok(());
-        }
-        let directory = root.descend(parents)?;
-        match unlinkat(&directory, OsStr::from_bytes(name), UnlinkatFlags::NoRemoveDir) {
-            Ok(()) => File::from(directory)
-                .sync_all()
-                .map_err(|error| Error::io("flush", full, error)),
+        let Some(spot) = self.look(path)? else { return Ok(()) };
+        match unlinkat(&spot.directory, spot.name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) => spot.flush(),
             Err(Errno::ENOENT) => Ok(()),
-            Err(error) => Err(failed("remove", full, error)),
+            Err(error) => Err(failed("remove", spot.full, error)),
         }
+    }
+
+    /// Give a file its temporary name, durably; it is no failure if it is not there.
+    pub(super) fn set_aside(&self, path: &MemberPath) -> Result<()> {
+        self.rename(path, |name| (name.to_owned(), self.temporary(name)))
+    }
+
+    /// Undo [`Tree::set_aside`].
+    pub(super) fn put_back(&self, path: &MemberPath) -> Result<()> {
+        self.rename(path, |name| (self.temporary(name), name.to_owned()))
+    }
+
+    fn rename(&self, path: &MemberPath, names: impl Fn(&OsStr) -> (OsString, OsString)) -> Result<()> {
+        let Some(spot) = self.look(path)? else { return Ok(()) };
+        let (from, to) = names(spot.name);
+        match renameat(&spot.directory, &from[..], &spot.directory, &to[..]) {
+            Ok(()) => spot.flush(),
+            Err(Errno::ENOENT) => Ok(()),
+            Err(error) => Err(failed("rename", spot.full, error)),
+        }
+    }
+
+    /// The content of a small file, of at most `limit` bytes; none if it is not there.
+    pub(super) fn read(&self, path: &MemberPath, limit: u64) -> Result<Option<Vec<u8>>> {
+        let (root, components) = self.locate(path);
+        root.read(components, limit)
     }
 
     /// The root that a path is below, and the rest of the path.
@@ -123,10 +183,36 @@ impl Tree {
         }
     }
 
+    /// Where a file is, if its directory is there.
+    fn look<'a>(&self, path: &'a MemberPath) -> Result<Option<Spot<'a>>> {
+        let (root, components) = self.locate(path);
+        let Some((name, parents)) = components.split_last() else {
+            return Ok(None);
+        };
+        Ok(root.look(parents)?.map(|directory| Spot {
+            directory,
+            name: OsStr::from_bytes(name),
+            full: root.join(components),
+        }))
+    }
+
+    /// Where a file is to be; its directory is there then.
+    fn reach<'a>(&self, path: &'a MemberPath) -> Result<Spot<'a>> {
+        let (root, components) = self.locate(path);
+        let Some((name, parents)) = components.split_last() else {
+            return Err(Error::damaged(path.to_string(), "A file has the name of a directory."));
+        };
+        Ok(Spot {
+            directory: root.descend(parents, self.owner)?,
+            name: OsStr::from_bytes(name),
+            full: root.join(components),
+        })
+    }
+
     /// Create a directory, and those above it, unless it exists. `mode` may open it for the group.
     pub(super) fn create_directory(&self, path: &MemberPath, mode: u32) -> Result<()> {
         let (root, components) = self.locate(path);
-        let directory = File::from(root.descend(components)?);
+        let directory = root.descend(components, self.owner)?;
         // The server insists on 0700 or 0750 for the data directory; nothing below needs more.
         let mode = mode & 0o750 | 0o700;
         directory
@@ -136,163 +222,63 @@ impl Tree {
 
     /// Create a file under a temporary name, and the directories above it.
     pub(super) fn create_file(&self, path: &MemberPath) -> Result<NewFile> {
-        let (root, components) = self.locate(path);
-        let full = root.join(components);
-        let Some((name, parents)) = components.split_last() else {
-            return Err(Error::damaged(path.to_string(), "A file has the name of a directory."));
-        };
-        let directory = root.descend(parents)?;
-        let temporary = self.temporary(name);
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = openat(
-            &directory,
-            OsStr::from_bytes(&temporary),
-            flags,
-            Mode::from_bits_truncate(0o600),
-        )
-        .map_err(|error| failed("create", full.clone(), error))?;
-        give(&file, self.owner, &full)?;
-        Ok(NewFile {
-            directory,
-            temporary,
-            name: name.clone(),
-            kept: false,
-            path: full,
-            file: File::from(file),
-        })
+        let new = self.open_temporary(path, "create", OFlag::O_CREAT | OFlag::O_EXCL)?;
+        give(&new.file, self.owner, &new.path)?;
+        Ok(new)
     }
 
     /// Open a file that was parked.
     pub(super) fn reopen_file(&self, path: &MemberPath) -> Result<NewFile> {
-        let (root, components) = self.locate(path);
-        let full = root.join(components);
-        let Some((name, parents)) = components.split_last() else {
-            return Err(Error::damaged(path.to_string(), "A file has the name of a directory."));
-        };
-        let directory = root.descend(parents)?;
-        let temporary = self.temporary(name);
-        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = openat(&directory, OsStr::from_bytes(&temporary), flags, Mode::empty())
-            .map_err(|error| failed("open", full.clone(), error))?;
-        Ok(NewFile {
-            directory,
-            temporary,
-            name: name.clone(),
-            kept: false,
-            path: full,
-            file: File::from(file),
-        })
+        self.open_temporary(path, "open", OFlag::empty())
+    }
+
+    fn open_temporary(&self, path: &MemberPath, operation: &'static str, more: OFlag) -> Result<NewFile> {
+        let spot = self.reach(path)?;
+        let temporary = self.temporary(spot.name);
+        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | more;
+        let mode = Mode::from_bits_truncate(0o600);
+        match openat(&spot.directory, &temporary[..], flags, mode) {
+            Ok(file) => Ok(NewFile {
+                directory: spot.directory,
+                temporary,
+                name: spot.name.to_owned(),
+                kept: false,
+                path: spot.full,
+                file: File::from(file),
+            }),
+            Err(error) => Err(failed(operation, spot.full, error)),
+        }
     }
 
     /// Open a file for reading; its path is for messages.
     pub(super) fn open_file(&self, path: &MemberPath) -> Result<(File, PathBuf)> {
-        let (root, components) = self.locate(path);
-        let full = root.join(components);
-        let Some((name, parents)) = components.split_last() else {
-            return Err(Error::damaged(path.to_string(), "A file has the name of a directory."));
-        };
-        let directory = root.descend(parents)?;
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let file = openat(&directory, OsStr::from_bytes(name), flags, Mode::empty())
-            .map_err(|error| failed("open", full.clone(), error))?;
-        Ok((File::from(file), full))
+        let spot = self.reach(path)?;
+        match open_file(&spot.directory, spot.name) {
+            Ok(file) => Ok((file, spot.full)),
+            Err(error) => Err(failed("open", spot.full, error)),
+        }
     }
 
     /// Nobody can foresee it, so no member of a tar can bear it.
-    fn temporary(&self, name: &[u8]) -> Vec<u8> {
-        [name, b".", self.tag.as_bytes(), TEMPORARY_SUFFIX].concat()
+    fn temporary(&self, name: &OsStr) -> OsString {
+        OsString::from_vec([name.as_bytes(), b".", self.tag.as_bytes(), TEMPORARY_SUFFIX].concat())
     }
 
     /// Flush everything to disk: the file systems of the target and of each tablespace.
     pub(super) fn sync(&self) -> Result<()> {
-        for root in std::iter::once(&self.target).chain(self.tablespaces.values()) {
-            syncfs(&root.directory).map_err(|error| failed("flush", root.path.clone(), error))?;
+        for root in self.roots() {
+            syncfs(root.directory()).map_err(|error| failed("flush", root.path.clone(), error))?;
         }
         Ok(())
     }
-
-    /// The data directory.
-    pub(super) fn path(&self) -> &Path {
-        &self.target.path
-    }
 }
 
-impl Root {
-    fn create(path: &Path, owner: Option<Owner>) -> Result<Self> {
-        let missing: Vec<&Path> = path.ancestors().take_while(|ancestor| !ancestor.exists()).collect();
-        for directory in missing.into_iter().rev() {
-            DirBuilder::new()
-                .mode(0o700)
-                .create(directory)
-                .map_err(|error| Error::io("create", directory, error))?;
-            if let Some(owner) = owner {
-                std::os::unix::fs::lchown(directory, Some(owner.uid), Some(owner.gid))
-                    .map_err(|error| Error::io("set the owner of", directory, error))?;
-            }
-        }
-        // The path is the user's, so links in it are the user's too.
-        let directory = open(path, DIRECTORY.difference(OFlag::O_NOFOLLOW), Mode::empty())
-            .map_err(|error| failed("open", path.to_path_buf(), error))?;
-        give(&directory, owner, path)?;
-        let root = Root {
-            path: path.to_path_buf(),
-            directory,
-            owner,
-        };
-        let handle = File::from(root.reopen()?);
-        let mode = handle
-            .metadata()
-            .map_err(|error| Error::io("open", path, error))?
-            .mode();
-        // PostgreSQL refuses to start on a directory that others may read.
-        if mode & 0o027 != 0 {
-            handle
-                .set_permissions(Permissions::from_mode(0o700))
-                .map_err(|error| Error::io("set the mode of", path, error))?;
-        }
-        Ok(root)
-    }
-
-    fn reopen(&self) -> Result<OwnedFd> {
+impl Spot<'_> {
+    /// What was done with names in the directory lasts.
+    fn flush(&self) -> Result<()> {
         self.directory
-            .try_clone()
-            .map_err(|error| Error::io("open", &self.path, error))
-    }
-
-    fn join(&self, components: &[Vec<u8>]) -> PathBuf {
-        let mut path = self.path.clone();
-        path.extend(components.iter().map(|component| OsStr::from_bytes(component)));
-        path
-    }
-
-    /// Open a directory below, creating what is missing on the way.
-    fn descend(&self, components: &[Vec<u8>]) -> Result<OwnedFd> {
-        let mut directory = self.reopen()?;
-        for (depth, component) in components.iter().enumerate() {
-            let name = OsStr::from_bytes(component);
-            let full = || self.join(&components[..=depth]);
-            let mut opened = openat(&directory, name, DIRECTORY, Mode::empty());
-            let is_new = matches!(opened, Err(Errno::ENOENT));
-            if is_new {
-                match mkdirat(&directory, name, Mode::from_bits_truncate(0o700)) {
-                    // Another tar may have been quicker.
-                    Ok(()) | Err(Errno::EEXIST) => {}
-                    Err(error) => return Err(failed("create", full(), error)),
-                }
-                opened = openat(&directory, name, DIRECTORY, Mode::empty());
-            }
-            directory = opened.map_err(|error| match error {
-                Errno::ENOTDIR | Errno::ELOOP => Error::damaged(
-                    full().display().to_string(),
-                    "The backup has files below it, but it is no directory.",
-                ),
-                error => failed("open", full(), error),
-            })?;
-            if is_new {
-                give(&directory, self.owner, &full())?;
-            }
-        }
-        Ok(directory)
+            .sync_all()
+            .map_err(|error| Error::io("flush", &self.full, error))
     }
 }
 
@@ -307,20 +293,15 @@ impl NewFile {
         if durably {
             sync(&self.file, &self.path)?;
         }
-        let (temporary, name) = (OsStr::from_bytes(&self.temporary), OsStr::from_bytes(&self.name));
-        renameat(&self.directory, temporary, &self.directory, name)
+        renameat(&self.directory, &self.temporary[..], &self.directory, &self.name[..])
             .map_err(|error| failed("rename", self.path.clone(), error))?;
         self.kept = true;
         if durably {
-            let directory = self.directory.as_fd().try_clone_to_owned();
-            let directory = directory.map_err(|error| Error::io("open", &self.path, error))?;
-            sync(&File::from(directory), &self.path)?;
+            sync(&self.directory, &self.path)?;
         }
         Ok(())
     }
-}
 
-impl NewFile {
     /// Leave it under its temporary name, for [`Tree::reopen_file`].
     pub(super) fn park(mut self) {
         self.kept = true;
@@ -330,19 +311,8 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.kept {
-            let name = OsStr::from_bytes(&self.temporary);
             // The restore has failed already; a leftover under a temporary name does no harm.
-            let _ = unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir);
+            let _ = unlinkat(&self.directory, &self.temporary[..], UnlinkatFlags::NoRemoveDir);
         }
     }
-}
-
-fn give(file: &impl AsFd, owner: Option<Owner>, path: &Path) -> Result<()> {
-    let Some(owner) = owner else { return Ok(()) };
-    std::os::unix::fs::fchown(file, Some(owner.uid), Some(owner.gid))
-        .map_err(|error| Error::io("set the owner of", path, error))
-}
-
-fn failed(operation: &'static str, path: PathBuf, error: Errno) -> Error {
-    Error::io(operation, path, io::Error::from(error))
 }

@@ -10,15 +10,20 @@ async fn hostile_members_are_refused() {
         (vec![file("base/../../escaped", CONTENT)], "\"..\""),
         (vec![file("", CONTENT)], "path is empty"),
         (vec![file("base//x", CONTENT)], "empty component"),
+        // They hold nothing, so what they stand for is missing, or there twice.
         (
-            vec![link("/base", EntryType::Symlink, "/tmp"), file("/base/x", CONTENT)],
-            "symbolic link",
+            vec![
+                link("/global/pg_control", EntryType::Symlink, "/tmp/x"),
+                file("/base/5/1259", CONTENT),
+                file("/global/pg_control", CONTENT),
+            ],
+            "must be restored last",
         ),
-        (vec![link("/pg_tblspc/1", EntryType::Symlink, "/tmp")], "symbolic link"),
+        (
+            vec![link("/base/x", EntryType::Symlink, "/tmp/x"), file("/base/x", CONTENT)],
+            "twice",
+        ),
         (vec![link("/base/x", EntryType::Link, "/etc/passwd")], "hard link"),
-        (vec![link("/base/x", EntryType::Char, "")], "device"),
-        (vec![link("/base/x", EntryType::Block, "")], "device"),
-        (vec![link("/base/x", EntryType::Fifo, "")], "named pipe"),
         (
             vec![link("/base/x", EntryType::new(b'M'), "")],
             "neither a file nor a directory",
@@ -50,11 +55,90 @@ async fn hostile_members_are_refused() {
     }
 }
 
+/// WAL-G packs links as it finds them, without what they lead to.
+#[tokio::test(flavor = "multi_thread")]
+async fn links_and_devices_are_left_out() {
+    let link = |name, kind, to| Member(name, kind, to, Vec::new());
+    let members = || {
+        [
+            link("/base", EntryType::Symlink, "/tmp"),
+            file("/base/5/1259", CONTENT),
+            link("/base/6", EntryType::Symlink, "../../outside"),
+            link("/server.crt", EntryType::Symlink, "/etc/ssl/x"),
+            link("/pg_tblspc/1", EntryType::Symlink, "/tmp"),
+            link("/pg_wal", EntryType::Symlink, "/wal"),
+            link("/c", EntryType::Char, ""),
+            link("/b", EntryType::Block, ""),
+            link("/p", EntryType::Fifo, ""),
+        ]
+    };
+    let names = ["base/6", "server.crt", "pg_tblspc/1", "c", "b", "p"];
+    for (with_metadata, with_manifest) in [(false, false), (false, true), (true, false), (true, true)] {
+        let sentinel = match with_metadata {
+            true => r#"{"LSN": 1, "FinishLSN": 2, "PgVersion": 150018}"#.to_owned(),
+            false => sentinel(""),
+        };
+        let repository = Repository::new(&sentinel, &members(), &[("base/5/1259", CONTENT)]).await;
+        if with_metadata {
+            let files: Vec<String> = names.iter().map(|name| format!("\"/{name}\": {{}}")).collect();
+            let metadata = format!(
+                r#"{{"Files": {{"/base": {{}}, "/base/5/1259": {{}}, {}}}}}"#,
+                files.join(", ")
+            );
+            repository
+                .put(&layout::files_metadata(BACKUP), metadata.as_bytes())
+                .await;
+        }
+        if !with_manifest {
+            let manifest = layout::backup_manifest(BACKUP);
+            repository.store.delete(&manifest).await.expect("deleted");
+        }
+        repository.restore().await.expect("restored");
+        let target = repository.target();
+        assert_eq!(std::fs::read(target.join("base/5/1259")).expect("read"), CONTENT);
+        assert!(target.join("base").symlink_metadata().expect("there").is_dir());
+        assert!(target.join("pg_wal").symlink_metadata().expect("there").is_dir());
+        for name in names {
+            assert!(target.join(name).symlink_metadata().is_err(), "{name}");
+        }
+        // In the place of a file it is no replacement for it.
+        let members = [
+            link("/base/5/1259", EntryType::Symlink, "/tmp/x"),
+            link("/global/pg_control", EntryType::Symlink, "/tmp/x"),
+        ];
+        repository.put_tar("part_001.tar.zst", &members[..1]).await;
+        std::fs::remove_dir_all(&target).expect("removed");
+        if with_manifest {
+            repository.refuses("\"base/5/1259\"").await;
+            std::fs::remove_dir_all(&target).expect("removed");
+        }
+        repository.put_tar("pg_control.tar.zst", &members[1..]).await;
+        assert!(repository.restore().await.is_err());
+        assert!(target.join("global/pg_control").symlink_metadata().is_err());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_written_through_a_link_in_the_tree() {
     let repository = Repository::good().await;
     let outside = repository.place.path().join("outside");
     std::fs::create_dir(&outside).expect("created");
+    // Somebody puts a link there while the restore writes.
+    let tree = tree::Tree::open(root::Directories::default(), &repository.target(), &[], None).expect("open");
+    std::os::unix::fs::symlink(&outside, repository.target().join("base")).expect("linked");
+    let path = member::MemberPath::parse(b"base/x").expect("a path");
+    let error = tree.create_file(&path).map(|_| ()).expect_err("refused");
+    assert!(matches!(error, Error::Damaged { .. }), "{error:?}");
+    assert!(tree.create_directory(&path, 0o700).is_err());
+    std::fs::write(outside.join("x"), CONTENT).expect("written");
+    assert_eq!(tree.read(&path, 1 << 20).expect("looked"), None);
+    tree.remove(&path).expect("nothing to remove");
+    tree.set_aside(&path).expect("nothing to rename");
+    assert_eq!(walk(&outside), [outside.join("x")]);
+    std::fs::remove_file(outside.join("x")).expect("removed");
+    drop(tree);
+    // And before it begins.
+    std::fs::remove_file(repository.target().join("base")).expect("removed");
     let plan = plan(
         &repository.store,
         BACKUP,
@@ -63,13 +147,14 @@ async fn nothing_is_written_through_a_link_in_the_tree() {
     )
     .await
     .expect("planned");
-    // Somebody puts a link there between the plan and its execution.
-    std::fs::create_dir(repository.target()).expect("created");
     std::os::unix::fs::symlink(&outside, repository.target().join("base")).expect("linked");
     let error = apply(plan, Arc::default(), CancellationToken::new())
         .await
         .expect_err("refused");
-    assert!(matches!(error, Error::Damaged { .. }), "{error:?}");
+    assert!(
+        error.to_string().contains("was changed while the restore was planned"),
+        "{error}"
+    );
     assert_eq!(walk(&outside), Vec::<PathBuf>::new());
 }
 

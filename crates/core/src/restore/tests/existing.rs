@@ -5,7 +5,7 @@ use crate::control_file::tests::{SYSTEM_IDENTIFIER, sample};
 
 const NEWER: &[u8] = b"THE content of a relation, several times over";
 
-fn delta() -> RestoreOptions {
+pub(super) fn delta() -> RestoreOptions {
     RestoreOptions {
         mode: RestoreMode::Delta,
         ..RestoreOptions::default()
@@ -13,7 +13,7 @@ fn delta() -> RestoreOptions {
 }
 
 /// A backup in two tars, of a cluster with a `pg_control` that can be read.
-async fn repository() -> Repository {
+pub(super) async fn repository() -> Repository {
     let control = sample(16 << 20, 288);
     let members = [directory("/base"), directory("/base/5"), file("/base/5/1259", CONTENT)];
     let listed: [(&str, &[u8]); 3] = [("base/5/1259", CONTENT), ("base/5/1", CONTENT), ("PG_VERSION", b"15")];
@@ -38,13 +38,13 @@ async fn repository() -> Repository {
 }
 
 impl Repository {
-    fn write(&self, path: &str, content: &[u8]) {
+    pub(super) fn write(&self, path: &str, content: &[u8]) {
         let path = self.target().join(path);
         std::fs::create_dir_all(path.parent().expect("below")).expect("created");
         std::fs::write(path, content).expect("written");
     }
 
-    fn files(&self) -> Vec<String> {
+    pub(super) fn files(&self) -> Vec<String> {
         let mut files: Vec<String> = walk(&self.target())
             .iter()
             .map(|path| {
@@ -57,6 +57,10 @@ impl Repository {
         files.sort();
         files
     }
+}
+
+fn marker() -> String {
+    format!(r#"{{"system_identifier": {SYSTEM_IDENTIFIER}, "backup": "x"}}"#)
 }
 
 const FILES: [&str; 6] = [
@@ -99,6 +103,7 @@ async fn what_is_right_is_kept_and_what_is_not_in_the_backup_goes() {
         repository.target().join("global/pg_control").exists(),
         "a plan removes nothing"
     );
+    drop(planned);
     let restored = repository.restore_with(delta()).await.expect("restored");
     assert_eq!(restored.files, 3);
     assert_eq!(repository.files(), FILES);
@@ -118,6 +123,99 @@ async fn what_is_right_is_kept_and_what_is_not_in_the_backup_goes() {
         repository.restore_with(delta()).await.is_err(),
         "the rubbish is needed now"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_of_another_kind_is_fetched() {
+    let repository = repository().await;
+    let target = repository.target();
+    for with_manifest in [true, false] {
+        repository.restore_with(delta()).await.expect("restored");
+        // Directories where files were, and the other way round.
+        for name in ["base/5/1259", "PG_VERSION", "backup_label"] {
+            std::fs::remove_file(target.join(name)).expect("removed");
+            repository.write(&format!("{name}/x/y"), NEWER);
+        }
+        std::fs::remove_file(target.join("base/5/1")).expect("removed");
+        std::fs::create_dir(target.join("base/5/1")).expect("created");
+        std::fs::remove_dir_all(target.join("global")).expect("removed");
+        repository.write("global", b"");
+        repository.write(member::MARKER, marker().as_bytes());
+        // They tell the server what to do, so they never stay.
+        repository.write("tablespace_map", b"16400 /old\n");
+        repository.write("standby.signal", b"");
+        if !with_manifest {
+            let manifest = layout::backup_manifest(BACKUP);
+            repository.store.delete(&manifest).await.expect("deleted");
+        }
+        repository.restore_with(delta()).await.expect("restored");
+        let expected = FILES
+            .into_iter()
+            .filter(|name| with_manifest || *name != "backup_manifest");
+        assert_eq!(repository.files(), expected.collect::<Vec<_>>());
+        let read = |path: &str| std::fs::read(target.join(path)).expect(path);
+        assert_eq!(
+            (read("base/5/1259"), read("base/5/1")),
+            (CONTENT.to_vec(), CONTENT.to_vec())
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stays_goes_to_the_owner_too() {
+    use std::os::unix::fs::MetadataExt;
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let repository = repository().await;
+    repository.restore().await.expect("restored");
+    let target = repository.target();
+    // A file that has another name outside would be given away there, too.
+    let outside = repository.place.path().join("outside");
+    std::fs::hard_link(target.join("PG_VERSION"), &outside).expect("linked");
+    let options = RestoreOptions {
+        owner: Some(Owner {
+            uid: 12_345,
+            gid: 23_456,
+        }),
+        ..delta()
+    };
+    let restored = repository.restore_with(options).await.expect("restored");
+    assert_eq!(restored.files, 3, "of five, two are kept");
+    let owner = |path: &Path| {
+        let meta = path.symlink_metadata().expect("there");
+        (meta.uid(), meta.gid())
+    };
+    let mut paths = walk(&target);
+    paths.extend(["", "base", "base/5", "pg_wal", "global"].map(|path| target.join(path)));
+    for path in paths {
+        assert_eq!(owner(&path), (12_345, 23_456), "{path:?}");
+    }
+    assert_eq!(owner(&outside), (0, 0));
+    assert_eq!(std::fs::read(&outside).expect("read"), b"15");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_no_room_makes_none() {
+    use std::os::unix::fs::MetadataExt;
+    let repository = repository().await;
+    repository.restore().await.expect("restored");
+    let target = repository.target();
+    repository.write("base/5/1259", NEWER);
+    repository.write("base/5/hole", b"");
+    let hole = std::fs::OpenOptions::new().write(true).open(target.join("base/5/hole"));
+    hole.and_then(|hole| hole.set_len(1 << 40)).expect("extended");
+    let elsewhere = repository.place.path().join("elsewhere");
+    std::fs::write(&elsewhere, vec![1; 1 << 20]).expect("written");
+    std::fs::hard_link(&elsewhere, target.join("base/5/linked")).expect("linked");
+    let planned = plan(&repository.store, BACKUP, &target, delta())
+        .await
+        .expect("planned");
+    let removed = ["base/5/1259", "base/5/hole", "backup_label", "global/pg_control"];
+    let freed = removed.map(|name| target.join(name).metadata().expect(name).blocks() * 512);
+    // Two files are kept.
+    let room = freed.iter().sum::<u64>() + 2 * 4096;
+    assert_eq!(planned.existing.expect("compared").room, [(None, room)].into());
 }
 
 #[tokio::test(flavor = "multi_thread")]

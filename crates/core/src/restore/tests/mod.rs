@@ -1,5 +1,6 @@
 //! Restores of small repositories that are built here; [`damage`] has those that must fail.
 
+mod between;
 mod chain;
 mod damage;
 mod existing;

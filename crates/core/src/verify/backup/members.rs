@@ -169,6 +169,21 @@ fn look_at_member(context: &Context, tar: &Tar, entry: &mut Member<'_, '_>) -> R
             return Ok(None);
         }
         EntryType::Symlink if path.content_is_left_out() => return Ok(None),
+        EntryType::Symlink | EntryType::Char | EntryType::Block | EntryType::Fifo => {
+            let detail = format!("In {}: it is a link or a device; a restore leaves it out.", tar.name);
+            context.findings.lock().add("file", Status::Warning, name(), detail);
+            // In the place of a file that the manifest lists it is no replacement for it.
+            let is_listed = |table: &Table| {
+                found
+                    .number()
+                    .is_some_and(|file| table.has_manifest && table.is_listed(file))
+            };
+            let is_needed = path.is(PG_CONTROL) || path.is(BACKUP_LABEL);
+            if !is_needed && !context.table.as_ref().is_some_and(is_listed) {
+                context.see(&path, found);
+            }
+            return Ok(None);
+        }
         EntryType::Regular | EntryType::Continuous if !raw.ends_with(b"/") => {}
         _ => return refused("it is neither a plain file nor a directory"),
     }

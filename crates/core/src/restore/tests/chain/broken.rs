@@ -61,6 +61,53 @@ async fn a_broken_chain_is_refused() {
     chain.comes_back().await;
 }
 
+/// The chain, with its newest backup on another timeline.
+async fn on_timeline(timeline: u32) -> Chain {
+    let mut chain = good(None).await;
+    let newest = chain.names[2].clone();
+    let name = newest.replacen("base_00000001", &format!("base_{timeline:08X}"), 1);
+    for object in chain.store.list("").await.expect("listed") {
+        if object.key.contains(&newest) {
+            let content = chain
+                .store
+                .get(&object.key, 1 << 20)
+                .await
+                .expect("asked")
+                .expect("there");
+            chain.put(&object.key.replace(&newest, &name), content.to_vec()).await;
+        }
+    }
+    chain.names[2] = name;
+    chain
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parent_on_a_branch_that_was_left_is_refused() {
+    let chain = on_timeline(3).await;
+    // The parent ends at 0/44D on timeline 1.
+    let history = layout::wal(&crate::wal::WalFileName::History(3), crate::codec::Format::Plain);
+    let put = async |text: &str| chain.put(&history, text.as_bytes().to_vec()).await;
+    for text in ["1\t0/44C\tx\n2\t0/500\tx\n", "2\t0/500\tx\n"] {
+        put(text).await;
+        let error = chain.refuses("does not lead from the end of its parent").await;
+        assert!(matches!(error, Error::Damaged { .. }), "{error:?}");
+        assert!(!chain.target().exists());
+    }
+    put("1\t0/44D\tx\n2\t0/500\tx\n").await;
+    chain.comes_back().await;
+    // What cannot be told is said.
+    std::fs::remove_dir_all(chain.target()).expect("removed");
+    put("rubbish").await;
+    let target = chain.target();
+    let planned = plan(&chain.store, chain.newest(), &target, RestoreOptions::default());
+    let notes = planned.await.expect("planned").notes;
+    assert!(
+        notes.iter().any(|note| note.contains("has no history of timeline 3")),
+        "{notes:?}"
+    );
+    chain.comes_back().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_backup_has_is_never_made_up() {
     let with = |path: &'static str, stored: Vec<u8>| zstd(&tar_of(&[file(path, &stored)]));
@@ -116,6 +163,46 @@ async fn what_no_backup_has_is_never_made_up() {
         let chain = chain().await;
         chain.put(&key, with("/base/5/1", stored)).await;
         chain.refuses(says).await;
+    }
+}
+
+/// WAL-G looks for changed pages in the WAL, in which pages that a relation was extended by are not before they are used.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_cut_off_between_two_backups_stays_away() {
+    for algorithm in [None, Some(ChecksumAlgorithm::Crc32c)] {
+        for (steps, left) in [
+            (vec![10, 4, 8], 4),
+            (vec![4, 4, 8], 4),
+            (vec![4, 8], 4),
+            (vec![10, 4, 4], 0),
+        ] {
+            let mut chain = Chain::new(algorithm);
+            for pages in &steps {
+                chain.take([("base/5/1", vec![1; *pages])].into(), |_| CHANGED).await;
+            }
+            let last = *steps.last().expect("one");
+            let header = IncrementHeader {
+                file_size: (last * PAGE) as u64,
+                blocks: Vec::new(),
+            };
+            let tar = tar_of(&[file("/base/5/1", &header.to_bytes())]);
+            chain
+                .put(&layout::tar(chain.newest(), "part_001.tar.zst"), zstd(&tar))
+                .await;
+            if algorithm.is_some() && left > 0 {
+                // Ours have all pages by which a file has grown.
+                let says = format!("Of its file \"base/5/1\", {left} pages are in none of the backups");
+                chain.refuses(&says).await;
+                continue;
+            }
+            chain.restore().await.expect("restored");
+            let mut expected = content(&vec![1; last - left]);
+            expected.resize(last * PAGE, 0);
+            assert!(
+                std::fs::read(chain.target().join("base/5/1")).expect("read") == expected,
+                "{steps:?}"
+            );
+        }
     }
 }
 

@@ -1,0 +1,171 @@
+//! What lies in the directories of a restore.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, readlinkat};
+use nix::sys::stat::FileStat;
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat};
+
+use super::owner::Owner;
+use super::root::{self, Root, failed};
+use super::tablespaces::Tablespace;
+use crate::error::Result;
+
+/// A file, a directory or something else.
+pub(super) struct Entry<'a> {
+    /// The path below the data directory, with slashes between its components; in a tablespace it begins with
+    /// `pg_tblspc/<oid>`.
+    pub(super) path: &'a [u8],
+    pub(super) is_directory: bool,
+    /// Of the tablespace in whose directory it lies; none for the data directory.
+    pub(super) tablespace: Option<u32>,
+    root: &'a Root,
+    /// So much of the path stands for the root.
+    above: usize,
+    directory: &'a File,
+    name: &'a OsStr,
+}
+
+impl Entry<'_> {
+    fn failed(&self, operation: &'static str, error: Errno) -> crate::Error {
+        failed(operation, self.full(), error)
+    }
+
+    /// Where it is, for messages.
+    fn full(&self) -> PathBuf {
+        self.root.path.join(OsStr::from_bytes(&self.path[self.above..]))
+    }
+
+    pub(super) fn stat(&self) -> Result<FileStat> {
+        root::stat(self.directory, self.name).map_err(|error| self.failed("read", error))
+    }
+
+    /// None if it cannot be read.
+    pub(super) fn open(&self) -> Option<File> {
+        root::open_file(self.directory, self.name).ok()
+    }
+
+    /// Is it the link to one of the tablespaces, to where that is?
+    pub(super) fn is_link_of(&self, tablespaces: &[Tablespace]) -> bool {
+        let Some(oid) = self.path.strip_prefix(b"pg_tblspc/").filter(|_| !self.is_directory) else {
+            return false;
+        };
+        let mut known = tablespaces.iter();
+        let found = known.find(|tablespace| tablespace.oid.as_bytes() == oid);
+        let location = found.and_then(|tablespace| tablespace.location.as_ref());
+        location.is_some_and(|location| leads_to(self.directory, self.name, location))
+    }
+
+    /// Remove it; a directory in which something is stays. Returns whether it is gone.
+    pub(super) fn remove(&self) -> Result<bool> {
+        let how = match self.is_directory {
+            true => UnlinkatFlags::RemoveDir,
+            false => UnlinkatFlags::NoRemoveDir,
+        };
+        match unlinkat(self.directory, self.name, how) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(true),
+            Err(Errno::ENOTEMPTY | Errno::EEXIST) if self.is_directory => Ok(false),
+            Err(error) => Err(self.failed("remove", error)),
+        }
+    }
+
+    /// Of a link, the link itself.
+    pub(super) fn give(&self, owner: Owner) -> Result<()> {
+        let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+        let link = AtFlags::AT_SYMLINK_NOFOLLOW;
+        fchownat(self.directory, self.name, Some(uid), Some(gid), link)
+            .map_err(|error| self.failed("set the owner of", error))
+    }
+}
+
+/// Is it a link to there?
+pub(super) fn leads_to(directory: &File, name: &OsStr, location: &Path) -> bool {
+    readlinkat(directory, name).is_ok_and(|link| Path::new(&link) == location)
+}
+
+/// Call `each` with everything in the data directory and in the tablespaces' directories of this server's version; with what
+/// is in a directory before the directory. Links are not followed.
+pub(super) fn walk(
+    target: &Root,
+    tablespaces: &BTreeMap<Vec<u8>, Root>,
+    major: u32,
+    each: &mut impl FnMut(&Entry<'_>) -> Result<()>,
+) -> Result<()> {
+    let all = |_: &OsStr, _: bool| true;
+    Walk {
+        root: target,
+        above: 0,
+        tablespace: None,
+    }
+    .go(target.directory(), &mut Vec::new(), &all, each)?;
+    for (oid, root) in tablespaces {
+        let mut path = [b"pg_tblspc/", &oid[..]].concat();
+        let walk = Walk {
+            root,
+            above: path.len() + 1,
+            tablespace: std::str::from_utf8(oid).ok().and_then(|oid| oid.parse().ok()),
+        };
+        // Another server may have a directory of its own there.
+        let version = format!("PG_{major}_");
+        let of_version =
+            |name: &OsStr, is_directory: bool| is_directory && name.as_bytes().starts_with(version.as_bytes());
+        walk.go(root.directory(), &mut path, &of_version, each)?;
+    }
+    Ok(())
+}
+
+struct Walk<'a> {
+    root: &'a Root,
+    above: usize,
+    tablespace: Option<u32>,
+}
+
+impl Walk<'_> {
+    /// `path` is that of the directory, and is so again at the end.
+    fn go(
+        &self,
+        directory: &File,
+        path: &mut Vec<u8>,
+        which: &dyn Fn(&OsStr, bool) -> bool,
+        each: &mut impl FnMut(&Entry<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let length = path.len();
+        let full = |path: &[u8]| {
+            let below = path.get(self.above..).unwrap_or_default();
+            self.root.path.join(OsStr::from_bytes(below))
+        };
+        let entries = root::entries(directory).map_err(|error| failed("read", full(path), error))?;
+        for (name, is_directory) in entries
+            .into_iter()
+            .filter(|(name, is_directory)| which(name, *is_directory))
+        {
+            if length > 0 {
+                path.push(b'/');
+            }
+            path.extend(name.as_bytes());
+            if is_directory {
+                let inner =
+                    root::enter_existing(directory, &name).map_err(|error| failed("open", full(path), error))?;
+                if let Some(inner) = inner {
+                    self.go(&inner, path, &|_, _| true, each)?;
+                }
+            }
+            each(&Entry {
+                path,
+                is_directory,
+                tablespace: self.tablespace,
+                root: self.root,
+                above: self.above,
+                directory,
+                name: &name,
+            })?;
+            path.truncate(length);
+        }
+        Ok(())
+    }
+}
