@@ -15,6 +15,7 @@ pub mod delta;
 mod files;
 mod label;
 mod limiter;
+mod lists;
 mod notes;
 mod pack;
 mod pages;
@@ -30,6 +31,7 @@ mod stream;
 mod tar_stream;
 #[cfg(test)]
 mod tests;
+mod unlogged;
 mod walk;
 
 use std::path::PathBuf;

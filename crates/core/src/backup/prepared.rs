@@ -13,13 +13,9 @@ use super::corrupt::CorruptPages;
 use super::delta::Parent;
 use super::progress::{Phase, Progress};
 use super::run::{Backup, Tar};
-use super::spool::Lines;
-use super::stream::{sink_error, store_stream};
 use super::walk::Owner;
-use super::{StopResult, Tablespace};
+use super::{StopResult, Tablespace, lists};
 use crate::error::{Error, Result};
-use crate::formats::files_metadata::{Entry, FilesMetadataWriter};
-use crate::formats::manifest::{ManifestWriter, WalRange};
 use crate::formats::{ExtendedMetadata, SENTINEL_LIMIT, Sentinel, TablespaceLocation, TablespaceSpec};
 use crate::inventory::missing_segments;
 use crate::layout;
@@ -194,8 +190,7 @@ pub(super) async fn prepare(backup: &mut Backup, stop: &StopResult) -> Result<Pr
     backup.tars.push(label);
     backup.tars.sort_by(|left, right| left.file_name.cmp(&right.file_name));
     let sentinel = sentinel(backup, stop);
-    store_manifest(backup, stop).await?;
-    store_files_metadata(backup).await?;
+    lists::store(backup, stop).await?;
     let mut metadata = ExtendedMetadata::from(&sentinel);
     metadata.next_xid = stop.next_xid;
     let corrupt = backup.shared.corrupt.close();
@@ -244,64 +239,6 @@ async fn pack_label(backup: &Backup, stop: &StopResult) -> Result<Tar> {
         })
     });
     pack.await
-}
-
-async fn store_manifest(backup: &mut Backup, stop: &StopResult) -> Result<()> {
-    let files: Vec<Lines> = backup
-        .tars
-        .iter_mut()
-        .map(|tar| &mut tar.packed)
-        .chain([&mut backup.left_out])
-        .map(|packed| std::mem::take(&mut packed.manifest))
-        .collect();
-    let key = layout::backup_manifest(&backup.name);
-    let object = backup.store.object_url(&key);
-    let (major, system_identifier) = (backup.request.major_version(), backup.request.system_identifier);
-    let range = WalRange {
-        timeline: backup.request.timeline,
-        start: backup.request.start_lsn,
-        end: stop.stop_lsn,
-    };
-    store_stream(&backup.store, &key, &backup.cancel, move |upload| {
-        let written = || {
-            let mut writer = ManifestWriter::new(upload, major, system_identifier)?;
-            files
-                .iter()
-                .try_for_each(|lines| lines.each(|line| writer.line(line)))?;
-            writer.finish(&[range])?.finish()
-        };
-        written().map_err(|error| sink_error(&object, error))
-    })
-    .await
-    .map(|_| ())
-}
-
-async fn store_files_metadata(backup: &mut Backup) -> Result<()> {
-    let tars: Vec<(String, Lines)> = backup
-        .tars
-        .iter_mut()
-        .map(|tar| (tar.file_name.clone(), std::mem::take(&mut tar.packed.members)))
-        .collect();
-    let left_out = std::mem::take(&mut backup.left_out.members);
-    let key = layout::files_metadata(&backup.name);
-    let object = backup.store.object_url(&key);
-    store_stream(&backup.store, &key, &backup.cancel, move |upload| {
-        let written = || {
-            let mut files = FilesMetadataWriter::new(upload)?;
-            for members in tars.iter().map(|(_, members)| members).chain([&left_out]) {
-                members.each(|line| files.file(Entry::of_line(line)?))?;
-            }
-            let mut sets = files.tar_file_sets()?;
-            for (tar, members) in &tars {
-                sets.tar(tar)?;
-                members.each(|line| sets.member(Entry::of_line(line)?))?;
-            }
-            sets.finish()?.finish()
-        };
-        written().map_err(|error| sink_error(&object, error))
-    })
-    .await
-    .map(|_| ())
 }
 
 fn sentinel(backup: &Backup, stop: &StopResult) -> Sentinel {

@@ -4,6 +4,7 @@ mod life;
 mod parents;
 mod rules;
 mod summaries;
+mod unlogged;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
