@@ -58,6 +58,7 @@ impl From<&Metadata> for Owner {
 pub(super) fn walk(request: &BackupRequest, cancel: &CancellationToken) -> Result<Tree> {
     let mut walker = Walker {
         request,
+        version: format!("PG_{}_", request.major_version()),
         cancel,
         tree: Tree::default(),
         locations: HashSet::new(),
@@ -70,6 +71,8 @@ pub(super) fn walk(request: &BackupRequest, cancel: &CancellationToken) -> Resul
 
 struct Walker<'a> {
     request: &'a BackupRequest,
+    /// How the names of this major version's directories in tablespaces begin.
+    version: String,
     cancel: &'a CancellationToken,
     tree: Tree,
     /// Of tablespaces that lie inside the data directory, against all advice: they are walked once, as tablespaces.
@@ -106,15 +109,11 @@ impl Walker<'_> {
         Ok(())
     }
 
-    /// Of a tablespace only the directory of this major version is ours.
     fn walk_tablespaces(&mut self) -> Result<()> {
-        let prefix = format!("PG_{}_", self.request.major_version());
         for index in 0..self.tree.tablespaces.len() {
             let folder = Path::new("pg_tblspc").join(self.tree.tablespaces[index].oid.to_string());
             for name in self.names(&folder)? {
-                if name.to_str().is_some_and(|name| name.starts_with(&prefix)) {
-                    self.entry(&folder.join(name), false)?;
-                }
+                self.entry(&folder.join(name), false)?;
             }
         }
         Ok(())
@@ -138,7 +137,7 @@ impl Walker<'_> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        if rules::is_left_out(path) || path == Path::new(PG_CONTROL) {
+        if rules::is_left_out(path) || rules::is_beside_version(path, &self.version) || path == Path::new(PG_CONTROL) {
             return Ok(());
         }
         let full = self.request.data_dir.join(path);

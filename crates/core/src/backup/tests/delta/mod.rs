@@ -3,6 +3,7 @@
 mod commit;
 mod life;
 mod parents;
+mod primaries;
 mod rules;
 mod summaries;
 mod unlogged;
@@ -181,6 +182,10 @@ impl World {
             parent,
             ..self.request()
         };
+        self.take_as(request).await
+    }
+
+    async fn take_as(&mut self, request: BackupRequest) -> String {
         let prepared = self.prepare(request).await.expect("prepared");
         self.archive(prepared.needed_segments()).await;
         self.next += 1;
