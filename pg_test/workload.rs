@@ -208,14 +208,7 @@ impl Workload {
             indexes,
         } = self.databases[&database][index].clone();
         let (from, rows) = (self.below(4000), 1 + self.below(1500));
-        // What builds an index of an unlogged table leaves a file behind, for a moment, of which nobody can tell that it belongs to
-        // one. A base backup that copies it has it in the way when recovery ends.
-        let operation = match self.below(20) {
-            11 | 12 | 14 | 17 | 19 if unlogged => 0,
-            16 if !unlogged && !indexes.is_empty() => 0,
-            operation => operation,
-        };
-        let sql = match operation {
+        let sql = match self.below(20) {
             0..4 => fill(&name, from, rows),
             4..7 => format!(
                 "UPDATE {name} SET body = md5(body), tags = tags || {number} WHERE id BETWEEN {from} AND {}",

@@ -67,6 +67,12 @@ pub fn backup_of_object(key: &str) -> Option<&str> {
         .filter(|name| !name.is_empty())
 }
 
+/// The backup whose folder this is, if it is one.
+pub fn backup_of_folder(key: &str) -> Option<&str> {
+    let name = key.strip_prefix(BACKUPS_FOLDER)?.strip_prefix('/')?;
+    (!name.is_empty() && !name.contains('/')).then_some(name)
+}
+
 /// The folder that holds everything of a backup but its sentinel.
 pub fn backup_folder(backup: &str) -> String {
     format!("{BACKUPS_FOLDER}/{backup}")

@@ -23,6 +23,7 @@ use super::progress::Progress;
 use super::source::{Source, changed};
 use super::stream::{Counted, sink_error};
 use super::tar_stream::TarStream;
+use super::unlogged;
 use super::walk::{Directory, Owner};
 use crate::codec::{Compression, Encoder};
 use crate::error::{Error, Result};
@@ -105,11 +106,15 @@ impl Packer {
 
     /// Add a file of the data directory, as long as it is when it is opened. The server goes on writing meanwhile, and
     /// replay of the WAL puts that right: what is appended later is left out, and what was cut off becomes zeros. A file
-    /// that vanished is left out. Pages are verified if they have checksums; [`Error::CorruptPages`] if one is wrong and
+    /// that vanished is left out, and so is one of a relation that has turned out to be unlogged. Pages are verified if they have checksums; [`Error::CorruptPages`] if one is wrong and
     /// that is to end the backup.
     pub(super) fn file(&mut self, entry: &FileEntry) -> Result<()> {
         let full = self.shared.data_dir.join(&entry.path);
-        let Some((file, before)) = open(&full)? else {
+        let opened = match unlogged::is_known_now(&self.shared.data_dir, &entry.path)? {
+            true => None,
+            false => open(&full)?,
+        };
+        let Some((file, before)) = opened else {
             self.shared.progress.vanished(entry.size);
             return Ok(());
         };
@@ -422,8 +427,12 @@ mod tests {
         std::fs::write(dir.path().join("kept"), "kept").expect("written");
         std::os::unix::fs::symlink("kept", dir.path().join("link")).expect("linked");
         nix::unistd::mkfifo(&dir.path().join("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("made");
+        std::fs::create_dir_all(dir.path().join("base/5")).expect("made");
+        for unlogged in ["base/5/7", "base/5/7.1", "base/5/7_init"] {
+            std::fs::write(dir.path().join(unlogged), "7").expect("written");
+        }
         let (packed, tar) = packed(dir.path(), |packer| {
-            ["gone", "gone/too", "link", "fifo", "kept"]
+            ["gone", "gone/too", "link", "fifo", "base/5/7", "base/5/7.1", "kept"]
                 .iter()
                 .try_for_each(|name| {
                     packer.file(&FileEntry {

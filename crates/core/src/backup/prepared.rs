@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use chrono::Utc;
@@ -13,13 +14,9 @@ use super::corrupt::CorruptPages;
 use super::delta::Parent;
 use super::progress::{Phase, Progress};
 use super::run::{Backup, Tar};
-use super::spool::Lines;
-use super::stream::{sink_error, store_stream};
 use super::walk::Owner;
-use super::{StopResult, Tablespace};
+use super::{StopResult, Tablespace, lists};
 use crate::error::{Error, Result};
-use crate::formats::files_metadata::{Entry, FilesMetadataWriter};
-use crate::formats::manifest::{ManifestWriter, WalRange};
 use crate::formats::{ExtendedMetadata, SENTINEL_LIMIT, Sentinel, TablespaceLocation, TablespaceSpec};
 use crate::inventory::missing_segments;
 use crate::layout;
@@ -41,6 +38,8 @@ pub struct PreparedBackup {
     permanent: bool,
     corrupt: CorruptPages,
     claim: Arc<Claim>,
+    /// The sentinel is there, and was there when nothing spoke against it any more.
+    is_complete: AtomicBool,
     progress: Arc<Progress>,
     cancel: CancellationToken,
 }
@@ -74,20 +73,35 @@ impl PreparedBackup {
     }
 
     /// Write the sentinel, which makes the backup exist, and remove the claim. Returns the name. It may be called again
-    /// after an error.
+    /// after an error. If that is transient, the sentinel may be there; then so is the claim, which keeps deletions away. After
+    /// any other error of the backup it is not.
     pub async fn commit(&self) -> Result<String> {
+        if self.is_complete.load(Ordering::Relaxed) {
+            return Ok(self.name.clone());
+        }
+        if let Err(error) = self.write_sentinel().await {
+            return Err(if error.is_transient() {
+                error
+            } else {
+                self.withdrawn(error).await
+            });
+        }
+        self.is_complete.store(true, Ordering::Relaxed);
+        if let Err(error) = self.store.delete(&layout::backup_claim(&self.name)).await {
+            tracing::warn!(backup = self.name, %error, "the backup is complete, but its claim could not be removed");
+        }
+        self.progress.set_phase(Phase::Done);
+        Ok(self.name.clone())
+    }
+
+    /// Up to the point from which on it is certain that the backup exists and remains.
+    async fn write_sentinel(&self) -> Result<()> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let key = layout::sentinel(&self.name);
-        if let Err(error) = self.claim.check().await {
-            // An earlier attempt has written the sentinel and removed the claim.
-            return match self.store.get(&key, SENTINEL_LIMIT).await? {
-                Some(found) if found == self.sentinel => Ok(self.name.clone()),
-                _ => Err(error),
-            };
-        }
+        self.claim.check().await?;
         self.keep_parent().await?;
+        let key = layout::sentinel(&self.name);
         let created = self.store.create(&key, self.sentinel.clone()).await;
         if !matches!(created, Ok(Created::Yes)) {
             // The answer to an attempt that had succeeded may be lost, and the next one then finds the sentinel there.
@@ -104,15 +118,30 @@ impl PreparedBackup {
             }
         }
         // A deletion looks for the sentinel once more after it has said that it begins; so one of the two gives way.
-        if let Err(error @ (Error::Damaged { .. } | Error::NoBackup { .. })) = self.check().await {
-            self.store.delete(&key).await?;
-            return Err(error);
+        self.check().await
+    }
+
+    /// After that error, take the sentinel back, which an earlier attempt may have written: nothing may look like a backup that
+    /// cannot be restored. Returns the error to be reported.
+    async fn withdrawn(&self, error: Error) -> Error {
+        match self.remove_sentinel().await {
+            Ok(()) => error,
+            // Another attempt comes here again.
+            Err(left) if left.is_transient() => left,
+            Err(left) => {
+                tracing::warn!(backup = self.name, error = %left, "the sentinel of the failed backup could not be removed");
+                error
+            }
         }
-        if let Err(error) = self.store.delete(&layout::backup_claim(&self.name)).await {
-            tracing::warn!(backup = self.name, %error, "the backup is complete, but its claim could not be removed");
+    }
+
+    /// If it is there and ours.
+    async fn remove_sentinel(&self) -> Result<()> {
+        let key = layout::sentinel(&self.name);
+        match self.store.get(&key, SENTINEL_LIMIT).await? {
+            Some(found) if found == self.sentinel => self.store.delete(&key).await,
+            _ => Ok(()),
         }
-        self.progress.set_phase(Phase::Done);
-        Ok(self.name.clone())
     }
 
     /// Is the name still ours, and is there what the backup is based on?
@@ -139,15 +168,7 @@ impl PreparedBackup {
     /// Give the backup up and remove what was stored. The error says what could not be removed.
     pub async fn abort(self) -> Result<()> {
         // After a commit whose outcome nobody knows the sentinel goes first: a backup must not exist in part.
-        let key = layout::sentinel(&self.name);
-        if self
-            .store
-            .get(&key, SENTINEL_LIMIT)
-            .await?
-            .is_some_and(|found| found == self.sentinel)
-        {
-            self.store.delete(&key).await?;
-        }
+        self.remove_sentinel().await?;
         discard(&self.store, &self.name).await
     }
 }
@@ -194,8 +215,7 @@ pub(super) async fn prepare(backup: &mut Backup, stop: &StopResult) -> Result<Pr
     backup.tars.push(label);
     backup.tars.sort_by(|left, right| left.file_name.cmp(&right.file_name));
     let sentinel = sentinel(backup, stop);
-    store_manifest(backup, stop).await?;
-    store_files_metadata(backup).await?;
+    lists::store(backup, stop).await?;
     let mut metadata = ExtendedMetadata::from(&sentinel);
     metadata.next_xid = stop.next_xid;
     let corrupt = backup.shared.corrupt.close();
@@ -216,6 +236,7 @@ pub(super) async fn prepare(backup: &mut Backup, stop: &StopResult) -> Result<Pr
         permanent: backup.request.permanent,
         corrupt,
         claim: Arc::clone(&backup.claim),
+        is_complete: AtomicBool::new(false),
         needed: {
             let request = &backup.request;
             Segment::range(request.timeline, request.start_lsn, stop.stop_lsn, request.segment_size)
@@ -244,65 +265,6 @@ async fn pack_label(backup: &Backup, stop: &StopResult) -> Result<Tar> {
         })
     });
     pack.await
-}
-
-async fn store_manifest(backup: &mut Backup, stop: &StopResult) -> Result<()> {
-    let files: Vec<Lines> = backup
-        .tars
-        .iter_mut()
-        .map(|tar| &mut tar.packed)
-        .chain([&mut backup.left_out])
-        .map(|packed| std::mem::take(&mut packed.manifest))
-        .collect();
-    let key = layout::backup_manifest(&backup.name);
-    let object = backup.store.object_url(&key);
-    let (major, system_identifier) = (backup.request.major_version(), backup.request.system_identifier);
-    let range = WalRange {
-        timeline: backup.request.timeline,
-        start: backup.request.start_lsn,
-        end: stop.stop_lsn,
-    };
-    store_stream(&backup.store, &key, &backup.cancel, move |upload| {
-        let written = || {
-            let mut writer = ManifestWriter::new(upload, major, system_identifier)?;
-            files
-                .iter()
-                .try_for_each(|lines| lines.each(|line| writer.line(line)))?;
-            writer.finish(&[range])?.finish()
-        };
-        written().map_err(|error| sink_error(&object, error))
-    })
-    .await
-    .map(|_| ())
-}
-
-async fn store_files_metadata(backup: &mut Backup) -> Result<()> {
-    let tars: Vec<(String, Lines)> = backup
-        .tars
-        .iter_mut()
-        .map(|tar| (tar.file_name.clone(), std::mem::take(&mut tar.packed.members)))
-        .collect();
-    let left_out = std::mem::take(&mut backup.left_out.members);
-    let databases = std::mem::take(&mut backup.databases);
-    let key = layout::files_metadata(&backup.name);
-    let object = backup.store.object_url(&key);
-    store_stream(&backup.store, &key, &backup.cancel, move |upload| {
-        let written = || {
-            let mut files = FilesMetadataWriter::new(upload)?;
-            for members in tars.iter().map(|(_, members)| members).chain([&left_out]) {
-                members.each(|line| files.file(Entry::of_line(line)?))?;
-            }
-            let mut sets = files.tar_file_sets()?;
-            for (tar, members) in &tars {
-                sets.tar(tar)?;
-                members.each(|line| sets.member(Entry::of_line(line)?))?;
-            }
-            sets.finish(&databases)?.finish()
-        };
-        written().map_err(|error| sink_error(&object, error))
-    })
-    .await
-    .map(|_| ())
 }
 
 fn sentinel(backup: &Backup, stop: &StopResult) -> Sentinel {

@@ -53,6 +53,16 @@ pub(super) fn is_left_out(path: &Path) -> bool {
         || (is_at_top(path) && LEFT_OUT_AT_TOP.contains(&name))
 }
 
+/// Does it lie in a tablespace, beside the directory of this major version, whose name begins like that? Then it is nothing of
+/// this cluster, and a restore would not take it.
+pub(super) fn is_beside_version(path: &Path, version: &str) -> bool {
+    let parent = path.parent().filter(|parent| {
+        let is_oid = is_number(name(parent));
+        is_oid && parent.parent() == Some(Path::new("pg_tblspc"))
+    });
+    parent.is_some() && !name(path).starts_with(version)
+}
+
 /// Does this directory hold the relations of one database?
 pub(super) fn is_database(path: &Path) -> bool {
     let Some(parent) = path.parent() else { return false };
@@ -154,6 +164,17 @@ mod tests {
             ("pg_xact", false),
         ] {
             assert_eq!(is_emptied(Path::new(path)), expected, "{path}");
+        }
+        for (path, expected) in [
+            ("pg_tblspc/16400/lost+found", true),
+            ("pg_tblspc/16400/PG_14_202107181", true),
+            ("pg_tblspc/16400/PG_15_202209061", false),
+            ("pg_tblspc/16400/PG_15_202209061/x", false),
+            ("pg_tblspc/16400", false),
+            ("pg_tblspc/mine/notes", false),
+            ("base/16400/notes", false),
+        ] {
+            assert_eq!(is_beside_version(Path::new(path), "PG_15_"), expected, "{path}");
         }
         for (path, expected) in [
             ("base/5", true),

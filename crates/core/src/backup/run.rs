@@ -19,6 +19,7 @@ use super::prepared::{self, PreparedBackup};
 use super::progress::{Phase, Progress};
 use super::source::Source;
 use super::stream::{blocking, store_stream};
+use super::unlogged::Unlogged;
 use super::walk::{self, Directory, Owner, Tree};
 use super::{BackupOptions, BackupRequest, StopResult, Tablespace, label};
 use crate::control_file::{ControlFile, PG_CONTROL, PG_CONTROL_BYTES};
@@ -37,6 +38,8 @@ pub struct Backup {
     pub(super) claim: Arc<Claim>,
     pub(super) tars: Vec<Tar>,
     pub(super) tablespaces: Vec<Tablespace>,
+    /// Relations that were known as unlogged when the data directory was walked.
+    pub(super) unlogged: Unlogged,
     /// Bytes of all files when the data directory was walked.
     pub(super) catalog_bytes: u64,
     /// Of a delta backup: the files that are in no tar.
@@ -100,6 +103,7 @@ impl Backup {
             claim: Arc::new(claim),
             tars: Vec::new(),
             tablespaces: Vec::new(),
+            unlogged: Unlogged::default(),
             catalog_bytes: 0,
             left_out: Packed::default(),
             databases: BTreeMap::new(),
@@ -150,8 +154,9 @@ impl Backup {
             directories,
             files,
             tablespaces,
+            unlogged,
         } = tree;
-        self.tablespaces = tablespaces;
+        (self.tablespaces, self.unlogged) = (tablespaces, unlogged);
         self.catalog_bytes = files.sizes().sum::<u64>() + PG_CONTROL_BYTES;
         let files = match self.request.parent.clone() {
             Some(parent) => self.compare(parent, files, source.segment_pages).await?,

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
 use super::files::FileList;
+use super::unlogged::Unlogged;
 use super::{BackupRequest, Tablespace, rules};
 use crate::control_file::PG_CONTROL;
 use crate::error::{Error, Result};
@@ -22,6 +23,8 @@ pub(super) struct Tree {
     /// Without `pg_control`, which is copied last.
     pub(super) files: FileList,
     pub(super) tablespaces: Vec<Tablespace>,
+    /// Only their init forks are among the files.
+    pub(super) unlogged: Unlogged,
 }
 
 #[derive(Debug)]
@@ -55,6 +58,7 @@ impl From<&Metadata> for Owner {
 pub(super) fn walk(request: &BackupRequest, cancel: &CancellationToken) -> Result<Tree> {
     let mut walker = Walker {
         request,
+        version: format!("PG_{}_", request.major_version()),
         cancel,
         tree: Tree::default(),
         locations: HashSet::new(),
@@ -67,6 +71,8 @@ pub(super) fn walk(request: &BackupRequest, cancel: &CancellationToken) -> Resul
 
 struct Walker<'a> {
     request: &'a BackupRequest,
+    /// How the names of this major version's directories in tablespaces begin.
+    version: String,
     cancel: &'a CancellationToken,
     tree: Tree,
     /// Of tablespaces that lie inside the data directory, against all advice: they are walked once, as tablespaces.
@@ -103,15 +109,11 @@ impl Walker<'_> {
         Ok(())
     }
 
-    /// Of a tablespace only the directory of this major version is ours.
     fn walk_tablespaces(&mut self) -> Result<()> {
-        let prefix = format!("PG_{}_", self.request.major_version());
         for index in 0..self.tree.tablespaces.len() {
             let folder = Path::new("pg_tblspc").join(self.tree.tablespaces[index].oid.to_string());
             for name in self.names(&folder)? {
-                if name.to_str().is_some_and(|name| name.starts_with(&prefix)) {
-                    self.entry(&folder.join(name), None)?;
-                }
+                self.entry(&folder.join(name), false)?;
             }
         }
         Ok(())
@@ -120,19 +122,22 @@ impl Walker<'_> {
     /// Everything in one directory, which itself is in the tree already.
     fn directory(&mut self, path: &Path) -> Result<()> {
         let names = self.names(path)?;
-        let unlogged = rules::is_database(path).then(|| unlogged_relations(&names));
+        let is_database = rules::is_database(path);
+        if is_database {
+            self.tree.unlogged.note(path, &names);
+        }
         for name in names {
-            self.entry(&path.join(name), unlogged.as_ref())?;
+            self.entry(&path.join(name), is_database)?;
         }
         Ok(())
     }
 
-    /// `unlogged`: the unlogged relations, if the entry lies in the directory of a database.
-    fn entry(&mut self, path: &Path, unlogged: Option<&HashSet<String>>) -> Result<()> {
+    /// `in_database`: does it lie in the directory of a database?
+    fn entry(&mut self, path: &Path, in_database: bool) -> Result<()> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        if rules::is_left_out(path) || path == Path::new(PG_CONTROL) {
+        if rules::is_left_out(path) || rules::is_beside_version(path, &self.version) || path == Path::new(PG_CONTROL) {
             return Ok(());
         }
         let full = self.request.data_dir.join(path);
@@ -161,12 +166,8 @@ impl Walker<'_> {
             return Ok(());
         }
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if let Some(unlogged) = unlogged {
-            let is_unlogged =
-                rules::relation(name).is_some_and(|(node, fork)| fork != "init" && unlogged.contains(node));
-            if is_unlogged || rules::is_temporary_relation(name) {
-                return Ok(());
-            }
+        if in_database && (self.tree.unlogged.has(path) || rules::is_temporary_relation(name)) {
+            return Ok(());
         }
         self.tree.files.push(path, meta.len());
         Ok(())
@@ -224,16 +225,6 @@ impl Walker<'_> {
             None => Ok(Vec::new()),
         }
     }
-}
-
-/// A relation is unlogged if it has an init fork.
-fn unlogged_relations(names: &[OsString]) -> HashSet<String> {
-    names
-        .iter()
-        .filter_map(|name| rules::relation(name.to_str()?))
-        .filter(|(_, fork)| *fork == "init")
-        .map(|(node, _)| node.to_owned())
-        .collect()
 }
 
 /// Vanished is none, everything else is an error.

@@ -5,17 +5,17 @@
 //! All backups are gone before the first WAL file goes: no sentinel ever stands without what its backup needs. Two deletions
 //! at a time remove the same things or different ones, and nothing that is missing is an error.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
+use super::dependants::Known;
 use super::plan::{ABANDONED_AFTER, Action, Object, Plan};
 use super::uploads::Discard;
 use crate::error::{Error, Result};
-use crate::inventory::{parse_name, read_sentinel, write_continuous};
+use crate::inventory::{read_sentinel, write_continuous};
 use crate::layout;
 use crate::lsn::Lsn;
 use crate::storage::Store;
@@ -81,22 +81,32 @@ pub async fn apply(store: &Store, plan: &Plan, progress: &Progress, cancel: &Can
         .iter()
         .position(|action| matches!(action.object, Object::Wal(_) | Object::Upload(_) | Object::Own(_)));
     let (backups, rest) = plan.actions.split_at(first.unwrap_or(plan.actions.len()));
-    let mut dependants = dependants(store, backups).await?;
+    let mut known = Known::new(backups);
     for (index, action) in backups.iter().enumerate() {
         stop_if(cancel)?;
-        match delete_backup(store, plan, action, &dependants).await? {
+        match delete_backup(store, plan, action, &known).await? {
             None => {
                 applied.deleted[index] = true;
                 progress.bytes.fetch_add(action.size, Ordering::Relaxed);
             }
             Some(spared) => {
-                dependants.push(spared.name.clone());
+                known.spare(&spared.name);
                 applied.spared.push(spared);
             }
         }
         progress.done.fetch_add(1, Ordering::Relaxed);
     }
     if !applied.spared.is_empty() {
+        return Ok(applied);
+    }
+    let is_common = |action: &Action| matches!(action.object, Object::Wal(_) | Object::Own(_));
+    // Where no backup stays, one that has begun since may need the WAL, as on a standby, and the owner.
+    if plan.kept.is_empty()
+        && rest.iter().any(is_common)
+        && let Some(name) = known.newcomer(store).await?
+    {
+        let why = "it has been begun meanwhile".to_owned();
+        applied.spared.push(Spared { name, why });
         return Ok(applied);
     }
     if rest.iter().any(|action| matches!(action.object, Object::Wal(_))) && !plan.continuous.is_empty() {
@@ -157,31 +167,8 @@ fn stop_if(cancel: &CancellationToken) -> Result<()> {
     }
 }
 
-/// Names of deltas that the plan does not know of, because they came after it.
-async fn dependants(store: &Store, actions: &[Action]) -> Result<Vec<String>> {
-    if actions.is_empty() {
-        return Ok(Vec::new());
-    }
-    let planned = |name: &str| {
-        actions
-            .iter()
-            .any(|action| matches!(&action.object, Object::Backup { name: of, .. } | Object::Leftover { name: of, .. } if of == name))
-    };
-    // Those that are being taken have no sentinel yet.
-    let mut deltas = BTreeSet::new();
-    store
-        .each(layout::BACKUPS_FOLDER, |object| {
-            let name = layout::backup_of_sentinel(&object.key).or_else(|| layout::backup_of_object(&object.key));
-            if let Some(name) = name.filter(|name| name.contains("_D_") && !planned(name)) {
-                deltas.insert(name.to_owned());
-            }
-        })
-        .await?;
-    Ok(deltas.into_iter().collect())
-}
-
 /// Returns why it stays, if it does.
-async fn delete_backup(store: &Store, plan: &Plan, action: &Action, dependants: &[String]) -> Result<Option<Spared>> {
+async fn delete_backup(store: &Store, plan: &Plan, action: &Action, known: &Known<'_>) -> Result<Option<Spared>> {
     let (name, check) = match &action.object {
         Object::Backup { name, start_lsn } => (name, Some(*start_lsn)),
         Object::Leftover { name, .. } => (name, None),
@@ -208,7 +195,7 @@ async fn delete_backup(store: &Store, plan: &Plan, action: &Action, dependants: 
         store.put(&marker, Bytes::from(content.to_string())).await?;
     }
     let objection = match check {
-        Some(start_lsn) => objection(store, plan, name, start_lsn, dependants).await?,
+        Some(start_lsn) => objection(store, plan, name, start_lsn, known).await?,
         None => completed_or_young(store, plan, name, begun).await?,
     };
     if let Some(why) = objection {
@@ -258,26 +245,16 @@ async fn objection(
     plan: &Plan,
     name: &str,
     planned: Option<Lsn>,
-    dependants: &[String],
+    known: &Known<'_>,
 ) -> Result<Option<String>> {
+    if let Some(delta) = known.upon(store, name).await? {
+        return Ok(Some(format!("\"{delta}\" depends on it")));
+    }
     if plan.force {
         return Ok(None);
     }
     if super::said(store, name).await?.is_permanent {
         return Ok(Some("it was marked permanent meanwhile".to_owned()));
-    }
-    let start = parse_name(name).0;
-    // The name of a delta tells the start of its parent, but not the parent's parent.
-    let may_be_on_it = |delta: &&String| parse_name(delta).1.is_some_and(|parent| parse_name(&parent).0 == start);
-    for delta in dependants.iter().filter(may_be_on_it) {
-        let parent = match read_sentinel(store, delta).await {
-            Ok(sentinel) => sentinel.delta_from,
-            Err(Error::Damaged { .. } | Error::NoBackup { .. }) => None,
-            Err(error) => return Err(error),
-        };
-        if parent.is_none_or(|parent| parent == name) {
-            return Ok(Some(format!("\"{delta}\" depends on it")));
-        }
     }
     match read_sentinel(store, name).await {
         Ok(found) if planned != Some(found.start_lsn) => Ok(Some("it is not the one that was planned".to_owned())),

@@ -26,6 +26,7 @@
 //!   store, unless they are in the folder of a backup that may be being taken.
 
 mod apply;
+mod dependants;
 mod everything;
 mod keep;
 mod mark;

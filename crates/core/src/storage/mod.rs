@@ -296,11 +296,17 @@ impl Store {
 
     /// The objects that lie directly in a folder, not those of its subfolders.
     pub async fn list_shallow(&self, folder: &str) -> Result<Vec<Listed>> {
+        self.list_folder(folder).await.map(|(objects, _)| objects)
+    }
+
+    /// The same, and the keys of the subfolders. Where the store has directories, nothing may be in one.
+    pub async fn list_folder(&self, folder: &str) -> Result<(Vec<Listed>, Vec<String>)> {
         let prefix = path(folder);
         let result = self
             .asked("list", folder, self.inner.list_with_delimiter(Some(&prefix)))
             .await?;
-        Ok(result.objects.into_iter().map(listed).collect())
+        let folders = result.common_prefixes.iter().map(ToString::to_string).collect();
+        Ok((result.objects.into_iter().map(listed).collect(), folders))
     }
 
     /// Remove an object; one that is not there is fine.
@@ -422,6 +428,8 @@ fn listed(meta: ObjectMeta) -> Listed {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod meddler;
 #[cfg(test)]
 pub(crate) mod pretender;
 #[cfg(test)]

@@ -17,7 +17,11 @@ fn corrupt() -> Cluster {
     for path in ["base/5/1259", "base/5/1259_fsm", "base/5/1259.1", "base/5/16384_init"] {
         std::fs::write(data.join(path), []).expect("emptied");
     }
-    for tablespace in ["16400/PG_15_202209061/5/16401", "16401/PG_15_202209061/5/16402"] {
+    for tablespace in [
+        "16400/PG_15_202209061/5/16401",
+        "16401/PG_15_202209061/5/16402",
+        "16402/PG_15_202209061/5/16403",
+    ] {
         std::fs::write(data.join("pg_tblspc").join(tablespace), []).expect("emptied");
     }
     let lsn = |bytes| Lsn(request(&data).start_lsn.0 - bytes);

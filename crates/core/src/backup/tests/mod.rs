@@ -5,6 +5,7 @@ mod copy;
 mod delta;
 mod lifecycle;
 mod tree;
+mod unlogged;
 
 use std::collections::BTreeMap;
 use std::io::Read;

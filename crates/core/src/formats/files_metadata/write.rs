@@ -30,6 +30,11 @@ impl<'a> Entry<'a> {
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
         Ok(Entry { name, description })
     }
+
+    /// The name of the file.
+    pub fn name(&self) -> io::Result<String> {
+        Ok(serde_json::from_str(self.name)?)
+    }
 }
 
 /// Writes the entries of all files. What follows is written by [`TarFileSetsWriter`].
@@ -160,9 +165,10 @@ mod tests {
         let mut files = FilesMetadataWriter::new(Vec::new()).expect("begun");
         for name in expected.files.keys() {
             assert!(!line(name).contains('\n'));
-            files
-                .file(Entry::of_line(&line(name)).expect("an entry"))
-                .expect("written");
+            let line = line(name);
+            let entry = Entry::of_line(&line).expect("an entry");
+            assert_eq!(entry.name().expect("a name"), *name);
+            files.file(entry).expect("written");
         }
         let mut sets = files.tar_file_sets().expect("begun");
         for (tar, members) in &expected.tar_file_sets {

@@ -304,6 +304,10 @@ mod tests {
             assert_eq!(manifest.system_identifier, (major == 17).then_some(u64::MAX - 1));
             assert!(parse(&write(major, &[])).expect("empty").files.is_empty());
         }
+        for file in sample() {
+            let path = ManifestFile::path_of_line(&file.line()).expect("an entry");
+            assert_eq!(path, file.path.to_str().unwrap_or_default());
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::{ManifestFile, WalRange, hex};
@@ -37,6 +38,17 @@ impl ManifestFile {
             self.size,
             self.last_modified.format("%Y-%m-%d %H:%M:%S GMT"),
         )
+    }
+
+    /// The path in such an entry; empty if it is not UTF-8.
+    pub fn path_of_line(line: &str) -> io::Result<String> {
+        #[derive(Deserialize)]
+        struct PathOnly {
+            #[serde(rename = "Path", default)]
+            path: String,
+        }
+        let PathOnly { path } = serde_json::from_str(line)?;
+        Ok(path)
     }
 }
 

@@ -1,22 +1,21 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use futures::TryStreamExt;
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio_util::sync::CancellationToken;
 
-use super::mortal::Mortal;
 use super::*;
 use crate::layout;
 use crate::retention::{Mode, Progress, Request, apply, draw_up, mark};
 use crate::storage::Store;
+use crate::storage::meddler::{Act, Meddler, Op};
 
-const FIRST: &str = "base_000000010000000000000003";
-const SECOND: &str = "base_000000010000000000000006";
-const DELTA: &str = "base_000000010000000000000008_D_000000010000000000000006";
-const THIRD: &str = "base_00000001000000000000000B";
+pub(super) const FIRST: &str = "base_000000010000000000000003";
+pub(super) const SECOND: &str = "base_000000010000000000000006";
+pub(super) const DELTA: &str = "base_000000010000000000000008_D_000000010000000000000006";
+pub(super) const THIRD: &str = "base_00000001000000000000000B";
 
 /// Two full backups, a delta of the second one, a third; WAL from 1 to 15.
 async fn fill(store: &Store) {
@@ -54,19 +53,19 @@ async fn fill(store: &Store) {
     store.put(layout::CLUSTER, owner.into()).await.expect("written");
 }
 
-async fn memory() -> (Arc<InMemory>, Store) {
+pub(super) async fn memory() -> (Arc<InMemory>, Store) {
     let inner = Arc::new(InMemory::new());
     let store = Store::of(Arc::clone(&inner) as Arc<dyn ObjectStore>, "memory:");
     fill(&store).await;
     (inner, store)
 }
 
-async fn all_keys(inner: &InMemory) -> BTreeSet<String> {
+pub(super) async fn all_keys(inner: &InMemory) -> BTreeSet<String> {
     let objects: Vec<_> = inner.list(None).try_collect().await.expect("listed");
     objects.into_iter().map(|object| object.location.to_string()).collect()
 }
 
-fn retain(count: u32) -> Request {
+pub(super) fn retain(count: u32) -> Request {
     Request::Retain {
         count,
         mode: Mode::Full,
@@ -74,7 +73,7 @@ fn retain(count: u32) -> Request {
     }
 }
 
-async fn delete(store: &Store, request: &Request) -> crate::Result<(Plan, super::super::Applied)> {
+pub(super) async fn delete(store: &Store, request: &Request) -> crate::Result<(Plan, super::super::Applied)> {
     let plan = draw_up(store, request, &[], Utc::now()).await?;
     let applied = apply(store, &plan, &Progress::default(), &CancellationToken::new()).await?;
     Ok((plan, applied))
@@ -95,11 +94,16 @@ async fn a_crash_after_any_deletion_leaves_whole_backups_and_the_next_run_finish
     let mut crashes = 0;
     loop {
         let (inner, _) = memory().await;
-        let mortal = Mortal {
-            inner: Arc::clone(&inner),
-            left: Arc::new(AtomicUsize::new(crashes)),
-        };
-        let outcome = delete(&Store::of(Arc::new(mortal), "mortal:"), &retain(1)).await;
+        let (mortal, mut left) = (Meddler::new(Arc::clone(&inner)), crashes);
+        mortal.rule(move |op, _| match (op, left) {
+            (Op::Delete, 0) => Act::Fail,
+            (Op::Delete, _) => {
+                left -= 1;
+                Act::Pass
+            }
+            _ => Act::Pass,
+        });
+        let outcome = delete(&mortal.store(), &retain(1)).await;
         let store = Store::of(Arc::clone(&inner) as Arc<dyn ObjectStore>, "memory:");
         let inventory = Inventory::load(&store).await.expect("loaded");
         for backup in &inventory.backups {

@@ -3,7 +3,7 @@
 mod applied;
 mod by_hand;
 mod generated;
-mod mortal;
+mod meanwhile;
 mod uploads;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};

@@ -1,43 +1,53 @@
 //! Which blocks were changed, of all relations that were.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 
+use super::chunks::{BlockSet, CHUNK_BLOCKS};
 use crate::backup::delta::relation::Locator;
 
-/// Blocks that a chunk covers.
-const CHUNK_BLOCKS: u32 = 1 << 16;
-
-/// Numbers that a chunk has at most before it becomes a bitmap, which takes as much memory.
-const NUMBERS: usize = 4096;
-
-/// What the summaries of a range of WAL say together. A block takes two bytes, or a relation an eighth of a byte for each of
-/// its blocks, whichever is less.
+/// What the summaries of a range of WAL say together. A relation takes some 40 bytes, and 50 more if more than one of its
+/// blocks was changed; each block takes four bytes, or where they are many two, or an eighth of a byte for each block of the
+/// relation, whichever is less.
 #[derive(Debug, Default)]
 pub(in crate::backup::delta) struct ChangedBlocks {
     relations: HashMap<Locator, Changed>,
+    /// Those of which there is more to say than fits into [`Changed`].
+    others: Vec<Blocks>,
 }
 
-/// One relation's main fork.
+/// One relation's main fork. There are as many as the cluster has relations, so it is small.
+#[derive(Debug, Clone, Copy)]
+enum Changed {
+    /// Of blocks below this one none was changed; it was made anew or cut off there, so all from there on were.
+    From(u32),
+    /// This block and no other.
+    Only(u32),
+    /// What [`ChangedBlocks::others`] has under this number.
+    Other(u32),
+}
+
+/// What was changed of a relation.
 #[derive(Debug)]
-pub(super) struct Changed {
+struct Blocks {
     /// It was made anew or cut off there: all blocks from here on are changed.
     limit: u32,
-    chunks: BTreeMap<u32, Chunk>,
+    /// The others that were.
+    below: BlockSet,
 }
 
-#[derive(Debug)]
-enum Chunk {
-    Numbers(HashSet<u16>),
-    Bitmap(Box<[u16; NUMBERS]>),
+/// One relation, to be added to.
+pub(super) struct Entry<'a> {
+    changed: &'a mut Changed,
+    others: &'a mut Vec<Blocks>,
 }
 
 impl ChangedBlocks {
-    /// That of a relation, to be added to.
-    pub(super) fn entry(&mut self, locator: Locator) -> &mut Changed {
-        self.relations.entry(locator).or_insert_with(|| Changed {
-            limit: u32::MAX,
-            chunks: BTreeMap::new(),
-        })
+    /// That of a relation.
+    pub(super) fn entry(&mut self, locator: Locator) -> Entry<'_> {
+        Entry {
+            changed: self.relations.entry(locator).or_insert(Changed::From(u32::MAX)),
+            others: &mut self.others,
+        }
     }
 
     /// Was the whole directory made since, in which this relation is?
@@ -51,94 +61,78 @@ impl ChangedBlocks {
         if self.whole_database(locator) {
             return None;
         }
-        let Some(changed) = self.relations.get(&locator) else {
-            return Some(Vec::new());
+        let changed = match self.relations.get(&locator) {
+            None => return Some(Vec::new()),
+            Some(changed) => *changed,
         };
-        if changed.limit <= first {
+        let limit = match changed {
+            Changed::From(limit) => limit,
+            Changed::Only(_) => u32::MAX,
+            Changed::Other(at) => self.others[at as usize].limit,
+        };
+        if limit <= first {
             return None;
         }
-        let end = first.saturating_add(count).min(changed.limit);
-        let mut found = Vec::new();
-        let chunks = changed.chunks.range(first / CHUNK_BLOCKS..=end / CHUNK_BLOCKS);
-        for (number, chunk) in chunks {
-            let start = found.len();
-            let blocks = chunk.numbers().map(|offset| number * CHUNK_BLOCKS + u32::from(offset));
-            found.extend(
-                blocks
-                    .filter(|block| (first..end).contains(block))
-                    .map(|block| block - first),
-            );
-            found[start..].sort_unstable();
-        }
+        let end = first.saturating_add(count).min(limit);
+        let mut found = match changed {
+            Changed::From(_) => Vec::new(),
+            Changed::Only(block) => Vec::from_iter((first..end).contains(&block).then_some(block)),
+            Changed::Other(at) => self.others[at as usize].below.between(first, end),
+        };
+        found.iter_mut().for_each(|block| *block -= first);
         found.extend(end - first..count);
         Some(found)
     }
 }
 
-impl Changed {
+impl Entry<'_> {
     pub(super) fn limit_to(&mut self, block: u32) {
-        self.limit = self.limit.min(block);
+        match self.changed {
+            Changed::From(limit) => *limit = block.min(*limit),
+            Changed::Only(_) if block == u32::MAX => {}
+            Changed::Only(_) | Changed::Other(_) => {
+                let blocks = self.blocks();
+                blocks.limit = blocks.limit.min(block);
+            }
+        }
     }
 
     pub(super) fn add(&mut self, chunk: u32, offsets: &[u16]) {
-        if offsets.is_empty() {
-            return;
-        }
-        let chunk = self
-            .chunks
-            .entry(chunk)
-            .or_insert_with(|| Chunk::Numbers(HashSet::new()));
-        match chunk {
-            Chunk::Bitmap(bits) => offsets.iter().for_each(|offset| set(bits, *offset)),
-            Chunk::Numbers(numbers) => {
-                numbers.extend(offsets);
-                if numbers.len() >= NUMBERS {
-                    let mut bits = Box::new([0; NUMBERS]);
-                    numbers.iter().for_each(|offset| set(&mut bits, *offset));
-                    *chunk = Chunk::Bitmap(bits);
-                }
-            }
+        let first = chunk * CHUNK_BLOCKS;
+        match (*self.changed, offsets) {
+            (_, []) => {}
+            // What lies beyond the limit is changed anyway: of a relation that was made anew there is nothing more to say.
+            (Changed::From(limit), _) if limit <= first => {}
+            (Changed::From(u32::MAX), [offset]) => *self.changed = Changed::Only(first + u32::from(*offset)),
+            (Changed::Only(block), [offset]) if block == first + u32::from(*offset) => {}
+            _ => self.blocks().below.add(chunk, offsets),
         }
     }
 
     /// `words` are as many as a bitmap has.
     pub(super) fn add_bitmap(&mut self, chunk: u32, words: &[u16]) {
-        let mut bits = Box::new([0; NUMBERS]);
-        bits.iter_mut().zip(words).for_each(|(bits, word)| *bits = *word);
-        match self
-            .chunks
-            .entry(chunk)
-            .or_insert_with(|| Chunk::Numbers(HashSet::new()))
-        {
-            Chunk::Bitmap(there) => there.iter_mut().zip(&bits[..]).for_each(|(there, word)| *there |= word),
-            there => {
-                there.numbers().for_each(|offset| set(&mut bits, offset));
-                *there = Chunk::Bitmap(bits);
-            }
+        match self.changed {
+            Changed::From(limit) if *limit <= chunk * CHUNK_BLOCKS => {}
+            _ => self.blocks().below.add_bitmap(chunk, words),
         }
     }
-}
 
-impl Chunk {
-    /// In no order.
-    fn numbers(&self) -> Box<dyn Iterator<Item = u16> + '_> {
-        match self {
-            Chunk::Numbers(numbers) => Box::new(numbers.iter().copied()),
-            Chunk::Bitmap(bits) => {
-                Box::new((0..=u16::MAX).filter(|offset| bits[place(*offset).0] & place(*offset).1 != 0))
-            }
-        }
+    /// As one of the others, which it becomes.
+    fn blocks(&mut self) -> &mut Blocks {
+        let (limit, few) = match *self.changed {
+            Changed::Other(at) => return &mut self.others[at as usize],
+            Changed::From(limit) => (limit, Vec::new()),
+            Changed::Only(block) => (u32::MAX, vec![block]),
+        };
+        let at = self.others.len();
+        // There are not more relations than numbers for them.
+        *self.changed = Changed::Other(at as u32);
+        self.others.push(Blocks {
+            limit,
+            below: BlockSet::Few(few),
+        });
+        &mut self.others[at]
     }
-}
-
-fn set(bits: &mut [u16; NUMBERS], offset: u16) {
-    let (word, bit) = place(offset);
-    bits[word] |= bit;
-}
-
-/// The word of a bitmap in which a block's bit is, and the bit.
-fn place(offset: u16) -> (usize, u16) {
-    (usize::from(offset / 16), 1 << (offset % 16))
 }
 
 #[cfg(test)]
@@ -147,6 +141,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::chunks::{NUMBERS, set};
     use super::*;
 
     const RELATION: Locator = Locator {
@@ -155,19 +150,32 @@ mod tests {
         relation: 7,
     };
 
+    /// Some offsets: mostly one or a few, sometimes many.
+    fn offsets() -> impl Strategy<Value = Vec<u16>> {
+        prop_oneof![
+            prop::collection::vec(any::<u16>(), 1..2),
+            prop::collection::vec(0u16..4, 0..9),
+            prop::collection::vec(any::<u16>(), 0..3000),
+        ]
+    }
+
     proptest! {
         #[test]
         fn it_is_the_union_of_what_was_added(
-            parts in prop::collection::vec((0u32..3, any::<bool>(), prop::collection::vec(any::<u16>(), 0..3000)), 0..6),
-            limit in prop_oneof![Just(u32::MAX), 0u32..200_000],
+            parts in prop::collection::vec((0u32..3, 0u8..4, offsets()), 0..9),
+            (limit, at) in (prop_oneof![Just(u32::MAX), Just(0), 0u32..200_000], 0usize..9),
             (first, count) in (0u32..150_000, 0u32..150_000),
         ) {
             let mut changed = ChangedBlocks::default();
             let mut blocks: BTreeSet<u32> = BTreeSet::new();
-            changed.entry(RELATION).limit_to(limit);
-            for (chunk, as_bitmap, offsets) in &parts {
-                let entry = changed.entry(RELATION);
-                if *as_bitmap {
+            let mut limit_now = u32::MAX;
+            for (part, (chunk, kind, offsets)) in parts.iter().enumerate() {
+                let mut entry = changed.entry(RELATION);
+                if part == at {
+                    limit_now = limit;
+                }
+                entry.limit_to(limit_now);
+                if *kind == 0 {
                     let mut bits = [0; NUMBERS];
                     offsets.iter().for_each(|offset| set(&mut bits, *offset));
                     entry.add_bitmap(*chunk, &bits);
@@ -177,11 +185,51 @@ mod tests {
                 blocks.extend(offsets.iter().map(|offset| chunk * CHUNK_BLOCKS + u32::from(*offset)));
             }
             let expected: Vec<u32> = (first..first + count)
-                .filter(|block| *block >= limit || blocks.contains(block))
+                .filter(|block| *block >= limit_now || blocks.contains(block))
                 .map(|block| block - first)
                 .collect();
-            prop_assert_eq!(changed.of(RELATION, first, count), (limit > first).then_some(expected));
+            prop_assert_eq!(changed.of(RELATION, first, count), (limit_now > first).then_some(expected));
         }
+    }
+
+    /// The bytes that it takes: of a hash table with its control bytes, of a piece of memory with what the allocator adds.
+    fn bytes(changed: &ChangedBlocks) -> usize {
+        let pieces = changed.others.iter().map(|blocks| match &blocks.below {
+            BlockSet::Few(blocks) if blocks.capacity() == 0 => 0,
+            BlockSet::Few(blocks) => (blocks.capacity() * size_of::<u32>() + 8).max(32),
+            BlockSet::Chunks(_) => panic!("there are few"),
+        });
+        changed.relations.capacity() / 7 * 8 * (size_of::<(Locator, Changed)>() + 1)
+            + changed.others.capacity() * size_of::<Blocks>()
+            + pieces.sum::<usize>()
+    }
+
+    /// What two summaries say of each of a million relations.
+    fn million(offsets: &[u16]) -> ChangedBlocks {
+        let mut changed = ChangedBlocks::default();
+        for number in (1..=1_000_000).chain(1..=1_000_000) {
+            let mut entry = changed.entry(Locator {
+                relation: number,
+                ..RELATION
+            });
+            entry.limit_to(u32::MAX);
+            entry.add(0, offsets);
+        }
+        let blocks = offsets.iter().map(|offset| u32::from(*offset)).collect();
+        assert_eq!(changed.of(RELATION, 0, 1000), Some(blocks));
+        changed
+    }
+
+    #[test]
+    fn a_million_relations_of_one_changed_block_take_little_memory() {
+        let found = bytes(&million(&[7]));
+        assert!(found < 45 << 20, "{found}");
+    }
+
+    #[test]
+    fn a_million_relations_of_some_changed_blocks_take_little_memory() {
+        let found = bytes(&million(&[7, 9, 500]));
+        assert!(found < 120 << 20, "{found}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What PostgreSQL 17 and later know of changed blocks, with `summarize_wal = on`: nothing but these needs to be read then.
 
 mod blocks;
+mod chunks;
 mod cover;
 mod format;
 

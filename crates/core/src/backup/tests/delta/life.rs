@@ -4,14 +4,14 @@ use super::*;
 use crate::error::Error;
 
 /// Is this the error of a delta whose parent is gone?
-fn is_orphaned<T: std::fmt::Debug>(result: crate::Result<T>) -> bool {
+pub(super) fn is_orphaned<T: std::fmt::Debug>(result: crate::Result<T>) -> bool {
     match result {
         Err(Error::NoBackup { message, .. }) => message.ends_with("was deleted meanwhile"),
         other => panic!("{other:?}"),
     }
 }
 
-async fn with_parent() -> (World, String, BackupRequest) {
+pub(super) async fn with_parent() -> (World, String, BackupRequest) {
     let mut world = World::new(false).await;
     world.relation("base/5/100", 20, Lsn(0x100_0000));
     let root = world.full().await;

@@ -1,9 +1,12 @@
 //! Chains of backups of a made-up cluster, put together again in the plainest way.
 
+mod commit;
 mod life;
 mod parents;
+mod primaries;
 mod rules;
 mod summaries;
+mod unlogged;
 mod visible;
 
 use std::collections::BTreeMap;
@@ -22,6 +25,7 @@ use crate::formats::{SENTINEL_LIMIT, Sentinel};
 use crate::page::PAGE_BYTES;
 use crate::page::tests::sample;
 use crate::retention;
+use crate::storage::meddler::Meddler;
 
 const SEGMENT: u64 = 16 << 20;
 
@@ -31,6 +35,8 @@ type Contents = BTreeMap<String, Vec<u8>>;
 struct World {
     dir: tempfile::TempDir,
     store: Store,
+    /// What `store` is, to be told what goes wrong.
+    meddler: Meddler,
     /// The segment in which the next backup starts.
     next: u64,
     timeline: u32,
@@ -40,7 +46,8 @@ struct World {
 impl World {
     /// A cluster with the database 5, some tables of which are in the tablespace 16400.
     async fn new(data_checksums: bool) -> Self {
-        let store = Store::of(Arc::new(object_store::memory::InMemory::new()), "memory:");
+        let meddler = Meddler::new(Arc::default());
+        let store = meddler.store();
         let identity = ClusterIdentity {
             system_identifier: SYSTEM_IDENTIFIER,
             major_version: 15,
@@ -50,6 +57,7 @@ impl World {
         let world = World {
             dir: tempfile::tempdir().expect("a directory"),
             store,
+            meddler,
             next: 2,
             timeline: 1,
             options: BackupOptions::default(),
@@ -175,6 +183,10 @@ impl World {
             parent,
             ..self.request()
         };
+        self.take_as(request).await
+    }
+
+    async fn take_as(&mut self, request: BackupRequest) -> String {
         let prepared = self.prepare(request).await.expect("prepared");
         self.archive(prepared.needed_segments()).await;
         self.next += 1;

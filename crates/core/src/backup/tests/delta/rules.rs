@@ -299,3 +299,41 @@ async fn what_rests_is_left_out_and_nothing_else() {
         assert!(members.into_keys().eq(["/global/pg_control", "backup_label"]));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_corrupt_in_the_parent_goes_whole() {
+    let mut world = World::new(true).await;
+    for path in ["base/5/100", "base/5/101"] {
+        world.relation(path, 10, OLD);
+    }
+    let mut rotten = sample(OLD, 4, 4);
+    rotten[100] ^= 1;
+    world.change("base/5/100", &[(4, rotten)]);
+    world.settle();
+    let root = world.full().await;
+    let corrupt = async |world: &World, name: &str| {
+        let found = world.files(name).await;
+        found["/base/5/100"].corrupt_blocks.as_ref().map(|found| found.count)
+    };
+    assert_eq!(corrupt(&world, &root).await, Some(1));
+    // It rests, and every backup tells of it.
+    let first = world.delta().await;
+    world.check(&first).await;
+    assert_eq!(corrupt(&world, &first).await, Some(1));
+    // Somebody has put it right, and no WAL record tells about that.
+    world.change("base/5/100", &[(4, sample(OLD, 4, 4))]);
+    let second = world.delta().await;
+    world.check(&second).await;
+    assert_eq!(corrupt(&world, &second).await, None);
+    for name in [&first, &second] {
+        let file = &world.files(name).await["/base/5/100"];
+        assert!(!file.is_skipped && !file.is_incremented, "{name}");
+        assert!(world.files(name).await["/base/5/101"].is_skipped, "{name}");
+    }
+    let third = world.delta().await;
+    assert!(
+        world.files(&third).await["/base/5/100"].is_incremented,
+        "it is like any other now"
+    );
+    world.check(&third).await;
+}

@@ -1,0 +1,103 @@
+//! Writing what a backup says of its files: the manifest and the files metadata.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::StopResult;
+use super::run::Backup;
+use super::spool::Lines;
+use super::stream::{blocking, sink_error, store_stream};
+use super::unlogged::Unlogged;
+use crate::error::Result;
+use crate::formats::files_metadata::{Entry, FilesMetadataWriter};
+use crate::formats::manifest::{ManifestFile, ManifestWriter, WalRange};
+use crate::layout;
+
+/// Store both, after `pg_backup_stop`.
+pub(super) async fn store(backup: &mut Backup, stop: &StopResult) -> Result<()> {
+    let (known, data_dir) = (std::mem::take(&mut backup.unlogged), backup.request.data_dir.clone());
+    let late = blocking(move || known.since(&data_dir)).await?;
+    if late.len() > 0 {
+        tracing::debug!(relations = late.len(), "relations have turned out to be unlogged");
+    }
+    let late = Arc::new(late);
+    store_manifest(backup, stop, Arc::clone(&late)).await?;
+    store_files_metadata(backup, late).await
+}
+
+/// Is a file left out? Its path is asked for only where some are.
+fn is_late(late: &Unlogged, path: impl FnOnce() -> io::Result<String>) -> io::Result<bool> {
+    Ok(late.len() > 0 && late.has(Path::new(path()?.trim_start_matches('/'))))
+}
+
+async fn store_manifest(backup: &mut Backup, stop: &StopResult, late: Arc<Unlogged>) -> Result<()> {
+    let files: Vec<Lines> = backup
+        .tars
+        .iter_mut()
+        .map(|tar| &mut tar.packed)
+        .chain([&mut backup.left_out])
+        .map(|packed| std::mem::take(&mut packed.manifest))
+        .collect();
+    let key = layout::backup_manifest(&backup.name);
+    let object = backup.store.object_url(&key);
+    let (major, system_identifier) = (backup.request.major_version(), backup.request.system_identifier);
+    let range = WalRange {
+        timeline: backup.request.timeline,
+        start: backup.request.start_lsn,
+        end: stop.stop_lsn,
+    };
+    store_stream(&backup.store, &key, &backup.cancel, move |upload| {
+        let written = || {
+            let mut writer = ManifestWriter::new(upload, major, system_identifier)?;
+            files.iter().try_for_each(|lines| {
+                lines.each(|line| match is_late(&late, || ManifestFile::path_of_line(line))? {
+                    true => Ok(()),
+                    false => writer.line(line),
+                })
+            })?;
+            writer.finish(&[range])?.finish()
+        };
+        written().map_err(|error| sink_error(&object, error))
+    })
+    .await
+    .map(|_| ())
+}
+
+async fn store_files_metadata(backup: &mut Backup, late: Arc<Unlogged>) -> Result<()> {
+    let tars: Vec<(String, Lines)> = backup
+        .tars
+        .iter_mut()
+        .map(|tar| (tar.file_name.clone(), std::mem::take(&mut tar.packed.members)))
+        .collect();
+    let left_out = std::mem::take(&mut backup.left_out.members);
+    let databases = std::mem::take(&mut backup.databases);
+    let key = layout::files_metadata(&backup.name);
+    let object = backup.store.object_url(&key);
+    store_stream(&backup.store, &key, &backup.cancel, move |upload| {
+        let each = |members: &Lines, take: &mut dyn FnMut(Entry<'_>) -> io::Result<()>| {
+            members.each(|line| {
+                let entry = Entry::of_line(line)?;
+                match is_late(&late, || entry.name())? {
+                    true => Ok(()),
+                    false => take(entry),
+                }
+            })
+        };
+        let written = || {
+            let mut files = FilesMetadataWriter::new(upload)?;
+            for members in tars.iter().map(|(_, members)| members).chain([&left_out]) {
+                each(members, &mut |entry| files.file(entry))?;
+            }
+            let mut sets = files.tar_file_sets()?;
+            for (tar, members) in &tars {
+                sets.tar(tar)?;
+                each(members, &mut |entry| sets.member(entry))?;
+            }
+            sets.finish(&databases)?.finish()
+        };
+        written().map_err(|error| sink_error(&object, error))
+    })
+    .await
+    .map(|_| ())
+}
