@@ -203,9 +203,24 @@ fn a_restore_that_was_killed_goes_on() {
     let target = site.dir().join("restored");
     let files = || tree(&target.join("base")).iter().filter(|path| path.is_file()).count();
     let path = target.to_string_lossy();
-    let mut fetch = site.walarchive(&["backup-fetch", &path, "LATEST", "--concurrency", "1"]);
-    let restore = Background::spawn(&mut fetch, None);
-    wait_until("some files are restored", PATIENCE, || files() >= 50);
+    let begun = || {
+        let mut fetch = site.walarchive(&["backup-fetch", &path, "LATEST", "--concurrency", "1"]);
+        let restore = Background::spawn(&mut fetch, None);
+        wait_until("some files are restored", PATIENCE, || files() >= 50);
+        restore
+    };
+    // Whoever is asked to end says how to go on.
+    let restore = begun();
+    restore.cancel();
+    let cancelled = restore.wait(PATIENCE);
+    assert_eq!(cancelled.code, Some(1), "{cancelled:?}");
+    for said in ["canceled on request", "--delta"] {
+        assert!(cancelled.stderr.contains(said), "{cancelled:?}");
+    }
+    assert!(!target.join("global/pg_control").exists());
+    fs::remove_dir_all(&target).expect("could not remove");
+
+    let restore = begun();
     restore.kill();
     let killed = restore.wait(PATIENCE);
     assert_eq!(

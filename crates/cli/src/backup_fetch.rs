@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use indicatif::{HumanBytes, HumanDuration};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use walarchive_core::config::StorageConfig;
 use walarchive_core::inventory::{find_backup, list_backups};
@@ -42,7 +43,7 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
     let ignores_invalid_pages = plan.ignores_invalid_pages();
     let (name, target) = (plan.backup.clone(), plan.target.clone());
     let (progress, started) = (Arc::<Progress>::default(), Instant::now());
-    let work = apply(plan, Arc::clone(&progress), CancellationToken::new());
+    let work = apply(plan, Arc::clone(&progress), cancelled_by_signal()?);
     let restored = progress::show(Arc::clone(&progress), args.quiet, work)
         .await
         .inspect_err(|_| {
@@ -121,6 +122,28 @@ async fn select(args: &BackupFetch, store: &Store) -> Result<Selection> {
         None => None,
     };
     select_backup(&backups, &args.backup, &target.target, history.as_ref())
+}
+
+/// Ctrl-C, or whoever ends the process by SIGTERM, ends the restore in order, so that it can say how to go on; a second one ends
+/// it at once.
+fn cancelled_by_signal() -> Result<CancellationToken> {
+    let listen = |kind| signal(kind).map_err(|error| Error::io("listen for signals in", "/proc/self", error));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let cancel = CancellationToken::new();
+    let cancelled = cancel.clone();
+    tokio::spawn(async move {
+        for attempt in 0..2 {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if attempt == 0 {
+                cancelled.cancel();
+            }
+        }
+        std::process::exit(i32::from(exit::FATAL));
+    });
+    Ok(cancel)
 }
 
 fn incomplete(target: &Path) {
