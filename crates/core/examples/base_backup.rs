@@ -3,9 +3,10 @@
 //! ```text
 //! base_backup make DIR FILES [BYTES]     a data directory with so many relations, of a page each or of so many bytes
 //! base_backup take DIR STORE [--spare-cache]
+//! base_backup fetch DIR STORE [--verify-only]
 //! ```
 //!
-//! `take` prints one line of JSON: seconds, files, bytes, and the most memory that the process ever had, in kB.
+//! `take` and `fetch` print one line of JSON: seconds, files, bytes, and the most memory that the process ever had, in kB.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,8 +16,10 @@ use tokio_util::sync::CancellationToken;
 use walarchive_core::backup::{Backup, BackupOptions, BackupRequest, Progress, StopResult};
 use walarchive_core::config::StorageConfig;
 use walarchive_core::control_file::{ControlFile, PG_CONTROL};
+use walarchive_core::inventory::list_backups;
+use walarchive_core::restore::{RestoreOptions, apply, plan};
 use walarchive_core::storage::Store;
-use walarchive_core::{Lsn, Result};
+use walarchive_core::{Error, Lsn, Result};
 
 #[path = "../../../src/pg/page_cache.rs"]
 mod page_cache;
@@ -35,6 +38,8 @@ async fn main() {
         }
         ["take", dir, store] => take(dir, store, false).await.map_err(|error| format!("{error:?}")),
         ["take", dir, store, "--spare-cache"] => take(dir, store, true).await.map_err(|error| format!("{error:?}")),
+        ["fetch", dir, store] => fetch(dir, store, false).await.map_err(|error| format!("{error:?}")),
+        ["fetch", dir, store, "--verify-only"] => fetch(dir, store, true).await.map_err(|error| format!("{error:?}")),
         _ => Err("see the source for what it takes".to_owned()),
     };
     if let Err(error) = done {
@@ -98,14 +103,32 @@ async fn take(dir: &str, store: &str, spare_cache: bool) -> Result<()> {
     let label = "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\nSTART TIMELINE: 1\n";
     let prepared = backup.finish(StopResult::new(Lsn(0x200_0100), label.to_owned()));
     prepared.await?.commit().await?;
+    tell(start, copied.files_done, copied.bytes_done);
+    Ok(())
+}
+
+/// Restore the newest backup, or only read it.
+async fn fetch(dir: &str, store: &str, verify_only: bool) -> Result<()> {
+    let (store, start) = (Store::open(&StorageConfig::new(format!("file://{store}")))?, Instant::now());
+    let backup = list_backups(&store).await?.pop();
+    let backup = backup.ok_or_else(|| Error::config("there is no backup", "Take one."))?;
+    let options = RestoreOptions {
+        concurrency: 4,
+        verify_only,
+        ..RestoreOptions::default()
+    };
+    let plan = plan(&store, &backup.name, Path::new(dir), options).await?;
+    let restored = apply(plan, Arc::default(), CancellationToken::new()).await?;
+    tell(start, restored.files, restored.bytes);
+    Ok(())
+}
+
+fn tell(start: Instant, files: u64, bytes: u64) {
     println!(
-        "{{\"seconds\": {:.1}, \"files\": {}, \"bytes\": {}, \"peak_kb\": {}}}",
+        "{{\"seconds\": {:.1}, \"files\": {files}, \"bytes\": {bytes}, \"peak_kb\": {}}}",
         start.elapsed().as_secs_f64(),
-        copied.files_done,
-        copied.bytes_done,
         peak_kb()
     );
-    Ok(())
 }
 
 /// `VmHWM`.
