@@ -17,7 +17,7 @@ use walarchive_core::backup::{Backup, BackupOptions, BackupRequest, Progress, St
 use walarchive_core::config::StorageConfig;
 use walarchive_core::control_file::{ControlFile, PG_CONTROL};
 use walarchive_core::inventory::list_backups;
-use walarchive_core::restore::{RestoreOptions, apply, plan};
+use walarchive_core::restore::{RestoreMode, RestoreOptions, apply, plan};
 use walarchive_core::storage::Store;
 use walarchive_core::{Error, Lsn, Result};
 
@@ -109,12 +109,19 @@ async fn take(dir: &str, store: &str, spare_cache: bool) -> Result<()> {
 
 /// Restore the newest backup, or only read it.
 async fn fetch(dir: &str, store: &str, verify_only: bool) -> Result<()> {
-    let (store, start) = (Store::open(&StorageConfig::new(format!("file://{store}")))?, Instant::now());
+    let (store, start) = (
+        Store::open(&StorageConfig::new(format!("file://{store}")))?,
+        Instant::now(),
+    );
     let backup = list_backups(&store).await?.pop();
     let backup = backup.ok_or_else(|| Error::config("there is no backup", "Take one."))?;
     let options = RestoreOptions {
         concurrency: 4,
-        verify_only,
+        mode: if verify_only {
+            RestoreMode::VerifyOnly
+        } else {
+            RestoreMode::Fresh
+        },
         ..RestoreOptions::default()
     };
     let plan = plan(&store, &backup.name, Path::new(dir), options).await?;
