@@ -15,6 +15,26 @@ fn filled(site: &Site, settings: &[(&str, &str)]) -> Cluster {
     primary
 }
 
+/// A cluster of which a full backup was taken after those statements.
+fn backed_up_without_checksums(site: &Site, sql: &str) -> Cluster {
+    let builder = site.builder("primary").data_checksums(false).setting(STEPS, "9");
+    let primary = builder.start();
+    primary.psql(&format!("CREATE EXTENSION walarchive; {sql}"));
+    wait_settled(&primary);
+    backup(&primary, "");
+    primary
+}
+
+/// What a restore of the backup gives when the cluster itself is lost.
+fn after_its_loss(site: &Site, cluster: &Cluster, name: &str) -> Cluster {
+    archive_all(cluster);
+    lose(cluster);
+    let target = site.restore("restored", name, &[]);
+    let restored = site.restored("restored").attach(&target);
+    restored.wait_promoted(PATIENCE);
+    restored
+}
+
 fn change(primary: &Cluster, id: u32) {
     primary.psql(&format!("UPDATE t SET body = 'changed' WHERE id = {id}"));
 }
@@ -156,11 +176,7 @@ fn a_backup_of_another_past_is_no_parent() {
     );
     let name = backup(&forked, "");
     assert!(!name.ends_with(start_of(&other)), "{name}");
-    archive_all(&forked);
-    lose(&forked);
-    let target = site.restore("restored", &name, &[]);
-    let restored = site.restored("restored").attach(&target);
-    restored.wait_promoted(PATIENCE);
+    let restored = after_its_loss(&site, &forked, &name);
     assert_eq!(
         restored.psql("SELECT string_agg(id::text, ' ') FROM t WHERE body = 'changed'"),
         "2"
@@ -172,14 +188,8 @@ fn a_backup_of_another_past_is_no_parent() {
 #[test]
 fn pages_that_got_checksums_meanwhile_are_all_taken() {
     let site = Site::on_files();
-    let primary = site
-        .builder("primary")
-        .data_checksums(false)
-        .setting(STEPS, "9")
-        .start();
-    primary.psql("CREATE EXTENSION walarchive; CREATE TABLE t AS SELECT generate_series(1, 50000) AS id, 'x' AS body");
-    wait_settled(&primary);
-    backup(&primary, "");
+    let sql = "CREATE TABLE t AS SELECT generate_series(1, 50000) AS id, 'x' AS body";
+    let primary = backed_up_without_checksums(&site, sql);
     primary.stop(StopMode::Fast);
     let mut enable = site.pg().program("pg_checksums");
     run(enable.args(["--enable", "--no-sync", "-D"]).arg(primary.datadir())).expect_success();
@@ -192,11 +202,7 @@ fn pages_that_got_checksums_meanwhile_are_all_taken() {
         "{}",
         primary.log_since(mark)
     );
-    archive_all(&primary);
-    lose(&primary);
-    let target = site.restore("restored", &name, &[]);
-    let restored = site.restored("restored").attach(&target);
-    restored.wait_promoted(PATIENCE);
+    let restored = after_its_loss(&site, &primary, &name);
     assert_eq!(restored.psql("SELECT count(*) FROM t"), "50000");
 }
 
@@ -205,25 +211,13 @@ fn pages_that_got_checksums_meanwhile_are_all_taken() {
 #[test]
 fn pages_that_vacuum_marks_silently_are_taken_with_the_map() {
     let site = Site::on_files();
-    let primary = site
-        .builder("primary")
-        .data_checksums(false)
-        .setting(STEPS, "9")
-        .start();
-    primary.psql(
-        "CREATE EXTENSION walarchive; CREATE TABLE t (id int PRIMARY KEY, body text) WITH (autovacuum_enabled = off);
-         INSERT INTO t SELECT i, md5(i::text) FROM generate_series(1, 50000) i",
-    );
-    wait_settled(&primary);
-    backup(&primary, "");
+    let sql = "CREATE TABLE t (id int PRIMARY KEY, body text) WITH (autovacuum_enabled = off);
+               INSERT INTO t SELECT i, md5(i::text) FROM generate_series(1, 50000) i";
+    let primary = backed_up_without_checksums(&site, sql);
     primary.psql("VACUUM t; INSERT INTO t VALUES (0, 'later')");
     let name = backup(&primary, "");
     assert!(name.contains("_D_"), "{name}");
-    archive_all(&primary);
-    lose(&primary);
-    let target = site.restore("restored", &name, &[]);
-    let restored = site.restored("restored").attach(&target);
-    restored.wait_promoted(PATIENCE);
+    let restored = after_its_loss(&site, &primary, &name);
     restored.psql("DELETE FROM t WHERE id % 2 = 0");
     let through_index = "SET enable_seqscan = off; SET enable_bitmapscan = off; SELECT count(*) FROM t WHERE id >= 0";
     let plan = restored.psql(&format!(

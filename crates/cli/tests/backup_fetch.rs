@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 use walarchive_core::Lsn;
 use walarchive_core::backup::{Backup, BackupOptions, BackupRequest, StopResult};
 use walarchive_core::config::StorageConfig;
+use walarchive_core::control_file::ControlFile;
 use walarchive_core::storage::Store;
-use walarchive_core::wal::SegmentSize;
 
 const SYSTEM_IDENTIFIER: u64 = 7_412_345_678_901_234_567;
 const NAME: &str = "base_000000010000000000000002";
@@ -38,32 +38,17 @@ impl Place {
     async fn back_up(&self) {
         let store = Store::open(&StorageConfig::new(self.url())).expect("a store");
         let start_lsn = Lsn(0x200_0028);
+        let control = ControlFile::parse(&control()).expect("intact");
         let request = BackupRequest {
-            data_dir: self.path("source"),
-            start_lsn,
             timeline: 1,
-            segment_size: SegmentSize::DEFAULT,
-            server_version_num: 150_018,
-            system_identifier: SYSTEM_IDENTIFIER,
-            hostname: String::new(),
-            permanent: false,
-            user_data: None,
-            start_time: chrono::Utc::now(),
-            tablespaces: Vec::new(),
-            parent: None,
+            ..BackupRequest::full(self.path("source"), &control, 150_018, start_lsn)
         };
         let options = BackupOptions::default();
         let begun = Backup::begin(&store, request, options, Default::default(), CancellationToken::new());
         let mut backup = begun.await.expect("begun");
         backup.copy().await.expect("copied");
-        let stop = StopResult {
-            stop_lsn: Lsn(0x200_0100),
-            backup_label: format!(
-                "START WAL LOCATION: {start_lsn} (file 000000010000000000000002)\nSTART TIMELINE: 1\n"
-            ),
-            tablespace_map: None,
-            next_xid: None,
-        };
+        let label = format!("START WAL LOCATION: {start_lsn} (file 000000010000000000000002)\nSTART TIMELINE: 1\n");
+        let stop = StopResult::new(Lsn(0x200_0100), label);
         let prepared = backup.finish(stop).await.expect("finished");
         assert_eq!(prepared.commit().await.expect("committed"), NAME);
     }

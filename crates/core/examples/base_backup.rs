@@ -83,18 +83,8 @@ async fn take(dir: &str, store: &str, spare_cache: bool) -> Result<()> {
     let control = ControlFile::read(Path::new(dir))?;
     let store = Store::open(&StorageConfig::new(format!("file://{store}")))?;
     let request = BackupRequest {
-        data_dir: dir.into(),
-        start_lsn: Lsn(0x200_0028),
         timeline: 1,
-        segment_size: control.segment_size,
-        server_version_num: 150_000,
-        system_identifier: control.system_identifier,
-        hostname: "bench".to_owned(),
-        permanent: false,
-        user_data: None,
-        start_time: Default::default(),
-        tablespaces: Vec::new(),
-        parent: None,
+        ..BackupRequest::full(dir.into(), &control, 150_000, Lsn(0x200_0028))
     };
     let options = BackupOptions {
         find_resident: spare_cache.then_some(page_cache::resident),
@@ -105,12 +95,8 @@ async fn take(dir: &str, store: &str, spare_cache: bool) -> Result<()> {
     let mut backup = Backup::begin(&store, request, options, Arc::clone(&progress), cancel).await?;
     backup.copy().await?;
     let copied = progress.snapshot();
-    let prepared = backup.finish(StopResult {
-        stop_lsn: Lsn(0x200_0100),
-        backup_label: "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\nSTART TIMELINE: 1\n".to_owned(),
-        tablespace_map: None,
-        next_xid: None,
-    });
+    let label = "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\nSTART TIMELINE: 1\n";
+    let prepared = backup.finish(StopResult::new(Lsn(0x200_0100), label.to_owned()));
     prepared.await?.commit().await?;
     println!(
         "{{\"seconds\": {:.1}, \"files\": {}, \"bytes\": {}, \"peak_kb\": {}}}",

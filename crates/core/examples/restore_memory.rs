@@ -8,10 +8,10 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 use walarchive_core::backup::{Backup, BackupOptions, BackupRequest, StopResult};
 use walarchive_core::config::StorageConfig;
+use walarchive_core::control_file::ControlFile;
 use walarchive_core::inventory::list_backups;
 use walarchive_core::restore::{RestoreOptions, apply, plan};
 use walarchive_core::storage::Store;
-use walarchive_core::wal::SegmentSize;
 use walarchive_core::{Error, Lsn, Result};
 
 /// Relations in each database.
@@ -57,30 +57,17 @@ async fn back_up(place: &Path, files: u32) -> Result<()> {
     println!("made {files} files in {:?}", started.elapsed());
     let started = Instant::now();
     let start_lsn = Lsn(0x200_0028);
+    let control = ControlFile::read(&data)?;
     let request = BackupRequest {
-        data_dir: data,
-        start_lsn,
         timeline: 1,
-        segment_size: SegmentSize::DEFAULT,
-        server_version_num: 150_018,
-        system_identifier: SYSTEM_IDENTIFIER,
-        hostname: String::new(),
-        permanent: false,
-        user_data: None,
-        start_time: chrono::Utc::now(),
-        tablespaces: Vec::new(),
-        parent: None,
+        ..BackupRequest::full(data, &control, 150_018, start_lsn)
     };
     let (options, cancel) = (BackupOptions::default(), CancellationToken::new());
     let store = store(place)?;
     let mut backup = Backup::begin(&store, request, options, Default::default(), cancel).await?;
     backup.copy().await?;
-    let stop = StopResult {
-        stop_lsn: Lsn(0x200_0100),
-        backup_label: format!("START WAL LOCATION: {start_lsn} (file 000000010000000000000002)\nSTART TIMELINE: 1\n"),
-        tablespace_map: None,
-        next_xid: None,
-    };
+    let label = format!("START WAL LOCATION: {start_lsn} (file 000000010000000000000002)\nSTART TIMELINE: 1\n");
+    let stop = StopResult::new(Lsn(0x200_0100), label);
     backup.finish(stop).await?.commit().await?;
     println!("backed up in {:?}, peak of memory {}", started.elapsed(), peak());
     Ok(())

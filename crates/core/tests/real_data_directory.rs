@@ -132,20 +132,8 @@ async fn pg_verifybackup_accepts_what_is_unpacked() {
 
 async fn back_up(store: &Store, data: &Path, checksum_algorithm: ChecksumAlgorithm) -> String {
     let control = ControlFile::read(data).expect("intact");
-    let request = BackupRequest {
-        data_dir: data.to_owned(),
-        start_lsn: Lsn(0x200_0028),
-        timeline: 1,
-        segment_size: control.segment_size,
-        server_version_num: read_major_version(data).expect("a version") * 10_000,
-        system_identifier: control.system_identifier,
-        hostname: String::new(),
-        permanent: false,
-        user_data: None,
-        start_time: chrono::Utc::now(),
-        tablespaces: Vec::new(),
-        parent: None,
-    };
+    let version = read_major_version(data).expect("a version") * 10_000;
+    let request = BackupRequest::full(data.to_owned(), &control, version, Lsn(0x200_0028));
     let options = BackupOptions {
         checksum_algorithm,
         ..BackupOptions::default()
@@ -153,12 +141,8 @@ async fn back_up(store: &Store, data: &Path, checksum_algorithm: ChecksumAlgorit
     let begun = Backup::begin(store, request, options, Arc::default(), CancellationToken::new());
     let mut backup = begun.await.expect("begun");
     backup.copy().await.expect("copied");
-    let stop = StopResult {
-        stop_lsn: Lsn(0x200_0100),
-        backup_label: "START WAL LOCATION: 0/2000028 (file 000000010000000000000020)\nSTART TIMELINE: 1\n".to_owned(),
-        tablespace_map: None,
-        next_xid: None,
-    };
+    let label = "START WAL LOCATION: 0/2000028 (file 000000010000000000000020)\nSTART TIMELINE: 1\n";
+    let stop = StopResult::new(Lsn(0x200_0100), label.to_owned());
     let prepared = backup.finish(stop).await.expect("finished");
     prepared.commit().await.expect("committed")
 }

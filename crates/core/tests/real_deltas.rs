@@ -86,20 +86,9 @@ impl Site {
         let mut session = Session::begin(&self.cluster);
         let start = session.ask("SELECT pg_backup_start('test', true)");
         let control = ControlFile::read(self.cluster.datadir()).expect("intact");
-        let mut request = BackupRequest {
-            data_dir: self.cluster.datadir().to_owned(),
-            start_lsn: start.parse().expect("an LSN"),
-            timeline: control.timeline,
-            segment_size: control.segment_size,
-            server_version_num: session.ask("SHOW server_version_num").parse().expect("a number"),
-            system_identifier: control.system_identifier,
-            hostname: "host".to_owned(),
-            permanent: false,
-            user_data: None,
-            start_time: chrono::Utc::now(),
-            tablespaces: Vec::new(),
-            parent: None,
-        };
+        let version = session.ask("SHOW server_version_num").parse().expect("a number");
+        let start = start.parse().expect("an LSN");
+        let mut request = BackupRequest::full(self.cluster.datadir().to_owned(), &control, version, start);
         match choose(&self.store, &request, false, wanted).await.expect("chosen") {
             Choice::Delta(parent) => request.parent = Some(parent),
             Choice::Full { why } => assert!(why.is_none(), "no delta: {why:?}"),
@@ -114,12 +103,7 @@ impl Site {
         backup.copy().await.expect("copied");
         let stopped = session.ask("SELECT lsn || '|' || replace(labelfile, E'\\n', '~') FROM pg_backup_stop(false)");
         let (lsn, label) = stopped.split_once('|').expect("two columns");
-        let stop = StopResult {
-            stop_lsn: lsn.parse().expect("an LSN"),
-            backup_label: label.replace('~', "\n"),
-            tablespace_map: None,
-            next_xid: None,
-        };
+        let stop = StopResult::new(lsn.parse().expect("an LSN"), label.replace('~', "\n"));
         let prepared = backup.finish(stop).await.expect("finished");
         assert_eq!(prepared.corrupt_pages().pages, 0, "{}", prepared.corrupt_pages());
         self.cluster.switch_wal();

@@ -31,20 +31,8 @@ async fn back_up(store: &Store, data: &Path) -> String {
     let control = ControlFile::read(data).expect("intact");
     // The pages were all written before.
     let start_lsn = Lsn(control.checkpoint.0 + (64 << 20));
-    let request = BackupRequest {
-        data_dir: data.to_owned(),
-        start_lsn,
-        timeline: 1,
-        segment_size: control.segment_size,
-        server_version_num: read_major_version(data).expect("a version") * 10_000,
-        system_identifier: control.system_identifier,
-        hostname: String::new(),
-        permanent: false,
-        user_data: None,
-        start_time: chrono::Utc::now(),
-        tablespaces: Vec::new(),
-        parent: None,
-    };
+    let version = read_major_version(data).expect("a version") * 10_000;
+    let request = BackupRequest::full(data.to_owned(), &control, version, start_lsn);
     let identity = ClusterIdentity {
         system_identifier: control.system_identifier,
         major_version: request.server_version_num / 10_000,
@@ -55,12 +43,8 @@ async fn back_up(store: &Store, data: &Path) -> String {
     let begun = Backup::begin(store, request, BackupOptions::default(), Arc::default(), cancel);
     let mut backup = begun.await.expect("begun");
     backup.copy().await.expect("copied");
-    let stop = StopResult {
-        stop_lsn: Lsn(start_lsn.0 + 100),
-        backup_label: format!("START WAL LOCATION: {start_lsn} (file 000000010000000000000006)\nSTART TIMELINE: 1\n"),
-        tablespace_map: None,
-        next_xid: None,
-    };
+    let label = format!("START WAL LOCATION: {start_lsn} (file 000000010000000000000006)\nSTART TIMELINE: 1\n");
+    let stop = StopResult::new(Lsn(start_lsn.0 + 100), label);
     let name = backup
         .finish(stop)
         .await

@@ -39,6 +39,7 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 
 use crate::codec::Compression;
+use crate::control_file::ControlFile;
 use crate::formats::manifest::ChecksumAlgorithm;
 use crate::lsn::Lsn;
 use crate::wal::{Segment, SegmentSize};
@@ -90,6 +91,25 @@ pub struct BackupRequest {
 }
 
 impl BackupRequest {
+    /// A full backup that starts there, on the timeline that the control file of the data directory has. Nothing is said of host
+    /// and tablespaces, and nothing is attached.
+    pub fn full(data_dir: PathBuf, control: &ControlFile, server_version_num: u32, start_lsn: Lsn) -> Self {
+        BackupRequest {
+            data_dir,
+            start_lsn,
+            timeline: control.timeline,
+            segment_size: control.segment_size,
+            server_version_num,
+            system_identifier: control.system_identifier,
+            hostname: String::new(),
+            permanent: false,
+            user_data: None,
+            start_time: Utc::now(),
+            tablespaces: Vec::new(),
+            parent: None,
+        }
+    }
+
     /// The name that the backup gets.
     pub fn name(&self) -> String {
         let segment = Segment::containing(self.timeline, self.start_lsn, self.segment_size);
@@ -152,4 +172,16 @@ pub struct StopResult {
     pub tablespace_map: Option<String>,
     /// The next transaction ID, if it is known (not on a standby).
     pub next_xid: Option<u64>,
+}
+
+impl StopResult {
+    /// Of a cluster without tablespaces.
+    pub fn new(stop_lsn: Lsn, backup_label: String) -> Self {
+        StopResult {
+            stop_lsn,
+            backup_label,
+            tablespace_map: None,
+            next_xid: None,
+        }
+    }
 }
