@@ -5,9 +5,9 @@
 //! for their WAL summaries in every second one.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -24,7 +24,7 @@ use walarchive_core::formats::manifest;
 use walarchive_core::restore::{self, RestoreOptions};
 use walarchive_core::storage::Store;
 use walarchive_core::{inventory, layout};
-use walarchive_testkit::{Cluster, PATIENCE, StopMode, TestDir, run, wait_until};
+use walarchive_testkit::{Cluster, PATIENCE, Session, StopMode, TestDir, run, wait_until};
 
 /// Backups after the full one.
 const DELTAS: usize = 3;
@@ -256,45 +256,6 @@ fn applied(base: &[u8], member: &[u8]) -> Vec<u8> {
         content[at..at + page.len()].copy_from_slice(page);
     }
     content
-}
-
-/// One session from the start of a backup to its end.
-struct Session {
-    psql: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl Session {
-    fn begin(cluster: &Cluster) -> Self {
-        let mut psql = cluster.client("psql");
-        psql.args(["-qAtX", "-v", "ON_ERROR_STOP=1", "-d", "postgres"]);
-        let mut psql = psql
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("started");
-        Session {
-            input: psql.stdin.take().expect("a pipe"),
-            output: BufReader::new(psql.stdout.take().expect("a pipe")),
-            psql,
-        }
-    }
-
-    fn ask(&mut self, query: &str) -> String {
-        writeln!(self.input, "{query};").expect("asked");
-        let mut answer = String::new();
-        self.output.read_line(&mut answer).expect("answered");
-        assert!(!answer.is_empty(), "{query} failed");
-        answer.trim_end().to_owned()
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        let _ = self.psql.kill();
-        let _ = self.psql.wait();
-    }
 }
 
 /// The same numbers in each run.
