@@ -123,9 +123,10 @@ fn take(begun: &RefCell<Option<(Store, String)>>) -> Result<String> {
         let job = BACKUP.share();
         (job.permanent, job.user_data.to_option(), job.started_us)
     };
+    // Before the checkpoint: a database that is where it is now was there when the backup starts, or its move is replayed.
+    let databases = session::databases()?;
     let mut request = session::begin(permanent, user_data, started_us)?;
     choose_parent(&store, &mut request)?;
-    let databases = session::databases()?;
     let (name, timeline) = (request.name(), request.timeline);
     BACKUP.exclusive().name = Text::new(&name);
     let options = BackupOptions {

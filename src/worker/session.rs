@@ -83,13 +83,8 @@ pub(super) fn oids_by_name(databases: &[Database]) -> BTreeMap<String, u32> {
 /// from its old place over its new one, and of the old one the backup has what had not been removed yet, or nothing.
 pub(super) fn check_places(before: &[Database]) -> Result<()> {
     for now in databases()? {
-        // Another name under the same OID is another database, made while this backup was taken.
-        let same = |then: &&Database| then.oid == now.oid && then.name == now.name;
-        if before
-            .iter()
-            .find(same)
-            .is_some_and(|then| then.tablespace != now.tablespace)
-        {
+        let then = before.iter().find(|then| then.oid == now.oid);
+        if then.is_some_and(|then| then.tablespace != now.tablespace) {
             return Err(Error::config(
                 format!(
                     "database \"{}\" was moved to another tablespace while the backup was taken, and would be lost in a restore",

@@ -106,8 +106,8 @@ impl Packer {
 
     /// Add a file of the data directory, as long as it is when it is opened. The server goes on writing meanwhile, and
     /// replay of the WAL puts that right: what is appended later is left out, and what was cut off becomes zeros. A file
-    /// that vanished is left out, and so is one of a relation that has turned out to be unlogged. Pages are verified if they have checksums; [`Error::CorruptPages`] if one is wrong and
-    /// that is to end the backup.
+    /// that vanished is left out, and so is one of a relation that has turned out to be unlogged. Pages are verified if they
+    /// have checksums; [`Error::CorruptPages`] if one is wrong and that is to end the backup.
     pub(super) fn file(&mut self, entry: &FileEntry) -> Result<()> {
         let full = self.shared.data_dir.join(&entry.path);
         let opened = match unlogged::is_known_now(&self.shared.data_dir, &entry.path)? {

@@ -107,7 +107,7 @@ impl PreparedBackup {
             // The answer to an attempt that had succeeded may be lost, and the next one then finds the sentinel there.
             let found = self.store.get(&key, SENTINEL_LIMIT).await;
             match (created, found) {
-                (_, Ok(Some(found))) if found == self.sentinel => {}
+                (_, Ok(Some(found))) if self.is_ours(&found) => {}
                 (Err(error), _) | (Ok(_), Err(error)) => return Err(error),
                 (Ok(_), Ok(_)) => {
                     return Err(Error::BackupExists {
@@ -139,9 +139,23 @@ impl PreparedBackup {
     async fn remove_sentinel(&self) -> Result<()> {
         let key = layout::sentinel(&self.name);
         match self.store.get(&key, SENTINEL_LIMIT).await? {
-            Some(found) if found == self.sentinel => self.store.delete(&key).await,
+            Some(found) if self.is_ours(&found) => self.store.delete(&key).await,
             _ => Ok(()),
         }
+    }
+
+    /// Is a sentinel that was found under the name ours? Somebody may have marked the backup meanwhile, so the bytes may differ.
+    fn is_ours(&self, found: &[u8]) -> bool {
+        let told = |bytes: &[u8]| {
+            let sentinel: Sentinel = serde_json::from_slice(bytes).ok()?;
+            Some((
+                sentinel.start_lsn,
+                sentinel.finish_lsn,
+                sentinel.start_time,
+                sentinel.hostname,
+            ))
+        };
+        told(found).is_some_and(|found| Some(found) == told(&self.sentinel))
     }
 
     /// Is the name still ours, and is there what the backup is based on?

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::plan::{Action, Object};
+use super::plan::{ABANDONED_AFTER, Action, Object};
 use crate::error::{Error, Result};
 use crate::inventory::{parse_name, read_sentinel};
 use crate::layout;
@@ -61,7 +61,7 @@ impl<'a> Known<'a> {
             }
             let parent = match is_complete {
                 true => read_sentinel(store, &delta).await.map(|sentinel| sentinel.delta_from),
-                false if is_empty(store, &delta).await? => continue,
+                false if is_abandoned(store, &delta, backup).await? => continue,
                 false => Ok(None),
             };
             let parent = match parent {
@@ -98,6 +98,19 @@ impl<'a> Known<'a> {
         found.retain(|name, is_complete| !self.has(name, *is_complete));
         Ok(found)
     }
+}
+
+/// Has nobody written to a delta without a sentinel for a day before the deletion of that backup began, by the clock of the store?
+/// A backup that is being taken renews its claim. Empty folders are abandoned, too.
+async fn is_abandoned(store: &Store, delta: &str, backup: &str) -> Result<bool> {
+    let written = store.list(&layout::backup_folder(delta)).await?;
+    let Some(newest) = written.iter().map(|object| object.last_modified).max() else {
+        return Ok(true);
+    };
+    let marker = layout::backup_deletion(backup);
+    let objects = store.list(&layout::backup_folder(backup)).await?;
+    let begun = objects.iter().find(|object| object.key == marker);
+    Ok(begun.is_some_and(|marker| newest <= marker.last_modified - ABANDONED_AFTER))
 }
 
 /// A store that has directories shows those in which there is nothing any more.

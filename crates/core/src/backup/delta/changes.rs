@@ -9,8 +9,8 @@
 //! metapage of an SP-GiST index holds a cache that the server changes without a record (`SpGistUpdateMetaPage`).
 //! Without data checksums VACUUM marks a page as all-visible, and says so in the visibility map, but leaves the LSN as it was
 //! (`visibilitymap_set`). The map goes in whole, and must not say so of a page that does not know: whoever changed the page
-//! then would not clear it in the map. So a page that is marked now is taken, unless the parent has noted that it was marked
-//! when it read it. And a page with a wrong checksum may have lost its LSN, so it is taken as it is.
+//! then would not clear it in the map. So each backup notes which pages it holds marked, and a page is taken that is marked now
+//! and not in the parent, or (VACUUM repairs a page without a record) the other way round. And a page with a wrong checksum may have lost its LSN, so it is taken as it is.
 //! And of what lies beyond the parent's copy of the file everything is changed, whatever the LSNs say: `CREATE DATABASE …
 //! STRATEGY FILE_COPY` may have been copying the file, page by page, just when the parent read it. A page whose header is not
 //! that of a page says nothing, and what the rest of the file says is not believed either: it goes in full.
@@ -50,13 +50,13 @@ impl Question {
                 || lsn >= self.since
                 || lsn == Lsn(0)
                 || page.is_spgist_meta()
-                || self.is_newly_visible(number, page),
+                || self.is_marked_otherwise(number, page),
         )
     }
 
-    fn is_newly_visible(&self, number: u32, page: Page<'_>) -> bool {
+    fn is_marked_otherwise(&self, number: u32, page: Page<'_>) -> bool {
         let before = self.all_visible.as_ref();
-        before.is_some_and(|before| page.is_all_visible() && !before.contains(number))
+        before.is_some_and(|before| page.is_all_visible() != before.contains(number))
     }
 }
 

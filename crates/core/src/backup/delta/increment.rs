@@ -72,7 +72,9 @@ impl Packer {
             return Ok(None);
         };
         self.ahead = 0;
-        let found = reader.into_found();
+        let mut found = reader.into_found();
+        // A page can be marked and not be taken: its table's visibility map, which comes whole, does not say so yet.
+        found.all_visible = self.held_all_visible(input, found.all_visible, &blocks);
         let header = IncrementHeader {
             file_size: input.size,
             blocks,
@@ -115,6 +117,17 @@ impl Packer {
         }
     }
 
+    /// The pages of a file that the chain holds marked with this increment, which has the pages `taken`, and of them those
+    /// marked that were `read` so.
+    fn held_all_visible(&self, input: &Input<'_>, read: Option<AllVisible>, taken: &[u32]) -> Option<AllVisible> {
+        if !self.notes_all_visible(input.path) {
+            return None;
+        }
+        let pages = u32::try_from(input.size / PAGE_BYTES as u64).unwrap_or(u32::MAX);
+        let before = self.all_visible_before(input.path);
+        read.unwrap_or_default().over(&before, taken, pages).into_some()
+    }
+
     /// The pages of a file that the parent has noted as all-visible.
     fn all_visible_before(&self, path: &Path) -> AllVisible {
         let delta = self.shared.delta.get();
@@ -134,14 +147,7 @@ impl Packer {
         self.shared.progress.read(input.size);
         let mut found = reader.into_found();
         // Of the pages that were not read no record of the WAL tells, and VACUUM writes one.
-        if let Some(read) = self
-            .notes_all_visible(input.path)
-            .then(|| found.all_visible.take().unwrap_or_default())
-        {
-            let pages = u32::try_from(input.size / PAGE_BYTES as u64).unwrap_or(u32::MAX);
-            let before = self.all_visible_before(input.path);
-            found.all_visible = read.over(&before, &header.blocks, pages).into_some();
-        }
+        found.all_visible = self.held_all_visible(input, found.all_visible, &header.blocks);
         Ok(Incremented { sum: None, found })
     }
 

@@ -34,12 +34,13 @@ impl AllVisible {
         Some(self).filter(|marked| !marked.is_empty())
     }
 
-    /// What the parent said of the pages that were not read, and this of those that were, which `read` names, ascending.
-    pub(crate) fn over(self, parent: &Self, read: &[u32], pages: u32) -> Self {
-        let mut rest = parent.0.clone();
-        rest -= RoaringBitmap::from_sorted_iter(read.iter().copied()).unwrap_or_else(|_| read.iter().collect());
+    /// What a chain holds marked whose newest increment has the pages `taken` of a file of so many: of those this tells, of
+    /// the others the parent.
+    pub(crate) fn over(self, parent: &Self, taken: &[u32], pages: u32) -> Self {
+        let taken: RoaringBitmap = taken.iter().collect();
+        let mut rest = &parent.0 - &taken;
         rest.remove_range(pages..);
-        AllVisible(rest | self.0)
+        AllVisible(rest | (self.0 & taken))
     }
 
     /// As few bytes as it can have.
@@ -115,9 +116,9 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_is_believed_before_the_parent() {
+    fn a_chain_holds_what_its_newest_step_has_and_else_what_the_parent_has() {
         let parent: AllVisible = [1, 2, 3, 7, 9].into_iter().collect();
-        let read: AllVisible = [2, 4].into_iter().collect();
+        let read: AllVisible = [2, 4, 6].into_iter().collect();
         let expected: AllVisible = [1, 2, 4, 7].into_iter().collect();
         assert_eq!(read.over(&parent, &[2, 3, 4, 5], 9), expected);
     }

@@ -48,8 +48,8 @@ pub struct FileDescription {
     /// By what a later delta backup tells that the file was not written since. Of walarchive's own; WAL-G ignores it.
     #[serde(rename = "walarchive", skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
-    /// Of a table's file in a cluster without data checksums: the pages that VACUUM had marked when they were read, which it
-    /// does without a new LSN. Of walarchive's own; WAL-G ignores it.
+    /// Of a table's file in a cluster without data checksums: the pages that the backup, with all that it is based on, holds
+    /// marked by VACUUM, which does so without a new LSN. Of walarchive's own; WAL-G ignores it.
     #[serde(rename = "walarchive_all_visible", skip_serializing_if = "Option::is_none")]
     pub all_visible: Option<AllVisible>,
 }

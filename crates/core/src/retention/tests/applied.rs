@@ -18,7 +18,7 @@ pub(super) const DELTA: &str = "base_000000010000000000000008_D_0000000100000000
 pub(super) const THIRD: &str = "base_00000001000000000000000B";
 
 /// Two full backups, a delta of the second one, a third; WAL from 1 to 15.
-async fn fill(store: &Store) {
+pub(super) async fn fill(store: &Store) {
     for (name, at, parent) in [
         (FIRST, 3, None),
         (SECOND, 6, None),

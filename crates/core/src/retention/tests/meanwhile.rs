@@ -1,11 +1,16 @@
 //! Backups that begin while others are being deleted.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use super::applied::{DELTA, FIRST, SECOND, THIRD, all_keys, delete, memory, retain};
+use tokio_util::sync::CancellationToken;
+
+use super::applied::{DELTA, FIRST, SECOND, THIRD, all_keys, delete, fill, memory, retain};
 use super::*;
+use crate::config::StorageConfig;
 use crate::layout;
-use crate::retention::Request;
+use crate::retention::{Progress, Request, apply, draw_up};
+use crate::storage::Store;
 use crate::storage::meddler::{Act, Meddler, Op};
 
 /// Upon the first backup, later than all others.
@@ -60,6 +65,25 @@ async fn the_parent_of_a_delta_that_has_begun_is_spared() {
                     .all(|gone| !left.contains(&layout::sentinel(gone)))
             );
         }
+    }
+}
+
+/// The machine that took it went down, and nobody will go on.
+#[tokio::test]
+async fn an_abandoned_delta_does_not_keep_its_parent_for_ever() {
+    for (hours, spared) in [(23, 1), (25, 0)] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(&StorageConfig::new(format!("file://{}", dir.path().display()))).expect("opened");
+        fill(&store).await;
+        // It is not known to the plan.
+        let plan = draw_up(&store, &retain(1), &[], Utc::now()).await.expect("a plan");
+        let claim = layout::backup_claim(LATE);
+        store.put(&claim, "{}".into()).await.expect("written");
+        let file = std::fs::File::open(dir.path().join(claim)).expect("opened");
+        file.set_modified(SystemTime::now() - Duration::from_secs(hours * 3600))
+            .expect("set");
+        let applied = apply(&store, &plan, &Progress::default(), &CancellationToken::new()).await;
+        assert_eq!(applied.expect("applied").spared.len(), spared, "{hours} hours");
     }
 }
 

@@ -71,6 +71,27 @@ async fn only_what_the_parent_did_not_see_is_taken() {
     delta_of(&mut world, &known.chain(20..23).collect::<Vec<_>>()).await;
 }
 
+/// The server writes the page, and the map later: until then nobody relies on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_marked_and_not_taken_is_not_noted() {
+    let mut world = World::new(false).await;
+    world.relation(TABLE, 30, OLD);
+    world.relation(MAP, 1, OLD);
+    world.settle();
+    world.full().await;
+    world.change(TABLE, &[page_of(14, true)]);
+    let first = world.delta().await;
+    assert!(world.increment(&first, TABLE).await.blocks.is_empty());
+    assert_eq!(marked(&world, &first).await, None);
+    vacuum(&world, &[15]);
+    let second = delta_of(&mut world, &[14, 15]).await;
+    assert_eq!(marked(&world, &second).await, Some([14, 15].into_iter().collect()));
+    // VACUUM has found that it should not be, and says so in no record.
+    world.change(TABLE, &[page_of(15, false)]);
+    world.relation(MAP, 1, world.start());
+    delta_of(&mut world, &[15]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_wal_summaries_leave_out_is_as_the_parent_saw_it() {
     let mut world = world().await;
