@@ -5,6 +5,7 @@ mod chain;
 mod damage;
 mod existing;
 mod options;
+mod others;
 mod replaced;
 
 use std::path::{Path, PathBuf};
