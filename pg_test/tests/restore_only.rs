@@ -1,9 +1,11 @@
 //! Restores of some databases only: by name, and what recovery does at the pages of the others.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use walarchive_pg_test::site::{Site, archive_all, backup, lose};
-use walarchive_testkit::{Cluster, PATIENCE};
+use walarchive_testkit::{Cluster, PATIENCE, run};
 
 /// What [`fill`] makes and [`change`] changes.
 const TABLE: &str = "SELECT count(*), sum(a) FROM t";
@@ -31,6 +33,28 @@ fn oid(cluster: &Cluster, database: &str) -> u32 {
     oid.parse().unwrap_or_else(|e| panic!("{database}: {oid}: {e}"))
 }
 
+/// The file of its table, below the data directory.
+fn table_file(primary: &Cluster, database: &str) -> PathBuf {
+    primary.psql_db(database, "SELECT pg_relation_filepath('t')").into()
+}
+
+/// The file takes no space, but has a size; before replay wrote into it.
+fn assert_left_out(target: &Path, file: &Path) {
+    let meta = fs::metadata(target.join(file)).expect("no file");
+    assert!(
+        meta.len() > 1 << 19 && meta.blocks() == 0,
+        "{}: {meta:?}",
+        file.display()
+    );
+    let map = fs::read(target.join(file.with_file_name("pg_filenode.map"))).expect("no map");
+    assert!(map.len() >= 512 && map.iter().all(|byte| *byte == 0), "{map:?}");
+}
+
+fn assert_whole(target: &Path, file: &Path) {
+    let meta = fs::metadata(target.join(file)).expect("no file");
+    assert!(meta.blocks() * 512 >= meta.len(), "{}: {meta:?}", file.display());
+}
+
 #[test]
 fn databases_come_back_by_name() {
     let site = Site::on_files();
@@ -46,6 +70,7 @@ fn databases_come_back_by_name() {
     }
     archive_all(&primary);
     let wanted = oid(&primary, "wanted");
+    let files = ["wanted", "Späte\\x41r", "other"].map(|database| table_file(&primary, database));
     lose(&primary);
 
     let (target, unknown) = site.backup_fetch("restored", &name, &["--restore-only", "wanted,later"]);
@@ -69,12 +94,28 @@ fn databases_come_back_by_name() {
     let plan = plan.expect_success();
     assert!(plan.contains(&wanted.to_string()), "{plan}");
     site.backup_fetch("restored", &name, &args).1.expect_success();
+    assert_whole(&target, &files[0]);
+    assert_whole(&target, &files[1]);
+    assert_left_out(&target, &files[2]);
     let restored = site.restored("restored").attach(&target);
     restored.wait_promoted(PATIENCE);
     for database in ["wanted", "Späte\\x41r"] {
         assert_eq!(restored.psql_db(database, TABLE), "20001|200020000", "{database}");
     }
+    // Whoever connects to what was left out harms nobody else.
+    let mark = restored.log_mark();
+    let refused = run(restored.client("psql").args(["-Xqc", "SELECT 1", "-d", "other"]));
+    assert!(
+        refused.stderr.contains("FATAL:  relation mapping file") && refused.stderr.contains("contains invalid data"),
+        "{refused:?}"
+    );
+    assert_eq!(restored.psql_db("wanted", TABLE), "20001|200020000");
     restored.psql("DROP DATABASE other");
+    let log = restored.log_since(mark);
+    assert!(
+        !log.contains("PANIC") && !log.contains("terminating any other active server processes"),
+        "{log}"
+    );
     restored.psql_db("wanted", "VACUUM; CHECKPOINT");
 }
 
@@ -100,10 +141,13 @@ fn databases_of_the_server_that_were_made_anew_come_back() {
     backup(&primary, "");
     change(&primary, "wanted");
     archive_all(&primary);
+    let files = ["wanted", "other"].map(|database| table_file(&primary, database));
     lose(&primary);
 
     let (target, output) = site.backup_fetch("restored", "LATEST", &["--restore-only", "wanted"]);
     output.expect_success();
+    assert_whole(&target, &files[0]);
+    assert_left_out(&target, &files[1]);
     let restored = site.restored("restored").attach(&target);
     restored.wait_promoted(PATIENCE);
     assert_eq!(restored.psql_db("wanted", TABLE), "20001|200020000");

@@ -1,7 +1,8 @@
 //! Restoring some databases only: of the others, relations come back as files of zeros that take no space.
 //!
 //! They keep their size, as replay of the WAL goes on writing into them and would stop at a page that is not there. The
-//! server starts, and the databases can be dropped; nothing else can be done with them.
+//! server starts, and the databases can be dropped; nothing else can be done with them. Their maps of relations are zeros, too:
+//! with one that is valid, a session would go on to catalogs that are empty, and that is a PANIC, which ends all sessions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,6 +19,9 @@ const OF_SERVER: [&str; 3] = ["postgres", "template0", "template1"];
 
 /// More databases than any cluster has.
 const LIMIT: usize = 1 << 20;
+
+/// Says which files the catalogs are that every session reads first.
+const RELATION_MAP: &[u8] = b"pg_filenode.map";
 
 /// `NAMEDATALEN`, or what somebody may have built it with, in bytes.
 const NAME_LIMIT: usize = 1024;
@@ -57,7 +61,7 @@ impl Databases {
         let Some(wanted) = &self.wanted else { return false };
         database_of(path).is_some_and(|(oid, name)| {
             let is_whole = oid < FIRST_OF_USERS || wanted.contains(&oid) || self.of_server.contains(&oid);
-            !is_whole && name.first().is_some_and(u8::is_ascii_digit)
+            !is_whole && (name.first().is_some_and(u8::is_ascii_digit) || name == RELATION_MAP)
         })
     }
 
@@ -162,7 +166,11 @@ mod tests {
             ("pg_tblspc/16390/PG_15_202209061/16401/2619.1", true),
             ("pg_tblspc/16390/PG_15_202209061/16400/2619.1", false),
             ("base/16401/PG_VERSION", false),
-            ("base/16401/pg_filenode.map", false),
+            ("base/16401/pg_filenode.map", true),
+            ("pg_tblspc/16390/PG_15_202209061/16401/pg_filenode.map", true),
+            ("base/16400/pg_filenode.map", false),
+            ("base/5/pg_filenode.map", false),
+            ("global/pg_filenode.map", false),
             ("base/16400/2619", false),
             ("base/5/2619", false),
             ("base/16500/2619", false),

@@ -36,6 +36,9 @@ pub(crate) struct Existing {
     pub(crate) removed: u64,
     /// Those of them that are in `pg_wal`.
     pub(crate) removed_wal: u64,
+    /// Files, and their bytes, of databases that come back without their content, and have one here.
+    pub(crate) emptied: u64,
+    pub(crate) emptied_bytes: u64,
     /// The bytes that need no more room, by the tablespace in whose directory they are: what kept files take, and what becomes
     /// free as the others are removed.
     pub(super) room: Room,
@@ -44,6 +47,16 @@ pub(crate) struct Existing {
 type Room = BTreeMap<Option<u32>, u64>;
 
 impl Existing {
+    /// What is lost of the databases that are not restored, as a sentence.
+    pub(super) fn note_of_others(&self) -> Option<String> {
+        (self.emptied > 0).then(|| {
+            format!(
+                "{} files ({} bytes) of other databases in the directory become files of zeros: their content there is lost.",
+                self.emptied, self.emptied_bytes
+            )
+        })
+    }
+
     /// What is lost with it, as a sentence.
     pub(super) fn note(&self) -> Option<String> {
         (self.removed_wal > 0).then(|| {
@@ -85,6 +98,7 @@ pub(super) fn compare(
     let kept = Bits::none(table.map_or(0, Table::len));
     let compared = Mutex::new(Compared::default());
     let (mut removed, mut removed_wal) = (0, 0);
+    let (mut emptied, mut emptied_bytes) = (0, 0);
     let (sender, receiver) = sync_channel::<Candidate>(WAITING);
     let receiver = Mutex::new(receiver);
     std::thread::scope(|scope| {
@@ -131,6 +145,15 @@ pub(super) fn compare(
                 }
                 None => *compared.lock().room.entry(entry.tablespace).or_default() += freed,
             }
+            // One that takes no space is of zeros already.
+            if stat.st_blocks > 0
+                && table
+                    .zip(number)
+                    .is_some_and(|(table, number)| table.is_left_out(number))
+            {
+                emptied += 1;
+                emptied_bytes += stat.st_size as u64;
+            }
             if number.is_none() {
                 removed += 1;
                 removed_wal += u64::from(entry.path.starts_with(b"pg_wal/") || entry.path == b"pg_wal");
@@ -148,6 +171,8 @@ pub(super) fn compare(
         kept_bytes: compared.bytes,
         removed,
         removed_wal,
+        emptied,
+        emptied_bytes,
         room: compared.room,
     }))
 }

@@ -144,6 +144,7 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
         })
         .await?;
         notes.extend(existing.as_ref().and_then(Existing::note));
+        notes.extend(existing.as_ref().and_then(Existing::note_of_others));
     }
     if let Some(known) = table.take() {
         table = Some(match there(&known, existing.as_ref()) {

@@ -23,6 +23,8 @@ const ARCHIVE_OFF: &str = "archive_mode = 'off'";
 const IGNORE_INVALID_PAGES: &str =
     "ignore_invalid_pages = 'on' # databases were left out; after recovery: ALTER SYSTEM RESET ignore_invalid_pages";
 
+const IGNORE_INVALID_PAGES_NAME: &str = "ignore_invalid_pages";
+
 /// The first version that has it.
 const IGNORE_INVALID_PAGES_SINCE: u32 = 13;
 
@@ -146,11 +148,19 @@ impl RestorePlan {
 pub(super) fn write(recovery: Option<&RecoverySettings>, further: &[&str], tree: &Tree) -> Result<()> {
     let mut settings = recovery.map_or_else(Vec::new, RecoverySettings::settings);
     settings.extend(further.iter().map(|line| (*line).to_owned()));
-    if settings.is_empty() {
-        return Ok(());
-    }
     let path = MemberPath::parse(AUTO_CONF.as_bytes()).map_err(|reason| Error::damaged(AUTO_CONF, reason))?;
     let old = tree.read(&path, AUTO_CONF_LIMIT)?.unwrap_or_default();
+    // ALTER SYSTEM drops comments, so the name alone tells what a restore of some databases once left in it.
+    let is_stale = !further.contains(&IGNORE_INVALID_PAGES) && old.split(is_newline).any(ignores_invalid_pages);
+    if is_stale {
+        tracing::warn!(
+            "{IGNORE_INVALID_PAGES_NAME} was set in the backup's {AUTO_CONF}; it was taken away, as recovery would go over \
+             damaged pages"
+        );
+    }
+    if settings.is_empty() && !is_stale {
+        return Ok(());
+    }
     put(tree, AUTO_CONF, &merge(&old, &settings))?;
     recovery.map_or(Ok(()), |recovery| put(tree, recovery.mode.file_name(), b""))
 }
@@ -165,29 +175,38 @@ pub(super) fn put(tree: &Tree, name: &str, content: &[u8]) -> Result<()> {
     new.keep(0o600, true)
 }
 
-/// The old file without the lines that set the same, and the new lines at its end.
+fn is_newline(byte: &u8) -> bool {
+    *byte == b'\n'
+}
+
+/// The name of the setting in a line, in lower case; empty where there is none.
+fn name(line: &[u8]) -> Vec<u8> {
+    let line = line.trim_ascii_start();
+    let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
+    let end = line.iter().position(|byte| !is_of_name(byte)).unwrap_or(line.len());
+    line[..end].to_ascii_lowercase()
+}
+
+fn ignores_invalid_pages(line: &[u8]) -> bool {
+    name(line) == IGNORE_INVALID_PAGES_NAME.as_bytes()
+}
+
+/// The old file without the lines that set the same, and without `ignore_invalid_pages`; and the new lines at its end.
 fn merge(old: &[u8], settings: &[String]) -> Vec<u8> {
-    let name = |line: &[u8]| {
-        let line = line.trim_ascii_start();
-        let end = line
-            .iter()
-            .position(|byte| !byte.is_ascii_alphanumeric() && !matches!(byte, b'_' | b'.'))
-            .unwrap_or(line.len());
-        line[..end].to_ascii_lowercase()
-    };
     let ours: Vec<Vec<u8>> = settings.iter().map(|line| name(line.as_bytes())).collect();
+    let comment = (!settings.is_empty()).then_some(COMMENT);
     let mut text = Vec::with_capacity(old.len());
-    for line in old.split(|byte| *byte == b'\n') {
-        let blank = line.trim_ascii().is_empty();
-        let of_earlier = [COMMENT, IGNORE_INVALID_PAGES]
-            .iter()
-            .any(|ours| line.trim_ascii() == ours.as_bytes());
-        if !blank && !of_earlier && !ours.contains(&name(line)) {
+    for line in old.split(is_newline) {
+        let is_blank = line.trim_ascii().is_empty();
+        let is_of_earlier = ignores_invalid_pages(line)
+            || ours.contains(&name(line))
+            || comment.is_some_and(|comment| line.trim_ascii() == comment.as_bytes());
+        if !is_blank && !is_of_earlier {
             text.extend_from_slice(line);
             text.push(b'\n');
         }
     }
-    for line in std::iter::once(COMMENT).chain(settings.iter().map(String::as_str)) {
+    for line in comment.into_iter().chain(settings.iter().map(String::as_str)) {
         text.extend_from_slice(line.as_bytes());
         text.push(b'\n');
     }
@@ -316,5 +335,9 @@ mod tests {
         assert_eq!(partial.len(), once.len() + IGNORE_INVALID_PAGES.len() + 1);
         assert_eq!(merge(&partial, &more), partial);
         assert_eq!(merge(&partial, &lines), once, "what only that restore needed goes");
+        // As ALTER SYSTEM writes it.
+        let rewritten = [b"Ignore_Invalid_Pages = 'on'\n", &once[..]].concat();
+        assert_eq!(merge(&rewritten, &lines), once);
+        assert_eq!(merge(&rewritten, &[]), once, "the rest stays");
     }
 }

@@ -13,7 +13,8 @@ use std::path::{Component, Path, PathBuf};
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
+use nix::unistd::{Gid, Uid, fchownat};
 
 use super::owner::Owner;
 use super::tablespaces::{Tablespace, settled};
@@ -297,6 +298,30 @@ pub(super) fn entries(directory: &File) -> nix::Result<Vec<(OsString, bool)>> {
 pub(super) fn give(file: &impl AsFd, owner: Option<Owner>, path: &Path) -> Result<()> {
     let Some(owner) = owner else { return Ok(()) };
     fchown(file, Some(owner.uid), Some(owner.gid)).map_err(|error| Error::io("set the owner of", path, error))
+}
+
+/// Give what has a name in a directory to its owner; of a link, the link itself. Whoever may write there can put another name of
+/// a file elsewhere in its place at any time: that is not given away.
+pub(super) fn give_named(parent: &File, name: &OsStr, owner: Owner) -> nix::Result<()> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let entry = openat(parent, name, flags, Mode::empty())?;
+    let stat = fstat(&entry)?;
+    if !is_kind(&stat, SFlag::S_IFDIR) && stat.st_nlink != 1 {
+        return Err(Errno::EMLINK);
+    }
+    let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+    fchownat(&entry, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)
+}
+
+/// Open a file of our own for writing. What somebody may have put in its place is refused, and makes nobody wait.
+pub(super) fn open_own(parent: &File, name: &OsStr) -> nix::Result<File> {
+    let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = openat(parent, name, flags, Mode::empty())?;
+    let stat = fstat(&file)?;
+    match is_kind(&stat, SFlag::S_IFREG) && stat.st_nlink == 1 {
+        true => Ok(file.into()),
+        false => Err(Errno::EMLINK),
+    }
 }
 
 pub(super) fn failed(operation: &'static str, path: PathBuf, error: Errno) -> Error {

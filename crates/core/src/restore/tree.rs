@@ -11,13 +11,13 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, syncfs, unlinkat};
+use nix::unistd::{UnlinkatFlags, symlinkat, syncfs, unlinkat};
 
 use super::member::MemberPath;
 use super::owner::Owner;
-use super::root::{Directories, Root, failed, give, open_file};
+use super::root::{Directories, Root, failed, give, give_named, open_file, open_own};
 use super::tablespaces::Tablespace;
 use super::walk::leads_to;
 use crate::error::{Error, Result};
@@ -128,10 +128,9 @@ impl Tree {
             }
             symlinkat(location, &links, oid).map_err(|error| failed("create", full(), error))?;
             if let Some(owner) = self.owner {
-                let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
-                fchownat(&links, oid, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
-                    .map_err(|error| failed("set the owner of", full(), error))?;
+                give_named(&links, oid, owner).map_err(|error| failed("set the owner of", full(), error))?;
             }
+            links.sync_all().map_err(|error| Error::io("flush", full(), error))?;
         }
         Ok(())
     }
@@ -222,29 +221,36 @@ impl Tree {
 
     /// Create a file under a temporary name, and the directories above it.
     pub(super) fn create_file(&self, path: &MemberPath) -> Result<NewFile> {
-        let new = self.open_temporary(path, "create", OFlag::O_CREAT | OFlag::O_EXCL)?;
+        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_CREAT | OFlag::O_EXCL;
+        let mode = Mode::from_bits_truncate(0o600);
+        let new = self.open_temporary(path, "create", |directory, name| {
+            openat(directory, name, flags, mode).map(File::from)
+        })?;
         give(&new.file, self.owner, &new.path)?;
         Ok(new)
     }
 
     /// Open a file that was parked.
     pub(super) fn reopen_file(&self, path: &MemberPath) -> Result<NewFile> {
-        self.open_temporary(path, "open", OFlag::empty())
+        self.open_temporary(path, "open", open_own)
     }
 
-    fn open_temporary(&self, path: &MemberPath, operation: &'static str, more: OFlag) -> Result<NewFile> {
+    fn open_temporary(
+        &self,
+        path: &MemberPath,
+        operation: &'static str,
+        open: impl FnOnce(&File, &OsStr) -> nix::Result<File>,
+    ) -> Result<NewFile> {
         let spot = self.reach(path)?;
         let temporary = self.temporary(spot.name);
-        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | more;
-        let mode = Mode::from_bits_truncate(0o600);
-        match openat(&spot.directory, &temporary[..], flags, mode) {
+        match open(&spot.directory, &temporary) {
             Ok(file) => Ok(NewFile {
                 directory: spot.directory,
                 temporary,
                 name: spot.name.to_owned(),
                 kept: false,
                 path: spot.full,
-                file: File::from(file),
+                file,
             }),
             Err(error) => Err(failed(operation, spot.full, error)),
         }

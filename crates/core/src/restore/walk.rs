@@ -7,9 +7,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, readlinkat};
+use nix::fcntl::readlinkat;
 use nix::sys::stat::FileStat;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::owner::Owner;
 use super::root::{self, Root, failed};
@@ -76,10 +76,7 @@ impl Entry<'_> {
 
     /// Of a link, the link itself.
     pub(super) fn give(&self, owner: Owner) -> Result<()> {
-        let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
-        let link = AtFlags::AT_SYMLINK_NOFOLLOW;
-        fchownat(self.directory, self.name, Some(uid), Some(gid), link)
-            .map_err(|error| self.failed("set the owner of", error))
+        root::give_named(self.directory, self.name, owner).map_err(|error| self.failed("set the owner of", error))
     }
 }
 

@@ -5,6 +5,8 @@ mod chain;
 mod damage;
 mod existing;
 mod options;
+mod others;
+mod replaced;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -9,6 +9,7 @@ async fn with_databases(metadata: Option<&str>) -> Repository {
         file("/base/16400/2619", CONTENT),
         file("/base/16401/PG_VERSION", b"15"),
         file("/base/16401/2619", CONTENT),
+        file("/base/16401/pg_filenode.map", CONTENT),
         file("/pg_tblspc/16390/PG_15_1/16401/7", CONTENT),
     ];
     let listed: Vec<(&str, &[u8])> = members
@@ -29,7 +30,7 @@ async fn with_databases(metadata: Option<&str>) -> Repository {
             let metadata = format!(
                 r#"{{"Files": {{{}}}, "DatabasesByNames": {databases}, "TarFileSets": {{"part_001.tar.zst":
                 ["/base/5/1259", "/base/16400/2619"], "part_002.tar.zst": ["/base/16401/PG_VERSION"],
-                "part_003.tar.zst": ["/base/16401/2619", "/pg_tblspc/16390/PG_15_1/16401/7"]}}}}"#,
+                "part_003.tar.zst": ["/base/16401/2619", "/base/16401/pg_filenode.map", "/pg_tblspc/16390/PG_15_1/16401/7"]}}}}"#,
                 files.join(", ")
             );
             repository
@@ -58,6 +59,7 @@ async fn other_databases_come_back_as_zeros() {
                     // Its tars tell the sizes.
                     let members = [
                         file("/base/16401/2619", CONTENT),
+                        file("/base/16401/pg_filenode.map", CONTENT),
                         file("/pg_tblspc/16390/PG_15_1/16401/7", CONTENT),
                     ];
                     repository.put_tar("part_003.tar.zst", &members).await;
@@ -76,7 +78,11 @@ async fn other_databases_come_back_as_zeros() {
                 assert_eq!(read(path), CONTENT, "{path}");
             }
             assert_eq!(read("base/16401/PG_VERSION"), b"15");
-            for path in ["base/16401/2619", "pg_tblspc/16390/PG_15_1/16401/7"] {
+            for path in [
+                "base/16401/2619",
+                "base/16401/pg_filenode.map",
+                "pg_tblspc/16390/PG_15_1/16401/7",
+            ] {
                 assert_eq!(read(path), vec![0; CONTENT.len()], "{path}");
             }
         }
@@ -116,6 +122,7 @@ async fn the_databases_of_the_server_come_back_whatever_their_oids_are() {
         let repository = with_databases(Some(&names)).await;
         let members = [
             file("/base/16401/2619", CONTENT),
+            file("/base/16401/pg_filenode.map", CONTENT),
             file("/pg_tblspc/16390/PG_15_1/16401/7", CONTENT),
         ];
         repository.put_tar("part_003.tar.zst", &members).await;
