@@ -4,7 +4,9 @@ mod between;
 mod chain;
 mod damage;
 mod existing;
+mod mounts;
 mod options;
+mod places;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
