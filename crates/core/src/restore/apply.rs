@@ -7,17 +7,15 @@ use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use super::complete::check_complete;
-use super::condition::{self, Condition, Marker};
 use super::context::{Context, Step};
-use super::existing;
 use super::extract::extract;
 use super::fetch::blocking;
 use super::member::{BACKUP_LABEL, MARKER, MemberPath, PG_CONTROL};
 use super::options::RestoreMode;
 use super::plan::{RestorePlan, Tar, TarKind};
-use super::recovery::{self, put};
+use super::prepare::{check_readable, prepare};
 use super::tree::Tree;
-use super::{readback, stubs};
+use super::{readback, recovery, stubs};
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::storage::{RangeReader, Store};
@@ -33,7 +31,7 @@ pub struct Progress {
     pub bytes_written: AtomicU64,
     /// Files that are complete.
     pub files_done: AtomicU64,
-    /// The directories are not what they were any more: until the restore has ended well, no server can start on them.
+    /// The directories are not what they were any more, and not what they are to be: no server can start on them.
     pub is_writing: AtomicBool,
 }
 
@@ -48,20 +46,26 @@ pub struct Restored {
     pub stored_bytes: u64,
 }
 
-/// Restore. When this fails or is cancelled, the directory is incomplete: it has no `global/pg_control`, so no server
-/// starts on it, and it must be emptied before the next attempt, or that must be one with [`RestoreMode::Delta`]. When it
-/// returns, everything is on disk. A directory that was changed since the plan is refused.
+/// Restore. When this fails or is cancelled while [`Progress::is_writing`] is set, the directory is incomplete: it has no
+/// `global/pg_control`, so no server starts on it, and it must be emptied before the next attempt, or that must be one with
+/// [`RestoreMode::Delta`]. Before that, nothing was removed. When it returns, everything is on disk. A directory that was
+/// changed since the plan is refused, and one in which something is stays as it is if a tar that is needed cannot be read.
 pub async fn apply(plan: RestorePlan, progress: Arc<Progress>, cancel: CancellationToken) -> Result<Restored> {
     progress.bytes_total.store(plan.stored_bytes(), Ordering::Relaxed);
     let cancel = cancel.child_token();
     // Threads that unpack do not notice when nobody waits for them any more.
     let _guard = cancel.clone().drop_guard();
-    let shown = Arc::clone(&progress);
+    if plan.condition.is_some() {
+        let tars = plan.tars().filter(|tar| tar.size > 0);
+        let keys = tars.map(|tar| tar.key.clone()).collect();
+        check_readable(&plan.store, keys, plan.concurrency, &cancel).await?;
+    }
+    let (shown, cancelled) = (Arc::clone(&progress), cancel.clone());
     let (mut plan, tree) = blocking(move || {
         let mut plan = plan;
         let tree = match plan.mode {
             RestoreMode::VerifyOnly => None,
-            _ => Some(prepare(&mut plan, &shown)?),
+            _ => Some(prepare(&mut plan, &shown, &cancelled)?),
         };
         Ok((plan, tree))
     })
@@ -99,24 +103,32 @@ pub async fn apply(plan: RestorePlan, progress: Arc<Progress>, cancel: Cancellat
             tree.create_directory(&path_of("pg_wal")?, 0o700)?;
             recovery::write(recovery.as_ref(), &further, tree)?;
         }
-        sync(&finishing)
+        if finishing.cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        finishing.tree.as_ref().map_or(Ok(()), Tree::sync)
     })
     .await?;
-    if let Some((step, tars)) = control {
-        extract_all(&context, &step, store, tars, 1).await?;
+    let extracted = match control {
+        Some((step, tars)) => extract_all(&context, &step, store, tars, 1).await,
+        None => Ok(()),
+    };
+    if let Err(error) = extracted {
+        // It may have failed after the file had its name.
+        let failed = Arc::clone(&context);
+        blocking(move || {
+            failed.tree.as_ref().into_iter().for_each(take_control_away);
+            Ok(())
+        })
+        .await?;
+        return Err(error);
     }
     if !context.control.load(Ordering::Relaxed) {
         let folder = store.object_url(&layout::tar_folder(&plan.backup));
         return Err(Error::damaged(folder, format!("No tar has \"{PG_CONTROL}\".")));
     }
-    let flushing = Arc::clone(&context);
-    blocking(move || {
-        sync(&flushing)?;
-        // Only now: without it and without `pg_control` nobody could tell whose directory it is.
-        let mark = path_of(MARKER)?;
-        flushing.tree.as_ref().map_or(Ok(()), |tree| tree.remove(&mark))
-    })
-    .await?;
+    let completed = Arc::clone(&context);
+    blocking(move || complete(&completed, Tree::sync)).await?;
     Ok(Restored {
         files: progress.files_done.load(Ordering::Relaxed),
         bytes: progress.bytes_written.load(Ordering::Relaxed),
@@ -124,53 +136,26 @@ pub async fn apply(plan: RestorePlan, progress: Arc<Progress>, cancel: Cancellat
     })
 }
 
-/// Make the directories ready. Until the end a mark says whose they are; what is not in the backup goes.
-fn prepare(plan: &mut RestorePlan, progress: &Progress) -> Result<Tree> {
-    let found = std::mem::take(&mut plan.directories);
-    let tree = Tree::open(found, &plan.target, &plan.tablespaces, plan.owner)?;
-    let planned = plan.condition.as_ref();
-    condition::check_again(&tree, &plan.tablespaces, &plan.sentinel, planned)?;
-    tree.take_over()?;
-    let marker = Marker {
-        system_identifier: plan.sentinel.system_identifier,
-        backup: plan.backup.clone(),
-    };
-    put(&tree, MARKER, &marker.to_json())?;
-    if let Some(planned) = planned {
-        lock_out(&tree, planned)?;
-        progress.is_writing.store(true, Ordering::Relaxed);
-        let kept = plan.existing.as_ref().map(|existing| &existing.kept);
-        existing::clean(&tree, &plan.tablespaces, plan.major, plan.table.as_ref(), kept)?;
-    }
-    progress.is_writing.store(true, Ordering::Relaxed);
-    tree.link(&plan.tablespaces)?;
-    Ok(tree)
+/// The end, when `pg_control` has its name: it is too late to cancel anything.
+pub(super) fn complete(context: &Context, flush: impl FnOnce(&Tree) -> Result<()>) -> Result<()> {
+    let Some(tree) = &context.tree else { return Ok(()) };
+    flush(tree).inspect_err(|_| take_control_away(tree))?;
+    context.progress.is_writing.store(false, Ordering::Relaxed);
+    // Only now: without it and without `pg_control` nobody could tell whose directory it is.
+    tree.remove(&path_of(MARKER)?)
 }
 
-/// From here on no server starts. One that is starting has looked for `pg_control`, then creates `postmaster.pid`, and then reads
-/// `pg_control`: it either cannot read it any more, or is seen here, and all is as it was.
-pub(super) fn lock_out(tree: &Tree, planned: &Condition) -> Result<()> {
-    let control = path_of(PG_CONTROL)?;
-    tree.set_aside(&control)?;
-    if !condition::is_used(tree.target())? {
-        return Ok(());
+/// After a failure no server may start.
+fn take_control_away(tree: &Tree) {
+    let removed = path_of(PG_CONTROL).and_then(|control| tree.remove(&control));
+    if let Err(error) = removed {
+        let target = tree.target().path.display();
+        tracing::warn!("{error}; the restore has failed, so start no server on \"{target}\"");
     }
-    tree.put_back(&control)?;
-    if !planned.is_incomplete() {
-        tree.remove(&path_of(MARKER)?)?;
-    }
-    Err(condition::used(tree.target()))
 }
 
-fn path_of(path: &str) -> Result<MemberPath> {
+pub(super) fn path_of(path: &str) -> Result<MemberPath> {
     MemberPath::parse(path.as_bytes()).map_err(|reason| Error::damaged(path, reason))
-}
-
-fn sync(context: &Context) -> Result<()> {
-    if context.cancel.is_cancelled() {
-        return Err(Error::Cancelled);
-    }
-    context.tree.as_ref().map_or(Ok(()), Tree::sync)
 }
 
 /// The first failure ends the others; it is the one that is returned, not the cancellations that follow from it.

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use nix::sys::stat::SFlag;
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use super::level::Bits;
 use super::member::{BACKUP_MANIFEST, MARKER, is_always_new};
@@ -17,13 +18,10 @@ use super::table::Table;
 use super::tablespaces::Tablespace;
 use super::tree::Tree;
 use super::walk::{Entry, walk};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Files that are open at a time and wait to be compared.
 const WAITING: usize = 64;
-
-/// The unit of `st_blocks`, in bytes.
-const STAT_BLOCK: u64 = 512;
 
 /// What was found in the directory.
 #[derive(Debug)]
@@ -40,7 +38,7 @@ pub(crate) struct Existing {
     pub(crate) emptied: u64,
     pub(crate) emptied_bytes: u64,
     /// The bytes that need no more room, by the tablespace in whose directory they are: what kept files take, and what becomes
-    /// free as the others are removed.
+    /// free in the file system of that directory as the others are removed.
     pub(super) room: Room,
 }
 
@@ -113,9 +111,10 @@ pub(super) fn compare(
             if is_own || entry.is_link_of(tablespaces) {
                 return Ok(());
             }
-            let number = table.and_then(|table| table.find(entry.path));
+            let number = number_of(entry, table, tablespaces);
             let known = table.zip(number).filter(|_| !is_always_new(entry.path));
             if entry.is_directory {
+                check_place(entry, tablespaces)?;
                 // Only of a manifest it is sure that it lists all files, so that this is the place of a directory.
                 if let Some((_, number)) = known.filter(|(table, number)| is_directory(table, *number)) {
                     kept.set(number);
@@ -123,10 +122,7 @@ pub(super) fn compare(
                 return Ok(());
             }
             let stat = entry.stat()?;
-            let freed = match stat.st_nlink {
-                1 => (stat.st_blocks as u64).saturating_mul(STAT_BLOCK),
-                _ => 0,
-            };
+            let freed = entry.frees(&stat);
             // Root gives no file away that has another name elsewhere.
             let may_be_kept = is_kind(&stat, SFlag::S_IFREG) && (owner.is_none() || stat.st_nlink == 1);
             let number_to_compare = known
@@ -177,6 +173,26 @@ pub(super) fn compare(
     }))
 }
 
+/// Its number in the table; none of what must go, as it is in the place of a link.
+fn number_of(entry: &Entry<'_>, table: Option<&Table>, tablespaces: &[Tablespace]) -> Option<usize> {
+    let is_placed = !entry.is_in_place_of_link(tablespaces);
+    table.filter(|_| is_placed).and_then(|table| table.find(entry.path))
+}
+
+/// No link can be made where a file system is mounted.
+fn check_place(directory: &Entry<'_>, tablespaces: &[Tablespace]) -> Result<()> {
+    if !directory.is_in_place_of_link(tablespaces) || !directory.is_mounted(&directory.stat()?) {
+        return Ok(());
+    }
+    Err(Error::config(
+        format!(
+            "directory \"{}\" is on a file system that is mounted where the link to a tablespace belongs",
+            directory.full().display()
+        ),
+        "Unmount it; the tablespace's directory is elsewhere, where --tablespace-map OLD=NEW puts it.",
+    ))
+}
+
 /// Is the number that of a directory?
 fn is_directory(table: &Table, number: usize) -> bool {
     table.has_manifest && !table.is_listed(number)
@@ -217,16 +233,20 @@ fn compare_files(table: &Table, candidates: &Mutex<Receiver<Candidate>>, kept: &
 }
 
 /// Remove all but what is kept; blocks. What is in the backup is made anew, so that nothing of what was there is in its place
-/// and its room is free. Everything that stays goes to `owner`.
+/// and its room is free. Everything that stays goes to `owner`. Whoever cancels keeps what is not removed yet.
 pub(super) fn clean(
     tree: &Tree,
     tablespaces: &[Tablespace],
     major: u32,
     table: Option<&Table>,
     kept: Option<&Bits>,
+    cancel: &CancellationToken,
 ) -> Result<()> {
     let mut look = |entry: &Entry<'_>| {
-        let number = table.and_then(|table| table.find(entry.path));
+        if cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let number = number_of(entry, table, tablespaces);
         let is_kept = kept.zip(number).is_some_and(|(kept, number)| kept.get(number));
         let stays = is_kept || entry.is_link_of(tablespaces) || entry.path == MARKER.as_bytes();
         if !stays && entry.remove()? {

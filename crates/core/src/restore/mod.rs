@@ -26,6 +26,7 @@ mod output;
 mod owner;
 mod place;
 pub(crate) mod plan;
+mod prepare;
 mod readback;
 mod recovery;
 mod root;

@@ -7,7 +7,7 @@ use std::fs::{File, TryLockError};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::fchown;
+use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Component, Path, PathBuf};
 
 use nix::dir::{Dir, Type};
@@ -110,6 +110,11 @@ impl Root {
 
     pub(super) fn directory(&self) -> &File {
         &self.directory
+    }
+
+    /// The file system that it is on.
+    pub(super) fn device(&self) -> Result<u64> {
+        device(&self.directory).map_err(|error| Error::io("open", &self.path, error))
     }
 
     /// The path of what is below, for messages.
@@ -267,6 +272,11 @@ pub(super) fn open_file(parent: &File, name: &OsStr) -> nix::Result<File> {
 /// What lies in a directory under a name, link or not.
 pub(super) fn stat(parent: &File, name: &OsStr) -> nix::Result<FileStat> {
     fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+}
+
+/// The file system of what is open.
+pub(super) fn device(file: &File) -> io::Result<u64> {
+    file.metadata().map(|meta| meta.dev())
 }
 
 /// Is it of this kind?

@@ -3,9 +3,11 @@
 //! Every directory is opened by the one above it: see [`Root`]. Tablespaces are directories of their own here: what lies
 //! below `pg_tblspc/<oid>` goes straight to the tablespace's directory and not through the link to it.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -14,10 +16,11 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, symlinkat, syncfs, unlinkat};
+use parking_lot::Mutex;
 
 use super::member::MemberPath;
 use super::owner::Owner;
-use super::root::{Directories, Root, failed, give, give_named, open_file, open_own};
+use super::root::{Directories, Root, device, failed, give, give_named, open_file, open_own};
 use super::tablespaces::Tablespace;
 use super::walk::leads_to;
 use crate::error::{Error, Result};
@@ -29,6 +32,10 @@ const TEMPORARY_SUFFIX: &[u8] = b".walarchive-tmp";
 pub(super) struct Tree {
     target: Root,
     tablespaces: BTreeMap<Vec<u8>, Root>,
+    /// The file systems of these.
+    devices: BTreeSet<u64>,
+    /// Of each other one that is mounted below them, a directory to which something was written since the last flush.
+    pub(super) mounted: Mutex<BTreeMap<u64, File>>,
     /// Of this restore, in its temporary names.
     tag: String,
     owner: Option<Owner>,
@@ -65,6 +72,8 @@ impl Tree {
         let mut tree = Tree {
             target: found.target.take().map_or_else(|| Root::create(target, owner), Ok)?,
             tablespaces: BTreeMap::new(),
+            devices: BTreeSet::new(),
+            mounted: Mutex::default(),
             owner,
             tag: format!("{:08x}", rand::random::<u32>()),
         };
@@ -77,6 +86,7 @@ impl Tree {
             };
             tree.tablespaces.insert(oid, root);
         }
+        tree.devices = tree.roots().map(Root::device).collect::<Result<_>>()?;
         Ok(tree)
     }
 
@@ -147,20 +157,27 @@ impl Tree {
 
     /// Give a file its temporary name, durably; it is no failure if it is not there.
     pub(super) fn set_aside(&self, path: &MemberPath) -> Result<()> {
-        self.rename(path, |name| (name.to_owned(), self.temporary(name)))
+        let renamed = self.rename(path, |name| (name.to_owned(), self.temporary(name)))?;
+        renamed.as_ref().map_or(Ok(()), Spot::flush)
     }
 
-    /// Undo [`Tree::set_aside`].
+    /// Undo [`Tree::set_aside`]. That it lasts is not waited for: where flushing fails, that may be what is undone.
     pub(super) fn put_back(&self, path: &MemberPath) -> Result<()> {
         self.rename(path, |name| (self.temporary(name), name.to_owned()))
+            .map(drop)
     }
 
-    fn rename(&self, path: &MemberPath, names: impl Fn(&OsStr) -> (OsString, OsString)) -> Result<()> {
-        let Some(spot) = self.look(path)? else { return Ok(()) };
+    /// None if nothing is there.
+    fn rename<'a>(
+        &self,
+        path: &'a MemberPath,
+        names: impl Fn(&OsStr) -> (OsString, OsString),
+    ) -> Result<Option<Spot<'a>>> {
+        let Some(spot) = self.look(path)? else { return Ok(None) };
         let (from, to) = names(spot.name);
         match renameat(&spot.directory, &from[..], &spot.directory, &to[..]) {
-            Ok(()) => spot.flush(),
-            Err(Errno::ENOENT) => Ok(()),
+            Ok(()) => Ok(Some(spot)),
+            Err(Errno::ENOENT) => Ok(None),
             Err(error) => Err(failed("rename", spot.full, error)),
         }
     }
@@ -201,17 +218,33 @@ impl Tree {
         let Some((name, parents)) = components.split_last() else {
             return Err(Error::damaged(path.to_string(), "A file has the name of a directory."));
         };
+        let directory = root.descend(parents, self.owner)?;
+        self.remember(&directory)
+            .map_err(|error| Error::io("open", root.join(parents), error))?;
         Ok(Spot {
-            directory: root.descend(parents, self.owner)?,
+            directory,
             name: OsStr::from_bytes(name),
             full: root.join(components),
         })
+    }
+
+    /// Something is written to this directory, so [`Tree::sync`] is to reach its file system.
+    fn remember(&self, directory: &File) -> io::Result<()> {
+        let device = device(directory)?;
+        if !self.devices.contains(&device)
+            && let Entry::Vacant(place) = self.mounted.lock().entry(device)
+        {
+            place.insert(directory.try_clone()?);
+        }
+        Ok(())
     }
 
     /// Create a directory, and those above it, unless it exists. `mode` may open it for the group.
     pub(super) fn create_directory(&self, path: &MemberPath, mode: u32) -> Result<()> {
         let (root, components) = self.locate(path);
         let directory = root.descend(components, self.owner)?;
+        self.remember(&directory)
+            .map_err(|error| Error::io("open", root.join(components), error))?;
         // The server insists on 0700 or 0750 for the data directory; nothing below needs more.
         let mode = mode & 0o750 | 0o700;
         directory
@@ -270,10 +303,15 @@ impl Tree {
         OsString::from_vec([name.as_bytes(), b".", self.tag.as_bytes(), TEMPORARY_SUFFIX].concat())
     }
 
-    /// Flush everything to disk: the file systems of the target and of each tablespace.
+    /// Flush everything to disk: the file systems of the target and of each tablespace, and those that are mounted below them.
     pub(super) fn sync(&self) -> Result<()> {
         for root in self.roots() {
             syncfs(root.directory()).map_err(|error| failed("flush", root.path.clone(), error))?;
+        }
+        // Whatever is written later is remembered anew.
+        let mounted = std::mem::take(&mut *self.mounted.lock());
+        for directory in mounted.values() {
+            syncfs(directory).map_err(|error| failed("flush", self.target.path.clone(), error))?;
         }
         Ok(())
     }

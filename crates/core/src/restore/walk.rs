@@ -16,6 +16,9 @@ use super::root::{self, Root, failed};
 use super::tablespaces::Tablespace;
 use crate::error::Result;
 
+/// The unit of `st_blocks`, in bytes.
+const STAT_BLOCK: u64 = 512;
+
 /// A file, a directory or something else.
 pub(super) struct Entry<'a> {
     /// The path below the data directory, with slashes between its components; in a tablespace it begins with
@@ -25,6 +28,8 @@ pub(super) struct Entry<'a> {
     /// Of the tablespace in whose directory it lies; none for the data directory.
     pub(super) tablespace: Option<u32>,
     root: &'a Root,
+    /// That the root is on.
+    device: u64,
     /// So much of the path stands for the root.
     above: usize,
     directory: &'a File,
@@ -37,7 +42,7 @@ impl Entry<'_> {
     }
 
     /// Where it is, for messages.
-    fn full(&self) -> PathBuf {
+    pub(super) fn full(&self) -> PathBuf {
         self.root.path.join(OsStr::from_bytes(&self.path[self.above..]))
     }
 
@@ -61,7 +66,31 @@ impl Entry<'_> {
         location.is_some_and(|location| leads_to(self.directory, self.name, location))
     }
 
-    /// Remove it; a directory in which something is stays. Returns whether it is gone.
+    /// Does it lie in the data directory where the link to one of the tablespaces belongs? What has its path in the backup is to
+    /// be in the tablespace's own directory.
+    pub(super) fn is_in_place_of_link(&self, tablespaces: &[Tablespace]) -> bool {
+        let Some(below) = self.path.strip_prefix(b"pg_tblspc/").filter(|_| self.above == 0) else {
+            return false;
+        };
+        let oid = below.split(|byte| *byte == b'/').next();
+        let mut linked = tablespaces.iter().filter(|tablespace| tablespace.location.is_some());
+        linked.any(|tablespace| Some(tablespace.oid.as_bytes()) == oid)
+    }
+
+    /// Does it lie in a file system that is mounted below the root?
+    pub(super) fn is_mounted(&self, stat: &FileStat) -> bool {
+        stat.st_dev != self.device
+    }
+
+    /// The bytes that its removal frees in the root's file system.
+    pub(super) fn frees(&self, stat: &FileStat) -> u64 {
+        match stat.st_nlink == 1 && !self.is_mounted(stat) {
+            true => (stat.st_blocks as u64).saturating_mul(STAT_BLOCK),
+            false => 0,
+        }
+    }
+
+    /// Remove it; a directory in which something is, or on which something is mounted, stays. Returns whether it is gone.
     pub(super) fn remove(&self) -> Result<bool> {
         let how = match self.is_directory {
             true => UnlinkatFlags::RemoveDir,
@@ -69,7 +98,7 @@ impl Entry<'_> {
         };
         match unlinkat(self.directory, self.name, how) {
             Ok(()) | Err(Errno::ENOENT) => Ok(true),
-            Err(Errno::ENOTEMPTY | Errno::EEXIST) if self.is_directory => Ok(false),
+            Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::EBUSY) if self.is_directory => Ok(false),
             Err(error) => Err(self.failed("remove", error)),
         }
     }
@@ -96,6 +125,7 @@ pub(super) fn walk(
     let all = |_: &OsStr, _: bool| true;
     Walk {
         root: target,
+        device: target.device()?,
         above: 0,
         tablespace: None,
     }
@@ -104,6 +134,7 @@ pub(super) fn walk(
         let mut path = [b"pg_tblspc/", &oid[..]].concat();
         let walk = Walk {
             root,
+            device: root.device()?,
             above: path.len() + 1,
             tablespace: std::str::from_utf8(oid).ok().and_then(|oid| oid.parse().ok()),
         };
@@ -118,6 +149,7 @@ pub(super) fn walk(
 
 struct Walk<'a> {
     root: &'a Root,
+    device: u64,
     above: usize,
     tablespace: Option<u32>,
 }
@@ -157,6 +189,7 @@ impl Walk<'_> {
                 is_directory,
                 tablespace: self.tablespace,
                 root: self.root,
+                device: self.device,
                 above: self.above,
                 directory,
                 name: &name,

@@ -1,6 +1,8 @@
 //! What happens to the directory between the plan and the end of the restore.
 
-use super::existing::{delta, repository};
+use std::sync::atomic::Ordering;
+
+use super::existing::{NEWER, delta, marker, repository};
 use super::*;
 use crate::control_file::tests::sample;
 
@@ -101,10 +103,122 @@ async fn a_server_that_is_starting_is_seen() {
     let condition = plan.condition.take().expect("something is there");
     let tree = tree::Tree::open(found, &plan.target, &[], None).expect("open");
     repository.write("postmaster.pid", b"1");
-    let error = super::apply::lock_out(&tree, &condition).expect_err("in use");
+    let progress = Progress::default();
+    let lock_out =
+        |is_used: &dyn Fn(&root::Root) -> Result<bool>| prepare::lock_out(&tree, &condition, &progress, is_used);
+    let error = lock_out(&condition::is_used).expect_err("in use");
     says(&error, "a server is or was running");
     std::fs::remove_file(repository.target().join("postmaster.pid")).expect("removed");
     assert_eq!(repository.files(), before, "as it was");
-    super::apply::lock_out(&tree, &condition).expect("free");
-    assert!(!repository.target().join("global/pg_control").exists());
+    // Nor is anything changed if nobody can tell.
+    let unknown = |_: &root::Root| Err(Error::io("read", "postmaster.pid", std::io::Error::other("broken")));
+    let error = lock_out(&unknown).expect_err("unknown");
+    assert!(matches!(error, Error::Io { .. }), "{error:?}");
+    assert_eq!(repository.files(), before, "as it was");
+    assert!(!progress.is_writing.load(Ordering::Relaxed));
+    lock_out(&condition::is_used).expect("free");
+    assert!(!repository.target().join("global/pg_control").exists() && progress.is_writing.load(Ordering::Relaxed));
+}
+
+/// A restored directory in which something changed, and its files.
+async fn changed() -> (Repository, Vec<String>) {
+    let repository = repository().await;
+    repository.restore().await.expect("restored");
+    repository.write("base/5/1259", NEWER);
+    repository.write("base/5/9", b"not in the backup");
+    let files = repository.files();
+    (repository, files)
+}
+
+impl Repository {
+    fn is_marked(&self) -> bool {
+        self.target().join(member::MARKER).exists()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_interrupts_in_time_loses_nothing() {
+    let (repository, before) = changed().await;
+    let (progress, cancel) = (Arc::<Progress>::default(), CancellationToken::new());
+    cancel.cancel();
+    let is_as_before = |is_marked: bool| {
+        assert_eq!(repository.files(), before);
+        assert_eq!(repository.is_marked(), is_marked);
+        assert!(!progress.is_writing.load(Ordering::Relaxed));
+    };
+    let plan = planned(&repository, delta()).await.expect("planned");
+    let applied = apply(plan, Arc::clone(&progress), cancel.clone()).await;
+    assert!(matches!(applied, Err(Error::Cancelled)), "{applied:?}");
+    is_as_before(false);
+    // A little later.
+    let mut plan = planned(&repository, delta()).await.expect("planned");
+    let prepared = prepare::prepare(&mut plan, &progress, &cancel);
+    assert!(matches!(prepared, Err(Error::Cancelled)));
+    drop((plan, prepared));
+    is_as_before(false);
+    // What was incomplete stays so.
+    repository.write(member::MARKER, marker().as_bytes());
+    let mut plan = planned(&repository, delta()).await.expect("planned");
+    let prepared = prepare::prepare(&mut plan, &progress, &cancel);
+    assert!(matches!(prepared, Err(Error::Cancelled)));
+    drop((plan, prepared));
+    is_as_before(true);
+    // In the middle of the removal, what is left stays.
+    let tree = tree::Tree::open(root::Directories::default(), &repository.target(), &[], None).expect("open");
+    let cleaned = super::super::existing::clean(&tree, &[], 15, None, None, &cancel);
+    assert!(matches!(cleaned, Err(Error::Cancelled)));
+    is_as_before(true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_cannot_be_read_costs_nothing() {
+    let (repository, before) = changed().await;
+    let plan = planned(&repository, delta()).await.expect("planned");
+    let tar = layout::tar(BACKUP, "part_001.tar.zst");
+    // Nothing is needed from the other one, so nobody asks for it.
+    for tar in [&tar, &layout::tar(BACKUP, "part_002.tar.zst")] {
+        repository.store.delete(tar).await.expect("deleted");
+    }
+    let progress = Arc::<Progress>::default();
+    let error = apply(plan, Arc::clone(&progress), CancellationToken::new())
+        .await
+        .expect_err("gone");
+    assert!(error.to_string().contains(&tar), "{error}");
+    assert_eq!(repository.files(), before);
+    let content = std::fs::read(repository.target().join("base/5/1259")).expect("read");
+    assert_eq!(content, NEWER);
+    assert!(!repository.is_marked() && !progress.is_writing.load(Ordering::Relaxed));
+}
+
+/// When `pg_control` has its name.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_complete_cannot_be_interrupted() {
+    let repository = repository().await;
+    repository.restore().await.expect("restored");
+    let target = repository.target();
+    let control = target.join("global/pg_control");
+    let context = || {
+        let (progress, cancel) = (Arc::<Progress>::default(), CancellationToken::new());
+        cancel.cancel();
+        progress.is_writing.store(true, Ordering::Relaxed);
+        let tree = tree::Tree::open(root::Directories::default(), &target, &[], None).expect("open");
+        context::Context::new(Some(tree), None, None, progress, cancel)
+    };
+    repository.write(member::MARKER, marker().as_bytes());
+    let late = context();
+    super::super::apply::complete(&late, tree::Tree::sync).expect("too late to cancel");
+    assert!(control.exists() && !repository.is_marked() && !late.progress.is_writing.load(Ordering::Relaxed));
+    drop(late);
+    // The mark cannot be removed: the restore is complete all the same.
+    std::fs::create_dir(target.join(member::MARKER)).expect("created");
+    let marked = context();
+    super::super::apply::complete(&marked, tree::Tree::sync).expect_err("a directory");
+    assert!(control.exists() && !marked.progress.is_writing.load(Ordering::Relaxed));
+    drop(marked);
+    // Not on disk: no server may start.
+    let unflushed = context();
+    let broken = |_: &tree::Tree| Err(Error::io("flush", &target, std::io::Error::other("broken")));
+    let error = super::super::apply::complete(&unflushed, broken).expect_err("broken");
+    assert!(error.to_string().contains("flush"), "{error}");
+    assert!(!control.exists() && repository.is_marked() && unflushed.progress.is_writing.load(Ordering::Relaxed));
 }

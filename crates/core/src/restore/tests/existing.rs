@@ -3,7 +3,7 @@
 use super::*;
 use crate::control_file::tests::{SYSTEM_IDENTIFIER, sample};
 
-const NEWER: &[u8] = b"THE content of a relation, several times over";
+pub(super) const NEWER: &[u8] = b"THE content of a relation, several times over";
 
 pub(super) fn delta() -> RestoreOptions {
     RestoreOptions {
@@ -59,11 +59,11 @@ impl Repository {
     }
 }
 
-fn marker() -> String {
+pub(super) fn marker() -> String {
     format!(r#"{{"system_identifier": {SYSTEM_IDENTIFIER}, "backup": "x"}}"#)
 }
 
-const FILES: [&str; 6] = [
+pub(super) const FILES: [&str; 6] = [
     "PG_VERSION",
     "backup_label",
     "backup_manifest",
@@ -276,58 +276,4 @@ async fn the_directory_of_something_else_is_refused() {
     std::fs::remove_file(repository.target().join("postmaster.pid")).expect("removed");
     repository.restore_with(delta()).await.expect("restored");
     assert_eq!(repository.files(), FILES);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tablespaces_are_those_of_the_target() {
-    let spec = format!(
-        r#""SystemIdentifier": {SYSTEM_IDENTIFIER}, "Spec": {{"base_prefix": "/d", "tablespaces": ["16400"],
-        "16400": {{"loc": "/old", "link": "pg_tblspc/16400"}}}},"#
-    );
-    let control = sample(16 << 20, 288);
-    let members = [file("/pg_tblspc/16400/PG_15_1/5/1", CONTENT)];
-    let listed: [(&str, &[u8]); 3] = [
-        ("pg_tblspc/16400/PG_15_1/5/1", CONTENT),
-        ("global/pg_control", &control),
-        ("backup_label", b"START WAL"),
-    ];
-    let repository = Repository::new(&sentinel(&spec), &members, &[]).await;
-    repository
-        .put(&layout::backup_manifest(BACKUP), &manifest(&listed))
-        .await;
-    repository
-        .put_tar("pg_control.tar.zst", &[file("/global/pg_control", &control)])
-        .await;
-    let at = |name: &str| repository.place.path().join(name);
-    let options = |place: &str| {
-        let mut options = delta();
-        let map = format!("16400={}", at(place).display());
-        options.tablespace_map.add(&map).expect("a mapping");
-        options
-    };
-    repository.restore_with(options("one")).await.expect("restored");
-    let file = at("one/PG_15_1/5/1");
-    for (name, content) in [("1", NEWER), ("2", CONTENT)] {
-        std::fs::write(at("one/PG_15_1/5").join(name), content).expect("written");
-    }
-    std::fs::create_dir(at("one/PG_14_1")).expect("created");
-    repository.restore_with(options("one")).await.expect("restored");
-    assert_eq!(std::fs::read(&file).expect("read"), CONTENT);
-    assert!(
-        !at("one/PG_15_1/5/2").exists() && at("one/PG_14_1").exists(),
-        "of another server"
-    );
-    // Another place, which is in use.
-    std::fs::create_dir(at("two")).expect("created");
-    std::fs::write(at("two/x"), "").expect("written");
-    let error = repository.restore_with(options("two")).await.expect_err("in use");
-    assert!(error.to_string().contains("is not that of tablespace 16400"), "{error}");
-    std::fs::remove_file(at("two/x")).expect("removed");
-    repository.restore_with(options("two")).await.expect("restored");
-    let link = repository.target().join("pg_tblspc/16400");
-    assert_eq!(std::fs::read_link(link).expect("a link"), at("two"));
-    assert!(
-        at("two/PG_15_1/5/1").exists() && file.exists(),
-        "what the link led to is left alone"
-    );
 }

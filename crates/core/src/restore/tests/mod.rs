@@ -4,8 +4,10 @@ mod between;
 mod chain;
 mod damage;
 mod existing;
+mod mounts;
 mod options;
 mod others;
+mod places;
 mod replaced;
 
 use std::path::{Path, PathBuf};
