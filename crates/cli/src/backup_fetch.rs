@@ -73,7 +73,7 @@ pub async fn verify(args: &BackupFetch) -> Result<Status> {
         );
         Ok(Status::Ok)
     };
-    match verified.await {
+    match Box::pin(verified).await {
         Err(error @ (Error::Damaged { .. } | Error::NotFound { .. })) => {
             exit::print(&error);
             Ok(Status::Failure)
