@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use walarchive_pg_test::site::{Site, archive_all, backup, lose, wait_settled};
-use walarchive_testkit::{Background, Fault, FaultProxy, PATIENCE, Signal, run, wait_until};
+use walarchive_testkit::{Background, Fault, FaultProxy, PATIENCE, Signal, kill_pid, run, wait_until};
 
 /// Everything below a directory, itself included; links are not followed.
 fn tree(directory: &Path) -> Vec<PathBuf> {
@@ -216,15 +216,17 @@ fn a_restore_that_was_killed_goes_on() {
         restore
     };
     // Whoever is asked to end says how to go on.
-    let restore = begun();
-    restore.cancel();
-    let cancelled = restore.wait(PATIENCE);
-    assert_eq!(cancelled.code, Some(1), "{cancelled:?}");
-    for said in ["canceled on request", "--delta"] {
-        assert!(cancelled.stderr.contains(said), "{cancelled:?}");
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let restore = begun();
+        kill_pid(restore.pid(), signal);
+        let cancelled = restore.wait(PATIENCE);
+        assert_eq!(cancelled.code, Some(1), "{cancelled:?}");
+        for said in ["canceled on request", "--delta"] {
+            assert!(cancelled.stderr.contains(said), "{cancelled:?}");
+        }
+        assert!(!target.join("global/pg_control").exists());
+        fs::remove_dir_all(&target).expect("could not remove");
     }
-    assert!(!target.join("global/pg_control").exists());
-    fs::remove_dir_all(&target).expect("could not remove");
 
     let restore = begun();
     restore.kill();

@@ -172,18 +172,23 @@ const WORK: &str = "SELECT nextval('s'); DROP TABLE gone; VACUUM i; UPDATE i SET
     CLUSTER i USING i_pkey; ALTER TABLE i ALTER n TYPE bigint; VACUUM FULL i; TRUNCATE u; CREATE TABLE late AS TABLE i; ANALYZE;
     COPY i TO '/dev/null'; SELECT lo_from_bytea(0, '\\x616263') > 0; CREATE STATISTICS st ON n, id FROM i; VACUUM";
 
+/// A server with both databases, in which VACUUM marks pages without an image of them.
+fn without_checksums(site: &Site) -> Cluster {
+    let primary = site.builder("primary").data_checksums(false);
+    let primary = primary.setting("autovacuum", "off").start();
+    primary.psql("CREATE EXTENSION walarchive");
+    for database in ["wanted", "other"] {
+        fill(&primary, database);
+    }
+    primary
+}
+
 /// Changes of pages come without images of them then.
 #[test]
 fn recovery_goes_over_the_pages_of_a_database_that_was_left_out() {
     let site = Site::on_files();
-    let primary = site
-        .builder("primary")
-        .data_checksums(false)
-        .setting("autovacuum", "off");
-    let primary = primary.start();
-    primary.psql("CREATE EXTENSION walarchive");
+    let primary = without_checksums(&site);
     for database in ["wanted", "other"] {
-        fill(&primary, database);
         primary.psql_db(database, INDEXED);
     }
     let wanted = oid(&primary, "wanted").to_string();
@@ -210,15 +215,7 @@ fn recovery_goes_over_the_pages_of_a_database_that_was_left_out() {
 #[test]
 fn without_checksums_recovery_goes_on_at_pages_that_were_left_out() {
     let site = Site::on_files();
-    let primary = site
-        .builder("primary")
-        .data_checksums(false)
-        .setting("autovacuum", "off");
-    let primary = primary.start();
-    primary.psql("CREATE EXTENSION walarchive");
-    for database in ["wanted", "other"] {
-        fill(&primary, database);
-    }
+    let primary = without_checksums(&site);
     assert_eq!(primary.psql("SHOW data_checksums; SHOW wal_log_hints"), "off\noff");
     let wanted = oid(&primary, "wanted").to_string();
     backup(&primary, "");
