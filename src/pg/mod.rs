@@ -6,6 +6,7 @@ pub mod backup_worker;
 pub mod io_priority;
 pub mod latch;
 pub mod lsn;
+pub mod online_backup;
 pub mod page_cache;
 pub mod process;
 pub mod server;
