@@ -4,16 +4,16 @@ use std::ffi::c_int;
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
-use pgrx::JsonB;
 use pgrx::bgworkers::{BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::prelude::*;
 use walarchive_core::Error;
 
-use super::{bigint, timestamp};
+use super::{bigint, required, timestamp};
 use crate::error::{self, or_raise, raise};
 use crate::guc::ArchiveSettings;
 use crate::pg::backup_worker;
 use crate::pg::latch::{self, Latch};
+use crate::pg::text::{SqlJson, SqlText};
 use crate::pg::{Datum, process, server};
 use crate::shmem::{self, BACKUP, BackupJob, Kind, NAME_BYTES, Phase, Text, USER_DATA_BYTES, Wanted, now_us};
 
@@ -38,14 +38,16 @@ const CLEANUP: Duration = Duration::from_secs(75);
 /// cancelled.
 #[pg_extern(volatile, parallel_unsafe)]
 fn walarchive_backup_push(
-    permanent: default!(bool, "false"),
-    user_data: default!(Option<JsonB>, "NULL"),
-    wait: default!(bool, "true"),
-    full: default!(bool, "false"),
-    delta_from: default!(Option<&str>, "NULL"),
-) -> Option<String> {
+    permanent: default!(Option<bool>, "false"),
+    user_data: default!(Option<SqlJson>, "NULL"),
+    wait: default!(Option<bool>, "true"),
+    full: default!(Option<bool>, "false"),
+    delta_from: default!(Option<SqlText>, "NULL"),
+) -> Option<SqlText> {
+    let (permanent, wait) = (required("permanent", permanent), required("wait", wait));
+    let full = required("full", full);
     or_raise(shmem::require_preloaded());
-    let kind = or_raise(kind(full, delta_from));
+    let kind = or_raise(kind(full, delta_from.as_ref().map(|name| name.0.as_str())));
     // What is wrong with the settings is said here, not by a worker later.
     or_raise(ArchiveSettings::current());
     if !server::in_recovery() && !server::is_archive_library() {
@@ -76,7 +78,7 @@ fn walarchive_backup_push(
         notice!("the backup runs in the background; see walarchive_progress and walarchive_backups");
         return None;
     }
-    Some(wait_for(number, &worker))
+    Some(wait_for(number, &worker).into())
 }
 
 fn kind(full: bool, delta_from: Option<&str>) -> Result<Kind, Error> {
@@ -222,7 +224,7 @@ impl Notices {
         if !self.choice_is_told
             && let Some(choice) = job.choice.to_option()
         {
-            notice!("{choice}");
+            error::notice(&choice);
             self.choice_is_told = true;
         }
     }
@@ -267,8 +269,8 @@ fn walarchive_backup_progress() -> TableIterator<
     'static,
     (
         name!(pid, Option<i32>),
-        name!(backup_name, Option<String>),
-        name!(phase, String),
+        name!(backup_name, Option<SqlText>),
+        name!(phase, SqlText),
         name!(bytes_done, i64),
         name!(bytes_total, i64),
         name!(bytes_stored, i64),
@@ -277,7 +279,7 @@ fn walarchive_backup_progress() -> TableIterator<
         name!(bytes_per_second, Option<i64>),
         name!(started, Option<TimestampWithTimeZone>),
         name!(estimated_end, Option<TimestampWithTimeZone>),
-        name!(waiting_for, Option<String>),
+        name!(waiting_for, Option<SqlText>),
         name!(corrupt_pages, i64),
     ),
 > {
@@ -296,8 +298,8 @@ fn walarchive_backup_progress() -> TableIterator<
     });
     TableIterator::once((
         Some(job.worker_pid).filter(|pid| *pid != 0),
-        job.name.to_option(),
-        job.phase.name().to_owned(),
+        job.name.to_option().map(SqlText),
+        job.phase.name().into(),
         bigint(job.work.bytes_done),
         bigint(job.work.bytes_total),
         bigint(job.work.bytes_stored),
@@ -308,7 +310,8 @@ fn walarchive_backup_progress() -> TableIterator<
         end.and_then(timestamp),
         job.waiting_for
             .to_option()
-            .filter(|_| job.phase == Phase::WaitingForWal),
+            .filter(|_| job.phase == Phase::WaitingForWal)
+            .map(SqlText),
         bigint(job.work.corrupt_pages),
     ))
 }

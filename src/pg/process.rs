@@ -130,3 +130,20 @@ pub fn exit_for_restart() -> ! {
         unreachable!("proc_exit does not return")
     }
 }
+
+/// pgrx adds a backtrace to the DETAIL of an ERROR, for client and log, where `RUST_BACKTRACE` is set; somebody may have set that
+/// for other programs. Whether there is one is asked for once a process, and inherited: called before there are threads.
+pub fn disable_backtraces() {
+    const NAME: &str = "RUST_LIB_BACKTRACE";
+    let before = std::env::var_os(NAME);
+    // SAFETY: the process has one thread, and the variable is as it was when this returns.
+    unsafe {
+        std::env::set_var(NAME, "0");
+        // Rust remembers the answer.
+        drop(std::backtrace::Backtrace::capture());
+        match before {
+            Some(value) => std::env::set_var(NAME, value),
+            None => std::env::remove_var(NAME),
+        }
+    }
+}

@@ -17,7 +17,7 @@ use walarchive_core::{Error, Result};
 use super::repository::Repository;
 use super::{retention, session};
 use crate::bridge::{self, Bridge, Flow};
-use crate::error;
+use crate::error::{self, Severity};
 use crate::guc::{self, ArchiveSettings};
 use crate::pg::latch::Latch;
 use crate::pg::online_backup::{self, Database, OnlineBackup};
@@ -77,7 +77,7 @@ pub extern "C-unwind" fn walarchive_backup_main(_argument: Datum) {
     }
     bridge::drain();
     if let Ok(name) = &outcome {
-        log!("walarchive: backup \"{name}\" is complete");
+        error::log_line(Severity::Log, &format!("backup \"{name}\" is complete"));
         retention::apply(name);
     }
     conclude(outcome.as_deref().map_err(|failure| &**failure));
@@ -207,7 +207,7 @@ fn choose_parent(store: &Store, request: &mut BackupRequest) -> Result<()> {
             told
         }
     };
-    log!("walarchive: {told}");
+    error::log_line(Severity::Log, &told);
     BACKUP.exclusive().choice = Text::new(&told);
     Ok(())
 }

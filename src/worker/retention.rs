@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use pgrx::prelude::*;
 use tokio_util::sync::CancellationToken;
 use walarchive_core::cluster;
 use walarchive_core::retention;
@@ -11,7 +10,7 @@ use walarchive_core::{Error, Result};
 
 use super::backup::{self, REFRESH};
 use crate::bridge::{self, Flow};
-use crate::error;
+use crate::error::{self, Severity};
 use crate::guc::{self, ArchiveSettings};
 use crate::pg::{process, server};
 use crate::shmem::{LastRetention, Phase, SCHEDULING, Text, now_us};
@@ -37,7 +36,7 @@ pub(super) fn apply(newest: &str) {
     bridge::drain();
     let summary = match &applied {
         Ok(deleted) => {
-            log!("walarchive: retention \"{policy}\": {deleted}");
+            error::log_line(Severity::Log, &format!("retention \"{policy}\": {deleted}"));
             Text::new(deleted)
         }
         Err(failure) => {
