@@ -180,6 +180,10 @@ fn a_scheduled_backup_that_is_missed_is_an_outcome() {
     let primary = site.primary(&[("walarchive.backup_rate_limit", "1MB")]);
     primary.psql("SELECT walarchive_backup_push(wait => false)");
     wait_phase(&primary, "copying files");
+    // Nobody holds vacuum back for it.
+    let snapshots = "SELECT count(*) FROM pg_stat_activity
+                     WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid() AND backend_type LIKE 'walarchive%'";
+    assert_eq!(primary.psql(snapshots), "0");
     let mark = primary.log_mark();
     change(&primary, "walarchive.backup_schedule", "* * * * * *");
     wait_status(
