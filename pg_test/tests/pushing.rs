@@ -126,6 +126,20 @@ fn a_backup_ends_when_the_archive_moves_away() {
     change(&primary, "walarchive.storage", &elsewhere);
     fails(statement, mark);
 
+    // The log is told where nobody is left who waits.
+    change(&primary, "walarchive.storage", &here);
+    let mark = primary.log_mark();
+    let before = primary.psql("SELECT last_backup_time FROM walarchive_status");
+    let (statement, backend) = primary.background_backend(PUSH);
+    wait_phase(&primary, "waiting for WAL");
+    primary.psql(&format!("SELECT pg_terminate_backend({backend}, 60000)"));
+    assert!(!statement.wait(PATIENCE).success());
+    change(&primary, "walarchive.storage", &elsewhere);
+    wait_status(&primary, &format!("last_backup_time <> '{before}'"));
+    let told = "WARNING:  backup failed: the repository of the backup is no longer the archive's";
+    primary.wait_log_since(mark, told, PATIENCE);
+    assert_eq!(primary.log_since(mark).matches(told).count(), 1);
+
     // Another way to the same place is none.
     change(&primary, "walarchive.storage", &here);
     let statement = primary.background_psql(PUSH);
