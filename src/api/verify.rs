@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use pgrx::datum::VariadicArray;
 use pgrx::prelude::*;
+use walarchive_core::cluster;
 use walarchive_core::inventory::Inventory;
 use walarchive_core::storage::Store;
 use walarchive_core::verify::{self, Archiving, BackupReport, Checks, LOOKS, Live, Names, Position, Status, WalReport};
@@ -111,7 +112,14 @@ fn load(store: &Store) -> Inventory {
 fn look(store: &Store) -> (Inventory, Names) {
     let (timeline, lsn) = server::wal_position();
     let inventory = load(store);
-    let own = server::identity().system_identifier;
+    let (identity, own) = (server::identity(), server::identity().system_identifier);
+    if inventory.system_identifier == Some(own) {
+        or_raise(cluster::check_segment_size(
+            store,
+            inventory.segment_size,
+            identity.segment_size,
+        ));
+    }
     if let Some(owner) = inventory.system_identifier.filter(|owner| *owner != own) {
         or_raise(Err(Error::ForeignRepository {
             repository: store.url().to_owned(),
