@@ -151,6 +151,27 @@ fn a_backup_ends_when_the_archive_moves_away() {
 }
 
 #[test]
+fn whoever_ends_a_backup_the_server_leaves_backup_mode_in_order() {
+    let site = Site::on_files();
+    let primary = site.primary(&[("walarchive.backup_rate_limit", "1MB")]);
+    let pid = "(SELECT pid FROM walarchive_progress)";
+    for end in ["pg_cancel_backend", "pg_terminate_backend", ""] {
+        let (statement, backend) = primary.background_backend(PUSH);
+        wait_phase(&primary, "copying files");
+        primary.psql(&match end {
+            "" => format!("SELECT pg_cancel_backend({backend})"),
+            end => format!("SELECT {end}({pid})"),
+        });
+        assert!(!statement.wait(PATIENCE).success());
+        primary.wait_until("the worker has ended", PATIENCE, || {
+            primary.pids_of("walarchive backup").is_empty()
+        });
+        assert_eq!(site.objects("basebackups_005"), Vec::<String>::new());
+    }
+    assert!(!primary.log().contains(LEFT_OPEN), "{}", primary.log());
+}
+
+#[test]
 fn a_failure_is_logged_once_also_when_nobody_waits() {
     let site = Site::on_files();
     let primary = site.primary(&[]);
