@@ -165,3 +165,64 @@ fn no_argument_in_no_encoding_ends_in_more_than_a_message() {
         assert!(!log.contains(defect), "{defect}: {log}");
     }
 }
+
+#[test]
+fn what_a_terminal_would_obey_is_shown() {
+    let site = Site::on_files();
+    let primary = site.primary(&[]);
+    backup(&primary, "");
+    let mark = primary.log_mark();
+    let evil = "base_\x1b[2J\u{9b}31m\u{202e}";
+    let shown = "base_\\x1b[2J\\u{9b}31m\\u{202e}";
+    let sentinel = format!("basebackups_005/{evil}_backup_stop_sentinel.json");
+    std::fs::write(site.object(&sentinel), "{").expect("could not write");
+    std::fs::write(site.object(&format!("wal_005/{evil}")), "x").expect("could not write");
+    let literal = "U&'base_\\001b[2J\\009b31m\\202e'";
+    let mut told = String::new();
+    for call in [
+        "walarchive_backup_list()".to_owned(),
+        "walarchive_backup_verify('LATEST')".to_owned(),
+        format!("walarchive_backup_verify({literal})"),
+        format!("walarchive_delete_target({literal})"),
+        format!("walarchive_backup_mark({literal})"),
+        format!("walarchive_backup_push(delta_from => {literal})"),
+        "walarchive_delete_garbage()".to_owned(),
+        "walarchive_delete_everything()".to_owned(),
+        "walarchive_wal_verify()".to_owned(),
+        "walarchive_check()".to_owned(),
+    ] {
+        let output = ask(&primary, "postgres", &format!("SELECT * FROM {call}"));
+        told += &format!("{}\n{}\n", output.stdout, output.stderr);
+    }
+    let target = site.dir().join("restored");
+    let target = target.to_string_lossy();
+    for verb in [
+        &["backup-list", "--detail"] as &[&str],
+        &["backup-fetch", &target, evil],
+        &["backup-verify", evil],
+        &["backup-mark", evil],
+        &["delete", "target", evil],
+        &["delete", "garbage"],
+        &["delete", "everything"],
+        &["wal-show"],
+        &["wal-verify", "integrity"],
+        &["wal-fetch", evil, "/nowhere"],
+        &["check"],
+    ] {
+        let output = run(&mut site.walarchive(verb));
+        told += &format!("{}\n{}\n", output.stdout, output.stderr);
+    }
+    // psql repeats the statement's line, and the log the statement, as the client sent it.
+    let log: String = primary
+        .log_since(mark)
+        .lines()
+        .filter(|line| !line.contains("STATEMENT: "))
+        .collect();
+    for obeyed in ['\x1b', '\u{9b}', '\u{202e}'] {
+        for line in told.lines().chain([log.as_str()]) {
+            assert!(!line.contains(obeyed), "{line:?}");
+        }
+    }
+    assert!(told.contains(shown), "{told}");
+    assert!(log.contains(shown), "{log}");
+}

@@ -126,6 +126,20 @@ fn a_backup_ends_when_the_archive_moves_away() {
     change(&primary, "walarchive.storage", &elsewhere);
     fails(statement, mark);
 
+    // The log is told where nobody is left who waits.
+    change(&primary, "walarchive.storage", &here);
+    let mark = primary.log_mark();
+    let before = primary.psql("SELECT last_backup_time FROM walarchive_status");
+    let (statement, backend) = primary.background_backend(PUSH);
+    wait_phase(&primary, "waiting for WAL");
+    primary.psql(&format!("SELECT pg_terminate_backend({backend}, 60000)"));
+    assert!(!statement.wait(PATIENCE).success());
+    change(&primary, "walarchive.storage", &elsewhere);
+    wait_status(&primary, &format!("last_backup_time <> '{before}'"));
+    let told = "WARNING:  backup failed: the repository of the backup is no longer the archive's";
+    primary.wait_log_since(mark, told, PATIENCE);
+    assert_eq!(primary.log_since(mark).matches(told).count(), 1);
+
     // Another way to the same place is none.
     change(&primary, "walarchive.storage", &here);
     let statement = primary.background_psql(PUSH);
@@ -134,6 +148,27 @@ fn a_backup_ends_when_the_archive_moves_away() {
     allow(0o700);
     let name = statement.wait(PATIENCE).expect_success();
     assert_eq!(listed(&primary), [name]);
+}
+
+#[test]
+fn whoever_ends_a_backup_the_server_leaves_backup_mode_in_order() {
+    let site = Site::on_files();
+    let primary = site.primary(&[("walarchive.backup_rate_limit", "1MB")]);
+    let pid = "(SELECT pid FROM walarchive_progress)";
+    for end in ["pg_cancel_backend", "pg_terminate_backend", ""] {
+        let (statement, backend) = primary.background_backend(PUSH);
+        wait_phase(&primary, "copying files");
+        primary.psql(&match end {
+            "" => format!("SELECT pg_cancel_backend({backend})"),
+            end => format!("SELECT {end}({pid})"),
+        });
+        assert!(!statement.wait(PATIENCE).success());
+        primary.wait_until("the worker has ended", PATIENCE, || {
+            primary.pids_of("walarchive backup").is_empty()
+        });
+        assert_eq!(site.objects("basebackups_005"), Vec::<String>::new());
+    }
+    assert!(!primary.log().contains(LEFT_OPEN), "{}", primary.log());
 }
 
 #[test]
@@ -180,6 +215,10 @@ fn a_scheduled_backup_that_is_missed_is_an_outcome() {
     let primary = site.primary(&[("walarchive.backup_rate_limit", "1MB")]);
     primary.psql("SELECT walarchive_backup_push(wait => false)");
     wait_phase(&primary, "copying files");
+    // Nobody holds vacuum back for it.
+    let snapshots = "SELECT count(*) FROM pg_stat_activity
+                     WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid() AND backend_type LIKE 'walarchive%'";
+    assert_eq!(primary.psql(snapshots), "0");
     let mark = primary.log_mark();
     change(&primary, "walarchive.backup_schedule", "* * * * * *");
     wait_status(

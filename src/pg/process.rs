@@ -40,6 +40,17 @@ pub fn check_for_interrupts() {
     pgrx::check_for_interrupts!();
 }
 
+/// Work during which no cancellation and no termination is served; it must be short. An ERROR in it ends that.
+pub fn hold_interrupts<T>(work: impl FnOnce() -> T) -> T {
+    let count = &raw mut pg_sys::InterruptHoldoffCount;
+    // SAFETY: a counter of this thread, as HOLD_INTERRUPTS and RESUME_INTERRUPTS count; an ERROR sets it to 0.
+    unsafe { *count += 1 };
+    let done = work();
+    // SAFETY: likewise.
+    unsafe { *count = (*count).saturating_sub(1) };
+    done
+}
+
 /// Signal handlers of a worker without a database connection: SIGHUP and SIGTERM set flags and the latch.
 pub fn handle_worker_signals() {
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);

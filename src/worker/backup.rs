@@ -107,7 +107,8 @@ fn conclude(result: Result<&str, &Failure>) {
 
 /// The backup has failed: the server need not write full pages for it any more.
 fn leave_backup_mode(online: OnlineBackup) {
-    if let Err(failure) = attempt(|| online.stop()) {
+    // Whoever cancels it or ends this process waits for that, too.
+    if let Err(failure) = process::hold_interrupts(|| attempt(|| online.stop())) {
         // Then PostgreSQL does so when this process ends, with a WARNING of its own.
         debug1!("walarchive: could not leave backup mode: {}", failure.message.as_str());
     }

@@ -59,15 +59,14 @@ fn table(checks: &[Check]) -> String {
             .latency_ms()
             .map(|ms| format!(" ({ms:.1} ms)"))
             .unwrap_or_default();
-        // What a store says is printed, not obeyed: no control characters.
-        let detail = check.detail.replace(char::is_control, "?");
+        let detail = print::plain(&check.detail);
         text.push_str(&format!(
             "{:<8} {:<14} {detail}{latency}\n",
             check.status.as_str(),
             check.name
         ));
         if let Some(hint) = &check.hint {
-            text.push_str(&format!("{:>23} {}\n", "HINT:", hint.replace(char::is_control, "?")));
+            text.push_str(&format!("{:>23} {}\n", "HINT:", print::plain(hint)));
         }
     }
     text.push_str(&format!("worst: {}", check::worst(checks).as_str()));

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use walarchive_core::{Error, Result};
+use walarchive_core::{Error, Result, printable};
 
 /// A text and a line feed.
 pub fn out(text: &str) -> Result<()> {
@@ -35,9 +35,9 @@ pub fn table(header: Vec<&str>, rows: impl IntoIterator<Item = Vec<String>>) -> 
     table.to_string()
 }
 
-/// What a repository says is printed, not obeyed: no control characters.
+/// What a repository says is printed, not obeyed by a terminal.
 pub fn plain(text: &str) -> String {
-    text.replace(char::is_control, "?")
+    printable::line(text).into_owned()
 }
 
 /// A time in UTC, to the second, as PostgreSQL reads it back.
