@@ -1,8 +1,10 @@
 //! The settings: their definition, and one snapshot of them in core's plain terms.
 
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -231,6 +233,7 @@ pub fn define() {
         &RETENTION,
         Some(retention_hook),
     );
+    DEFINED.store(true, Ordering::Relaxed);
 }
 
 /// What the archive needs to know: a snapshot of the settings, valid until the next reload.
@@ -245,21 +248,17 @@ pub struct ArchiveSettings {
 impl ArchiveSettings {
     /// As the process sees them now. An error if the storage is not set or cannot be right.
     pub fn current() -> Result<Self, Error> {
-        let url = text(&STORAGE);
+        let (url, options) = (text(&STORAGE), text(&STORAGE_OPTIONS));
+        not_rejected(STORAGE_NAME, &url)?;
+        not_rejected(STORAGE_OPTIONS_NAME, &options)?;
         if url.trim().is_empty() {
-            if let Some(refused) = rejected_storage() {
-                return Err(Error::config(
-                    "walarchive.storage has a value that cannot be used",
-                    format!("{refused} Correct it in the configuration files, and reload them."),
-                ));
-            }
             return Err(Error::config(
                 "walarchive.storage is not set",
                 "Set it to a URL, for example \"s3://bucket/prefix\" or \"file:///backup\", and reload the configuration.",
             ));
         }
         let mut storage = StorageConfig::new(url);
-        storage.options = text(&STORAGE_OPTIONS).parse::<StorageOptions>()?;
+        storage.options = options.parse::<StorageOptions>()?;
         storage.credentials_file = Some(text(&CREDENTIALS_FILE))
             .filter(|path| !path.is_empty())
             .map(PathBuf::from);
@@ -284,16 +283,40 @@ impl ArchiveSettings {
     }
 }
 
-/// Why the value in the configuration files was refused, if it was: PostgreSQL starts without it.
-static REJECTED_STORAGE: Mutex<Option<String>> = Mutex::new(None);
+/// As PostgreSQL knows it.
+pub const STORAGE_NAME: &str = "walarchive.storage";
 
-/// To be told what the check of `walarchive.storage` found in the configuration files; none if it may be there.
-pub fn note_rejected_storage(reason: Option<String>) {
-    *REJECTED_STORAGE.lock() = reason;
+/// As PostgreSQL knows it.
+pub const STORAGE_OPTIONS_NAME: &str = "walarchive.storage_options";
+
+/// Why the values of these settings in the configuration files were refused, if they were.
+static REJECTED: Mutex<BTreeMap<&'static str, String>> = Mutex::new(BTreeMap::new());
+
+/// The settings have been defined, so what comes now comes with a reload.
+static DEFINED: AtomicBool = AtomicBool::new(false);
+
+/// To be told what the check of a setting in the configuration files found; none if it may be there.
+pub fn note_rejected(name: &'static str, reason: Option<String>) {
+    let mut rejected = REJECTED.lock();
+    // Options may be empty and right, and at a reload they stay so. An empty storage is right for nothing.
+    if reason.is_some() && name != STORAGE_NAME && DEFINED.load(Ordering::Relaxed) {
+        return;
+    }
+    match reason {
+        Some(reason) => drop(rejected.insert(name, reason)),
+        None => drop(rejected.remove(name)),
+    }
 }
 
-fn rejected_storage() -> Option<String> {
-    REJECTED_STORAGE.lock().clone()
+/// An error if a setting has no value since the one in the configuration files was refused.
+fn not_rejected(name: &'static str, value: &str) -> Result<(), Error> {
+    match REJECTED.lock().get(name).filter(|_| value.trim().is_empty()) {
+        None => Ok(()),
+        Some(refused) => Err(Error::config(
+            format!("{name} has a value that cannot be used"),
+            format!("{refused} Correct it in the configuration files, and reload them."),
+        )),
+    }
 }
 
 /// `walarchive.storage` as text, for status views; the check hook lets no secret into it.

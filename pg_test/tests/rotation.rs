@@ -197,6 +197,19 @@ fn a_bad_storage_in_postgresql_conf_is_called_so() {
     assert_eq!(row("detail"), format!("storage is \"file://{}\"", store.display()));
     switch_segments(&cluster, 1);
     wait_drained(&cluster);
+    // Options without which WAL would go elsewhere are not left out either.
+    cluster.set("walarchive.storage_options", "os_project_name=My Project");
+    cluster.restart();
+    assert_eq!(
+        row("detail"),
+        "walarchive.storage_options has a value that cannot be used"
+    );
+    assert!(row("hint").contains("not of the form \"key=value\""), "{}", row("hint"));
+    switch_segments(&cluster, 1);
+    assert!(!cluster.waiting_files().is_empty());
+    cluster.set("walarchive.storage_options", "");
+    cluster.reload();
+    wait_drained(&cluster);
     // Nothing set is nothing set.
     cluster.set("walarchive.storage", "");
     cluster.reload();

@@ -55,6 +55,25 @@ unsafe fn check(name: &str, newval: *mut *mut c_char, check: fn(&str) -> Result<
     false
 }
 
+/// Remember why a value of the configuration files was refused just now: PostgreSQL starts without it.
+fn note(name: &'static str, accepted: bool, source: pg_sys::GucSource::Type) {
+    // ALTER SYSTEM, which runs in a transaction, sets nothing if it is refused.
+    // SAFETY: reads a state of the process.
+    if source > pg_sys::GucSource::PGC_S_GLOBAL || unsafe { pg_sys::IsTransactionState() } {
+        return;
+    }
+    let refusal = || {
+        // SAFETY: set by check just now, as it has refused; a C string.
+        let detail = unsafe {
+            pg_sys::GUC_check_errdetail_string
+                .as_ref()
+                .map(|first| CStr::from_ptr(first))
+        };
+        detail.map_or_else(String::new, |detail| detail.to_string_lossy().into_owned())
+    };
+    crate::guc::note_rejected(name, (!accepted).then(refusal));
+}
+
 /// A message as a DETAIL line: a sentence.
 fn sentence(message: String) -> String {
     let mut letters = message.chars();
@@ -76,18 +95,7 @@ pub unsafe extern "C-unwind" fn check_storage(
 ) -> bool {
     // SAFETY: PostgreSQL's call.
     let accepted = unsafe { check("walarchive.storage", newval, crate::guc::check_storage) };
-    // ALTER SYSTEM, which runs in a transaction, sets nothing if it is refused.
-    // SAFETY: reads a state of the process.
-    if source <= pg_sys::GucSource::PGC_S_GLOBAL && !unsafe { pg_sys::IsTransactionState() } {
-        // SAFETY: set by check just now, where it has refused; a C string or null.
-        let detail = unsafe {
-            pg_sys::GUC_check_errdetail_string
-                .as_ref()
-                .map(|first| CStr::from_ptr(first))
-        };
-        let detail = detail.filter(|_| !accepted);
-        crate::guc::note_rejected_storage(detail.map(|detail| detail.to_string_lossy().into_owned()));
-    }
+    note(crate::guc::STORAGE_NAME, accepted, source);
     accepted
 }
 
@@ -99,10 +107,12 @@ pub unsafe extern "C-unwind" fn check_storage(
 pub unsafe extern "C-unwind" fn check_storage_options(
     newval: *mut *mut c_char,
     _extra: *mut *mut c_void,
-    _source: pg_sys::GucSource::Type,
+    source: pg_sys::GucSource::Type,
 ) -> bool {
     // SAFETY: PostgreSQL's call.
-    unsafe { check("walarchive.storage_options", newval, crate::guc::check_storage_options) }
+    let accepted = unsafe { check("walarchive.storage_options", newval, crate::guc::check_storage_options) };
+    note(crate::guc::STORAGE_OPTIONS_NAME, accepted, source);
+    accepted
 }
 
 /// Check hook of `walarchive.backup_schedule`.

@@ -55,8 +55,8 @@ const KINDS: [(&[&str], &str); 19] = [
     ),
     (
         &["connection refused"],
-        "Nothing accepts connections at that address and port. Check that the store is running, and the host and the port in \
-         walarchive.storage_options; a firewall may refuse as well.",
+        "Nothing accepts connections at that address and port: check that the store is up, and the host and the port in \
+         walarchive.storage_options. A firewall may refuse as well.",
     ),
     (
         &["network is unreachable", "no route to host"],
@@ -118,8 +118,8 @@ const KINDS: [(&[&str], &str); 19] = [
             "incompletemessage",
             "unexpected eof",
         ],
-        "The connection broke. If this persists, look for what ends connections between this machine and the store: a firewall, \
-         a load balancer, a proxy, or the store itself.",
+        "If this persists, check that the store is up, and look for what breaks connections between this machine and the store: \
+         a firewall, a load balancer, a proxy.",
     ),
 ];
 
@@ -201,7 +201,7 @@ mod tests {
                 "400 Bad Request: <Code>InvalidArgument</Code>",
                 "does not accept the request",
             ),
-            ("Connection reset by peer (os error 104)", "The connection broke"),
+            ("Connection reset by peer (os error 104)", "what breaks connections"),
             ("something else", "check that the store is up"),
         ] {
             let hint = of_reason(reason);

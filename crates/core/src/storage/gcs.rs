@@ -39,6 +39,8 @@ struct Settings {
     has_token: bool,
     /// The files that the credentials may be from.
     watch: Watch,
+    /// The variable or the option that names the key file.
+    key_name: Option<String>,
     /// The file that has the key, for messages.
     origin: Option<String>,
 }
@@ -82,13 +84,16 @@ fn gather(config: &StorageConfig) -> Result<Settings> {
         base_url: None,
         has_token: false,
         watch: Watch::default(),
+        key_name: None,
         origin: None,
     };
     for (key, value) in cloud::environment("GOOGLE_") {
         settings.add(&key, &value);
+        settings.note_name(&key, &value, |key| key.to_ascii_uppercase());
     }
     for (key, value) in config.options.iter() {
         settings.known(key, value)?;
+        settings.note_name(key, value, str::to_owned);
     }
     if let Some(path) = &config.credentials_file {
         settings.watch.add(path);
@@ -145,6 +150,17 @@ impl Settings {
         }
     }
 
+    /// Who names the key file.
+    fn note_name(&mut self, key: &str, value: &str, shown: impl Fn(&str) -> String) {
+        let names_file = matches!(
+            Key::from_str(key),
+            Ok(Key::ServiceAccount | Key::ApplicationCredentials)
+        );
+        if names_file && self.key_file.as_deref() == Some(Path::new(value)) {
+            self.key_name = Some(shown(key));
+        }
+    }
+
     /// False if the key is not known.
     fn add(&mut self, key: &str, value: &str) -> bool {
         match key {
@@ -191,7 +207,11 @@ impl Settings {
             }
         };
         if self.origin.is_none() {
-            let file = |path: &PathBuf| format!("the key file \"{}\"", path.display());
+            let name = self
+                .key_name
+                .as_ref()
+                .map_or_else(String::new, |name| format!(" ({name})"));
+            let file = |path: &PathBuf| format!("the key file \"{}\"{name}", path.display());
             self.origin = self.key_file.as_ref().map(file);
         }
         let name = match &self.key_file {

@@ -207,7 +207,7 @@ async fn what_is_wrong_is_said(server: &SwiftServer) {
             assert!(matches!(error, Error::Unauthorized { .. }), "{error:?}");
             let text = said(&error);
             assert!(
-                text.contains(status) && text.contains("ST_KEY") && !text.contains(env[1].1),
+                text.contains(status) && text.contains("(walarchive.credentials_file)") && !text.contains(env[1].1),
                 "{text}"
             );
         }

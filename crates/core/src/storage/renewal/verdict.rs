@@ -100,7 +100,8 @@ impl fmt::Display for Skew {
 /// Reads the body of a refusal, and only of such.
 pub(super) async fn of(response: HttpResponse) -> Result<(HttpResponse, Verdict), HttpError> {
     let status = response.status().as_u16();
-    if status < 400 || matches!(status, 404 | 409 | 412 | 416) {
+    // Who redirects, or is not well, has not looked at the credentials.
+    if matches!(status, 200..300 | 304 | 404 | 409 | 412 | 416) {
         return Ok((response, Verdict::Accepted));
     }
     if !matches!(status, 400 | 401 | 403) {
