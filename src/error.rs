@@ -1,9 +1,10 @@
 //! Core's errors as server messages: SQLSTATE, message, DETAIL and HINT.
 
 use pgrx::{PgLogLevel, PgSqlErrorCode, ereport};
-use walarchive_core::Error;
 use walarchive_core::backup::CorruptPages;
+use walarchive_core::{Error, printable};
 
+use crate::pg::text::message;
 use crate::pg::{CaughtError, ErrorReport};
 use crate::shmem::{Failure, Text};
 
@@ -92,13 +93,15 @@ impl From<&CaughtError> for Failure {
     }
 }
 
-fn report(failure: &Failure, message: String) -> ErrorReport {
-    let mut report = ErrorReport::new(PgSqlErrorCode::from(failure.sqlstate as isize), message, "walarchive");
+fn report(failure: &Failure, text: String) -> ErrorReport {
+    let shown = |text: &str| message(text).into_owned();
+    let sqlstate = PgSqlErrorCode::from(failure.sqlstate as isize);
+    let mut report = ErrorReport::new(sqlstate, shown(&text), "walarchive");
     if let Some(detail) = failure.detail.to_option() {
-        report = report.set_detail(detail);
+        report = report.set_detail(shown(&detail));
     }
     if let Some(hint) = failure.hint.to_option() {
-        report = report.set_hint(hint);
+        report = report.set_hint(shown(&hint));
     }
     report
 }
@@ -124,8 +127,14 @@ pub fn or_raise<T>(result: Result<T, Error>) -> T {
     result.unwrap_or_else(|error| raise(&Failure::from(&error)))
 }
 
+/// A NOTICE to the client.
+pub fn notice(text: &str) {
+    pgrx::notice!("{}", message(text));
+}
+
 /// A line of core's for the server's log.
 pub fn log_line(severity: Severity, text: &str) {
+    let text = message(&printable::line(text)).into_owned();
     match severity {
         Severity::Warning => ereport!(
             PgLogLevel::WARNING,

@@ -17,7 +17,7 @@ use walarchive_core::restore::{
 };
 use walarchive_core::storage::Store;
 use walarchive_core::verify::Status;
-use walarchive_core::{Error, Result};
+use walarchive_core::{Error, Result, printable};
 
 use crate::args::BackupFetch;
 use crate::{exit, progress, settings, wal};
@@ -40,7 +40,7 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
         );
     }
     if args.dry_run {
-        print!("{plan}");
+        print!("{}", printable::lines(&plan.to_string()));
         return Ok(());
     }
     if ask_for_locations(&plan)? {
@@ -76,7 +76,8 @@ pub async fn verify(args: &BackupFetch) -> Result<Status> {
         let read = progress::show(progress, args.quiet, work).await?;
         let bytes = HumanBytes(read.bytes);
         println!(
-            "backup \"{name}\" can be restored: {} files, {bytes} were read and checked",
+            "backup \"{}\" can be restored: {} files, {bytes} were read and checked",
+            printable::line(&name),
             read.files
         );
         Ok(Status::Ok)
@@ -138,7 +139,7 @@ fn ask_for_locations(plan: &RestorePlan) -> Result<bool> {
 
 fn say(args: &BackupFetch, text: &str) {
     if !args.quiet {
-        eprintln!("walarchive: {text}");
+        eprintln!("walarchive: {}", printable::lines(text));
     }
 }
 
