@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
 use walarchive_pg_test::site::{Site, archive_all, backup, lose};
-use walarchive_testkit::{Cluster, PATIENCE, StopMode, run};
+use walarchive_testkit::{Background, Cluster, PATIENCE, StopMode, run};
 
 const ROWS: &str = "SELECT string_agg(id::text, ' ' ORDER BY id) FROM t";
 
@@ -79,6 +81,39 @@ fn a_hole_in_the_wal_is_said_before_anything_is_restored() {
         allowed.success() && allowed.stderr.contains("its recovery will end at LSN"),
         "{allowed:?}"
     );
+    let restored = site.restored("restored").attach(&target);
+    restored.wait_promoted(PATIENCE);
+    assert_eq!(restored.psql(ROWS), "1 2");
+}
+
+/// The server would follow the old timeline to its end and promote, though the newer one lies in the archive.
+#[test]
+fn a_hole_after_a_failover_is_said() {
+    let site = Site::on_files();
+    let primary = site.primary(&[]);
+    primary.psql("CREATE TABLE t (id int)");
+    backup(&primary, "");
+    insert(&primary, 1..=2);
+    lose(&primary);
+    let target = site.restore("second", "LATEST", &[]);
+    let second = site.restored("second").setting("archive_mode", "on").attach(&target);
+    second.wait_promoted(PATIENCE);
+    let segments = insert(&second, 3..=4);
+    assert!(segments[0].starts_with("00000002"), "{segments:?}");
+    lose(&second);
+    // All is there.
+    let (_, plan) = site.backup_fetch("restored", "LATEST", &["--dry-run"]);
+    assert!(plan.success() && plan.stdout.contains("on timeline 2"), "{plan:?}");
+    assert!(!plan.stderr.contains("is not in the archive"), "{plan:?}");
+    let first = format!("wal_005/{}.zst", segments[0]);
+    fs::remove_file(site.object(&first)).expect("could not remove a segment");
+    let (target, refused) = site.backup_fetch("restored", "LATEST", &[]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    for says in ["on timeline 1", &segments[0], "on timeline 2"] {
+        assert!(refused.stderr.contains(says), "{says}: {refused:?}");
+    }
+    assert!(!target.exists());
+    let target = site.restore("restored", "LATEST", &["--allow-gap"]);
     let restored = site.restored("restored").attach(&target);
     restored.wait_promoted(PATIENCE);
     assert_eq!(restored.psql(ROWS), "1 2");
@@ -176,6 +211,65 @@ fn tablespaces_of_the_original_are_warned_of() {
         !plan.stderr.contains(&format!("its directory \"{}\"", before.display())),
         "{plan:?}"
     );
+}
+
+#[test]
+fn root_asks_for_places_that_only_the_repository_names() {
+    let site = Site::on_files();
+    let space = site.dir().subdir("space");
+    let primary = site.primary(&[]);
+    primary.psql(&format!("CREATE TABLESPACE space LOCATION '{}'", space.display()));
+    primary.psql("CREATE TABLE t TABLESPACE space AS SELECT generate_series(1, 10) AS id");
+    backup(&primary, "");
+    archive_all(&primary);
+    lose(&primary);
+    fs::remove_dir_all(&space).expect("could not remove the tablespace");
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root asks");
+        return;
+    }
+    let target = site.dir().join("restored");
+    let path = target.to_string_lossy();
+    let fetch = || {
+        let mut command = site.walarchive(&["backup-fetch", &path, "LATEST"]);
+        command.uid(0).gid(0);
+        command
+    };
+    // The test's standard input is no terminal.
+    let refused = run(&mut fetch());
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(
+        refused.stderr.contains("and only the repository says so") && refused.stderr.contains("--tablespace-map"),
+        "{refused:?}"
+    );
+    assert!(!target.exists() && !space.exists());
+    let plan = run(fetch().arg("--dry-run"));
+    assert!(
+        plan.success() && plan.stdout.contains("that place is not confirmed"),
+        "{plan:?}"
+    );
+    // The program script makes one.
+    if !run(Command::new("script").arg("--version")).success() {
+        eprintln!("skipped: there is no program script to make a terminal");
+        return;
+    }
+    for (answer, code) in [("no\n", 1), ("yes\n", 0)] {
+        let fetch = fetch();
+        let words = std::iter::once(fetch.get_program()).chain(fetch.get_args());
+        let words: Vec<String> = words.map(|word| format!("'{}'", word.to_string_lossy())).collect();
+        let mut script = Command::new("script");
+        script.args(["-qec", &words.join(" "), "/dev/null"]).current_dir("/");
+        let said = Background::spawn(&mut script, Some(answer)).wait(PATIENCE);
+        assert_eq!(said.code, Some(code), "{said:?}");
+        assert!(said.stdout.contains("Write there? (yes/no)"), "{said:?}");
+        assert_eq!(space.exists(), code == 0);
+    }
+    let oid = fs::read_dir(target.join("pg_tblspc"))
+        .expect("there")
+        .flatten()
+        .next()
+        .expect("a link");
+    assert_eq!(fs::read_link(oid.path()).expect("a link"), space);
 }
 
 #[test]

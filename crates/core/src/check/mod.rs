@@ -119,9 +119,8 @@ pub async fn check_store(store: &Store, identity: Option<&ClusterIdentity>) -> V
     {
         return checks;
     }
-    let (owner, segment_size) = repository::owner(store, identity).await;
-    checks.push(owner);
-    checks.push(repository::newest_backup(store, segment_size).await);
+    checks.push(repository::owner(store, identity).await);
+    checks.push(repository::newest_backup(store).await);
     checks.extend(recovery::reach(store).await);
     checks
 }

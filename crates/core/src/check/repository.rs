@@ -5,43 +5,37 @@ use crate::check::Check;
 use crate::cluster::{self, ClusterIdentity};
 use crate::codec::Format;
 use crate::error::{Error, Result};
-use crate::inventory::{BackupInfo, list_backups, missing_segments};
+use crate::inventory::{BackupInfo, list_backups, missing_segments, segment_size};
 use crate::storage::Store;
 use crate::wal::{Segment, SegmentSize, WalFileName};
 
-/// Whose repository it is, and the size of its WAL segments.
-pub(super) async fn owner(store: &Store, identity: Option<&ClusterIdentity>) -> (Check, SegmentSize) {
+/// Whose repository it is.
+pub(super) async fn owner(store: &Store, identity: Option<&ClusterIdentity>) -> Check {
     let name = "owner";
     let nobody = "the repository is nobody's yet: the first archiver claims it";
     let found = match identity {
         Some(identity) => cluster::is_owned(store, identity).await.map(|owned| match owned {
-            true => (
-                "the repository is this cluster's".to_owned(),
-                Some(identity.segment_size),
-            ),
-            false => (nobody.to_owned(), Some(identity.segment_size)),
+            true => "the repository is this cluster's".to_owned(),
+            false => nobody.to_owned(),
         }),
         None => cluster::owner(store).await.map(|owner| match owner {
-            Some(owner) => (
-                format!(
-                    "the repository is that of system identifier {}, PostgreSQL {}, with WAL segments of {} MB",
-                    owner.system_identifier,
-                    owner.major_version,
-                    owner.segment_size.bytes() >> 20
-                ),
-                Some(owner.segment_size),
+            Some(owner) => format!(
+                "the repository is that of system identifier {}, PostgreSQL {}, with WAL segments of {} MB",
+                owner.system_identifier,
+                owner.major_version,
+                owner.segment_size.bytes() >> 20
             ),
-            None => (nobody.to_owned(), None),
+            None => nobody.to_owned(),
         }),
     };
     match found {
-        Ok((detail, size)) => (Check::ok(name, detail), size.unwrap_or(SegmentSize::DEFAULT)),
-        Err(error) => (Check::of_error(name, &error), SegmentSize::DEFAULT),
+        Ok(detail) => Check::ok(name, detail),
+        Err(error) => Check::of_error(name, &error),
     }
 }
 
 /// Is the WAL there that the newest backup needs, and can it be read?
-pub(super) async fn newest_backup(store: &Store, size: SegmentSize) -> Check {
+pub(super) async fn newest_backup(store: &Store) -> Check {
     let name = "newest backup";
     let backups = match list_backups(store).await {
         Ok(backups) => backups,
@@ -61,7 +55,15 @@ pub(super) async fn newest_backup(store: &Store, size: SegmentSize) -> Check {
             "Take another backup, then look for the reason.",
         );
     }
-    match wal_of(store, newest, size).await {
+    let segments = async {
+        // That of the repository, which need not be this cluster's.
+        let size = match cluster::owner(store).await? {
+            Some(owner) => owner.segment_size,
+            None => segment_size(store, &backups).await?,
+        };
+        wal_of(store, newest, size).await
+    };
+    match segments.await {
         Ok(segments) => Check::ok(
             name,
             format!(

@@ -4,9 +4,11 @@ use bytes::Bytes;
 use object_store::memory::InMemory;
 
 use super::*;
+use crate::codec::Format;
 use crate::layout;
 use crate::storage::pretender::{Create, Pretender};
-use crate::wal::SegmentSize;
+use crate::wal::generator::{self, SYSTEM_IDENTIFIER};
+use crate::wal::{SegmentSize, WalFileName};
 
 fn identity(system_identifier: u64) -> ClusterIdentity {
     ClusterIdentity {
@@ -91,6 +93,60 @@ async fn another_clusters_repository_and_a_backup_without_wal_fail() {
         "{failed:?}"
     );
     assert!(failed.iter().all(|check| check.hint.is_some()));
+}
+
+/// WAL-G's repository of a cluster with small segments; one of this cluster before it had others; and a hole in either.
+#[tokio::test(flavor = "multi_thread")]
+async fn segments_of_another_size_are_not_taken_for_missing() {
+    let size = |bytes| SegmentSize::new(bytes).expect("a size");
+    let of = |bytes| ClusterIdentity {
+        segment_size: size(bytes),
+        ..identity(SYSTEM_IDENTIFIER)
+    };
+    for is_claimed in [false, true] {
+        let store = Store::of(Arc::new(InMemory::new()), "memory:");
+        if is_claimed {
+            crate::cluster::claim(&store, &of(1 << 20)).await.expect("claimed");
+        }
+        let sentinel = format!(
+            r#"{{"LSN": {}, "FinishLSN": {}, "SystemIdentifier": {SYSTEM_IDENTIFIER}, "PgVersion": 150000}}"#,
+            (2 << 20) + 40,
+            (3 << 20) + 40
+        );
+        let key = layout::sentinel("base_000000010000000000000002");
+        store.put(&key, Bytes::from(sentinel)).await.expect("written");
+        let mut keys = Vec::new();
+        for (segment, bytes) in generator::segments(1, 2, 4) {
+            let key = layout::wal(&WalFileName::Segment(segment), Format::Plain);
+            store.put(&key, Bytes::from(bytes)).await.expect("written");
+            keys.push(key);
+        }
+        let identity = is_claimed.then(|| of(16 << 20));
+        let of_repository = |checks: &[Check]| -> Vec<String> {
+            let rows = rows(&checks[9..]);
+            rows.iter().map(|(name, status)| format!("{name} {status}")).collect()
+        };
+        let owner = if is_claimed { "owner failed" } else { "owner ok" };
+        let checks = check_store(&store, identity.as_ref()).await;
+        assert_eq!(
+            of_repository(&checks),
+            [owner, "newest backup ok", "recovery ok"],
+            "{checks:?}"
+        );
+        store.delete(&keys[2]).await.expect("deleted");
+        let checks = check_store(&store, identity.as_ref()).await;
+        assert_eq!(
+            of_repository(&checks),
+            [owner, "newest backup ok", "recovery warning"],
+            "{checks:?}"
+        );
+        assert!(
+            checks[11]
+                .detail
+                .contains("ends at LSN 0/400000, though the WAL goes on to LSN 0/600000"),
+            "{checks:?}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

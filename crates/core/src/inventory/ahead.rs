@@ -20,6 +20,10 @@ const MOST_READ: u64 = 1 << 30;
 /// Segments that are read of more WAL than that, from its end backwards, until there is a transaction in one.
 const LAST: usize = 4;
 
+/// So many of them are kept: WAL of a hostile repository must not fill the memory.
+const RESTORE_POINTS: usize = 100_000;
+const TABLESPACES: usize = 1000;
+
 /// Runs of segments that are read at a time.
 const PIECE: usize = 4;
 
@@ -110,19 +114,20 @@ pub async fn look_ahead(
     let pieces: Vec<Vec<WalObject>> = starts
         .map(|start| objects[start.saturating_sub(1)..objects.len().min(start + PIECE)].to_vec())
         .collect();
-    let walked: Vec<Vec<(Segment, Walked)>> = futures::stream::iter(pieces)
-        .map(|piece| walk_piece(store, piece, walker(), size))
-        .buffered(CONCURRENCY.div_ceil(2))
-        .try_collect()
-        .await?;
-    let mut contents = Contents {
+    let contents = Contents {
         is_all: true,
         ..Contents::default()
     };
-    for (segment, walked) in walked.into_iter().flatten() {
-        contents.add(segment, walked);
-    }
-    Ok(contents)
+    futures::stream::iter(pieces)
+        .map(|piece| walk_piece(store, piece, walker(), size))
+        .buffered(CONCURRENCY.div_ceil(2))
+        .try_fold(contents, |mut contents, walked| {
+            walked
+                .into_iter()
+                .for_each(|(segment, walked)| contents.add(segment, walked));
+            std::future::ready(Ok(contents))
+        })
+        .await
 }
 
 /// Of much WAL, only when it ends.
@@ -158,8 +163,13 @@ impl Contents {
         self.may_end_transaction |= walked.ends_transaction || walked.ends_prepared;
         for event in walked.events {
             match event {
-                Event::RestorePoint(name) => self.restore_points.push(name),
-                Event::Tablespace { oid, location } => self.tablespaces.push((oid, location)),
+                Event::RestorePoint(name) if self.restore_points.len() < RESTORE_POINTS => {
+                    self.restore_points.push(name)
+                }
+                Event::Tablespace { oid, location } if self.tablespaces.len() < TABLESPACES => {
+                    self.tablespaces.push((oid, location));
+                }
+                Event::RestorePoint(_) | Event::Tablespace { .. } => {}
                 Event::Parameters(found) => {
                     self.parameters = Some(self.parameters.map_or(found, |known| known.max(found)));
                 }

@@ -29,7 +29,7 @@ pub use backups::{BackupInfo, Delta, find_backup, list_backups, read_sentinel};
 pub(crate) use continuous::write as write_continuous;
 pub use detail::BackupDetail;
 pub use near::missing_segments;
-pub(crate) use near::of_backups;
+pub(crate) use near::{of_backups, segment_size};
 pub use reach::{Hole, Reach};
 pub use show::{MissingSegments, TimelineInfo, TimelineStatus};
 pub use unfinished::Unfinished;

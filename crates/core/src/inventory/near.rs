@@ -92,7 +92,7 @@ pub(super) fn before(segment: Segment) -> String {
 }
 
 /// As the WAL of the oldest backup tells it.
-async fn segment_size(store: &Store, backups: &[BackupInfo]) -> Result<SegmentSize> {
+pub(crate) async fn segment_size(store: &Store, backups: &[BackupInfo]) -> Result<SegmentSize> {
     let starts = backups
         .iter()
         .filter_map(|backup| super::backups::parse_name(&backup.name).0);

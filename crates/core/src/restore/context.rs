@@ -14,7 +14,7 @@ use super::member::{BACKUP_LABEL, MemberPath, PG_CONTROL};
 use super::output::Output;
 use super::table::{Expected, Found, Key, Keys, Stored, Table};
 use super::tree::Tree;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Of a whole restore.
 pub(super) struct Context {
@@ -185,8 +185,26 @@ impl Context {
     pub(super) fn create(&self, path: &MemberPath) -> Result<Output> {
         match &self.tree {
             Some(tree) => tree.create_file(path).map(Output::File),
-            None => Ok(Output::Nowhere),
+            None => self.check_place(path).map(|()| Output::Nowhere),
         }
+    }
+
+    /// Could it be created? Nothing can be below a file, as far as the manifest tells which these are.
+    fn check_place(&self, path: &MemberPath) -> Result<()> {
+        let Some(table) = self.table.as_ref().filter(|table| table.has_manifest) else {
+            return Ok(());
+        };
+        let components = path.components();
+        for depth in 1..components.len() {
+            let above = components[..depth].join(&b'/');
+            if table.find(&above).is_some_and(|number| table.is_listed(number)) {
+                return Err(Error::damaged(
+                    String::from_utf8_lossy(&above).escape_debug().to_string(),
+                    "The backup has files below it, but it is no directory.",
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// One that was parked.

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use nix::unistd::geteuid;
 
+use super::options::RestoreMode;
 use super::owner::Owner;
 use super::plan::RestorePlan;
 use super::root::{Directories, leads_to};
@@ -74,7 +75,11 @@ fn needs_no_question(location: &Path, is_root: bool, owner: Option<Owner>) -> Re
 impl RestorePlan {
     /// The tablespaces whose places only the repository names. [`super::apply`] refuses as long as there are some.
     pub fn unconfirmed(&self) -> impl Iterator<Item = &Tablespace> {
-        self.tablespaces.iter().filter(|tablespace| !tablespace.confirmed)
+        // Who only reads writes to none of them.
+        let writes = self.mode != RestoreMode::VerifyOnly;
+        self.tablespaces
+            .iter()
+            .filter(move |tablespace| writes && !tablespace.confirmed)
     }
 
     /// Somebody who was asked wants them there.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
+use super::options::RestoreMode;
 use super::plan::{RestorePlan, Tar};
 
 impl RestorePlan {
@@ -61,7 +62,7 @@ impl fmt::Display for RestorePlan {
                 )?,
                 None => writeln!(f, "tablespace:   {} inside the data directory", tablespace.oid)?,
             }
-            if !tablespace.confirmed {
+            if !tablespace.confirmed && self.mode != RestoreMode::VerifyOnly {
                 writeln!(f, "    that place is not confirmed: only the repository names it")?;
             }
         }

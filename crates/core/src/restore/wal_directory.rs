@@ -57,7 +57,8 @@ pub(super) fn find(
     }
     if let Some(root) = &root {
         root.lock()?;
-        if !(is_own && is_linked) && !is_bare(root, None)? {
+        let may_be_full = is_own && is_linked;
+        if !may_be_full && !is_bare(root, None)? {
             return Err(Error::config(
                 format!("directory \"{}\" is not empty, and WAL is to go there", path.display()),
                 "Empty it if nothing uses it any more, or give another one with --waldir.",

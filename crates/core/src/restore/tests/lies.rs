@@ -32,6 +32,11 @@ async fn a_place_that_only_the_repository_names_is_asked_for() {
             "{error}"
         );
         assert!(!place.exists() && !repository.target().exists(), "{place:?}");
+        let verify = RestoreOptions {
+            mode: RestoreMode::VerifyOnly,
+            ..RestoreOptions::default()
+        };
+        repository.restore_with(verify).await.expect("nothing is written");
         // It is shown, and somebody may agree; here, that nothing is written is all that is wanted.
         let planned = plan(
             &repository.store,

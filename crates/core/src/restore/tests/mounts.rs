@@ -84,6 +84,35 @@ fn what_is_mounted_below_stays_and_is_no_room_above() {
 }
 
 #[test]
+fn a_directory_with_nothing_but_mounts_in_it_is_empty() {
+    with_mounts("a_directory_with_nothing_but_mounts_in_it_is_empty", async {
+        let repository = repository().await;
+        let target = repository.target();
+        let mounts = ["pg_wal", "base", "log"].map(|name| target.join(name));
+        for place in &mounts {
+            mount(place);
+            std::fs::create_dir(place.join("lost+found")).expect("created");
+        }
+        std::fs::write(mounts[2].join("x"), "of somebody").expect("written");
+        let error = repository.restore().await.expect_err("something is there");
+        assert!(error.to_string().contains("is not empty"), "{error}");
+        std::fs::remove_file(mounts[2].join("x")).expect("removed");
+        repository.restore().await.expect("restored");
+        assert_eq!(repository.files(), FILES);
+        mounts
+            .iter()
+            .for_each(|place| assert_ne!(device(place), device(&target), "{place:?}"));
+        let wanted = RestoreOptions {
+            wal_directory: Some(repository.place.path().join("wal")),
+            ..delta()
+        };
+        let error = repository.restore_with(wanted).await.expect_err("mounted");
+        assert!(error.to_string().contains("is there already"), "{error}");
+        assert_eq!(repository.files(), FILES, "nothing was removed");
+    });
+}
+
+#[test]
 fn what_is_mounted_in_the_place_of_a_link_is_refused_before_anything_is_removed() {
     with_mounts(
         "what_is_mounted_in_the_place_of_a_link_is_refused_before_anything_is_removed",

@@ -172,6 +172,26 @@ async fn names_may_be_as_long_as_files_can_have_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_written_cannot_be_verified() {
+    let members = [file("/base/5", CONTENT), file("/base/5/1259", CONTENT)];
+    let listed: [(&str, &[u8]); 2] = [("base/5", CONTENT), ("base/5/1259", CONTENT)];
+    for mode in [RestoreMode::Fresh, RestoreMode::VerifyOnly] {
+        let repository = Repository::new(&sentinel(""), &members, &listed).await;
+        let options = RestoreOptions {
+            mode,
+            ..RestoreOptions::default()
+        };
+        let error = repository.restore_with(options).await.expect_err("no directory");
+        assert!(matches!(error, Error::Damaged { .. }), "{mode:?}: {error:?}");
+        let detail = error.detail().unwrap_or_default();
+        assert_eq!(
+            detail, "The backup has files below it, but it is no directory.",
+            "{mode:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_group_may_read_what_it_could_read() {
     let tar_of = |members: &[(&str, EntryType, u32, &[u8])]| {
         let mut tar = tar::Builder::new(Vec::new());
