@@ -25,7 +25,7 @@ pub(super) fn apply(newest: &str) {
     let Some(policy) = guc::retention() else { return };
     backup::set_phase(Phase::Retention);
     let applied = PgTryBuilder::new(AssertUnwindSafe(|| {
-        ArchiveSettings::current()
+        ArchiveSettings::for_writing()
             .and_then(|settings| enforce(&settings, &policy, newest))
             .map_err(|error| Box::new(Failure::from(&error)))
     }))

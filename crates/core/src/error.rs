@@ -121,6 +121,22 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// An object that somebody has encrypted.
+    #[error("\"{object}\" is encrypted, and no key is configured")]
+    Encrypted {
+        /// The object's URL.
+        object: String,
+        /// By what that is known.
+        reason: String,
+    },
+    /// Something to be removed lies behind a symbolic link.
+    #[error("\"{object}\" was not removed, as \"{link}\" is a symbolic link")]
+    BehindLink {
+        /// The object's URL.
+        object: String,
+        /// The link's key in the repository.
+        link: String,
+    },
     /// A relation's file whose pages are not what the server wrote.
     #[error("file \"{}\" has pages with a wrong checksum", file.display())]
     CorruptPages {
@@ -205,6 +221,11 @@ impl Error {
         matches!(self, Error::Store { .. } | Error::Timeout { .. } | Error::Io { .. })
     }
 
+    /// Is it the content of an object that cannot be used, damaged or encrypted, as opposed to a store that cannot be asked?
+    pub fn is_content(&self) -> bool {
+        matches!(self, Error::Damaged { .. } | Error::Encrypted { .. })
+    }
+
     /// Could the archive not be asked at all (as opposed to: it was asked, and the answer is bad)?
     pub fn is_unreachable(&self) -> bool {
         matches!(
@@ -232,6 +253,7 @@ impl Error {
             | Error::Conflict { reason, .. }
             | Error::BackupExists { reason, .. }
             | Error::CorruptPages { reason, .. }
+            | Error::Encrypted { reason, .. }
             | Error::Damaged { reason, .. } => Some(reason.clone()).filter(|reason| !reason.is_empty()),
             Error::Timeout { .. } => Some("Until then the store reported neither success nor an error.".to_owned()),
             _ => None,
@@ -256,6 +278,9 @@ impl Error {
             Error::NotFound { .. } | Error::Cancelled => return None,
             Error::Store { reason, .. } if reason.contains("No space left on device") => {
                 "Free some space where the repository is, or give it more."
+            }
+            Error::Store { reason, .. } if reason.contains("not a regular file") => {
+                "Something else lies under the name of an object. Look who put it there, and remove it."
             }
             Error::Store { reason, .. } if reason.contains("Read-only file system") => {
                 "The file system of the repository is mounted read-only."
@@ -287,6 +312,13 @@ impl Error {
             Error::Damaged { .. } => {
                 "What the repository holds under this name cannot be used. Look for another copy of the object, or \
                  restore from another backup."
+            }
+            Error::Encrypted { .. } => {
+                "walarchive cannot decrypt yet. Read it with the tool that encrypted it, and with the key."
+            }
+            Error::BehindLink { .. } => {
+                "What a link leads to may be anything, so nothing behind one is removed. Mount the other file system in the \
+                 place of the link, or make the directory of the whole repository the link, or remove these files by hand."
             }
             Error::CorruptPages { .. } => {
                 "Find the relation with pg_filenode_relation() and check it, with pg_amcheck for example; restore it from an \

@@ -126,14 +126,19 @@ pub(super) fn read_tar(context: &Context, tar: &Tar, mut reader: RangeReader) ->
         }
         Ok(())
     });
-    let damaged = match (result, reader.take_failure()) {
-        (Ok(true), _) => None,
-        (Ok(false), _) => Some(TRUNCATED.to_owned()),
-        (Err(Stop::Other(error)), _) => return Err(error),
-        (Err(Stop::Read(_)), Some(Error::NotFound { .. })) => Some("It is missing.".to_owned()),
-        (Err(Stop::Read(_)), Some(Error::Damaged { reason, .. })) => Some(reason),
-        (Err(Stop::Read(_)), Some(failure)) => return Err(failure),
-        (Err(Stop::Read(error)), None) => Some(format!("It cannot be unpacked: {error}.")),
+    let damaged = match result {
+        Ok(true) => None,
+        Ok(false) => Some(TRUNCATED.to_owned()),
+        Err(Stop::Other(error)) => return Err(error),
+        Err(Stop::Read(error)) => {
+            let why = format!("It cannot be unpacked: {error}.");
+            match reader.blame(tar.key.clone(), tar.format, why) {
+                Error::NotFound { .. } => Some("It is missing.".to_owned()),
+                Error::Damaged { reason, .. } => Some(reason),
+                Error::Encrypted { reason, .. } => Some(format!("It is encrypted, and no key is configured. {reason}")),
+                failure => return Err(failure),
+            }
+        }
     };
     let mut findings = context.findings.lock();
     match damaged {

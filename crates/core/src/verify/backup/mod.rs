@@ -189,6 +189,11 @@ fn unless_damaged<T>(result: Result<T>, what: &'static str, findings: &mut Findi
             findings.add(what, Status::Failure, object, reason);
             Ok(None)
         }
+        Err(Error::Encrypted { object, reason }) => {
+            let detail = format!("It is encrypted, and no key is configured. {reason}");
+            findings.add(what, Status::Failure, object, detail);
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }
