@@ -343,3 +343,53 @@ fn an_encrypted_object_is_told_from_a_damaged_one() {
         assert!(table.contains(word), "{table}");
     }
 }
+
+#[test]
+fn an_encrypted_backup_is_told_from_a_damaged_one() {
+    let place = Place::new();
+    let store = place.store();
+    let environment = [("WALG_FILE_PREFIX", store.as_str())];
+    let name = "base_000000010000000000000003";
+    let tars = format!("store/basebackups_005/{name}/tar_partitions");
+    std::fs::create_dir_all(place.path(&tars)).expect("made");
+    std::fs::create_dir(place.path("store/wal_005")).expect("made");
+    let start = 3 * SEGMENT_BYTES + 40;
+    let sentinel = format!(
+        r#"{{"LSN": {start}, "FinishLSN": {}, "StartTime": "2026-11-20T10:00:00Z", "FinishTime": "2026-11-20T10:00:01Z",
+            "PgVersion": 150000, "FilesMetadataDisabled": true}}"#,
+        start + 100
+    );
+    let pgp = b"\x85\x01\x0c\x03\x11\x22\x33\x44\x55\x66\x77\x88 and so on";
+    place.write(
+        &format!("store/basebackups_005/{name}_backup_stop_sentinel.json"),
+        sentinel.as_bytes(),
+        0o600,
+    );
+    for tar in ["part_001", "pg_control", "backup_label"] {
+        place.write(&format!("{tars}/{tar}.tar.zst"), pgp, 0o600);
+    }
+    place.write(&format!("store/wal_005/{SEGMENT}.zst"), pgp, 0o600);
+    let encrypted = "encrypted, and no key is configured";
+    let (exit, says) = place.run(&["backup-fetch", "../new", "LATEST", "-q"], &environment);
+    assert!(exit == 200 && says.contains(encrypted), "{exit} {says}");
+    assert!(!place.path("new/global/pg_control").exists());
+    let (exit, says) = place.run(&["backup-fetch", "../x", name, "--verify-only", "-q"], &environment);
+    assert!(exit == 2 && says.contains(encrypted), "{exit} {says}");
+    let verified = place
+        .command(&["backup-verify", name, "-q", "--json"], &environment)
+        .output()
+        .expect("run");
+    let rows = String::from_utf8_lossy(&verified.stdout);
+    assert!(
+        verified.status.code() == Some(1) && rows.matches(encrypted).count() == 3,
+        "{rows}"
+    );
+    assert!(!rows.contains("in no tar"), "{rows}");
+    // What is encrypted tells no segment size, and 16 MB would be wrong.
+    let listed = place.command(&["backup-list"], &environment).output().expect("run");
+    let table = String::from_utf8_lossy(&listed.stdout);
+    assert!(
+        table.contains("yes") && !table.contains("is not in the archive"),
+        "{table}"
+    );
+}

@@ -7,6 +7,9 @@ use crate::error::Error;
 /// As many bytes as have to be known of an object, at the most.
 pub(crate) const HEAD_BYTES: usize = 64;
 
+/// In the text of an error about an object of which nobody can tell whether it is encrypted or damaged.
+pub(crate) const MAY_BE_ENCRYPTED: &str = "so it may be encrypted";
+
 /// The error for an object that could not be decoded, of which these are the first bytes and why; `object` is its URL.
 pub(crate) fn undecodable(object: impl Into<String>, head: &[u8], format: Format, why: impl Into<String>) -> Error {
     match looks(head, format) {
@@ -17,7 +20,7 @@ pub(crate) fn undecodable(object: impl Into<String>, head: &[u8], format: Format
         Looks::Otherwise => Error::damaged(
             object,
             format!(
-                "{} It is not of the compression that its name says ({}), so it may be encrypted, as WAL-G's libsodium \
+                "{} It is not of the compression that its name says ({}), {MAY_BE_ENCRYPTED}, as WAL-G's libsodium \
                  encryption leaves no mark, and no key is configured.",
                 why.into(),
                 format.suffix()

@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::encrypted::MAY_BE_ENCRYPTED;
+
 /// What can go wrong. [`Error::is_transient`] alone decides whether something is tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -329,6 +331,10 @@ impl Error {
             }
             Error::InvalidWal { .. } => {
                 "The file was left in place. Check whether it was copied into pg_wal from another cluster."
+            }
+            Error::Damaged { reason, .. } if reason.contains(MAY_BE_ENCRYPTED) => {
+                "If WAL-G encrypted it, read it with WAL-G and the key, as walarchive cannot decrypt yet. Else look for another \
+                 copy of the object, or restore from another backup."
             }
             Error::Damaged { .. } => {
                 "What the repository holds under this name cannot be used. Look for another copy of the object, or \

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tar::EntryType;
@@ -39,6 +39,8 @@ pub(super) struct Context {
     strays: Mutex<HashSet<Key>>,
     stray_keys: Keys,
     pub(super) findings: Mutex<Findings>,
+    /// A tar is encrypted, so that nothing can be said of what is in none of them.
+    pub(super) is_encrypted: AtomicBool,
     pub(super) pages: Mutex<Pages>,
     pub(super) progress: Arc<Progress>,
 }
@@ -53,6 +55,7 @@ impl Context {
             strays: Mutex::default(),
             stray_keys: Keys::default(),
             findings: Mutex::new(findings),
+            is_encrypted: AtomicBool::new(false),
             pages: Mutex::default(),
             progress,
         }
@@ -135,7 +138,10 @@ pub(super) fn read_tar(context: &Context, tar: &Tar, mut reader: RangeReader) ->
             match reader.blame(tar.key.clone(), tar.format, why) {
                 Error::NotFound { .. } => Some("It is missing.".to_owned()),
                 Error::Damaged { reason, .. } => Some(reason),
-                Error::Encrypted { reason, .. } => Some(format!("It is encrypted, and no key is configured. {reason}")),
+                Error::Encrypted { reason, .. } => {
+                    context.is_encrypted.store(true, Ordering::Relaxed);
+                    Some(format!("It is encrypted, and no key is configured. {reason}"))
+                }
                 failure => return Err(failure),
             }
         }

@@ -173,7 +173,7 @@ async fn look_at_tars(
             break;
         }
     }
-    if result.is_ok() {
+    if result.is_ok() && !context.is_encrypted.load(Ordering::Relaxed) {
         result = conclude_files(store, &context, backup).await;
         conclude(&context, backup);
     }
