@@ -20,7 +20,7 @@ const LIVENESS: Duration = Duration::from_secs(1);
 /// Can files be archived with the present settings? Says what is missing; the archiver repeats it about once a minute.
 pub fn check_configured() -> Result<(), String> {
     let checked = shmem::require_preloaded()
-        .and_then(|()| ArchiveSettings::current())
+        .and_then(|()| ArchiveSettings::for_writing())
         .map(|_| ());
     checked.map_err(|refused| {
         error::warn("WAL cannot be archived", &Failure::from(&refused));
@@ -76,7 +76,7 @@ fn archive(file: &str) -> Result<(), Box<Failure>> {
     };
     shmem::require_preloaded().map_err(|refused| Box::new(Failure::from(&refused)))?;
     let name: WalFileName = file.parse().map_err(noted)?;
-    let settings = ArchiveSettings::current().map_err(noted)?;
+    let settings = ArchiveSettings::for_writing().map_err(noted)?;
     let path = server::data_directory().join("pg_wal").join(file);
     let numbers = Fingerprint::of(&path).map_err(noted)?.to_numbers();
     let deadline = Instant::now() + guc::archive_timeout();

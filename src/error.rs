@@ -2,7 +2,7 @@
 
 use pgrx::{PgLogLevel, PgSqlErrorCode, ereport};
 use walarchive_core::backup::CorruptPages;
-use walarchive_core::{Error, printable};
+use walarchive_core::{Error, printable, wal_g};
 
 use crate::pg::text::message;
 use crate::pg::{CaughtError, ErrorReport};
@@ -27,10 +27,12 @@ fn sqlstate(error: &Error) -> PgSqlErrorCode {
         Error::Unauthorized { .. } | Error::NoCredentials { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
         Error::NoSuchStore { .. } | Error::NotFound { .. } | Error::NoBackup { .. } => ERRCODE_UNDEFINED_FILE,
         Error::Store { .. } | Error::ClockSkew { .. } => ERRCODE_CONNECTION_FAILURE,
-        Error::Unsupported { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
+        Error::Unsupported { .. } | Error::Encrypted { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
         Error::Timeout { .. } => ERRCODE_CONNECTION_DOES_NOT_EXIST,
         Error::Conflict { .. } | Error::BackupExists { .. } => ERRCODE_DUPLICATE_FILE,
-        Error::ForeignRepository { .. } | Error::OtherSegmentSize { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        Error::ForeignRepository { .. } | Error::OtherSegmentSize { .. } | Error::BehindLink { .. } => {
+            ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+        }
         Error::InvalidWal { .. } | Error::Damaged { .. } | Error::CorruptPages { .. } => ERRCODE_DATA_CORRUPTED,
         Error::Io { source, .. } => match source.kind() {
             std::io::ErrorKind::StorageFull => ERRCODE_DISK_FULL,
@@ -114,6 +116,26 @@ pub fn warn(context: &str, failure: &Failure) {
 /// A WARNING, with DETAIL and HINT.
 pub fn notify(failure: &Failure) {
     report(failure, failure.message.as_str().to_owned()).report(PgLogLevel::WARNING);
+}
+
+/// Name, once, the variables of WAL-G in the server's environment that it does not read, and those that keep it from writing.
+pub fn warn_of_wal_g() {
+    let unread = wal_g::not_read_by_server(std::env::vars_os());
+    if !unread.is_empty() {
+        let message = format!(
+            "walarchive: variables of WAL-G have no effect on this server: {}",
+            unread.join(", ")
+        );
+        ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "walarchive")
+            .set_hint(
+                "The server has settings of its own, such as walarchive.storage and walarchive.compression; the binary \
+                 \"walarchive\" reads these variables.",
+            )
+            .report(PgLogLevel::WARNING);
+    }
+    if let Err(refused) = wal_g::refuse_plain_text(std::env::vars_os()) {
+        warn("WAL cannot be archived", &Failure::from(&refused));
+    }
 }
 
 /// End the statement with this failure.

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
-use walarchive_core::Error;
 use walarchive_core::backup::OnChecksumFailure;
 use walarchive_core::backup::delta::{Origin, Wanted};
 use walarchive_core::codec::Compression as CoreCompression;
@@ -18,6 +17,7 @@ use walarchive_core::formats::manifest::ChecksumAlgorithm;
 use walarchive_core::retention::Policy;
 use walarchive_core::schedule::Schedule;
 use walarchive_core::storage::Store;
+use walarchive_core::{Error, wal_g};
 
 use crate::pg::settings::{
     check_backup_schedule as backup_schedule_hook, check_retention as retention_hook, check_storage as storage_hook,
@@ -31,6 +31,10 @@ use crate::shmem::MAX_CONCURRENCY;
 pub enum Compression {
     #[name = c"zstd"]
     Zstd,
+    #[name = c"lz4"]
+    Lz4,
+    #[name = c"lzma"]
+    Lzma,
     #[name = c"none"]
     None,
 }
@@ -134,7 +138,7 @@ pub fn define() {
     int(
         c"walarchive.compression_level",
         c"Level of the compression, 1 (fast) to 19 (small).",
-        c"",
+        c"lzma has levels up to 9; lz4 has none.",
         &COMPRESSION_LEVEL,
         (1, 19),
         GucFlags::default(),
@@ -267,12 +271,20 @@ impl ArchiveSettings {
         storage.patience = storage.request_timeout;
         let method = match COMPRESSION.get() {
             Compression::Zstd => "zstd",
+            Compression::Lz4 => "lz4",
+            Compression::Lzma => "lzma",
             Compression::None => "none",
         };
         Ok(ArchiveSettings {
             storage,
             compression: CoreCompression::new(method, COMPRESSION_LEVEL.get())?,
         })
+    }
+
+    /// The same for whoever is about to write: refused where the server's environment asks for encryption.
+    pub fn for_writing() -> Result<Self, Error> {
+        wal_g::refuse_plain_text(std::env::vars_os())?;
+        Self::current()
     }
 
     /// The same in every process that has the same settings, and another one when they differ.

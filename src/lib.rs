@@ -33,5 +33,6 @@ pub extern "C-unwind" fn _PG_init() {
         pg_shmem_init!(SCHEDULING = shmem::initial_scheduling());
         shmem::set_preloaded();
         worker::register();
+        error::warn_of_wal_g();
     }
 }

@@ -49,7 +49,7 @@ fn walarchive_backup_push(
     or_raise(shmem::require_preloaded());
     let kind = or_raise(kind(full, delta_from.as_ref().map(|name| name.0.as_str())));
     // What is wrong with the settings is said here, not by a worker later.
-    or_raise(ArchiveSettings::current());
+    or_raise(ArchiveSettings::for_writing());
     if !server::in_recovery() && !server::is_archive_library() {
         warning!(
             "archive_library is not walarchive; the backup waits until somebody else archives its WAL into the repository"

@@ -1,9 +1,9 @@
 //! `walarchive_check`.
 
 use pgrx::prelude::*;
-use walarchive_core::Error;
 use walarchive_core::check::{self, Check};
 use walarchive_core::storage::Store;
+use walarchive_core::{Error, wal_g};
 
 use super::LOOK;
 use crate::bridge::{self, Flow};
@@ -34,6 +34,9 @@ fn walarchive_check() -> TableIterator<
                 "settings",
                 format!("storage is \"{}\"", settings.storage.url),
             ));
+            if let Err(error) = wal_g::refuse_plain_text(std::env::vars_os()) {
+                checks.push(Check::of_error("encryption", &error));
+            }
             checks.extend(store(settings));
         }
         Err(error) => checks.push(Check::of_error("settings", &error)),

@@ -8,6 +8,7 @@ use walarchive_core::{Error, Result, cluster};
 
 use super::{bigint, in_archive, required};
 use crate::error::{self, or_raise};
+use crate::guc::ArchiveSettings;
 use crate::pg::server;
 use crate::pg::text::{SqlText, message};
 use crate::shmem::{self, BACKUP};
@@ -220,6 +221,9 @@ fn running() -> Vec<String> {
 
 fn delete(request: Result<Request>, confirm: bool) -> Vec<Shown> {
     let request = or_raise(request);
+    if confirm {
+        or_raise(ArchiveSettings::for_writing());
+    }
     let (identity, running) = (server::identity(), running());
     let (plan, applied) = in_archive(move |archive| async move {
         let store = archive.store();

@@ -4,6 +4,8 @@ use pgrx::prelude::*;
 use walarchive_core::{cluster, retention};
 
 use super::{in_archive, required, texts};
+use crate::error::or_raise;
+use crate::guc::ArchiveSettings;
 use crate::pg::server;
 use crate::pg::text::SqlText;
 
@@ -16,6 +18,7 @@ fn walarchive_backup_mark(
 ) -> SetOfIterator<'static, SqlText> {
     let SqlText(name) = required("name", name);
     let permanent = required("permanent", permanent);
+    or_raise(ArchiveSettings::for_writing());
     let identity = server::identity();
     let changed = in_archive(|archive| async move {
         cluster::is_owned(archive.store(), &identity).await?;

@@ -134,7 +134,7 @@ unsafe extern "C-unwind" fn fail_if_unfinished(_code: c_int, _argument: Datum) {
 
 /// The whole backup. `begun` tells what has to be undone if it fails.
 fn take(begun: &Begun) -> Result<String> {
-    let settings = ArchiveSettings::current()?;
+    let settings = ArchiveSettings::for_writing()?;
     if server::archive_mode() == "off" && !server::in_recovery() {
         return Err(Error::config(
             "WAL archiving is not enabled, and a backup cannot be restored without the WAL of its time",

@@ -30,7 +30,7 @@ pub(super) fn apply(newest: &str) {
     let Some(policy) = guc::retention() else { return };
     backup::set_phase(Phase::Retention);
     let applied = backup::attempt(|| {
-        let settings = ArchiveSettings::current()?;
+        let settings = ArchiveSettings::for_writing()?;
         enforce(&settings, &policy, newest)
     });
     bridge::drain();

@@ -110,7 +110,7 @@ impl Scheduler {
                 "Set archive_mode to on and archive_library to walarchive, and restart the server.",
             ));
         }
-        let settings = ArchiveSettings::current()?;
+        let settings = ArchiveSettings::for_writing()?;
         let basis = Some((settings.generation(), schedule.clone()));
         if self.basis != basis {
             self.basis = basis;

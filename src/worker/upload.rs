@@ -145,7 +145,7 @@ impl Uploader {
             let request = ARCHIVING.exclusive().queue.take_request();
             let Some(file) = request else { return };
             self.ahead.expect_more();
-            match (file.as_str().parse::<WalFileName>(), ArchiveSettings::current()) {
+            match (file.as_str().parse::<WalFileName>(), ArchiveSettings::for_writing()) {
                 (Ok(name), Ok(settings)) => self.upload(name, &settings),
                 (Err(error), _) | (_, Err(error)) => {
                     let failure = Failure::from(&error);
@@ -167,7 +167,7 @@ impl Uploader {
             return Ok(());
         }
         // The archiver says what is wrong with the settings.
-        let Ok(settings) = ArchiveSettings::current() else {
+        let Ok(settings) = ArchiveSettings::for_writing() else {
             return Ok(());
         };
         while self.running.len() < guc::upload_concurrency() {

@@ -12,6 +12,7 @@ use walarchive_core::restore::{
 use crate::backup_mark::BackupMark;
 use crate::backup_verify::BackupVerify;
 use crate::delete::Delete;
+use crate::settings::Sources;
 use crate::wal_verify::WalVerify;
 
 /// Fetch what the walarchive extension (or WAL-G) archived, and restore base backups.
@@ -21,6 +22,9 @@ pub struct Args {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    /// Where WAL-G's settings stand beside the environment.
+    #[command(flatten)]
+    pub sources: Sources,
     /// Say more on stderr; RUST_LOG selects in detail.
     #[arg(short, long, global = true)]
     pub verbose: bool,
@@ -32,9 +36,11 @@ pub enum Command {
     /// Fetch one WAL file from the archive: restore_command = 'walarchive wal-fetch %f "%p"'.
     ///
     /// Exit codes: 0 done; 74 the file is not in the archive; 200 the archive could not be asked, or what it gave is
-    /// damaged (1 where a standby has to go on trying).
+    /// damaged or encrypted (1 where a standby has to go on trying).
     WalFetch(WalFetch),
     /// Put one WAL file into the archive.
+    ///
+    /// Exit codes: 0 it is there; 1 it is not; 2 usage.
     WalPush(WalPush),
     /// List the base backups, oldest first.
     BackupList(BackupList),
@@ -53,8 +59,9 @@ pub enum Command {
     BackupVerify(BackupVerify),
     /// Restore a base backup into an empty directory, and prepare recovery.
     ///
-    /// Exit codes: 0 done; 1 refused; 2 usage; 200 the archive could not be asked, or what it gave is damaged. With
-    /// --verify-only as backup-verify: 0 it can be restored; 1 it is damaged; 2 it could not be verified.
+    /// Exit codes: 0 done; 1 refused; 2 usage; 200 the archive could not be asked, or what it gave is damaged or encrypted.
+    /// With --verify-only as backup-verify: 0 it can be restored; 1 it is damaged; 2 it could not be verified, as when it is
+    /// encrypted.
     BackupFetch(Box<BackupFetch>),
     /// Keep a backup for good, whatever retention says; or no longer. A delta's ancestors are marked with it.
     BackupMark(BackupMark),
@@ -177,7 +184,9 @@ pub struct BackupFetch {
     #[arg(long, value_name = "ACTION", requires = "target", value_enum)]
     target_action: Option<Action>,
     /// Put a tablespace elsewhere; OLD is its directory or OID. May be repeated.
-    #[arg(long, value_name = "OLD=NEW")]
+    #[arg(long, value_name = "OLD=NEW", value_parser = by(|text| {
+        TablespaceMap::default().add(text).map(|()| text.to_owned())
+    }))]
     tablespace_map: Vec<String>,
     /// Put tablespaces into DIR/<oid>, but for those that --tablespace-map puts elsewhere.
     #[arg(long, value_name = "DIR")]

@@ -102,6 +102,7 @@ async fn prepare(args: &BackupFetch) -> Result<(RestorePlan, StorageConfig)> {
             restore_command: RestoreCommand {
                 binary: std::env::current_exe().map_err(|error| Error::io("find", "walarchive", error))?,
                 storage: settings.storage.clone(),
+                flags: settings::flags(),
             },
             target: args.target(),
         });

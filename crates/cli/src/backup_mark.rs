@@ -21,6 +21,7 @@ pub struct BackupMark {
 
 /// Mark a backup, and say which ones were changed.
 pub async fn run(args: &BackupMark) -> Result<()> {
+    settings::refuse_plain_text()?;
     let store = settings::store(&args.storage)?;
     let changed = retention::mark(&store, &args.name, !args.impermanent).await?;
     let state = if args.impermanent { "impermanent" } else { "permanent" };

@@ -15,6 +15,9 @@ pub async fn run(args: &args::Check) -> Result<Status> {
         "settings",
         format!("storage is \"{}\"", settings.storage.url),
     )];
+    if let Err(error) = settings::refuse_plain_text() {
+        checks.push(Check::of_error("encryption", &error));
+    }
     match Store::open(&settings.storage) {
         Ok(store) => checks.extend(check::check_store(&store, None).await),
         Err(error) => checks.push(Check::of_error("store", &error)),

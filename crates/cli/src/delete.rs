@@ -141,8 +141,17 @@ impl What {
 
 /// Plan, show, and delete if that is confirmed.
 pub async fn run(args: &Delete) -> Result<ExitCode> {
-    let request = args.what.request()?;
+    let request = match args.what.request() {
+        Ok(request) => request,
+        Err(error) => {
+            exit::print(&error);
+            return Ok(ExitCode::from(exit::USAGE));
+        }
+    };
     let common = &args.what.words().common;
+    if common.confirm {
+        settings::refuse_plain_text()?;
+    }
     let store = settings::store(&common.storage)?;
     let plan = retention::draw_up(&store, &request, &[], Utc::now()).await?;
     plan.notes

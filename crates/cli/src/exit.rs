@@ -1,6 +1,7 @@
 //! Messages and exit codes. PostgreSQL reads much into the exit code of `restore_command`: 1 to 125 is "not there", upon
 //! which recovery may end and the server accept writes; anything above stops it.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -17,7 +18,7 @@ pub const FATAL: u8 = 200;
 /// Refused or failed, with no meaning of its own.
 pub const FAILED: u8 = 1;
 /// The command line is wrong; for the verbs that verify, all that kept them from it.
-const USAGE: u8 = 2;
+pub const USAGE: u8 = 2;
 
 /// Print an error as the server would.
 pub fn print(error: &Error) {
@@ -37,6 +38,7 @@ pub fn of_usage(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let known = [
+        "help",
         "wal-push",
         "wal-show",
         "wal-verify",
@@ -48,13 +50,29 @@ pub fn of_usage(error: &clap::Error) -> ExitCode {
         "delete",
         "check",
     ];
-    let verb = std::env::args_os()
-        .skip(1)
-        .find(|arg| !arg.as_encoded_bytes().starts_with(b"-"));
-    match verb.is_some_and(|verb| known.iter().any(|known| verb == *known)) {
-        true => ExitCode::from(USAGE),
-        false => ExitCode::from(FATAL),
+    // Nothing that restore_command could mean.
+    let no_verb = matches!(
+        error.kind(),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand
+    );
+    let verb = verb(std::env::args_os().skip(1));
+    let is_other = match verb {
+        None => no_verb,
+        Some(verb) => known.iter().any(|known| verb == *known),
+    };
+    ExitCode::from(if is_other { USAGE } else { FATAL })
+}
+
+/// The first argument that is neither a flag nor the value of a global one.
+fn verb(mut arguments: impl Iterator<Item = OsString>) -> Option<OsString> {
+    while let Some(argument) = arguments.next() {
+        if argument == "--config" || argument == "--envdir" {
+            arguments.next();
+        } else if !argument.as_encoded_bytes().starts_with(b"-") {
+            return Some(argument);
+        }
     }
+    None
 }
 
 /// For `wal-fetch`. A missing file is an everyday answer and no error: recovery asks for the next segment until there is none.
@@ -78,7 +96,7 @@ pub fn of_restore(result: Result<()>) -> ExitCode {
         return ExitCode::SUCCESS;
     };
     print(&error);
-    let archive = error.is_unreachable() || matches!(error, Error::Damaged { .. } | Error::NotFound { .. });
+    let archive = error.is_unreachable() || error.is_content() || matches!(error, Error::NotFound { .. });
     ExitCode::from(if archive { FATAL } else { FAILED })
 }
 

@@ -39,24 +39,35 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> ExitCode {
+    // What WAL-G's files say becomes the environment, in which all else is looked for.
+    let ready = args.sources.adopt().map(|flags| {
+        settings::remember_flags(flags);
+        settings::remark();
+    });
     match args.command {
         Command::WalFetch(args) => {
-            let result = within_runtime(false, wal::fetch(&args));
+            let result = ready.and_then(|()| within_runtime(false, wal::fetch(&args)));
             exit::of_wal_fetch(result, &args.path)
         }
-        Command::WalPush(args) => exit::of_plain(within_runtime(false, wal::push(&args))),
-        Command::BackupList(args) => exit::of_plain(within_runtime(true, backup_list::run(&args))),
-        Command::WalShow(args) => exit::of_plain(within_runtime(true, wal_show::run(&args))),
-        Command::RecoveryWindows(args) => exit::of_plain(within_runtime(true, wal_show::windows(&args))),
-        Command::BackupMark(args) => exit::of_plain(within_runtime(true, backup_mark::run(&args))),
-        Command::Delete(args) => exit::of_delete(within_runtime(true, delete::run(&args))),
-        Command::Check(args) => exit::of_check(within_runtime(true, check::run(&args))),
-        Command::WalVerify(args) => exit::of_verify(within_runtime(true, wal_verify::run(&args))),
-        Command::BackupVerify(args) => exit::of_verify(within_runtime(true, backup_verify::run(&args))),
-        Command::BackupFetch(args) if args.verify_only => {
-            exit::of_verify(within_runtime(true, backup_fetch::verify(&args)))
+        Command::WalPush(args) => exit::of_plain(ready.and_then(|()| within_runtime(false, wal::push(&args)))),
+        Command::BackupList(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, backup_list::run(&args)))),
+        Command::WalShow(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, wal_show::run(&args)))),
+        Command::RecoveryWindows(args) => {
+            exit::of_plain(ready.and_then(|()| within_runtime(true, wal_show::windows(&args))))
         }
-        Command::BackupFetch(args) => exit::of_restore(within_runtime(true, backup_fetch::run(&args))),
+        Command::BackupMark(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, backup_mark::run(&args)))),
+        Command::Delete(args) => exit::of_delete(ready.and_then(|()| within_runtime(true, delete::run(&args)))),
+        Command::Check(args) => exit::of_check(ready.and_then(|()| within_runtime(true, check::run(&args)))),
+        Command::WalVerify(args) => exit::of_verify(ready.and_then(|()| within_runtime(true, wal_verify::run(&args)))),
+        Command::BackupVerify(args) => {
+            exit::of_verify(ready.and_then(|()| within_runtime(true, backup_verify::run(&args))))
+        }
+        Command::BackupFetch(args) if args.verify_only => {
+            exit::of_verify(ready.and_then(|()| within_runtime(true, backup_fetch::verify(&args))))
+        }
+        Command::BackupFetch(args) => {
+            exit::of_restore(ready.and_then(|()| within_runtime(true, backup_fetch::run(&args))))
+        }
     }
 }
 

@@ -12,10 +12,15 @@ use crate::settings;
 
 /// Fetch one WAL file.
 pub async fn fetch(args: &WalFetch) -> Result<()> {
-    let name: WalFileName = args.name.parse()?;
+    let name: WalFileName = args.name.parse().map_err(|_| {
+        Error::config(
+            format!("\"{}\" is not the name of a WAL file", args.name.escape_debug()),
+            "Give the name that the server puts in place of %f, as in restore_command = 'walarchive wal-fetch %f \"%p\"'.",
+        )
+    })?;
     let settings = settings::find(&args.storage, data_dir_of(&args.path).as_deref())?;
     let store = Store::open(&settings.storage)?;
-    let fetched = archive::fetch(&store, &name, &args.path, settings.compression.format()).await?;
+    let fetched = archive::fetch(&store, &name, &args.path, settings.reads_first).await?;
     tracing::info!(%name, bytes = fetched.file_bytes, "fetched");
     Ok(())
 }
@@ -31,6 +36,7 @@ pub async fn push(args: &WalPush) -> Result<()> {
             ));
         }
     };
+    settings::refuse_plain_text()?;
     let settings = settings::find(&args.storage, data_dir_of(&args.path).as_deref())?;
     let store = Store::open(&settings.storage)?;
     let identity = archive::identity_of(&args.path)?;

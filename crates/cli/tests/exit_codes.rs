@@ -251,13 +251,90 @@ fn a_mistake_in_restore_command_stops_recovery() {
         &["wal-fetch", SEGMENT, "x", "--storage", "nonsense"],
         &["wal-fetch", "nonsense", "x", "--storage", "file:///tmp"],
         &["wal-fecth", SEGMENT, "x"],
-        &[],
+        &["--config", "/nowhere", "wal-fecth", SEGMENT, "x"],
+        &[
+            "wal-fetch",
+            SEGMENT,
+            "x",
+            "--config",
+            "/nowhere",
+            "--storage",
+            "file:///tmp",
+        ],
     ] {
         let (exit, says) = code(&place.run(args));
         assert!(exit == 200 && !says.is_empty(), "{args:?}: {exit} {says}");
     }
-    assert_eq!(code(&place.run(&["backup-fetch", "x"])).0, 2);
+    let (_, says) = code(&place.run(&["wal-fetch", "nonsense", "x", "--storage", "file:///tmp"]));
+    assert!(
+        says.contains("\"nonsense\" is not the name of a WAL file") && says.contains("in place of %f"),
+        "not the hint of wal-push: {says}"
+    );
     assert_eq!(code(&place.run(&["wal-fetch", "--help"])).0, 0);
+}
+
+#[test]
+fn other_usage_errors_are_2() {
+    let place = Place::new();
+    let storage = place.url();
+    for args in [
+        &[][..],
+        &["-v"],
+        &["backup-fetch", "x"],
+        &["--config", "/x", "backup-fetch"],
+        &[
+            "backup-fetch",
+            "../new",
+            "LATEST",
+            "--tablespace-map",
+            "nonsense",
+            "--storage",
+            &storage,
+        ],
+        &["wal-push"],
+        &["backup-mark"],
+        &["delete"],
+        &["delete", "retain", "--storage", &storage],
+        &["delete", "retain", "many", "--storage", &storage],
+        &["delete", "everything", "please", "--storage", &storage],
+        &["delete", "gfs", "x", "--storage", &storage],
+        &["wal-verify", "nonsense"],
+        &["check", "--nonsense"],
+        &["help", "nonsense"],
+    ] {
+        let (exit, says) = code(&place.run(args));
+        assert!(exit == 2 && !says.is_empty(), "{args:?}: {exit} {says}");
+    }
+    for args in [
+        &["--help"][..],
+        &["help"],
+        &["--version"],
+        &["help", "delete"],
+        &["delete", "retain", "--help"],
+    ] {
+        assert_eq!(code(&place.run(args)).0, 0, "{args:?}");
+    }
+}
+
+/// A named pipe in the place of an object has no writer, and so a reader would wait for ever.
+#[test]
+fn a_named_pipe_is_no_wal_file() {
+    let place = Place::new();
+    let folder = place.path("store/wal_005");
+    std::fs::create_dir(&folder).expect("made");
+    let mode = nix::sys::stat::Mode::from_bits_truncate(0o600);
+    nix::unistd::mkfifo(&folder.join(format!("{SEGMENT}.zst")), mode).expect("made");
+    let begun = std::time::Instant::now();
+    let (exit, says) = place.fetch(&place.url());
+    assert!(
+        exit == 200 && says.contains("it is not a regular file"),
+        "{exit} {says}"
+    );
+    assert!(
+        begun.elapsed() < std::time::Duration::from_secs(30),
+        "{:?}",
+        begun.elapsed()
+    );
 }
 
 #[test]

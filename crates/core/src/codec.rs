@@ -1,6 +1,12 @@
-//! Compression: what is written (zstd or nothing), and what is read (whatever WAL-G may have written).
+//! Compression: what is written, and what is read (whatever WAL-G may have written).
+
+mod lz4_end;
 
 use std::io::{self, Read, Write};
+
+use liblzma::stream::{LzmaOptions, Stream};
+use liblzma::write::XzEncoder;
+use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
 
 use crate::error::{Error, Result};
 
@@ -58,9 +64,9 @@ impl Format {
                 decoder.window_log_max(27)?;
                 Box::new(decoder)
             }
-            Format::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(source)),
+            Format::Lz4 => Box::new(lz4_end::WholeFrames::new(source)),
             Format::Lzma => {
-                let stream = liblzma::stream::Stream::new_lzma_decoder(128 << 20)?;
+                let stream = Stream::new_lzma_decoder(128 << 20)?;
                 Box::new(liblzma::read::XzDecoder::new_stream(source, stream))
             }
             Format::Brotli => Box::new(brotli_decompressor::Decompressor::new(source, 64 << 10)),
@@ -74,6 +80,10 @@ impl Format {
 pub enum Compression {
     /// Zstandard with this level, 1 to 22.
     Zstd(i32),
+    /// The LZ4 frame format, which has no levels here.
+    Lz4,
+    /// The legacy LZMA format with this level, 1 to 9. Level 1 takes some 10 MB a stream, level 9 some 700 MB.
+    Lzma(u32),
     /// None.
     Plain,
 }
@@ -89,10 +99,12 @@ impl Compression {
     pub fn new(method: &str, level: i32) -> Result<Self> {
         match method {
             "zstd" if (1..=22).contains(&level) => Ok(Compression::Zstd(level)),
+            "lz4" => Ok(Compression::Lz4),
+            "lzma" if (1..=9).contains(&level) => Ok(Compression::Lzma(level as u32)),
             "none" => Ok(Compression::Plain),
             _ => Err(Error::config(
                 format!("compression \"{method}\" with level {level} is not supported"),
-                "Use \"zstd\" with a level from 1 to 22, or \"none\".",
+                "Use \"zstd\" with a level from 1 to 22, \"lzma\" with a level from 1 to 9, \"lz4\" or \"none\".",
             )),
         }
     }
@@ -101,6 +113,8 @@ impl Compression {
     pub fn format(self) -> Format {
         match self {
             Compression::Zstd(_) => Format::Zstd,
+            Compression::Lz4 => Format::Lz4,
+            Compression::Lzma(_) => Format::Lzma,
             Compression::Plain => Format::Plain,
         }
     }
@@ -110,7 +124,8 @@ impl Compression {
         self.encoder_with_threads(sink, 0)
     }
 
-    /// The same, compressing in so many threads of its own; with 0 in the caller's. Each takes a few MB.
+    /// The same, compressing in so many threads of its own where the method can do that; with 0 in the caller's. Each takes a
+    /// few MB.
     pub fn encoder_with_threads<W: Write>(self, sink: W, threads: u32) -> io::Result<Encoder<W>> {
         Ok(match self {
             Compression::Zstd(level) => {
@@ -122,6 +137,19 @@ impl Compression {
                 }
                 Encoder::Zstd(Box::new(encoder))
             }
+            Compression::Lz4 => {
+                // As WAL-G, pierrec/lz4 and the lz4 program write it, with the checksum that tells damage.
+                let frame = FrameInfo::new()
+                    .block_size(BlockSize::Max1MB)
+                    .block_mode(BlockMode::Linked)
+                    .content_checksum(true);
+                Encoder::Lz4(Box::new(FrameEncoder::with_frame_info(frame, sink)))
+            }
+            Compression::Lzma(level) => {
+                let options = LzmaOptions::new_preset(level)?;
+                let stream = Stream::new_lzma_encoder(&options)?;
+                Encoder::Lzma(Box::new(XzEncoder::new_stream(sink, stream)))
+            }
             Compression::Plain => Encoder::Plain(sink),
         })
     }
@@ -131,6 +159,10 @@ impl Compression {
 pub enum Encoder<W: Write> {
     /// Zstandard.
     Zstd(Box<zstd::stream::write::Encoder<'static, W>>),
+    /// The LZ4 frame format.
+    Lz4(Box<FrameEncoder<W>>),
+    /// The legacy LZMA format.
+    Lzma(Box<XzEncoder<W>>),
     /// None.
     Plain(W),
 }
@@ -141,7 +173,7 @@ impl<W: Write> Encoder<W> {
     pub fn pledge(&mut self, bytes: u64) -> io::Result<()> {
         match self {
             Encoder::Zstd(encoder) => encoder.set_pledged_src_size(Some(bytes)),
-            Encoder::Plain(_) => Ok(()),
+            Encoder::Lz4(_) | Encoder::Lzma(_) | Encoder::Plain(_) => Ok(()),
         }
     }
 
@@ -149,6 +181,8 @@ impl<W: Write> Encoder<W> {
     pub fn finish(self) -> io::Result<W> {
         match self {
             Encoder::Zstd(encoder) => encoder.finish(),
+            Encoder::Lz4(encoder) => encoder.finish().map_err(io::Error::from),
+            Encoder::Lzma(encoder) => encoder.finish(),
             Encoder::Plain(sink) => Ok(sink),
         }
     }
@@ -158,6 +192,8 @@ impl<W: Write> Write for Encoder<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Encoder::Zstd(encoder) => encoder.write(bytes),
+            Encoder::Lz4(encoder) => encoder.write(bytes),
+            Encoder::Lzma(encoder) => encoder.write(bytes),
             Encoder::Plain(sink) => sink.write(bytes),
         }
     }
@@ -165,6 +201,8 @@ impl<W: Write> Write for Encoder<W> {
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Encoder::Zstd(encoder) => encoder.flush(),
+            Encoder::Lz4(encoder) => encoder.flush(),
+            Encoder::Lzma(encoder) => encoder.flush(),
             Encoder::Plain(sink) => sink.flush(),
         }
     }
@@ -196,33 +234,150 @@ mod tests {
         assert_eq!(Format::in_order(Format::Brotli).next(), Some(Format::Brotli));
     }
 
+    const WRITTEN: [Compression; 5] = [
+        Compression::Zstd(1),
+        Compression::Lz4,
+        Compression::Lzma(1),
+        Compression::Lzma(9),
+        Compression::Plain,
+    ];
+
+    /// What looks like WAL: some of it repeats, some does not, and there is more of it than a block has.
+    fn sample() -> Vec<u8> {
+        let mut state = 7u32;
+        (0..3u32 << 20)
+            .map(|at| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                if at / 8192 % 4 == 0 {
+                    (state >> 24) as u8
+                } else {
+                    (at % 64) as u8
+                }
+            })
+            .collect()
+    }
+
+    /// Bytes through a program of the system; none if it is not there.
+    fn through(program: &str, args: &[&str], bytes: &[u8]) -> Option<Vec<u8>> {
+        use std::process::{Command, Stdio};
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().ok()?;
+        let (mut input, bytes) = (child.stdin.take().expect("piped"), bytes.to_vec());
+        let feed = std::thread::spawn(move || input.write_all(&bytes));
+        let output = child.wait_with_output().expect("run");
+        feed.join().expect("joined").expect("written");
+        assert!(output.status.success(), "{program} {args:?}: {output:?}");
+        Some(output.stdout)
+    }
+
+    /// WAL-G has lz4 frames, and "lzma" is the format that the xz program calls so; both programs read what is written here, and
+    /// what they write is read.
     #[test]
-    fn what_wal_g_may_have_written_is_read() {
-        let text = b"what WAL-G wrote ".repeat(1000);
-        let mut lz4 = lz4_flex::frame::FrameEncoder::new(Vec::new());
-        lz4.write_all(&text).expect("lz4");
-        assert_eq!(decode(Format::Lz4, &lz4.finish().expect("lz4")).expect("lz4"), text);
-        let options = liblzma::stream::LzmaOptions::new_preset(6).expect("lzma");
-        let stream = liblzma::stream::Stream::new_lzma_encoder(&options).expect("lzma");
-        let mut lzma = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
-        lzma.write_all(&text).expect("lzma");
-        assert_eq!(decode(Format::Lzma, &lzma.finish().expect("lzma")).expect("lzma"), text);
+    fn the_programs_of_the_system_read_it_and_are_read() {
+        for (format, compression, program, args) in [
+            (Format::Lz4, Compression::Lz4, "lz4", &["-c", "-q"][..]),
+            (Format::Lzma, Compression::Lzma(1), "xz", &["--format=lzma", "-c", "-q"]),
+        ] {
+            for text in [sample(), Vec::new(), b"x".to_vec()] {
+                let encoded = encode(compression, &text);
+                let decompress = [&["-d"], args].concat();
+                let Some(decoded) = through(program, &decompress, &encoded) else {
+                    eprintln!("{program} is not installed");
+                    continue;
+                };
+                assert!(decoded == text, "{program}: {} bytes for {}", decoded.len(), text.len());
+                let theirs = through(program, args, &text).expect("installed");
+                assert!(decode(format, &theirs).expect("decoded") == text, "{program}");
+            }
+        }
+    }
+
+    #[test]
+    fn compression_saves_room_and_is_as_it_says() {
+        let text = sample();
+        for compression in WRITTEN {
+            let encoded = encode(compression, &text);
+            assert!(
+                decode(compression.format(), &encoded).expect("decoded") == text,
+                "{compression:?}"
+            );
+            let expected = if compression == Compression::Plain {
+                text.len()
+            } else {
+                text.len() / 3
+            };
+            assert!(encoded.len() <= expected, "{compression:?}: {} bytes", encoded.len());
+        }
+        for (method, level, expected) in [
+            ("zstd", 22, Some(Compression::Zstd(22))),
+            ("lz4", 19, Some(Compression::Lz4)),
+            ("lzma", 9, Some(Compression::Lzma(9))),
+            ("none", 1, Some(Compression::Plain)),
+            ("lzma", 10, None),
+            ("zstd", 23, None),
+            ("brotli", 1, None),
+        ] {
+            assert_eq!(Compression::new(method, level).ok(), expected, "{method} {level}");
+        }
+    }
+
+    /// The decoder by itself takes a frame that was cut between two blocks for a whole one.
+    #[test]
+    fn an_lz4_frame_that_was_cut_anywhere_is_not_whole() {
+        let text = &sample()[..200_000];
+        for checksums in [false, true] {
+            let frame = FrameInfo::new()
+                .block_size(BlockSize::Max64KB)
+                .block_checksums(checksums)
+                .content_checksum(checksums)
+                .content_size(checksums.then_some(text.len() as u64));
+            let mut encoder = FrameEncoder::with_frame_info(frame, Vec::new());
+            encoder.write_all(text).expect("compressed");
+            let whole = encoder.finish().expect("finished");
+            assert!(decode(Format::Lz4, &whole).expect("decoded") == text);
+            for cut in (1..40)
+                .chain((40..whole.len()).step_by(97))
+                .chain(whole.len() - 20..whole.len())
+            {
+                assert!(
+                    decode(Format::Lz4, &whole[..cut]).is_err(),
+                    "cut at {cut} of {}",
+                    whole.len()
+                );
+            }
+            // Exactly between two blocks.
+            let mut at = 7 + if checksums { 8 } else { 0 };
+            while let Some(length) = whole[at..].first_chunk().map(|length| u32::from_le_bytes(*length)) {
+                assert!(
+                    decode(Format::Lz4, &whole[..at]).is_err(),
+                    "cut between two blocks, at {at}"
+                );
+                if length == 0 {
+                    break;
+                }
+                at += 4 + (length & 0x7fff_ffff) as usize + if checksums { 4 } else { 0 };
+            }
+        }
     }
 
     proptest! {
         #[test]
         fn what_is_written_is_read(bytes: Vec<u8>, level in 1i32..=5) {
-            for compression in [Compression::Zstd(level), Compression::Plain] {
+            for compression in [Compression::Zstd(level), Compression::Lz4, Compression::Lzma(level as u32), Compression::Plain] {
                 prop_assert_eq!(decode(compression.format(), &encode(compression, &bytes)).expect("decoded"), bytes.clone());
             }
         }
 
         #[test]
         fn a_truncated_stream_is_never_taken_for_a_whole_one(bytes: Vec<u8>, cut: prop::sample::Index) {
-            let encoded = encode(Compression::Zstd(1), &bytes);
-            let cut = cut.index(encoded.len());
-            prop_assume!(cut > 0);
-            prop_assert!(decode(Format::Zstd, &encoded[..cut]).is_err());
+            for compression in [Compression::Zstd(1), Compression::Lz4, Compression::Lzma(1)] {
+                let encoded = encode(compression, &bytes);
+                let cut = cut.index(encoded.len());
+                if cut > 0 {
+                    prop_assert!(decode(compression.format(), &encoded[..cut]).is_err(), "{:?} cut at {}", compression, cut);
+                }
+            }
         }
     }
 }

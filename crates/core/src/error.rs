@@ -6,6 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::encrypted::MAY_BE_ENCRYPTED;
+
 /// What can go wrong. [`Error::is_transient`] alone decides whether something is tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -147,6 +149,22 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// An object that somebody has encrypted.
+    #[error("\"{object}\" is encrypted, and no key is configured")]
+    Encrypted {
+        /// The object's URL.
+        object: String,
+        /// By what that is known.
+        reason: String,
+    },
+    /// Something to be removed lies behind a symbolic link.
+    #[error("\"{object}\" was not removed, as \"{link}\" is a symbolic link")]
+    BehindLink {
+        /// The object's URL.
+        object: String,
+        /// The link's key in the repository.
+        link: String,
+    },
     /// A relation's file whose pages are not what the server wrote.
     #[error("file \"{}\" has pages with a wrong checksum", file.display())]
     CorruptPages {
@@ -226,6 +244,11 @@ impl Error {
         )
     }
 
+    /// Is it the content of an object that cannot be used, damaged or encrypted, as opposed to a store that cannot be asked?
+    pub fn is_content(&self) -> bool {
+        matches!(self, Error::Damaged { .. } | Error::Encrypted { .. })
+    }
+
     /// Could the archive not be asked at all (as opposed to: it was asked, and the answer is bad)?
     pub fn is_unreachable(&self) -> bool {
         matches!(
@@ -271,6 +294,7 @@ impl Error {
             | Error::Conflict { reason, .. }
             | Error::BackupExists { reason, .. }
             | Error::CorruptPages { reason, .. }
+            | Error::Encrypted { reason, .. }
             | Error::Damaged { reason, .. } => Some(reason.clone()).filter(|reason| !reason.is_empty()),
             Error::OtherSegmentSize { .. } => Some(
                 "Both have the same system identifier, so the size of this cluster's segments was changed, as \
@@ -324,9 +348,20 @@ impl Error {
             Error::InvalidWal { .. } => {
                 "The file was left in place. Check whether it was copied into pg_wal from another cluster."
             }
+            Error::Damaged { reason, .. } if reason.contains(MAY_BE_ENCRYPTED) => {
+                "If WAL-G encrypted it, read it with WAL-G and the key, as walarchive cannot decrypt yet. Else look for another \
+                 copy of the object, or restore from another backup."
+            }
             Error::Damaged { .. } => {
                 "What the repository holds under this name cannot be used. Look for another copy of the object, or \
                  restore from another backup."
+            }
+            Error::Encrypted { .. } => {
+                "walarchive cannot decrypt yet. Read it with the tool that encrypted it, and with the key."
+            }
+            Error::BehindLink { .. } => {
+                "What a link leads to may be anything, so nothing behind one is removed. Mount the other file system in the \
+                 place of the link, or make the directory of the whole repository the link, or remove these files by hand."
             }
             Error::CorruptPages { .. } => {
                 "Find the relation with pg_filenode_relation() and check it, with pg_amcheck for example; restore it from an \

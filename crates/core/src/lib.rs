@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod codec;
 pub mod config;
 pub mod control_file;
+mod encrypted;
 pub mod error;
 mod files;
 pub mod formats;
@@ -28,6 +29,7 @@ pub mod server_config;
 pub mod storage;
 pub mod verify;
 pub mod wal;
+pub mod wal_g;
 
 pub use error::{Error, Result};
 pub use lsn::Lsn;

@@ -1,10 +1,14 @@
 //! Where the repository is: flags, then `WALARCHIVE_*`, then WAL-G's variables, then the data directory's files.
 
+mod config_file;
+mod sources;
 mod wal_g;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use walarchive_core::codec::Compression;
+use walarchive_core::codec::{Compression, Format};
 use walarchive_core::config::{StorageConfig, StorageOptions};
 use walarchive_core::server_config::ServerConfig;
 use walarchive_core::storage::Store;
@@ -13,17 +17,48 @@ use walarchive_core::{Error, Result};
 use crate::args::Storage;
 use crate::wal;
 
+pub use sources::Sources;
+
 /// What was found.
 #[derive(Debug)]
 pub struct Settings {
     /// The repository.
     pub storage: StorageConfig,
-    /// What the server's configuration says of compression.
+    /// How what is written is compressed: as WAL-G's variable or the server's configuration says.
     pub compression: Compression,
+    /// Of which format an object is looked for first.
+    pub reads_first: Format,
 }
 
 /// The environment, or what a test puts in its place.
 type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The flags that a later call needs to find the same settings.
+static FLAGS: OnceLock<Vec<String>> = OnceLock::new();
+
+/// Keep what [`Sources::adopt`] returned.
+pub fn remember_flags(flags: Vec<OsString>) {
+    let flags = flags.iter().map(|flag| flag.to_string_lossy().into_owned()).collect();
+    // There is one call a process.
+    let _ = FLAGS.set(flags);
+}
+
+/// For restore_command.
+pub fn flags() -> Vec<String> {
+    FLAGS.get().cloned().unwrap_or_default()
+}
+
+/// To be called before anything is written: nothing may be in plain text where WAL-G would have encrypted it.
+pub fn refuse_plain_text() -> Result<()> {
+    walarchive_core::wal_g::refuse_plain_text(std::env::vars_os())
+}
+
+/// Say once which of WAL-G's variables have no effect.
+pub fn remark() {
+    for remark in wal_g::remarks(&std::env::vars_os().collect::<Vec<_>>()) {
+        eprintln!("walarchive: warning: {remark}");
+    }
+}
 
 /// Find the settings. `data_dir` is the directory whose configuration files are read, if there is one.
 pub fn find(flags: &Storage, data_dir: Option<&Path>) -> Result<Settings> {
@@ -73,7 +108,11 @@ fn find_in(flags: &Storage, environment: Environment<'_>, server: &ServerConfig)
         .transpose()?;
     Ok(Settings {
         storage,
-        compression: compression(server)?,
+        compression: wal_g::compression(environment).map_or_else(|| compression(server), Ok)?,
+        reads_first: match wal_g::format(environment) {
+            Some(format) => format,
+            None => compression(server)?.format(),
+        },
     })
 }
 

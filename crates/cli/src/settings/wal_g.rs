@@ -3,13 +3,16 @@
 //! What is no secret becomes an option of the store, so that the restore_command which a restore writes has it as well. Secrets
 //! stay where they are: core reads them from the environment.
 
+use std::ffi::OsString;
+
 use url::Url;
+use walarchive_core::codec::{Compression, Format};
 use walarchive_core::config::StorageOptions;
-use walarchive_core::{Error, Result};
+use walarchive_core::{Error, Result, wal_g};
 
 use super::Environment;
 
-/// The prefixes, in the order in which they are looked for.
+/// The prefixes, in the order in which they are looked for. WAL-E's names count as WAL-G's do.
 const PREFIXES: [&str; 6] = [
     "WALG_S3_PREFIX",
     "WALG_GS_PREFIX",
@@ -18,6 +21,11 @@ const PREFIXES: [&str; 6] = [
     "WALG_SSH_PREFIX",
     "WALG_FILE_PREFIX",
 ];
+
+/// A folder below all of these.
+const FOLDER: &str = "WALG_STORAGE_PREFIX";
+
+const COMPRESSION: &str = "WALG_COMPRESSION_METHOD";
 
 /// How variables become options.
 struct Rule {
@@ -135,7 +143,6 @@ const RULES: [Rule; 32] = [
 ];
 
 /// What core takes from the environment by itself, as it holds secrets or belongs to one process only.
-#[cfg(test)]
 const SECRETS: [(&str, &[&str]); 5] = [
     (
         "s3",
@@ -184,9 +191,24 @@ fn opposite(value: &str) -> Option<String> {
     }
 }
 
+/// WAL-E's name of a prefix.
+fn of_wal_e(prefix: &str) -> String {
+    prefix.replacen("WALG_", "WALE_", 1)
+}
+
 /// The storage, as the first prefix that is set names it.
 pub(super) fn url(environment: Environment<'_>) -> Result<Option<String>> {
-    let Some((name, prefix)) = PREFIXES.iter().find_map(|name| Some((*name, environment(name)?))) else {
+    let found = prefix_url(environment)?;
+    let folder = environment(FOLDER).map(|folder| folder.trim_matches('/').to_owned());
+    Ok(match (found, folder.filter(|folder| !folder.is_empty())) {
+        (Some(url), Some(folder)) => Some(format!("{}/{folder}", url.trim_end_matches('/'))),
+        (found, _) => found,
+    })
+}
+
+fn prefix_url(environment: Environment<'_>) -> Result<Option<String>> {
+    let value = |name: &str| environment(name).or_else(|| environment(&of_wal_e(name)));
+    let Some((name, prefix)) = PREFIXES.iter().find_map(|name| Some((*name, value(name)?))) else {
         return Ok(None);
     };
     let bad = |problem: &str, hint: &str| Error::config(format!("{name} {problem}"), hint);
@@ -237,6 +259,71 @@ fn file_url(prefix: &str) -> Result<String> {
                 "Use an absolute path, or --storage file:///path.",
             )
         })
+}
+
+/// How WAL-G would compress, if that can be done here.
+pub(super) fn compression(environment: Environment<'_>) -> Option<Compression> {
+    Compression::new(&environment(COMPRESSION)?, 1).ok()
+}
+
+/// The format of what WAL-G would have written.
+pub(super) fn format(environment: Environment<'_>) -> Option<Format> {
+    match environment(COMPRESSION)?.as_str() {
+        "brotli" => Some(Format::Brotli),
+        method => Compression::new(method, 1).ok().map(Compression::format),
+    }
+}
+
+/// What the user should know of the variables that are set: those that are not understood, and those that have no effect.
+pub(super) fn remarks(variables: &[(OsString, OsString)]) -> Vec<String> {
+    let mut remarks = Vec::new();
+    let pairs = || variables.iter().map(|(name, value)| (name, value));
+    let unknown = wal_g::not_understood(pairs(), is_understood);
+    if !unknown.is_empty() {
+        remarks.push(format!(
+            "settings of WAL-G that walarchive does not understand have no effect: {}\n\
+             HINT:  The README says under \"Coming from WAL-G\" which ones are understood.",
+            unknown.join(", ")
+        ));
+    }
+    let value = |name: &str| {
+        let found = variables
+            .iter()
+            .find(|(other, value)| other == name && !value.is_empty());
+        found.and_then(|(_, value)| value.to_str().map(str::to_owned))
+    };
+    if let Some(method) = value(COMPRESSION)
+        && compression(&value).is_none()
+    {
+        let what = match method.as_str() {
+            "brotli" => "brotli is read, but not written".to_owned(),
+            _ => "its value is not understood".to_owned(),
+        };
+        remarks.push(format!(
+            "{COMPRESSION} has no effect on what is written: {what}\n\
+             HINT:  Set it to zstd, lz4, lzma or none, or take it away: then walarchive.compression counts, or zstd."
+        ));
+    }
+    let set: Vec<String> = PREFIXES
+        .iter()
+        .flat_map(|name| [(*name).to_owned(), of_wal_e(name)])
+        .filter(|name| value(name).is_some())
+        .collect();
+    if let [first, others @ ..] = &set[..]
+        && !others.is_empty()
+    {
+        remarks.push(format!("{first} counts, and {} has no effect", others.join(", ")));
+    }
+    remarks
+}
+
+/// Is it a variable that counts here, at least for some kind of storage?
+fn is_understood(name: &str) -> bool {
+    let is_prefix = |prefix: &&str| *prefix == name || of_wal_e(prefix) == name;
+    PREFIXES.iter().any(|prefix| is_prefix(&prefix))
+        || [FOLDER, COMPRESSION].contains(&name)
+        || RULES.iter().any(|rule| rule.variables.contains(&name))
+        || SECRETS.iter().any(|(_, names)| names.contains(&name))
 }
 
 /// Add what the environment says and the options do not.
@@ -313,6 +400,90 @@ mod tests {
         ] {
             url(&lookup(variables)).expect_err("refused");
         }
+    }
+
+    #[test]
+    fn a_folder_is_below_any_prefix_and_wal_e_has_names_too() {
+        for (variables, expected) in [
+            (&[("WALE_S3_PREFIX", "s3://b/p")][..], "s3://b/p"),
+            (
+                &[("WALE_S3_PREFIX", "s3://e"), ("WALG_S3_PREFIX", "s3://g/")],
+                "s3://g/",
+            ),
+            (
+                &[("WALG_S3_PREFIX", "s3://b/p/"), ("WALG_STORAGE_PREFIX", "/a/b/")],
+                "s3://b/p/a/b",
+            ),
+            (
+                &[("WALG_FILE_PREFIX", "/d"), ("WALG_STORAGE_PREFIX", "x")],
+                "file:///d/x",
+            ),
+            (&[("WALG_FILE_PREFIX", "/d"), ("WALG_STORAGE_PREFIX", "/")], "file:///d"),
+        ] {
+            let found = url(&lookup(variables)).expect("found");
+            assert_eq!(found.as_deref(), Some(expected), "{variables:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_effect_is_named_once() {
+        let remarks = |variables: &[(&str, &str)]| {
+            let variables: Vec<_> = variables
+                .iter()
+                .map(|(name, value)| (OsString::from(name), OsString::from(value)))
+                .collect();
+            super::remarks(&variables)
+        };
+        let understood = [
+            ("WALG_S3_PREFIX", "s3://b"),
+            ("WALG_S3_SSE", "x"),
+            ("WALG_S3_SSE_C", "x"),
+            ("WALG_COMPRESSION_METHOD", "lz4"),
+            ("WALG_STORAGE_PREFIX", "x"),
+            ("WALG_UPLOAD_CONCURRENCY", "16"),
+            ("WALG_DELTA_MAX_STEPS", "6"),
+            ("PATH", "/bin"),
+        ];
+        assert_eq!(remarks(&understood), [""; 0]);
+        let found = remarks(&[("WALG_UPLOAD_WAL_METADATA", "BULK"), ("WALE_X", "y"), ("WALG_Y", "")]);
+        assert_eq!(found.len(), 1);
+        assert!(
+            found[0].contains("have no effect: WALE_X, WALG_UPLOAD_WAL_METADATA\n"),
+            "{found:?}"
+        );
+        let found = remarks(&[("WALG_COMPRESSION_METHOD", "brotli")]);
+        assert!(
+            found.len() == 1 && found[0].contains("brotli is read, but not written"),
+            "{found:?}"
+        );
+        let found = remarks(&[("WALG_COMPRESSION_METHOD", "gzip")]);
+        assert!(found.len() == 1 && !found[0].contains("gzip"), "{found:?}");
+        let found = remarks(&[
+            ("WALG_FILE_PREFIX", "/d"),
+            ("WALG_GS_PREFIX", "gs://b"),
+            ("WALE_GS_PREFIX", "gs://c"),
+        ]);
+        assert_eq!(
+            found,
+            ["WALG_GS_PREFIX counts, and WALE_GS_PREFIX, WALG_FILE_PREFIX has no effect"]
+        );
+    }
+
+    #[test]
+    fn wal_gs_compression_counts_if_it_can_be_written() {
+        for (method, written, read) in [
+            ("lz4", Some(Compression::Lz4), Some(Format::Lz4)),
+            ("lzma", Some(Compression::Lzma(1)), Some(Format::Lzma)),
+            ("zstd", Some(Compression::Zstd(1)), Some(Format::Zstd)),
+            ("none", Some(Compression::Plain), Some(Format::Plain)),
+            ("brotli", None, Some(Format::Brotli)),
+            ("gzip", None, None),
+        ] {
+            let variables = [(COMPRESSION, method)];
+            assert_eq!(compression(&lookup(&variables)), written, "{method}");
+            assert_eq!(format(&lookup(&variables)), read, "{method}");
+        }
+        assert_eq!((compression(&lookup(&[])), format(&lookup(&[]))), (None, None));
     }
 
     fn options(url: &str, given: &str, variables: &[(&str, &str)]) -> String {

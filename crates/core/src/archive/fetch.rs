@@ -175,13 +175,12 @@ fn decode(
     outcome.map_err(|error| match error {
         Decoding::Sink(error) => Failure::File(error),
         // What could not be downloaded is not damaged.
-        Decoding::Source(error) => Failure::Object(
-            object
-                .take_failure()
-                .unwrap_or_else(|| Error::damaged(url, format!("It cannot be decompressed: {error}."))),
-        ),
+        Decoding::Source(error) => {
+            Failure::Object(object.blame(url, format, format!("It cannot be decompressed: {error}.")))
+        }
     })?;
-    check(name, written, &header, system_identifier).map_err(|reason| Failure::Object(Error::damaged(url, reason)))?;
+    check(name, written, &header, system_identifier)
+        .map_err(|reason| Failure::Object(object.blame(url, format, reason)))?;
     Ok(written)
 }
 

@@ -144,13 +144,14 @@ impl Archive {
             match compared {
                 Ok(None) => Ok(true),
                 Ok(Some(at)) => Err(conflict(url, path, format!("They differ from byte {at} on."))),
-                Err(error) => Err(object.take_failure().unwrap_or_else(|| {
-                    conflict(
-                        url,
-                        path,
-                        format!("The object could not be compared with the file: {error}."),
-                    )
-                })),
+                Err(error) => {
+                    let why = format!("The object could not be compared with the file: {error}.");
+                    Err(match object.blame(&url, format, why) {
+                        Error::Damaged { reason, .. } => conflict(url, path, reason),
+                        encrypted @ Error::Encrypted { .. } => conflict(url, path, format!("{encrypted}.")),
+                        failure => failure,
+                    })
+                }
             }
         })
         .await

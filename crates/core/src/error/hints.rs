@@ -1,10 +1,14 @@
 //! What to do about a store that fails: a hint for each kind of failure, told by what the store or the network said.
 
 /// Marks in the reason, all in lower case, and the hint. The first one that fits counts.
-const KINDS: [(&[&str], &str); 19] = [
+const KINDS: [(&[&str], &str); 20] = [
     (
         &["no space left on device"],
         "Free some space where the repository is, or give it more.",
+    ),
+    (
+        &["not a regular file"],
+        "Something else lies under the name of an object. Look who put it there, and remove it.",
     ),
     (
         &["read-only file system"],

@@ -75,7 +75,7 @@ async fn segment_size(store: &Store, objects: &[WalObject]) -> Result<Option<Seg
         .filter(|object| matches!(object.name, WalFileName::Segment(_)));
     for object in segments.take(TRIES) {
         let page = match wal::first_page(store, object).await {
-            Err(Error::Damaged { .. }) => None,
+            Err(error) if error.is_content() => None,
             page => page?,
         };
         let size = page.and_then(|page| SegmentSize::new(page.segment_bytes.into()).ok());
@@ -224,12 +224,15 @@ async fn walk(
             }
         });
         let mut walked = walker.end();
-        let problem = match (read, reader.take_failure()) {
-            (Ok(()), _) => return Ok((walker, Some(walked))),
-            (Err(_), Some(Error::NotFound { .. })) => return Ok((walker.anew(), None)),
-            (Err(_), Some(Error::Damaged { reason, .. })) => reason,
-            (Err(_), Some(failure)) => return Err(failure),
-            (Err(error), None) => format!("It cannot be decompressed: {error}."),
+        let Err(error) = read else {
+            return Ok((walker, Some(walked)));
+        };
+        let why = format!("It cannot be decompressed: {error}.");
+        let problem = match reader.blame(object.key(), object.format, why) {
+            Error::NotFound { .. } => return Ok((walker.anew(), None)),
+            Error::Damaged { reason, .. } => reason,
+            Error::Encrypted { reason, .. } => format!("It is encrypted, and no key is configured. {reason}"),
+            failure => return Err(failure),
         };
         walked.problem = Some(problem);
         Ok((walker.anew(), Some(walked)))

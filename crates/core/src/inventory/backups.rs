@@ -12,7 +12,7 @@ use crate::formats::{ExtendedMetadata, SENTINEL_LIMIT, Sentinel};
 use crate::layout;
 use crate::lsn::Lsn;
 use crate::storage::{Listed, Store};
-use crate::wal::Segment;
+use crate::wal::{Segment, SegmentSize};
 
 /// What makes a backup a delta backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,6 +209,20 @@ async fn read_metadata(store: &Store, name: &str, is_delta: bool) -> Result<Opti
 fn parse<'a, T: Deserialize<'a>>(store: &Store, key: &str, content: &'a [u8]) -> Result<T> {
     serde_json::from_slice(content)
         .map_err(|error| Error::damaged(store.object_url(key), format!("It cannot be read: {error}.")))
+}
+
+/// The size with which the names of all backups and the LSNs of their starts go together; the usual one if there are several.
+pub(super) fn segment_size(backups: &[BackupInfo]) -> Option<SegmentSize> {
+    let usable = backups.iter().filter(|backup| backup.damaged.is_none());
+    let starts: Vec<(Segment, Lsn)> = usable
+        .filter_map(|backup| Some((parse_name(&backup.name).0?, backup.metadata.start_lsn)))
+        .collect();
+    let fits = |size: &SegmentSize| {
+        let goes = |(start, lsn): &(Segment, Lsn)| Segment::containing(start.timeline, *lsn, *size) == *start;
+        !starts.is_empty() && starts.iter().all(goes)
+    };
+    let sizes = (20..=30).filter_map(|bits| SegmentSize::new(1 << bits).ok());
+    std::iter::once(SegmentSize::DEFAULT).chain(sizes).find(fits)
 }
 
 #[cfg(test)]

@@ -146,14 +146,19 @@ impl Inventory {
         for object in self.wal.iter().rev().filter(is_segment).take(TRIES) {
             let page = match wal::first_page(store, object).await {
                 Ok(Some(page)) => page,
-                Ok(None) | Err(Error::Damaged { .. }) => continue,
+                Ok(None) => continue,
+                Err(error) if error.is_content() => continue,
                 Err(error) => return Err(error),
             };
             if let Ok(size) = SegmentSize::new(page.segment_bytes.into()) {
                 self.system_identifier = Some(page.system_identifier);
                 self.set_segment_size(size);
-                break;
+                return Ok(());
             }
+        }
+        // WAL that is encrypted or damaged tells nothing. With a wrong size, what is needed would be taken for what is not.
+        if let Some(size) = backups::segment_size(&self.backups) {
+            self.set_segment_size(size);
         }
         Ok(())
     }
@@ -170,7 +175,7 @@ impl Inventory {
         let read: Vec<(u32, Result<Option<String>>)> = futures::stream::iter(timelines)
             .map(|timeline| async move {
                 match read_history(store, timeline).await {
-                    Err(error) if !matches!(error, Error::Damaged { .. }) => Err(error),
+                    Err(error) if !error.is_content() => Err(error),
                     read => Ok((timeline, read)),
                 }
             })
@@ -190,7 +195,10 @@ impl Inventory {
                     }
                 },
                 Err(error) => {
-                    let reason = error.detail().unwrap_or_else(|| error.to_string());
+                    let reason = match &error {
+                        Error::Encrypted { .. } => "It is encrypted, and no key is configured.".to_owned(),
+                        error => error.detail().unwrap_or_else(|| error.to_string()),
+                    };
                     self.damaged_histories.insert(timeline, reason);
                 }
             }

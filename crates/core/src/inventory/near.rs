@@ -109,10 +109,16 @@ pub(crate) async fn segment_size(store: &Store, backups: &[BackupInfo]) -> Resul
     };
     store.each_after(layout::WAL_FOLDER, &before(start), look).await?;
     match found {
-        Some(object) => Ok(super::wal::first_page(store, &object)
-            .await?
-            .and_then(|page| SegmentSize::new(page.segment_bytes.into()).ok())
-            .unwrap_or(SegmentSize::DEFAULT)),
+        Some(object) => match super::wal::first_page(store, &object).await {
+            Ok(page) => Ok(page
+                .and_then(|page| SegmentSize::new(page.segment_bytes.into()).ok())
+                .unwrap_or(SegmentSize::DEFAULT)),
+            // One segment that is encrypted or damaged is no reason to show no backups.
+            Err(error) if error.is_content() => {
+                Ok(super::backups::segment_size(backups).unwrap_or(SegmentSize::DEFAULT))
+            }
+            Err(error) => Err(error),
+        },
         None => Ok(SegmentSize::DEFAULT),
     }
 }

@@ -307,3 +307,33 @@ fn what_retention_has_deleted_is_not_missed() {
         ["000000010000000000000004", "00000001000000000000000A"]
     );
 }
+
+/// WAL that is encrypted tells no size. With the usual one, a deletion would take what segments of another size are needed for what is
+/// older than all backups.
+#[tokio::test]
+async fn backups_tell_the_segment_size_where_wal_cannot_be_read() {
+    let pgp = "\u{c1}"; // Two bytes of UTF-8, and no zstd.
+    for (name, lsn, size) in [
+        ("base_00000001000000000000000A", 0xA00028u64, 1 << 20),
+        ("base_000000010000000000000003", 3 * (64u64 << 20) + 40, 64 << 20),
+        (
+            "base_000000010000000100000002",
+            (1 << 32) + 2 * (1u64 << 30) + 40,
+            1 << 30,
+        ),
+        ("base_00000001000000000000000A", 0xA000028u64, 16 << 20),
+    ] {
+        let sentinel = layout::sentinel(name);
+        let said = format!(
+            r#"{{"LSN": {lsn}, "FinishLSN": {}, "StartTime": "2026-11-20T10:00:00Z"}}"#,
+            lsn + 8
+        );
+        let wal = format!("wal_005/{}.zst", &name[5..]);
+        let store = repository(&[(&sentinel, &said), (&wal, pgp)]).await;
+        let inventory = Inventory::load(&store).await.expect("loaded");
+        assert_eq!(inventory.segment_size.bytes(), size, "{name}");
+        let near = super::of_backups(&store).await.expect("loaded");
+        assert_eq!(near.segment_size.bytes(), size, "{name}");
+        assert!(near.is_restorable(near.backup(name).expect("there")), "{name}");
+    }
+}

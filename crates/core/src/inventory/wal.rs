@@ -5,7 +5,8 @@ use std::io::Read;
 use chrono::{DateTime, Utc};
 
 use crate::codec::Format;
-use crate::error::{Error, Result};
+use crate::encrypted::{HEAD_BYTES, undecodable};
+use crate::error::Result;
 use crate::layout;
 use crate::storage::{Listed, RangeReader, Store};
 use crate::wal::{FirstPage, LONG_HEADER_BYTES, Segment, SegmentSize, WalFileName};
@@ -102,23 +103,20 @@ pub(super) async fn first_page(store: &Store, object: &WalObject) -> Result<Opti
     let Some(reader) = RangeReader::open(store, &key).await? else {
         return Ok(None);
     };
-    let format = object.format;
+    let (format, url) = (object.format, store.object_url(&key));
     let read = tokio::task::spawn_blocking(move || {
         let mut header = [0; LONG_HEADER_BYTES];
         let mut reader = reader;
         let outcome = format
             .decoder(&mut reader)
             .and_then(|mut decoded| decoded.read_exact(&mut header));
-        match (outcome, reader.take_failure()) {
-            (Ok(()), _) => Ok(Ok(FirstPage::parse(&header))),
-            (Err(_), Some(failure)) => Err(failure),
-            (Err(error), None) => Ok(Err(error)),
+        match outcome {
+            Ok(()) => Ok(Some(FirstPage::parse(&header))),
+            Err(error) => Err(reader.blame(url, format, format!("It cannot be decompressed: {error}."))),
         }
-    })
-    .await
-    .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-    read.map(Some)
-        .map_err(|error| Error::damaged(store.object_url(&key), format!("It cannot be decompressed: {error}.")))
+    });
+    read.await
+        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 /// The content of a timeline's history file; none if there is none in the archive.
@@ -133,7 +131,15 @@ pub async fn read_history(store: &Store, timeline: u32) -> Result<Option<String>
             .decoder(&content[..])
             .and_then(|decoder| decoder.take(HISTORY_LIMIT).read_to_string(&mut text))
             .map(|_| Some(text))
-            .map_err(|error| Error::damaged(store.object_url(&key), format!("It cannot be read: {error}.")));
+            .map_err(|error| {
+                let head = &content[..content.len().min(HEAD_BYTES)];
+                undecodable(
+                    store.object_url(&key),
+                    head,
+                    format,
+                    format!("It cannot be read: {error}."),
+                )
+            });
     }
     Ok(None)
 }

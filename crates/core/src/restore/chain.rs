@@ -138,7 +138,7 @@ async fn history(store: &Store, timeline: u32) -> Result<Option<TimelineHistory>
     match inventory::read_history(store, timeline).await {
         Ok(None) => Ok((timeline == 1).then_some(first)),
         Ok(Some(text)) => Ok(TimelineHistory::parse(timeline, &text)),
-        Err(Error::Damaged { .. }) => Ok(None),
+        Err(error) if error.is_content() => Ok(None),
         Err(error) => Err(error),
     }
 }

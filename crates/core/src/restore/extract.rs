@@ -31,11 +31,12 @@ pub(super) fn extract(context: &Context, step: &Step, tar: &Tar, object: &str, m
     match unpacker.unpack(source) {
         Ok(()) => Ok(()),
         Err(Stop::Other(error)) => Err(error),
-        Err(Stop::Read(error)) => Err(match reader.take_failure() {
-            Some(failure) => failure,
-            None if context.cancel.is_cancelled() => Error::Cancelled,
-            None => Error::damaged(object, format!("It cannot be unpacked: {error}.")),
-        }),
+        Err(Stop::Read(error)) => Err(
+            match reader.blame(object, tar.format, format!("It cannot be unpacked: {error}.")) {
+                refused if refused.is_content() && context.cancel.is_cancelled() => Error::Cancelled,
+                blamed => blamed,
+            },
+        ),
     }
 }
 

@@ -20,10 +20,9 @@ pub(super) async fn read_with<T: Send + 'static>(
     blocking(move || {
         let decoder = format.decoder(&mut reader).map_err(Stop::Read);
         let result = decoder.and_then(|mut decoder| work(&mut decoder));
-        result.map_err(|stop| match (reader.take_failure(), stop) {
-            (Some(failure), _) => failure,
-            (None, Stop::Other(error)) => error,
-            (None, Stop::Read(error)) => Error::damaged(object, format!("It cannot be read: {error}.")),
+        result.map_err(|stop| match stop {
+            Stop::Other(error) => reader.take_failure().unwrap_or(error),
+            Stop::Read(error) => reader.blame(object, format, format!("It cannot be read: {error}.")),
         })
     })
     .await

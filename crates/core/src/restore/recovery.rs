@@ -92,12 +92,17 @@ pub struct RestoreCommand {
     pub binary: PathBuf,
     /// The repository.
     pub storage: StorageConfig,
+    /// Flags and their values that tell where else settings stand, such as the secrets.
+    pub flags: Vec<String>,
 }
 
 impl fmt::Display for RestoreCommand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = |text: &str| shell_word(text).replace('%', "%%");
         write!(f, "{} wal-fetch", word(&self.binary.to_string_lossy()))?;
+        for flag in &self.flags {
+            write!(f, " {}", word(flag))?;
+        }
         write!(f, " --storage {}", word(&self.storage.url))?;
         for pair in self.storage.options.pairs() {
             write!(f, " --storage-option {}", word(&pair))?;
@@ -292,6 +297,7 @@ mod tests {
             restore_command: RestoreCommand {
                 binary: PathBuf::from(binary),
                 storage: StorageConfig::new(url),
+                flags: Vec::new(),
             },
             target: RecoveryTarget::default(),
         }
@@ -314,6 +320,10 @@ mod tests {
              recovery_target_name = 'before ''it'''\nrecovery_target_inclusive = 'off'\n\
              recovery_target_timeline = '3'\nrecovery_target_action = 'promote'";
         assert_eq!(recovery.settings().join("\n"), expected);
+        recovery.restore_command.flags = vec!["--config".to_owned(), "/home/a b/.walg.json".to_owned()];
+        let command = recovery.restore_command.to_string();
+        let start = "/usr/bin/walarchive wal-fetch --config '/home/a b/.walg.json' --storage s3://b/p ";
+        assert!(command.starts_with(start), "{command}");
         assert_eq!(
             settings("/w", "s3://b")
                 .settings()

@@ -24,11 +24,13 @@
 //! - No backup stays: no WAL goes, unless everything does.
 //! - Garbage has the uploads, too, that were never completed: those to which nothing was added for a day, by the clock of the
 //!   store, unless they are in the folder of a backup that may be being taken.
+//! - In a repository that is a directory, symbolic links stay, and so does all that lies behind one.
 
 mod apply;
 mod dependants;
 mod everything;
 mod keep;
+mod links;
 mod mark;
 
 mod plan;
@@ -82,7 +84,10 @@ pub async fn draw_up(store: &Store, request: &Request, protected: &[String], now
         uploads,
         notes,
     };
-    plan(&inventory, request, &situation)
+    let mut plan = plan(&inventory, request, &situation)?;
+    let folders = [layout::BACKUPS_FOLDER, layout::WAL_FOLDER, layout::OWN_FOLDER];
+    links::leave(&mut plan, &store.links(&folders).await?);
+    Ok(plan)
 }
 
 /// What [`enforce`] did.
@@ -149,6 +154,7 @@ pub async fn enforce(
         ));
     }
     let plan = draw_up(store, &Request::from(*policy), protected, now).await?;
+    plan.notes.iter().for_each(|note| tracing::warn!("retention: {note}"));
     let applied = apply(store, &plan, &Progress::default(), cancel).await?;
     Ok(Enforced { plan, applied })
 }

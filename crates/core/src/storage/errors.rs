@@ -1,5 +1,6 @@
 //! object_store's errors in this crate's terms.
 
+use super::link::BehindLink;
 use crate::error::Error;
 
 /// Marks that stores put into the text of an error whose kind object_store does not tell. A listing with wrong
@@ -69,6 +70,10 @@ pub(super) fn translate(operation: &'static str, object: String, store_url: &str
             object,
             reason,
         };
+    }
+    if let Some(BehindLink(link)) = BehindLink::behind(&error) {
+        let link = link.clone();
+        return Error::BehindLink { object, link };
     }
     let reason = reason(&error);
     let says = |marks: &[&str]| marks.iter().any(|mark| reason.contains(mark));

@@ -1,17 +1,38 @@
-//! A directory as a store: every file and its directory entry are flushed to disk before a write is acknowledged.
+//! A directory as a store: every file and its directory entry are flushed to disk before a write is acknowledged. Reading and
+//! writing follow symbolic links; removing does not, but for the directory of the repository itself.
 
+mod directory;
+mod remove;
 mod uploads;
 
+use std::io::Error as IoError;
 use std::sync::Arc;
 
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use url::Url;
 
+use self::directory::Directory;
 use self::uploads::Temporaries;
 use super::Opened;
 use super::pending::BelowPrefix;
 use crate::error::{Error, Result};
+
+/// As object_store's errors name it.
+const STORE: &str = "LocalFileSystem";
+
+fn failed(error: impl Into<IoError>) -> object_store::Error {
+    object_store::Error::Generic {
+        store: STORE,
+        source: Box::new(error.into()),
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> object_store::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|source| object_store::Error::JoinError { source })
+}
 
 /// The directory must exist: a missing one is more often an unmounted file system than a new repository.
 pub(super) fn open(url: &Url) -> Result<Opened> {
@@ -39,9 +60,10 @@ pub(super) fn open(url: &Url) -> Result<Opened> {
     }
     let store = LocalFileSystem::new_with_prefix(&path)
         .map_err(|error| super::errors::translate("open", url.to_string(), url.as_str(), error))?;
+    let root = std::fs::canonicalize(&path).map_err(|error| Error::io("open", &path, error))?;
     Ok(Opened {
-        objects: Arc::new(store.with_fsync(true).with_automatic_cleanup(true)),
-        pending: Some(BelowPrefix::new(Temporaries::below(path), Path::default())),
+        objects: Arc::new(Directory::new(store.with_fsync(true), root.clone())),
+        pending: Some(BelowPrefix::new(Temporaries::below(root), Path::default())),
         origin: None,
     })
 }

@@ -9,6 +9,7 @@ mod errors;
 mod file;
 mod gcs;
 mod http;
+mod link;
 pub(crate) mod pending;
 mod reader;
 mod renewal;
@@ -285,6 +286,19 @@ impl Store {
     /// show is to be looked for again.
     pub fn lists_in_order(&self) -> bool {
         !self.may_vanish()
+    }
+
+    /// The keys of the symbolic links below these folders, or in their place, in order. Nothing behind one is ever removed. Only
+    /// a directory of this machine can have any that listings follow.
+    pub async fn links(&self, folders: &[&str]) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        if let Some(pending) = &self.pending {
+            for folder in folders {
+                found.extend(self.asked("list", folder, pending.links(folder)).await?);
+            }
+        }
+        found.sort();
+        Ok(found)
     }
 
     /// All objects below a folder, in no particular order.

@@ -59,6 +59,11 @@ pub(crate) trait PendingUploads: Send + Sync {
     /// One that is gone is removed.
     async fn discard(&self, upload: &PendingUpload, older_than: TimeDelta) -> StoreResult<bool>;
 
+    /// The keys of the symbolic links below a folder, or in its place, if the backend has links that its listings follow.
+    async fn links(&self, _folder: &Path) -> StoreResult<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     /// What a user must be allowed to do for a listing, if that is a permission of its own.
     fn permission(&self) -> Option<&'static str> {
         None
@@ -94,6 +99,12 @@ impl BelowPrefix {
                     .collect())
             })
             .boxed()
+    }
+
+    pub(super) async fn links(&self, folder: &str) -> StoreResult<Vec<String>> {
+        let links = self.uploads.links(&self.full(folder)).await?;
+        let ours = |link: &String| below(link, &self.prefix).map(str::to_owned);
+        Ok(links.iter().filter_map(ours).collect())
     }
 
     async fn discard(&self, upload: &PendingUpload, older_than: TimeDelta) -> StoreResult<bool> {

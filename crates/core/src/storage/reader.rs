@@ -6,6 +6,8 @@ use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 
 use super::Store;
+use crate::codec::Format;
+use crate::encrypted::{HEAD_BYTES, undecodable};
 use crate::error::{Error, Result};
 
 /// The size of the parts in which large objects are uploaded and downloaded, in bytes. S3 allows 10 000 parts.
@@ -20,6 +22,8 @@ pub struct RangeReader {
     parts: mpsc::Receiver<Result<Bytes>>,
     current: Bytes,
     failure: Option<Error>,
+    /// The first bytes that were read of it.
+    head: Vec<u8>,
 }
 
 impl RangeReader {
@@ -68,7 +72,15 @@ impl RangeReader {
             parts,
             current: Bytes::new(),
             failure: None,
+            head: Vec::with_capacity(HEAD_BYTES),
         }
+    }
+
+    /// The error for an object whose content a decoder refused, for this reason: what the store said, if it was the store; else
+    /// it is encrypted, or damaged. `object` is its URL.
+    pub(crate) fn blame(&mut self, object: impl Into<String>, format: Format, why: impl Into<String>) -> Error {
+        self.take_failure()
+            .unwrap_or_else(|| undecodable(object, &self.head, format, why))
     }
 
     /// The store's error behind a failed read. A decoder wraps what its source said beyond recognition; this has the truth:
@@ -94,6 +106,8 @@ impl Read for RangeReader {
         }
         let bytes = buffer.len().min(self.current.len());
         self.current.copy_to_slice(&mut buffer[..bytes]);
+        let wanted = bytes.min(HEAD_BYTES - self.head.len());
+        self.head.extend_from_slice(&buffer[..wanted]);
         Ok(bytes)
     }
 }

@@ -265,12 +265,20 @@ fn walk(
         }
     });
     let mut walked = walker.end();
-    let damaged = match (read, source.inner.take_failure()) {
-        (Ok(()), _) => None,
-        (Err(_), Some(Error::NotFound { .. })) => return Ok(None),
-        (Err(_), Some(Error::Damaged { reason, .. })) => Some(reason),
-        (Err(_), Some(failure)) => return Err(failure),
-        (Err(error), None) => Some(format!("It cannot be decompressed: {error}.")),
+    let mut blame = |why: String| match source.inner.blame(object.key(), object.format, why) {
+        Error::NotFound { .. } => Ok(None),
+        Error::Damaged { reason, .. } => Ok(Some(reason)),
+        Error::Encrypted { reason, .. } => Ok(Some(format!("It is encrypted, and no key is configured. {reason}"))),
+        failure => Err(failure),
+    };
+    let damaged = match (read, &walked.problem) {
+        (Ok(()), None) => None,
+        // What is not compressed has no decoder that would object to encryption.
+        (Ok(()), Some(problem)) => blame(problem.clone())?.filter(|reason| reason != problem),
+        (Err(error), _) => match blame(format!("It cannot be decompressed: {error}."))? {
+            None => return Ok(None),
+            damaged => damaged,
+        },
     };
     if damaged.is_some() {
         walked.problem = damaged;
@@ -333,7 +341,7 @@ fn report(inventory: &Inventory, mut outcomes: Vec<Outcome>, known_count: u64) -
             end_segment: None,
             segments_count: 0,
             status: Status::Failure,
-            detail: Some(format!("{} is damaged: {reason}", WalFileName::History(*timeline))),
+            detail: Some(format!("{} cannot be used: {reason}", WalFileName::History(*timeline))),
         })
         .collect();
     let mut verified_count = 0;

@@ -292,3 +292,50 @@ async fn throughput() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_removed_behind_a_link() {
+    let dir = TestDir::new();
+    let server = SftpServer::start(&dir);
+    let store = store(&server, "p");
+    let at = |name: &str| server.dir().join(name);
+    store.put("wal_005/a", bytes(10)).await.unwrap();
+    std::fs::create_dir(at("elsewhere")).unwrap();
+    std::fs::write(at("elsewhere/precious"), "x").unwrap();
+    std::os::unix::fs::symlink(at("elsewhere"), at("p/link")).unwrap();
+    std::os::unix::fs::symlink(at("elsewhere/precious"), at("p/wal_005/b")).unwrap();
+    for (key, link) in [("link/precious", "link"), ("wal_005/b", "wal_005/b")] {
+        assert!(store.size(key).await.unwrap().is_some(), "reading follows links");
+        match store.delete(key).await.unwrap_err() {
+            Error::BehindLink { link: found, .. } => assert_eq!(found, link),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(at("elsewhere/precious").exists() && at("p/wal_005/b").symlink_metadata().is_ok());
+    store.delete("wal_005/a").await.unwrap();
+    assert_eq!(store.size("wal_005/a").await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_named_pipe_is_refused_at_once() {
+    let dir = TestDir::new();
+    let server = SftpServer::start(&dir);
+    let store = store(&server, "p");
+    store.put("wal_005/a", bytes(10)).await.unwrap();
+    let mode = nix::sys::stat::Mode::from_bits_truncate(0o666);
+    nix::unistd::mkfifo(&server.dir().join("p/wal_005/pipe"), mode).unwrap();
+    let asked = Instant::now();
+    let error = store.get("wal_005/pipe", 1000).await.unwrap_err();
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    assert!(
+        error
+            .detail()
+            .is_some_and(|detail| detail.contains("not a regular file")),
+        "{error:?}"
+    );
+    assert_eq!(
+        store.get("wal_005/a", 1000).await.unwrap(),
+        Some(bytes(10)),
+        "the connection lives"
+    );
+}

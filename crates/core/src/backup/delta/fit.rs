@@ -150,7 +150,7 @@ async fn history(store: &Store, request: &BackupRequest) -> Result<Option<Timeli
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => match read_history(store, timeline).await {
-            Err(Error::Damaged { .. }) => None,
+            Err(error) if error.is_content() => None,
             read => read?,
         },
         Err(error) => return Err(Error::io("read", path, error)),

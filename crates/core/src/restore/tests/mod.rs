@@ -308,6 +308,7 @@ async fn recovery_settings_join_what_was_there() {
             restore_command: RestoreCommand {
                 binary: PathBuf::from("/usr/bin/walarchive"),
                 storage: StorageConfig::new("s3://b/p"),
+                flags: Vec::new(),
             },
             target: RecoveryTarget::default(),
         }),

@@ -3,6 +3,7 @@
 mod applied;
 mod by_hand;
 mod generated;
+mod links;
 mod meanwhile;
 mod uploads;
 

@@ -12,6 +12,8 @@ use object_store::path::Path;
 use object_store::{Error, Result};
 use walkdir::WalkDir;
 
+use super::remove::{Refused, remove};
+use super::{STORE, blocking, failed};
 use crate::storage::pending::{PendingUpload, PendingUploads};
 
 /// Entries of directories that are looked at for one page.
@@ -27,23 +29,17 @@ impl Temporaries {
         Temporaries { root }
     }
 
+    /// Links are not followed: what lies behind one is not ours to remove.
+    fn walk(&self, folder: &Path) -> WalkDir {
+        WalkDir::new(self.file(folder.as_ref()))
+            .follow_links(false)
+            .follow_root_links(false)
+    }
+
     fn file(&self, key: &str) -> PathBuf {
         let parts = key.split('/').filter(|part| !part.is_empty());
         parts.fold(self.root.clone(), |path, part| path.join(part))
     }
-}
-
-fn failed(error: impl Into<IoError>) -> Error {
-    Error::Generic {
-        store: "LocalFileSystem",
-        source: Box::new(error.into()),
-    }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|source| Error::JoinError { source })
 }
 
 /// The key and the number of a temporary file, if it is one.
@@ -88,8 +84,7 @@ fn unless_gone<T>(result: IoResult<Option<T>>) -> IoResult<Option<T>> {
 #[async_trait]
 impl PendingUploads for Temporaries {
     fn list(&self, folder: &Path) -> BoxStream<'_, Result<Vec<PendingUpload>>> {
-        // As object_store lists: a folder may be a link to another file system.
-        let walk = WalkDir::new(self.file(folder.as_ref())).follow_links(true).into_iter();
+        let walk = self.walk(folder).into_iter();
         stream::try_unfold(walk, move |mut walk| {
             let root = self.root.clone();
             async move {
@@ -99,13 +94,7 @@ impl PendingUploads for Temporaries {
                         let Some(entry) = walk.next() else {
                             return Ok((found, walk, true));
                         };
-                        // A loop of links has no error of the system.
-                        let entry = match entry.map_err(|error| error.into_io_error()) {
-                            Ok(entry) => Ok(Some(entry)),
-                            Err(Some(error)) => Err(error),
-                            Err(None) => Ok(None),
-                        };
-                        if let Some(entry) = unless_gone(entry)? {
+                        if let Some(entry) = unless_gone(entry.map(Some).map_err(IoError::from))? {
                             found.extend(unless_gone(look(&root, entry.path()))?);
                         }
                     }
@@ -119,15 +108,42 @@ impl PendingUploads for Temporaries {
     }
 
     async fn discard(&self, upload: &PendingUpload, older_than: TimeDelta) -> Result<bool> {
-        let (root, path) = (self.root.clone(), self.file(&format!("{}#{}", upload.key, upload.id)));
-        let discarded = blocking(move || -> IoResult<bool> {
-            match unless_gone(look(&root, &path))? {
+        let key = format!("{}#{}", upload.key, upload.id);
+        let (root, path) = (self.root.clone(), self.file(&key));
+        let discarded = blocking(move || -> Result<bool, Refused> {
+            match unless_gone(look(&root, &path)).map_err(Refused::Io)? {
                 Some(found) if found.age() < older_than => Ok(false),
-                Some(_) => unless_gone(std::fs::remove_file(&path).map(Some)).map(|_| true),
+                Some(_) => match remove(&root, &key) {
+                    Err(Refused::Io(error)) if error.kind() == ErrorKind::NotFound => Ok(true),
+                    removed => removed.map(|()| true),
+                },
                 None => Ok(true),
             }
         });
-        discarded.await?.map_err(failed)
+        discarded.await?.map_err(|refused| match refused {
+            Refused::Io(error) => failed(error),
+            Refused::Link(link) => Error::Generic {
+                store: STORE,
+                source: Box::new(link),
+            },
+        })
+    }
+
+    async fn links(&self, folder: &Path) -> Result<Vec<String>> {
+        let (root, walk) = (self.root.clone(), self.walk(folder).into_iter());
+        let links = blocking(move || -> IoResult<Vec<String>> {
+            let mut found = Vec::new();
+            for entry in walk {
+                if let Some(entry) = unless_gone(entry.map(Some).map_err(IoError::from))?
+                    && entry.path_is_symlink()
+                    && let Ok(key) = entry.path().strip_prefix(&root)
+                {
+                    found.push(key.to_string_lossy().into_owned());
+                }
+            }
+            Ok(found)
+        });
+        links.await?.map_err(failed)
     }
 }
 

@@ -23,6 +23,9 @@ pub(in crate::storage) enum Failure {
     NoDirectory(String),
     #[error("No such file")]
     NotFound,
+    /// The key of the link.
+    #[error("\"{0}\" is a symbolic link")]
+    BehindLink(String),
     #[error("The target exists")]
     Exists,
     #[error("Permission denied on the server")]
@@ -101,6 +104,10 @@ impl Failure {
             Failure::NoDirectory(_) => Error::NoSuchStore {
                 target: store_url.to_owned(),
                 reason,
+            },
+            Failure::BehindLink(link) => Error::BehindLink {
+                object,
+                link: link.clone(),
             },
             Failure::NotFound if operation != "write" => Error::NotFound { object },
             Failure::Timeout(deadline) => Error::Timeout {

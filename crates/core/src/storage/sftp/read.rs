@@ -79,6 +79,7 @@ async fn look(
     };
     match found {
         Ok((_, attributes)) if attributes.is_dir => Err(Failure::NotFound),
+        Ok((_, attributes)) if attributes.is_special => Err(not_regular()),
         Err(Failure::NotFound) => {
             session.check_root().await?;
             Err(Failure::NotFound)
@@ -87,7 +88,15 @@ async fn look(
     }
 }
 
+fn not_regular() -> Failure {
+    Failure::Server("It is not a regular file.".to_owned())
+}
+
 async fn open(session: &Arc<Session>, path: &str) -> Result<(Arc<OpenFile>, Attributes), Failure> {
+    // A server that opens a named pipe waits for a writer, and answers nothing else meanwhile.
+    if session.stat(path).await?.is_special {
+        return Err(not_regular());
+    }
     let file = session.open(path, OpenFlags::READ).await?;
     let attributes = file.stat().await?;
     Ok((Arc::new(file), attributes))

@@ -83,6 +83,9 @@ pub(super) struct Attributes {
     pub mtime: u32,
     pub is_dir: bool,
     pub is_file: bool,
+    pub is_link: bool,
+    /// A named pipe, a socket or a device.
+    pub is_special: bool,
 }
 
 impl Attributes {
@@ -94,6 +97,8 @@ impl Attributes {
             mtime: attributes.mtime.unwrap_or(0),
             is_dir: kind == 0o040_000,
             is_file: kind == 0o100_000,
+            is_link: kind == 0o120_000,
+            is_special: !matches!(kind, 0 | 0o040_000 | 0o100_000 | 0o120_000),
         }
     }
 }
@@ -169,6 +174,15 @@ impl Session {
     pub(super) async fn exists(&self, path: &str) -> Result<bool, Failure> {
         match self.ask(self.raw.lstat(path)).await {
             Ok(_) => Ok(true),
+            Err(Failure::NotFound) => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Is it a link? What is not there is none.
+    pub(super) async fn is_link(&self, path: &str) -> Result<bool, Failure> {
+        match self.ask(self.raw.lstat(path)).await {
+            Ok(answer) => Ok(Attributes::of(&answer.attrs).is_link),
             Err(Failure::NotFound) => Ok(false),
             Err(failure) => Err(failure),
         }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use futures::future::try_join_all;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -179,6 +180,7 @@ async fn delete(pool: &Arc<Pool>, location: &Path) -> Result<(), Failure> {
         .run(|session, again| {
             let path = &path;
             async move {
+                refuse_links(pool, &session, location.as_ref()).await?;
                 match session.remove(path).await {
                     // It was there when we first asked, and the answer was lost.
                     Err(Failure::NotFound) if again => Ok(session),
@@ -191,6 +193,19 @@ async fn delete(pool: &Arc<Pool>, location: &Path) -> Result<(), Failure> {
     let session = removed?;
     remove_empty(pool, &session, location.as_ref()).await;
     Ok(())
+}
+
+/// The protocol knows no descriptors of directories, so they are looked at before, all at once.
+async fn refuse_links(pool: &Pool, session: &Session, key: &str) -> Result<(), Failure> {
+    let ends = key.match_indices('/').map(|(end, _)| end).chain([key.len()]);
+    let looks = ends.map(|end| async move {
+        let is_link = session.is_link(&pool.path(&key[..end])).await?;
+        Ok::<_, Failure>(is_link.then_some(end))
+    });
+    match try_join_all(looks).await?.into_iter().flatten().next() {
+        Some(end) => Err(Failure::BehindLink(key[..end].to_owned())),
+        None => Ok(()),
+    }
 }
 
 /// From the inside to the outside, until one is not empty. Who writes at the same time makes them again.

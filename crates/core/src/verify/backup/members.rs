@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tar::EntryType;
@@ -39,6 +39,8 @@ pub(super) struct Context {
     strays: Mutex<HashSet<Key>>,
     stray_keys: Keys,
     pub(super) findings: Mutex<Findings>,
+    /// A tar is encrypted, so that nothing can be said of what is in none of them.
+    pub(super) is_encrypted: AtomicBool,
     pub(super) pages: Mutex<Pages>,
     pub(super) progress: Arc<Progress>,
 }
@@ -53,6 +55,7 @@ impl Context {
             strays: Mutex::default(),
             stray_keys: Keys::default(),
             findings: Mutex::new(findings),
+            is_encrypted: AtomicBool::new(false),
             pages: Mutex::default(),
             progress,
         }
@@ -126,14 +129,22 @@ pub(super) fn read_tar(context: &Context, tar: &Tar, mut reader: RangeReader) ->
         }
         Ok(())
     });
-    let damaged = match (result, reader.take_failure()) {
-        (Ok(true), _) => None,
-        (Ok(false), _) => Some(TRUNCATED.to_owned()),
-        (Err(Stop::Other(error)), _) => return Err(error),
-        (Err(Stop::Read(_)), Some(Error::NotFound { .. })) => Some("It is missing.".to_owned()),
-        (Err(Stop::Read(_)), Some(Error::Damaged { reason, .. })) => Some(reason),
-        (Err(Stop::Read(_)), Some(failure)) => return Err(failure),
-        (Err(Stop::Read(error)), None) => Some(format!("It cannot be unpacked: {error}.")),
+    let damaged = match result {
+        Ok(true) => None,
+        Ok(false) => Some(TRUNCATED.to_owned()),
+        Err(Stop::Other(error)) => return Err(error),
+        Err(Stop::Read(error)) => {
+            let why = format!("It cannot be unpacked: {error}.");
+            match reader.blame(tar.key.clone(), tar.format, why) {
+                Error::NotFound { .. } => Some("It is missing.".to_owned()),
+                Error::Damaged { reason, .. } => Some(reason),
+                Error::Encrypted { reason, .. } => {
+                    context.is_encrypted.store(true, Ordering::Relaxed);
+                    Some(format!("It is encrypted, and no key is configured. {reason}"))
+                }
+                failure => return Err(failure),
+            }
+        }
     };
     let mut findings = context.findings.lock();
     match damaged {

@@ -173,7 +173,7 @@ async fn look_at_tars(
             break;
         }
     }
-    if result.is_ok() {
+    if result.is_ok() && !context.is_encrypted.load(Ordering::Relaxed) {
         result = conclude_files(store, &context, backup).await;
         conclude(&context, backup);
     }
@@ -187,6 +187,11 @@ fn unless_damaged<T>(result: Result<T>, what: &'static str, findings: &mut Findi
         Ok(found) => Ok(Some(found)),
         Err(Error::Damaged { object, reason }) => {
             findings.add(what, Status::Failure, object, reason);
+            Ok(None)
+        }
+        Err(Error::Encrypted { object, reason }) => {
+            let detail = format!("It is encrypted, and no key is configured. {reason}");
+            findings.add(what, Status::Failure, object, detail);
             Ok(None)
         }
         Err(error) => Err(error),

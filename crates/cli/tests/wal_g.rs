@@ -1,0 +1,395 @@
+//! The binary in WAL-G's place: its variables, its configuration file, its directory of variables, and objects that it encrypted.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+const SEGMENT: &str = "000000010000000000000003";
+const SEGMENT_BYTES: usize = 1 << 20;
+const SECRET: &str = "hunter2hunter2hunter2hunter2hunt";
+
+/// A data directory with a segment in it, a store, and a home.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Place {
+            dir: tempfile::tempdir().expect("a directory"),
+        };
+        for name in ["store", "home", "data/pg_wal", "data/global"] {
+            std::fs::create_dir_all(place.path(name)).expect("created");
+        }
+        place.write("data/PG_VERSION", b"15\n", 0o600);
+        place.write(&format!("data/pg_wal/{SEGMENT}"), &segment(), 0o600);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, content: &[u8], mode: u32) {
+        std::fs::write(self.path(name), content).expect("written");
+        std::fs::set_permissions(self.path(name), std::fs::Permissions::from_mode(mode)).expect("set");
+    }
+
+    fn command(&self, args: &[&str], environment: &[(&str, &str)]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_walarchive"));
+        command.args(args).current_dir(self.path("data")).env_clear();
+        command.env("HOME", self.path("home")).envs(environment.iter().copied());
+        command
+    }
+
+    fn run(&self, args: &[&str], environment: &[(&str, &str)]) -> (i32, String) {
+        code(&self.command(args, environment).output().expect("run"))
+    }
+
+    fn push(&self, environment: &[(&str, &str)]) -> (i32, String) {
+        self.run(&["wal-push", &format!("pg_wal/{SEGMENT}")], environment)
+    }
+
+    fn store(&self) -> String {
+        self.path("store").display().to_string()
+    }
+
+    /// What lies in the store's folder of WAL.
+    fn stored(&self) -> Vec<String> {
+        let Ok(folder) = std::fs::read_dir(self.path("store/wal_005")) else {
+            return Vec::new();
+        };
+        let names = folder.map(|entry| entry.expect("read").file_name().to_string_lossy().into_owned());
+        names.collect()
+    }
+}
+
+fn code(output: &Output) -> (i32, String) {
+    let code = output.status.code().expect("an exit code");
+    (code, String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// A segment as far as anybody looks at it here.
+fn segment() -> Vec<u8> {
+    let mut bytes: Vec<u8> = (0..SEGMENT_BYTES).map(|at| (at % 251) as u8).collect();
+    bytes[..40].fill(0);
+    bytes[0..2].copy_from_slice(&0xD110u16.to_le_bytes());
+    bytes[2..4].copy_from_slice(&2u16.to_le_bytes());
+    bytes[4..8].copy_from_slice(&1u32.to_le_bytes());
+    bytes[8..16].copy_from_slice(&(3 * SEGMENT_BYTES as u64).to_le_bytes());
+    bytes[24..32].copy_from_slice(&7u64.to_le_bytes());
+    bytes[32..36].copy_from_slice(&(SEGMENT_BYTES as u32).to_le_bytes());
+    bytes
+}
+
+#[test]
+fn no_verb_writes_where_encryption_is_configured() {
+    let place = Place::new();
+    let store = place.store();
+    let json = format!(r#"{{"WALG_FILE_PREFIX": "{store}", "walg_pgp_key_path": "/k"}}"#);
+    place.write("config.json", json.as_bytes(), 0o600);
+    std::fs::create_dir(place.path("env")).expect("made");
+    place.write("env/WALG_FILE_PREFIX", store.as_bytes(), 0o600);
+    // 32 raw bytes are no text.
+    place.write("env/WALG_LIBSODIUM_KEY", &[0xf0; 32], 0o600);
+    let config = place.path("config.json").display().to_string();
+    let envdir = place.path("env").display().to_string();
+    let prefix = ("WALG_FILE_PREFIX", store.as_str());
+    let segment = format!("pg_wal/{SEGMENT}");
+    let push = ["wal-push", segment.as_str()];
+    for (what, args, environment) in [
+        (
+            "WALG_LIBSODIUM_KEY",
+            &push[..],
+            &[prefix, ("WALG_LIBSODIUM_KEY", SECRET)][..],
+        ),
+        ("WALE_GPG_KEY_ID", &push, &[prefix, ("WALE_GPG_KEY_ID", SECRET)]),
+        ("YC_CSE_KMS_KEY_ID", &push, &[prefix, ("YC_CSE_KMS_KEY_ID", SECRET)]),
+        ("WALG_PGP_KEY_PATH", &[&push[..], &["--config", &config]].concat(), &[]),
+        ("WALG_LIBSODIUM_KEY", &[&["--envdir", &envdir], &push[..]].concat(), &[]),
+        (
+            "WALG_CSE_KMS_ID",
+            &["backup-mark", "base_000000010000000000000001"],
+            &[prefix, ("WALG_CSE_KMS_ID", SECRET)],
+        ),
+        (
+            "WALG_CSE_KMS_ID",
+            &["delete", "garbage", "--confirm"],
+            &[prefix, ("WALG_CSE_KMS_ID", SECRET)],
+        ),
+    ] {
+        let (exit, says) = place.run(args, environment);
+        assert!(
+            exit == 1 && says.contains("ask for encryption") && says.contains(what),
+            "{args:?}: {exit} {says}"
+        );
+        assert!(
+            !says.contains(SECRET) && says.contains("HINT:  Nothing was written."),
+            "{says}"
+        );
+    }
+    assert_eq!(place.stored(), [""; 0]);
+    let keys = [prefix, ("WALG_LIBSODIUM_KEY", SECRET)];
+    let checked = place.command(&["check"], &keys).output().expect("run");
+    let table = String::from_utf8_lossy(&checked.stdout);
+    assert!(
+        checked.status.code() == Some(2) && table.contains("ask for encryption"),
+        "{table}"
+    );
+    // Who only reads is not kept from it.
+    assert_eq!(place.push(&[prefix]).0, 0);
+    assert_eq!(
+        place.run(&["wal-fetch", SEGMENT, "pg_wal/RECOVERYXLOG"], &keys),
+        (0, String::new())
+    );
+}
+
+#[test]
+fn the_configuration_file_and_the_directory_are_read_like_the_environment() {
+    for (name, text) in [
+        (
+            "home/.walg.json",
+            r#"{"walg_file_prefix": "STORE", "WALG_COMPRESSION_METHOD": "lz4"}"#,
+        ),
+        (
+            "home/.walg.yaml",
+            "WALG_FILE_PREFIX: STORE\nWALG_COMPRESSION_METHOD: lz4\n",
+        ),
+        (
+            "home/.walg.toml",
+            "WALG_FILE_PREFIX = 'STORE'\nwalg_compression_method = 'lz4'\n",
+        ),
+        (
+            "elsewhere.yml",
+            "WALG_FILE_PREFIX: STORE\nWALG_COMPRESSION_METHOD: lz4\n",
+        ),
+        ("env/WALG_FILE_PREFIX", "STORE\n"),
+    ] {
+        let place = Place::new();
+        std::fs::create_dir(place.path("env")).expect("made");
+        place.write("env/WALG_COMPRESSION_METHOD", b"lz4", 0o600);
+        place.write(name, text.replace("STORE", &place.store()).as_bytes(), 0o600);
+        let (file, env) = (
+            place.path(name).display().to_string(),
+            place.path("env").display().to_string(),
+        );
+        let flags = match name {
+            "elsewhere.yml" => vec!["--config", file.as_str()],
+            _ if name.starts_with("env/") => vec!["--envdir", env.as_str()],
+            _ => Vec::new(),
+        };
+        let push = ["wal-push", &format!("pg_wal/{SEGMENT}")];
+        assert_eq!(
+            place.run(&[&flags[..], &push[..]].concat(), &[]),
+            (0, String::new()),
+            "{name}"
+        );
+        assert_eq!(place.stored(), [format!("{SEGMENT}.lz4")], "{name}");
+        let fetch = ["wal-fetch", SEGMENT, "pg_wal/RECOVERYXLOG"];
+        assert_eq!(
+            place.run(&[&fetch[..], &flags[..]].concat(), &[]),
+            (0, String::new()),
+            "{name}"
+        );
+        assert!(
+            std::fs::read(place.path("data/pg_wal/RECOVERYXLOG")).expect("read") == segment(),
+            "{name}"
+        );
+    }
+    let place = Place::new();
+    place.write(
+        "home/.walg.json",
+        br#"{"WALG_FILE_PREFIX": "/nowhere", "AWS_SECRET_ACCESS_KEY": "x"#,
+        0o600,
+    );
+    let (exit, says) = place.push(&[]);
+    assert!(
+        exit == 1 && says.contains(".walg.json\" cannot be read: line 1 is wrong"),
+        "{exit} {says}"
+    );
+    let (exit, says) = place.run(&["wal-fetch", SEGMENT, "pg_wal/X"], &[]);
+    assert!(exit == 200, "recovery must not end for that: {exit} {says}");
+    place.write("home/.walg.json", br#"{"AWS_SECRET_ACCESS_KEY": "x"}"#, 0o644);
+    let (exit, says) = place.push(&[("WALG_FILE_PREFIX", &place.store())]);
+    assert!(
+        exit == 0 && says.contains("can be read by everybody") && says.matches("warning").count() == 1,
+        "{says}"
+    );
+    place.write("home/.walg.json", b"{}", 0o666);
+    let (exit, says) = place.push(&[("WALG_FILE_PREFIX", &place.store())]);
+    assert!(
+        exit == 1 && says.contains("can be written by everybody"),
+        "{exit} {says}"
+    );
+}
+
+/// Secrets of the file reach the store, and nothing else.
+#[test]
+fn keys_of_the_configuration_file_sign_requests() {
+    let place = Place::new();
+    let server = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let endpoint = format!("http://{}", server.local_addr().expect("an address"));
+    let config = format!(
+        "WALG_S3_PREFIX: s3://bucket/p\nAWS_ENDPOINT: {endpoint}\nAWS_REGION: here\nAWS_ACCESS_KEY_ID: KEYOFTHEFILE\n\
+         aws_secret_access_key: {SECRET}\n"
+    );
+    place.write("config.yaml", config.as_bytes(), 0o600);
+    let file = place.path("config.yaml").display().to_string();
+    let child = place
+        .command(&["backup-list", "--config", &file], &[])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("started");
+    server.set_nonblocking(true).expect("set");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut request = String::new();
+    while Instant::now() < deadline && !request.contains("KEYOFTHEFILE") {
+        let Ok((mut stream, _)) = server.accept() else {
+            std::thread::sleep(Duration::from_millis(10));
+            continue;
+        };
+        stream.set_nonblocking(false).expect("set");
+        let mut bytes = [0; 8192];
+        let read = stream.read(&mut bytes).expect("read");
+        request = String::from_utf8_lossy(&bytes[..read]).into_owned();
+        let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    }
+    assert!(
+        request.contains("Credential=KEYOFTHEFILE/") && !request.contains(SECRET),
+        "{request}"
+    );
+    // It may go on asking; nobody answers any more.
+    drop(server);
+    let output = child.wait_with_output().expect("ended");
+    let (exit, says) = code(&output);
+    assert!(exit == 1 && !says.contains(SECRET), "{exit} {says}");
+}
+
+#[test]
+fn variables_without_effect_are_named_once() {
+    let place = Place::new();
+    let store = place.store();
+    let (exit, says) = place.push(&[
+        ("WALG_FILE_PREFIX", &store),
+        ("WALG_COMPRESSION_METHOD", "brotli"),
+        ("WALG_UPLOAD_WAL_METADATA", "BULK"),
+        ("WALG_UPLOAD_CONCURRENCY", "16"),
+    ]);
+    assert_eq!(exit, 0);
+    assert!(says.matches("WALG_UPLOAD_WAL_METADATA").count() == 1, "{says}");
+    assert!(
+        says.contains("brotli is read, but not written") && !says.contains("CONCURRENCY"),
+        "{says}"
+    );
+    assert_eq!(place.stored(), [format!("{SEGMENT}.zst")]);
+}
+
+#[test]
+fn an_encrypted_object_is_told_from_a_damaged_one() {
+    let pgp = b"\xc1\xc0\x4c\x03\xf5\xf8\x11\x55\xa0\xff\x85\x15\x01\x07\xff\x41 and so on";
+    let noise: Vec<u8> = (0..4096u32)
+        .map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8 | 0x80)
+        .collect();
+    for (object, content, says_so, damaged) in [
+        ("lz4", &pgp[..], "is encrypted, and no key is configured", false),
+        ("zst", pgp, "is encrypted, and no key is configured", false),
+        (
+            "zst",
+            b"age-encryption.org/v1\n-> X25519 abc",
+            "is encrypted, and no key is configured",
+            false,
+        ),
+        (
+            "zst",
+            &noise,
+            "not of the compression that its name says (.zst), so it may be encrypted",
+            true,
+        ),
+        (
+            "lzma",
+            &noise,
+            "not of the compression that its name says (.lzma), so it may be encrypted",
+            true,
+        ),
+        (
+            "zst",
+            b"\x28\xb5\x2f\xfd\x04\x00damaged",
+            "cannot be decompressed",
+            true,
+        ),
+    ] {
+        let place = Place::new();
+        let store = place.store();
+        let environment = [("WALG_FILE_PREFIX", store.as_str())];
+        std::fs::create_dir(place.path("store/wal_005")).expect("made");
+        place.write(&format!("store/wal_005/{SEGMENT}.{object}"), content, 0o600);
+        let (exit, says) = place.run(&["wal-fetch", SEGMENT, "pg_wal/X"], &environment);
+        assert!(exit == 200 && says.contains(says_so), "{object}: {exit} {says}");
+        assert_eq!(says.contains("is damaged\n"), damaged, "{says}");
+        let verified = place
+            .command(&["wal-verify", "content", "--all", "-q"], &environment)
+            .output()
+            .expect("run");
+        let table = String::from_utf8_lossy(&verified.stdout).into_owned();
+        assert!(verified.status.code() == Some(1), "{verified:?}");
+        let word = if says_so.contains("encrypted") {
+            "encrypted"
+        } else {
+            "decompressed"
+        };
+        assert!(table.contains(word), "{table}");
+    }
+}
+
+#[test]
+fn an_encrypted_backup_is_told_from_a_damaged_one() {
+    let place = Place::new();
+    let store = place.store();
+    let environment = [("WALG_FILE_PREFIX", store.as_str())];
+    let name = "base_000000010000000000000003";
+    let tars = format!("store/basebackups_005/{name}/tar_partitions");
+    std::fs::create_dir_all(place.path(&tars)).expect("made");
+    std::fs::create_dir(place.path("store/wal_005")).expect("made");
+    let start = 3 * SEGMENT_BYTES + 40;
+    let sentinel = format!(
+        r#"{{"LSN": {start}, "FinishLSN": {}, "StartTime": "2026-11-20T10:00:00Z", "FinishTime": "2026-11-20T10:00:01Z",
+            "PgVersion": 150000, "FilesMetadataDisabled": true}}"#,
+        start + 100
+    );
+    let pgp = b"\x85\x01\x0c\x03\x11\x22\x33\x44\x55\x66\x77\x88 and so on";
+    place.write(
+        &format!("store/basebackups_005/{name}_backup_stop_sentinel.json"),
+        sentinel.as_bytes(),
+        0o600,
+    );
+    for tar in ["part_001", "pg_control", "backup_label"] {
+        place.write(&format!("{tars}/{tar}.tar.zst"), pgp, 0o600);
+    }
+    place.write(&format!("store/wal_005/{SEGMENT}.zst"), pgp, 0o600);
+    let encrypted = "encrypted, and no key is configured";
+    let (exit, says) = place.run(&["backup-fetch", "../new", "LATEST", "-q"], &environment);
+    assert!(exit == 200 && says.contains(encrypted), "{exit} {says}");
+    assert!(!place.path("new/global/pg_control").exists());
+    let (exit, says) = place.run(&["backup-fetch", "../x", name, "--verify-only", "-q"], &environment);
+    assert!(exit == 2 && says.contains(encrypted), "{exit} {says}");
+    let verified = place
+        .command(&["backup-verify", name, "-q", "--json"], &environment)
+        .output()
+        .expect("run");
+    let rows = String::from_utf8_lossy(&verified.stdout);
+    assert!(
+        verified.status.code() == Some(1) && rows.matches(encrypted).count() == 3,
+        "{rows}"
+    );
+    assert!(!rows.contains("in no tar"), "{rows}");
+    // What is encrypted tells no segment size, and 16 MB would be wrong.
+    let listed = place.command(&["backup-list"], &environment).output().expect("run");
+    let table = String::from_utf8_lossy(&listed.stdout);
+    assert!(
+        table.contains("yes") && !table.contains("is not in the archive"),
+        "{table}"
+    );
+}

@@ -1,0 +1,178 @@
+//! Telling an object that somebody has encrypted from a damaged one, by its first bytes. WAL-G compresses first and encrypts
+//! then, and the key's suffix speaks of the compression only.
+
+use crate::codec::Format;
+use crate::error::Error;
+
+/// As many bytes as have to be known of an object, at the most.
+pub(crate) const HEAD_BYTES: usize = 64;
+
+/// In the text of an error about an object of which nobody can tell whether it is encrypted or damaged.
+pub(crate) const MAY_BE_ENCRYPTED: &str = "so it may be encrypted";
+
+/// The error for an object that could not be decoded, of which these are the first bytes and why; `object` is its URL.
+pub(crate) fn undecodable(object: impl Into<String>, head: &[u8], format: Format, why: impl Into<String>) -> Error {
+    match looks(head, format) {
+        Looks::Encrypted(how) => Error::Encrypted {
+            object: object.into(),
+            reason: format!("It begins as {how} does."),
+        },
+        Looks::Otherwise => Error::damaged(
+            object,
+            format!(
+                "{} It is not of the compression that its name says ({}), {MAY_BE_ENCRYPTED}, as WAL-G's libsodium \
+                 encryption leaves no mark, and no key is configured.",
+                why.into(),
+                format.suffix()
+            ),
+        ),
+        Looks::AsNamed => Error::damaged(object, why),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Looks {
+    /// By whom, with an article.
+    Encrypted(&'static str),
+    /// Not as the suffix says, nor as anything that is known.
+    Otherwise,
+    /// Nothing speaks against the suffix.
+    AsNamed,
+}
+
+fn looks(head: &[u8], format: Format) -> Looks {
+    let armor: [(&[u8], &str); 4] = [
+        (b"-----BEGIN PGP MESSAGE-----", "an OpenPGP message"),
+        (b"-----BEGIN AGE ENCRYPTED FILE-----", "a file of age"),
+        (b"age-encryption.org/", "a file of age"),
+        (b"Salted__", "a file of \"openssl enc\""),
+    ];
+    if let Some((_, how)) = armor.iter().find(|(mark, _)| head.starts_with(mark)) {
+        return Looks::Encrypted(how);
+    }
+    // Of brotli and of what is not compressed, any bytes may be the first ones.
+    match is_of(head, format) {
+        Some(true) => Looks::AsNamed,
+        _ if is_openpgp(head) => Looks::Encrypted("an OpenPGP message"),
+        Some(false) if !head.is_empty() => Looks::Otherwise,
+        _ => Looks::AsNamed,
+    }
+}
+
+/// Does a stream of this format begin so? None if that cannot be told.
+fn is_of(head: &[u8], format: Format) -> Option<bool> {
+    let word = head.first_chunk().map(|word| u32::from_le_bytes(*word));
+    // Of zstd and LZ4 alike: a frame that a reader skips.
+    let skippable = word.is_some_and(|word| word & 0xffff_fff0 == 0x184d_2a50);
+    match format {
+        Format::Zstd => Some(skippable || word == Some(0xfd2f_b528)),
+        Format::Lz4 => Some(skippable || word == Some(0x184d_2204)),
+        // The three parameters in one byte; a dictionary as encoders choose it; a length, or that it is not known.
+        Format::Lzma => Some(head.first_chunk::<13>().is_some_and(|header| {
+            let dictionary = u32::from_le_bytes([header[1], header[2], header[3], header[4]]);
+            let length = header[5..13]
+                .iter()
+                .rev()
+                .fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+            header[0] < 225 && dictionary.count_ones() <= 2 && (length == u64::MAX || length < 1 << 40)
+        })),
+        Format::Brotli | Format::Plain => None,
+    }
+}
+
+/// Does an encrypted OpenPGP message begin so (RFC 9580)? It begins with the packet of a session key, of a marker, or of the
+/// encrypted data, each of which has its version at a place that the packet's header tells.
+fn is_openpgp(head: &[u8]) -> bool {
+    let Some((&first, rest)) = head.split_first() else {
+        return false;
+    };
+    let (tag, length_bytes) = match (first & 0xc0, rest.first()) {
+        (0xc0, Some(192..=223)) => (first & 0x3f, 2),
+        (0xc0, Some(255)) => (first & 0x3f, 5),
+        // One byte, or the first of several parts.
+        (0xc0, Some(_)) => (first & 0x3f, 1),
+        (0x80, Some(_)) => (first >> 2 & 0x0f, [1, 2, 4, 0][usize::from(first & 3)]),
+        _ => return false,
+    };
+    let version = rest.get(length_bytes).copied();
+    match tag {
+        // A session key for a public key, and one for a passphrase.
+        1 => matches!(version, Some(2 | 3 | 6)),
+        3 => matches!(version, Some(4..=6)),
+        10 => rest[length_bytes.min(rest.len())..].starts_with(b"PGP"),
+        // Encrypted data with integrity protection, and the older kind with authentication.
+        18 => matches!(version, Some(1 | 2)),
+        20 => version == Some(1),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PGP: &str = "an OpenPGP message";
+
+    #[test]
+    fn encrypted_objects_are_known_by_their_first_bytes() {
+        for (head, format, expected) in [
+            // As WAL-G and gpg begin, with a public key; gpg with a passphrase; data at once.
+            (&b"\xc1\xc0\x4c\x03\xf5\xf8"[..], Format::Lz4, Looks::Encrypted(PGP)),
+            (b"\x85\x01\x8c\x03\x11\x22", Format::Zstd, Looks::Encrypted(PGP)),
+            (b"\x84\x5e\x03\x11\x22\x33", Format::Plain, Looks::Encrypted(PGP)),
+            (b"\x8c\x0d\x04\x09\x03\x02", Format::Lzma, Looks::Encrypted(PGP)),
+            (b"\xd2\xea\x01\x00\x00\x00", Format::Brotli, Looks::Encrypted(PGP)),
+            (b"-----BEGIN PGP MESSAGE-----\n", Format::Plain, Looks::Encrypted(PGP)),
+            (
+                b"age-encryption.org/v1\n-> X",
+                Format::Zstd,
+                Looks::Encrypted("a file of age"),
+            ),
+            // libsodium: nothing but noise.
+            (b"\xf2\xb0\x20\x6d\xfe\xce", Format::Zstd, Looks::Otherwise),
+            (b"\xf2\xb0\x20\x6d\xfe\xce", Format::Lz4, Looks::Otherwise),
+            (
+                b"\xf2\xb0\x20\x6d\xfe\xce\0\0\0\0\0\0\0\0",
+                Format::Lzma,
+                Looks::Otherwise,
+            ),
+            (b"\xf2\xb0\x20\x6d\xfe\xce", Format::Plain, Looks::AsNamed),
+            (b"", Format::Zstd, Looks::AsNamed),
+            // What is as its name says, or is WAL, a history or a tar.
+            (b"\x28\xb5\x2f\xfd\x04\x00", Format::Zstd, Looks::AsNamed),
+            (b"\x50\x2a\x4d\x18\x04\x00", Format::Zstd, Looks::AsNamed),
+            (b"\x04\x22\x4d\x18\x64\x40", Format::Lz4, Looks::AsNamed),
+            (
+                b"\x5d\x00\x00\x80\x00\xff\xff\xff\xff\xff\xff\xff\xff\x00",
+                Format::Lzma,
+                Looks::AsNamed,
+            ),
+            (b"\x10\xd1\x07\x00\x01\x00", Format::Plain, Looks::AsNamed),
+            (b"1\t0/3000000\tno recovery", Format::Plain, Looks::AsNamed),
+            (b"/base/5/1259\0\0\0\0", Format::Plain, Looks::AsNamed),
+        ] {
+            assert_eq!(looks(head, format), expected, "{head:02x?} as {format:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_here_is_never_taken_for_encrypted() {
+        use std::io::Write;
+
+        use crate::codec::Compression;
+        for compression in [
+            Compression::Zstd(19),
+            Compression::Lz4,
+            Compression::Lzma(1),
+            Compression::Lzma(9),
+        ] {
+            for content in [&b""[..], b"x", &[7; 100_000]] {
+                let mut encoder = compression.encoder(Vec::new()).expect("an encoder");
+                encoder.write_all(content).expect("compressed");
+                let object = encoder.finish().expect("finished");
+                let head = &object[..object.len().min(HEAD_BYTES)];
+                assert_eq!(looks(head, compression.format()), Looks::AsNamed, "{compression:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Symbolic links in a repository that is a directory. Listings follow them, so that a folder may lie on another file system;
+//! deletion does not: what lies behind one may be anything that the server's user may remove.
+
+use super::plan::{Action, Kept, Object, Plan};
+use crate::layout;
+
+/// Links that are named one by one.
+const NAMED: usize = 20;
+
+/// Take out of the plan what lies behind these links or has one in it, and name the links. Where a backup stays for that, all
+/// WAL stays with it.
+pub(super) fn leave(plan: &mut Plan, links: &[String]) {
+    if links.is_empty() {
+        return;
+    }
+    let mut spared = Vec::new();
+    plan.actions.retain(|action| {
+        let stays = is_concerned(action, links);
+        if stays && let Object::Backup { name, .. } = &action.object {
+            spared.push(name.clone());
+        }
+        !stays
+    });
+    if !spared.is_empty() {
+        plan.actions.retain(|action| !matches!(action.object, Object::Wal(_)));
+    }
+    for name in spared {
+        let note = format!("Backup \"{name}\" has a symbolic link in it, so it stays, and all WAL with it.");
+        plan.notes.push(note);
+        let why = "it has a symbolic link in it".to_owned();
+        plan.kept.push(Kept { name, why });
+    }
+    for link in links.iter().take(NAMED) {
+        let note = format!("\"{link}\" is a symbolic link, so it stays, and so does what lies behind it.");
+        plan.notes.push(note);
+    }
+    if links.len() > NAMED {
+        plan.notes
+            .push(format!("There are {} more symbolic links.", links.len() - NAMED));
+    }
+}
+
+fn is_concerned(action: &Action, links: &[String]) -> bool {
+    let folder = match &action.object {
+        Object::Backup { name, .. } | Object::Leftover { name, .. } => Some(layout::backup_folder(name)),
+        Object::Wal(_) | Object::Upload(_) | Object::Own(_) => None,
+    };
+    let key = action.key();
+    links.iter().any(|link| {
+        is_below(&key, link)
+            || folder
+                .as_ref()
+                .is_some_and(|folder| is_below(folder, link) || is_below(link, folder))
+    })
+}
+
+/// Is it the folder, or anything in it?
+fn is_below(key: &str, folder: &str) -> bool {
+    key.strip_prefix(folder)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}

@@ -1,0 +1,82 @@
+//! A server in whose environment WAL-G was configured: nothing is stored in plain text where encryption was asked for, and nothing
+//! is ignored in silence.
+
+use walarchive_pg_test::archiving::{archiving, first_waiting, wait_message};
+use walarchive_pg_test::repository::Repository;
+use walarchive_testkit::{PATIENCE, TestDir};
+
+#[test]
+fn nothing_is_written_where_encryption_is_configured() {
+    let dir = TestDir::new();
+    let repository = Repository::new(&dir, "repository");
+    let cluster = archiving(&dir, "c", &repository.url())
+        .env("WALG_LIBSODIUM_KEY", "0123456789abcdef0123456789ABCDEF")
+        .start();
+    let segment = first_waiting(&cluster);
+    let message = wait_message(
+        &cluster,
+        0,
+        &["WARNING", "WAL-G's settings ask for encryption", "WALG_LIBSODIUM_KEY"],
+        PATIENCE,
+    );
+    assert!(message.contains("HINT:  Nothing was written."), "{message}");
+    cluster.psql("CREATE EXTENSION walarchive");
+    for sql in [
+        "SELECT walarchive_backup_push()",
+        "SELECT walarchive_backup_mark('base_000000010000000000000001')",
+        "SELECT * FROM walarchive_delete_garbage(confirm => true)",
+    ] {
+        let error = cluster.try_psql_verbose(sql);
+        assert!(
+            !error.success() && error.stderr.contains("WAL-G's settings ask for encryption"),
+            "{sql}: {error:?}"
+        );
+    }
+    let row = cluster.psql("SELECT status, detail FROM walarchive_check() WHERE check_name = 'encryption'");
+    assert!(
+        row.starts_with("failed|") && row.contains("WALG_LIBSODIUM_KEY"),
+        "{row}"
+    );
+    // Looking is no writing.
+    assert_eq!(cluster.psql("SELECT count(*) FROM walarchive_backups"), "0");
+    assert_eq!(cluster.waiting_files().first(), Some(&segment));
+    let mark = cluster.log_mark();
+    cluster.restart();
+    wait_message(&cluster, mark, &["WARNING", "ask for encryption"], PATIENCE);
+    let stored = std::fs::read_dir(repository.path().join("wal_005")).map_or(0, Iterator::count);
+    assert_eq!(stored, 0, "not at the shutdown, either");
+    let log = cluster.log();
+    assert!(!log.contains("0123456789abcdef"), "the key is in the log");
+}
+
+#[test]
+fn variables_without_effect_are_named_at_the_start() {
+    let dir = TestDir::new();
+    let repository = Repository::new(&dir, "repository");
+    let cluster = archiving(&dir, "c", &repository.url())
+        .env("WALG_S3_PREFIX", "s3://elsewhere")
+        .env("WALG_COMPRESSION_METHOD", "brotli")
+        .env("WALG_UPLOAD_CONCURRENCY", "4")
+        .setting("walarchive.compression", "lz4")
+        .start();
+    let segment = cluster.switch_wal();
+    cluster.wait_archived(&segment, PATIENCE);
+    let log = cluster.log();
+    let named: Vec<&str> = log.lines().filter(|line| line.contains("variables of WAL-G")).collect();
+    assert_eq!(named.len(), 1, "{named:?}");
+    assert!(
+        named[0].contains("WARNING") && named[0].ends_with(": WALG_COMPRESSION_METHOD, WALG_S3_PREFIX"),
+        "{named:?}"
+    );
+    let object = |segment: &str, suffix: &str| repository.path().join(format!("wal_005/{segment}.{suffix}"));
+    assert!(object(&segment, "lz4").is_file());
+    // The same with another compression: the archive is one.
+    cluster.set("walarchive.compression", "lzma");
+    cluster.reload();
+    cluster.wait_until("the new setting counts", PATIENCE, || {
+        cluster.psql("SHOW walarchive.compression") == "lzma"
+    });
+    let segment = cluster.switch_wal();
+    cluster.wait_archived(&segment, PATIENCE);
+    assert!(object(&segment, "lzma").is_file());
+}
