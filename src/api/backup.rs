@@ -103,6 +103,9 @@ fn wait_for(number: u64, worker: &DynamicBackgroundWorker) -> String {
                 if job.warning.message != Text::EMPTY {
                     error::notify(&job.warning);
                 }
+                if job.notice.message != Text::EMPTY {
+                    error::notice(&job.notice);
+                }
                 return job.name.as_str().to_owned();
             }
             Phase::Failed => raise(&job.failure),

@@ -4,6 +4,7 @@
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use walarchive_core::Lsn;
+use walarchive_core::formats::LeftOut;
 use walarchive_core::inventory::{BackupDetail, Inventory, MissingSegments, TimelineInfo};
 use walarchive_core::verify::timed_windows;
 
@@ -33,6 +34,7 @@ fn walarchive_backup_list() -> TableIterator<
         name!(is_permanent, bool),
         name!(user_data, Option<JsonB>),
         name!(corrupt_pages, Option<i64>),
+        name!(left_out, Option<Vec<String>>),
         name!(restorable, bool),
         name!(problem, Option<String>),
     ),
@@ -59,8 +61,10 @@ fn walarchive_backup_list() -> TableIterator<
             Some(backup.pg_version as i32).filter(|version| *version != 0),
             backup.system_identifier.map(|identifier| identifier.to_string()),
             backup.is_permanent,
-            backup.user_data.map(JsonB),
+            backup.user_data.map(|data| JsonB(data.to_value())),
             backup.corrupt_pages.map(bigint),
+            Some(backup.left_out.iter().map(LeftOut::to_string).collect())
+                .filter(|left_out: &Vec<String>| !left_out.is_empty()),
             backup.restorable,
             backup.problem,
         )

@@ -148,6 +148,7 @@ fn take(begun: &RefCell<Option<(Store, String)>>) -> Result<String> {
     };
     *begun.borrow_mut() = Some((store.clone(), name));
     backup.name_databases(session::oids_by_name(&databases));
+    backup.databases_before(session::oids(&databases));
     copy(backup, &databases, &store, timeline, &progress, &cancel).and_then(|prepared| commit(prepared, begun))
 }
 
@@ -199,17 +200,21 @@ fn copy(
         }
         Flow::Wait
     });
-    let backup = copied.unwrap_or(Err(Error::Cancelled))?;
+    let mut backup = copied.unwrap_or(Err(Error::Cancelled))?;
     show(progress, &mut rate);
     set_phase(Phase::Finishing);
     let stopped = session::end(timeline)?;
-    session::check_places(databases)?;
+    backup.databases_after(session::oids(&session::check_places(databases)?));
     let prepared = step(async move { backup.finish(stopped).await })?;
     show(progress, &mut rate);
     if prepared.corrupt_pages().pages > 0 {
         let warning = Failure::from(prepared.corrupt_pages());
         BACKUP.exclusive().warning = warning;
         error::notify(&warning);
+    }
+    let (left_out, count) = prepared.left_out();
+    if let Some(notice) = error::left_out(left_out, count) {
+        BACKUP.exclusive().notice = notice;
     }
     wait_for_wal(prepared, store)
 }

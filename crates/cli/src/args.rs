@@ -182,6 +182,9 @@ pub struct BackupFetch {
     /// Put tablespaces into DIR/<oid>, but for those that --tablespace-map puts elsewhere.
     #[arg(long, value_name = "DIR")]
     tablespace_map_all: Option<PathBuf>,
+    /// Write the configuration files that lay outside of the original's data directory, as on Debian, into DIR.
+    #[arg(long, value_name = "DIR", conflicts_with = "verify_only")]
+    pub config_dir: Option<PathBuf>,
     /// Restore into a directory of the same cluster, or go on with a restore that was interrupted: files that are as in the
     /// backup are kept, the others fetched, and what is not in the backup is removed, pg_wal included.
     #[arg(long, conflicts_with = "verify_only")]

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use walarchive_core::config::StorageConfig;
 use walarchive_core::inventory::{find_backup, list_backups};
 use walarchive_core::restore::{
-    Progress, RecoveryMode, RecoverySettings, RestoreCommand, RestorePlan, Restored, Selection, apply, plan,
-    select_backup, target_history,
+    ConfigurationPlan, Progress, RecoveryMode, RecoverySettings, RestoreCommand, RestorePlan, Restored, Selection,
+    apply, notes_on_places, plan, select_backup, target_history,
 };
 use walarchive_core::storage::Store;
 use walarchive_core::verify::Status;
@@ -28,7 +28,7 @@ const INVALID_PAGES: &str = "note: ignore_invalid_pages is on in postgresql.auto
 
 /// Restore a backup.
 pub async fn run(args: &BackupFetch) -> Result<()> {
-    let (plan, storage) = prepare(args).await?;
+    let (plan, storage, configuration) = prepare(args).await?;
     if is_root() && args.owner.is_none() {
         eprintln!(
             "walarchive: warning: the restored files will belong to root, and PostgreSQL refuses to run as root\n\
@@ -37,9 +37,18 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
     }
     if args.dry_run {
         print!("{plan}");
+        if let Some(configuration) = &configuration {
+            println!("{configuration}");
+        }
         return Ok(());
     }
-    let next = next_step(&plan, storage.credentials_file.is_none());
+    let mut next = next_step(&plan, storage.credentials_file.is_none());
+    if let Some(configuration) = &configuration {
+        let settings = configuration.settings(&plan.target).join(" -c ");
+        next.push_str(&format!(
+            "; with pg_ctl -o \"-c {settings}\" it reads the restored configuration"
+        ));
+    }
     let ignores_invalid_pages = plan.ignores_invalid_pages();
     let (name, target) = (plan.backup.clone(), plan.target.clone());
     let (progress, started) = (Arc::<Progress>::default(), Instant::now());
@@ -52,6 +61,9 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
             }
         })?;
     say(args, &summary(&name, &target, &restored, started));
+    if let Some(configuration) = configuration {
+        say(args, &configuration.write(args.owner).await?);
+    }
     say(args, &next);
     if ignores_invalid_pages {
         say(args, INVALID_PAGES);
@@ -62,7 +74,7 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
 /// Read all that a restore would take. A damaged backup is an answer, not an error.
 pub async fn verify(args: &BackupFetch) -> Result<Status> {
     let verified = async {
-        let (plan, _) = prepare(args).await?;
+        let (plan, ..) = prepare(args).await?;
         let (name, progress) = (plan.backup.clone(), Arc::default());
         let work = apply(plan, Arc::clone(&progress), CancellationToken::new());
         let read = progress::show(progress, args.quiet, work).await?;
@@ -82,7 +94,7 @@ pub async fn verify(args: &BackupFetch) -> Result<Status> {
     }
 }
 
-async fn prepare(args: &BackupFetch) -> Result<(RestorePlan, StorageConfig)> {
+async fn prepare(args: &BackupFetch) -> Result<(RestorePlan, StorageConfig, Option<ConfigurationPlan>)> {
     let data_dir = wal::usual_data_dirs().find(|directory| wal::is_data_dir(directory));
     let settings = settings::find(&args.storage, data_dir.as_deref())?;
     let store = Store::open(&settings.storage)?;
@@ -99,9 +111,18 @@ async fn prepare(args: &BackupFetch) -> Result<(RestorePlan, StorageConfig)> {
     }
     let selection = select(args, &store).await?;
     let plan = plan(&store, &selection.backup.name, &args.directory, options).await?;
-    let notes = selection.notes.iter().chain(&plan.notes);
+    let (name, metadata) = (&selection.backup.name, &selection.backup.metadata);
+    let configuration = match &args.config_dir {
+        Some(directory) => ConfigurationPlan::read(&store, name, metadata, directory).await?,
+        None => None,
+    };
+    let mut places = notes_on_places(metadata, configuration.is_some());
+    if args.config_dir.is_some() && configuration.is_none() {
+        places.push("The backup has no configuration files beside those of the data directory.".to_owned());
+    }
+    let notes = selection.notes.iter().chain(&plan.notes).chain(&places);
     notes.for_each(|note| say(args, &format!("note: {note}")));
-    Ok((plan, settings.storage))
+    Ok((plan, settings.storage, configuration))
 }
 
 fn say(args: &BackupFetch, text: &str) {

@@ -22,6 +22,10 @@ impl Place {
         for (path, content) in [
             ("PG_VERSION", b"15\n".to_vec()),
             ("postgresql.conf", b"archive_mode = on\n".to_vec()),
+            ("pg_xact/0000", vec![0; 8192]),
+            ("base/1/PG_VERSION", b"15\n".to_vec()),
+            ("base/5/PG_VERSION", b"15\n".to_vec()),
+            ("base/16400/PG_VERSION", b"15\n".to_vec()),
             ("base/5/1259", vec![7; 8192]),
             ("base/16400/2619", vec![8; 16384]),
             ("global/pg_control", control()),
