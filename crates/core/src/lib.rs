@@ -22,6 +22,7 @@ pub mod layout;
 pub mod lsn;
 mod page;
 mod places;
+pub mod printable;
 pub mod restore;
 pub mod retention;
 pub mod schedule;
