@@ -255,3 +255,44 @@ async fn what_the_server_writes_as_its_log_is_left_out() {
     let found = members(&store).await;
     assert!(found.contains_key("/mylogs") && !found.contains_key("/mylogs/postgresql.log"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_every_length_and_encoding_are_in_tar_and_manifest() {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    let cluster = plain();
+    let mut names: Vec<std::ffi::OsString> = [232, 241, 254, 255].map(|length| "n".repeat(length).into()).to_vec();
+    names.push(std::ffi::OsString::from_vec(b"not\xffutf8".to_vec()));
+    names.push(std::ffi::OsString::from_vec([b'\xfe'; 255].to_vec()));
+    for name in &names {
+        std::fs::write(cluster.data_dir().join("mine").join(name), name.as_bytes()).expect("written");
+    }
+    let (store, ..) = taken(&cluster, request(&cluster.data_dir())).await.expect("taken");
+    let manifest = store.get(&layout::backup_manifest(NAME), u64::MAX).await.expect("read");
+    let manifest = crate::formats::manifest::parse(&manifest.expect("there")).expect("a manifest");
+    let mut found = 0;
+    for object in store.list(&layout::tar_folder(NAME)).await.expect("listed") {
+        let stored = store.get(&object.key, u64::MAX).await.expect("read").expect("there");
+        let decoder = Format::of_key(&object.key)
+            .0
+            .decoder(stored.as_ref())
+            .expect("a decoder");
+        for entry in tar::Archive::new(decoder).entries().expect("a tar") {
+            let mut entry = entry.expect("a member");
+            let path = entry.path_bytes().into_owned();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).expect("its content");
+            if let Some(name) = path
+                .strip_prefix(b"/mine/")
+                .filter(|name| name.len() > 7 && !name.contains(&b'/'))
+            {
+                assert_eq!(content, name, "the name in the header is whole");
+                found += 1;
+            }
+        }
+    }
+    assert_eq!(found, names.len());
+    for name in &names {
+        let path = Path::new("mine").join(name);
+        assert!(manifest.files.iter().any(|file| file.path == path), "{path:?}");
+    }
+}
