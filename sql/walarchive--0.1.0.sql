@@ -59,6 +59,7 @@ CREATE  FUNCTION "walarchive_backup_list"() RETURNS TABLE (
 	"is_permanent" bool,  /* bool */
 	"user_data" jsonb,  /* Option < SqlJson > */
 	"corrupt_pages" bigint,  /* Option < i64 > */
+	"left_out" TEXT[],  /* :: std :: option :: Option < Vec < SqlText > > */
 	"restorable" bool,  /* bool */
 	"problem" TEXT  /* Option < SqlText > */
 )

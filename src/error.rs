@@ -2,11 +2,15 @@
 
 use pgrx::{PgLogLevel, PgSqlErrorCode, ereport};
 use walarchive_core::backup::CorruptPages;
+use walarchive_core::formats::LeftOut;
 use walarchive_core::{Error, printable, wal_g};
 
 use crate::pg::text::message;
 use crate::pg::{CaughtError, ErrorReport};
 use crate::shmem::{Failure, Text};
+
+/// So many things that were left out are named to the client; the log and the metadata of the backup have more.
+const NAMED: usize = 8;
 
 /// How a line that core logged appears in the server's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +140,34 @@ pub fn warn_of_wal_g() {
     if let Err(refused) = wal_g::refuse_plain_text(std::env::vars_os()) {
         warn("WAL cannot be archived", &Failure::from(&refused));
     }
+}
+
+/// A NOTICE, with DETAIL and HINT.
+pub fn tell(failure: &Failure) {
+    report(failure, failure.message.as_str().to_owned()).report(PgLogLevel::NOTICE);
+}
+
+/// What a backup says of what it has left out; none if that is nothing.
+pub fn left_out(first: &[LeftOut], count: u64) -> Option<Failure> {
+    if count == 0 {
+        return None;
+    }
+    let named: Vec<String> = first.iter().take(NAMED).map(LeftOut::to_string).collect();
+    let more = match count.saturating_sub(named.len() as u64) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(Failure {
+        sqlstate: PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION as i32,
+        message: Text::new(&match count {
+            1 => "1 entry of the data directory is not in the backup".to_owned(),
+            _ => format!("{count} entries of the data directory are not in the backup"),
+        }),
+        detail: Text::new(&format!("Left out: {}{more}.", named.join(", "))),
+        hint: Text::new(
+            "Symbolic links are followed only at places of the server's own. Back up by other means what else is needed.",
+        ),
+    })
 }
 
 /// End the statement with this failure.

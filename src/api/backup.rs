@@ -147,6 +147,9 @@ fn succeeded(job: &BackupJob) -> String {
     if job.warning.message != Text::EMPTY {
         error::notify(&job.warning);
     }
+    if job.notice.message != Text::EMPTY {
+        error::tell(&job.notice);
+    }
     job.name.as_str().to_owned()
 }
 

@@ -33,6 +33,7 @@ fn walarchive_backup_list() -> TableIterator<
         name!(is_permanent, bool),
         name!(user_data, Option<SqlJson>),
         name!(corrupt_pages, Option<i64>),
+        name!(left_out, Option<Vec<SqlText>>),
         name!(restorable, bool),
         name!(problem, Option<SqlText>),
     ),
@@ -59,8 +60,11 @@ fn walarchive_backup_list() -> TableIterator<
             Some(backup.pg_version as i32).filter(|version| *version != 0),
             backup.system_identifier.map(|identifier| identifier.to_string().into()),
             backup.is_permanent,
-            backup.user_data.map(SqlJson),
+            backup.user_data.map(|data| SqlJson(data.to_value())),
             backup.corrupt_pages.map(bigint),
+            Some(backup.left_out)
+                .filter(|left_out| !left_out.is_empty())
+                .map(|left_out| left_out.iter().map(|entry| entry.to_string().into()).collect()),
             backup.restorable,
             backup.problem.map(SqlText),
         )

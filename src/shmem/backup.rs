@@ -135,6 +135,8 @@ pub struct BackupJob {
     pub failure: Failure,
     /// What has to be said of it although it did not fail.
     pub warning: Failure,
+    /// What of the data directory is not in it.
+    pub notice: Failure,
 }
 
 impl BackupJob {
@@ -167,6 +169,7 @@ impl BackupJob {
         waiting_for: Text::EMPTY,
         failure: Failure::NONE,
         warning: Failure::NONE,
+        notice: Failure::NONE,
     };
 
     /// Is the place taken? Not by a backup whose worker never came up.

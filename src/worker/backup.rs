@@ -11,6 +11,7 @@ use pgrx::prelude::*;
 use tokio_util::sync::CancellationToken;
 use walarchive_core::backup::delta::{self, Choice, Wanted};
 use walarchive_core::backup::{Backup, BackupOptions, BackupRequest, PreparedBackup, Progress, Rate, discard};
+use walarchive_core::formats::UserData;
 use walarchive_core::storage::Store;
 use walarchive_core::{Error, Result};
 
@@ -150,9 +151,7 @@ fn take(begun: &Begun) -> Result<String> {
         let job = BACKUP.share();
         (job.permanent, job.user_data.to_option(), job.started_us)
     };
-    let user_data = user_data.map(|json| serde_json::from_str(&json)).transpose();
-    let user_data =
-        user_data.map_err(|error| Error::config(format!("user_data is no JSON: {error}"), "Give another."))?;
+    let user_data = user_data.and_then(|json| UserData::of_text(&json));
     // Before the checkpoint: a database that is where it is now was there when the backup starts, or its move is replayed.
     let databases = online_backup::databases();
     let (mut request, online) = session::begin(permanent, user_data, started_us);
@@ -179,6 +178,7 @@ fn take(begun: &Begun) -> Result<String> {
     };
     *begun.stored.borrow_mut() = Some((store.clone(), name));
     backup.name_databases(session::oids_by_name(&databases));
+    backup.databases_before(session::oids(&databases));
     let mut repository = Repository::new(settings, store.clone());
     let backup = copy(backup, &mut repository, &progress, &cancel)?;
     let prepared = finish(backup, &databases, begun, &progress)?;
@@ -248,17 +248,26 @@ fn copy(
 }
 
 /// Leave backup mode, and write all but the sentinel.
-fn finish(backup: Backup, databases: &[Database], begun: &Begun, progress: &Arc<Progress>) -> Result<PreparedBackup> {
+fn finish(
+    mut backup: Backup,
+    databases: &[Database],
+    begun: &Begun,
+    progress: &Arc<Progress>,
+) -> Result<PreparedBackup> {
     set_phase(Phase::Finishing);
     let online = begun.online.take();
     let stopped = session::end(online.ok_or_else(|| defect("the server is not in backup mode"))?)?;
-    session::check_places(databases)?;
+    backup.databases_after(session::oids(&session::check_places(databases)?));
     let prepared = step(async move { backup.finish(stopped).await })?;
     show(progress, &mut Rate::default());
     if prepared.corrupt_pages().pages > 0 {
         let warning = Failure::from(prepared.corrupt_pages());
         BACKUP.exclusive().warning = warning;
         error::notify(&warning);
+    }
+    let (left_out, count) = prepared.left_out();
+    if let Some(notice) = error::left_out(left_out, count) {
+        BACKUP.exclusive().notice = notice;
     }
     Ok(prepared)
 }

@@ -2,17 +2,19 @@
 //! PostgreSQL leaves backup mode by itself when the process ends between the two.
 
 use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::path::PathBuf;
 
 use chrono::DateTime;
-use serde_json::Value;
-use walarchive_core::backup::{BackupRequest, StopResult};
+use walarchive_core::backup::{BackupRequest, ConfigurationFiles, StopResult, emptied_directory};
+use walarchive_core::formats::UserData;
 use walarchive_core::{Error, Lsn, Result};
 
 use crate::pg::online_backup::{self, Database, OnlineBackup};
 use crate::pg::server;
 
 /// Enter backup mode, and say what is to be backed up.
-pub(super) fn begin(permanent: bool, user_data: Option<Value>, started_us: i64) -> (BackupRequest, OnlineBackup) {
+pub(super) fn begin(permanent: bool, user_data: Option<UserData>, started_us: i64) -> (BackupRequest, OnlineBackup) {
     let backup = OnlineBackup::start(c"walarchive");
     let identity = server::identity();
     let hostname = nix::unistd::gethostname()
@@ -30,9 +32,44 @@ pub(super) fn begin(permanent: bool, user_data: Option<Value>, started_us: i64) 
         user_data,
         start_time: DateTime::from_timestamp_micros(started_us).unwrap_or_default(),
         tablespaces: Vec::new(),
+        emptied: emptied(),
+        configuration: configuration(),
         parent: None,
     };
     (request, backup)
+}
+
+/// Where the server reads its configuration, and its secrets.
+fn configuration() -> ConfigurationFiles {
+    let file = |name: &CStr| {
+        let path = server::setting(name);
+        (!path.is_empty()).then(|| server::data_directory().join(path))
+    };
+    let secrets = [c"ssl_key_file", c"krb_server_keyfile", c"walarchive.credentials_file"];
+    ConfigurationFiles {
+        config: file(c"config_file"),
+        hba: file(c"hba_file"),
+        ident: file(c"ident_file"),
+        secrets: secrets.into_iter().filter_map(file).collect(),
+    }
+}
+
+/// Where the server writes its log, if that is below the data directory, and what it keeps statistics in.
+fn emptied() -> Vec<PathBuf> {
+    let written = [
+        (server::setting(c"logging_collector") == "on").then(|| server::setting(c"log_directory")),
+        // Up to PostgreSQL 14.
+        Some(server::setting(c"stats_temp_directory")),
+    ];
+    let written = written.into_iter().flatten();
+    written
+        .filter_map(|directory| emptied_directory(&server::data_directory(), &directory))
+        .collect()
+}
+
+/// The OIDs of databases.
+pub(super) fn oids(databases: &[Database]) -> impl Iterator<Item = u32> {
+    databases.iter().map(|database| database.oid)
 }
 
 /// The OIDs by name. A name that is not in UTF-8 is left out, as no restore could be told it.
@@ -42,9 +79,11 @@ pub(super) fn oids_by_name(databases: &[Database]) -> BTreeMap<String, u32> {
 }
 
 /// Refuse a backup during which a database was moved to another tablespace. Recovery repeats the move by copying the database
-/// from its old place over its new one, and of the old one the backup has what had not been removed yet, or nothing.
-pub(super) fn check_places(before: &[Database]) -> Result<()> {
-    for now in online_backup::databases() {
+/// from its old place over its new one, and of the old one the backup has what had not been removed yet, or nothing. Returns the
+/// databases as they are now.
+pub(super) fn check_places(before: &[Database]) -> Result<Vec<Database>> {
+    let after = online_backup::databases();
+    for now in &after {
         let then = before.iter().find(|then| then.oid == now.oid);
         if then.is_some_and(|then| then.tablespace != now.tablespace) {
             return Err(Error::config(
@@ -56,7 +95,7 @@ pub(super) fn check_places(before: &[Database]) -> Result<()> {
             ));
         }
     }
-    Ok(())
+    Ok(after)
 }
 
 /// Leave backup mode. On a standby the primary may have failed over meanwhile: a backup that starts on one timeline and ends

@@ -191,6 +191,9 @@ pub struct BackupFetch {
     /// Put tablespaces into DIR/<oid>, but for those that --tablespace-map puts elsewhere.
     #[arg(long, value_name = "DIR")]
     tablespace_map_all: Option<PathBuf>,
+    /// Write the configuration files that lay outside of the original's data directory, as on Debian, into DIR.
+    #[arg(long, value_name = "DIR", conflicts_with = "verify_only")]
+    pub config_dir: Option<PathBuf>,
     /// Put pg_wal into this directory, which must be empty or absent, and a link to it into the data directory, as initdb does.
     #[arg(long, value_name = "DIR", conflicts_with = "verify_only")]
     waldir: Option<PathBuf>,

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use walarchive_core::config::StorageConfig;
 use walarchive_core::inventory::{find_backup, list_backups};
 use walarchive_core::restore::{
-    Progress, RecoveryMode, RecoverySettings, RestoreCommand, RestorePlan, Restored, Selection, apply, plan,
-    select_backup, target_history,
+    ConfigurationPlan, Progress, RecoveryMode, RecoverySettings, RestoreCommand, RestorePlan, Restored, Selection,
+    apply, notes_on_places, plan, select_backup, target_history,
 };
 use walarchive_core::storage::Store;
 use walarchive_core::verify::Status;
@@ -32,7 +32,7 @@ const LONGEST_ANSWER: u64 = 100;
 
 /// Restore a backup.
 pub async fn run(args: &BackupFetch) -> Result<()> {
-    let (mut plan, storage) = prepare(args).await?;
+    let (mut plan, storage, configuration) = prepare(args).await?;
     if is_root() && args.owner.is_none() {
         eprintln!(
             "walarchive: warning: the restored files will belong to root, and PostgreSQL refuses to run as root\n\
@@ -41,13 +41,22 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
     }
     if args.dry_run {
         print!("{}", printable::lines(&plan.to_string()));
+        if let Some(configuration) = &configuration {
+            println!("{}", printable::lines(&configuration.to_string()));
+        }
         return Ok(());
     }
     if ask_for_locations(&plan)? {
         plan.confirm_locations();
     }
     plan.check_locations()?;
-    let next = next_step(&plan, storage.credentials_file.is_none());
+    let mut next = next_step(&plan, storage.credentials_file.is_none());
+    if let Some(configuration) = &configuration {
+        let settings = configuration.settings(&plan.target).join(" -c ");
+        next.push_str(&format!(
+            "; with pg_ctl -o \"-c {settings}\" it reads the restored configuration"
+        ));
+    }
     let ignores_invalid_pages = plan.ignores_invalid_pages();
     let (name, target) = (plan.backup.clone(), plan.target.clone());
     let (progress, started) = (Arc::<Progress>::default(), Instant::now());
@@ -60,6 +69,9 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
             }
         })?;
     say(args, &summary(&name, &target, &restored, started));
+    if let Some(configuration) = configuration {
+        say(args, &configuration.write(args.owner).await?);
+    }
     say(args, &next);
     if ignores_invalid_pages {
         say(args, INVALID_PAGES);
@@ -70,7 +82,7 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
 /// Read all that a restore would take. A damaged backup is an answer, not an error.
 pub async fn verify(args: &BackupFetch) -> Result<Status> {
     let verified = async {
-        let (plan, _) = prepare(args).await?;
+        let (plan, ..) = prepare(args).await?;
         let (name, progress) = (plan.backup.clone(), Arc::default());
         let work = apply(plan, Arc::clone(&progress), CancellationToken::new());
         let read = progress::show(progress, args.quiet, work).await?;
@@ -91,7 +103,7 @@ pub async fn verify(args: &BackupFetch) -> Result<Status> {
     }
 }
 
-async fn prepare(args: &BackupFetch) -> Result<(RestorePlan, StorageConfig)> {
+async fn prepare(args: &BackupFetch) -> Result<(RestorePlan, StorageConfig, Option<ConfigurationPlan>)> {
     let data_dir = wal::usual_data_dirs().find(|directory| wal::is_data_dir(directory));
     let settings = settings::find(&args.storage, data_dir.as_deref())?;
     let store = Store::open(&settings.storage)?;
@@ -111,9 +123,18 @@ async fn prepare(args: &BackupFetch) -> Result<(RestorePlan, StorageConfig)> {
     // A store that answers has the patience of a backup: hours of work do not end with one bad answer.
     let patient = Store::open(&settings.storage.for_backup())?;
     let plan = plan(&patient, &selection.backup.name, &args.directory, options).await?;
-    let notes = selection.notes.iter().chain(&plan.notes);
+    let (name, metadata) = (&selection.backup.name, &selection.backup.metadata);
+    let configuration = match &args.config_dir {
+        Some(directory) => ConfigurationPlan::read(&patient, name, metadata, directory).await?,
+        None => None,
+    };
+    let mut places = notes_on_places(metadata, configuration.is_some());
+    if args.config_dir.is_some() && configuration.is_none() {
+        places.push("The backup has no configuration files beside those of the data directory.".to_owned());
+    }
+    let notes = selection.notes.iter().chain(&plan.notes).chain(&places);
     notes.for_each(|note| say(args, &format!("note: {note}")));
-    Ok((plan, settings.storage))
+    Ok((plan, settings.storage, configuration))
 }
 
 /// Ask, if somebody is there to ask, whether tablespaces may go to places that only the repository names.

@@ -54,7 +54,12 @@ fn table(backups: &[BackupDetail], detail: bool) -> String {
             ]);
         }
         let parent = backup.parent.as_ref().map(|parent| format!("delta of {parent}"));
-        let note = [parent, backup.problem.clone()].into_iter().flatten();
+        let left_out = match &backup.left_out[..] {
+            [] => None,
+            [first] => Some(format!("without {first}")),
+            [first, rest @ ..] => Some(format!("without {first} and {} more", rest.len())),
+        };
+        let note = [parent, left_out, backup.problem.clone()].into_iter().flatten();
         row.push(note.collect::<Vec<_>>().join("; "));
         row
     });

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use walarchive_core::archive::{self, Archive};
+use walarchive_core::server_config::data_directories;
 use walarchive_core::storage::Store;
 use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, Result};
@@ -64,10 +65,15 @@ pub fn data_dir_of(path: &Path) -> Option<PathBuf> {
         .find(|directory| is_data_dir(directory))
 }
 
-/// The working directory, then PGDATA.
+/// The working directory, then PGDATA, then that of the only cluster that Debian's tools know.
 pub fn usual_data_dirs() -> impl Iterator<Item = PathBuf> {
     let pgdata = std::env::var_os("PGDATA").map(PathBuf::from);
-    std::env::current_dir().ok().into_iter().chain(pgdata)
+    let known = || {
+        let known = data_directories();
+        (known.len() == 1).then_some(known).into_iter().flatten()
+    };
+    let usual = std::env::current_dir().ok().into_iter().chain(pgdata);
+    usual.chain(std::iter::once_with(known).flatten())
 }
 
 /// `PG_VERSION` is in every data directory, but also in those of databases.

@@ -22,6 +22,10 @@ impl Place {
         for (path, content) in [
             ("PG_VERSION", b"15\n".to_vec()),
             ("postgresql.conf", b"archive_mode = on\n".to_vec()),
+            ("pg_xact/0000", vec![0; 8192]),
+            ("base/1/PG_VERSION", b"15\n".to_vec()),
+            ("base/5/PG_VERSION", b"15\n".to_vec()),
+            ("base/16400/PG_VERSION", b"15\n".to_vec()),
             ("base/5/1259", vec![7; 8192]),
             ("base/16400/2619", vec![8; 16384]),
             ("global/pg_control", control()),
@@ -108,7 +112,7 @@ async fn a_directory_is_restored_and_brought_back_again() {
     says(
         &planned,
         0,
-        &["checked with: the backup manifest (6 files)", "archiving:    off"],
+        &["checked with: the backup manifest (10 files)", "archiving:    off"],
     );
     assert!(!place.path("target").exists());
     says(&place.fetch(&[]), 0, &["restored backup", "start the server on"]);
@@ -124,7 +128,7 @@ async fn a_directory_is_restored_and_brought_back_again() {
     says(
         &planned,
         0,
-        &["there:        3 files, 16405 bytes are as in the backup and are kept; 3 are fetched; 2 are not"],
+        &["there:        7 files, 24606 bytes are as in the backup and are kept; 3 are fetched; 2 are not"],
     );
     says(&place.fetch(&["--delta"]), 0, &["restored backup"]);
     assert_eq!(place.read("base/5/1259"), vec![7; 8192]);
@@ -144,7 +148,7 @@ async fn a_directory_is_restored_and_brought_back_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn reading_only_tells_by_its_exit_code() {
     let place = Place::new().await;
-    says(&place.fetch(&["--verify-only"]), 0, &["can be restored: 6 files"]);
+    says(&place.fetch(&["--verify-only"]), 0, &["can be restored: 10 files"]);
     let tars = place.path("store/basebackups_005").join(NAME).join("tar_partitions");
     spoil(&tars.join("pg_control.tar.zst"));
     says(&place.fetch(&["--verify-only"]), 1, &["is damaged", "DETAIL:"]);

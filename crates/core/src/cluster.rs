@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::description;
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::storage::{CreateOnly, Created, Store};
@@ -132,7 +133,7 @@ async fn refuse_foreign_backups(store: &Store, identity: &ClusterIdentity) -> Re
         .filter(|object| layout::backup_of_sentinel(&object.key).is_some())
         .max_by_key(|object| object.last_modified);
     let Some(newest) = newest else { return Ok(()) };
-    let content = store.get(&newest.key, crate::formats::SENTINEL_LIMIT).await?;
+    let content = description::read(store, &newest.key).await?;
     let owner = content.and_then(|content| serde_json::from_slice::<Owner>(&content).ok()?.system_identifier);
     match owner {
         Some(owner) if owner != 0 && owner != identity.system_identifier => Err(Error::ForeignRepository {

@@ -93,6 +93,17 @@ pub fn backup_manifest(backup: &str) -> String {
     format!("{BACKUPS_FOLDER}/{backup}/backup_manifest")
 }
 
+/// The configuration files that lay outside of the data directory, without the suffix of the compression. Of our own; WAL-G does
+/// not look at it.
+pub fn configuration(backup: &str) -> String {
+    format!("{BACKUPS_FOLDER}/{backup}/configuration.tar")
+}
+
+/// The same, as it is compressed.
+pub fn configuration_in(backup: &str, format: Format) -> String {
+    format!("{}{}", configuration(backup), format.suffix())
+}
+
 /// Written first and create-only, so that two servers cannot take a backup of one name at a time; removed at the end.
 pub fn backup_claim(backup: &str) -> String {
     format!("{BACKUPS_FOLDER}/{backup}/walarchive_claim.json")

@@ -1,5 +1,7 @@
 //! The `walarchive.*` settings of a data directory, for the binary: read from the files, since no server may be there.
 
+mod find;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -39,18 +41,23 @@ enum Line {
 
 impl ServerConfig {
     /// Read `postgresql.conf` and then `postgresql.auto.conf`, where a later line wins. Where `postgresql.conf` lies
-    /// elsewhere (as on Debian), the command line of the last start tells where. Files that do not exist are no error.
+    /// elsewhere (as on Debian), the command line of the last start tells where, or the cluster among those of Debian's tools
+    /// that has this data directory. Files that do not exist are no error.
     pub fn read(data_dir: &Path) -> Result<Self> {
+        Self::read_among(data_dir, &debian_clusters())
+    }
+
+    fn read_among(data_dir: &Path, clusters: &Path) -> Result<Self> {
         let mut values = BTreeMap::new();
         let in_place = data_dir.join("postgresql.conf");
-        let main = if in_place.exists() {
-            in_place
-        } else {
-            config_file_of_last_start(data_dir).unwrap_or(in_place)
+        let main = match find::config_file_of_last_start(data_dir) {
+            Some(config_file) => config_file,
+            None if in_place.exists() => in_place,
+            None => find::config_file_among(clusters, data_dir).unwrap_or(in_place),
         };
         for file in [main, data_dir.join("postgresql.auto.conf")] {
             if file.exists() {
-                read_file(&file, 0, &mut values)?;
+                read_file(&file, 0, &mut values, &mut Vec::new())?;
             }
         }
         let mut take = |name: &str| values.remove(name).filter(|value: &String| !value.is_empty());
@@ -65,15 +72,30 @@ impl ServerConfig {
     }
 }
 
-/// `postmaster.opts` holds the command line: `/usr/…/postgres "-D" "/data" "-c" "config_file=/etc/…/postgresql.conf"`.
-fn config_file_of_last_start(data_dir: &Path) -> Option<PathBuf> {
-    let line = std::fs::read_to_string(data_dir.join("postmaster.opts")).ok()?;
-    let rest = &line[line.find("config_file=")? + "config_file=".len()..];
-    let end = rest.find('"').unwrap_or(rest.trim_end().len());
-    Some(PathBuf::from(&rest[..end])).filter(|path| path.is_absolute())
+/// Where Debian's tools keep the configuration of clusters, as `MAJOR/NAME/postgresql.conf`.
+fn debian_clusters() -> PathBuf {
+    let root = std::env::var_os("PG_CLUSTER_CONF_ROOT").filter(|root| !root.is_empty());
+    root.map_or_else(|| PathBuf::from("/etc/postgresql"), PathBuf::from)
 }
 
-fn read_file(path: &Path, depth: usize, values: &mut BTreeMap<String, String>) -> Result<()> {
+/// The data directories of the clusters that Debian's tools know.
+pub fn data_directories() -> Vec<PathBuf> {
+    find::clusters(&debian_clusters())
+        .into_iter()
+        .map(|(_, data_dir)| data_dir)
+        .collect()
+}
+
+/// The configuration file and all that it includes. What cannot be read is passed over.
+pub fn files_of(config_file: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    if let Err(error) = read_file(config_file, 0, &mut BTreeMap::new(), &mut files) {
+        tracing::warn!("not all files of the configuration are known: {error}");
+    }
+    files
+}
+
+fn read_file(path: &Path, depth: usize, values: &mut BTreeMap<String, String>, files: &mut Vec<PathBuf>) -> Result<()> {
     if depth > MAX_DEPTH {
         return Err(Error::config(
             format!(
@@ -91,22 +113,23 @@ fn read_file(path: &Path, depth: usize, values: &mut BTreeMap<String, String>) -
         ));
     }
     let content = std::fs::read(path).map_err(|error| Error::io("read", path, error))?;
+    files.push(path.to_owned());
     let folder = path.parent().unwrap_or(Path::new("/"));
     for line in String::from_utf8_lossy(&content).lines().filter_map(parse_line) {
         match line {
             Line::Setting(name, value) => {
                 values.insert(name, value);
             }
-            Line::Include(file) => read_file(&folder.join(file), depth + 1, values)?,
+            Line::Include(file) => read_file(&folder.join(file), depth + 1, values, files)?,
             Line::IncludeIfExists(file) => {
                 let file = folder.join(file);
                 if file.exists() {
-                    read_file(&file, depth + 1, values)?;
+                    read_file(&file, depth + 1, values, files)?;
                 }
             }
             Line::IncludeDir(directory) => {
-                for file in files_of(&folder.join(directory))? {
-                    read_file(&file, depth + 1, values)?;
+                for file in files_of_directory(&folder.join(directory))? {
+                    read_file(&file, depth + 1, values, files)?;
                 }
             }
         }
@@ -115,7 +138,7 @@ fn read_file(path: &Path, depth: usize, values: &mut BTreeMap<String, String>) -
 }
 
 /// The files that `include_dir` takes: `*.conf` without a leading dot, by name in the C locale.
-fn files_of(directory: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn files_of_directory(directory: &Path) -> Result<Vec<PathBuf>> {
     let unreadable = |error| Error::io("read", directory, error);
     let mut names = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(unreadable)? {
@@ -284,15 +307,60 @@ mod tests {
     #[test]
     fn a_configuration_file_elsewhere_is_found() {
         let dir = tempfile::tempdir().expect("a directory");
-        let elsewhere = dir.path().join("etc dir.conf");
-        std::fs::write(&elsewhere, "walarchive.storage = 'file:///elsewhere'\n").expect("written");
-        let opts = format!(
-            "/usr/bin/postgres \"-D\" \"/data\" \"-c\" \"config_file={}\"\n",
-            elsewhere.display()
-        );
-        std::fs::write(dir.path().join("postmaster.opts"), opts).expect("written");
+        let elsewhere = dir.path().join("etc dir");
+        std::fs::create_dir(&elsewhere).expect("made");
+        let file = elsewhere.join("postgresql.conf");
+        std::fs::write(&file, "walarchive.storage = 'file:///elsewhere'\n").expect("written");
+        let (file, elsewhere) = (file.display().to_string(), elsewhere.display().to_string());
+        for args in [
+            format!("\"-D\" \"/data\" \"-c\" \"config_file={file}\""),
+            format!("\"-D\" \"/data\" \"-cconfig_file={file}\""),
+            format!("\"--config-file={file}\" \"-D\" \"/data\""),
+            format!("\"-D\" \"{elsewhere}\""),
+            format!("\"-D{elsewhere}\""),
+        ] {
+            let opts = format!("/usr/bin/postgres {args}\n");
+            std::fs::write(dir.path().join("postmaster.opts"), opts).expect("written");
+            // What initdb has put into the data directory is not what the server reads.
+            for in_place in ["", "walarchive.storage = 'file:///in-place'\n"] {
+                std::fs::write(dir.path().join("postgresql.conf"), in_place).expect("written");
+                let config = ServerConfig::read(dir.path()).expect("read");
+                assert_eq!(config.storage.as_deref(), Some("file:///elsewhere"), "{args}");
+            }
+        }
+        // Of a file that is not there any more nothing is known.
+        std::fs::write(
+            dir.path().join("postmaster.opts"),
+            "postgres \"-c\" \"config_file=/gone\"\n",
+        )
+        .expect("written");
         let config = ServerConfig::read(dir.path()).expect("read");
-        assert_eq!(config.storage.as_deref(), Some("file:///elsewhere"));
+        assert_eq!(config.storage.as_deref(), Some("file:///in-place"));
+    }
+
+    #[test]
+    fn a_cluster_of_debian_is_found_by_its_data_directory() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (etc, data) = (dir.path().join("etc"), dir.path().join("data"));
+        std::fs::create_dir(&data).expect("made");
+        std::os::unix::fs::symlink(&data, dir.path().join("link")).expect("linked");
+        for (cluster, data_dir) in [("15/main", "link"), ("15/other", "elsewhere"), ("16/broken", "")] {
+            let folder = etc.join(cluster);
+            std::fs::create_dir_all(&folder).expect("made");
+            let text = match data_dir {
+                "" => "include 'none'\n".to_owned(),
+                _ => format!(
+                    "data_directory = '{}'\nwalarchive.storage = 'file:///{cluster}'\n",
+                    dir.path().join(data_dir).display()
+                ),
+            };
+            std::fs::write(folder.join("postgresql.conf"), text).expect("written");
+        }
+        let config = ServerConfig::read_among(&data, &etc).expect("read");
+        assert_eq!(config.storage.as_deref(), Some("file:///15/main"));
+        let none = ServerConfig::read_among(dir.path(), &etc).expect("read");
+        assert_eq!(none, ServerConfig::default());
+        assert_eq!(find::clusters(&etc).len(), 2);
     }
 
     proptest! {

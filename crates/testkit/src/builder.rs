@@ -15,6 +15,7 @@ pub struct Builder {
     pub(crate) name: String,
     pub(crate) settings: Vec<(String, String)>,
     pub(crate) env: Vec<(String, String)>,
+    pub(crate) server_args: Vec<String>,
     initdb_args: Vec<String>,
     checksums: bool,
 }
@@ -27,6 +28,7 @@ impl Builder {
             name: name.to_owned(),
             settings: Vec::new(),
             env: Vec::new(),
+            server_args: Vec::new(),
             initdb_args: Vec::new(),
             checksums: true,
         }
@@ -47,6 +49,12 @@ impl Builder {
     /// Adds a variable to the server's environment, which is otherwise empty but for PATH, LC_ALL and TZ.
     pub fn env(mut self, name: &str, value: &str) -> Builder {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Gives the server a setting by its command line, where it wins over all files.
+    pub fn server_setting(mut self, name: &str, value: &str) -> Builder {
+        self.server_args.extend(["-c".to_owned(), format!("{name}={value}")]);
         self
     }
 

@@ -24,6 +24,7 @@ pub struct Cluster {
     socket_dir: PathBuf,
     port: u16,
     env: Vec<(String, String)>,
+    server_args: Vec<String>,
     log_path: PathBuf,
     postmaster: Mutex<Option<Child>>,
 }
@@ -54,6 +55,7 @@ impl Cluster {
             socket_dir: from.base,
             port,
             env: from.env,
+            server_args: from.server_args,
             postmaster: Mutex::new(None),
         }
     }
@@ -127,6 +129,7 @@ impl Cluster {
         command.args(["-c", "listen_addresses=", "-c", "logging_collector=off"]);
         command.args(["-c", &format!("port={}", self.port)]);
         command.args(["-c", &format!("unix_socket_directories={}", self.socket_dir.display())]);
+        command.args(&self.server_args);
         // In a process group of its own, Ctrl-C at the terminal ends the tests, and they end the server.
         command.process_group(0).stdin(std::process::Stdio::null());
         command

@@ -10,11 +10,14 @@
 
 mod cache;
 mod claim;
+mod configuration;
 mod corrupt;
 pub mod delta;
+mod essential;
 mod files;
 mod label;
 mod limiter;
+mod links;
 mod lists;
 mod notes;
 mod pack;
@@ -40,15 +43,18 @@ use chrono::{DateTime, Utc};
 
 use crate::codec::Compression;
 use crate::control_file::ControlFile;
+use crate::formats::UserData;
 use crate::formats::manifest::ChecksumAlgorithm;
 use crate::lsn::Lsn;
 use crate::wal::{Segment, SegmentSize};
 
 pub use cache::{FindResident, Residency};
+pub use configuration::ConfigurationFiles;
 pub use corrupt::{CorruptPages, OnChecksumFailure};
 pub use prepared::{PreparedBackup, discard};
 pub use progress::{Phase, Progress, Snapshot};
 pub use rate::Rate;
+pub use rules::emptied_directory;
 pub use run::Backup;
 
 /// A tablespace and where it is.
@@ -80,12 +86,17 @@ pub struct BackupRequest {
     /// Never deleted by retention.
     pub permanent: bool,
     /// What the user attaches.
-    pub user_data: Option<serde_json::Value>,
+    pub user_data: Option<UserData>,
     /// When the backup was asked for.
     pub start_time: DateTime<Utc>,
     /// May be empty: the links in `pg_tblspc` are followed in any case. A location given here goes into the sentinel
     /// instead of the text of the link.
     pub tablespaces: Vec<Tablespace>,
+    /// Directories below the data directory, relative to it, whose content the server is configured to write and no restore
+    /// needs: that of `log_directory`.
+    pub emptied: Vec<PathBuf>,
+    /// Where the configuration of the server is.
+    pub configuration: ConfigurationFiles,
     /// Of a delta backup: what [`delta::choose`] has found.
     pub parent: Option<delta::Parent>,
 }
@@ -106,6 +117,8 @@ impl BackupRequest {
             user_data: None,
             start_time: Utc::now(),
             tablespaces: Vec::new(),
+            emptied: Vec::new(),
+            configuration: ConfigurationFiles::default(),
             parent: None,
         }
     }

@@ -17,14 +17,15 @@ use super::corrupt::Findings;
 use super::delta::{Delta, Input, Way, is_paged};
 use super::files::FileEntry;
 use super::limiter::Limiter;
+use super::links::Links;
 use super::notes::{Notes, Packed};
 use super::pages::PageReader;
 use super::progress::Progress;
 use super::source::{Source, changed};
 use super::stream::{Counted, sink_error};
 use super::tar_stream::TarStream;
-use super::unlogged;
 use super::walk::{Directory, Owner};
+use super::{rules, unlogged};
 use crate::codec::{Compression, Encoder};
 use crate::error::{Error, Result};
 use crate::formats::files_metadata::{FileDescription, Identity};
@@ -49,6 +50,7 @@ pub(super) struct Shared {
     pub(super) compression: Compression,
     pub(super) algorithm: ChecksumAlgorithm,
     pub(super) limiter: Limiter,
+    pub(super) links: Links,
     pub(super) progress: Arc<Progress>,
     /// Cancelled with the backup, and when another tar failed.
     pub(super) stop: CancellationToken,
@@ -112,7 +114,7 @@ impl Packer {
         let full = self.shared.data_dir.join(&entry.path);
         let opened = match unlogged::is_known_now(&self.shared.data_dir, &entry.path)? {
             true => None,
-            false => open(&full)?,
+            false => open(&self.shared.links, &entry.path, &full)?,
         };
         let Some((file, before)) = opened else {
             self.shared.progress.vanished(entry.size);
@@ -302,21 +304,27 @@ pub(super) fn member_name(path: &Path) -> OsString {
     name
 }
 
-/// None if it is gone, or not a regular file any more. Neither a link nor a pipe that took its place is followed.
-fn open(path: &Path) -> Result<Option<(File, Metadata)>> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
+/// None if it is gone, or not a regular file any more. A link is followed at a place of the server's own only.
+fn open(links: &Links, path: &Path, full: &Path) -> Result<Option<(File, Metadata)>> {
+    let follow = match rules::is_of_server(path) {
+        true => OFlag::empty(),
+        false => OFlag::O_NOFOLLOW,
+    };
+    let flags = follow | OFlag::O_NONBLOCK;
+    let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(full) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ELOOP as i32) => {
-            tracing::warn!(file = %path.display(), "skipped a symbolic link");
-            return Ok(None);
-        }
-        Err(error) => return Err(Error::io("open", path, error)),
+        Err(error) => match std::fs::symlink_metadata(full) {
+            Ok(meta) if !follow.is_empty() && meta.is_symlink() => {
+                links.leave_out(path, full, &meta);
+                return Ok(None);
+            }
+            _ => return Err(Error::io("open", full, error)),
+        },
     };
-    let meta = file.metadata().map_err(|error| Error::io("read", path, error))?;
+    let meta = file.metadata().map_err(|error| Error::io("read", full, error))?;
     if !meta.is_file() {
-        tracing::warn!(file = %path.display(), "skipped a special file");
+        links.leave_out(path, full, &meta);
         return Ok(None);
     }
     Ok(Some((file, meta)))
@@ -357,6 +365,7 @@ mod tests {
             compression: Compression::Plain,
             algorithm: ChecksumAlgorithm::Crc32c,
             limiter: Limiter::new(None),
+            links: Links::default(),
             progress: Arc::default(),
             stop: CancellationToken::new(),
         });

@@ -15,10 +15,12 @@ use super::corrupt::CorruptPages;
 use super::delta::Parent;
 use super::progress::{Phase, Progress};
 use super::run::{Backup, Tar};
+use super::stream::blocking;
 use super::walk::Owner;
-use super::{StopResult, Tablespace, lists};
+use super::{StopResult, Tablespace, configuration, lists};
+use crate::description;
 use crate::error::{Error, Result};
-use crate::formats::{ExtendedMetadata, SENTINEL_LIMIT, Sentinel, TablespaceLocation, TablespaceSpec};
+use crate::formats::{Configuration, ExtendedMetadata, LeftOut, Sentinel, TablespaceLocation, TablespaceSpec};
 use crate::inventory::missing_segments;
 use crate::layout;
 use crate::retention;
@@ -41,6 +43,8 @@ pub struct PreparedBackup {
     parent: Option<Parent>,
     permanent: bool,
     corrupt: CorruptPages,
+    left_out: Vec<LeftOut>,
+    left_out_count: u64,
     claim: Arc<Claim>,
     /// The sentinel is there, and was there when nothing spoke against it any more.
     is_complete: AtomicBool,
@@ -65,6 +69,12 @@ impl PreparedBackup {
     /// The pages whose checksum was wrong. They are in the backup as they are.
     pub fn corrupt_pages(&self) -> &CorruptPages {
         &self.corrupt
+    }
+
+    /// What lies in the data directory and is not in the backup, the first of it, and how much that is in all: symbolic links
+    /// that are not the server's, and special files.
+    pub fn left_out(&self) -> (&[LeftOut], u64) {
+        (&self.left_out, self.left_out_count)
     }
 
     /// The WAL segments without which the backup cannot be restored, in order.
@@ -126,7 +136,7 @@ impl PreparedBackup {
         let created = self.store.create(&key, self.sentinel.clone()).await;
         if !matches!(created, Ok(Created::Yes)) {
             // The answer to an attempt that had succeeded may be lost, and the next one then finds the sentinel there.
-            let found = self.store.get(&key, SENTINEL_LIMIT).await;
+            let found = description::read(&self.store, &key).await;
             match (created, found) {
                 (_, Ok(Some(found))) if self.is_ours(&found) => {}
                 (Err(error), _) | (Ok(_), Err(error)) => return Err(error),
@@ -160,7 +170,7 @@ impl PreparedBackup {
     /// If it is there and ours.
     async fn remove_sentinel(&self) -> Result<()> {
         let key = layout::sentinel(&self.name);
-        match self.store.get(&key, SENTINEL_LIMIT).await? {
+        match description::read(&self.store, &key).await? {
             Some(found) if self.is_ours(&found) => self.store.delete(&key).await,
             _ => Ok(()),
         }
@@ -169,7 +179,7 @@ impl PreparedBackup {
     /// Is a sentinel that was found under the name ours? Somebody may have marked the backup meanwhile, so the bytes may differ.
     fn is_ours(&self, found: &[u8]) -> bool {
         let told = |bytes: &[u8]| {
-            let sentinel: Sentinel = serde_json::from_slice(bytes).ok()?;
+            let sentinel = Sentinel::parse(bytes).ok()?;
             Some((
                 sentinel.start_lsn,
                 sentinel.finish_lsn,
@@ -247,6 +257,14 @@ pub async fn discard(store: &Store, name: &str) -> Result<()> {
 }
 
 pub(super) async fn prepare(backup: &mut Backup, stop: &StopResult) -> Result<PreparedBackup> {
+    let (shared, essential) = (Arc::clone(&backup.shared), std::mem::take(&mut backup.essential));
+    let known = std::mem::take(&mut backup.known);
+    let incomplete = blocking(move || {
+        shared.links.check(&shared.data_dir)?;
+        essential.check_databases(&shared.data_dir, &known)
+    });
+    let incomplete_databases = incomplete.await?;
+    let configuration = store_configuration(backup).await?;
     let label = pack_label(backup, stop).await?;
     backup.tars.push(label);
     backup.tars.sort_by(|left, right| left.file_name.cmp(&right.file_name));
@@ -257,6 +275,10 @@ pub(super) async fn prepare(backup: &mut Backup, stop: &StopResult) -> Result<Pr
     let corrupt = backup.shared.corrupt.close();
     let verified = backup.shared.source.get().is_some_and(|source| source.data_checksums);
     metadata.corrupt_pages = verified.then_some(corrupt.pages);
+    metadata.configuration = configuration;
+    metadata.links = backup.shared.links.followed();
+    (metadata.left_out, metadata.left_out_count) = backup.shared.links.left_out();
+    metadata.incomplete_databases = incomplete_databases;
     backup
         .store
         .put(&layout::metadata(&backup.name), json(&metadata)?)
@@ -271,6 +293,8 @@ pub(super) async fn prepare(backup: &mut Backup, stop: &StopResult) -> Result<Pr
         parent: backup.request.parent.clone(),
         permanent: backup.request.permanent,
         corrupt,
+        left_out: metadata.left_out,
+        left_out_count: metadata.left_out_count,
         claim: Arc::clone(&backup.claim),
         is_written: AtomicBool::new(false),
         is_complete: AtomicBool::new(false),
@@ -281,6 +305,18 @@ pub(super) async fn prepare(backup: &mut Backup, stop: &StopResult) -> Result<Pr
         progress: Arc::clone(&backup.progress),
         cancel: backup.cancel.clone(),
     })
+}
+
+/// Store the configuration that lies outside of the data directory. None if there is none.
+async fn store_configuration(backup: &Backup) -> Result<Option<Configuration>> {
+    let (shared, files) = (Arc::clone(&backup.shared), backup.request.configuration.clone());
+    let taken = blocking(move || configuration::take(&files, &shared.data_dir, &shared.links, shared.compression));
+    let Some((configuration, packed)) = taken.await? else {
+        return Ok(None);
+    };
+    let key = layout::configuration_in(&backup.name, backup.options.compression.format());
+    backup.store.put(&key, Bytes::from(packed)).await?;
+    Ok(Some(configuration))
 }
 
 async fn pack_label(backup: &Backup, stop: &StopResult) -> Result<Tar> {

@@ -1,7 +1,10 @@
 //! What a backup leaves out, by name. PostgreSQL's own base backup is the authority; where the format page asks for more to be
 //! left out (server logs, recovery signals), that is added at the top of the data directory only.
 
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
+
+use crate::places::{self, is_number};
+pub(super) use crate::places::{is_of_server, relation};
 
 /// Directories whose content the server makes anew, at any depth.
 const EMPTIED: [&str; 7] = [
@@ -44,6 +47,32 @@ pub(super) fn is_emptied(path: &Path) -> bool {
     EMPTIED.contains(&name) || (is_at_top(path) && EMPTIED_AT_TOP.contains(&name))
 }
 
+/// The directory below the data directory, relative to it, that a setting like `log_directory` names, if its content can be left
+/// out: it is neither the data directory nor one that the server has for its data, nor does it hold one of these.
+pub fn emptied_directory(data_dir: &Path, setting: &str) -> Option<PathBuf> {
+    // The server's working directory is the data directory.
+    let joined = data_dir.join(setting);
+    let below = match plain_below(data_dir, &joined) {
+        Some(below) => below,
+        None => plain_below(&data_dir.canonicalize().ok()?, &joined.canonicalize().ok()?)?,
+    };
+    let top = below.iter().next()?.to_str();
+    (!top.is_some_and(|top| places::is_at_top(top))).then_some(below)
+}
+
+/// The path below a directory, if nothing in it goes up.
+fn plain_below(directory: &Path, path: &Path) -> Option<PathBuf> {
+    let mut below = PathBuf::new();
+    for part in path.strip_prefix(directory).ok()?.components() {
+        match part {
+            Component::Normal(name) => below.push(name),
+            Component::CurDir => {}
+            _ => return None,
+        }
+    }
+    Some(below)
+}
+
 /// Is this file or directory left out altogether?
 pub(super) fn is_left_out(path: &Path) -> bool {
     let name = name(path);
@@ -77,14 +106,6 @@ pub(super) fn is_temporary_relation(name: &str) -> bool {
     is_number(backend) && relation(rest).is_some()
 }
 
-/// The file node and the fork (the main one is empty) of a relation's file.
-pub(super) fn relation(name: &str) -> Option<(&str, &str)> {
-    let (stem, segment) = name.split_once('.').unwrap_or((name, "0"));
-    let (node, fork) = stem.split_once('_').unwrap_or((stem, ""));
-    let known = matches!(fork, "fsm" | "vm" | "init") || (fork.is_empty() && !stem.contains('_'));
-    (is_number(node) && is_number(segment) && known).then_some((node, fork))
-}
-
 /// Relations' names and those of the rules are ASCII; any other is none of them.
 fn name(path: &Path) -> &str {
     path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
@@ -92,10 +113,6 @@ fn name(path: &Path) -> &str {
 
 fn is_at_top(path: &Path) -> bool {
     path.components().count() == 1
-}
-
-fn is_number(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -130,6 +147,35 @@ mod tests {
             ("t3_16384_x", false),
         ] {
             assert_eq!(is_temporary_relation(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_directory_of_the_servers_data_is_never_emptied() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for made in ["base/5", "mylogs/deep", "pg_wal"] {
+            std::fs::create_dir_all(dir.path().join(made)).expect("made");
+        }
+        let absolute = dir.path().join("mylogs").display().to_string();
+        for (setting, expected) in [
+            ("mylogs", Some("mylogs")),
+            (&absolute, Some("mylogs")),
+            ("mylogs/deep/../deep/", Some("mylogs/deep")),
+            ("./mylogs", Some("mylogs")),
+            ("base", None),
+            ("base/5", None),
+            (".", None),
+            ("", None),
+            ("mylogs/..", None),
+            ("../elsewhere", None),
+            ("/var/log/postgresql", None),
+            ("not/../there", None),
+        ] {
+            assert_eq!(
+                emptied_directory(dir.path(), setting),
+                expected.map(PathBuf::from),
+                "{setting}"
+            );
         }
     }
 

@@ -10,8 +10,10 @@ use tokio_util::sync::CancellationToken;
 use super::claim::Claim;
 use super::corrupt::Findings;
 use super::delta::{Delta, Parent, leave_out};
+use super::essential::{Databases, Essential};
 use super::files::FileList;
 use super::limiter::Limiter;
+use super::links::Links;
 use super::notes::Packed;
 use super::pack::{Packer, Shared};
 use super::plan::{self, Group};
@@ -46,6 +48,9 @@ pub struct Backup {
     pub(super) left_out: Packed,
     /// OIDs, by name.
     pub(super) databases: BTreeMap<String, u32>,
+    /// Which databases there were and are.
+    pub(super) known: Databases,
+    pub(super) essential: Essential,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -90,6 +95,7 @@ impl Backup {
             compression: options.compression,
             algorithm: options.checksum_algorithm,
             limiter: Limiter::new(options.rate_limit),
+            links: Links::default(),
             progress: Arc::clone(&progress),
             stop: cancel.child_token(),
         };
@@ -107,6 +113,8 @@ impl Backup {
             catalog_bytes: 0,
             left_out: Packed::default(),
             databases: BTreeMap::new(),
+            known: Databases::default(),
+            essential: Essential::default(),
             shared: Arc::new(shared),
         })
     }
@@ -119,6 +127,16 @@ impl Backup {
     /// Write down what the databases are called, with their OIDs, so that a restore can be told them by name.
     pub fn name_databases(&mut self, databases: BTreeMap<String, u32>) {
         self.databases = databases;
+    }
+
+    /// The OIDs of all databases when the backup began.
+    pub fn databases_before(&mut self, oids: impl IntoIterator<Item = u32>) {
+        self.known.before = oids.into_iter().collect();
+    }
+
+    /// The OIDs of all databases after [`Backup::copy`]. One that was there before too must be in the backup.
+    pub fn databases_after(&mut self, oids: impl IntoIterator<Item = u32>) {
+        self.known.after = Some(oids.into_iter().collect());
     }
 
     /// Copy the data directory and its tablespaces, `pg_control` last. To be called once, between `pg_backup_start` and
@@ -147,7 +165,11 @@ impl Backup {
     async fn copy_all(&mut self) -> Result<()> {
         self.progress.set_phase(Phase::Planning);
         let (request, cancel) = (self.request.clone(), self.cancel.clone());
-        let planned = blocking(move || Ok((Source::look(&request.data_dir)?, walk::walk(&request, &cancel)?)));
+        let shared = Arc::clone(&self.shared);
+        let planned = blocking(move || {
+            let source = Source::look(&request.data_dir)?;
+            Ok((source, walk::walk(&request, &shared.links, &cancel)?))
+        });
         let (source, tree) = planned.await?;
         self.shared.source.get_or_init(|| source);
         let Tree {
@@ -155,8 +177,9 @@ impl Backup {
             files,
             tablespaces,
             unlogged,
+            essential,
         } = tree;
-        (self.tablespaces, self.unlogged) = (tablespaces, unlogged);
+        (self.tablespaces, self.unlogged, self.essential) = (tablespaces, unlogged, essential);
         self.catalog_bytes = files.sizes().sum::<u64>() + PG_CONTROL_BYTES;
         let files = match self.request.parent.clone() {
             Some(parent) => self.compare(parent, files, source.segment_pages).await?,

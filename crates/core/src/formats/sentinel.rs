@@ -5,6 +5,10 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::excerpt::{Excerpt, excerpt};
+use super::guarded::Guarded;
+use super::places::{Configuration, FollowedLink, LeftOut};
+use super::{FILES_OF_SENTINEL, SENTINEL_LIMIT, UserData};
 use crate::lsn::Lsn;
 
 /// `DateFmt` and `date_fmt`, as WAL-G writes them.
@@ -58,7 +62,7 @@ pub struct Sentinel {
     pub tablespaces: Option<TablespaceSpec>,
     /// What the user attached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user_data: Option<serde_json::Value>,
+    pub user_data: Option<UserData>,
     /// No `files_metadata.json` was written: every member of every tar counts.
     #[serde(default)]
     pub files_metadata_disabled: bool,
@@ -88,7 +92,38 @@ pub struct Sentinel {
     pub is_permanent: bool,
 }
 
+/// The longest host name or path that is taken for one, in bytes.
+const TEXT_LIMIT: usize = 4096;
+
+/// The short part of a text, and the user data, if that is JSON and does not nest without end.
+fn taken_apart(text: &[u8], user_data: &str) -> Result<(Vec<u8>, Option<UserData>), String> {
+    let kept = excerpt(text, &FILES_OF_SENTINEL, &[user_data], SENTINEL_LIMIT as usize);
+    let Excerpt { text, aside } = kept.map_err(|error| error.to_string())?;
+    let aside = aside.and_then(|aside| {
+        let read = std::io::copy(&mut Guarded::new(&aside[..]), &mut std::io::sink());
+        let user_data = std::str::from_utf8(&aside).ok().filter(|_| read.is_ok());
+        UserData::of_text(user_data?)
+    });
+    Ok((text, aside))
+}
+
+fn are_short(texts: &[&str]) -> Result<(), String> {
+    match texts.iter().all(|text| text.len() <= TEXT_LIMIT) {
+        true => Ok(()),
+        false => Err("a name in it is too long".to_owned()),
+    }
+}
+
 impl Sentinel {
+    /// From the text of a sentinel, in memory that is bounded by the length of the text. The error says what is wrong with it.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        let (text, user_data) = taken_apart(text, "UserData")?;
+        let mut sentinel: Self = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+        are_short(&[&sentinel.hostname, &sentinel.data_dir, &sentinel.date_fmt])?;
+        sentinel.user_data = user_data;
+        Ok(sentinel)
+    }
+
     /// The version of the format that is written.
     pub const VERSION: u32 = 2;
 
@@ -130,7 +165,7 @@ pub struct ExtendedMetadata {
     pub compressed_size: u64,
     #[allow(missing_docs)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub user_data: Option<serde_json::Value>,
+    pub user_data: Option<UserData>,
     /// Ours alone: the next transaction ID when the backup ended. A transaction with this ID or a later one commits after
     /// the backup's end, so the backup can be restored to it.
     #[serde(rename = "walarchive_next_xid", skip_serializing_if = "Option::is_none")]
@@ -138,6 +173,26 @@ pub struct ExtendedMetadata {
     /// Ours alone: pages whose checksum was wrong when they were read. None if they have no checksums.
     #[serde(rename = "walarchive_corrupt_pages", skip_serializing_if = "Option::is_none")]
     pub corrupt_pages: Option<u64>,
+    /// Ours alone: symbolic links that were followed. A restore makes directories and files of them.
+    #[serde(rename = "walarchive_links", skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<FollowedLink>,
+    /// Ours alone: what is not in the backup though it lies in the data directory, the first of it.
+    #[serde(rename = "walarchive_left_out", skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
+    /// Ours alone: how much that is in all.
+    #[serde(rename = "walarchive_left_out_count", skip_serializing_if = "is_zero")]
+    pub left_out_count: u64,
+    /// Ours alone: OIDs whose directories may be in the backup in part, as they are of no database that was there from the
+    /// start of the backup to its end.
+    #[serde(rename = "walarchive_incomplete_databases", skip_serializing_if = "Vec::is_empty")]
+    pub incomplete_databases: Vec<u32>,
+    /// Ours alone: the configuration that lay outside of the data directory. None if there was none.
+    #[serde(rename = "walarchive_configuration", skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<Configuration>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Default for ExtendedMetadata {
@@ -158,7 +213,23 @@ impl Default for ExtendedMetadata {
             user_data: None,
             next_xid: None,
             corrupt_pages: None,
+            links: Vec::new(),
+            left_out: Vec::new(),
+            left_out_count: 0,
+            incomplete_databases: Vec::new(),
+            configuration: None,
         }
+    }
+}
+
+impl ExtendedMetadata {
+    /// As [`Sentinel::parse`].
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        let (text, user_data) = taken_apart(text, "user_data")?;
+        let mut metadata: Self = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+        are_short(&[&metadata.hostname, &metadata.data_dir, &metadata.date_fmt])?;
+        metadata.user_data = user_data;
+        Ok(metadata)
     }
 }
 
@@ -178,8 +249,7 @@ impl From<&Sentinel> for ExtendedMetadata {
             uncompressed_size: sentinel.uncompressed_size,
             compressed_size: sentinel.compressed_size,
             user_data: sentinel.user_data.clone(),
-            next_xid: None,
-            corrupt_pages: None,
+            ..ExtendedMetadata::default()
         }
     }
 }
@@ -218,7 +288,8 @@ mod tests {
             "UserData":{"a":1},"FilesMetadataDisabled":false,"ChkpNum":null,"Version":2,
             "StartTime":"2026-11-20T10:00:00.123456789Z","FinishTime":"2026-11-20T10:00:05Z",
             "DateFmt":"%Y-%m-%dT%H:%M:%S.%fZ","Hostname":"h","DataDir":"/pgdata","IsPermanent":true}"#;
-        let sentinel: Sentinel = serde_json::from_str(text).expect("a sentinel");
+        let sentinel = Sentinel::parse(text.as_bytes()).expect("a sentinel");
+        assert_eq!(sentinel.user_data.as_ref().map(UserData::as_str), Some(r#"{"a":1}"#));
         assert_eq!(sentinel.start_lsn, Lsn(33554472));
         let spec = sentinel.tablespaces.as_ref().expect("tablespaces");
         assert_eq!(spec.locations["16400"].loc, "/ts");
@@ -235,7 +306,26 @@ mod tests {
     #[test]
     fn reads_an_old_sentinel() {
         let text = r#"{"LSN":1,"FinishLSN":2,"DeltaFromLSN":3,"Files":{"/x":{}},"TarFileSets":{},"Spec":null}"#;
-        let sentinel: Sentinel = serde_json::from_str(text).expect("a sentinel");
+        let sentinel = Sentinel::parse(text.as_bytes()).expect("a sentinel");
         assert_eq!(sentinel.delta_lsn, Some(Lsn(3)));
+    }
+
+    #[test]
+    fn what_nests_without_end_or_is_too_long_is_refused() {
+        let with = |user_data: &str| format!(r#"{{"LSN":1,"FinishLSN":2,"UserData":{user_data}}}"#);
+        let nested = "[".repeat(1000) + &"]".repeat(1000);
+        for user_data in [nested.as_str(), "null", "[1,]"] {
+            let sentinel = Sentinel::parse(with(user_data).as_bytes()).expect("a sentinel");
+            assert_eq!(sentinel.user_data, None, "the backup is good all the same");
+        }
+        for user_data in [format!("[{}1]", "[],".repeat(1 << 19)), "{".to_owned()] {
+            assert!(Sentinel::parse(with(&user_data).as_bytes()).is_err());
+        }
+        let host = format!(r#"{{"LSN":1,"FinishLSN":2,"Hostname":"{}"}}"#, "h".repeat(5000));
+        assert!(Sentinel::parse(host.as_bytes()).is_err());
+        assert_eq!(
+            Sentinel::parse(with("null").as_bytes()).expect("a sentinel").user_data,
+            None
+        );
     }
 }

@@ -4,15 +4,18 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
-use serde::Deserialize;
 
 use super::CONCURRENCY;
+use crate::description;
 use crate::error::{Error, Result};
-use crate::formats::{ExtendedMetadata, SENTINEL_LIMIT, Sentinel};
+use crate::formats::{ExtendedMetadata, Sentinel};
 use crate::layout;
 use crate::lsn::Lsn;
 use crate::storage::{Listed, Store};
 use crate::wal::{Segment, SegmentSize};
+
+/// The user data of all backups that a listing holds, in bytes.
+const USER_DATA_LIMIT: usize = 32 << 20;
 
 /// What makes a backup a delta backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,12 +106,30 @@ pub async fn list_backups(store: &Store) -> Result<Vec<BackupInfo>> {
         .map(|(name, sentinel)| async move { describe(store, &name, sentinel.last_modified).await })
         .buffer_unordered(CONCURRENCY);
     let mut backups = Vec::new();
+    let mut room = USER_DATA_LIMIT;
     while let Some(backup) = described.next().await {
-        backups.extend(backup?);
+        backups.extend(backup?.map(|backup| with_room(backup, &mut room)));
     }
     drop(described);
     backups.sort_by(|a, b| (a.started(), &a.name).cmp(&(b.started(), &b.name)));
     Ok(backups)
+}
+
+/// User data that finds no room any more is left out.
+fn with_room(mut backup: BackupInfo, room: &mut usize) -> BackupInfo {
+    let bytes = backup.metadata.user_data.as_ref().map_or(0, |data| data.as_str().len());
+    match room.checked_sub(bytes) {
+        Some(left) => *room = left,
+        None => {
+            tracing::warn!(
+                backup = backup.name,
+                bytes,
+                "the listing has no room for the user data of the backup"
+            );
+            backup.metadata.user_data = None;
+        }
+    }
+    backup
 }
 
 /// One backup by its name.
@@ -146,7 +167,7 @@ async fn sentinel_bytes(store: &Store, name: &str) -> Result<Option<bytes::Bytes
     if name.is_empty() || name.contains('/') || name.starts_with('.') {
         return Ok(None);
     }
-    store.get(&layout::sentinel(name), SENTINEL_LIMIT).await
+    description::read(store, &layout::sentinel(name)).await
 }
 
 async fn list_sentinels(store: &Store) -> Result<Vec<(String, Listed)>> {
@@ -178,13 +199,13 @@ async fn describe(store: &Store, name: &str, written: DateTime<Utc>) -> Result<O
 /// the only one on deltas.
 async fn read_metadata(store: &Store, name: &str, is_delta: bool) -> Result<Option<(ExtendedMetadata, Option<Delta>)>> {
     let key = layout::metadata(name);
-    let small = match store.get(&key, SENTINEL_LIMIT).await {
+    let small = match description::read(store, &key).await {
         Ok(content) => content,
         Err(Error::Damaged { .. }) => None,
         Err(error) => return Err(error),
     };
     let small = small
-        .and_then(|content| serde_json::from_slice::<ExtendedMetadata>(&content).ok())
+        .and_then(|content| ExtendedMetadata::parse(&content).ok())
         .filter(|metadata| metadata.finish_lsn != Lsn(0));
     if let Some(metadata) = &small
         && !is_delta
@@ -194,7 +215,7 @@ async fn read_metadata(store: &Store, name: &str, is_delta: bool) -> Result<Opti
     let Some(content) = sentinel_bytes(store, name).await? else {
         return Ok(None);
     };
-    let sentinel: Sentinel = parse(store, &layout::sentinel(name), &content)?;
+    let sentinel = parse(store, &layout::sentinel(name), &content)?;
     let delta = sentinel.delta_from.clone().map(|parent| Delta {
         parent,
         full: sentinel.delta_full_name.clone(),
@@ -206,8 +227,8 @@ async fn read_metadata(store: &Store, name: &str, is_delta: bool) -> Result<Opti
     )))
 }
 
-fn parse<'a, T: Deserialize<'a>>(store: &Store, key: &str, content: &'a [u8]) -> Result<T> {
-    serde_json::from_slice(content)
+fn parse(store: &Store, key: &str, content: &[u8]) -> Result<Sentinel> {
+    Sentinel::parse(content)
         .map_err(|error| Error::damaged(store.object_url(key), format!("It cannot be read: {error}.")))
 }
 

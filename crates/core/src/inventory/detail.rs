@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::backups::parse_name;
 use super::{BackupInfo, Inventory, near};
 use crate::error::Result;
+use crate::formats::{FollowedLink, LeftOut, UserData};
 use crate::storage::Store;
 use crate::wal::Segment;
 
@@ -46,7 +47,7 @@ pub struct BackupDetail {
     /// Bytes that are stored.
     pub compressed_size: u64,
     /// What the user attached.
-    pub user_data: Option<serde_json::Value>,
+    pub user_data: Option<UserData>,
     /// The timeline that it was taken on.
     pub timeline: Option<u32>,
     /// Delta backups: the parent.
@@ -58,6 +59,12 @@ pub struct BackupDetail {
     /// Pages whose checksum was wrong when they were read; none if that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub corrupt_pages: Option<u64>,
+    /// Symbolic links that were followed; a restore makes directories and files of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<FollowedLink>,
+    /// What lay in the data directory and is not in the backup, the first of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
     /// Can it be restored to its end: are its parents there, and every WAL segment from its start to its end?
     pub restorable: bool,
     /// Why it cannot be restored, as a sentence.
@@ -104,6 +111,8 @@ impl BackupDetail {
                 .map(|chain| chain[1..].iter().map(|link| link.name.clone()).collect())
                 .unwrap_or_default(),
             corrupt_pages: metadata.corrupt_pages,
+            links: metadata.links.clone(),
+            left_out: metadata.left_out.clone(),
             restorable: problem.is_none(),
             problem,
         }

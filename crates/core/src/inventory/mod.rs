@@ -36,6 +36,9 @@ pub use unfinished::Unfinished;
 pub use wal::{SegmentRange, WalObject, gaps, read_history, runs};
 pub use windows::{RecoveryWindow, recovery_windows};
 
+/// The lines of all history files together: enough for some thousand timelines.
+const ANCESTORS_LIMIT: usize = 1 << 22;
+
 /// Requests that are under way at a time.
 const CONCURRENCY: usize = 8;
 
@@ -172,35 +175,38 @@ impl Inventory {
                 _ => None,
             })
             .collect();
-        let read: Vec<(u32, Result<Option<String>>)> = futures::stream::iter(timelines)
+        let unread = "It does not read like a timeline history file.";
+        let mut read = futures::stream::iter(timelines)
             .map(|timeline| async move {
                 match read_history(store, timeline).await {
-                    Err(error) if !error.is_content() => Err(error),
-                    read => Ok((timeline, read)),
+                    Ok(None) => Ok((timeline, Ok(None))),
+                    Ok(Some(text)) => {
+                        let history = TimelineHistory::parse(timeline, &text);
+                        Ok((timeline, history.map(Some).ok_or_else(|| unread.to_owned())))
+                    }
+                    Err(error) if error.is_content() => {
+                        let reason = match &error {
+                            Error::Encrypted { .. } => "It is encrypted, and no key is configured.".to_owned(),
+                            error => error.detail().unwrap_or_else(|| error.to_string()),
+                        };
+                        Ok((timeline, Err(reason)))
+                    }
+                    Err(error) => Err(error),
                 }
             })
-            .buffer_unordered(CONCURRENCY)
-            .try_collect()
-            .await?;
-        for (timeline, text) in read {
-            match text {
+            .buffer_unordered(CONCURRENCY);
+        let mut room = ANCESTORS_LIMIT;
+        while let Some((timeline, history)) = read.try_next().await? {
+            let history = history.and_then(|history| {
+                let ancestors = history.as_ref().map_or(0, |history| history.ancestors.len());
+                let left = room.checked_sub(ancestors);
+                room = left.ok_or_else(|| "There are more timelines than any cluster has.".to_owned())?;
+                Ok(history)
+            });
+            match history {
                 Ok(None) => {}
-                Ok(Some(text)) => match TimelineHistory::parse(timeline, &text) {
-                    Some(history) => {
-                        self.histories.insert(timeline, history);
-                    }
-                    None => {
-                        let reason = "It does not read like a timeline history file.".to_owned();
-                        self.damaged_histories.insert(timeline, reason);
-                    }
-                },
-                Err(error) => {
-                    let reason = match &error {
-                        Error::Encrypted { .. } => "It is encrypted, and no key is configured.".to_owned(),
-                        error => error.detail().unwrap_or_else(|| error.to_string()),
-                    };
-                    self.damaged_histories.insert(timeline, reason);
-                }
+                Ok(Some(history)) => drop(self.histories.insert(timeline, history)),
+                Err(reason) => drop(self.damaged_histories.insert(timeline, reason)),
             }
         }
         Ok(())

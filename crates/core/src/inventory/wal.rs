@@ -12,7 +12,7 @@ use crate::storage::{Listed, RangeReader, Store};
 use crate::wal::{FirstPage, LONG_HEADER_BYTES, Segment, SegmentSize, WalFileName};
 
 /// More than any history file has, in bytes.
-const HISTORY_LIMIT: u64 = 16 << 20;
+const HISTORY_LIMIT: u64 = 1 << 20;
 
 /// One object below `wal_005`. About 50 bytes, so that the listing of a million fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

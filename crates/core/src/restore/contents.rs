@@ -14,6 +14,7 @@ use super::plan::{Link, Tar, TarKind, list_tars};
 use super::survey::Survey;
 use super::table::{Stored, Table, TableBuilder, Twice};
 use crate::error::{Error, Result};
+use crate::formats::FILES_LIMIT;
 use crate::formats::files_metadata::{Listener, listen};
 use crate::formats::manifest;
 use crate::layout;
@@ -171,6 +172,9 @@ impl Listener for Newest {
     type File = Entry;
 
     fn file(&mut self, path: &str, file: Entry) -> Result<(), String> {
+        if self.builder.is_full() {
+            return Err(too_many());
+        }
         let stored = file.stored();
         if stored != Stored::Full && self.partial.is_none() {
             self.partial = Some(path.to_owned());
@@ -184,6 +188,11 @@ impl Listener for Newest {
 
     fn tar(&mut self, name: &str) -> Result<(), String> {
         self.sets.tar(name);
+        Ok(())
+    }
+
+    fn database(&mut self, _: &str, oid: u32) -> Result<(), String> {
+        self.survey.essential.name(oid);
         Ok(())
     }
 }
@@ -250,6 +259,10 @@ pub(crate) async fn read_own(
     })
 }
 
+fn too_many() -> String {
+    format!("it lists more than {FILES_LIMIT} files")
+}
+
 fn not_in_full(store: &Store, backup: &str, path: &str) -> Error {
     Error::damaged(
         store.object_url(&layout::files_metadata(backup)),
@@ -296,6 +309,9 @@ async fn read_manifest(
     let read = move |source: &mut dyn Read| {
         let damaged = |reason: String| Error::damaged(&object, reason);
         let list = |file: manifest::ManifestFile| {
+            if builder.is_full() {
+                return Err(damaged(format!("It cannot be read: {}.", too_many())));
+            }
             let path = |file: manifest::ManifestFile| file.path.display().to_string().escape_debug().to_string();
             let is_left_out = survey.look_at(file.path.as_os_str().as_bytes(), file.size);
             let listed = builder.list(&file, is_left_out);

@@ -15,6 +15,7 @@ use super::output::Output;
 use super::table::{Expected, Found, Key, Keys, Stored, Table};
 use super::tree::Tree;
 use crate::error::{Error, Result};
+use crate::formats::FILES_LIMIT;
 
 /// Of a whole restore.
 pub(super) struct Context {
@@ -127,8 +128,7 @@ impl Context {
             }
         }
         let Some(table) = &self.table else {
-            let key = self.stray_keys.of(&path.joined());
-            return match self.strays.lock().insert(key) {
+            return match self.is_new_stray(path) {
                 true => Want::Full,
                 false => Want::Twice,
             };
@@ -151,10 +151,16 @@ impl Context {
         }
     }
 
+    /// Was no member of that path seen? Beyond as many as any backup has, they are not told apart.
+    fn is_new_stray(&self, path: &MemberPath) -> bool {
+        let mut strays = self.strays.lock();
+        strays.len() >= FILES_LIMIT || strays.insert(self.stray_keys.of(&path.joined()))
+    }
+
     /// A member that is neither a file nor a directory is left out. Returns whether this backup is the one to have it.
     pub(super) fn leave_out(&self, step: &Step, path: &MemberPath, found: Found) -> bool {
         let Some(table) = &self.table else {
-            self.strays.lock().insert(self.stray_keys.of(&path.joined()));
+            self.is_new_stray(path);
             return true;
         };
         let Some(file) = found.number() else {

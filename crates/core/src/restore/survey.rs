@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::databases::{Databases, database_of};
+use super::essential::Essential;
 
 /// More tablespaces and databases than any cluster has: what lies in more of them counts for the data directory.
 const LIMIT: usize = 100_000;
@@ -18,6 +19,7 @@ pub(crate) struct Survey {
     pub(super) bytes: BTreeMap<Option<u32>, u64>,
     /// The OIDs of the databases that have files.
     pub(super) found: BTreeSet<u32>,
+    pub(crate) essential: Essential,
 }
 
 impl Survey {
@@ -30,6 +32,7 @@ impl Survey {
 
     /// Look at a file. Returns whether it comes back without its content.
     pub(super) fn look_at(&mut self, path: &[u8], size: u64) -> bool {
+        self.essential.note(path);
         if let Some((oid, _)) = database_of(path)
             && self.found.len() < LIMIT
         {

@@ -7,6 +7,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::unix::ffi::OsStrExt;
 
 use super::member::MemberPath;
+use crate::formats::FILES_LIMIT;
 use crate::formats::manifest::{ChecksumAlgorithm, Checksummer, ManifestFile};
 
 /// What stands for a path.
@@ -214,15 +215,31 @@ fn left_out(is_left_out: bool) -> u8 {
 }
 
 /// Fills a [`Table`]: first from files metadata, then from a manifest.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct TableBuilder {
     keys: Keys,
+    /// So many entries at the most.
+    limit: usize,
     entries: Vec<Entry>,
     shas: Vec<[u8; 32]>,
     /// So many are in order, to be found.
     sorted: usize,
     has_metadata: bool,
     has_manifest: bool,
+}
+
+impl Default for TableBuilder {
+    fn default() -> Self {
+        TableBuilder {
+            keys: Keys::default(),
+            limit: FILES_LIMIT,
+            entries: Vec::new(),
+            shas: Vec::new(),
+            sorted: 0,
+            has_metadata: false,
+            has_manifest: false,
+        }
+    }
 }
 
 /// The same path came twice.
@@ -249,6 +266,19 @@ impl TableBuilder {
     pub(crate) fn all_described(&mut self) -> Result<(), Twice> {
         self.has_metadata = true;
         self.sort()
+    }
+
+    /// May no more files be added? With what is known of them they would take more memory than anybody plans with.
+    pub(crate) fn is_full(&self) -> bool {
+        self.entries.len() >= self.limit
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_limit(limit: usize) -> Self {
+        TableBuilder {
+            limit,
+            ..TableBuilder::default()
+        }
     }
 
     /// A file of the manifest.
@@ -371,6 +401,17 @@ mod tests {
         builder.list(&listed("b", None), false).expect("not seen yet");
         assert_eq!(builder.all_listed(), Err(Twice));
         assert!(TableBuilder::default().finish().is_none());
+    }
+
+    #[test]
+    fn there_is_an_end_to_it() {
+        let mut builder = TableBuilder::with_limit(2);
+        builder.describe("/a", Stored::Full, false);
+        assert!(!builder.is_full());
+        builder.describe("/b", Stored::Full, false);
+        assert!(builder.is_full());
+        // What is in the limit takes less than 1 GB while it is being put in order.
+        assert!(size_of::<Entry>() * FILES_LIMIT <= 512 << 20);
     }
 
     #[test]

@@ -5,10 +5,12 @@
 //! the two leaves a backup that nobody deletes. The sentinel, by which a backup exists at all, has to be there for either.
 
 use bytes::Bytes;
-use serde_json::Value;
+use serde::de::IgnoredAny;
 
+use crate::description;
 use crate::error::{Error, Result};
-use crate::formats::SENTINEL_LIMIT;
+use crate::formats::OLD_SENTINEL_LIMIT;
+use crate::formats::excerpt::value_of;
 use crate::inventory::{BackupInfo, Inventory};
 use crate::layout;
 use crate::storage::Store;
@@ -67,7 +69,11 @@ async fn set(store: &Store, name: &str, permanent: bool) -> Result<bool> {
     let mut written = Vec::new();
     for (key, field) in order {
         // WAL-G of old wrote no metadata.json; the sentinel is enough then.
-        let Some(content) = store.get(key, SENTINEL_LIMIT).await? else {
+        // What is long for another reason than the list of files of a WAL-G of old is refused here.
+        if description::read(store, key).await?.is_none() {
+            continue;
+        }
+        let Some(content) = store.get(key, OLD_SENTINEL_LIMIT).await? else {
             continue;
         };
         if let Some(edited) = edit(store, key, field, &content, permanent)? {
@@ -103,18 +109,29 @@ fn gone(store: &Store, name: &str) -> Error {
     }
 }
 
-/// The same object with the field set; none if it is set already. What the object has beside is kept as it is: JSON numbers
-/// of 64 bits included.
+/// The same object with the field set; none if it is set already. All that the object has beside is kept byte by byte.
 fn edit(store: &Store, key: &str, field: &str, content: &[u8], permanent: bool) -> Result<Option<Bytes>> {
     let damaged = |error: String| Error::damaged(store.object_url(key), format!("It cannot be read: {error}."));
-    let mut value: Value = serde_json::from_slice(content).map_err(|error| damaged(error.to_string()))?;
-    let object = value
-        .as_object_mut()
-        .ok_or_else(|| damaged("it is no JSON object".to_owned()))?;
-    if object.get(field).and_then(Value::as_bool).unwrap_or(false) == permanent {
+    let read = serde_json::from_slice::<IgnoredAny>(content);
+    read.map_err(|error| damaged(error.to_string()))?;
+    let end = content.iter().rposition(|byte| !byte.is_ascii_whitespace());
+    let object = end.filter(|end| content[*end] == b'}');
+    let end = object.ok_or_else(|| damaged("it is no JSON object".to_owned()))?;
+    let found = value_of(content, field);
+    let is_set = found
+        .as_ref()
+        .is_some_and(|range| content[range.clone()].trim_ascii() == b"true");
+    if is_set == permanent {
         return Ok(None);
     }
-    object.insert(field.to_owned(), Value::Bool(permanent));
-    let text = serde_json::to_vec(&value).map_err(|error| damaged(error.to_string()))?;
+    let (range, text) = match found {
+        Some(range) => (range, format!("{permanent}")),
+        None => {
+            let is_empty = content[..end].trim_ascii_end().ends_with(b"{");
+            let comma = if is_empty { "" } else { "," };
+            (end..end, format!("{comma}\"{field}\":{permanent}"))
+        }
+    };
+    let text = [&content[..range.start], text.as_bytes(), &content[range.end..]].concat();
     Ok(Some(Bytes::from(text)))
 }

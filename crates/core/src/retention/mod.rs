@@ -48,8 +48,9 @@ use futures::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::description;
 use crate::error::{Error, Result};
-use crate::formats::{SENTINEL_LIMIT, Sentinel};
+use crate::formats::Sentinel;
 use crate::inventory::Inventory;
 use crate::layout;
 use crate::storage::Store;
@@ -199,7 +200,7 @@ async fn said(store: &Store, name: &str) -> Result<Said> {
     let sentinel = layout::sentinel(name);
     let mut said = Said::default();
     for key in [&sentinel, &layout::metadata(name)] {
-        let content = match store.get(key, SENTINEL_LIMIT).await {
+        let content = match description::read(store, key).await {
             Ok(None) => continue,
             Ok(Some(content)) => content,
             // Larger than any that can be read.
@@ -208,7 +209,7 @@ async fn said(store: &Store, name: &str) -> Result<Said> {
         };
         let flag = serde_json::from_slice::<Flag>(&content);
         said.is_permanent |= flag.is_ok_and(|flag| flag.permanent);
-        said.sentinel_is_damaged |= *key == sentinel && serde_json::from_slice::<Sentinel>(&content).is_err();
+        said.sentinel_is_damaged |= *key == sentinel && Sentinel::parse(&content).is_err();
     }
     Ok(said)
 }

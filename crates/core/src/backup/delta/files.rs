@@ -167,6 +167,11 @@ impl ParentFiles {
 pub(super) struct Listed(Vec<Entry>);
 
 impl Listed {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// A file, relative to the data directory.
     pub(super) fn add(&mut self, path: &str, size: u64) {
         self.0.push(Entry {

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backup::files::{FileEntry, FileList};
 use crate::backup::notes::{Notes, Packed};
 use crate::backup::pack::{Shared, described, member_name};
+use crate::backup::rules;
 use crate::backup::walk::Owner;
 use crate::error::{Error, Result};
 use crate::formats::files_metadata::FileDescription;
@@ -63,7 +64,11 @@ pub(in crate::backup) fn leave_out(
 /// None if it is gone.
 fn look(shared: &Shared, file: &FileEntry) -> Result<Option<Metadata>> {
     let path = shared.data_dir.join(&file.path);
-    match std::fs::symlink_metadata(&path) {
+    let found = match rules::is_of_server(&file.path) {
+        true => std::fs::metadata(&path),
+        false => std::fs::symlink_metadata(&path),
+    };
+    match found {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io("open", path, error)),

@@ -7,6 +7,7 @@ use super::databases::{self, Version};
 use super::files::{Known, Listed, ParentFiles};
 use crate::backup::stream::blocking;
 use crate::error::{Error, Result};
+use crate::formats::FILES_LIMIT;
 use crate::formats::files_metadata::{self, FileDescription, Identity, Listener};
 use crate::formats::manifest::{self, ChecksumAlgorithm, ManifestFile};
 use crate::layout;
@@ -46,6 +47,12 @@ async fn read<T: Send + 'static>(
 fn list(source: &mut RangeReader) -> Result<io::Result<Listed>> {
     let mut listed = Listed::default();
     let read = manifest::listen(source, |file: ManifestFile| {
+        if listed.len() >= FILES_LIMIT {
+            return Err(Error::damaged(
+                "backup_manifest",
+                format!("It lists more than {FILES_LIMIT} files."),
+            ));
+        }
         // Of a name that is not UTF-8 nothing is relied on.
         if let Some(path) = file.path.to_str() {
             listed.add(path, file.size);
@@ -67,6 +74,9 @@ impl Listener for Described {
     type File = FileDescription;
 
     fn file(&mut self, path: &str, description: FileDescription) -> Result<(), String> {
+        if self.0.versions.len() >= FILES_LIMIT {
+            return Err("it names too many databases".to_owned());
+        }
         // `backup_label` has no slash, and a path that is not UTF-8 is not told whole: neither is relied on.
         if let Some(path) = path.strip_prefix('/') {
             file(&mut self.0, path, &description);

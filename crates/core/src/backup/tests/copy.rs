@@ -94,7 +94,7 @@ async fn everything_is_in_it_and_nothing_else() {
     assert_eq!(sentinel.uncompressed_size, bytes as u64);
     let tars = store.list(&layout::tar_folder(NAME)).await.expect("listed");
     assert_eq!(sentinel.compressed_size, tars.iter().map(|tar| tar.size).sum::<u64>());
-    assert!(sentinel.is_permanent && sentinel.user_data == Some(serde_json::json!({"a": 1})));
+    assert!(sentinel.is_permanent && sentinel.user_data == Some(serde_json::json!({"a": 1}).into()));
     assert_eq!(
         (sentinel.start_lsn, sentinel.finish_lsn),
         (Lsn(0x200_0028), Lsn(0x400_0000))

@@ -4,6 +4,7 @@ mod checksums;
 mod copy;
 mod delta;
 mod lifecycle;
+mod links;
 mod tree;
 mod unlogged;
 
@@ -33,9 +34,11 @@ fn request(data_dir: &Path) -> BackupRequest {
         system_identifier: SYSTEM_IDENTIFIER,
         hostname: "host".to_owned(),
         permanent: true,
-        user_data: Some(serde_json::json!({"a": 1})),
+        user_data: Some(serde_json::json!({"a": 1}).into()),
         start_time: DateTime::UNIX_EPOCH,
         tablespaces: Vec::new(),
+        emptied: Vec::new(),
+        configuration: ConfigurationFiles::default(),
         parent: None,
     }
 }

@@ -49,6 +49,7 @@ pub(super) fn cluster() -> Cluster {
         "base/5/1259",
         "base/5/1259_fsm",
         "base/5/1259.1",
+        "base/1/PG_VERSION",
         "base/5/PG_VERSION",
         "base/5/16384_init",
         "base/5/16384_fsm_notes",
@@ -119,6 +120,7 @@ pub(super) fn cluster() -> Cluster {
     std::fs::write(data.join("global/pg_control"), control).expect("written");
     let directories = [
         "base",
+        "base/1",
         "base/5",
         "global",
         "inner",

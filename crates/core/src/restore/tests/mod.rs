@@ -3,6 +3,7 @@
 mod between;
 mod chain;
 mod damage;
+mod essential;
 mod existing;
 mod lies;
 mod mounts;

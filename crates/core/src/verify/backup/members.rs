@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,9 +13,12 @@ use super::findings::Findings;
 use crate::control_file::{ControlFile, PG_CONTROL_BYTES};
 use crate::error::{Error, Result};
 use crate::files::read_full;
+use crate::formats::FILES_LIMIT;
 use crate::formats::increment::{IncrementHeader, PAGE_BYTES};
 use crate::lsn::Lsn;
+use crate::places;
 use crate::restore::Progress;
+use crate::restore::essential::Essential;
 use crate::restore::level::Bits;
 use crate::restore::member::{BACKUP_LABEL, MemberPath, PG_CONTROL, TABLESPACE_MAP};
 use crate::restore::members::{Member, Stop, TRUNCATED, each_member};
@@ -42,6 +46,8 @@ pub(super) struct Context {
     /// A tar is encrypted, so that nothing can be said of what is in none of them.
     pub(super) is_encrypted: AtomicBool,
     pub(super) pages: Mutex<Pages>,
+    /// Of a backup without a table.
+    pub(super) essential: Mutex<Essential>,
     pub(super) progress: Arc<Progress>,
 }
 
@@ -57,6 +63,7 @@ impl Context {
             findings: Mutex::new(findings),
             is_encrypted: AtomicBool::new(false),
             pages: Mutex::default(),
+            essential: Mutex::default(),
             progress,
         }
     }
@@ -73,7 +80,11 @@ impl Context {
     fn see(&self, path: &MemberPath, found: Found) -> bool {
         match found.number() {
             Some(file) => self.seen.set(file),
-            None => !self.strays.lock().insert(self.stray_keys.of(&path.joined())),
+            // Beyond as many as any backup has, they are not told apart.
+            None => {
+                let mut strays = self.strays.lock();
+                strays.len() < FILES_LIMIT && !strays.insert(self.stray_keys.of(&path.joined()))
+            }
         }
     }
 
@@ -180,6 +191,14 @@ fn look_at_member(context: &Context, tar: &Tar, entry: &mut Member<'_, '_>) -> R
             return Ok(None);
         }
         EntryType::Symlink if path.content_is_left_out() => return Ok(None),
+        EntryType::Symlink if is_data_of_server(&path) => {
+            let detail = format!(
+                "In {}: it is a symbolic link, and what the server has behind it is not in the backup.",
+                tar.name
+            );
+            context.findings.lock().add("file", Status::Failure, name(), detail);
+            return Ok(None);
+        }
         EntryType::Symlink | EntryType::Char | EntryType::Block | EntryType::Fifo => {
             let detail = format!("In {}: it is a link or a device; a restore leaves it out.", tar.name);
             context.findings.lock().add("file", Status::Warning, name(), detail);
@@ -213,11 +232,20 @@ fn look_at_member(context: &Context, tar: &Tar, entry: &mut Member<'_, '_>) -> R
     if context.see(&path, found) {
         return refused("it is in the backup twice");
     }
+    if context.table.is_none() {
+        context.essential.lock().note(&path.joined());
+    }
     let file = File { context, path, found };
     match stored.flatten() {
         Some(Stored::Increment) => file.read_increment(entry).map(Some),
         _ => file.read(entry).map(Some),
     }
+}
+
+/// Is this a place where the server has data? WAL-G packs the link where it finds one there.
+fn is_data_of_server(path: &MemberPath) -> bool {
+    let path = path.joined();
+    std::str::from_utf8(&path).is_ok_and(|path| places::is_of_server(Path::new(path)) && !path.ends_with(".conf"))
 }
 
 /// One file in a tar.

@@ -18,7 +18,9 @@ use crate::error::{Error, Result};
 use crate::inventory::{self, BackupInfo, Inventory};
 use crate::layout;
 use crate::restore::Progress;
+use crate::restore::configuration;
 use crate::restore::contents::{MISSING_TAR, Own, read_own};
+use crate::restore::essential::Essential;
 use crate::restore::fetch::blocking;
 use crate::restore::member::{BACKUP_LABEL, PG_CONTROL, TABLESPACE_MAP};
 use crate::restore::names::{NAMED, Source, names};
@@ -60,6 +62,16 @@ pub async fn verify_backup(
     if backup.damaged.is_none() {
         look_at_wal(inventory, &backup, &mut findings);
         look_at_tars(store, &backup, &mut findings, &progress).await?;
+        if let Some(described) = &backup.metadata.configuration {
+            let (status, detail) = match configuration::check(store, &backup.name, described).await? {
+                Some(wrong) => (Status::Failure, wrong),
+                None => (
+                    Status::Ok,
+                    format!("It holds the {} files of the server.", described.files.len()),
+                ),
+            };
+            findings.add("configuration", status, layout::configuration(&backup.name), detail);
+        }
     }
     let report = BackupReport {
         backup_name: backup.name.clone(),
@@ -135,7 +147,7 @@ async fn look_at_tars(
         table,
         manifest,
         missing_tars,
-        ..
+        survey,
     } = own;
     let path = layout::backup_manifest(&backup.name);
     let detail = match &manifest {
@@ -176,6 +188,11 @@ async fn look_at_tars(
     if result.is_ok() && !context.is_encrypted.load(Ordering::Relaxed) {
         result = conclude_files(store, &context, backup).await;
         conclude(&context, backup);
+        // What is listed was compared with what is there.
+        match &context.table {
+            Some(_) => conclude_essential(&context, &survey.essential, backup),
+            None => conclude_essential(&context, &context.essential.lock(), backup),
+        }
     }
     *findings = std::mem::take(&mut context.findings.lock());
     result
@@ -249,6 +266,14 @@ async fn conclude_files(store: &Store, context: &Context, backup: &BackupInfo) -
         findings.add("file", status, layout::backup_manifest(&backup.name), detail);
     }
     Ok(())
+}
+
+/// Is everything in it without which no server starts?
+fn conclude_essential(context: &Context, essential: &Essential, backup: &BackupInfo) {
+    let mut findings = context.findings.lock();
+    for (path, detail) in essential.missing(&backup.metadata.incomplete_databases) {
+        findings.add("file", Status::Failure, path, detail);
+    }
 }
 
 /// What else can be said only when all tars were read.

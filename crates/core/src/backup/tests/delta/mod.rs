@@ -69,6 +69,7 @@ impl World {
         ] {
             world.write(path, content);
         }
+        world.database("base/1");
         world.database("base/5");
         std::fs::create_dir_all(world.dir.path().join("ts/PG_15_1/5")).expect("made");
         std::fs::create_dir_all(world.data().join("pg_tblspc")).expect("made");

@@ -21,6 +21,7 @@ async fn world() -> (World, Lsn) {
     for number in 100..104 {
         world.relation(&format!("base/5/{number}"), 20, OLD);
     }
+    world.database("base/6");
     world.relation("base/6/100", 20, OLD);
     world.relation("pg_tblspc/16400/PG_15_1/5/200", 20, OLD);
     let root = world.full().await;

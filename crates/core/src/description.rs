@@ -1,0 +1,72 @@
+//! Reading what describes a backup, the sentinel and `metadata.json`, in bounded memory.
+
+use std::io;
+
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+use crate::formats::excerpt::excerpt;
+use crate::formats::{FILES_OF_SENTINEL, OLD_SENTINEL_LIMIT, SENTINEL_LIMIT};
+use crate::storage::{RangeReader, Store};
+
+/// The object; none if it is not there. Of a sentinel that WAL-G before 2.0 wrote, the list of files is left out if that is long.
+/// [`Error::Damaged`] if it is longer than any.
+pub(crate) async fn read(store: &Store, key: &str) -> Result<Option<Bytes>> {
+    let too_long = match store.get(key, SENTINEL_LIMIT).await {
+        Err(error @ Error::Damaged { .. }) => error,
+        outcome => return outcome,
+    };
+    let Some(size) = store.size(key).await? else {
+        return Ok(None);
+    };
+    if size <= SENTINEL_LIMIT || size > OLD_SENTINEL_LIMIT {
+        return Err(too_long);
+    }
+    let (mut reader, object) = (RangeReader::new(store, key, size), store.object_url(key));
+    let taken = tokio::task::spawn_blocking(move || {
+        let taken = excerpt(&mut reader, &FILES_OF_SENTINEL, &[], SENTINEL_LIMIT as usize);
+        taken.map_err(|error: io::Error| match reader.take_failure() {
+            Some(failure) => failure,
+            None => Error::damaged(object, format!("It is no description of a backup: {error}.")),
+        })
+    });
+    match taken.await {
+        Ok(taken) => Ok(Some(Bytes::from(taken?.text))),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Error::Cancelled),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::formats::Sentinel;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn only_the_list_of_files_may_be_long() {
+        let store = Store::of(Arc::new(object_store::memory::InMemory::new()), "memory:");
+        let long = format!("[{}1]", "[],".repeat(1 << 20));
+        for (key, is_read) in [
+            ("Files", true),
+            ("TarFileSets", true),
+            ("UserData", false),
+            ("Other", false),
+        ] {
+            let text = format!(r#"{{"LSN":1,"FinishLSN":2,"{key}":{long},"Hostname":"h"}}"#);
+            store.put("s", text.into()).await.expect("written");
+            match read(&store, "s").await {
+                Ok(Some(text)) if is_read => {
+                    let sentinel = Sentinel::parse(&text).expect("a sentinel");
+                    assert_eq!((sentinel.finish_lsn.0, sentinel.hostname.as_str()), (2, "h"));
+                }
+                Err(Error::Damaged { .. }) if !is_read => {}
+                other => panic!("{key}: {other:?}"),
+            }
+        }
+        assert!(read(&store, "none").await.expect("read").is_none());
+    }
+}

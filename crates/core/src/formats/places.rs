@@ -1,0 +1,58 @@
+//! What a backup says of things that did not lie in the data directory as plain files and directories.
+
+use serde::{Deserialize, Serialize};
+
+/// A symbolic link at a place of the server's own. What it leads to is in the backup, under the path of the link.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FollowedLink {
+    /// Relative to the data directory.
+    pub path: String,
+    /// Where it led, absolute.
+    pub target: String,
+    /// To a directory, or else to a file?
+    pub is_directory: bool,
+}
+
+/// Something that is in the data directory and not in the backup.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LeftOut {
+    /// Relative to the data directory.
+    pub path: String,
+    /// What it is: `symbolic link to "/x"`, for example.
+    pub what: String,
+}
+
+impl std::fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.path.escape_debug(), self.what)
+    }
+}
+
+/// The configuration of a server whose files lay outside of its data directory. Paths are absolute, as they were.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Configuration {
+    /// `config_file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config_file: Option<String>,
+    /// `hba_file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hba_file: Option<String>,
+    /// `ident_file`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ident_file: Option<String>,
+    /// Those that lay outside of the data directory, with what they include.
+    pub files: Vec<ConfigurationFile>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigurationFile {
+    /// Where it lay.
+    pub path: String,
+    /// In bytes.
+    pub size: u64,
+}

@@ -1,0 +1,114 @@
+//! Does a backup hold what no server starts without, and what no database can be used without?
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::databases::database_of;
+
+/// More databases than any cluster has: those beyond are not looked at.
+const LIMIT: usize = 100_000;
+
+/// The OID of `template1`, from which `CREATE DATABASE` copies.
+const TEMPLATE1: u32 = 1;
+
+/// The name of the file that each database has, and the data directory.
+const VERSION: &[u8] = b"PG_VERSION";
+
+/// What was seen of it.
+#[derive(Debug, Default)]
+pub(crate) struct Essential {
+    has_version: bool,
+    has_transactions: bool,
+    /// By the OID: is its `PG_VERSION` there?
+    databases: BTreeMap<u32, bool>,
+    /// Those that the backup names.
+    named: BTreeSet<u32>,
+}
+
+impl Essential {
+    /// Note a file, by its path with slashes between the components and none around them.
+    pub(crate) fn note(&mut self, path: &[u8]) {
+        match database_of(path) {
+            Some((oid, name)) if self.databases.len() < LIMIT || self.databases.contains_key(&oid) => {
+                *self.databases.entry(oid).or_default() |= name == VERSION;
+            }
+            Some(_) => {}
+            None => {
+                self.has_version |= path == VERSION;
+                // Up to PostgreSQL 9.6 it was called pg_clog.
+                let transactions = path.strip_prefix(b"pg_xact/").or(path.strip_prefix(b"pg_clog/"));
+                self.has_transactions |= transactions.is_some_and(|name| !name.is_empty());
+            }
+        }
+    }
+
+    /// Note a database that the backup names.
+    pub(crate) fn name(&mut self, oid: u32) {
+        if self.named.len() < LIMIT {
+            self.named.insert(oid);
+        }
+    }
+
+    /// What is missing, and why that matters, as a sentence. Of the databases `incomplete` nothing is asked.
+    pub(crate) fn missing(&self, incomplete: &[u32]) -> Vec<(String, String)> {
+        let mut missing = Vec::new();
+        let needed = [(self.has_version, "PG_VERSION"), (self.has_transactions, "pg_xact")];
+        for (_, what) in needed.iter().filter(|(is_there, _)| !is_there) {
+            let detail = "It is not in the backup: a server does not start without it.";
+            missing.push(((*what).to_owned(), detail.to_owned()));
+        }
+        let has_template = self.databases.contains_key(&TEMPLATE1);
+        let is_expected = self.named.is_empty() || self.named.contains(&TEMPLATE1);
+        if !has_template && is_expected && !incomplete.contains(&TEMPLATE1) {
+            let detail =
+                "It is not in the backup: no database can be created without it, nor do tools find one to connect to.";
+            missing.push((format!("base/{TEMPLATE1}"), detail.to_owned()));
+        }
+        let without = self.databases.iter().filter(|(_, has_version)| !**has_version);
+        for (oid, _) in without.filter(|(oid, _)| !incomplete.contains(oid)) {
+            let detail = "It is not in the backup: nobody can connect to the database, unless it was dropped or created while \
+                          the backup was taken.";
+            missing.push((format!("base/{oid}/PG_VERSION"), detail.to_owned()));
+        }
+        missing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn missing(paths: &[&str], incomplete: &[u32]) -> Vec<String> {
+        let mut essential = Essential::default();
+        paths.iter().for_each(|path| essential.note(path.as_bytes()));
+        let missing = essential.missing(incomplete).into_iter();
+        missing.map(|(path, _)| path).collect()
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let whole = [
+            "PG_VERSION",
+            "pg_xact/0000",
+            "base/1/PG_VERSION",
+            "pg_tblspc/9/PG_15_1/7/PG_VERSION",
+            "base/7/1259",
+        ];
+        assert_eq!(missing(&whole, &[]), [""; 0]);
+        assert_eq!(missing(&whole[1..], &[]), ["PG_VERSION"]);
+        assert_eq!(
+            missing(&["base/7/1259", "pg_xact"], &[]),
+            ["PG_VERSION", "pg_xact", "base/1", "base/7/PG_VERSION"]
+        );
+        assert_eq!(
+            missing(&["base/7/1259", "PG_VERSION", "pg_clog/0000"], &[1, 7]),
+            [""; 0]
+        );
+        let mut named = Essential::default();
+        whole[..2].iter().for_each(|path| named.note(path.as_bytes()));
+        named.name(5);
+        assert!(
+            named.missing(&[]).is_empty(),
+            "template1 may have been made anew, with another OID"
+        );
+    }
+}
