@@ -67,6 +67,14 @@ pub(super) fn translate(operation: &'static str, object: String, store_url: &str
         let link = link.clone();
         return Error::BehindLink { object, link };
     }
+    if let Some(skew) = super::renewal::Skew::behind(&error) {
+        let reason = skew.to_string();
+        return Error::ClockSkew {
+            operation,
+            object,
+            reason,
+        };
+    }
     let reason = reason(&error);
     let says = |marks: &[&str]| marks.iter().any(|mark| reason.contains(mark));
     let refused = matches!(
@@ -104,6 +112,7 @@ pub(super) fn translate(operation: &'static str, object: String, store_url: &str
             operation,
             object,
             reason,
+            credentials: None,
         },
         _ => Error::Store {
             operation,

@@ -64,5 +64,6 @@ pub(super) fn open(url: &Url) -> Result<Opened> {
     Ok(Opened {
         objects: Arc::new(Directory::new(store.with_fsync(true), root.clone())),
         pending: Some(BelowPrefix::new(Temporaries::below(root), Path::default())),
+        origin: None,
     })
 }
