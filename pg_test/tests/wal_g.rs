@@ -3,6 +3,7 @@
 
 use walarchive_pg_test::archiving::{archiving, first_waiting, wait_message};
 use walarchive_pg_test::repository::Repository;
+use walarchive_pg_test::site::{Site, archive_all, backup};
 use walarchive_testkit::{PATIENCE, TestDir};
 
 #[test]
@@ -79,4 +80,25 @@ fn variables_without_effect_are_named_at_the_start() {
     let segment = cluster.switch_wal();
     cluster.wait_archived(&segment, PATIENCE);
     assert!(object(&segment, "lzma").is_file());
+}
+
+/// WAL and backups as WAL-G compresses them, by its names for that.
+#[test]
+fn lz4_and_lzma_are_archived_backed_up_and_restored() {
+    for method in ["lz4", "lzma"] {
+        let site = Site::on_files();
+        let primary = site.primary(&[("walarchive.compression", method)]);
+        primary.psql("CREATE TABLE t AS SELECT n, md5(n::text) FROM generate_series(1, 2000) n");
+        let name = backup(&primary, "");
+        primary.psql("INSERT INTO t SELECT n, md5(n::text) FROM generate_series(2001, 3000) n");
+        archive_all(&primary);
+        let tars = site.objects(&format!("basebackups_005/{name}/tar_partitions"));
+        assert!(
+            !tars.is_empty() && tars.iter().all(|tar| tar.ends_with(&format!(".tar.{method}"))),
+            "{tars:?}"
+        );
+        let restored = site.restored("restored").attach(&site.restore("restored", &name, &[]));
+        restored.wait_promoted(PATIENCE);
+        assert_eq!(restored.psql("SELECT count(*) FROM t"), "3000", "{method}");
+    }
 }

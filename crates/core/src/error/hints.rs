@@ -76,6 +76,10 @@ const KINDS: [(&[&str], &str); 20] = [
         "The store is overloaded, limits requests or is away for a moment. If this persists, raise its limits, or \
          lower walarchive.upload_concurrency and walarchive.backup_concurrency.",
     ),
+    (
+        &["it is not a regular file"],
+        "Something else lies under the name of an object. Look who put it there, and remove it.",
+    ),
     (&["timed out", "<code>requesttimeout"], super::TOO_SLOW),
     (
         &[

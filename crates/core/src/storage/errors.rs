@@ -63,6 +63,10 @@ pub(super) fn translate(operation: &'static str, object: String, store_url: &str
     if let Some(failure) = super::sftp::Failure::behind(&error) {
         return failure.translate(operation, object, store_url);
     }
+    if let Some(BehindLink(link)) = BehindLink::behind(&error) {
+        let link = link.clone();
+        return Error::BehindLink { object, link };
+    }
     if let Some(skew) = super::renewal::Skew::behind(&error) {
         let reason = skew.to_string();
         return Error::ClockSkew {
@@ -70,10 +74,6 @@ pub(super) fn translate(operation: &'static str, object: String, store_url: &str
             object,
             reason,
         };
-    }
-    if let Some(BehindLink(link)) = BehindLink::behind(&error) {
-        let link = link.clone();
-        return Error::BehindLink { object, link };
     }
     let reason = reason(&error);
     let says = |marks: &[&str]| marks.iter().any(|mark| reason.contains(mark));
