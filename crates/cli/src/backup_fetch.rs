@@ -119,7 +119,9 @@ async fn prepare(args: &BackupFetch) -> Result<(RestorePlan, StorageConfig, Opti
         });
     }
     let selection = select(args, &store).await?;
-    let plan = plan(&store, &selection.backup.name, &args.directory, options).await?;
+    // A store that answers has the patience of a backup: hours of work do not end with one bad answer.
+    let patient = Store::open(&settings.storage.for_backup())?;
+    let plan = plan(&patient, &selection.backup.name, &args.directory, options).await?;
     let (name, metadata) = (&selection.backup.name, &selection.backup.metadata);
     let configuration = match &args.config_dir {
         Some(directory) => ConfigurationPlan::read(&store, name, metadata, directory).await?,
