@@ -82,10 +82,11 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
         settings.known(key, value)?;
     }
     settings.place()?;
+    let (options, connector) = settings.client.finish()?;
     let builder = MicrosoftAzureBuilder::new()
         .with_retry(http::retries(config))
-        .with_http_connector(http::connector(config))
-        .with_client_options(settings.client.finish()?);
+        .with_http_connector(connector)
+        .with_client_options(options);
     let builder = settings
         .keys
         .into_iter()

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use object_store::{Certificate, ClientConfigKey, ClientOptions, ObjectStore};
+use object_store::{ClientConfigKey, ClientOptions, ObjectStore};
+use reqwest::Certificate;
 use url::Url;
 
 use super::storage_class::StorageClass;
@@ -13,6 +14,7 @@ use crate::error::{Error, Result};
 /// The settings of the HTTP client, collected in the order in which later ones win.
 pub(super) struct Client {
     options: ClientOptions,
+    connector: http::Connector,
     allow_http: bool,
     ca_cert_file: Option<String>,
 }
@@ -21,6 +23,7 @@ impl Client {
     pub fn new(config: &StorageConfig) -> Self {
         Client {
             options: http::client_options(config),
+            connector: http::connector(config),
             allow_http: false,
             ca_cert_file: None,
         }
@@ -67,13 +70,14 @@ impl Client {
         }
     }
 
-    /// The options for object_store, with the certificates of an authority of one's own.
-    pub fn finish(self) -> Result<ClientOptions> {
+    /// The options for object_store, and what makes its client, which trusts an authority of one's own.
+    pub fn finish(self) -> Result<(ClientOptions, http::Connector)> {
         match self.ca_cert_file {
-            None => Ok(self.options),
-            Some(file) => Ok(certificates(Path::new(&file))?
-                .into_iter()
-                .fold(self.options, ClientOptions::with_root_certificate)),
+            None => Ok((self.options, self.connector)),
+            Some(file) => {
+                let authorities = certificates(Path::new(&file))?;
+                Ok((self.options, self.connector.trusting(authorities)))
+            }
         }
     }
 }

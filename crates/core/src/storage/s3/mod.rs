@@ -36,10 +36,10 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
         settings.customer_key = cloud::variable(&["WALG_S3_SSE_C"]).map(customer_key);
     }
     let place = Bucket::of(&settings, bucket(url));
-    let options = settings.client.finish()?;
+    let (options, connector) = settings.client.finish()?;
     let builder = AmazonS3Builder::new()
         .with_retry(http::retries(config))
-        .with_http_connector(http::connector(config))
+        .with_http_connector(connector.clone())
         .with_client_options(options.clone());
     let builder = settings
         .keys
@@ -49,7 +49,7 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
         .with_bucket_name(bucket(url))
         .build()
         .map_err(|error| cloud::unusable(url, &error, HINT))?;
-    let uploads = place.uploads(&store, Client::new(options, config));
+    let uploads = place.uploads(&store, Client::new(options, connector, config));
     cloud::finish(store, url, settings.storage_class)?.with_pending(uploads, url)
 }
 

@@ -9,6 +9,7 @@ use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use url::Url;
 
+use super::super::http::Sending;
 use super::super::retry::Attempts;
 use super::exchange::{Answer, Failure, exchange};
 use super::keystone;
@@ -166,7 +167,10 @@ impl Auth {
         let mut headers = HeaderMap::new();
         headers.insert("x-auth-user", secret_header(user)?);
         headers.insert("x-auth-key", secret_header(key)?);
-        let build = || self.http.get(url.clone()).headers(headers.clone());
+        let build = || {
+            let get = self.http.get(url.clone()).headers(headers.clone());
+            (get, Sending::nothing())
+        };
         let answer = exchange(&self.http, attempts, self.limit, false, build).await;
         let answer = self.granted(answer)?;
         let token = token(&answer, "x-auth-token")?;
@@ -184,7 +188,8 @@ impl Auth {
         let url = keystone::tokens_url(&self.settings.auth_url);
         let build = || {
             let post = self.http.post(url.clone());
-            post.header(CONTENT_TYPE, "application/json").body(request.clone())
+            let post = post.header(CONTENT_TYPE, "application/json").body(request.clone());
+            (post, Sending::nothing())
         };
         let answer = exchange(&self.http, attempts, self.limit, false, build).await;
         let answer = self.granted(answer)?;
