@@ -6,6 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use once_cell::sync::OnceCell;
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +21,7 @@ use crate::error;
 use crate::guc::{self, ArchiveSettings};
 use crate::pg::latch::Latch;
 use crate::pg::{Datum, io_priority, page_cache, process, server};
-use crate::shmem::{self, BACKUP, Failure, Kind, Phase, Text, Work};
+use crate::shmem::{self, ARCHIVING, BACKUP, Failure, Kind, Phase, Text, Work};
 
 /// How often the figures of `walarchive_progress` are brought up to date.
 pub(super) const REFRESH: Duration = Duration::from_millis(200);
@@ -116,7 +117,7 @@ fn take(begun: &RefCell<Option<(Store, String)>>) -> Result<String> {
     }
     let archive = bridge::archive(&settings)?;
     step(async move { archive.claim().await })?;
-    let store = Store::open(&settings.storage.for_backup())?;
+    let store = Store::open(&settings.storage.for_backup())?.with_brake(bridge::brake().clone());
 
     set_phase(Phase::Checkpoint);
     let (permanent, user_data, started_us) = {
@@ -197,7 +198,7 @@ fn copy(
         } else {
             process::check_for_interrupts();
         }
-        Flow::Wait
+        grace()
     });
     let backup = copied.unwrap_or(Err(Error::Cancelled))?;
     show(progress, &mut rate);
@@ -236,6 +237,11 @@ fn commit(prepared: PreparedBackup, begun: &RefCell<Option<(Store, String)>>) ->
                     &Failure::from(&error),
                 );
                 return Err(error);
+            }
+            // The server stops: the store may or may not have it.
+            Err(Error::Cancelled) => {
+                *begun.borrow_mut() = None;
+                return Err(Error::Cancelled);
             }
             outcome => return outcome,
         }
@@ -281,7 +287,21 @@ fn wait_for_wal(prepared: PreparedBackup, store: &Store) -> Result<PreparedBacku
 
 /// One step that comes to its end, whatever happens; its requests have deadlines.
 fn whole<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    bridge::run(work, Some(REFRESH), || Flow::Wait).unwrap_or(Err(Error::Cancelled))
+    bridge::run(work, Some(REFRESH), grace).unwrap_or(Err(Error::Cancelled))
+}
+
+/// A worker that is told to end, as all are when the server stops, has this time to tidy up. What it leaves is removed by
+/// retention.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Go on with what is better brought to its end, unless the time for that is up.
+fn grace() -> Flow {
+    static TOLD: OnceCell<Instant> = OnceCell::new();
+    if process::die_pending() && TOLD.get_or_init(Instant::now).elapsed() > GRACE {
+        Flow::Stop
+    } else {
+        Flow::Wait
+    }
 }
 
 /// One step that may simply be aborted.
@@ -297,7 +317,7 @@ fn clean_up(store: Store, name: String) {
     let removed = {
         let name = name.clone();
         let work = async move { tokio::time::timeout(CLEANUP, discard(&store, &name)).await };
-        bridge::run(work, Some(REFRESH), || Flow::Wait)
+        bridge::run(work, Some(REFRESH), grace)
     };
     let left = match removed {
         Some(Ok(Ok(()))) => return,
@@ -331,6 +351,7 @@ pub(super) fn set_phase(phase: Phase) {
 }
 
 fn show(progress: &Progress, rate: &mut Rate) {
+    bridge::brake().hold(ARCHIVING.share().needs_the_link());
     let now = progress.snapshot();
     let bytes_per_second = rate.update(Instant::now(), now.bytes_done).unwrap_or(0);
     BACKUP.exclusive().work = Work {
