@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use walarchive_core::cluster;
 use walarchive_core::inventory::Inventory;
 use walarchive_core::storage::Store;
 use walarchive_core::verify::{self, Checks, LOOKS, Live, Names, Selection, Status, WalReport};
@@ -87,6 +88,7 @@ pub async fn run(args: &WalVerify) -> Result<Status> {
             None => Inventory::load(&store).await?,
         };
         let progress = Arc::default();
+        let store = Store::open(&settings.storage.for_backup())?;
         let work = verify::verify_content(&store, &inventory, selection, Arc::clone(&progress));
         content = Some(progress::show(progress, args.quiet, work).await?);
     }
@@ -122,7 +124,12 @@ async fn look(args: &WalVerify, store: &Store, data_dir: Option<&PathBuf>) -> Re
                     });
                 }
             }
-            _ => live = of_data_dir,
+            owner => {
+                if owner.is_some() {
+                    cluster::check_segment_size(store, inventory.segment_size, control.segment_size)?;
+                }
+                live = of_data_dir;
+            }
         }
     }
     let names = verify::verify_names(store, &inventory, live).await?;

@@ -1,10 +1,12 @@
 //! What a repository holds: base backups, WAL, timelines. Verbs that look at all of it work on an [`Inventory`], which asks
 //! the store once; what they decide from it is a pure function, and tested as one.
 
+mod ahead;
 mod backups;
 mod continuous;
 mod detail;
 mod near;
+mod reach;
 mod show;
 mod unfinished;
 mod wal;
@@ -21,12 +23,14 @@ use crate::lsn::Lsn;
 use crate::storage::Store;
 use crate::wal::{Segment, SegmentSize, TimelineHistory, WalFileName};
 
+pub use ahead::{Contents, look_ahead, wal_from};
 pub(crate) use backups::parse_name;
 pub use backups::{BackupInfo, Delta, find_backup, list_backups, read_sentinel};
 pub(crate) use continuous::write as write_continuous;
 pub use detail::BackupDetail;
 pub use near::missing_segments;
 pub(crate) use near::of_backups;
+pub use reach::{Hole, Reach};
 pub use show::{MissingSegments, TimelineInfo, TimelineStatus};
 pub use unfinished::Unfinished;
 pub use wal::{SegmentRange, WalObject, gaps, read_history, runs};
@@ -272,6 +276,18 @@ impl Inventory {
     /// The backup of that name.
     pub fn backup(&self, name: &str) -> Option<&BackupInfo> {
         self.backups.iter().find(|backup| backup.name == name)
+    }
+
+    /// The name of the backup that is wanted: `LATEST` is the newest one, every other name itself.
+    pub fn named<'a>(&'a self, wanted: &'a str) -> Result<&'a str> {
+        match (wanted, self.backups.last()) {
+            ("LATEST", Some(newest)) => Ok(&newest.name),
+            ("LATEST", None) => Err(Error::NoBackup {
+                message: "there are no backups".to_owned(),
+                hint: "Check the storage URL and its prefix.".to_owned(),
+            }),
+            (name, _) => Ok(name),
+        }
     }
 
     /// A backup and its ancestors, up to the full one; the error names the ancestor that is missing.

@@ -1,6 +1,7 @@
 //! The client below object_store: as that would make it, but for what concerns the network.
 
 use std::error::Error;
+use std::path::Path;
 use std::time::Duration;
 
 use http_body::Body;
@@ -19,7 +20,7 @@ const QUESTIONS: u32 = 3;
 /// time that a request may wait.
 pub(super) fn build(
     options: &ClientOptions,
-    certificates: &[Certificate],
+    authorities: Option<&Path>,
     request_timeout: Duration,
 ) -> object_store::Result<reqwest::Client> {
     let text = |key| options.get_config_value(&key);
@@ -34,7 +35,7 @@ pub(super) fn build(
         .tcp_user_timeout(request_timeout.max(STALLED))
         .https_only(!is_set(Key::AllowHttp))
         .danger_accept_invalid_certs(is_set(Key::AllowInvalidCertificates));
-    let authorities = certificates.iter().cloned();
+    let authorities = authorities.map(certificates).transpose()?.unwrap_or_default();
     builder = match is_set(Key::NoSystemCertificates) {
         true => builder.tls_certs_only(authorities),
         false => builder.tls_certs_merge(authorities),
@@ -85,6 +86,14 @@ pub(super) fn build(
         builder = builder.proxy(proxy);
     }
     builder.build().map_err(unusable)
+}
+
+fn certificates(file: &Path) -> object_store::Result<Vec<Certificate>> {
+    let pem = std::fs::read(file).map_err(|error| object_store::Error::Generic {
+        store: "HTTP client",
+        source: format!("could not open \"{}\": {error}", file.display()).into(),
+    })?;
+    Certificate::from_pem_bundle(&pem).map_err(unusable)
 }
 
 fn unusable(error: reqwest::Error) -> object_store::Error {

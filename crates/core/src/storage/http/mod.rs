@@ -66,7 +66,7 @@ pub(super) fn client_options(config: &StorageConfig) -> ClientOptions {
 /// The way to the network: no attempt waits where nothing moves, `Retry-After` is honoured, and what can be repeated is.
 pub(super) fn connector(config: &StorageConfig) -> Connector {
     Connector {
-        certificates: Vec::new(),
+        authorities: None,
         request_timeout: config.request_timeout,
         idle_timeout: config.request_timeout.min(IDLE_TIMEOUT),
         patience: config.patience,

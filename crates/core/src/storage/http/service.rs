@@ -1,6 +1,7 @@
 //! One attempt of one request.
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -39,21 +40,21 @@ pub(crate) struct Connector {
     pub(super) idle_timeout: Duration,
     /// The longest that a server may have us wait.
     pub(super) patience: Duration,
-    /// Of authorities that are trusted beside the system's.
-    pub(super) certificates: Vec<reqwest::Certificate>,
+    /// Certificates of authorities that are trusted beside the system's, in PEM form. Read for each client.
+    pub(super) authorities: Option<PathBuf>,
 }
 
 impl Connector {
-    /// The same, but its clients trust these authorities too.
-    pub(crate) fn trusting(self, certificates: Vec<reqwest::Certificate>) -> Self {
-        Connector { certificates, ..self }
+    /// The same, but its clients trust the authorities of this file too.
+    pub(crate) fn trusting(self, authorities: Option<PathBuf>) -> Self {
+        Connector { authorities, ..self }
     }
 }
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         Ok(HttpClient::new(Service {
-            client: client::build(options, &self.certificates, self.request_timeout)?,
+            client: client::build(options, self.authorities.as_deref(), self.request_timeout)?,
             limits: self.clone(),
             unanswered: Unanswered::default(),
         }))
