@@ -19,6 +19,8 @@ CREATE VIEW @extschema@.walarchive_status AS
            ready_files,
            ready_bytes,
            pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) oldest_ready AS oldest_ready_age,
+           bytes_per_second,
+           pg_catalog.make_interval(secs => drained_seconds) AS drained_in,
            last_error,
            last_error_time,
            next_backup,

@@ -24,6 +24,8 @@ CREATE  FUNCTION "walarchive_archiver_status"() RETURNS TABLE (
 	"ready_files" bigint,  /* i64 */
 	"ready_bytes" bigint,  /* i64 */
 	"oldest_ready" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
+	"bytes_per_second" bigint,  /* i64 */
+	"drained_seconds" double precision,  /* Option < f64 > */
 	"last_error" TEXT,  /* Option < SqlText > */
 	"last_error_time" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
 	"next_backup" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
@@ -349,6 +351,8 @@ CREATE VIEW @extschema@.walarchive_status AS
            ready_files,
            ready_bytes,
            pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) oldest_ready AS oldest_ready_age,
+           bytes_per_second,
+           pg_catalog.make_interval(secs => drained_seconds) AS drained_in,
            last_error,
            last_error_time,
            next_backup,

@@ -1,13 +1,18 @@
 //! The archive callbacks: a WAL file name in, true or false out. True is only ever answered after the store has acknowledged
 //! the file.
 
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+use tokio::task::AbortHandle;
 use walarchive_core::Error;
-use walarchive_core::archive::Fingerprint;
+use walarchive_core::archive::{Fingerprint, Pushed};
+use walarchive_core::storage::Motion;
 use walarchive_core::wal::WalFileName;
 
-use crate::bridge::{self, Flow};
+use crate::bridge::{self, Bridge};
 use crate::error;
 use crate::guc::{self, ArchiveSettings};
 use crate::pg::latch::{self, Latch};
@@ -16,6 +21,21 @@ use crate::shmem::{self, ARCHIVING, Answer, Failure, FileName, Text, now_us};
 
 /// A worker that died is noticed at the latest after this.
 const LIVENESS: Duration = Duration::from_secs(1);
+
+/// A worker that has not looked around for so long after it was woken does not move.
+const STUCK: Duration = Duration::from_secs(5);
+
+/// An upload of the archiver's own. It goes on while the archiver does other things.
+struct Own {
+    file: FileName,
+    generation: u64,
+    numbers: shmem::FileNumbers,
+    motion: Arc<Motion>,
+    task: AbortHandle,
+    outcome: Receiver<Result<Pushed, Error>>,
+}
+
+static OWN: Mutex<Option<Own>> = Mutex::new(None);
 
 /// Can files be archived with the present settings? Says what is missing; the archiver repeats it about once a minute.
 pub fn check_configured() -> Result<(), String> {
@@ -52,6 +72,11 @@ pub fn archive_file(file: &str) -> bool {
     }
     match archived {
         Ok(()) => true,
+        // What is on its way is no failure; that the archiver comes again is the server's business.
+        Err(failure) if failure.sqlstate == 0 => {
+            pgrx::log!("walarchive: {}", failure.message.as_str());
+            false
+        }
         Err(failure) => {
             error::warn(&format!("could not archive \"{file}\""), &failure);
             false
@@ -79,10 +104,15 @@ fn archive(file: &str) -> Result<(), Box<Failure>> {
     let settings = ArchiveSettings::for_writing().map_err(noted)?;
     let path = server::data_directory().join("pg_wal").join(file);
     let numbers = Fingerprint::of(&path).map_err(noted)?.to_numbers();
-    let deadline = Instant::now() + guc::archive_timeout();
-    match ask_worker(&Text::new(file), &settings, numbers, deadline)? {
+    let call = Call {
+        file: Text::new(file),
+        generation: settings.generation(),
+        numbers,
+        deadline: Instant::now() + guc::archive_timeout(),
+    };
+    match call.ask_worker()? {
         Asked::Done => {}
-        Asked::NoWorker => upload_here(&name, &settings, deadline).map_err(noted)?,
+        Asked::NoWorker => call.upload_here(&name, &settings)?,
     }
     let mut archiving = ARCHIVING.exclusive();
     archiving.counters.archived += 1;
@@ -96,85 +126,209 @@ enum Asked {
     NoWorker,
 }
 
-/// Hand the file to the worker and wait until it is done. Failures have been counted by the worker, but for those of this
-/// function itself.
-fn ask_worker(
-    file: &FileName,
-    settings: &ArchiveSettings,
+/// One call of the archiver.
+struct Call {
+    file: FileName,
+    generation: u64,
     numbers: shmem::FileNumbers,
     deadline: Instant,
-) -> Result<Asked, Box<Failure>> {
-    let generation = settings.generation();
-    loop {
-        let (answer, worker) = {
-            let mut archiving = ARCHIVING.exclusive();
-            archiving.archiver = Latch::mine();
-            let answer = archiving.queue.ask(file, generation, numbers);
-            // While the settings change, the worker may have the new ones already: what it uploads is not what is asked for.
-            let alone = archiving.worker_pid == 0 || process::reload_pending();
-            if alone && matches!(answer, Answer::Wait) {
-                archiving.queue.withdraw(file);
-                return Ok(Asked::NoWorker);
-            }
-            (answer, archiving.worker)
-        };
-        match answer {
-            Answer::Done => return Ok(Asked::Done),
-            Answer::Failed(failure) => return Err(Box::new(failure)),
-            Answer::Wait => {}
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || process::shutdown_requested() {
-            let refused = if left.is_zero() {
-                Error::Timeout {
-                    operation: "archive",
-                    object: file.as_str().to_owned(),
-                    deadline: guc::archive_timeout(),
+}
+
+impl Call {
+    /// Hand the file to the worker and wait until it is done. Failures have been counted by the worker, but for those of this
+    /// function itself.
+    fn ask_worker(&self) -> Result<Asked, Box<Failure>> {
+        let asked = Instant::now();
+        let mut beats = None;
+        let mut sent_before = None;
+        loop {
+            let (answer, worker, sent) = {
+                let mut archiving = ARCHIVING.exclusive();
+                archiving.archiver = Latch::mine();
+                let answer = archiving.queue.ask(&self.file, self.generation, self.numbers);
+                let waits = matches!(answer, Answer::Wait);
+                let moves = *beats.get_or_insert(archiving.worker_beats) != archiving.worker_beats;
+                if waits && !moves && asked.elapsed() > STUCK && archiving.worker_pid != 0 {
+                    archiving.worker_stuck = true;
                 }
-            } else {
-                Error::Cancelled
+                // While the settings change, the worker may have the new ones already: what it uploads is not what is asked for.
+                let alone = archiving.worker_pid == 0 || archiving.worker_stuck || process::reload_pending();
+                if alone && waits {
+                    archiving.queue.withdraw(&self.file);
+                    let stuck = Some(archiving.worker_pid).filter(|_| archiving.worker_stuck && !moves);
+                    drop(archiving);
+                    // It is told once: the next call finds it so.
+                    if let Some(pid) = stuck.filter(|_| asked.elapsed() > STUCK) {
+                        error::notify(&stuck_worker(pid));
+                    }
+                    return Ok(Asked::NoWorker);
+                }
+                (answer, archiving.worker, archiving.queue.sent(&self.file))
             };
-            let failure = Box::new(Failure::from(&refused));
-            let mut archiving = ARCHIVING.exclusive();
-            archiving.queue.withdraw(file);
-            archiving.note_failure(&failure);
-            return Err(failure);
+            match answer {
+                Answer::Done => return Ok(Asked::Done),
+                Answer::Failed(failure) => return Err(Box::new(failure)),
+                Answer::Wait => {}
+            }
+            sent_before = sent_before.or(sent);
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || process::shutdown_requested() {
+                ARCHIVING.exclusive().queue.withdraw(&self.file);
+                return Err(match left.is_zero() {
+                    true => self.out_of_time(sent_before, sent),
+                    false => note(&Error::Cancelled),
+                });
+            }
+            worker.set();
+            latch::wait(None, Some(left.min(LIVENESS)));
+            process::check_for_interrupts();
         }
-        worker.set();
-        latch::wait(None, Some(left.min(LIVENESS)));
-        process::check_for_interrupts();
+    }
+
+    /// Upload within the archiver itself: at shutdown, when PostgreSQL has ended the worker before the last segments are
+    /// archived, in the moment after a crash, and when the worker does not move. If the time of this call is up, the upload goes
+    /// on, and the next call finds it.
+    fn upload_here(&self, name: &WalFileName, settings: &ArchiveSettings) -> Result<(), Box<Failure>> {
+        if let Some(refused) = self.refused_at_the_end() {
+            return Err(refused);
+        }
+        let own = match OWN.lock().take() {
+            Some(own) if self.is_of(&own) => own,
+            other => {
+                if let Some(other) = other {
+                    other.task.abort();
+                }
+                self.begin(name, settings).map_err(|refused| note(&refused))?
+            }
+        };
+        let sent_before = Some(own.motion.bytes());
+        let outcome = loop {
+            match own.outcome.try_recv() {
+                Ok(outcome) => break outcome,
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => panic!("an upload of the archiver ended without a result"),
+            }
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            if let Some(refused) = self.refused_at_the_end() {
+                own.task.abort();
+                return Err(refused);
+            }
+            if left.is_zero() || process::shutdown_requested() {
+                let sent = Some(own.motion.bytes());
+                *OWN.lock() = Some(own);
+                return Err(match left.is_zero() {
+                    true => self.out_of_time(sent_before, sent),
+                    false => note(&Error::Cancelled),
+                });
+            }
+            Bridge::get().wait(Some(left.min(LIVENESS)));
+            // An ERROR would leave the upload behind.
+            process::check_for_interrupts();
+        };
+        bridge::drain();
+        let pushed = outcome.map_err(|failed| note(&failed))?;
+        if pushed.fingerprint.to_numbers() != self.numbers {
+            return Err(note(&Error::io(
+                "read",
+                self.file.as_str(),
+                std::io::Error::other("it changed while it was read"),
+            )));
+        }
+        let mut archiving = ARCHIVING.exclusive();
+        archiving.counters.bytes_in += pushed.file_bytes;
+        archiving.counters.bytes_out += if pushed.already_there { 0 } else { pushed.stored_bytes };
+        Ok(())
+    }
+
+    fn is_of(&self, own: &Own) -> bool {
+        own.file == self.file && own.generation == self.generation && own.numbers == self.numbers
+    }
+
+    fn begin(&self, name: &WalFileName, settings: &ArchiveSettings) -> Result<Own, Error> {
+        let archive = bridge::archive(settings)?;
+        let directory = server::data_directory().join("pg_wal");
+        let (motion, name) = (Arc::new(Motion::default()), *name);
+        let (sender, outcome) = channel();
+        let noting = Arc::clone(&motion);
+        let work = async move { archive.push_noting(&directory, &name, noting).await };
+        let task = Bridge::get().spawn(work, move |result| {
+            // Nobody waits for it any more if this fails.
+            let _ = sender.send(result);
+        });
+        Ok(Own {
+            file: self.file,
+            generation: self.generation,
+            numbers: self.numbers,
+            motion,
+            task,
+            outcome,
+        })
+    }
+
+    /// When the server stops, a store that hangs is not waited for without end.
+    fn refused_at_the_end(&self) -> Option<Box<Failure>> {
+        let limit = guc::shutdown_timeout();
+        let since = {
+            let archiving = ARCHIVING.share();
+            (archiving.stopping_us != 0).then(|| archiving.stopping_us.max(archiving.counters.last_archived_us))
+        }?;
+        let waited = Duration::from_micros(u64::try_from(now_us().saturating_sub(since)).unwrap_or(0));
+        (waited > limit).then(|| {
+            let mut failure = Box::new(Failure::from(&Error::Cancelled));
+            failure.message = Text::new("the server stops");
+            failure.detail = Text::new(&format!(
+                "No file was archived for walarchive.shutdown_timeout, which is {} s.",
+                limit.as_secs()
+            ));
+            failure.hint = Text::new("It stays in pg_wal and is archived after the next start.");
+            failure
+        })
+    }
+
+    /// The time of the call is up. What moves is no failure.
+    fn out_of_time(&self, before: Option<u64>, now: Option<u64>) -> Box<Failure> {
+        let within = guc::archive_timeout();
+        match (before, now) {
+            (Some(before), Some(now)) if now > before => {
+                let mut failure = Box::new(Failure::from(&Error::Cancelled));
+                failure.sqlstate = 0;
+                let rate = (now - before) / within.as_secs().max(1);
+                failure.message = Text::new(&format!(
+                    "\"{}\" is still being uploaded after {} s: {now} bytes were sent, {rate} in a second",
+                    self.file.as_str(),
+                    within.as_secs()
+                ));
+                failure
+            }
+            _ => {
+                let mut failure = note(&Error::Timeout {
+                    operation: "archive",
+                    object: self.file.as_str().to_owned(),
+                    deadline: within,
+                });
+                if let Some(sent) = now.filter(|sent| *sent > 0) {
+                    failure.detail = Text::new(&format!(
+                        "{sent} bytes were handed to the network, of which nothing more was seen since. The upload goes on."
+                    ));
+                }
+                failure
+            }
+        }
     }
 }
 
-/// Upload within the archiver itself: at shutdown, when PostgreSQL has ended the worker before the last segments are
-/// archived, and in the moment after a crash.
-fn upload_here(name: &WalFileName, settings: &ArchiveSettings, deadline: Instant) -> Result<(), Error> {
-    let archive = bridge::archive(settings)?;
-    let directory = server::data_directory().join("pg_wal");
-    let (file, object) = (*name, archive.store().object_url(&name.to_string()));
-    let within = guc::archive_timeout();
-    let work = async move { tokio::time::timeout_at(deadline.into(), archive.push(&directory, &file)).await };
-    let outcome = bridge::run(work, Some(LIVENESS), || {
-        process::check_for_interrupts();
-        if process::shutdown_requested() {
-            Flow::Stop
-        } else {
-            Flow::Wait
-        }
-    });
-    let pushed = match outcome {
-        Some(Ok(result)) => result?,
-        Some(Err(_elapsed)) => {
-            return Err(Error::Timeout {
-                operation: "write",
-                object,
-                deadline: within,
-            });
-        }
-        None => return Err(Error::Cancelled),
-    };
-    let mut archiving = ARCHIVING.exclusive();
-    archiving.counters.bytes_in += pushed.file_bytes;
-    archiving.counters.bytes_out += if pushed.already_there { 0 } else { pushed.stored_bytes };
-    Ok(())
+fn note(failed: &Error) -> Box<Failure> {
+    let failure = Box::new(Failure::from(failed));
+    ARCHIVING.exclusive().note_failure(&failure);
+    failure
+}
+
+fn stuck_worker(pid: i32) -> Failure {
+    let error = Error::config(
+        format!(
+            "walarchive's worker does not move: the archiver uploads by itself, one file at a time (process ID {pid})"
+        ),
+        "It is not the store. See the state of that process: if somebody stopped it (SIGSTOP), continue it (SIGCONT).",
+    );
+    Failure::from(&error)
 }

@@ -76,6 +76,7 @@ static COMPRESSION: GucSetting<Compression> = GucSetting::<Compression>::new(Com
 static COMPRESSION_LEVEL: GucSetting<i32> = GucSetting::<i32>::new(1);
 static UPLOAD_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(8);
 static ARCHIVE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60);
+static SHUTDOWN_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(20);
 static BACKUP_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(4);
 static TAR_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1 << 20);
 static BACKUP_RATE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
@@ -153,9 +154,17 @@ pub fn define() {
     );
     int(
         c"walarchive.archive_timeout",
-        c"The longest that archiving one WAL file may take before it is reported as failed and tried again.",
-        c"",
+        c"The longest that the archiver waits for one WAL file before it says so and comes again.",
+        c"An upload that gets on goes on. One of which nothing moves for half of this time ends.",
         &ARCHIVE_TIMEOUT,
+        (1, 3600),
+        GucFlags::UNIT_S,
+    );
+    int(
+        c"walarchive.shutdown_timeout",
+        c"When the server stops: the longest that the archiver goes on without archiving a file.",
+        c"What is left is archived after the next start.",
+        &SHUTDOWN_TIMEOUT,
         (1, 3600),
         GucFlags::UNIT_S,
     );
@@ -344,6 +353,11 @@ pub fn upload_concurrency() -> usize {
 /// `walarchive.archive_timeout`.
 pub fn archive_timeout() -> Duration {
     Duration::from_secs(ARCHIVE_TIMEOUT.get().max(1) as u64)
+}
+
+/// `walarchive.shutdown_timeout`.
+pub fn shutdown_timeout() -> Duration {
+    Duration::from_secs(SHUTDOWN_TIMEOUT.get().max(1) as u64)
 }
 
 /// `walarchive.backup_concurrency`.

@@ -31,6 +31,7 @@ fn all_is_well(site: &Site) {
         "wal_level",
         "archive_library",
         "worker",
+        "archiver",
         "settings",
         "store",
         "list",

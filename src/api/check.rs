@@ -1,17 +1,27 @@
 //! `walarchive_check`.
 
+use std::time::{Duration, Instant};
+
 use pgrx::prelude::*;
 use walarchive_core::check::{self, Check};
 use walarchive_core::storage::Store;
 use walarchive_core::{Error, wal_g};
 
 use super::LOOK;
+use super::status::waiting;
 use crate::bridge::{self, Flow};
 use crate::error::or_raise;
 use crate::guc::ArchiveSettings;
 use crate::pg::text::SqlText;
-use crate::pg::{process, server};
+use crate::pg::{latch, process, server};
 use crate::shmem::{self, ARCHIVING};
+
+/// How soon the worker looks around when it is woken, on a machine that has much else to do.
+const REACTION: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// A file that has waited for longer shows that uploads do not keep up.
+const OLD: Duration = Duration::from_secs(600);
 
 /// Is everything there that archiving needs? One row for each thing that was looked at: first the server, then the store.
 /// What is written into the store is removed again.
@@ -27,7 +37,14 @@ fn walarchive_check() -> TableIterator<
         name!(latency_ms, Option<f64>),
     ),
 > {
-    let mut checks = vec![preload(), archive_mode(), wal_level(), archive_library(), worker()];
+    let mut checks = vec![
+        preload(),
+        archive_mode(),
+        wal_level(),
+        archive_library(),
+        worker(),
+        archiver(),
+    ];
     match ArchiveSettings::current() {
         Ok(settings) => {
             checks.push(Check::ok(
@@ -113,7 +130,95 @@ fn worker() -> Check {
             "the worker is not running: the archiver uploads by itself, one file at a time",
             "The server starts it again within a few seconds; if not, see the server's log, and max_worker_processes.",
         ),
-        pid => Check::ok(name, format!("the worker runs with process ID {pid}")),
+        pid if moves(pid) => Check::ok(name, format!("the worker runs with process ID {pid}")),
+        pid => Check::failed(
+            name,
+            format!("the worker, process ID {pid}, does not move: the archiver uploads by itself, one file at a time"),
+            "It is not the store. See the state of that process: if somebody stopped it (SIGSTOP), continue it (SIGCONT).",
+        ),
+    }
+}
+
+/// Does the worker look around when it is woken? One that has just come or gone does.
+fn moves(pid: i32) -> bool {
+    let (beats, worker) = {
+        let archiving = ARCHIVING.share();
+        (archiving.worker_beats, archiving.worker)
+    };
+    let until = Instant::now() + REACTION;
+    worker.set();
+    while Instant::now() < until {
+        {
+            let archiving = ARCHIVING.share();
+            if archiving.worker_beats != beats || archiving.worker_pid != pid {
+                return true;
+            }
+        }
+        latch::wait(None, Some(LOOK_AGAIN));
+        process::check_for_interrupts();
+    }
+    false
+}
+
+/// How long ago an event was, in words.
+fn ago(us: i64) -> String {
+    match shmem::now_us().saturating_sub(us) / 1_000_000 {
+        seconds @ ..120 => format!("{} s ago", seconds.max(0)),
+        seconds @ ..7200 => format!("{} min ago", seconds / 60),
+        seconds => format!("{} h ago", seconds / 3600),
+    }
+}
+
+/// What waits, for how long, and why.
+fn archiver() -> Check {
+    let name = "archiver";
+    if shmem::require_preloaded().is_err() || server::archive_mode() == "off" || !server::is_archive_library() {
+        return Check::failed(
+            name,
+            "nothing is archived by walarchive",
+            "See the rows \"preload\", \"archive_mode\" and \"archive_library\".",
+        );
+    }
+    let waiting = match waiting(&server::data_directory().join("pg_wal")) {
+        Ok(waiting) => waiting,
+        Err(error) => return Check::of_error(name, &error),
+    };
+    let counters = ARCHIVING.share().counters;
+    let last = match counters.last_archived.to_option() {
+        Some(file) => format!(
+            "the last file, \"{file}\", was archived {}",
+            ago(counters.last_archived_us)
+        ),
+        None => "no file was archived since the server started".to_owned(),
+    };
+    if waiting.files == 0 {
+        return Check::ok(name, format!("nothing waits; {last}"));
+    }
+    let (files, verb) = if waiting.files == 1 {
+        ("file", "waits")
+    } else {
+        ("files", "wait")
+    };
+    let queue = format!(
+        "{} {files} {verb}, the oldest was ready {}; {last}",
+        waiting.files,
+        ago(waiting.oldest_us)
+    );
+    // The worker counts a failure, and the archiver a success, a moment apart.
+    let fails = counters.last_error_us > counters.last_archived_us;
+    let age = Duration::from_micros(u64::try_from(shmem::now_us().saturating_sub(waiting.oldest_us)).unwrap_or(0));
+    match counters.last_error.to_option().filter(|_| fails) {
+        Some(error) => Check::failed(
+            name,
+            format!("{queue}; the last error, {}: {error}", ago(counters.last_error_us)),
+            "WAL stays in pg_wal until it is archived, so that its disk fills. The server's log has DETAIL and HINT of the error.",
+        ),
+        None if age > OLD => Check::warning(
+            name,
+            queue,
+            "Uploads succeed, but are slower than WAL is written. See bytes_per_second and drained_in in walarchive_status.",
+        ),
+        None => Check::ok(name, queue),
     }
 }
 

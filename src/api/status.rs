@@ -12,14 +12,28 @@ use crate::error::or_raise;
 use crate::guc;
 use crate::pg::server;
 use crate::pg::text::SqlText;
-use crate::shmem::{self, ARCHIVING, SCHEDULING};
+use crate::shmem::{self, ARCHIVING, Counters, SCHEDULING};
 
 /// What waits in `archive_status`.
 #[derive(Default)]
-struct Waiting {
-    files: u64,
+pub(super) struct Waiting {
+    pub(super) files: u64,
     bytes: u64,
-    oldest_us: i64,
+    pub(super) oldest_us: i64,
+}
+
+/// In how many seconds the queue will be empty, if the link goes on as it does and WAL compresses as it did.
+fn drained_seconds(waiting: &Waiting, uploaded: u64, counters: &Counters, rate: u64) -> Option<f64> {
+    let segment_bytes = server::identity().segment_size.bytes();
+    let left = waiting.bytes.saturating_sub(uploaded.saturating_mul(segment_bytes));
+    if left == 0 || rate == 0 {
+        return None;
+    }
+    let stored = match counters.bytes_in {
+        0 => 1.0,
+        read => (counters.bytes_out as f64 / read as f64).min(1.0),
+    };
+    Some((left as f64 * stored / rate as f64).round())
 }
 
 /// One row: the state of archiving and of backups since the server started.
@@ -43,6 +57,8 @@ fn walarchive_archiver_status() -> TableIterator<
         name!(ready_files, i64),
         name!(ready_bytes, i64),
         name!(oldest_ready, Option<TimestampWithTimeZone>),
+        name!(bytes_per_second, i64),
+        name!(drained_seconds, Option<f64>),
         name!(last_error, Option<SqlText>),
         name!(last_error_time, Option<TimestampWithTimeZone>),
         name!(next_backup, Option<TimestampWithTimeZone>),
@@ -56,11 +72,13 @@ fn walarchive_archiver_status() -> TableIterator<
 > {
     or_raise(shmem::require_preloaded());
     // A copy of what is needed, so that the lock is free before the directory is read.
-    let (worker_pid, started_us, counters, (uploading, uploaded)) = {
+    let (worker_pid, stuck, started_us, rate, counters, (uploading, uploaded)) = {
         let archiving = ARCHIVING.share();
         (
             archiving.worker_pid,
+            archiving.is_stuck(),
             archiving.worker_started_us,
+            archiving.bytes_per_second,
             archiving.counters,
             archiving.queue.counts(),
         )
@@ -69,6 +87,7 @@ fn walarchive_archiver_status() -> TableIterator<
     let waiting = or_raise(waiting(&server::data_directory().join("pg_wal")));
     let state = match (worker_pid, uploading) {
         (0, _) => "not running",
+        _ if stuck => "stuck",
         (_, 0) => "idle",
         _ => "uploading",
     };
@@ -88,6 +107,8 @@ fn walarchive_archiver_status() -> TableIterator<
         bigint(waiting.files),
         bigint(waiting.bytes),
         timestamp(waiting.oldest_us),
+        bigint(rate),
+        drained_seconds(&waiting, uploaded as u64, &counters, rate),
         counters.last_error.to_option().map(SqlText),
         timestamp(counters.last_error_us),
         timestamp(scheduling.next_us),
@@ -105,7 +126,7 @@ fn walarchive_archiver_status() -> TableIterator<
     ))
 }
 
-fn waiting(pg_wal: &Path) -> Result<Waiting> {
+pub(super) fn waiting(pg_wal: &Path) -> Result<Waiting> {
     let archive_status = pg_wal.join("archive_status");
     let failed = |error| Error::io("read", &archive_status, error);
     let segment_bytes = server::identity().segment_size.bytes();

@@ -12,13 +12,19 @@ use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use walarchive_core::Error;
 use walarchive_core::archive::Archive;
-use walarchive_core::storage::Store;
+use walarchive_core::storage::{Brake, Store};
 
 use crate::guc::ArchiveSettings;
 use crate::pg;
 
 pub use log::drain;
 pub use run::{Bridge, Flow, run};
+
+/// Makes the transfers of this process that can wait stand back for WAL.
+pub fn brake() -> &'static Brake {
+    static BRAKE: OnceCell<Brake> = OnceCell::new();
+    BRAKE.get_or_init(Brake::default)
+}
 
 /// The archive that the settings name, and their generation. Opened once and kept as long as the settings are the same.
 pub fn archive(settings: &ArchiveSettings) -> Result<Arc<Archive>, Error> {

@@ -64,6 +64,9 @@ pub struct Counters {
     pub last_error_us: i64,
 }
 
+/// A worker that has nothing to do looks around every ten seconds. Microseconds.
+const LONGEST_QUIET_US: i64 = 45_000_000;
+
 /// What the archiver and the worker share.
 #[derive(Debug, Clone, Copy)]
 pub struct Archiving {
@@ -73,6 +76,18 @@ pub struct Archiving {
     pub worker: Latch,
     /// Since when the worker runs: microseconds since 1970.
     pub worker_started_us: i64,
+    /// Grows each time the worker looks around.
+    pub worker_beats: u64,
+    /// When it did last: microseconds since 1970.
+    pub worker_beat_us: i64,
+    /// The archiver has seen that the worker does not move; the worker takes that back.
+    pub worker_stuck: bool,
+    /// Bytes that the uploads of WAL have moved in a second, lately.
+    pub bytes_per_second: u64,
+    /// WAL waits for a slow link: who can wait shall leave it the link.
+    pub behind: bool,
+    /// The worker was told to end, which means that the server stops: microseconds since 1970, 0 if it was not.
+    pub stopping_us: i64,
     /// Wakes the archiver.
     pub archiver: Latch,
     /// The files.
@@ -86,6 +101,12 @@ impl Archiving {
         worker_pid: 0,
         worker: Latch::NONE,
         worker_started_us: 0,
+        worker_beats: 0,
+        worker_beat_us: 0,
+        worker_stuck: false,
+        bytes_per_second: 0,
+        behind: false,
+        stopping_us: 0,
         archiver: Latch::NONE,
         queue: Queue::EMPTY,
         counters: Counters {
@@ -99,6 +120,24 @@ impl Archiving {
             last_error_us: 0,
         },
     };
+
+    /// The worker moves.
+    pub fn beat(&mut self) {
+        self.worker_beats = self.worker_beats.wrapping_add(1);
+        self.worker_beat_us = now_us();
+        self.worker_stuck = false;
+    }
+
+    /// Is there a worker that does not move, by what is known without asking it?
+    pub fn is_stuck(&self) -> bool {
+        let quiet_us = now_us().saturating_sub(self.worker_beat_us);
+        self.worker_pid != 0 && (self.worker_stuck || quiet_us > LONGEST_QUIET_US)
+    }
+
+    /// Shall transfers that can wait leave the link to WAL?
+    pub fn needs_the_link(&self) -> bool {
+        self.behind && !self.is_stuck()
+    }
 
     /// Note that something failed.
     pub fn note_failure(&mut self, failure: &Failure) {

@@ -44,6 +44,8 @@ pub struct Slot {
     /// Of the settings with which it was uploaded.
     generation: u64,
     numbers: FileNumbers,
+    /// Bytes that were sent of it, repetitions included.
+    sent: u64,
     failure: Failure,
 }
 
@@ -54,6 +56,7 @@ impl Slot {
         wanted: false,
         generation: 0,
         numbers: [0; 3],
+        sent: 0,
         failure: Failure::NONE,
     };
 }
@@ -177,10 +180,27 @@ impl Queue {
         }
     }
 
+    /// So many bytes of a file were sent by now.
+    pub fn note_sent(&mut self, name: &FileName, bytes: u64) {
+        if let Some(slot) = self.uploading(name) {
+            slot.sent = bytes;
+        }
+    }
+
+    /// How many bytes of a file were sent, if the worker is at it.
+    pub fn sent(&self, name: &FileName) -> Option<u64> {
+        let slot = self
+            .slots
+            .iter()
+            .find(|slot| slot.state == State::Uploading && slot.name == *name)?;
+        Some(slot.sent)
+    }
+
     /// A file could not be uploaded. Only an archiver that waits is told; else it will be tried when it asks. True if it
     /// waits.
     pub fn fail(&mut self, name: &FileName, failure: Failure) -> bool {
         let Some(slot) = self.uploading(name) else { return false };
+        slot.sent = 0;
         slot.state = if slot.wanted { State::Failed } else { State::Empty };
         slot.failure = failure;
         slot.wanted
@@ -334,6 +354,23 @@ mod tests {
             (1, 0),
             "what comes late from a worker that is gone does not count"
         );
+    }
+
+    #[test]
+    fn an_upload_outlives_the_archivers_call() {
+        let mut queue = Queue::EMPTY;
+        queue.ask(&name(1), 7, NUMBERS);
+        queue.take_request();
+        queue.note_sent(&name(1), 4711);
+        queue.withdraw(&name(1));
+        assert_eq!(queue.sent(&name(1)), Some(4711));
+        assert_eq!(queue.counts(), (1, 0));
+        assert!(matches!(queue.ask(&name(1), 7, NUMBERS), Answer::Wait));
+        assert_eq!(queue.take_request(), None, "it is not begun again");
+        queue.withdraw(&name(1));
+        queue.finish(&name(1), 7, NUMBERS);
+        assert_eq!(queue.sent(&name(1)), None);
+        assert!(matches!(queue.ask(&name(1), 7, NUMBERS), Answer::Done));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What will be asked for next: the files that wait in `archive_status`, scanned as seldom as possible.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,11 @@ use crate::pg::server;
 /// Names that are kept from one scan: a queue of 100 000 files is scanned 25 times, not 100 000 times.
 const BATCH: usize = 4096;
 
-/// After a failure, looking ahead pauses for this long at first, and for twice as long each time.
+/// The directory is read again after this, at the earliest, while uploads are under way.
+const SCAN_AGAIN: Duration = Duration::from_millis(500);
+
+/// When the store fails, looking ahead pauses for this long at first, and for twice as long each time. A file that fails while
+/// others do not rests for the longest of these.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -22,8 +26,28 @@ pub(super) struct Ahead {
     archive_status: PathBuf,
     names: VecDeque<WalFileName>,
     rescan: bool,
+    /// When the directory was read last, and how long this is good for.
+    scanned: Option<Instant>,
+    scan_again: Duration,
     paused_until: Option<Instant>,
     pause: Duration,
+    /// When the store failed last.
+    failed: Option<Instant>,
+    /// When an upload succeeded last.
+    succeeded: Option<Instant>,
+    /// Files that fail while others do not, and until when they are left alone.
+    resting: HashMap<WalFileName, Instant>,
+}
+
+/// What a failure means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failed {
+    /// The store fails: all wait for a while.
+    Store,
+    /// It is part of a failure that is known.
+    Known,
+    /// Others succeed: only this file waits.
+    File,
 }
 
 impl Ahead {
@@ -36,8 +60,13 @@ impl Ahead {
             archive_status,
             names: VecDeque::new(),
             rescan: true,
+            scanned: None,
+            scan_again: SCAN_AGAIN,
             paused_until: None,
             pause: FIRST_PAUSE,
+            failed: None,
+            succeeded: None,
+            resting: HashMap::new(),
         }
     }
 
@@ -45,6 +74,14 @@ impl Ahead {
     /// used up.
     pub(super) fn expect_more(&mut self) {
         self.rescan = true;
+    }
+
+    /// There is room for another upload beside those that are under way. On a slow link it takes long until the archiver asks
+    /// for something new; so look, but not all the time.
+    pub(super) fn has_room(&mut self) {
+        if self.names.is_empty() && self.scanned.is_none_or(|at| at.elapsed() >= self.scan_again) {
+            self.rescan = true;
+        }
     }
 
     /// The next file, after a scan if one is due.
@@ -55,11 +92,24 @@ impl Ahead {
         self.paused_until = None;
         if self.names.is_empty() && self.rescan {
             self.rescan = false;
+            let begun = Instant::now();
             self.names = ready_files(&self.archive_status, BATCH)?.into();
+            self.scanned = Some(Instant::now());
+            // Of the time that there is, scans take a part of twenty at the most.
+            self.scan_again = SCAN_AGAIN.max(begun.elapsed() * 20);
             // A full batch: there is more behind it.
             self.rescan = self.names.len() == BATCH;
         }
-        Ok(self.names.pop_front())
+        let now = Instant::now();
+        self.resting.retain(|_, until| *until > now);
+        while let Some(name) = self.names.pop_front() {
+            if !self.resting.contains_key(&name) {
+                return Ok(Some(name));
+            }
+            // It will be found again, when it has rested.
+            self.rescan = true;
+        }
+        Ok(None)
     }
 
     /// There is no room for this file now.
@@ -72,17 +122,31 @@ impl Ahead {
         self.archive_status.join(format!("{file}.ready")).exists()
     }
 
-    /// An upload failed: stop looking ahead for a while. What the archiver asks for is tried all the same.
-    pub(super) fn failed(&mut self) {
+    /// The upload of a file that began then failed. What the archiver asks for is tried all the same.
+    pub(super) fn failed(&mut self, name: Option<WalFileName>, begun: Instant) -> Failed {
         self.names.clear();
         self.rescan = true;
-        self.paused_until = Some(Instant::now() + self.pause);
+        if self.succeeded.is_some_and(|at| at > begun) {
+            if let Some(name) = name {
+                self.resting.insert(name, Instant::now() + LONGEST_PAUSE);
+            }
+            return Failed::File;
+        }
+        if self.failed.is_some_and(|at| at > begun) {
+            return Failed::Known;
+        }
+        let now = Instant::now();
+        self.failed = Some(now);
+        self.paused_until = Some(now + self.pause);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Failed::Store
     }
 
-    /// An upload succeeded.
+    /// An upload succeeded: whatever was wrong with the store is over.
     pub(super) fn succeeded(&mut self) {
         self.pause = FIRST_PAUSE;
+        self.paused_until = None;
+        self.succeeded = Some(Instant::now());
     }
 
     /// Forget all: the settings have changed.
@@ -91,18 +155,53 @@ impl Ahead {
         self.rescan = true;
         self.paused_until = None;
         self.pause = FIRST_PAUSE;
+        self.resting.clear();
     }
 
     /// When to try again, if a pause is on.
     pub(super) fn resumes_in(&self) -> Option<Duration> {
-        self.paused_until
-            .map(|until| until.saturating_duration_since(Instant::now()))
+        let rested = self.resting.values().min().copied();
+        let until = self.paused_until.or(rested);
+        until.map(|until| until.saturating_duration_since(Instant::now()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_failure_of_the_store_is_one_pause() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let ready = |name: &str| std::fs::write(dir.path().join(format!("{name}.ready")), "").expect("written");
+        let name = |timeline: usize| {
+            format!("{timeline:08X}.history")
+                .parse::<WalFileName>()
+                .expect("a name")
+        };
+        (2..5).for_each(|timeline| ready(&name(timeline).to_string()));
+        let mut ahead = Ahead::in_directory(dir.path().to_owned());
+        let begun = Instant::now();
+        assert_eq!(ahead.failed(Some(name(2)), begun), Failed::Store);
+        for timeline in 3..5 {
+            assert_eq!(ahead.failed(Some(name(timeline)), begun), Failed::Known);
+        }
+        assert!(ahead.resumes_in().expect("a pause") <= FIRST_PAUSE);
+        assert_eq!(ahead.next().expect("asked"), None, "it pauses");
+        assert_eq!(ahead.failed(None, Instant::now()), Failed::Store);
+        assert!(
+            ahead.resumes_in().expect("a pause") > FIRST_PAUSE,
+            "the next one is longer"
+        );
+
+        // While others succeed there is no pause, and who fails rests.
+        let begun = Instant::now();
+        ahead.succeeded();
+        assert_eq!(ahead.failed(Some(name(3)), begun), Failed::File);
+        let found: Vec<_> = std::iter::from_fn(|| ahead.next().expect("asked")).collect();
+        assert_eq!(found, [name(2), name(4)]);
+        assert!(ahead.resumes_in().expect("a rest") > FIRST_PAUSE);
+    }
 
     #[test]
     fn one_scan_serves_a_whole_batch() {

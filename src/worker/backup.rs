@@ -6,6 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use once_cell::sync::OnceCell;
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,7 @@ use crate::guc::{self, ArchiveSettings};
 use crate::pg::latch::Latch;
 use crate::pg::online_backup::{self, Database, OnlineBackup};
 use crate::pg::{Datum, io_priority, page_cache, process, server};
-use crate::shmem::{self, BACKUP, Failure, Kind, Phase, Text, Work};
+use crate::shmem::{self, ARCHIVING, BACKUP, Failure, Kind, Phase, Text, Work};
 
 /// How often the figures of `walarchive_progress` are brought up to date.
 pub(super) const REFRESH: Duration = Duration::from_millis(200);
@@ -144,7 +145,7 @@ fn take(begun: &Begun) -> Result<String> {
     }
     let archive = bridge::archive(&settings)?;
     step(async move { archive.claim().await })?;
-    let store = Store::open(&settings.storage.for_backup())?;
+    let store = Store::open(&settings.storage.for_backup())?.with_brake(bridge::brake().clone());
 
     set_phase(Phase::Checkpoint);
     let (permanent, user_data, started_us) = {
@@ -230,7 +231,7 @@ fn copy(
         show(progress, &mut rate);
         if is_cancelled() || moved.is_some() {
             cancel.cancel();
-            return Flow::Wait;
+            return grace();
         }
         process::check_for_interrupts();
         match repository.check(&name) {
@@ -238,7 +239,7 @@ fn copy(
             // It will be asked again.
             Ok(()) | Err(_) => {}
         }
-        Flow::Wait
+        grace()
     });
     if let Some(error) = moved {
         return Err(error);
@@ -309,6 +310,15 @@ fn commit(prepared: PreparedBackup, begun: &Begun) -> Result<String> {
                 );
                 return Err(error);
             }
+            // The server stops: the store may or may not have it.
+            Err(Error::Cancelled) => {
+                begun.stored.take();
+                if prepared.is_written() {
+                    BACKUP.exclusive().complete = true;
+                    return Ok(prepared.name().to_owned());
+                }
+                return Err(Error::Cancelled);
+            }
             Err(error) => return Err(error),
         }
     }
@@ -355,7 +365,21 @@ fn defect(what: &str) -> Error {
 
 /// One step that comes to its end, whatever happens; its requests have deadlines.
 fn whole<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    bridge::run(work, Some(REFRESH), || Flow::Wait).unwrap_or(Err(Error::Cancelled))
+    bridge::run(work, Some(REFRESH), grace).unwrap_or(Err(Error::Cancelled))
+}
+
+/// A worker that is told to end, as all are when the server stops, has this time to tidy up. What it leaves is removed by
+/// retention.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Go on with what is better brought to its end, unless the time for that is up.
+fn grace() -> Flow {
+    static TOLD: OnceCell<Instant> = OnceCell::new();
+    if process::die_pending() && TOLD.get_or_init(Instant::now).elapsed() > GRACE {
+        Flow::Stop
+    } else {
+        Flow::Wait
+    }
 }
 
 /// One step that may simply be aborted.
@@ -371,7 +395,7 @@ fn clean_up(store: Store, name: String) {
     let removed = {
         let name = name.clone();
         let work = async move { tokio::time::timeout(CLEANUP, discard(&store, &name)).await };
-        bridge::run(work, Some(REFRESH), || Flow::Wait)
+        bridge::run(work, Some(REFRESH), grace)
     };
     let left = match removed {
         Some(Ok(Ok(()))) => return,
@@ -405,6 +429,7 @@ pub(super) fn set_phase(phase: Phase) {
 }
 
 fn show(progress: &Progress, rate: &mut Rate) {
+    bridge::brake().hold(ARCHIVING.share().needs_the_link());
     let now = progress.snapshot();
     let bytes_per_second = rate.update(Instant::now(), now.bytes_done).unwrap_or(0);
     BACKUP.exclusive().work = Work {

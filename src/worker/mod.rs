@@ -74,6 +74,8 @@ pub extern "C-unwind" fn walarchive_worker_main(_argument: Datum) {
         archiving.worker_pid = process::my_pid();
         archiving.worker = Latch::mine();
         archiving.worker_started_us = now_us();
+        archiving.stopping_us = 0;
+        archiving.beat();
     }
     upload::Uploader::new().run();
     // An exit code of 0 would tell the postmaster never to start it again.
@@ -87,6 +89,12 @@ unsafe extern "C-unwind" fn forget_worker(_code: c_int, _argument: Datum) {
         let mut archiving = ARCHIVING.exclusive();
         archiving.worker_pid = 0;
         archiving.worker = Latch::NONE;
+        archiving.worker_stuck = false;
+        archiving.bytes_per_second = 0;
+        archiving.behind = false;
+        if process::shutdown_requested() {
+            archiving.stopping_us = now_us();
+        }
         archiving.queue.abandon_uploads();
         archiving.archiver
     };

@@ -4,22 +4,28 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
-use walarchive_core::archive::{Archive, Pushed};
+use walarchive_core::archive::{Pace, Pushed};
+use walarchive_core::backup::Rate;
+use walarchive_core::storage::Motion;
 use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, Result};
 
-use super::ahead::Ahead;
+use super::ahead::{Ahead, Failed};
 use crate::bridge::{self, Bridge};
 use crate::error;
 use crate::guc::{self, ArchiveSettings};
 use crate::pg::{process, server};
 use crate::shmem::{ARCHIVING, Ahead as Room, Failure, Text};
 
-/// How often the worker looks around with nothing to do.
+/// How often the worker looks around with nothing to do, and while files are on their way.
 const IDLE: Duration = Duration::from_secs(10);
+const BUSY: Duration = Duration::from_secs(1);
+
+/// WAL that is on its way for longer than this waits for the link.
+const BEHIND: Duration = Duration::from_secs(2);
 
 /// A file that is no longer being uploaded.
 struct Finished {
@@ -28,11 +34,22 @@ struct Finished {
     result: Result<Pushed>,
 }
 
+/// A file that is being uploaded.
+struct Running {
+    task: AbortHandle,
+    begun: Instant,
+    motion: Arc<Motion>,
+}
+
 pub(super) struct Uploader {
     bridge: &'static Bridge,
     directory: PathBuf,
     ahead: Ahead,
-    running: HashMap<WalFileName, AbortHandle>,
+    running: HashMap<WalFileName, Running>,
+    pace: Pace,
+    /// All that moves.
+    motion: Arc<Motion>,
+    rate: Rate,
     sender: Sender<Finished>,
     finished: Receiver<Finished>,
 }
@@ -45,6 +62,9 @@ impl Uploader {
             directory: server::data_directory().join("pg_wal"),
             ahead: Ahead::new(),
             running: HashMap::new(),
+            pace: Pace::default(),
+            motion: Arc::default(),
+            rate: Rate::default(),
             sender,
             finished,
         }
@@ -61,18 +81,38 @@ impl Uploader {
             self.take_requests();
             if let Err(error) = self.look_ahead() {
                 error::warn("could not look ahead for WAL files", &Failure::from(&error));
-                self.ahead.failed();
+                self.ahead.failed(None, Instant::now());
             }
+            self.show();
+            let longest = if self.running.is_empty() { IDLE } else { BUSY };
             let wake_in = self
                 .ahead
                 .resumes_in()
-                .unwrap_or(IDLE)
-                .clamp(Duration::from_millis(10), IDLE);
+                .unwrap_or(longest)
+                .clamp(Duration::from_millis(10), longest);
             self.bridge.wait(Some(wake_in));
         }
         // The archiver uploads again what was under way; an object that was written all the same has the same content.
-        for task in self.running.values() {
-            task.abort();
+        for running in self.running.values() {
+            running.task.abort();
+        }
+    }
+
+    /// Say that the worker lives, and how far it is.
+    fn show(&mut self) {
+        let now = Instant::now();
+        let rate = self.rate.update(now, self.motion.bytes());
+        let oldest = self.running.values().map(|running| running.begun).min();
+        let mut archiving = ARCHIVING.exclusive();
+        archiving.beat();
+        if let Some(rate) = rate {
+            archiving.bytes_per_second = rate;
+        }
+        archiving.behind = oldest.is_some_and(|begun| now.saturating_duration_since(begun) > BEHIND);
+        for (name, running) in &self.running {
+            archiving
+                .queue
+                .note_sent(&Text::new(&name.to_string()), running.motion.bytes());
         }
     }
 
@@ -82,7 +122,7 @@ impl Uploader {
         let over: Vec<_> = self
             .running
             .iter()
-            .filter(|(_, task)| task.is_finished())
+            .filter(|(_, running)| running.task.is_finished())
             .map(|(name, _)| *name)
             .collect();
         let mut finished: Vec<Finished> = self.finished.try_iter().collect();
@@ -102,7 +142,10 @@ impl Uploader {
             result,
         } in finished
         {
-            self.running.remove(&name);
+            let begun = self
+                .running
+                .remove(&name)
+                .map_or_else(Instant::now, |running| running.begun);
             let file = Text::new(&name.to_string());
             let failure = result.as_ref().err().map(Failure::from);
             let told = {
@@ -124,10 +167,18 @@ impl Uploader {
                     (Err(_), None) => true,
                 }
             };
-            match failure {
-                None => self.ahead.succeeded(),
-                Some(failure) => {
-                    self.ahead.failed();
+            match (&result, failure) {
+                (Ok(pushed), _) => {
+                    self.ahead.succeeded();
+                    let bytes = if pushed.already_there { 0 } else { pushed.stored_bytes };
+                    let now = Instant::now();
+                    self.pace.succeeded(now, bytes, now - begun, guc::upload_concurrency());
+                }
+                (Err(_), None) => {}
+                (Err(_), Some(failure)) => {
+                    if self.ahead.failed(Some(name), begun) == Failed::Store {
+                        self.pace.failed();
+                    }
                     if !told {
                         error::warn(&format!("could not upload \"{name}\" ahead of the archiver"), &failure);
                     }
@@ -170,8 +221,14 @@ impl Uploader {
         let Ok(settings) = ArchiveSettings::for_writing() else {
             return Ok(());
         };
-        while self.running.len() < guc::upload_concurrency() {
-            let Some(name) = self.ahead.next()? else { break };
+        if !self.running.is_empty() {
+            self.ahead.has_room();
+        }
+        while self.running.len() < self.pace.limit(guc::upload_concurrency()) {
+            let Some(name) = self.ahead.next()? else {
+                self.pace.idle();
+                break;
+            };
             let file = Text::new(&name.to_string());
             let room = ARCHIVING.exclusive().queue.look_ahead(&file);
             match room {
@@ -199,8 +256,10 @@ impl Uploader {
     fn upload(&mut self, name: WalFileName, settings: &ArchiveSettings) {
         let (generation, sender, directory) = (settings.generation(), self.sender.clone(), self.directory.clone());
         let archive = bridge::archive(settings);
-        let deadline = guc::archive_timeout();
-        let work = async move { push(archive, directory, name, deadline).await };
+        let motion = self.motion.part();
+        let noting = Arc::clone(&motion);
+        // How long the archiver waits is its affair: what is on its way goes on, and the archiver finds it done.
+        let work = async move { archive?.push_noting(&directory, &name, noting).await };
         let task = self.bridge.spawn(work, move |result| {
             // The loop has ended if nobody takes it.
             let _ = sender.send(Finished {
@@ -209,28 +268,12 @@ impl Uploader {
                 result,
             });
         });
-        self.running.insert(name, task);
+        let begun = Instant::now();
+        self.running.insert(name, Running { task, begun, motion });
     }
 }
 
 fn crashed(name: &WalFileName) -> Error {
     let reason = std::io::Error::other("the upload ended without a result; the server's log may tell why");
     Error::io("upload", name.to_string(), reason)
-}
-
-async fn push(
-    archive: Result<Arc<Archive>>,
-    directory: PathBuf,
-    name: WalFileName,
-    deadline: Duration,
-) -> Result<Pushed> {
-    let archive = archive?;
-    match tokio::time::timeout(deadline, archive.push(&directory, &name)).await {
-        Ok(result) => result,
-        Err(_elapsed) => Err(Error::Timeout {
-            operation: "write",
-            object: archive.store().object_url(&name.to_string()),
-            deadline,
-        }),
-    }
 }

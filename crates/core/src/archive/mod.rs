@@ -5,12 +5,14 @@
 
 mod fetch;
 mod identity;
+mod pace;
 mod push;
 mod ready;
 mod source;
 
 pub use fetch::{Fetched, fetch, read_through};
 pub use identity::identity_of;
+pub use pace::Pace;
 pub use push::{Archive, Pushed};
 pub use ready::ready_files;
 pub use source::Fingerprint;

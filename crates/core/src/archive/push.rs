@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +14,7 @@ use crate::codec::Compression;
 use crate::error::{Error, Result};
 use crate::files::read_full;
 use crate::layout;
-use crate::storage::{CreateOnly, Created, RangeReader, Store};
+use crate::storage::{CreateOnly, Created, Motion, RangeReader, Store};
 use crate::wal::WalFileName;
 
 /// Bytes that are compared at once.
@@ -70,9 +71,16 @@ impl Archive {
     }
 
     /// Archive `directory/name`. Returns only after the store has acknowledged the object, or after the object that was
-    /// there was found to have the same content. Never overwrites. Memory is bounded, whatever the size of a segment.
+    /// there was found to have the same content. Never overwrites. Memory is bounded, whatever the size of a segment. It takes
+    /// the time that it needs, as long as something moves.
     pub async fn push(&self, directory: &Path, name: &WalFileName) -> Result<Pushed> {
+        self.push_noting(directory, name, Arc::default()).await
+    }
+
+    /// The same; how far it is can be read in `motion`.
+    pub async fn push_noting(&self, directory: &Path, name: &WalFileName, motion: Arc<Motion>) -> Result<Pushed> {
         self.claim().await?;
+        let store = self.store.noting(Arc::clone(&motion));
         if self.store.may_vanish() && self.store.size(layout::CLUSTER).await?.is_none() {
             return Err(self.store.no_repository());
         }
@@ -84,9 +92,9 @@ impl Archive {
         };
         let (file_bytes, fingerprint) = (source.bytes(), source.fingerprint());
         let (created, stored_bytes) = if file_bytes > WHOLE_IN_MEMORY {
-            self.push_in_parts(source, &key).await?
+            self.push_in_parts(&store, source, &key).await?
         } else {
-            self.push_at_once(source, &key).await?
+            self.push_at_once(&store, source, &key).await?
         };
         if created == Created::Exists && !self.is_same(&key, &path).await? {
             return Err(Error::Store {
@@ -94,6 +102,9 @@ impl Archive {
                 object: self.store.object_url(&key),
                 reason: "the store says that the object exists, and that it does not".to_owned(),
             });
+        }
+        if created == Created::Yes {
+            motion.reached(stored_bytes);
         }
         Ok(Pushed {
             already_there: created == Created::Exists,
@@ -103,24 +114,24 @@ impl Archive {
         })
     }
 
-    async fn push_at_once(&self, source: Source, key: &str) -> Result<(Created, u64)> {
+    async fn push_at_once(&self, store: &Store, source: Source, key: &str) -> Result<(Created, u64)> {
         let (identity, compression) = (self.identity, self.compression);
         let expected = source.bytes() as usize / 4;
         let body = blocking(move || source.compress(&identity, compression, Vec::with_capacity(expected))).await?;
         let bytes = body.len() as u64;
-        Ok((self.store.create(key, body.into()).await?, bytes))
+        Ok((store.create(key, body.into()).await?, bytes))
     }
 
-    async fn push_in_parts(&self, source: Source, key: &str) -> Result<(Created, u64)> {
+    async fn push_in_parts(&self, store: &Store, source: Source, key: &str) -> Result<(Created, u64)> {
         // Before gigabytes are compressed and sent.
-        if let Some(bytes) = self.store.size(key).await? {
+        if let Some(bytes) = store.size(key).await? {
             return Ok((Created::Exists, bytes));
         }
         let (identity, compression, path) = (self.identity, self.compression, source.path().to_owned());
         let cancel = CancellationToken::new();
-        // If this future is dropped, as it is when its time is up, the upload ends and its parts are removed.
+        // If this future is dropped, as it is when the server stops, the upload ends and its parts are removed.
         let _cancel_on_drop = cancel.clone().drop_guard();
-        let (upload, task) = self.store.upload_new(key, cancel);
+        let (upload, task) = store.upload_new(key, cancel);
         let compress = blocking(move || {
             let upload = source.compress(&identity, compression, upload)?;
             upload.finish().map_err(|error| Error::io("compress", &path, error))

@@ -159,6 +159,7 @@ fn made(url: &Url, config: &StorageConfig) -> Result<Made<AzureCredential>> {
         _ => "the managed identity of the machine".to_owned(),
     };
     let store = builder(settings.keys, config)
+        .with_http_connector(http::connector(config).trusting(trust.file))
         .with_client_options((trust.options)()?)
         .with_container_name(bucket(url))
         .build()

@@ -123,11 +123,11 @@ fn gather(config: &StorageConfig) -> Result<Settings> {
 fn made(url: &Url, config: &StorageConfig) -> Result<Made<GcpCredential>> {
     let settings = gather(config)?;
     let mut watch = settings.watch;
-    if let Some(file) = settings.client.trusted().file {
-        watch.add(file);
-    }
+    let authorities = settings.client.trusted().file;
+    authorities.iter().for_each(|file| watch.add(file));
     let store = settings
         .builder
+        .with_http_connector(http::connector(config).trusting(authorities))
         .with_client_options(settings.client.finish()?)
         .with_bucket_name(bucket(url))
         .build()

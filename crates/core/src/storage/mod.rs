@@ -1,5 +1,5 @@
-//! The store behind `walarchive.storage`: one door for all backends, with a deadline for each operation and errors that
-//! tell what to do.
+//! The store behind `walarchive.storage`: one door for all backends. No operation waits for long where nothing moves, and
+//! errors tell what to do.
 
 mod azure;
 mod cloud;
@@ -10,6 +10,7 @@ mod file;
 mod gcs;
 mod http;
 mod link;
+mod motion;
 pub(crate) mod pending;
 mod reader;
 mod renewal;
@@ -32,13 +33,14 @@ use bytes::Bytes;
 use futures::StreamExt;
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
-use tokio::time::{Instant, timeout_at};
 
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
 use crate::layout;
+use motion::Flow;
 
 pub use create::{CreateOnly, Created};
+pub use motion::{Brake, Motion};
 pub use pending::{Pending, PendingUpload};
 pub use reader::{PART_BYTES, RangeReader};
 pub use upload::{Upload, UploadTask, Uploaded};
@@ -50,12 +52,13 @@ pub struct Store {
     /// None if no upload leaves anything that it does not remove itself.
     pending: Option<pending::BelowPrefix>,
     url: String,
-    /// Of an operation that moves little.
+    /// The longest that an operation waits while nothing moves.
     deadline: Duration,
     learned: Arc<create::Learned>,
     origin: Option<Origin>,
-    /// What an operation that moves more must move in a second, in bytes.
+    /// Of what moves unseen, because the backend cannot tell: what must move in a second, in bytes.
     slowest: u64,
+    flow: Flow,
 }
 
 /// Tells where the credentials in use are from.
@@ -125,6 +128,7 @@ impl Store {
             learned: Arc::default(),
             origin: opened.origin,
             slowest: transfer::SLOWEST,
+            flow: Flow::default(),
         })
     }
 
@@ -138,7 +142,22 @@ impl Store {
             learned: Arc::default(),
             origin: None,
             slowest: transfer::SLOWEST,
+            flow: Flow::default(),
         }
+    }
+
+    /// The same store; what is asked of it by this handle and its clones is noted in `motion`.
+    pub fn noting(&self, motion: Arc<Motion>) -> Self {
+        let mut store = self.clone();
+        store.flow.motion = motion;
+        store
+    }
+
+    /// The same store; whoever holds the brake makes this handle and its clones send slowly.
+    pub fn with_brake(&self, brake: Brake) -> Self {
+        let mut store = self.clone();
+        store.flow.brake = Some(brake);
+        store
     }
 
     /// Is this URL one that [`Store::open`] takes? Looks at its text only.
@@ -239,10 +258,8 @@ impl Store {
         }
     }
 
-    /// What the options ask for, which must not be more than `limit` bytes, and the size of the whole object. How long it may
-    /// take is known when the answer begins, since that tells how much follows.
+    /// What the options ask for, which must not be more than `limit` bytes, and the size of the whole object.
     async fn read(&self, key: &str, options: GetOptions, limit: u64) -> Result<(Bytes, u64)> {
-        let begun = Instant::now();
         let path = path(key);
         let found = self.asked("read", key, self.inner.get_opts(&path, options)).await?;
         let (size, bytes) = (found.meta.size, found.range.end.saturating_sub(found.range.start));
@@ -253,11 +270,10 @@ impl Store {
             ));
         }
         let deadline = self.deadline_for(bytes);
-        match timeout_at(begun + deadline, transfer::collect(&*self.inner, &path, found)).await {
-            Ok(Ok(bytes)) => Ok((bytes, size)),
-            Ok(Err(error)) => Err(self.error("read", key, error)),
-            Err(_) => Err(self.timeout("read", key, deadline)),
-        }
+        let bytes = self
+            .asked_within(deadline, "read", key, transfer::collect(&*self.inner, &path, found))
+            .await?;
+        Ok((bytes, size))
     }
 
     /// Look at all objects below a folder, in no particular order, while the pages of the listing come in. Each page has the
@@ -434,11 +450,17 @@ impl Store {
         }
     }
 
-    async fn within<T>(&self, deadline: Duration, work: impl Future<Output = T>) -> Option<T> {
-        tokio::time::timeout(deadline, work).await.ok()
+    /// None: for that long nothing has moved.
+    fn within<T, W>(&self, deadline: Duration, work: W) -> impl Future<Output = Option<T>> + use<T, W>
+    where
+        W: Future<Output = T>,
+    {
+        let motion = self.flow.motion.part();
+        let brake = self.flow.brake.clone();
+        Flow { motion, brake }.watch(deadline, work)
     }
 
-    /// The deadline of an operation that moves that many bytes.
+    /// How long nothing may move in an operation that moves that many bytes: a file system does not tell how far it is.
     fn deadline_for(&self, bytes: u64) -> Duration {
         self.deadline + transfer::time_at(self.slowest, bytes)
     }

@@ -2,9 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use super::motion::Flow;
 use crate::config::StorageConfig;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Attempts that may break after they got on for long.
+const RENEWALS: u32 = 10;
 
 /// How often and how long: the same as for object_store's own stores.
 #[derive(Debug, Clone)]
@@ -20,6 +24,9 @@ pub(super) struct Attempts {
     retry: Retry,
     since: Instant,
     made: u32,
+    /// Bytes that had moved at the last attempt.
+    moved: u64,
+    renewed: u32,
 }
 
 impl Retry {
@@ -42,6 +49,8 @@ impl Retry {
             retry: self.clone(),
             since: Instant::now(),
             made: 0,
+            moved: Flow::current().motion.bytes(),
+            renewed: 0,
         }
     }
 }
@@ -65,6 +74,16 @@ impl Attempts {
         }
         self.made += 1;
         Some(pause)
+    }
+
+    /// An attempt failed that had got on until then: if it took long because the link is slow, the patience begins anew.
+    pub(super) fn renew(&mut self) {
+        let moved = Flow::current().motion.bytes();
+        if moved > self.moved && self.since.elapsed() >= self.retry.patience && self.renewed < RENEWALS {
+            (self.since, self.made) = (Instant::now(), 0);
+            self.renewed += 1;
+        }
+        self.moved = moved;
     }
 
     /// How often something was tried again so far.

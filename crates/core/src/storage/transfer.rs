@@ -9,8 +9,8 @@ use object_store::{GetOptions, GetResult, GetResultPayload, ObjectMeta, ObjectSt
 
 use super::PART_BYTES;
 
-/// What one request must move in a second, in bytes, not to be given up: the share of each when four of them are on a link of
-/// 256 kB/s. A part of 8 MB then has two minutes, a WAL segment of 16 MB has four.
+/// What a file system must move in a second, in bytes, not to be given up: it does not tell how far it is. A part of 8 MB then
+/// has two minutes, a WAL segment of 16 MB has four.
 pub(super) const SLOWEST: u64 = 64 << 10;
 
 /// Attempts in a row whose answer began and whose body broke before its first byte.
@@ -19,12 +19,7 @@ const ATTEMPTS_WITHOUT_A_BYTE: u32 = 3;
 /// After the first of these; longer after the next.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What moving that many bytes may take on the slowest link, beyond the time that any request may take.
-pub(super) fn time(bytes: u64) -> Duration {
-    time_at(SLOWEST, bytes)
-}
-
-/// The same for a link of that many bytes a second.
+/// What moving that many bytes may take at that many bytes a second.
 pub(super) fn time_at(rate: u64, bytes: u64) -> Duration {
     Duration::from_millis(bytes.saturating_mul(1000) / rate)
 }
@@ -83,9 +78,9 @@ mod tests {
 
     #[test]
     fn a_slow_link_has_the_time_that_it_needs() {
-        assert_eq!(time(0), Duration::ZERO);
-        assert_eq!(time(PART_BYTES), Duration::from_secs(128));
+        assert_eq!(time_at(SLOWEST, 0), Duration::ZERO);
+        assert_eq!(time_at(SLOWEST, PART_BYTES), Duration::from_secs(128));
         // Nothing overflows, whatever a server says about the size of an object.
-        assert!(time(u64::MAX) > Duration::from_secs(1 << 30));
+        assert!(time_at(SLOWEST, u64::MAX) > Duration::from_secs(1 << 30));
     }
 }

@@ -22,7 +22,7 @@ const FLUSH_A_PART: Duration = Duration::from_secs(1);
 /// How long parts that are on their way may take to arrive after the upload has failed.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// Parts on their way; those that were too slow end with the deadline that they had.
+/// Parts on their way; those of which nothing moved any more end with the time for that.
 type Running = JoinSet<Result<object_store::Result<()>, Duration>>;
 
 enum Part {
@@ -200,8 +200,8 @@ async fn send_parts(
             size += content.len() as u64;
             count += 1;
             let deadline = store.deadline_for(content.len() as u64);
-            let request = tokio::time::timeout(deadline, upload.put_part(PutPayload::from(content)));
-            running.spawn(async move { request.await.map_err(|_| deadline) });
+            let request = store.within(deadline, upload.put_part(PutPayload::from(content)));
+            running.spawn(async move { request.await.ok_or(deadline) });
         }
         if last {
             wait(store, key, running, 0, cancel).await?;
@@ -267,17 +267,17 @@ async fn complete(
     let deadline = store.deadline + FLUSH_A_PART * parts;
     let done = tokio::select! {
         () = cancel.cancelled() => return Err(Error::Cancelled),
-        done = tokio::time::timeout(deadline, upload.complete()) => done,
+        done = store.within(deadline, upload.complete()) => done,
     };
     match done {
-        Ok(Ok(_)) => Ok(()),
+        Some(Ok(_)) => Ok(()),
         // The answer to an attempt that had succeeded may be lost. The next one then finds no upload under its id, which
         // servers call by various names; what they cannot do is to show an object of this very size without it.
-        Ok(Err(error)) => match store.size(key).await {
+        Some(Err(error)) => match store.size(key).await {
             Ok(Some(stored)) if stored == size => Ok(()),
             _ => Err(store.error("write", key, error)),
         },
-        Err(_) => Err(store.timeout("write", key, deadline)),
+        None => Err(store.timeout("write", key, deadline)),
     }
 }
 

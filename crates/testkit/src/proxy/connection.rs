@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::fault::{Fault, Verdict};
 use super::http::{Framing, Head, copy_body};
+use super::link::PIECE;
 use super::{Seen, Shared, lock};
 
 /// Slow links move that often, and waiting threads look that often whether they should still wait.
@@ -16,7 +17,7 @@ pub(super) fn serve(shared: &Shared, client: &TcpStream) -> io::Result<()> {
     client.set_nodelay(true)?;
     let mut from_client = BufReader::with_capacity(64 << 10, client);
     let mut upstream: Option<BufReader<TcpStream>> = None;
-    let (mut up, mut down) = (Pace::default(), Pace::default());
+    let (mut up, mut down) = (Pace::default(), Pace::down());
     while let Some(mut request) = Head::read(&mut from_client)? {
         let (method, target) = (request.word(0).to_owned(), request.word(1).to_owned());
         record(shared, &request);
@@ -47,9 +48,17 @@ pub(super) fn serve(shared: &Shared, client: &TcpStream) -> io::Result<()> {
         strip(shared, &mut request);
         let mut to_server = server.get_ref().try_clone()?;
         up.write(shared, &mut to_server, &request.bytes(), false)?;
+        let breaks = framing != Framing::Length(0) && breaks(shared);
+        let mut carried = 0;
         // A server that refuses a request may answer before it has read all of it, and read no more.
         let mut early = false;
         copy_body(framing, &mut from_client, &mut |bytes| {
+            carried += bytes.len() as u64;
+            if breaks && matches!(framing, Framing::Length(length) if carried > length / 2) {
+                // With unread data before it, this is a reset.
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            shared.carried.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             early = early || readable(&to_server);
             if early {
                 return Ok(());
@@ -67,6 +76,11 @@ pub(super) fn serve(shared: &Shared, client: &TcpStream) -> io::Result<()> {
         if matches!(verdict, Verdict::Forget) {
             return Ok(());
         }
+        let latency = shared.find(|fault| match fault {
+            Fault::Latency(latency) => Some(*latency),
+            _ => None,
+        });
+        std::thread::sleep(latency.unwrap_or_default());
         early |= response.closes();
         strip(shared, &mut response);
         let framing = response.response_framing(&method);
@@ -82,6 +96,16 @@ pub(super) fn serve(shared: &Shared, client: &TcpStream) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Is the body of this request one that breaks?
+fn breaks(shared: &Shared) -> bool {
+    let nth = shared.find(|fault| match fault {
+        Fault::ResetEvery(nth) => Some(*nth),
+        _ => None,
+    });
+    let number = shared.senders.fetch_add(1, Ordering::Relaxed) + 1;
+    nth.is_some_and(|nth| number.is_multiple_of(nth))
 }
 
 fn record(shared: &Shared, request: &Head) {
@@ -139,9 +163,18 @@ struct Pace {
     /// Bytes, since the faults were set.
     moved: u64,
     set: usize,
+    /// To the client.
+    down: bool,
 }
 
 impl Pace {
+    fn down() -> Self {
+        Pace {
+            down: true,
+            ..Pace::default()
+        }
+    }
+
     /// The head of a response.
     fn write_head(&mut self, shared: &Shared, mut client: &TcpStream, bytes: &[u8]) -> io::Result<()> {
         let slow = shared
@@ -153,7 +186,7 @@ impl Pace {
     fn write(&mut self, shared: &Shared, to: &mut impl Write, mut bytes: &[u8], trickles: bool) -> io::Result<()> {
         let set = shared.set.load(Ordering::Relaxed);
         if self.set != set {
-            *self = Pace { moved: 0, set };
+            (self.moved, self.set) = (0, set);
         }
         while !bytes.is_empty() {
             if shared.stopped.load(Ordering::Relaxed) {
@@ -177,7 +210,16 @@ impl Pace {
                 }
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
+            let link = shared.find(|fault| match fault {
+                Fault::Link(rate) => Some(*rate),
+                _ => None,
+            });
+            let most = if link.is_some() { most.min(PIECE) } else { most };
             let now = bytes.len().min(usize::try_from(most).unwrap_or(usize::MAX));
+            if let Some(rate) = link {
+                let at = shared.links[usize::from(self.down)].pass(now as u64, rate);
+                std::thread::sleep(at.saturating_duration_since(Instant::now()));
+            }
             to.write_all(&bytes[..now])?;
             self.moved += now as u64;
             bytes = &bytes[now..];

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::{Shared, lock};
 
 /// A fault of a [`FaultProxy`](super::FaultProxy).
@@ -20,6 +22,12 @@ pub enum Fault {
     Refuse,
     /// That many bytes a second in either direction of each connection.
     Slow(u64),
+    /// A link of that many bytes a second in either direction, which all connections share.
+    Link(u64),
+    /// Each answer comes that much later.
+    Latency(Duration),
+    /// The connection of every nth request that has a body breaks in the middle of it.
+    ResetEvery(usize),
     /// The server carries requests out, but the connection breaks before the answer comes back.
     LoseAnswers {
         /// How many times.

@@ -3,14 +3,17 @@
 mod connection;
 mod fault;
 mod http;
+mod link;
 
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 pub use fault::{Fault, StatusFault};
+use nix::libc;
 
 use crate::wait::{PATIENCE, wait_until};
 
@@ -49,6 +52,12 @@ struct Listener {
     stop: Arc<AtomicBool>,
 }
 
+/// Bytes that the kernel may hold for a connection before the proxy reads them.
+const RECEIVE_BUFFER: i32 = 64 << 10;
+
+/// Bytes that are sent at once, as on a link of Ethernet: by those of loopback, 64 kB, the kernel reckons how much it buffers.
+const SEGMENT: i32 = 1400;
+
 /// What all connections see.
 #[derive(Default)]
 struct Shared {
@@ -60,6 +69,30 @@ struct Shared {
     /// Of the connections that are open, to close them; those that ended are removed by their threads.
     open: Mutex<Vec<(u64, TcpStream)>>,
     stopped: AtomicBool,
+    /// To the server, and to the clients.
+    links: [link::Link; 2],
+    /// Bytes of bodies of requests that were passed on.
+    carried: AtomicU64,
+    /// Requests that have a body.
+    senders: AtomicUsize,
+}
+
+fn small_buffer(listener: &TcpListener) {
+    let set = |level, name, value: libc::c_int| {
+        // SAFETY: the descriptor is open while it is borrowed, and the value is an int, as both options have it.
+        let done = unsafe {
+            libc::setsockopt(
+                listener.as_raw_fd(),
+                level,
+                name,
+                (&raw const value).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        assert_eq!(done, 0, "could not set an option of a socket");
+    };
+    set(libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER);
+    set(libc::IPPROTO_TCP, libc::TCP_MAXSEG, SEGMENT);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -71,6 +104,8 @@ impl FaultProxy {
     #[track_caller]
     pub fn start(upstream_port: u16) -> FaultProxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("no free port on loopback");
+        // What lies here has not passed the link yet: the kernel would take megabytes. Its connections inherit it.
+        small_buffer(&listener);
         let port = listener.local_addr().expect("a listener without an address").port();
         let shared = Arc::new(Shared {
             upstream: upstream_port,
@@ -114,6 +149,7 @@ impl FaultProxy {
             let mut bound = None;
             wait_until("the proxy has its port back", PATIENCE, || {
                 bound = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).ok();
+                bound.iter().for_each(small_buffer);
                 bound.is_some()
             });
             *listener = bound.map(|bound| Listener::start(bound, &self.shared));
@@ -136,9 +172,15 @@ impl FaultProxy {
         lock(&self.shared.seen).len()
     }
 
+    /// Bytes of requests that were passed on so far.
+    pub fn carried(&self) -> u64 {
+        self.shared.carried.load(Ordering::Relaxed)
+    }
+
     /// Counts from zero again.
     pub fn forget(&self) {
         lock(&self.shared.seen).clear();
+        self.shared.carried.store(0, Ordering::Relaxed);
     }
 }
 

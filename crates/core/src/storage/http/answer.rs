@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use object_store::client::{HttpError, HttpErrorKind, HttpResponseBody};
 use tokio::time::{Instant, Sleep};
+
+use crate::storage::motion::{Flow, Motion};
 
 /// The most that is read of a body before its response is handed on, in bytes: a page of a listing, the answer to an upload
 /// and the text of an error are less. object_store asks again for a response that fails, but not for one of whose body the
@@ -25,6 +28,7 @@ pub(super) struct Answer {
     idle: Pin<Box<Sleep>>,
     /// The timer runs.
     waiting: bool,
+    motion: Arc<Motion>,
 }
 
 impl Answer {
@@ -36,6 +40,7 @@ impl Answer {
             idle_timeout,
             idle: Box::pin(tokio::time::sleep(idle_timeout)),
             waiting: false,
+            motion: Flow::current().motion,
         }
     }
 
@@ -60,8 +65,11 @@ impl Answer {
 
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
         let polled = Pin::new(&mut self.rest).poll_frame(cx);
-        if polled.is_ready() {
+        if let Poll::Ready(frame) = &polled {
             self.waiting = false;
+            if let Some(Ok(frame)) = frame {
+                self.motion.moved(frame.data_ref().map_or(0, Bytes::len) as u64);
+            }
             return polled;
         }
         // The time in which nobody wanted more does not count.

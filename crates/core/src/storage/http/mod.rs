@@ -3,12 +3,14 @@
 //! | what | how long |
 //! |---|---|
 //! | connect | [`CONNECT_TIMEOUT`] |
-//! | an attempt, until the answer begins | `request_timeout`, and [`transfer::time`](super::transfer::time) of what it sends |
+//! | an attempt, until the answer begins | no pause longer than `request_timeout` in which the network takes nothing, for more than 64 kB half a minute; after the last byte also the time in which buffers drain |
 //! | the answer's body | no pause longer than [`IDLE_TIMEOUT`] or `request_timeout` |
-//! | attempts and the pauses between them | none begins after `patience` |
-//! | an operation of [`Store`](super::Store) | `request_timeout`, `patience`, and [`transfer::time`](super::transfer::time) of what it moves |
+//! | attempts and the pauses between them | none begins after `patience`, unless the last one took longer than that and moved something |
+//! | an operation of [`Store`](super::Store) | no pause longer than `request_timeout` and `patience` in which nothing moves |
 
 mod answer;
+mod client;
+mod outgoing;
 mod retry_after;
 mod service;
 
@@ -17,6 +19,7 @@ use std::time::Duration;
 use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 
 use crate::config::StorageConfig;
+pub(super) use outgoing::{Outgoing, Sending, Unanswered};
 pub(super) use service::Connector;
 
 /// How long to wait for a connection.
@@ -60,9 +63,10 @@ pub(super) fn client_options(config: &StorageConfig) -> ClientOptions {
         .with_connect_timeout(config.request_timeout.min(CONNECT_TIMEOUT))
 }
 
-/// The way to the network: every attempt has a deadline, `Retry-After` is honoured, and what can be repeated is.
+/// The way to the network: no attempt waits where nothing moves, `Retry-After` is honoured, and what can be repeated is.
 pub(super) fn connector(config: &StorageConfig) -> Connector {
     Connector {
+        authorities: None,
         request_timeout: config.request_timeout,
         idle_timeout: config.request_timeout.min(IDLE_TIMEOUT),
         patience: config.patience,

@@ -1,18 +1,24 @@
 //! One attempt of one request.
 
 use std::error::Error;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use chrono::Utc;
+use http_body::Body as _;
 use object_store::ClientOptions;
 use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
-    ReqwestConnector,
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody,
+    HttpService,
 };
 
 use super::answer::Answer;
+use super::client;
+use super::outgoing::{Outgoing, Unanswered};
 use super::retry_after;
-use crate::storage::transfer;
+use crate::storage::motion::Flow;
 
 /// Statuses by which a server says that it is busy, or will be back.
 const BUSY: [u16; 2] = [429, 503];
@@ -28,38 +34,112 @@ const PERMANENT: [&str; 4] = [
 /// Makes clients whose requests have our deadlines.
 #[derive(Debug, Clone)]
 pub(crate) struct Connector {
-    /// An attempt that sends nothing.
+    /// The longest that an attempt waits while nothing moves.
     pub(super) request_timeout: Duration,
     /// The longest pause within the body of an answer.
     pub(super) idle_timeout: Duration,
     /// The longest that a server may have us wait.
     pub(super) patience: Duration,
+    /// Certificates of authorities that are trusted beside the system's, in PEM form. Read for each client.
+    pub(super) authorities: Option<PathBuf>,
+}
+
+impl Connector {
+    /// The same, but its clients trust the authorities of this file too.
+    pub(crate) fn trusting(self, authorities: Option<PathBuf>) -> Self {
+        Connector { authorities, ..self }
+    }
 }
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         Ok(HttpClient::new(Service {
-            client: ReqwestConnector::default().connect(options)?,
+            client: client::build(options, self.authorities.as_deref(), self.request_timeout)?,
             limits: self.clone(),
+            unanswered: Unanswered::default(),
         }))
     }
 }
 
 #[derive(Debug)]
 struct Service {
-    client: HttpClient,
+    client: reqwest::Client,
     limits: Connector,
+    unanswered: Unanswered,
+}
+
+/// What an attempt that took long may be repeated for, beyond the patience of who retries: a signature holds for a quarter of
+/// an hour.
+const SIGNED_FOR: Duration = Duration::from_secs(600);
+
+/// Before such a repetition.
+const PAUSE: Duration = Duration::from_secs(1);
+
+impl Service {
+    /// Send the request, and wait for the answer as long as anything moves.
+    async fn attempt(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let (parts, body) = request.into_parts();
+        let (body, sending) = Outgoing::new(pieces(body).await?, &self.unanswered, self.limits.request_timeout);
+        let url = parts.uri.to_string();
+        let url = reqwest::Url::parse(&url).map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
+        let mut request = reqwest::Request::new(parts.method, url);
+        *request.headers_mut() = parts.headers;
+        if !body.is_end_stream() {
+            *request.body_mut() = Some(reqwest::Body::wrap(body));
+        }
+        let quiet = self.limits.request_timeout;
+        let answer = tokio::select! {
+            biased;
+            answer = self.client.execute(request) => answer.map_err(|error| repeatable(client::error(error)))?,
+            // Of the kind that object_store tries again whatever the request is: see `repeatable`.
+            () = sending.motion.stopped(quiet) => return Err(HttpError::new(HttpErrorKind::Request, NoAnswer(quiet))),
+        };
+        sending.motion.answered();
+        Ok(client::response(answer))
+    }
+
+    /// What took longer than the patience of who retries gets no other attempt from there, and what was slow because the link
+    /// is would never be repeated when its connection breaks.
+    async fn persist(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let first = Instant::now();
+        let flow = Flow::current();
+        loop {
+            let (begun, moved) = (Instant::now(), flow.motion.bytes());
+            let outcome = self.attempt(request.clone()).await;
+            let passing = match &outcome {
+                Ok(response) => matches!(response.status().as_u16(), 408 | 429 | 500..),
+                Err(error) => error.kind() != HttpErrorKind::Unknown,
+            };
+            let was_slow = begun.elapsed() > self.limits.patience && flow.motion.bytes() > moved;
+            // What was given up because nothing moved was not slow.
+            let stalled = outcome
+                .as_ref()
+                .err()
+                .is_some_and(|error| error.source().is_some_and(|source| source.is::<NoAnswer>()));
+            if !passing || !was_slow || stalled || first.elapsed() > SIGNED_FOR {
+                return outcome;
+            }
+            tracing::debug!("a request that took long is repeated");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// The body as it lies in memory.
+async fn pieces(body: HttpRequestBody) -> Result<Vec<Bytes>, HttpError> {
+    let (mut body, mut pieces) = (pin!(body), Vec::new());
+    while !body.is_end_stream()
+        && let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await
+    {
+        pieces.extend(frame?.into_data());
+    }
+    Ok(pieces)
 }
 
 #[async_trait::async_trait]
 impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let deadline = self.limits.request_timeout + transfer::time(request.body().content_length() as u64);
-        let response = match tokio::time::timeout(deadline, self.client.execute(request)).await {
-            Ok(result) => result.map_err(repeatable)?,
-            // Of the kind that object_store tries again whatever the request is: see `repeatable`.
-            Err(_) => return Err(HttpError::new(HttpErrorKind::Request, NoAnswer(deadline))),
-        };
+        let response = self.persist(request).await?;
         let (parts, body) = response.into_parts();
         if BUSY.contains(&parts.status.as_u16())
             && let Some(value) = parts.headers.get("retry-after").and_then(|value| value.to_str().ok())

@@ -53,7 +53,7 @@ pub(in crate::storage) struct Renewed {
 impl Renewed {
     pub(in crate::storage) fn new(config: &StorageConfig, trust: Trust, signer: Option<Arc<dyn Signer>>) -> Self {
         Renewed {
-            connector: http::connector(config),
+            connector: http::connector(config).trusting(trust.file.clone()),
             retry: Retry::new(config),
             trust,
             signer,

@@ -81,10 +81,10 @@ fn builder(keys: HashMap<Key, String>, config: &StorageConfig) -> AmazonS3Builde
 fn made(url: &Url, config: &StorageConfig) -> Result<Made<AwsCredential>> {
     let settings = gather(url, config)?;
     let mut watch = settings.watch;
-    if let Some(file) = settings.client.trusted().file {
-        watch.add(file);
-    }
+    let authorities = settings.client.trusted().file;
+    authorities.iter().for_each(|file| watch.add(file));
     let store = builder(settings.keys, config)
+        .with_http_connector(http::connector(config).trusting(authorities))
         .with_client_options(settings.client.finish()?)
         .with_bucket_name(bucket(url))
         .build()

@@ -14,6 +14,7 @@ use russh_sftp::protocol::{Data, OpenFlags};
 use super::failure::{Failure, lost};
 use super::pool::Pool;
 use super::session::{Attributes, OpenFile, Session, WINDOW};
+use crate::storage::motion::Flow;
 use crate::storage::sftp::retry::Retry;
 
 pub(super) fn meta(location: Path, attributes: Attributes) -> ObjectMeta {
@@ -136,6 +137,7 @@ impl Reader {
             match self.advance().await {
                 Ok(bytes) => {
                     self.at += bytes.len() as u64;
+                    Flow::current().motion.moved(bytes.len() as u64);
                     self.retry = self.pool.retry();
                     return Ok(Some(bytes));
                 }

@@ -6,8 +6,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::StorageConfig;
+use crate::storage::motion::Flow;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Attempts that may break after they got on for long.
+const RENEWALS: u32 = 10;
 
 /// The attempts at one operation: pauses that double and are spread by chance, until the patience is used up.
 #[derive(Debug, Clone)]
@@ -16,6 +20,10 @@ pub(super) struct Retry {
     policy: Policy,
     pause: Duration,
     left: u32,
+    /// Bytes that had moved at the last attempt.
+    moved: u64,
+    /// Attempts that may still break after they got on for long.
+    renewals: u32,
 }
 
 /// What a [`Retry`] keeps to.
@@ -47,6 +55,8 @@ impl Policy {
             policy: self,
             pause: FIRST_PAUSE,
             left: self.retries,
+            moved: Flow::current().motion.bytes(),
+            renewals: RENEWALS,
         }
     }
 }
@@ -54,6 +64,16 @@ impl Policy {
 impl Retry {
     /// Pauses before the next attempt. False, at once: there shall be none.
     pub(super) async fn again(&mut self) -> bool {
+        let moved = Flow::current().motion.bytes();
+        if moved > self.moved && self.since.elapsed() >= self.policy.patience && self.renewals > 0 {
+            // The attempt took long because the link is slow: the patience begins anew.
+            let renewals = self.renewals - 1;
+            *self = Retry {
+                renewals,
+                ..self.policy.start()
+            };
+        }
+        self.moved = moved;
         // Between half of the pause and all of it, so that those who failed together do not come back together.
         let pause = self.pause.mul_f64(0.5 + (chance() % 1000) as f64 / 2000.0);
         if self.left == 0 || self.since.elapsed() + pause > self.policy.patience {

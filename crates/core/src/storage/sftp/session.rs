@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::config::Settings;
 use super::connect::Client;
 use super::failure::{Failure, lost};
+use crate::storage::motion::Flow;
 
 const POSIX_RENAME: &str = "posix-rename@openssh.com";
 
@@ -28,6 +29,9 @@ pub(super) const WINDOW: usize = 4 << 20;
 /// What every server takes in one read or write, and what we ask at most of one that takes more.
 const USUAL_BYTES: u32 = 32 << 10;
 const MOST_BYTES: u32 = 128 << 10;
+
+/// For so many bytes, at the most, a write waits when it stands back: the server is not to lose its patience.
+const STANDING_BACK: usize = 16 << 10;
 
 /// What this server can do beyond version 3 of the protocol.
 #[derive(Debug, Clone, Copy)]
@@ -140,14 +144,23 @@ impl Session {
     /// Waits for an answer while the server answers anything: several transfers may share a slow link. One that is silent
     /// for the whole time is given up, and the connection with it.
     pub(super) async fn ask<T>(&self, request: impl Future<Output = Result<T, SftpError>>) -> Result<T, Failure> {
+        self.ask_within(self.request_timeout, request).await
+    }
+
+    async fn ask_within<T>(
+        &self,
+        limit: Duration,
+        request: impl Future<Output = Result<T, SftpError>>,
+    ) -> Result<T, Failure> {
         let asked = Instant::now();
         tokio::pin!(request);
         loop {
-            let until = asked.max(*self.last_answer.lock()) + self.request_timeout;
+            let until = asked.max(*self.last_answer.lock()) + limit;
             tokio::select! {
                 biased;
                 answer = &mut request => {
                     *self.last_answer.lock() = Instant::now();
+                    Flow::current().motion.answered();
                     let answer = answer.map_err(Failure::from);
                     if matches!(answer, Err(Failure::Lost(_))) {
                         // The channel may have died without its connection, and is of no more use to anybody.
@@ -157,9 +170,9 @@ impl Session {
                 }
                 () = self.closed.cancelled() => return Err(lost("The connection to the SFTP server was lost.")),
                 () = tokio::time::sleep_until(until) => {
-                    if asked.max(*self.last_answer.lock()) + self.request_timeout <= Instant::now() {
+                    if asked.max(*self.last_answer.lock()) + limit <= Instant::now() {
                         self.closed.cancel();
-                        return Err(Failure::Timeout(self.request_timeout));
+                        return Err(Failure::Timeout(limit));
                     }
                 }
             }
@@ -274,18 +287,22 @@ impl OpenFile {
     /// Several requests are on their way at a time.
     pub(super) async fn write(&self, mut offset: u64, payload: &PutPayload) -> Result<(), Failure> {
         let most = self.session.features.write_bytes as usize;
+        let flow = Flow::current();
         let mut pending = FuturesUnordered::new();
         for bytes in payload {
             for chunk in bytes.chunks(most) {
                 while pending.len() >= (WINDOW / most).max(1) {
                     self.session.ask(answered(&mut pending)).await?;
+                    flow.motion.moved(most as u64);
                 }
+                flow.stand_back(chunk.len().min(STANDING_BACK)).await;
                 pending.push(self.session.raw.write(&self.handle, offset, chunk.to_vec()));
                 offset += chunk.len() as u64;
             }
         }
         while !pending.is_empty() {
             self.session.ask(answered(&mut pending)).await?;
+            flow.motion.moved(most as u64);
         }
         Ok(())
     }

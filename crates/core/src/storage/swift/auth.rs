@@ -9,6 +9,7 @@ use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use url::Url;
 
+use super::super::http::Sending;
 use super::super::renewal::Followed;
 use super::super::retry::Attempts;
 use super::exchange::{Answer, Failure, exchange};
@@ -202,7 +203,10 @@ impl Auth {
         headers.insert("x-auth-user", secret_header(user)?);
         headers.insert("x-auth-key", secret_header(key)?);
         let http = self.http.get();
-        let build = || http.get(url.clone()).headers(headers.clone());
+        let build = || {
+            let get = http.get(url.clone()).headers(headers.clone());
+            (get, Sending::nothing())
+        };
         let answer = exchange(&http, attempts, self.limit, false, build).await;
         let answer = granted(url, answer)?;
         let token = token(&answer, "x-auth-token")?;
@@ -226,7 +230,8 @@ impl Auth {
         let http = self.http.get();
         let build = || {
             let post = http.post(url.clone());
-            post.header(CONTENT_TYPE, "application/json").body(request.clone())
+            let post = post.header(CONTENT_TYPE, "application/json").body(request.clone());
+            (post, Sending::nothing())
         };
         let answer = exchange(&http, attempts, self.limit, false, build).await;
         let answer = granted(&settings.auth_url, answer)?;

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use reqwest::{Method, Response, StatusCode};
-use tokio::time::Instant;
 
+use super::super::motion::Flow;
 use super::super::retry::Attempts;
 use super::client::{Call, Client};
 use super::exchange::{Failure, causes};
@@ -22,7 +22,6 @@ struct Download {
     response: Response,
     /// What is still missing.
     range: Range<u64>,
-    deadline: Instant,
     attempts: Attempts,
 }
 
@@ -36,7 +35,6 @@ pub(super) fn download(
 ) -> BoxStream<'static, object_store::Result<Bytes>> {
     let path = object.clone();
     let download = Download {
-        deadline: Instant::now() + client.time_for(range.end - range.start),
         attempts: client.retry().begin(),
         client,
         object,
@@ -52,17 +50,18 @@ pub(super) fn download(
 impl Download {
     async fn next(mut self) -> Result<Option<(Bytes, Self)>, Failure> {
         while !self.range.is_empty() {
-            let reason = match tokio::time::timeout_at(self.deadline, self.response.chunk()).await {
+            let reason = match tokio::time::timeout(self.client.timeout(), self.response.chunk()).await {
                 Ok(Ok(Some(mut bytes))) => {
                     bytes.truncate(usize::try_from(self.range.end - self.range.start).unwrap_or(usize::MAX));
                     self.range.start += bytes.len() as u64;
+                    Flow::current().motion.moved(bytes.len() as u64);
                     // Who gets on is not trying the same again.
                     self.attempts = self.client.retry().begin();
                     return Ok(Some((bytes, self)));
                 }
                 Ok(Ok(None)) => "the connection ended early".to_owned(),
                 Ok(Err(error)) => causes(error),
-                Err(_) => "it took too long".to_owned(),
+                Err(_) => format!("nothing came for {} ms", self.client.timeout().as_millis()),
             };
             let failure = Failure::new(format!(
                 "the download broke off {} bytes before its end: {reason}",
@@ -72,7 +71,6 @@ impl Download {
             tracing::debug!(%failure, "a download is resumed");
             tokio::time::sleep(pause).await;
             self.response = self.resumed().await?.ok_or(failure)?;
-            self.deadline = Instant::now() + self.client.time_for(self.range.end - self.range.start);
         }
         Ok(None)
     }

@@ -12,6 +12,7 @@ use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Certificate, Method, StatusCode, redirect};
 
 use super::super::PART_BYTES;
+use super::super::http::{Outgoing, Unanswered};
 use super::super::renewal::{Followed, Watch};
 use super::super::retry::{Attempts, Retry};
 use super::auth::Auth;
@@ -40,8 +41,9 @@ pub(super) struct Client {
     auth: Auth,
     container: String,
     retry: Retry,
-    /// For one attempt; it covers the transfer of [`PART_BYTES`].
+    /// The longest that an attempt waits while nothing moves.
     timeout: Duration,
+    unanswered: Unanswered,
     /// Something was read from the container or written to it, so a missing object is no missing container.
     container_seen: AtomicBool,
 }
@@ -161,6 +163,7 @@ impl Client {
             container: container.to_owned(),
             retry: Retry::new(config),
             timeout: config.request_timeout,
+            unanswered: Unanswered::default(),
             container_seen: AtomicBool::new(false),
         })
     }
@@ -169,10 +172,15 @@ impl Client {
         &self.container
     }
 
-    /// How long the transfer of so many bytes may take.
+    /// How long the server may copy so many bytes.
     pub(super) fn time_for(&self, bytes: u64) -> Duration {
         let parts = bytes.div_ceil(PART_BYTES).max(1);
         self.timeout.saturating_mul(u32::try_from(parts).unwrap_or(u32::MAX))
+    }
+
+    /// The longest that a transfer waits while nothing moves.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     pub(super) fn retry(&self) -> &Retry {
@@ -219,7 +227,7 @@ impl Client {
 
     /// The answer, whatever its status. A token that the store does not take is renewed once.
     async fn send(&self, call: &Call<'_>, attempts: &mut Attempts) -> Result<Answer, Failure> {
-        let limit = self.time_for(call.body.len() as u64) + call.extra;
+        let limit = self.timeout + call.extra;
         let mut stale = None;
         loop {
             let session = self.auth.session(stale, attempts).await?;
@@ -235,12 +243,16 @@ impl Client {
             let build = || {
                 let request = http.request(call.method.clone(), &url).headers(call.headers.clone());
                 let request = request.header("x-auth-token", session.token.clone());
-                match call.method {
+                let (body, sending) = Outgoing::new(vec![call.body.clone()], &self.unanswered, limit);
+                let request = match call.method {
                     // Nobody else says that nothing comes, and Swift wants to know.
                     Method::PUT if call.body.is_empty() => request.header(CONTENT_LENGTH, 0),
-                    Method::PUT => request.body(call.body.clone()),
+                    Method::PUT => request
+                        .header(CONTENT_LENGTH, call.body.len())
+                        .body(reqwest::Body::wrap(body)),
                     _ => request,
-                }
+                };
+                (request, sending)
             };
             let answer = exchange(&http, attempts, limit, call.stream, build).await?;
             if answer.status != StatusCode::UNAUTHORIZED || stale.is_some() {

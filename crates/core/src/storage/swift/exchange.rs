@@ -6,6 +6,8 @@ use bytes::{Bytes, BytesMut};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Request, RequestBuilder, Response, StatusCode};
 
+use super::super::http::Sending;
+use super::super::motion::Motion;
 use super::super::retry::Attempts;
 
 /// The largest answer that is held as a whole, in bytes. A page of a listing with the longest names has less.
@@ -101,28 +103,36 @@ impl Answer {
     }
 }
 
-/// Send a request, again if need be. All requests of this store may be repeated. An attempt may take no longer than
-/// `limit`; where the body of a success is left unread (`stream`), this is the time until it begins.
+/// Send a request, again if need be. All requests of this store may be repeated. An attempt ends when nothing has moved for
+/// `limit`.
 pub(super) async fn exchange(
     http: &reqwest::Client,
     attempts: &mut Attempts,
     limit: Duration,
     stream: bool,
-    build: impl Fn() -> RequestBuilder,
+    build: impl Fn() -> (RequestBuilder, Sending),
 ) -> Result<Answer, Failure> {
     loop {
-        let request = build()
+        let (request, sending) = build();
+        let request = request
             .build()
             .map_err(|error| Failure::new(format!("the request cannot be made: {}", causes(error))))?;
         let name = format!("{} {}", request.method(), request.url());
-        let (failure, asked) = match tokio::time::timeout(limit, once(http, request, &name, stream)).await {
-            Ok(Ok(answer)) if !answer.is_passing() => return Ok(answer),
-            Ok(Ok(answer)) => (answer.failure(), answer.retry_after()),
-            Ok(Err(failure)) => (failure, None),
-            Err(_) => (
-                Failure::new(format!("{name} was not answered within {} ms", limit.as_millis())),
-                None,
-            ),
+        let answer = tokio::select! {
+            biased;
+            answer = once(http, request, &name, stream, &sending.motion) => {
+                attempts.renew();
+                answer
+            }
+            () = sending.motion.stopped(limit) => {
+                Err(Failure::new(format!("{name} was not answered within {} ms", limit.as_millis())))
+            }
+        };
+        drop(sending);
+        let (failure, asked) = match answer {
+            Ok(answer) if !answer.is_passing() => return Ok(answer),
+            Ok(answer) => (answer.failure(), answer.retry_after()),
+            Err(failure) => (failure, None),
         };
         let Some(pause) = attempts.next_pause(asked) else {
             return Err(match attempts.made() {
@@ -138,9 +148,16 @@ pub(super) async fn exchange(
     }
 }
 
-async fn once(http: &reqwest::Client, request: Request, name: &str, stream: bool) -> Result<Answer, Failure> {
+async fn once(
+    http: &reqwest::Client,
+    request: Request,
+    name: &str,
+    stream: bool,
+    motion: &Motion,
+) -> Result<Answer, Failure> {
     let broken = |error| Failure::new(format!("{name} failed: {}", causes(error)));
     let mut response = http.execute(request).await.map_err(broken)?;
+    motion.answered();
     let mut answer = Answer {
         request: name.to_owned(),
         status: response.status(),
@@ -159,6 +176,7 @@ async fn once(http: &reqwest::Client, request: Request, name: &str, stream: bool
                 "{name} was answered by more than {BODY_LIMIT} bytes"
             )));
         }
+        motion.moved(chunk.len() as u64);
         body.extend_from_slice(&chunk);
     }
     answer.body = body.freeze();

@@ -1,0 +1,190 @@
+//! Links that are slow, far or break: what is slow goes on, nothing that was sent is thrown away, and WAL comes first.
+//!
+//! All connections share one link. The drain time of a burst is stated as a multiple of what the link alone needs.
+
+use std::time::{Duration, Instant};
+
+use walarchive_pg_test::archiving::{archiving, present_segment, status, switch_segments, wait_drained};
+use walarchive_testkit::{Cluster, Fault, FaultProxy, PATIENCE, S3Server, TestDir};
+
+const MB: u64 = 1 << 20;
+
+/// What a loaded machine may add to a burst, whatever its size: processes that start, and scans that come late.
+const LOADED: Duration = Duration::from_secs(6);
+
+/// A cluster that archives through a proxy what it does not compress: a segment is a megabyte on the link. The fields end in
+/// this order.
+struct Site {
+    cluster: Cluster,
+    proxy: FaultProxy,
+    server: S3Server,
+    _dir: TestDir,
+}
+
+impl Site {
+    fn new(archive_timeout: &str) -> Site {
+        let dir = TestDir::new();
+        let server = S3Server::start(&dir, "bucket");
+        let proxy = FaultProxy::start(server.port());
+        let cluster = archiving(&dir, "c", &server.url("some/prefix"))
+            .setting("walarchive.storage_options", &proxy.options())
+            .setting("walarchive.compression", "none")
+            .setting("walarchive.archive_timeout", archive_timeout)
+            .envs(server.env())
+            .start();
+        cluster.psql("CREATE EXTENSION walarchive");
+        let segment = cluster.switch_wal();
+        cluster.wait_archived(&segment, PATIENCE);
+        Site {
+            cluster,
+            proxy,
+            server,
+            _dir: dir,
+        }
+    }
+
+    /// The objects of WAL and their bytes.
+    fn stored(&self) -> (usize, u64) {
+        let folder = self.server.dir().join("some/prefix/wal_005");
+        let entries = std::fs::read_dir(folder).expect("no folder").flatten();
+        let sizes: Vec<u64> = entries.filter_map(|entry| Some(entry.metadata().ok()?.len())).collect();
+        (sizes.len(), sizes.iter().sum())
+    }
+
+    /// A burst of so many segments over a link like this, and how long it takes to drain.
+    fn drain(&self, what: &str, segments: usize, rate: u64, faults: impl IntoIterator<Item = Fault>) {
+        let before = self.stored();
+        self.proxy.set([Fault::Link(rate)].into_iter().chain(faults));
+        self.proxy.forget();
+        let begun = Instant::now();
+        switch_segments(&self.cluster, segments);
+        println!("{what}: written after {:.1} s", begun.elapsed().as_secs_f64());
+        self.cluster.wait_until("the burst is archived", 4 * PATIENCE, || {
+            self.cluster.waiting_files().is_empty()
+        });
+        let took = begun.elapsed();
+        let after = self.stored();
+        let bytes = after.1 - before.1;
+        assert!(after.0 - before.0 >= segments, "{before:?} {after:?}");
+        let alone = Duration::from_secs_f64(bytes as f64 / rate as f64);
+        println!(
+            "{what}: {} segments, {bytes} bytes at {rate} B/s: {:.1} s, the link alone {:.1} s: {:.2} times; {} bytes were sent",
+            after.0 - before.0,
+            took.as_secs_f64(),
+            alone.as_secs_f64(),
+            took.as_secs_f64() / alone.as_secs_f64(),
+            self.proxy.carried(),
+        );
+        assert!(
+            took < alone.mul_f64(1.15) + LOADED,
+            "{what}: {took:?} instead of {alone:?}"
+        );
+    }
+}
+
+#[test]
+fn a_burst_drains_as_fast_as_a_link_of_a_megabyte_a_second() {
+    // Eight at once need eight seconds.
+    let site = Site::new("6s");
+    site.drain("1 MB/s, 20 ms", 24, MB, [Fault::Latency(Duration::from_millis(20))]);
+    site.drain("1 MB/s, 300 ms", 24, MB, [Fault::Latency(Duration::from_millis(300))]);
+    site.drain(
+        "1 MB/s, 20 ms, 1 of 25 breaks",
+        26,
+        MB,
+        [Fault::Latency(Duration::from_millis(20)), Fault::ResetEvery(25)],
+    );
+}
+
+#[test]
+fn a_burst_drains_as_fast_as_a_link_of_200_kilobytes_a_second() {
+    // One alone needs five seconds.
+    let site = Site::new("4s");
+    site.drain("200 kB/s", 6, 200 << 10, [Fault::Latency(Duration::from_millis(300))]);
+}
+
+/// The archiver comes back and finds the upload on its way, or done.
+#[test]
+fn one_segment_takes_longer_than_archive_timeout() {
+    let site = Site::new("6s");
+    let mark = site.cluster.log_mark();
+    site.drain("50 kB/s", 3, 50 << 10, [Fault::Latency(Duration::from_millis(20))]);
+    let sent = site.proxy.carried();
+    assert!(sent < 3 * MB + MB / 2, "{sent} bytes were sent for three segments");
+    let log = site.cluster.log_since(mark);
+    let told = log.contains("is still being uploaded") || log.contains("The upload goes on.");
+    assert!(told, "{log}");
+}
+
+#[test]
+fn a_link_that_is_slow_for_a_while() {
+    let site = Site::new("5s");
+    site.proxy.set([Fault::Link(30 << 10)]);
+    let before = site.stored();
+    switch_segments(&site.cluster, 40);
+    site.cluster.wait_until("the link is seen to be slow", PATIENCE, || {
+        status(
+            &site.cluster,
+            "bytes_per_second BETWEEN 1000 AND 100000 AND drained_in > interval '5 min'",
+        ) == "t"
+    });
+    site.proxy.heal();
+    let begun = Instant::now();
+    wait_drained(&site.cluster);
+    println!("fast again: drained after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert!(site.stored().0 - before.0 >= 40);
+    assert_eq!(status(&site.cluster, "drained_in IS NULL, ready_files"), "t|0");
+}
+
+/// A link that carries nothing is a failure, told in time, and ends by itself.
+#[test]
+fn a_link_that_stops_is_told_and_outlasted() {
+    let site = Site::new("6s");
+    let mark = site.cluster.log_mark();
+    site.proxy.set([Fault::Stall(100 << 10)]);
+    switch_segments(&site.cluster, 3);
+    site.cluster.wait_log_since(mark, "could not archive", PATIENCE);
+    site.proxy.heal();
+    wait_drained(&site.cluster);
+}
+
+#[test]
+fn a_backup_yields_to_wal() {
+    let site = Site::new("60s");
+    let rate = 400 << 10;
+    site.proxy.set([Fault::Link(rate)]);
+    site.proxy.forget();
+    let begun = Instant::now();
+    let backup = site.cluster.background_psql("SELECT walarchive_backup_push()");
+    site.cluster.wait_until("the backup copies", PATIENCE, || {
+        site.proxy.carried() > MB && site.cluster.psql("SELECT phase FROM walarchive_progress") == "copying files"
+    });
+    let first = present_segment(&site.cluster);
+    let asked = Instant::now();
+    switch_segments(&site.cluster, 4);
+    let last = present_segment(&site.cluster);
+    site.cluster.wait_until("the WAL is archived", PATIENCE, || {
+        site.cluster.waiting_files().iter().all(|file| *file >= last)
+    });
+    let took = asked.elapsed();
+    let phase = site.cluster.psql("SELECT phase FROM walarchive_progress");
+    println!(
+        "WAL from {first} to {last}: {:.1} s beside a backup that is {phase:?}",
+        took.as_secs_f64()
+    );
+    assert_eq!(phase, "copying files", "the backup was over before the WAL");
+    // Four or five megabytes on a link that carries one in 2.5 s; with an equal share for each connection of the backup it
+    // would take three times as long.
+    assert!(took < Duration::from_secs(22), "{took:?}");
+    backup.wait(4 * PATIENCE).expect_success();
+    let took = begun.elapsed();
+    let bytes = site.proxy.carried();
+    let alone = Duration::from_secs_f64(bytes as f64 / rate as f64);
+    println!(
+        "backup: {bytes} bytes at {rate} B/s: {:.1} s, {:.2} times what the link needs",
+        took.as_secs_f64(),
+        took.as_secs_f64() / alone.as_secs_f64()
+    );
+    assert!(took < alone.mul_f64(1.15) + 2 * LOADED, "{took:?} instead of {alone:?}");
+}
