@@ -7,10 +7,6 @@ const KINDS: [(&[&str], &str); 20] = [
         "Free some space where the repository is, or give it more.",
     ),
     (
-        &["not a regular file"],
-        "Something else lies under the name of an object. Look who put it there, and remove it.",
-    ),
-    (
         &["read-only file system"],
         "The file system of the repository is mounted read-only.",
     ),
