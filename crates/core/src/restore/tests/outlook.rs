@@ -15,6 +15,7 @@ fn recover(target: RestoreTarget) -> RestoreOptions {
             restore_command: RestoreCommand {
                 binary: PathBuf::from("/usr/bin/walarchive"),
                 storage: StorageConfig::new("s3://b/p"),
+                flags: Vec::new(),
             },
             target: RecoveryTarget {
                 target,
