@@ -37,6 +37,7 @@ pub struct BackupVerify {
 pub async fn run(args: &BackupVerify) -> Result<Status> {
     let store = settings::store(&args.storage)?;
     let inventory = Inventory::load(&store).await?;
+    let store = settings::patient_store(&args.storage)?;
     let mut reports = Vec::new();
     for name in names(args, &inventory)? {
         if args.new
