@@ -121,6 +121,7 @@ pub async fn check_store(store: &Store, identity: Option<&ClusterIdentity>) -> V
     let (owner, segment_size) = repository::owner(store, identity).await;
     checks.push(owner);
     checks.push(repository::newest_backup(store, segment_size).await);
+    checks.extend(repository::names(store).await);
     checks
 }
 

@@ -82,10 +82,12 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
         settings.known(key, value)?;
     }
     settings.place()?;
+    let (options, connector) = settings.client.finish()?;
+    let odd = connector.odd.clone();
     let builder = MicrosoftAzureBuilder::new()
         .with_retry(http::retries(config))
-        .with_http_connector(http::connector(config))
-        .with_client_options(settings.client.finish()?);
+        .with_http_connector(connector)
+        .with_client_options(options);
     let builder = settings
         .keys
         .into_iter()
@@ -94,7 +96,7 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
         .with_container_name(bucket(url))
         .build()
         .map_err(|error| cloud::unusable(url, &error, HINT))?;
-    cloud::finish(store, url, settings.access_tier)
+    cloud::finish(store, url, settings.access_tier, odd)
 }
 
 /// Names that Azure's tools and WAL-G know, and object_store does not.

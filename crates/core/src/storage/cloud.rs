@@ -1,18 +1,25 @@
 //! What S3, GCS and Azure have in common: where their settings come from, and what is looked at before a store is opened.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use object_store::{Certificate, ClientConfigKey, ClientOptions, ObjectStore};
+use object_store::{ClientConfigKey, ClientOptions, ObjectStore};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use url::Url;
 
+use super::http::{self, Connector};
+use super::odd::Odd;
 use super::storage_class::StorageClass;
-use super::{Opened, http, url::below_prefix};
+use super::{Opened, url::below_prefix};
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
 
 /// The settings of the HTTP client, collected in the order in which later ones win.
 pub(super) struct Client {
     options: ClientOptions,
+    connector: Connector,
     allow_http: bool,
     ca_cert_file: Option<String>,
 }
@@ -21,6 +28,7 @@ impl Client {
     pub fn new(config: &StorageConfig) -> Self {
         Client {
             options: http::client_options(config),
+            connector: http::connector(config),
             allow_http: false,
             ca_cert_file: None,
         }
@@ -67,26 +75,29 @@ impl Client {
         }
     }
 
-    /// The options for object_store, with the certificates of an authority of one's own.
-    pub fn finish(self) -> Result<ClientOptions> {
-        match self.ca_cert_file {
-            None => Ok(self.options),
-            Some(file) => Ok(certificates(Path::new(&file))?
-                .into_iter()
-                .fold(self.options, ClientOptions::with_root_certificate)),
+    /// The options for object_store, and the way to the network with the certificates of an authority of one's own.
+    pub fn finish(mut self) -> Result<(ClientOptions, Connector)> {
+        if let Some(file) = self.ca_cert_file {
+            self.connector.trusted = certificates(Path::new(&file))?;
         }
+        Ok((self.options, self.connector))
     }
 }
 
-fn certificates(file: &Path) -> Result<Vec<Certificate>> {
+/// The certificates of a file. Each can be that of an authority.
+pub(super) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let pem = std::fs::read(file).map_err(|error| Error::io("open", file, error))?;
-    match Certificate::from_pem_bundle(&pem) {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        _ => Err(Error::config(
+    let found: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .unwrap_or_default();
+    let usable = |certificate: &CertificateDer<'static>| RootCertStore::empty().add(certificate.clone()).is_ok();
+    if found.is_empty() || !found.iter().all(usable) {
+        return Err(Error::config(
             format!("ca_cert_file \"{}\" holds no certificate", file.display()),
             "It holds one or more certificates in PEM form, each between BEGIN CERTIFICATE and END CERTIFICATE.",
-        )),
+        ));
     }
+    Ok(found)
 }
 
 /// The variables of the environment whose name begins so, in lower case, without empty ones.
@@ -128,10 +139,14 @@ pub(super) fn unusable(url: &Url, error: &object_store::Error, hint: &str) -> Er
 }
 
 /// The store of a bucket, from the URL's prefix on, that writes objects of a storage class if one was chosen.
-pub(super) fn finish(store: impl ObjectStore, url: &Url, class: Option<String>) -> Result<Opened> {
+pub(super) fn finish(store: impl ObjectStore, url: &Url, class: Option<String>, odd: Arc<Odd>) -> Result<Opened> {
     let objects = match class {
         Some(class) => below_prefix(StorageClass::new(store, class), url)?,
         None => below_prefix(store, url)?,
     };
-    Ok(Opened { objects, pending: None })
+    Ok(Opened {
+        objects,
+        pending: None,
+        odd,
+    })
 }

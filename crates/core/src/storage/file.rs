@@ -1,5 +1,6 @@
 //! A directory as a store: every file and its directory entry are flushed to disk before a write is acknowledged.
 
+mod lenient;
 mod uploads;
 
 use std::sync::Arc;
@@ -8,8 +9,10 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use url::Url;
 
+use self::lenient::Lenient;
 use self::uploads::Temporaries;
 use super::Opened;
+use super::odd::Odd;
 use super::pending::BelowPrefix;
 use crate::error::{Error, Result};
 
@@ -39,8 +42,11 @@ pub(super) fn open(url: &Url) -> Result<Opened> {
     }
     let store = LocalFileSystem::new_with_prefix(&path)
         .map_err(|error| super::errors::translate("open", url.to_string(), url.as_str(), error))?;
+    let odd = Arc::<Odd>::default();
+    let store = store.with_fsync(true).with_automatic_cleanup(true);
     Ok(Opened {
-        objects: Arc::new(store.with_fsync(true).with_automatic_cleanup(true)),
+        objects: Arc::new(Lenient::new(store, path.clone(), odd.clone())),
         pending: Some(BelowPrefix::new(Temporaries::below(path), Path::default())),
+        odd,
     })
 }

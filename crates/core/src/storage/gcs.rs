@@ -39,9 +39,7 @@ struct Settings {
 
 pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
     let mut settings = Settings {
-        builder: GoogleCloudStorageBuilder::new()
-            .with_retry(http::retries(config))
-            .with_http_connector(http::connector(config)),
+        builder: GoogleCloudStorageBuilder::new().with_retry(http::retries(config)),
         client: Client::new(config),
         storage_class: None,
         key_file: None,
@@ -71,18 +69,20 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
         settings.client.check_endpoint("google_base_url", base_url)?;
         settings.builder = settings.builder.with_base_url(base_url.trim_end_matches('/'));
     }
-    let options = settings.client.finish()?;
+    let (options, connector) = settings.client.finish()?;
     let signed = settings.builder.get_config_value(&Key::SkipSignature);
     let signed = !signed.is_some_and(|skip| cloud::is_true(&skip));
     let store = settings
         .builder
+        .with_http_connector(connector.clone())
         .with_client_options(options.clone())
         .with_bucket_name(bucket(url))
         .build()
         .map_err(|error| cloud::unusable(url, &error, HINT))?;
-    let client = xml_uploads::Client::new(options, config);
+    let odd = connector.odd.clone();
+    let client = xml_uploads::Client::new(options, connector, config);
     let uploads = uploads::uploads(&store, settings.base_url.as_deref(), bucket(url), signed, client);
-    cloud::finish(store, url, settings.storage_class)?.with_pending(uploads, url)
+    cloud::finish(store, url, settings.storage_class, odd)?.with_pending(uploads, url)
 }
 
 impl Settings {

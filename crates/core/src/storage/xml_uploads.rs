@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use url::Url;
 
-use super::http::{self, Connector};
+use super::http::Connector;
 use super::pending::{PendingUpload, PendingUploads};
 use super::retry::Retry;
 use crate::config::StorageConfig;
@@ -58,10 +58,10 @@ pub(super) struct Client {
 
 impl Client {
     /// With the deadlines and retries of the configuration.
-    pub(super) fn new(options: ClientOptions, config: &StorageConfig) -> Self {
+    pub(super) fn new(options: ClientOptions, connector: Connector, config: &StorageConfig) -> Self {
         Client {
             options,
-            connector: http::connector(config),
+            connector,
             retry: Retry::new(config),
             made: OnceCell::new(),
         }

@@ -8,14 +8,25 @@
 //! | attempts and the pauses between them | none begins after `patience` |
 //! | an operation of [`Store`](super::Store) | `request_timeout`, `patience`, and [`transfer::time`](super::transfer::time) of what it moves |
 
+mod addresses;
 mod answer;
+pub(super) mod bounds;
+mod client;
+mod listing;
+pub(super) mod pool;
+pub(super) mod redirect;
 mod retry_after;
 mod service;
+mod tls;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::{BackoffConfig, ClientOptions, RetryConfig};
+use rustls::pki_types::CertificateDer;
 
+use self::pool::Pool;
+use super::url::place;
 use crate::config::StorageConfig;
 pub(super) use service::Connector;
 
@@ -66,7 +77,15 @@ pub(super) fn connector(config: &StorageConfig) -> Connector {
         request_timeout: config.request_timeout,
         idle_timeout: config.request_timeout.min(IDLE_TIMEOUT),
         patience: config.patience,
+        trusted: Vec::new(),
+        place: place(&config.url),
+        odd: Arc::default(),
     }
+}
+
+/// The connections of a store that is spoken to without object_store, by the same rules.
+pub(super) fn pool(options: &ClientOptions, trusted: &[CertificateDer<'static>]) -> object_store::Result<Pool> {
+    client::pool(options, trusted)
 }
 
 #[cfg(test)]

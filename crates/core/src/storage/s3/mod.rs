@@ -4,6 +4,7 @@
 //! `aws_profile` names; `AWS_ACCESS_KEY_ID` in the environment; the profile that `AWS_PROFILE` names; web identity (IRSA);
 //! the profile `default`; the container (ECS, EKS pod identity); the instance (IMDSv2).
 
+mod deletes;
 mod profile;
 mod settings;
 mod uploads;
@@ -15,6 +16,7 @@ use base64::prelude::BASE64_STANDARD;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey as Key};
 use url::Url;
 
+use self::deletes::Deletes;
 use self::settings::Settings;
 use self::uploads::Bucket;
 use super::xml_uploads::Client;
@@ -36,21 +38,24 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
         settings.customer_key = cloud::variable(&["WALG_S3_SSE_C"]).map(customer_key);
     }
     let place = Bucket::of(&settings, bucket(url));
-    let options = settings.client.finish()?;
+    let (options, connector) = settings.client.finish()?;
     let builder = AmazonS3Builder::new()
         .with_retry(http::retries(config))
-        .with_http_connector(http::connector(config))
+        .with_http_connector(connector.clone())
         .with_client_options(options.clone());
     let builder = settings
         .keys
         .into_iter()
         .fold(builder, |builder, (key, value)| builder.with_config(key, value));
-    let store = encrypted(builder, settings.encryption, settings.customer_key)?
-        .with_bucket_name(bucket(url))
+    let builder = encrypted(builder, settings.encryption, settings.customer_key)?.with_bucket_name(bucket(url));
+    let store = builder
+        .clone()
         .build()
         .map_err(|error| cloud::unusable(url, &error, HINT))?;
-    let uploads = place.uploads(&store, Client::new(options, config));
-    cloud::finish(store, url, settings.storage_class)?.with_pending(uploads, url)
+    let deletes = Deletes::new(store.clone(), builder, place.name());
+    let odd = connector.odd.clone();
+    let uploads = place.uploads(&store, Client::new(options, connector, config));
+    cloud::finish(deletes, url, settings.storage_class, odd)?.with_pending(uploads, url)
 }
 
 /// Encryption by the store.

@@ -50,6 +50,11 @@ impl Bucket {
         }
     }
 
+    /// By which it is told from other buckets.
+    pub(super) fn name(&self) -> String {
+        self.url.as_ref().map_or_else(String::new, Url::to_string)
+    }
+
     pub(super) fn uploads(self, store: &AmazonS3, client: Client) -> XmlUploads<AmazonS3, Signature> {
         XmlUploads {
             store: store.clone(),

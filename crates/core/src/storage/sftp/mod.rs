@@ -38,13 +38,15 @@ use url::Url;
 
 use crate::config::StorageConfig;
 use crate::error::Result;
+use crate::storage::odd::Odd;
 
 pub(super) use failure::Failure;
 
 /// Reads the settings, the key files and the credentials. The server is asked nothing yet.
-pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Arc<dyn ObjectStore>> {
+/// What listings pass over goes into `odd`.
+pub(super) fn open(url: &Url, config: &StorageConfig, odd: Arc<Odd>) -> Result<Arc<dyn ObjectStore>> {
     let settings = config::Settings::new(url, config, &|name| std::env::var(name).ok())?;
-    Ok(Arc::new(store::SftpStore::new(settings)))
+    Ok(Arc::new(store::SftpStore::new(settings, odd)))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::config::Settings;
 use super::connect;
 use super::failure::Failure;
 use super::session::Session;
+use crate::storage::odd::Odd;
 use crate::storage::sftp::retry::Retry;
 
 /// Each has a process on the server, and one that flushes a file answers nobody meanwhile.
@@ -20,6 +21,8 @@ const LEFTOVERS: usize = 1000;
 
 pub(super) struct Pool {
     pub settings: Arc<Settings>,
+    /// What listings pass over.
+    pub odd: Arc<Odd>,
     state: Mutex<State>,
     /// Held while a connection is being made, so that many who need one do not make one each.
     connecting: tokio::sync::Mutex<()>,
@@ -34,9 +37,10 @@ struct State {
 }
 
 impl Pool {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: Settings, odd: Arc<Odd>) -> Self {
         Pool {
             settings: Arc::new(settings),
+            odd,
             state: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
         }

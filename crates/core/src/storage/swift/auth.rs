@@ -9,6 +9,7 @@ use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use url::Url;
 
+use super::super::http::pool::Pool;
 use super::super::retry::Attempts;
 use super::exchange::{Answer, Failure, exchange};
 use super::keystone;
@@ -33,7 +34,7 @@ pub(super) struct Session {
 
 pub(super) struct Auth {
     settings: Settings,
-    http: reqwest::Client,
+    http: Arc<Pool>,
     limit: Duration,
     state: Mutex<State>,
     /// Held by who asks for a token, so that the others wait for that one.
@@ -64,7 +65,7 @@ impl fmt::Debug for Auth {
 }
 
 impl Auth {
-    pub(super) fn new(settings: Settings, http: reqwest::Client, limit: Duration) -> Self {
+    pub(super) fn new(settings: Settings, http: Arc<Pool>, limit: Duration) -> Self {
         Auth {
             settings,
             http,
@@ -166,7 +167,7 @@ impl Auth {
         let mut headers = HeaderMap::new();
         headers.insert("x-auth-user", secret_header(user)?);
         headers.insert("x-auth-key", secret_header(key)?);
-        let build = || self.http.get(url.clone()).headers(headers.clone());
+        let build = |http: &reqwest::Client| http.get(url.clone()).headers(headers.clone());
         let answer = exchange(&self.http, attempts, self.limit, false, build).await;
         let answer = self.granted(answer)?;
         let token = token(&answer, "x-auth-token")?;
@@ -182,8 +183,8 @@ impl Auth {
 
     async fn keystone(&self, request: String, attempts: &mut Attempts) -> Result<Granted, Failure> {
         let url = keystone::tokens_url(&self.settings.auth_url);
-        let build = || {
-            let post = self.http.post(url.clone());
+        let build = |http: &reqwest::Client| {
+            let post = http.post(url.clone());
             post.header(CONTENT_TYPE, "application/json").body(request.clone())
         };
         let answer = exchange(&self.http, attempts, self.limit, false, build).await;

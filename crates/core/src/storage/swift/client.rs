@@ -1,17 +1,22 @@
 //! Requests to one container.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use object_store::ClientOptions;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Certificate, Method, StatusCode, redirect};
+use reqwest::{Method, StatusCode};
 
-use super::super::PART_BYTES;
+use super::super::http::pool::Pool;
+use super::super::odd::{Odd, escaped};
 use super::super::retry::{Attempts, Retry};
+use super::super::url::place;
+use super::super::{PART_BYTES, cloud, errors, http};
 use super::auth::Auth;
-use super::exchange::{Answer, Failure, causes, exchange};
+use super::exchange::{Answer, Failure, exchange};
 use super::options::Settings;
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
@@ -33,7 +38,7 @@ pub(super) fn encoded(text: &str) -> String {
 
 #[derive(Debug)]
 pub(super) struct Client {
-    http: reqwest::Client,
+    http: Arc<Pool>,
     auth: Auth,
     container: String,
     retry: Retry,
@@ -41,6 +46,8 @@ pub(super) struct Client {
     timeout: Duration,
     /// Something was read from the container or written to it, so a missing object is no missing container.
     container_seen: AtomicBool,
+    place: String,
+    odd: Arc<Odd>,
 }
 
 /// One request.
@@ -103,29 +110,18 @@ impl<'a> Call<'a> {
 
 impl Client {
     pub(super) fn new(container: &str, settings: Settings, config: &StorageConfig) -> Result<Self> {
-        let mut builder = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .user_agent(concat!("walarchive/", env!("CARGO_PKG_VERSION")))
-            // Swift redirects nowhere, and the token is not for whoever sends a redirection.
-            .redirect(redirect::Policy::none());
-        if let Some(path) = &settings.ca_cert_file {
-            let pem = std::fs::read(path).map_err(|error| Error::io("read", path, error))?;
-            let certificates = Certificate::from_pem_bundle(&pem)
-                .ok()
-                .filter(|found| !found.is_empty());
-            let certificates = certificates.ok_or_else(|| {
-                let message = format!("\"{}\" holds no certificate", path.display());
-                Error::config(
-                    message,
-                    "ca_cert_file (OS_CACERT) names a file of certificates in PEM format.",
-                )
-            })?;
-            builder = builder.tls_certs_merge(certificates);
-        }
-        let http = builder.build().map_err(|error| {
-            let message = format!("cannot make a client for Swift: {}", causes(error));
+        let trusted = settings.ca_cert_file.as_deref().map(cloud::certificates).transpose()?;
+        let options = ClientOptions::new()
+            .with_timeout_disabled()
+            .with_connect_timeout(CONNECT_TIMEOUT)
+            .with_allow_http2()
+            // Which URLs may be without TLS is looked at where they come from.
+            .with_allow_http(true);
+        let http = http::pool(&options, &trusted.unwrap_or_default()).map_err(|error| {
+            let message = format!("cannot make a client for Swift: {}", errors::reason(&error));
             Error::config(message, "Check the file named by ca_cert_file (OS_CACERT).")
         })?;
+        let http = Arc::new(http);
         Ok(Client {
             auth: Auth::new(settings, http.clone(), config.request_timeout),
             http,
@@ -133,7 +129,19 @@ impl Client {
             retry: Retry::new(config),
             timeout: config.request_timeout,
             container_seen: AtomicBool::new(false),
+            place: place(&config.url),
+            odd: Arc::default(),
         })
+    }
+
+    /// The listing has a name that is no key.
+    pub(super) fn pass_over(&self, name: &str) {
+        self.odd.meet(&self.place, &escaped(name.as_bytes()));
+    }
+
+    /// What was passed over.
+    pub(super) fn odd(&self) -> Arc<Odd> {
+        self.odd.clone()
     }
 
     pub(super) fn container(&self) -> &str {
@@ -202,11 +210,8 @@ impl Client {
                 encoded(call.object),
                 call.query
             );
-            let build = || {
-                let request = self
-                    .http
-                    .request(call.method.clone(), &url)
-                    .headers(call.headers.clone());
+            let build = |http: &reqwest::Client| {
+                let request = http.request(call.method.clone(), &url).headers(call.headers.clone());
                 let request = request.header("x-auth-token", session.token.clone());
                 match call.method {
                     // Nobody else says that nothing comes, and Swift wants to know.

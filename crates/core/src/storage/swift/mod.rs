@@ -47,6 +47,7 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
     let store = store(url, config)?;
     let orphans = store.orphans();
     let opened = Opened {
+        odd: store.odd(),
         objects: below_prefix(store, url)?,
         pending: None,
     };
