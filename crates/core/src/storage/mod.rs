@@ -10,6 +10,7 @@ mod file;
 mod gcs;
 mod http;
 mod odd;
+mod parts;
 pub(crate) mod pending;
 mod reader;
 mod retry;
