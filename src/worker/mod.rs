@@ -3,6 +3,7 @@
 
 mod ahead;
 mod backup;
+mod repository;
 mod retention;
 mod scheduler;
 mod session;

@@ -20,6 +20,7 @@ pub mod inventory;
 pub mod layout;
 pub mod lsn;
 mod page;
+pub mod printable;
 pub mod restore;
 pub mod retention;
 pub mod schedule;
