@@ -310,60 +310,59 @@ fn an_error_that_is_called_a_success_is_an_error() {
     }
 }
 
-/// The names of objects that no key can have, as each store lists them.
+/// A page of a listing of these names, as XML has them, if one of such a folder is asked for.
+fn page(request: &Request, names: impl Fn(&str) -> Vec<String>) -> Option<Answer> {
+    let target = request.target.replace("%2F", "/");
+    let folders = ["wal_005", "basebackups_005"].into_iter();
+    let folder = folders
+        .filter(|_| is_listing(request))
+        .find(|folder| target.contains(folder))?;
+    let names = names(&format!("prefix/{folder}")).into_iter();
+    let date = "Wed, 21 Oct 2026 07:28:00 GMT";
+    let text = match target.as_str() {
+        target if target.contains("list-type=2") => {
+            let stamp = "<LastModified>2026-11-19T10:00:00.000Z</LastModified>";
+            let entry = |name| format!("<Contents><Key>{name}</Key><Size>1</Size>{stamp}</Contents>");
+            format!(
+                "<ListBucketResult>{}</ListBucketResult>",
+                names.map(entry).collect::<String>()
+            )
+        }
+        target if target.contains("comp=list") => {
+            let properties = format!(
+                "<Properties><Last-Modified>{date}</Last-Modified><Content-Length>1</Content-Length>\
+                 <Content-Type>a</Content-Type></Properties>"
+            );
+            let entry = |name| format!("<Blob><Name>{name}</Name>{properties}</Blob>");
+            let blobs = names.map(entry).collect::<String>();
+            format!("<EnumerationResults><Blobs>{blobs}</Blobs></EnumerationResults>")
+        }
+        // There is one page.
+        target if target.contains("marker=prefix") => "[]".to_owned(),
+        _ => {
+            let entry = |name: String| {
+                let name = name.replace("&#9;", "\\t").replace("&#27;", "\\u001b");
+                let more = "\"bytes\": 1, \"hash\": \"h\", \"last_modified\": \"2026-11-21T06:34:25.1\"";
+                format!("{{\"name\": \"{name}\", {more}}}")
+            };
+            format!("[{}]", names.map(entry).collect::<Vec<_>>().join(","))
+        }
+    };
+    Some(Answer::new(200, text))
+}
+
+/// The names of objects that no key can have.
 const ODD: [&str; 5] = ["//x", "/./x", "/../x", "/a&#9;b", "/a&#27;[1m"];
 
 #[test]
 fn names_that_are_no_keys_are_passed_over_and_named() {
-    let site = Site::new(|request| {
-        let target = request.target.replace("%2F", "/");
-        let folder = ["wal_005", "basebackups_005"]
-            .into_iter()
-            .find(|folder| target.contains(folder));
-        let Some(folder) = folder.filter(|_| is_listing(request)) else {
-            return nothing(request);
-        };
-        let prefix = format!("prefix/{folder}");
-        let names = ODD.iter().map(|odd| format!("{prefix}{odd}"));
+    let names = |prefix: &str| {
         // What browsers of stores make, and the segment by which it is a repository.
-        let names = names.chain([format!("{prefix}/"), format!("{prefix}/{SEGMENT}")]);
-        if target.contains("list-type=2") {
-            let entry = |name| {
-                format!(
-                    "<Contents><Key>{name}</Key><Size>1</Size><LastModified>2026-11-19T10:00:00.000Z</LastModified></Contents>"
-                )
-            };
-            return Answer::new(
-                200,
-                format!(
-                    "<ListBucketResult>{}</ListBucketResult>",
-                    names.map(entry).collect::<String>()
-                ),
-            );
-        }
-        if target.contains("comp=list") {
-            let entry = |name| {
-                format!(
-                    "<Blob><Name>{name}</Name><Properties><Last-Modified>Wed, 21 Oct 2026 07:28:00 GMT</Last-Modified>\
-                     <Content-Length>1</Content-Length><Content-Type>a</Content-Type></Properties></Blob>"
-                )
-            };
-            let blobs = names.map(entry).collect::<String>();
-            return Answer::new(
-                200,
-                format!("<EnumerationResults><Blobs>{blobs}</Blobs></EnumerationResults>"),
-            );
-        }
-        let more = !target.contains("marker=prefix");
-        let entry = |name: String| {
-            let name = name.replace("&#9;", "\\t").replace("&#27;", "\\u001b");
-            format!(
-                "{{\"name\": \"{name}\", \"bytes\": 1, \"hash\": \"h\", \"last_modified\": \"2026-11-21T06:34:25.1\"}}"
-            )
-        };
-        let objects: Vec<_> = names.filter(|_| more).map(entry).collect();
-        Answer::new(200, format!("[{}]", objects.join(",")))
-    });
+        let others = ["/".to_owned(), format!("/{SEGMENT}")];
+        let names = ODD.map(str::to_owned).into_iter().chain(others);
+        names.map(|name| format!("{prefix}{name}")).collect()
+    };
+    let site = Site::new(move |request| page(request, names).unwrap_or_else(|| nothing(request)));
     for store in STORES {
         for (verb, folder) in [("wal-show", "wal_005"), ("backup-list", "basebackups_005")] {
             let output = site.run(store, &[], &[verb]);
@@ -379,38 +378,31 @@ fn names_that_are_no_keys_are_passed_over_and_named() {
 }
 
 #[test]
+fn where_there_are_folders_only_wal_is_not_missing() {
+    let names = |prefix: &str| {
+        ["/", "/README", "/notes/"]
+            .map(|name| format!("{prefix}{name}"))
+            .to_vec()
+    };
+    let site = Site::new(move |request| page(request, names).unwrap_or_else(|| nothing(request)));
+    for store in STORES {
+        let output = site.run(store, &[], &["wal-fetch", SEGMENT, "there"]);
+        assert_eq!(output.code, Some(200), "{store}: {output:?}");
+        assert!(
+            output.stderr.contains("There is no repository in it"),
+            "{store}: {output:?}"
+        );
+    }
+}
+
+#[test]
 fn a_server_whose_certificate_is_its_own_authority_is_trusted_where_it_is_named() {
     let dir = TestDir::new();
     let files = TlsFiles::self_signed(&dir);
-    let wal = |request: &Request| {
-        let target = request.target.replace("%2F", "/");
-        let name = format!("prefix/wal_005/{SEGMENT}");
-        match target.as_str() {
-            target if !is_listing(request) || !target.contains("wal_005") || target.contains("marker=prefix") => {
-                token_for("https", request).unwrap_or_else(|| nothing(request))
-            }
-            target if target.contains("list-type=2") => Answer::new(
-                200,
-                format!(
-                    "<ListBucketResult><Contents><Key>{name}</Key><Size>1</Size>\
-                     <LastModified>2026-11-19T10:00:00.000Z</LastModified></Contents></ListBucketResult>"
-                ),
-            ),
-            target if target.contains("comp=list") => Answer::new(
-                200,
-                format!(
-                    "<EnumerationResults><Blobs><Blob><Name>{name}</Name><Properties><Last-Modified>\
-                     Wed, 21 Oct 2026 07:28:00 GMT</Last-Modified><Content-Length>1</Content-Length>\
-                     <Content-Type>a</Content-Type></Properties></Blob></Blobs></EnumerationResults>"
-                ),
-            ),
-            _ => Answer::new(
-                200,
-                format!(
-                    "[{{\"name\": \"{name}\", \"bytes\": 1, \"hash\": \"h\", \"last_modified\": \"2026-11-21T06:34:25.1\"}}]"
-                ),
-            ),
-        }
+    let names = |prefix: &str| vec![format!("{prefix}/{SEGMENT}")];
+    let wal = move |request: &Request| {
+        let found = page(request, names).or_else(|| token_for("https", request));
+        found.unwrap_or_else(|| nothing(request))
     };
     let mut site = Site {
         mock: HttpMock::start_tls(&files, wal),
