@@ -1,6 +1,6 @@
 //! What S3, GCS and Azure have in common: where their settings come from, and what is looked at before a store is opened.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use object_store::{ClientConfigKey, ClientOptions, ObjectStore};
@@ -9,17 +9,16 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use url::Url;
 
-use super::http::{self, Connector};
 use super::odd::Odd;
+use super::renewal::Trust;
 use super::storage_class::StorageClass;
-use super::{Opened, url::below_prefix};
+use super::{Opened, http, url::below_prefix};
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
 
 /// The settings of the HTTP client, collected in the order in which later ones win.
 pub(super) struct Client {
     options: ClientOptions,
-    connector: Connector,
     allow_http: bool,
     ca_cert_file: Option<String>,
 }
@@ -28,7 +27,6 @@ impl Client {
     pub fn new(config: &StorageConfig) -> Self {
         Client {
             options: http::client_options(config),
-            connector: http::connector(config),
             allow_http: false,
             ca_cert_file: None,
         }
@@ -75,18 +73,23 @@ impl Client {
         }
     }
 
-    /// The options for object_store, and the way to the network with the certificates of an authority of one's own.
-    pub fn finish(mut self) -> Result<(ClientOptions, Connector)> {
-        if let Some(file) = self.ca_cert_file {
-            self.connector.trusted = certificates(Path::new(&file))?;
+    /// The options for object_store, and the certificates that are trusted beside the system's.
+    pub fn trusted(&self) -> Trust {
+        Trust {
+            file: self.ca_cert_file.clone().map(PathBuf::from),
+            options: self.options.clone(),
         }
-        Ok((self.options, self.connector))
     }
 }
 
 /// The certificates of a file. Each can be that of an authority.
 pub(super) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let pem = std::fs::read(file).map_err(|error| Error::io("open", file, error))?;
+    let pem = std::fs::read(file).map_err(|error| {
+        Error::config(
+            format!("could not open ca_cert_file \"{}\": {error}", file.display()),
+            "Put the certificates there, readable for the user of the process, or correct ca_cert_file.",
+        )
+    })?;
     let found: Vec<_> = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<_, _>>()
         .unwrap_or_default();
@@ -148,5 +151,6 @@ pub(super) fn finish(store: impl ObjectStore, url: &Url, class: Option<String>, 
         objects,
         pending: None,
         odd,
+        origin: None,
     })
 }

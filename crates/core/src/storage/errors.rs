@@ -66,6 +66,14 @@ pub(super) fn translate(operation: &'static str, object: String, store_url: &str
     if let Some(failure) = super::sftp::Failure::behind(&error) {
         return failure.translate(operation, object, store_url);
     }
+    if let Some(skew) = super::renewal::Skew::behind(&error) {
+        let reason = skew.to_string();
+        return Error::ClockSkew {
+            operation,
+            object,
+            reason,
+        };
+    }
     let whole = reason(&error);
     let says = |marks: &[&str]| marks.iter().any(|mark| whole.contains(mark));
     let region = expected_region(&whole);
@@ -105,6 +113,7 @@ pub(super) fn translate(operation: &'static str, object: String, store_url: &str
             operation,
             object,
             reason,
+            credentials: None,
         },
         _ => Error::Store {
             operation,

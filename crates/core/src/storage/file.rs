@@ -48,5 +48,6 @@ pub(super) fn open(url: &Url) -> Result<Opened> {
         objects: Arc::new(Lenient::new(store, path.clone(), odd.clone())),
         pending: Some(BelowPrefix::new(Temporaries::below(path), Path::default())),
         odd,
+        origin: None,
     })
 }

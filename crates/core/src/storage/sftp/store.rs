@@ -20,6 +20,7 @@ use super::temporary::is_temporary;
 use super::write::{self, Publish};
 use super::{list, read};
 use crate::storage::odd::Odd;
+use crate::storage::renewal::Followed;
 
 /// Objects that are being removed at a time.
 const DELETIONS: usize = 8;
@@ -33,7 +34,7 @@ pub(super) struct SftpStore {
 }
 
 impl SftpStore {
-    pub(super) fn new(settings: Settings, odd: Arc<Odd>) -> Self {
+    pub(super) fn new(settings: Arc<Followed<Settings>>, odd: Arc<Odd>) -> Self {
         SftpStore {
             pool: Arc::new(Pool::new(settings, odd)),
         }

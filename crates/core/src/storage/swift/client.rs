@@ -1,5 +1,7 @@
 //! Requests to one container.
 
+use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,6 +14,7 @@ use reqwest::{Method, StatusCode};
 
 use super::super::http::pool::Pool;
 use super::super::odd::{Odd, escaped};
+use super::super::renewal::{Followed, Watch};
 use super::super::retry::{Attempts, Retry};
 use super::super::url::place;
 use super::super::{PART_BYTES, cloud, errors, http};
@@ -36,9 +39,8 @@ pub(super) fn encoded(text: &str) -> String {
     utf8_percent_encode(text, IN_PATH).to_string()
 }
 
-#[derive(Debug)]
 pub(super) struct Client {
-    http: Arc<Pool>,
+    http: Arc<Followed<Pool>>,
     auth: Auth,
     container: String,
     retry: Retry,
@@ -48,6 +50,15 @@ pub(super) struct Client {
     container_seen: AtomicBool,
     place: String,
     odd: Arc<Odd>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("auth", &self.auth)
+            .field("container", &self.container)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One request.
@@ -108,22 +119,33 @@ impl<'a> Call<'a> {
     }
 }
 
+/// Connections that trust the certificates of the file, beside the system's.
+fn pool(ca_cert_file: Option<&Path>) -> Result<Pool> {
+    let trusted = ca_cert_file.map(cloud::certificates).transpose()?;
+    let options = ClientOptions::new()
+        .with_timeout_disabled()
+        .with_connect_timeout(CONNECT_TIMEOUT)
+        .with_allow_http2()
+        // Which URLs may be without TLS is looked at where they come from.
+        .with_allow_http(true);
+    http::pool(&options, &trusted.unwrap_or_default()).map_err(|error| {
+        let message = format!("cannot make a client for Swift: {}", errors::reason(&error));
+        Error::config(message, "Check the file named by ca_cert_file (OS_CACERT).")
+    })
+}
+
 impl Client {
-    pub(super) fn new(container: &str, settings: Settings, config: &StorageConfig) -> Result<Self> {
-        let trusted = settings.ca_cert_file.as_deref().map(cloud::certificates).transpose()?;
-        let options = ClientOptions::new()
-            .with_timeout_disabled()
-            .with_connect_timeout(CONNECT_TIMEOUT)
-            .with_allow_http2()
-            // Which URLs may be without TLS is looked at where they come from.
-            .with_allow_http(true);
-        let http = http::pool(&options, &trusted.unwrap_or_default()).map_err(|error| {
-            let message = format!("cannot make a client for Swift: {}", errors::reason(&error));
-            Error::config(message, "Check the file named by ca_cert_file (OS_CACERT).")
-        })?;
-        let http = Arc::new(http);
+    pub(super) fn new(container: &str, settings: Arc<Followed<Settings>>, config: &StorageConfig) -> Result<Self> {
+        let ca_cert_file = settings.in_use().ca_cert_file.clone();
+        let http = Arc::new(Followed::new("certificates", move |_| {
+            let mut watch = Watch::default();
+            if let Some(file) = &ca_cert_file {
+                watch.add(file);
+            }
+            Ok((pool(ca_cert_file.as_deref())?, watch))
+        })?);
         Ok(Client {
-            auth: Auth::new(settings, http.clone(), config.request_timeout),
+            auth: Auth::new(settings, Arc::clone(&http), config.request_timeout),
             http,
             container: container.to_owned(),
             retry: Retry::new(config),
@@ -210,6 +232,7 @@ impl Client {
                 encoded(call.object),
                 call.query
             );
+            let http = self.http.get();
             let build = |http: &reqwest::Client| {
                 let request = http.request(call.method.clone(), &url).headers(call.headers.clone());
                 let request = request.header("x-auth-token", session.token.clone());
@@ -220,7 +243,7 @@ impl Client {
                     _ => request,
                 }
             };
-            let answer = exchange(&self.http, attempts, limit, call.stream, build).await?;
+            let answer = exchange(&http, attempts, limit, call.stream, build).await?;
             if answer.status != StatusCode::UNAUTHORIZED || stale.is_some() {
                 return Ok(answer);
             }
