@@ -30,6 +30,13 @@ pub fn wal(name: &WalFileName, format: Format) -> String {
     format!("{WAL_FOLDER}/{name}{}", format.suffix())
 }
 
+/// The WAL file and the compression of an object, if its key is that of an archived WAL file.
+pub fn wal_of_object(key: &str) -> Option<(WalFileName, Format)> {
+    let (format, key) = Format::of_key(key);
+    let name = key.strip_prefix(WAL_FOLDER)?.strip_prefix('/')?;
+    Some((name.parse().ok()?, format))
+}
+
 /// An object of a check; `id` tells one check from another.
 pub fn check(id: &str) -> String {
     format!("{CHECK_FOLDER}/{id}")

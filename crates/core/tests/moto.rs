@@ -4,6 +4,8 @@
 mod support;
 
 use support::Probe;
+use walarchive_core::config::StorageConfig;
+use walarchive_core::storage::Store;
 use walarchive_testkit::{MotoServer, S3Server, TestDir};
 
 #[tokio::test]
@@ -95,4 +97,58 @@ fn http_wants_permission() {
         ..said
     };
     assert!(said.run("list").starts_with("Store: "));
+}
+
+/// Other programs' objects, on a server that takes every name.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_are_no_keys_stop_nobody() {
+    let dir = TestDir::new();
+    let moto = MotoServer::start(&dir, "bucket");
+    let mut config = StorageConfig::new(moto.url("some/prefix"));
+    config.options = moto.options().parse().expect("options");
+    let [(_, key), (_, secret)] = moto.env();
+    let text = format!("aws_access_key_id = {key}\naws_secret_access_key = {secret}\n");
+    config.credentials_file = Some(support::secret_file(&dir, "credentials", &text));
+    let store = Store::open(&config).expect("a store");
+    let wal = "wal_005/000000010000000000000003.zst";
+    store.put(wal, "content".into()).await.expect("written");
+    let odd = [
+        "wal_005//x",
+        "wal_005/a%09b",
+        "basebackups_005//y",
+        "basebackups_005/z//",
+    ];
+    for name in odd {
+        // A URL of reqwest's would lose the dots of others.
+        let url = format!("http://127.0.0.1:{}/bucket/some/prefix/{name}", moto.port());
+        let put = reqwest::Client::new().put(url).body("x").send().await.expect("sent");
+        assert!(put.status().is_success(), "{name}: {put:?}");
+    }
+    let keys: Vec<_> = store
+        .list("")
+        .await
+        .expect("listed")
+        .into_iter()
+        .map(|object| object.key)
+        .collect();
+    assert_eq!(keys, [wal]);
+    let met = store.passed_over();
+    for name in [
+        "wal_005//x",
+        "wal_005/a\\tb",
+        "basebackups_005//y",
+        "basebackups_005/z//",
+    ] {
+        assert!(
+            met.contains(&format!("s3://bucket/some/prefix/{name}")),
+            "{name}: {met:?}"
+        );
+    }
+    let (backups, _) = store.list_folder("basebackups_005").await.expect("listed");
+    assert!(backups.is_empty(), "{backups:?}");
+    assert!(store.is_repository().await.expect("asked"));
+    let checks = walarchive_core::check::check_store(&store, None).await;
+    let row = checks.iter().find(|check| check.name == "names");
+    let row = row.unwrap_or_else(|| panic!("{checks:#?}"));
+    assert!(row.detail.contains("wal_005//x") && row.hint.is_some(), "{row:?}");
 }

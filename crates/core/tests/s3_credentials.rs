@@ -42,7 +42,7 @@ fn answer(request: &Request) -> Answer {
             Answer::new(200, "<R><Bucket>b</Bucket><Key>k</Key><UploadId>1</UploadId></R>")
         }
         ("POST", _) => Answer::new(200, "<R><ETag>\"1\"</ETag></R>"),
-        ("GET", target) if target.contains("list-type=2") => Answer::new(200, "<R></R>"),
+        ("GET", target) if target.contains("list-type=2") => Answer::new(200, "<ListBucketResult></ListBucketResult>"),
         _ => Answer::new(200, "content")
             .header("ETag", "\"1\"")
             .header("Last-Modified", "Wed, 21 Oct 2026 07:28:00 GMT"),

@@ -13,6 +13,9 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::dir::TestDir;
 
+/// After that many bytes an endless body breaks off, so that a test that should fail ends: more than any process here may use.
+const ENDLESS: usize = 4 << 30;
+
 /// A request that came to an [`HttpMock`].
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -39,6 +42,8 @@ pub struct Answer {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
+    /// What follows the body again and again, until the client goes away.
+    endless: Option<Vec<u8>>,
 }
 
 impl Answer {
@@ -48,6 +53,16 @@ impl Answer {
             status,
             headers: Vec::new(),
             body: body.into(),
+            endless: None,
+        }
+    }
+
+    /// An answer whose body begins so and then repeats a piece until the client has had enough.
+    pub fn endless(status: u16, start: impl Into<Vec<u8>>, piece: &str) -> Answer {
+        let pieces = (64 << 10) / piece.len().max(1) + 1;
+        Answer {
+            endless: Some(piece.repeat(pieces).into_bytes()),
+            ..Answer::new(status, start)
         }
     }
 
@@ -98,6 +113,21 @@ impl TlsFiles {
         leaf.arg("-CA").arg(&files.ca).arg("-CAkey").arg(&ca_key);
         run(leaf.arg("-keyout").arg(&files.key).arg("-out").arg(&files.certificate));
         files
+    }
+
+    /// Makes one certificate for `localhost` that is its own authority, as `openssl req -x509` does if told no more.
+    pub fn self_signed(dir: &TestDir) -> TlsFiles {
+        let (certificate, key) = (dir.path().join("self.pem"), dir.path().join("self.key"));
+        let mut openssl = Command::new("openssl");
+        openssl.args(["req", "-x509", "-subj", "/CN=localhost", "-newkey", "ec", "-pkeyopt"]);
+        openssl.args(["ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-addext"]);
+        openssl.arg("subjectAltName=DNS:localhost,IP:127.0.0.1");
+        run(openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate));
+        TlsFiles {
+            ca: certificate.clone(),
+            certificate,
+            key,
+        }
     }
 }
 
@@ -229,21 +259,53 @@ fn answer(
     seen: &Mutex<Vec<Request>>,
 ) -> io::Result<()> {
     let head = request.method == "HEAD";
-    let Answer { status, headers, body } = handler(&request);
+    let Answer {
+        status,
+        headers,
+        body,
+        endless,
+    } = handler(&request);
     seen.lock().unwrap_or_else(PoisonError::into_inner).push(request);
-    let mut text = format!(
-        "HTTP/1.1 {status} Mock\r\nConnection: close\r\nContent-Length: {}\r\n",
-        body.len()
-    );
+    let mut text = format!("HTTP/1.1 {status} Mock\r\nConnection: close\r\n");
+    // A server may say what it likes about the length of what it sends.
+    let length_is_told = headers
+        .iter()
+        .any(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let chunked = endless.is_some() && !length_is_told;
+    if chunked {
+        text.push_str("Transfer-Encoding: chunked\r\n");
+    } else if !length_is_told {
+        text.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
     for (name, value) in headers {
         text.push_str(&format!("{name}: {value}\r\n"));
     }
     text.push_str("\r\n");
     stream.write_all(text.as_bytes())?;
-    if !head {
-        stream.write_all(&body)?;
+    match endless {
+        _ if head => {}
+        None => stream.write_all(&body)?,
+        Some(piece) => {
+            let mut write = |bytes: &[u8]| match chunked {
+                true => write_chunk(stream, bytes),
+                false => stream.write_all(bytes),
+            };
+            write(&body)?;
+            for _ in 0..ENDLESS / piece.len() {
+                write(&piece)?;
+            }
+        }
     }
     stream.flush()
+}
+
+fn write_chunk(stream: &mut impl Write, chunk: &[u8]) -> io::Result<()> {
+    if chunk.is_empty() {
+        return Ok(());
+    }
+    stream.write_all(format!("{:x}\r\n", chunk.len()).as_bytes())?;
+    stream.write_all(chunk)?;
+    stream.write_all(b"\r\n")
 }
 
 /// Reads no further than to the end of the request's head before it knows how long the body is: what follows may be TLS.

@@ -238,12 +238,13 @@ impl Backup {
                 let Some((index, group)) = waiting.next() else { break };
                 let directories = directories.take().unwrap_or_default();
                 let (file_name, threads) = (layout::part_name(index + 1, format), group.threads);
+                let group_bytes = group.bytes;
                 let files = Arc::clone(&files);
                 let fill = move |packer: &mut Packer| {
                     directories.iter().try_for_each(|entry| packer.directory(entry))?;
                     group.files.iter().try_for_each(|file| packer.file(&files.get(*file)))
                 };
-                running.spawn(self.pack(file_name, threads, fill));
+                running.spawn(self.pack_about(group_bytes, file_name, threads, fill));
             }
             let Some(done) = running.join_next().await else { break };
             match done.unwrap_or_else(|error| match error.try_into_panic() {
@@ -281,12 +282,24 @@ impl Backup {
         threads: u32,
         fill: impl FnOnce(&mut Packer) -> Result<()> + Send + 'static,
     ) -> impl Future<Output = Result<Tar>> + Send + 'static {
+        self.pack_about(0, file_name, threads, fill)
+    }
+
+    /// The same for a tar of about that many bytes before it is compressed.
+    fn pack_about(
+        &self,
+        bytes: u64,
+        file_name: String,
+        threads: u32,
+        fill: impl FnOnce(&mut Packer) -> Result<()> + Send + 'static,
+    ) -> impl Future<Output = Result<Tar>> + Send + 'static {
         let (store, shared) = (self.store.clone(), Arc::clone(&self.shared));
         let key = layout::tar(&self.name, &file_name);
         async move {
             let stop = shared.stop.clone();
             let object = store.object_url(&key);
-            let (packed, stored) = store_stream(&store, &key, &stop, move |upload| {
+            let (packed, stored) = store_stream(&store, &key, &stop, move |mut upload| {
+                upload.expect(bytes);
                 let mut packer = Packer::new(shared, object, upload, threads)?;
                 fill(&mut packer)?;
                 packer.finish()

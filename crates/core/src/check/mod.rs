@@ -122,6 +122,7 @@ pub async fn check_store(store: &Store, identity: Option<&ClusterIdentity>) -> V
     checks.push(repository::owner(store, identity).await);
     checks.push(repository::newest_backup(store).await);
     checks.extend(recovery::reach(store).await);
+    checks.extend(repository::names(store).await);
     checks
 }
 

@@ -1,11 +1,14 @@
 //! What lies in the store: whose it is, and whether the newest backup can be restored.
 
+use std::ops::ControlFlow;
+
 use crate::archive::read_through;
 use crate::check::Check;
 use crate::cluster::{self, ClusterIdentity};
 use crate::codec::Format;
 use crate::error::{Error, Result};
 use crate::inventory::{BackupInfo, list_backups, missing_segments, segment_size};
+use crate::layout;
 use crate::storage::Store;
 use crate::wal::{Segment, SegmentSize, WalFileName};
 
@@ -32,6 +35,46 @@ pub(super) async fn owner(store: &Store, identity: Option<&ClusterIdentity>) -> 
         Ok(detail) => Check::ok(name, detail),
         Err(error) => Check::of_error(name, &error),
     }
+}
+
+/// How many objects of a folder are looked at. Names that no key can have mostly come first.
+const LOOKED_AT: usize = 2000;
+
+/// Objects that are passed over, since no key can name them; none if there are none.
+pub(super) async fn names(store: &Store) -> Option<Check> {
+    for folder in [layout::WAL_FOLDER, layout::BACKUPS_FOLDER] {
+        let mut left = LOOKED_AT;
+        let look = |_| {
+            left -= 1;
+            if left == 0 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        };
+        // What is wrong with the listing another check has said.
+        let _ = store.each_while(folder, look).await;
+    }
+    let names = store.passed_over();
+    let shown = names
+        .iter()
+        .take(5)
+        .map(|name| format!("\"{name}\""))
+        .collect::<Vec<_>>()
+        .join(", ");
+    let more = names.len().saturating_sub(5);
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
+    (!names.is_empty()).then(|| {
+        Check::warning(
+            "names",
+            format!("{} objects are passed over, as a repository has no such names: {shown}{more}", names.len()),
+            "Remove them, or give them other names, by the tools of the store: walarchive can neither read nor delete them.",
+        )
+    })
 }
 
 /// Is the WAL there that the newest backup needs, and can it be read?

@@ -54,6 +54,7 @@ async fn it_says_which_way_is_in_use_where_create_only_is_not_honoured() {
     for (create, says) in [
         (Create::Overwrites, "overwrites where it was told to create"),
         (Create::Refused, "knows no create-only writes"),
+        (Create::Bad, "knows no create-only writes"),
     ] {
         let store = Store::of(Arc::new(Pretender::new(create)), "memory:");
         let checks = check_store(&store, None).await;

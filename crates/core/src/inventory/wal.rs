@@ -35,10 +35,9 @@ impl WalObject {
 
     /// None for what is no WAL file.
     pub(super) fn of(listed: &Listed) -> Option<Self> {
-        let (format, key) = Format::of_key(&listed.key);
-        let name = key.strip_prefix(layout::WAL_FOLDER)?.strip_prefix('/')?;
+        let (name, format) = layout::wal_of_object(&listed.key)?;
         Some(WalObject {
-            name: name.parse().ok()?,
+            name,
             format,
             size: listed.size,
             written: listed.last_modified,

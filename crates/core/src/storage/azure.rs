@@ -65,7 +65,7 @@ struct Settings {
 pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
     let settings = gather(config)?;
     let trust = settings.client.trusted();
-    let options = (trust.options)()?;
+    let options = trust.options.clone();
     let credentials = Renewing::new({
         let (url, config) = (url.clone(), config.clone());
         move || made(&url, &config)
@@ -77,14 +77,16 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
         .get(&Key::SkipSignature)
         .is_some_and(|value| cloud::is_true(value));
     let signer = (!skip).then(|| Signing::new(&credentials, shared_key) as Arc<dyn Signer>);
+    let connector = Renewed::new(config, trust, signer)?;
+    let odd = connector.odd();
     let store = builder(settings.keys, config)
         .with_credentials(Arc::clone(&credentials) as _)
-        .with_http_connector(Renewed::new(config, trust, signer))
+        .with_http_connector(connector)
         .with_client_options(options)
         .with_container_name(bucket(url))
         .build()
         .map_err(|error| cloud::unusable(url, &error, HINT))?;
-    let opened = cloud::finish(store, url, settings.access_tier)?;
+    let opened = cloud::finish(store, url, settings.access_tier, odd)?;
     Ok(opened.with_origin(move || credentials.origin()))
 }
 
@@ -124,9 +126,7 @@ fn is_secret(key: &str) -> bool {
 }
 
 fn builder(keys: HashMap<Key, String>, config: &StorageConfig) -> MicrosoftAzureBuilder {
-    let builder = MicrosoftAzureBuilder::new()
-        .with_retry(http::retries(config))
-        .with_http_connector(http::connector(config));
+    let builder = MicrosoftAzureBuilder::new().with_retry(http::retries(config));
     keys.into_iter()
         .fold(builder, |builder, (key, value)| builder.with_config(key, value))
 }
@@ -159,8 +159,8 @@ fn made(url: &Url, config: &StorageConfig) -> Result<Made<AzureCredential>> {
         _ => "the managed identity of the machine".to_owned(),
     };
     let store = builder(settings.keys, config)
-        .with_http_connector(http::connector(config).trusting(trust.file))
-        .with_client_options((trust.options)()?)
+        .with_http_connector(trust.connector(config)?)
+        .with_client_options(trust.options)
         .with_container_name(bucket(url))
         .build()
         .map_err(|error| cloud::unusable(url, &error, HINT))?;

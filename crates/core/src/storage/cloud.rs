@@ -3,9 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use object_store::{Certificate, ClientConfigKey, ClientOptions, ObjectStore};
+use object_store::{ClientConfigKey, ClientOptions, ObjectStore};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use url::Url;
 
+use super::odd::Odd;
 use super::renewal::Trust;
 use super::storage_class::StorageClass;
 use super::{Opened, http, url::below_prefix};
@@ -69,40 +73,34 @@ impl Client {
         }
     }
 
-    /// The options for object_store, with the certificates of an authority of one's own.
-    pub fn finish(self) -> Result<ClientOptions> {
-        (self.trusted().options)()
-    }
-
-    /// The same, each time with the certificates that the file holds then.
+    /// The options for object_store, and the certificates that are trusted beside the system's.
     pub fn trusted(&self) -> Trust {
-        let (options, file) = (self.options.clone(), self.ca_cert_file.clone().map(PathBuf::from));
         Trust {
-            file: file.clone(),
-            options: Arc::new(move || match &file {
-                None => Ok(options.clone()),
-                Some(file) => Ok(certificates(file)?
-                    .into_iter()
-                    .fold(options.clone(), ClientOptions::with_root_certificate)),
-            }),
+            file: self.ca_cert_file.clone().map(PathBuf::from),
+            options: self.options.clone(),
         }
     }
 }
 
-fn certificates(file: &Path) -> Result<Vec<Certificate>> {
+/// The certificates of a file. Each can be that of an authority.
+pub(super) fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let pem = std::fs::read(file).map_err(|error| {
         Error::config(
             format!("could not open ca_cert_file \"{}\": {error}", file.display()),
             "Put the certificates there, readable for the user of the process, or correct ca_cert_file.",
         )
     })?;
-    match Certificate::from_pem_bundle(&pem) {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        _ => Err(Error::config(
+    let found: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .unwrap_or_default();
+    let usable = |certificate: &CertificateDer<'static>| RootCertStore::empty().add(certificate.clone()).is_ok();
+    if found.is_empty() || !found.iter().all(usable) {
+        return Err(Error::config(
             format!("ca_cert_file \"{}\" holds no certificate", file.display()),
             "It holds one or more certificates in PEM form, each between BEGIN CERTIFICATE and END CERTIFICATE.",
-        )),
+        ));
     }
+    Ok(found)
 }
 
 /// The variables of the environment whose name begins so, in lower case, without empty ones.
@@ -144,7 +142,7 @@ pub(super) fn unusable(url: &Url, error: &object_store::Error, hint: &str) -> Er
 }
 
 /// The store of a bucket, from the URL's prefix on, that writes objects of a storage class if one was chosen.
-pub(super) fn finish(store: impl ObjectStore, url: &Url, class: Option<String>) -> Result<Opened> {
+pub(super) fn finish(store: impl ObjectStore, url: &Url, class: Option<String>, odd: Arc<Odd>) -> Result<Opened> {
     let objects = match class {
         Some(class) => below_prefix(StorageClass::new(store, class), url)?,
         None => below_prefix(store, url)?,
@@ -152,6 +150,7 @@ pub(super) fn finish(store: impl ObjectStore, url: &Url, class: Option<String>) 
     Ok(Opened {
         objects,
         pending: None,
+        odd,
         origin: None,
     })
 }

@@ -57,6 +57,26 @@ impl Learned {
     }
 }
 
+/// Does the error look like that of a server that does not know the condition? It may as well be something else: only a
+/// write without the condition tells.
+fn is_refusal(error: &Error) -> bool {
+    const ANSWERS: [&str; 2] = ["400 Bad Request", "405 Method Not Allowed"];
+    // These say something of the moment, or of the content, and nothing of the request.
+    const OTHERS: [&str; 6] = [
+        "RequestTimeout",
+        "ExpiredToken",
+        "InvalidToken",
+        "IncompleteBody",
+        "BadDigest",
+        "EntityTooLarge",
+    ];
+    let Error::Store { reason, .. } = error else {
+        return false;
+    };
+    let says = |mark: &&str| reason.contains(*mark);
+    ANSWERS.iter().any(|mark| says(&mark)) && !OTHERS.iter().any(|mark| says(&mark))
+}
+
 impl Store {
     /// What [`Store::probe_create_only`] found, if the store was asked.
     pub fn create_only(&self) -> Option<CreateOnly> {
@@ -65,10 +85,12 @@ impl Store {
 
     /// Ask the store whether it tells the truth: an object that is there is created once more, with the content that it has.
     pub async fn probe_create_only(&self, key: &str, content: Bytes) -> Result<CreateOnly> {
-        let found = match self.create_by_store(key, content).await {
+        let found = match self.create_by_store(key, content.clone()).await {
             Ok(Created::Exists) => CreateOnly::Honoured,
             Ok(Created::Yes) => CreateOnly::Ignored,
             Err(Error::Unsupported { .. }) => CreateOnly::Unsupported,
+            // What a plain write is not refused for.
+            Err(error) if is_refusal(&error) && self.put(key, content).await.is_ok() => CreateOnly::Unsupported,
             Err(error) => return Err(error),
         };
         self.learned.set(found);
@@ -77,16 +99,25 @@ impl Store {
 
     /// Write an object that must not be there yet. On a store that is known not to see to that, it is looked for first.
     pub async fn create(&self, key: &str, content: Bytes) -> Result<Created> {
+        let mut refused = None;
         if matches!(self.create_only(), None | Some(CreateOnly::Honoured)) {
             match self.create_by_store(key, content.clone()).await {
                 Err(Error::Unsupported { .. }) => self.learned.set(CreateOnly::Unsupported),
+                Err(error) if is_refusal(&error) => refused = Some(error),
                 answer => return answer,
             }
         }
-        if self.size(key).await?.is_some() {
-            return Ok(Created::Exists);
+        match (self.size(key).await, &mut refused) {
+            (Ok(Some(_)), _) => return Ok(Created::Exists),
+            (Ok(None), _) => self.put(key, content).await?,
+            // Nothing is liked here, with a condition or without.
+            (Err(error), refused) => return Err(refused.take().unwrap_or(error)),
         }
-        self.put(key, content).await.map(|()| Created::Yes)
+        if refused.is_some() {
+            // The condition was what it did not like, and not the object.
+            self.learned.set(CreateOnly::Unsupported);
+        }
+        Ok(Created::Yes)
     }
 
     async fn create_by_store(&self, key: &str, content: Bytes) -> Result<Created> {

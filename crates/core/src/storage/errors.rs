@@ -3,6 +3,9 @@
 use super::link::BehindLink;
 use crate::error::Error;
 
+/// How much of what a store said a message shows, in characters.
+const SHOWN: usize = 2000;
+
 /// Marks that stores put into the text of an error whose kind object_store does not tell. A listing with wrong
 /// credentials, for one, comes back as a generic error.
 const REFUSED: [&str; 20] = [
@@ -48,13 +51,14 @@ const NO_STORE: [&str; 10] = [
     "InvalidResourceName",
     "OutOfRangeInput",
 ];
-/// A bucket of another region. The last one is object_store's own, where the store's answer has no text.
-const WRONG_REGION: [&str; 5] = [
+/// A bucket of another region. The last ones are those of a redirection that has no text.
+const WRONG_REGION: [&str; 6] = [
     "AuthorizationHeaderMalformed",
     "PermanentRedirect",
     "IllegalLocationConstraint",
     "TemporaryRedirect",
-    "Received redirect without LOCATION",
+    "another place that it does not name",
+    "not done (<Region>",
 ];
 /// What servers say that do not know a request, or one of its headers.
 const UNSUPPORTED: [&str; 2] = ["501 Not Implemented", "<Code>NotImplemented</Code>"];
@@ -75,8 +79,10 @@ pub(super) fn translate(operation: &'static str, object: String, store_url: &str
             reason,
         };
     }
-    let reason = reason(&error);
-    let says = |marks: &[&str]| marks.iter().any(|mark| reason.contains(mark));
+    let whole = reason(&error);
+    let says = |marks: &[&str]| marks.iter().any(|mark| whole.contains(mark));
+    let region = expected_region(&whole);
+    let reason = shortened(&whole);
     let refused = matches!(
         error,
         object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }
@@ -84,7 +90,7 @@ pub(super) fn translate(operation: &'static str, object: String, store_url: &str
     match error {
         _ if store_url.starts_with("s3:") && says(&WRONG_REGION) => Error::WrongRegion {
             target: store_url.to_owned(),
-            region: expected_region(&reason),
+            region,
             reason,
         },
         _ if says(&METADATA_SERVICES) => Error::NoCredentials { object, reason },
@@ -119,6 +125,14 @@ pub(super) fn translate(operation: &'static str, object: String, store_url: &str
             object,
             reason,
         },
+    }
+}
+
+/// As much as a message shows.
+fn shortened(reason: &str) -> String {
+    match reason.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{} […]", &reason[..end]),
+        None => reason.to_owned(),
     }
 }
 
@@ -180,7 +194,7 @@ mod tests {
         let redirect = of(
             "s3",
             "read",
-            "Received redirect without LOCATION, this normally indicates",
+            "the store answered 301 and wants to be asked at another place that it does not name",
         );
         assert!(matches!(redirect, Error::WrongRegion { region: None, .. }));
         assert!(redirect.hint().expect("a hint").contains("aws_region"));

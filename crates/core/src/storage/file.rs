@@ -2,6 +2,7 @@
 //! writing follow symbolic links; removing does not, but for the directory of the repository itself.
 
 mod directory;
+mod lenient;
 mod remove;
 mod uploads;
 
@@ -13,8 +14,10 @@ use object_store::path::Path;
 use url::Url;
 
 use self::directory::Directory;
+use self::lenient::Lenient;
 use self::uploads::Temporaries;
 use super::Opened;
+use super::odd::Odd;
 use super::pending::BelowPrefix;
 use crate::error::{Error, Result};
 
@@ -61,9 +64,12 @@ pub(super) fn open(url: &Url) -> Result<Opened> {
     let store = LocalFileSystem::new_with_prefix(&path)
         .map_err(|error| super::errors::translate("open", url.to_string(), url.as_str(), error))?;
     let root = std::fs::canonicalize(&path).map_err(|error| Error::io("open", &path, error))?;
+    let odd = Arc::<Odd>::default();
+    let store = Directory::new(store.with_fsync(true), root.clone());
     Ok(Opened {
-        objects: Arc::new(Directory::new(store.with_fsync(true), root.clone())),
+        objects: Arc::new(Lenient::new(store, root.clone(), odd.clone())),
         pending: Some(BelowPrefix::new(Temporaries::below(root), Path::default())),
+        odd,
         origin: None,
     })
 }

@@ -48,7 +48,7 @@ struct Settings {
 pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
     let settings = gather(config)?;
     let trust = settings.client.trusted();
-    let options = (trust.options)()?;
+    let options = trust.options.clone();
     let signed = settings.builder.get_config_value(&Key::SkipSignature);
     let signed = !signed.is_some_and(|skip| cloud::is_true(&skip));
     let credentials = Renewing::new({
@@ -56,7 +56,8 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
         move || made(&url, &config)
     })?;
     let signer = signed.then(|| Signing::new(&credentials, uploads::Token) as Arc<dyn Signer>);
-    let connector = Renewed::new(config, trust, signer);
+    let connector = Renewed::new(config, trust, signer)?;
+    let odd = connector.odd();
     let store = settings
         .builder
         .with_credentials(Arc::clone(&credentials) as _)
@@ -67,16 +68,14 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
         .map_err(|error| cloud::unusable(url, &error, HINT))?;
     let client = xml_uploads::Client::new(options, connector, config);
     let uploads = uploads::uploads(&store, settings.base_url.as_deref(), bucket(url), signed, client);
-    let opened = cloud::finish(store, url, settings.storage_class)?.with_pending(uploads, url)?;
+    let opened = cloud::finish(store, url, settings.storage_class, odd)?.with_pending(uploads, url)?;
     Ok(opened.with_origin(move || credentials.origin()))
 }
 
 /// All settings, and the key that counts.
 fn gather(config: &StorageConfig) -> Result<Settings> {
     let mut settings = Settings {
-        builder: GoogleCloudStorageBuilder::new()
-            .with_retry(http::retries(config))
-            .with_http_connector(http::connector(config)),
+        builder: GoogleCloudStorageBuilder::new().with_retry(http::retries(config)),
         client: Client::new(config),
         storage_class: None,
         key_file: None,
@@ -123,12 +122,14 @@ fn gather(config: &StorageConfig) -> Result<Settings> {
 fn made(url: &Url, config: &StorageConfig) -> Result<Made<GcpCredential>> {
     let settings = gather(config)?;
     let mut watch = settings.watch;
-    let authorities = settings.client.trusted().file;
-    authorities.iter().for_each(|file| watch.add(file));
+    let trust = settings.client.trusted();
+    if let Some(file) = &trust.file {
+        watch.add(file);
+    }
     let store = settings
         .builder
-        .with_http_connector(http::connector(config).trusting(authorities))
-        .with_client_options(settings.client.finish()?)
+        .with_http_connector(trust.connector(config)?)
+        .with_client_options(trust.options)
         .with_bucket_name(bucket(url))
         .build()
         .map_err(|error| cloud::unusable(url, &error, HINT))?;

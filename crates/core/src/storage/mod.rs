@@ -11,6 +11,8 @@ mod gcs;
 mod http;
 mod link;
 mod motion;
+mod odd;
+mod parts;
 pub(crate) mod pending;
 mod reader;
 mod renewal;
@@ -45,6 +47,9 @@ pub use pending::{Pending, PendingUpload};
 pub use reader::{PART_BYTES, RangeReader};
 pub use upload::{Upload, UploadTask, Uploaded};
 
+/// More than any folder has: 800 TB of WAL are as many. A listing without an end shall not fill the memory.
+const MOST_OBJECTS: u64 = 50_000_000;
+
 /// A repository's store. Keys are relative to the prefix of its URL. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
@@ -55,6 +60,7 @@ pub struct Store {
     /// The longest that an operation waits while nothing moves.
     deadline: Duration,
     learned: Arc<create::Learned>,
+    odd: Arc<odd::Odd>,
     origin: Option<Origin>,
     /// Of what moves unseen, because the backend cannot tell: what must move in a second, in bytes.
     slowest: u64,
@@ -68,6 +74,8 @@ type Origin = Arc<dyn Fn() -> String + Send + Sync>;
 struct Opened {
     objects: Arc<dyn ObjectStore>,
     pending: Option<pending::BelowPrefix>,
+    /// What was passed over.
+    odd: Arc<odd::Odd>,
     origin: Option<Origin>,
 }
 
@@ -126,6 +134,7 @@ impl Store {
             url: config.url.trim_end_matches('/').to_owned(),
             deadline,
             learned: Arc::default(),
+            odd: opened.odd,
             origin: opened.origin,
             slowest: transfer::SLOWEST,
             flow: Flow::default(),
@@ -140,6 +149,7 @@ impl Store {
             url: url.into(),
             deadline: StorageConfig::REQUEST_TIMEOUT,
             learned: Arc::default(),
+            odd: Arc::default(),
             origin: None,
             slowest: transfer::SLOWEST,
             flow: Flow::default(),
@@ -175,23 +185,33 @@ impl Store {
         self.url.starts_with("file:") || self.url.starts_with("sftp:")
     }
 
-    /// Is anything there that a repository begins with? Without that, "not found" is no answer to believe.
+    /// Is anything there that a repository begins with? Without that, "not found" is no answer to believe. Objects that stand
+    /// for folders, and those of other programs, make no repository.
     pub async fn is_repository(&self) -> Result<bool> {
         if self.size(layout::CLUSTER).await?.is_some() {
             return Ok(true);
         }
         // WAL-G's has no such file, but WAL or backups.
-        for folder in [layout::WAL_FOLDER, layout::BACKUPS_FOLDER] {
-            let mut objects = self.inner.list(Some(&path(folder)));
-            if self
-                .asked("list", folder, async { objects.next().await.transpose() })
-                .await?
-                .is_some()
-            {
-                return Ok(true);
+        let mut found = false;
+        let mut look = |is_ours: bool| {
+            found |= is_ours;
+            if found {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
             }
+        };
+        self.each_while(layout::WAL_FOLDER, |object| {
+            look(layout::wal_of_object(&object.key).is_some())
+        })
+        .await?;
+        if !found {
+            let objects = self.list_shallow(layout::BACKUPS_FOLDER).await?;
+            found = objects
+                .iter()
+                .any(|object| layout::backup_of_sentinel(&object.key).is_some());
         }
-        Ok(false)
+        Ok(found)
     }
 
     /// The error for a store without a repository.
@@ -203,6 +223,12 @@ impl Store {
                      be mounted, or the prefix is another one."
                     .to_owned(),
         }
+    }
+
+    /// Objects that listings of this store have passed over so far, since no key can name them: escaped, for messages. Of
+    /// many not all.
+    pub fn passed_over(&self) -> Vec<String> {
+        self.odd.names()
     }
 
     /// The full URL of an object, for messages.
@@ -261,6 +287,7 @@ impl Store {
     /// What the options ask for, which must not be more than `limit` bytes, and the size of the whole object.
     async fn read(&self, key: &str, options: GetOptions, limit: u64) -> Result<(Bytes, u64)> {
         let path = path(key);
+        let options = http::bounds::content(options);
         let found = self.asked("read", key, self.inner.get_opts(&path, options)).await?;
         let (size, bytes) = (found.meta.size, found.range.end.saturating_sub(found.range.start));
         if bytes > limit {
@@ -285,6 +312,11 @@ impl Store {
             ControlFlow::Continue(())
         })
         .await
+    }
+
+    /// The same until `look` has seen enough.
+    pub async fn each_while(&self, folder: &str, look: impl FnMut(Listed) -> ControlFlow<()>) -> Result<()> {
+        self.visit(folder, self.inner.list(Some(&path(folder))), look).await
     }
 
     /// The same for those whose key comes after `after`, until `look` has seen enough.
@@ -417,10 +449,19 @@ impl Store {
         mut pages: futures::stream::BoxStream<'static, object_store::Result<ObjectMeta>>,
         mut look: impl FnMut(Listed) -> ControlFlow<()>,
     ) -> Result<()> {
+        let mut left = MOST_OBJECTS;
         while let Some(meta) = self
             .asked("list", folder, async { pages.next().await.transpose() })
             .await?
         {
+            left -= 1;
+            if left == 0 {
+                return Err(Error::Store {
+                    operation: "list",
+                    object: self.object_url(folder),
+                    reason: format!("The listing has {MOST_OBJECTS} objects, and goes on."),
+                });
+            }
             if look(listed(meta)).is_break() {
                 break;
             }

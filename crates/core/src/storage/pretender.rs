@@ -17,6 +17,8 @@ pub enum Create {
     Overwrites,
     /// It is refused, as S3 servers do that do not know the header.
     Refused,
+    /// It is refused with a status that may mean anything.
+    Bad,
 }
 
 /// The store.
@@ -47,6 +49,13 @@ impl ObjectStore for Pretender {
         if options.mode == PutMode::Create {
             match self.create {
                 Create::Overwrites => options.mode = PutMode::Overwrite,
+                Create::Bad => {
+                    return Err(object_store::Error::Generic {
+                        store: "pretender",
+                        source: "Server returned non-2xx status code: 400 Bad Request: <Code>InvalidArgument</Code>"
+                            .into(),
+                    });
+                }
                 Create::Refused => {
                     return Err(object_store::Error::Generic {
                         store: "pretender",

@@ -5,6 +5,8 @@ fn a_url_must_name_a_place_and_nothing_else() {
     for url in [
         "s3://bucket",
         "s3://bucket/a/b",
+        "s3://bucket/",
+        "s3://bucket/a/",
         "file:///tmp/x",
         "file:///tmp/with%20space",
     ] {
@@ -19,6 +21,14 @@ fn a_url_must_name_a_place_and_nothing_else() {
         ("ftp://host/path", "scheme \"ftp\" is not supported"),
         ("s3://key:hunter2@bucket/x", "holds more than a place"),
         ("s3://bucket/x?secret=hunter2", "holds more than a place"),
+        ("s3://bucket//prefix", "has an invalid prefix"),
+        ("s3://bucket//", "has an invalid prefix"),
+        ("gs://bucket/x//y", "has an invalid prefix"),
+        ("az://container/x//", "has an invalid prefix"),
+        ("swift://container/x/./y", "has an invalid prefix"),
+        ("s3://bucket/../x", "has an invalid prefix"),
+        ("s3://bucket/x%2F%2Fy", "has an invalid prefix"),
+        ("s3://bucket/x\ty", "has an invalid prefix"),
     ] {
         let error = Store::check_url(url).expect_err(url);
         assert!(error.to_string().contains(says), "{url}: {error}");
@@ -46,6 +56,33 @@ async fn a_directory_keeps_what_it_acknowledged() {
     assert_eq!(store.list("a").await.expect("listed").len(), 1);
     store.delete("a/b").await.expect("deleted");
     store.delete("a/b").await.expect("deleted twice");
+}
+
+/// A repository is what walarchive or WAL-G wrote, not what stands for a folder.
+#[tokio::test]
+async fn folders_and_foreign_files_are_no_repository() {
+    let store = Store::of(Arc::new(object_store::memory::InMemory::new()), "memory:");
+    for key in [
+        "wal_005/README",
+        "wal_005/.keep",
+        "basebackups_005/notes.txt",
+        "basebackups_005/base_1/metadata.json",
+        "other/000000010000000000000003.zst",
+        "walarchive_005/check/1",
+    ] {
+        store.put(key, Bytes::new()).await.expect("written");
+        assert!(!store.is_repository().await.expect("asked"), "{key}");
+    }
+    for key in [
+        "wal_005/000000010000000000000003.lz4",
+        "wal_005/00000002.history.zst",
+        "basebackups_005/base_1_backup_stop_sentinel.json",
+        "walarchive_005/cluster.json",
+    ] {
+        store.put(key, Bytes::new()).await.expect("written");
+        assert!(store.is_repository().await.expect("asked"), "{key}");
+        store.delete(key).await.expect("deleted");
+    }
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetResult, GetResultPayload, ObjectMeta, ObjectStore};
 
 use super::PART_BYTES;
+use super::http::bounds;
 
 /// What a file system must move in a second, in bytes, not to be given up: it does not tell how far it is. A part of 8 MB then
 /// has two minutes, a WAL segment of 16 MB has four.
@@ -41,6 +42,12 @@ pub(super) async fn collect(inner: &dyn ObjectStore, path: &Path, found: GetResu
         let mut broken = None;
         while let Some(chunk) = stream.next().await {
             match chunk {
+                Ok(chunk) if chunk.len() as u64 > wanted.end - wanted.start => {
+                    return Err(lies(format!(
+                        "the store sent more than the {} bytes that it had said",
+                        found.range.end - found.range.start
+                    )));
+                }
                 Ok(chunk) => {
                     wanted.start += chunk.len() as u64;
                     bytes.extend_from_slice(&chunk);
@@ -51,19 +58,33 @@ pub(super) async fn collect(inner: &dyn ObjectStore, path: &Path, found: GetResu
                 }
             }
         }
-        let Some(error) = broken else { return Ok(bytes.freeze()) };
+        let error = match broken {
+            None if wanted.is_empty() => return Ok(bytes.freeze()),
+            Some(error) => error,
+            None => lies(format!(
+                "the store sent {} bytes less than it had said",
+                wanted.end - wanted.start
+            )),
+        };
         empty = if wanted.start == begun_at { empty + 1 } else { 0 };
         if empty > ATTEMPTS_WITHOUT_A_BYTE || wanted.start >= wanted.end {
             return Err(error);
         }
         tokio::time::sleep(PAUSE * empty).await;
         tracing::debug!(object = %path, at = wanted.start, %error, "a download broke and goes on");
-        let rest = GetOptions::new().with_range(Some(wanted.clone()));
+        let rest = bounds::content(GetOptions::new().with_range(Some(wanted.clone())));
         let found = inner.get_opts(path, rest).await?;
         if !is_same(&meta, &found.meta) {
             return Err(error);
         }
         stream = found.into_stream();
+    }
+}
+
+fn lies(text: String) -> object_store::Error {
+    object_store::Error::Generic {
+        store: "store",
+        source: text.into(),
     }
 }
 

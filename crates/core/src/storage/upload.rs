@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Created, PART_BYTES, Store};
+use super::parts::{self, Parts};
+use super::{Created, Store};
 use crate::error::{Error, Result};
 
 /// Parts of one object that are on their way at a time. One more may wait, and one is being filled.
@@ -34,6 +35,9 @@ enum Part {
 /// [`Upload::finish`] gives the upload up.
 pub struct Upload {
     buffer: Vec<u8>,
+    plan: Parts,
+    /// Parts that were handed over.
+    sent: u64,
     parts: mpsc::Sender<Part>,
 }
 
@@ -78,6 +82,8 @@ impl Store {
         let task = tokio::spawn(async move { receive(&store, &key, mode, parts, &cancel).await });
         let upload = Upload {
             buffer: Vec::new(),
+            plan: Parts::UNKNOWN,
+            sent: 0,
             parts: sender,
         };
         (upload, UploadTask(task))
@@ -104,6 +110,12 @@ impl UploadTask {
 }
 
 impl Upload {
+    /// Say, before anything is written, how many bytes the object will have, about and at most. It may become larger; but
+    /// then it takes more memory than it would have needed.
+    pub fn expect(&mut self, bytes: u64) {
+        self.plan = Parts::of(bytes);
+    }
+
     /// Hand the rest over. The object is stored when [`UploadTask::outcome`] says so.
     pub fn finish(mut self) -> io::Result<()> {
         let rest = std::mem::take(&mut self.buffer);
@@ -118,14 +130,17 @@ impl Upload {
 
 impl Write for Upload {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = PART_BYTES as usize - self.buffer.len();
+        let room = self.plan.size(self.sent) as usize - self.buffer.len();
         let taken = bytes.len().min(room);
+        self.buffer.try_reserve(taken)?;
         self.buffer.extend_from_slice(&bytes[..taken]);
         if taken == room {
             // Small objects take little memory; one that fills a part will mostly fill the next.
-            let next = Vec::with_capacity(PART_BYTES as usize);
+            let mut next = Vec::new();
+            next.try_reserve_exact(self.plan.size(self.sent + 1) as usize)?;
             let part = std::mem::replace(&mut self.buffer, next);
             self.send(Part::More(part.into()))?;
+            self.sent += 1;
         }
         Ok(taken)
     }
@@ -196,7 +211,8 @@ async fn send_parts(
             Part::Last(content) => (content, true),
         };
         if !content.is_empty() {
-            wait(store, key, running, IN_FLIGHT - 1, cancel).await?;
+            let in_flight = parts::in_flight(content.len() as u64, IN_FLIGHT);
+            wait(store, key, running, in_flight - 1, cancel).await?;
             size += content.len() as u64;
             count += 1;
             let deadline = store.deadline_for(content.len() as u64);
@@ -292,6 +308,39 @@ async fn next(parts: &mut mpsc::Receiver<Part>, cancel: &CancellationToken) -> R
 mod tests {
     use super::*;
     use crate::config::StorageConfig;
+    use crate::storage::PART_BYTES;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn parts_grow_with_their_number_and_the_object_stays_whole() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(&StorageConfig::new(format!("file://{}", dir.path().display()))).expect("a store");
+        let content: Vec<u8> = (0..100_000_u32).map(|at| (at % 251) as u8).collect();
+        let (sender, mut receiver) = mpsc::channel(1);
+        let (mut upload, task) = store.upload("object", CancellationToken::new());
+        upload.plan = Parts::small(1000, 3, 500);
+        // The same bytes to somebody who looks at the parts.
+        let mut watched = Upload {
+            buffer: Vec::new(),
+            plan: upload.plan,
+            sent: 0,
+            parts: sender,
+        };
+        let expected = content.clone();
+        let produced = tokio::task::spawn_blocking(move || {
+            upload.write_all(&content).and_then(|()| upload.finish())?;
+            watched.write_all(&content).and_then(|()| watched.finish())
+        });
+        let mut sizes = Vec::new();
+        while let Some(Part::More(part) | Part::Last(part)) = receiver.recv().await {
+            sizes.push(part.len());
+        }
+        produced.await.expect("no panic").expect("produced");
+        assert_eq!(sizes[..7], [1000, 1000, 1000, 1000, 1500, 2000, 2500]);
+        assert_eq!(sizes.iter().sum::<usize>(), expected.len());
+        assert_eq!(task.outcome().await.expect("stored"), expected.len() as u64);
+        let read = store.get("object", u64::MAX).await.expect("read").expect("there");
+        assert!(read == expected);
+    }
 
     async fn run(
         store: &Store,

@@ -41,7 +41,8 @@ pub(super) fn parse(text: &str) -> Result<Url> {
     let problem = match url.scheme() {
         "file" if !named && url.path().len() > 1 => return Ok(url),
         "file" => "is not an absolute path",
-        "s3" | "gs" | "az" | "swift" | "sftp" if named => return Ok(url),
+        "s3" | "gs" | "az" | "swift" if named => return check_prefix(text, &url).map(|()| url),
+        "sftp" if named => return Ok(url),
         "s3" | "gs" => "names no bucket",
         "az" | "swift" => "names no container",
         "sftp" => "names no host",
@@ -53,6 +54,29 @@ pub(super) fn parse(text: &str) -> Result<Url> {
         }
     };
     Err(Error::config(format!("storage \"{}\" {problem}", redact(text)), HINT))
+}
+
+/// A prefix must be one that the keys below it can have. The text is looked at as it was written: a URL forgets dots.
+fn check_prefix(text: &str, url: &Url) -> Result<()> {
+    let path = text.split_once("://").and_then(|(_, rest)| rest.split_once('/'));
+    let path = path.map_or("", |(_, path)| path);
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let is_odd = |part: &str| matches!(part, "" | "." | "..") || part.contains(char::is_control);
+    if text.ends_with("//") || (!path.is_empty() && path.split('/').any(is_odd)) {
+        return Err(Error::config(
+            format!("storage \"{}\" has an invalid prefix", redact(text).escape_debug()),
+            "Use a prefix without empty or dotted parts, as in \"s3://bucket/some/prefix\".",
+        ));
+    }
+    prefix(url).map(|_| ())
+}
+
+/// The URL up to the bucket or the container, for messages; up to its end where there is none.
+pub(super) fn place(text: &str) -> String {
+    match Url::parse(text) {
+        Ok(url) if url.has_host() && url.scheme() != "sftp" => format!("{}://{}", url.scheme(), bucket(&url)),
+        _ => text.trim_end_matches('/').to_owned(),
+    }
 }
 
 /// The bucket or container that the URL names.

@@ -118,7 +118,19 @@ async fn what_does_not_pass_by_itself_is_asked_once() {
         site.proxy.set([Fault::status(code).into()]);
         site.proxy.forget();
         let done = each_operation(&store).await;
-        assert_eq!(site.proxy.count(), done.len(), "{code}: {:?}", site.proxy.requests());
+        // What a server may not know, or a user may not do, is tried in the other way once: a create-only write, and the deletion
+        // of many objects.
+        let others = match code {
+            400 => 2,
+            403 => 1,
+            _ => 0,
+        };
+        assert_eq!(
+            site.proxy.count(),
+            done.len() + others,
+            "{code}: {:?}",
+            site.proxy.requests()
+        );
         for (what, took, error) in done {
             assert!(took < SOON, "{code} {what}: {took:?}");
             let absent = code == 404 && matches!(what, "get" | "size" | "delete");

@@ -2,6 +2,7 @@
 //! when the fault is gone the same work succeeds. Times are of the order of magnitude only.
 
 mod answers;
+mod other_ways;
 mod site;
 mod transfers;
 

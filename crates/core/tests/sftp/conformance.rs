@@ -339,3 +339,29 @@ async fn a_named_pipe_is_refused_at_once() {
         "the connection lives"
     );
 }
+
+/// Files that somebody has copied into the repository's directory.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_are_no_keys_are_passed_over() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let dir = TestDir::new();
+    let server = SftpServer::start(&dir);
+    let store = store(&server, "p");
+    store.put("wal_005/good", bytes(10)).await.unwrap();
+    for name in [&b"a\tb"[..], b"\xff\xfe", b"\x1b[1m"] {
+        std::fs::write(server.dir().join("p/wal_005").join(OsStr::from_bytes(name)), "x").unwrap();
+    }
+    for listed in [
+        store.list("wal_005").await.unwrap(),
+        store.list_shallow("wal_005").await.unwrap(),
+    ] {
+        let keys: Vec<_> = listed.iter().map(|object| object.key.as_str()).collect();
+        assert_eq!(keys, ["wal_005/good"]);
+    }
+    let met = store.passed_over();
+    assert_eq!(met.len(), 3, "{met:?}");
+    for name in ["wal_005/a\\tb", "wal_005/\u{fffd}\u{fffd}", "wal_005/\\u{1b}[1m"] {
+        assert!(met.iter().any(|met| met.ends_with(name)), "{name}: {met:?}");
+    }
+}

@@ -1,28 +1,20 @@
 //! The body of a response, which must keep coming.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use object_store::client::{HttpError, HttpErrorKind, HttpResponseBody};
 use tokio::time::{Instant, Sleep};
 
 use crate::storage::motion::{Flow, Motion};
 
-/// The most that is read of a body before its response is handed on, in bytes: a page of a listing, the answer to an upload
-/// and the text of an error are less. object_store asks again for a response that fails, but not for one of whose body the
-/// end is missing.
-const READ_FIRST: u64 = 2 << 20;
-
 /// A body in which no pause is longer than the idle timeout.
 pub(super) struct Answer {
-    /// What was read already.
-    read: VecDeque<Bytes>,
     rest: HttpResponseBody,
     idle_timeout: Duration,
     idle: Pin<Box<Sleep>>,
@@ -35,7 +27,6 @@ impl Answer {
     /// A body that comes bit by bit.
     pub(super) fn stream(body: HttpResponseBody, idle_timeout: Duration) -> Self {
         Answer {
-            read: VecDeque::new(),
             rest: body,
             idle_timeout,
             idle: Box::pin(tokio::time::sleep(idle_timeout)),
@@ -44,23 +35,24 @@ impl Answer {
         }
     }
 
-    /// Reads it first, unless it is large.
-    pub(super) async fn read(body: HttpResponseBody, idle_timeout: Duration) -> Result<Self, HttpError> {
+    /// Read all of a body, or so many bytes of it. The second value is false if more would come. What the server says about
+    /// its length is not believed.
+    pub(super) async fn whole(
+        body: HttpResponseBody,
+        idle_timeout: Duration,
+        limit: usize,
+    ) -> Result<(Bytes, bool), HttpError> {
         let mut answer = Self::stream(body, idle_timeout);
-        let mut bytes = 0;
-        while bytes <= READ_FIRST && bytes + answer.rest.size_hint().lower() <= READ_FIRST {
-            match poll_fn(|cx| answer.poll_rest(cx)).await {
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        bytes += data.len() as u64;
-                        answer.read.push_back(data);
-                    }
-                }
-                Some(Err(error)) => return Err(error),
-                None => break,
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = poll_fn(|cx| answer.poll_rest(cx)).await {
+            let Ok(data) = frame?.into_data() else { continue };
+            let room = limit - bytes.len();
+            bytes.extend_from_slice(&data[..data.len().min(room)]);
+            if data.len() > room {
+                return Ok((bytes.freeze(), false));
             }
         }
-        Ok(answer)
+        Ok((bytes.freeze(), true))
     }
 
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
@@ -96,24 +88,15 @@ impl Body for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        match self.read.pop_front() {
-            Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
-            None => self.poll_rest(cx),
-        }
+        self.poll_rest(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.read.is_empty() && self.rest.is_end_stream()
+        self.rest.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let read: u64 = self.read.iter().map(|data| data.len() as u64).sum();
-        let mut hint = self.rest.size_hint();
-        if let Some(upper) = hint.upper() {
-            hint.set_upper(upper.saturating_add(read));
-        }
-        hint.set_lower(hint.lower().saturating_add(read));
-        hint
+        self.rest.size_hint()
     }
 }
 

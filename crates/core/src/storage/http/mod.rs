@@ -8,16 +8,27 @@
 //! | attempts and the pauses between them | none begins after `patience`, unless the last one took longer than that and moved something |
 //! | an operation of [`Store`](super::Store) | no pause longer than `request_timeout` and `patience` in which nothing moves |
 
+mod addresses;
 mod answer;
+pub(super) mod bounds;
 mod client;
+mod incoming;
+mod listing;
 mod outgoing;
+pub(super) mod pool;
+pub(super) mod redirect;
 mod retry_after;
 mod service;
+mod tls;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::{BackoffConfig, ClientOptions, RetryConfig};
+use rustls::pki_types::CertificateDer;
 
+use self::pool::Pool;
+use super::url::place;
 use crate::config::StorageConfig;
 pub(super) use outgoing::{Outgoing, Sending, Unanswered};
 pub(super) use service::Connector;
@@ -66,11 +77,22 @@ pub(super) fn client_options(config: &StorageConfig) -> ClientOptions {
 /// The way to the network: no attempt waits where nothing moves, `Retry-After` is honoured, and what can be repeated is.
 pub(super) fn connector(config: &StorageConfig) -> Connector {
     Connector {
-        authorities: None,
         request_timeout: config.request_timeout,
         idle_timeout: config.request_timeout.min(IDLE_TIMEOUT),
         patience: config.patience,
+        trusted: Vec::new(),
+        place: place(&config.url),
+        odd: Arc::default(),
     }
+}
+
+/// The connections of a store that is spoken to without object_store, by the same rules.
+pub(super) fn pool(
+    config: &StorageConfig,
+    options: &ClientOptions,
+    trusted: &[CertificateDer<'static>],
+) -> object_store::Result<Pool> {
+    client::pool(options, trusted, config.request_timeout)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! One attempt of one request.
 
 use std::error::Error;
-use std::path::PathBuf;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,12 +13,17 @@ use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse, HttpResponseBody,
     HttpService,
 };
+use reqwest::StatusCode;
+use rustls::pki_types::CertificateDer;
 
 use super::answer::Answer;
-use super::client;
+use super::bounds::{ERROR_BYTES, Kind, TooMuch};
 use super::outgoing::{Outgoing, Unanswered};
-use super::retry_after;
+use super::pool::{Left, Lent, Pool};
+use super::redirect::{Redirected, is_redirection};
+use super::{client, incoming, listing, retry_after};
 use crate::storage::motion::Flow;
+use crate::storage::odd::Odd;
 
 /// Statuses by which a server says that it is busy, or will be back.
 const BUSY: [u16; 2] = [429, 503];
@@ -40,21 +45,17 @@ pub(crate) struct Connector {
     pub(super) idle_timeout: Duration,
     /// The longest that a server may have us wait.
     pub(super) patience: Duration,
-    /// Certificates of authorities that are trusted beside the system's, in PEM form. Read for each client.
-    pub(super) authorities: Option<PathBuf>,
-}
-
-impl Connector {
-    /// The same, but its clients trust the authorities of this file too.
-    pub(crate) fn trusting(self, authorities: Option<PathBuf>) -> Self {
-        Connector { authorities, ..self }
-    }
+    /// Certificates that are trusted beside the system's.
+    pub(in crate::storage) trusted: Vec<CertificateDer<'static>>,
+    /// Where the store's objects are, for messages, and which of them have been passed over.
+    pub(in crate::storage) place: String,
+    pub(in crate::storage) odd: Arc<Odd>,
 }
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         Ok(HttpClient::new(Service {
-            client: client::build(options, self.authorities.as_deref(), self.request_timeout)?,
+            pool: client::pool(options, &self.trusted, self.request_timeout)?,
             limits: self.clone(),
             unanswered: Unanswered::default(),
         }))
@@ -62,10 +63,10 @@ impl HttpConnector for Connector {
 }
 
 #[derive(Debug)]
-struct Service {
-    client: reqwest::Client,
-    limits: Connector,
-    unanswered: Unanswered,
+pub(super) struct Service {
+    pub(super) pool: Pool,
+    pub(super) limits: Connector,
+    pub(super) unanswered: Unanswered,
 }
 
 /// What an attempt that took long may be repeated for, beyond the patience of who retries: a signature holds for a quarter of
@@ -77,7 +78,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 impl Service {
     /// Send the request, and wait for the answer as long as anything moves.
-    async fn attempt(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+    async fn attempt(&self, request: HttpRequest) -> Result<(HttpResponse, Lent), HttpError> {
         let (parts, body) = request.into_parts();
         let (body, sending) = Outgoing::new(pieces(body).await?, &self.unanswered, self.limits.request_timeout);
         let url = parts.uri.to_string();
@@ -88,26 +89,31 @@ impl Service {
             *request.body_mut() = Some(reqwest::Body::wrap(body));
         }
         let quiet = self.limits.request_timeout;
+        let lent = self.pool.lend();
         let answer = tokio::select! {
             biased;
-            answer = self.client.execute(request) => answer.map_err(|error| repeatable(client::error(error)))?,
+            answer = lent.client.execute(request) => answer.map_err(|error| repeatable(incoming::error(error))),
             // Of the kind that object_store tries again whatever the request is: see `repeatable`.
-            () = sending.motion.stopped(quiet) => return Err(HttpError::new(HttpErrorKind::Request, NoAnswer(quiet))),
+            () = sending.motion.stopped(quiet) => Err(HttpError::new(HttpErrorKind::Request, NoAnswer(quiet))),
         };
+        let answer = answer.inspect_err(|_| self.pool.leave(&lent, Left::Silence))?;
         sending.motion.answered();
-        Ok(client::response(answer))
+        if let Some(why) = Left::by(answer.status().as_u16()) {
+            self.pool.leave(&lent, why);
+        }
+        Ok((incoming::response(answer), lent))
     }
 
     /// What took longer than the patience of who retries gets no other attempt from there, and what was slow because the link
     /// is would never be repeated when its connection breaks.
-    async fn persist(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+    async fn persist(&self, request: HttpRequest) -> Result<(HttpResponse, Lent), HttpError> {
         let first = Instant::now();
         let flow = Flow::current();
         loop {
             let (begun, moved) = (Instant::now(), flow.motion.bytes());
             let outcome = self.attempt(request.clone()).await;
             let passing = match &outcome {
-                Ok(response) => matches!(response.status().as_u16(), 408 | 429 | 500..),
+                Ok((response, _)) => matches!(response.status().as_u16(), 408 | 429 | 500..),
                 Err(error) => error.kind() != HttpErrorKind::Unknown,
             };
             let was_slow = begun.elapsed() > self.limits.patience && flow.motion.bytes() > moved;
@@ -139,8 +145,14 @@ async fn pieces(body: HttpRequestBody) -> Result<Vec<Bytes>, HttpError> {
 #[async_trait::async_trait]
 impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let response = self.persist(request).await?;
-        let (parts, body) = response.into_parts();
+        let kind = Kind::of(&request);
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        let (response, lent) = self.persist(request).await?;
+        let failed = |error: HttpError| {
+            self.pool.leave(&lent, Left::Silence);
+            repeatable(error)
+        };
+        let (mut parts, body) = response.into_parts();
         if BUSY.contains(&parts.status.as_u16())
             && let Some(value) = parts.headers.get("retry-after").and_then(|value| value.to_str().ok())
             && let Some(wait) = retry_after::parse(value, Utc::now())
@@ -153,14 +165,70 @@ impl HttpService for Service {
             tokio::time::sleep(wait).await;
         }
         let idle_timeout = self.limits.idle_timeout;
-        // An object has a time, a listing has none. A download knows how to go on from the byte at which it broke.
-        let answer = if parts.status.is_success() && parts.headers.contains_key("last-modified") {
-            Answer::stream(body, idle_timeout)
+        let success = parts.status.is_success();
+        // A download knows how to go on from the byte at which it broke.
+        if success && kind == Kind::Content {
+            let answer = Answer::stream(body, idle_timeout);
+            return Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(answer)));
+        }
+        let limit = if success { kind.limit() } else { ERROR_BYTES };
+        let (mut body, is_all) = Answer::whole(body, idle_timeout, limit).await.map_err(failed)?;
+        if success && !is_all {
+            return Err(HttpError::new(HttpErrorKind::Unknown, TooMuch(limit)));
+        }
+        if success {
+            if let Some(code) = listing::error_code(&body) {
+                let sent_as = parts.status.as_u16();
+                parts.status = StatusCode::from_u16(listing::status_of(&code)).unwrap_or(StatusCode::BAD_REQUEST);
+                body = format!("(sent with the status {sent_as}) {}", readable(&body)).into();
+            } else if kind == Kind::Objects {
+                let page =
+                    listing::sift(&body, &query).map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
+                page.odd
+                    .iter()
+                    .for_each(|name| self.limits.odd.meet(&self.limits.place, name));
+                body = page.body.map_or(body, Into::into);
+            } else if kind == Kind::Deleted {
+                listing::check_deleted(&body).map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
+            }
         } else {
-            Answer::read(body, idle_timeout).await.map_err(repeatable)?
-        };
-        Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(answer)))
+            body = readable(&body).into();
+        }
+        let status = parts.status;
+        let header = |name: &str| parts.headers.get(name)?.to_str().ok();
+        if is_redirection(status.as_u16()) {
+            let redirected = Redirected::new(status, header, &readable(&body));
+            return Err(HttpError::new(HttpErrorKind::Unknown, redirected));
+        }
+        // object_store takes it for an outage, and asks again as long as its patience lasts.
+        if status == StatusCode::NOT_IMPLEMENTED {
+            let text = readable(&body);
+            return Err(HttpError::new(HttpErrorKind::Unknown, NotImplemented { status, text }));
+        }
+        Ok(HttpResponse::from_parts(parts, HttpResponseBody::from(body)))
     }
+}
+
+/// As text that a message may hold.
+fn readable(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let is_harmless = |char: char| !char.is_control() || char.is_ascii_whitespace();
+    text.chars()
+        .map(|char| {
+            if is_harmless(char) {
+                char
+            } else {
+                char::REPLACEMENT_CHARACTER
+            }
+        })
+        .collect()
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the store answered {status}: {text}")]
+struct NotImplemented {
+    status: StatusCode,
+    text: String,
 }
 
 /// object_store repeats a request of which it cannot know whether it was carried out only if it believes that this does no

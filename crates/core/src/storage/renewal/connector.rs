@@ -9,12 +9,15 @@ use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
 };
+use rustls::pki_types::CertificateDer;
 
 use super::verdict::{self, Verdict};
 use super::{Followed, Signer, Watch};
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
+use crate::storage::cloud::certificates;
 use crate::storage::http::{self, Connector};
+use crate::storage::odd::Odd;
 use crate::storage::retry::Retry;
 
 /// Attempts with other credentials, or with a clock that was never accepted, until a denial is believed.
@@ -23,20 +26,25 @@ const BELIEVED_AFTER: u32 = 3;
 /// The pause before an attempt with other credentials.
 const AT_ONCE: Duration = Duration::from_millis(100);
 
-/// The certificates that a client trusts, and how they come into its options.
-#[derive(Clone)]
+/// The certificates that a client trusts, and its other options.
+#[derive(Debug, Clone)]
 pub(in crate::storage) struct Trust {
     /// None if they are the system's.
     pub(in crate::storage) file: Option<PathBuf>,
-    /// Reads the file.
-    pub(in crate::storage) options: Arc<dyn Fn() -> Result<ClientOptions> + Send + Sync>,
+    pub(in crate::storage) options: ClientOptions,
 }
 
-impl fmt::Debug for Trust {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Trust")
-            .field("file", &self.file)
-            .finish_non_exhaustive()
+impl Trust {
+    /// Reads the file.
+    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>> {
+        self.file.as_deref().map_or_else(|| Ok(Vec::new()), certificates)
+    }
+
+    /// The way to the network with the certificates that the file holds now.
+    pub(in crate::storage) fn connector(&self, config: &StorageConfig) -> Result<Connector> {
+        let mut connector = http::connector(config);
+        connector.trusted = self.certificates()?;
+        Ok(connector)
     }
 }
 
@@ -51,18 +59,27 @@ pub(in crate::storage) struct Renewed {
 }
 
 impl Renewed {
-    pub(in crate::storage) fn new(config: &StorageConfig, trust: Trust, signer: Option<Arc<dyn Signer>>) -> Self {
-        Renewed {
-            connector: http::connector(config).trusting(trust.file.clone()),
+    pub(in crate::storage) fn new(
+        config: &StorageConfig,
+        trust: Trust,
+        signer: Option<Arc<dyn Signer>>,
+    ) -> Result<Self> {
+        Ok(Renewed {
+            connector: trust.connector(config)?,
             retry: Retry::new(config),
             trust,
             signer,
-        }
+        })
+    }
+
+    /// What listings pass over.
+    pub(in crate::storage) fn odd(&self) -> Arc<Odd> {
+        self.connector.odd.clone()
     }
 
     /// The client, with the certificates that its file holds then.
-    fn follow(&self, first: HttpClient) -> Result<Followed<HttpClient>> {
-        let (connector, trust) = (self.connector.clone(), self.trust.clone());
+    fn follow(&self, first: HttpClient, options: &ClientOptions) -> Result<Followed<HttpClient>> {
+        let (connector, trust, options) = (self.connector.clone(), self.trust.clone(), options.clone());
         Followed::new("certificates", move |old| {
             let mut watch = Watch::default();
             if let Some(file) = &trust.file {
@@ -71,7 +88,9 @@ impl Renewed {
             if old.is_none() {
                 return Ok((first.clone(), watch));
             }
-            let client = connector.connect(&(trust.options)()?);
+            let mut connector = connector.clone();
+            connector.trusted = trust.certificates()?;
+            let client = connector.connect(&options);
             let client = client.map_err(|error| Error::config(error.to_string(), "Check ca_cert_file."))?;
             Ok((client, watch))
         })
@@ -81,10 +100,12 @@ impl Renewed {
 impl HttpConnector for Renewed {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let client = self.connector.connect(options)?;
-        let client = self.follow(client).map_err(|error| object_store::Error::Generic {
-            store: "HTTP",
-            source: Box::new(error),
-        })?;
+        let client = self
+            .follow(client, options)
+            .map_err(|error| object_store::Error::Generic {
+                store: "HTTP",
+                source: Box::new(error),
+            })?;
         Ok(HttpClient::new(Service {
             with: self.clone(),
             client,

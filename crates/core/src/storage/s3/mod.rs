@@ -4,6 +4,7 @@
 //! `aws_profile` names; `AWS_ACCESS_KEY_ID` in the environment; the profile that `AWS_PROFILE` names; web identity (IRSA);
 //! the profile `default`; the container (ECS, EKS pod identity); the instance (IMDSv2).
 
+mod deletes;
 mod profile;
 mod settings;
 mod uploads;
@@ -17,6 +18,7 @@ use base64::prelude::BASE64_STANDARD;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey as Key, AwsCredential};
 use url::Url;
 
+use self::deletes::Deletes;
 use self::settings::Settings;
 use self::uploads::Bucket;
 use super::renewal::{Made, Renewed, Renewing};
@@ -32,25 +34,28 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
     let settings = gather(url, config)?;
     let place = Bucket::of(&settings, bucket(url));
     let trust = settings.client.trusted();
-    let options = (trust.options)()?;
+    let options = trust.options.clone();
     let credentials = Renewing::new({
         let (url, config) = (url.clone(), config.clone());
         move || made(&url, &config)
     })?;
     let signer = place.signer(&credentials);
-    let connector = Renewed::new(config, trust, signer);
+    let connector = Renewed::new(config, trust, signer)?;
+    let odd = connector.odd();
     let (storage_class, encryption, customer_key) =
         (settings.storage_class, settings.encryption, settings.customer_key);
     let builder = builder(settings.keys, config).with_client_options(options.clone());
     let builder = builder
         .with_http_connector(connector.clone())
         .with_credentials(Arc::clone(&credentials) as _);
-    let store = encrypted(builder, encryption, customer_key)?
-        .with_bucket_name(bucket(url))
+    let builder = encrypted(builder, encryption, customer_key)?.with_bucket_name(bucket(url));
+    let store = builder
+        .clone()
         .build()
         .map_err(|error| cloud::unusable(url, &error, HINT))?;
+    let deletes = Deletes::new(store.clone(), builder, place.name());
     let uploads = place.uploads(&store, Client::new(options, connector, config));
-    let opened = cloud::finish(store, url, storage_class)?.with_pending(uploads, url)?;
+    let opened = cloud::finish(deletes, url, storage_class, odd)?.with_pending(uploads, url)?;
     Ok(opened.with_origin(move || credentials.origin()))
 }
 
@@ -70,9 +75,7 @@ fn gather(url: &Url, config: &StorageConfig) -> Result<Settings> {
 }
 
 fn builder(keys: HashMap<Key, String>, config: &StorageConfig) -> AmazonS3Builder {
-    let builder = AmazonS3Builder::new()
-        .with_retry(http::retries(config))
-        .with_http_connector(http::connector(config));
+    let builder = AmazonS3Builder::new().with_retry(http::retries(config));
     keys.into_iter()
         .fold(builder, |builder, (key, value)| builder.with_config(key, value))
 }
@@ -81,11 +84,13 @@ fn builder(keys: HashMap<Key, String>, config: &StorageConfig) -> AmazonS3Builde
 fn made(url: &Url, config: &StorageConfig) -> Result<Made<AwsCredential>> {
     let settings = gather(url, config)?;
     let mut watch = settings.watch;
-    let authorities = settings.client.trusted().file;
-    authorities.iter().for_each(|file| watch.add(file));
+    let trust = settings.client.trusted();
+    if let Some(file) = &trust.file {
+        watch.add(file);
+    }
     let store = builder(settings.keys, config)
-        .with_http_connector(http::connector(config).trusting(authorities))
-        .with_client_options(settings.client.finish()?)
+        .with_http_connector(trust.connector(config)?)
+        .with_client_options(trust.options)
         .with_bucket_name(bucket(url))
         .build()
         .map_err(|error| cloud::unusable(url, &error, HINT))?;

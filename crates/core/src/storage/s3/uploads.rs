@@ -53,6 +53,11 @@ impl Bucket {
         }
     }
 
+    /// By which it is told from other buckets.
+    pub(super) fn name(&self) -> String {
+        self.url.as_ref().map_or_else(String::new, Url::to_string)
+    }
+
     /// None if requests are not signed.
     pub(super) fn signer(&self, credentials: &Arc<Renewing<AwsCredential>>) -> Option<Arc<dyn Signer>> {
         let version_4 = Version4 {

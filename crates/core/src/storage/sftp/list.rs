@@ -16,6 +16,7 @@ use super::pool::Pool;
 use super::read::meta;
 use super::session::{Attributes, Session};
 use super::temporary::{ABANDONED_AFTER, is_temporary};
+use crate::storage::odd::escaped;
 
 /// Requests for the next entries of one directory that are on their way at a time. A server answers each with some hundred.
 const READ_AHEAD: usize = 4;
@@ -90,8 +91,12 @@ async fn read(pool: &Arc<Pool>, folder: &Path, check_root: bool) -> Result<Folde
             "" => entry.filename.clone(),
             folder => format!("{folder}/{}", entry.filename),
         };
-        // A name that no key can have is nothing of ours.
-        let Ok(key) = Path::parse(&key) else { continue };
+        // A name that no key can have is nothing of ours. The library puts a mark in the place of what is no text.
+        let is_text = !key.contains(char::REPLACEMENT_CHARACTER);
+        let Some(key) = Path::parse(&key).ok().filter(|path| path.as_ref() == key && is_text) else {
+            pool.odd.meet(&pool.path(""), &escaped(key.as_bytes()));
+            continue;
+        };
         let attributes = Attributes::of(&entry.attrs);
         if attributes.is_dir {
             found.folders.push(key);

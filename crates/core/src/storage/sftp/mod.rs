@@ -39,6 +39,7 @@ use super::Opened;
 use super::renewal::Followed;
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
+use crate::storage::odd::Odd;
 
 pub(super) use failure::Failure;
 
@@ -46,9 +47,11 @@ pub(super) use failure::Failure;
 pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
     let (url, config) = (url.clone(), config.clone());
     let settings = follow(move || config::Settings::new(&url, &config, &|name| std::env::var(name).ok()))?;
+    let odd = Arc::<Odd>::default();
     Ok(Opened {
-        objects: Arc::new(store::SftpStore::new(Arc::clone(&settings))),
+        objects: Arc::new(store::SftpStore::new(Arc::clone(&settings), odd.clone())),
         pending: None,
+        odd,
         origin: Some(Arc::new(move || settings.in_use().origin.clone())),
     })
 }

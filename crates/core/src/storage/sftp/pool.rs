@@ -11,6 +11,7 @@ use super::config::Settings;
 use super::connect;
 use super::failure::Failure;
 use super::session::Session;
+use crate::storage::odd::Odd;
 use crate::storage::renewal::Followed;
 use crate::storage::sftp::retry::Retry;
 
@@ -23,6 +24,8 @@ const LEFTOVERS: usize = 1000;
 pub(super) struct Pool {
     /// As they were when the store was opened.
     pub settings: Arc<Settings>,
+    /// What listings pass over.
+    pub odd: Arc<Odd>,
     /// With the credentials as their files have them now.
     followed: Arc<Followed<Settings>>,
     /// The server has let us in.
@@ -41,9 +44,10 @@ struct State {
 }
 
 impl Pool {
-    pub(super) fn new(followed: Arc<Followed<Settings>>) -> Self {
+    pub(super) fn new(followed: Arc<Followed<Settings>>, odd: Arc<Odd>) -> Self {
         Pool {
             settings: followed.in_use(),
+            odd,
             followed,
             was_in: AtomicBool::new(false),
             state: Mutex::default(),

@@ -20,6 +20,7 @@ use super::session::Session;
 use super::temporary::is_temporary;
 use super::write::{self, Publish};
 use super::{list, read};
+use crate::storage::odd::Odd;
 use crate::storage::renewal::Followed;
 
 /// Objects that are being removed at a time.
@@ -34,9 +35,9 @@ pub(super) struct SftpStore {
 }
 
 impl SftpStore {
-    pub(super) fn new(settings: Arc<Followed<Settings>>) -> Self {
+    pub(super) fn new(settings: Arc<Followed<Settings>>, odd: Arc<Odd>) -> Self {
         SftpStore {
-            pool: Arc::new(Pool::new(settings)),
+            pool: Arc::new(Pool::new(settings, odd)),
         }
     }
 }

@@ -33,7 +33,7 @@ struct Site {
 
 impl Site {
     async fn new(server: &SftpServer) -> Self {
-        let pool = Arc::new(Pool::new(settings(server)));
+        let pool = Arc::new(Pool::new(settings(server), Arc::default()));
         let session = pool.session().await.expect("a session");
         let root = server.dir().join("p");
         Site { pool, session, root }
@@ -105,7 +105,7 @@ async fn who_created_a_file_knows_it_although_the_answer_was_lost() {
 async fn temporary_names_are_nobody_elses() {
     let dir = TestDir::new();
     let server = SftpServer::start(&dir);
-    let store = super::store::SftpStore::new(settings(&server));
+    let store = super::store::SftpStore::new(settings(&server), Default::default());
     let site = Site::new(&server).await;
     let name = |target: &str| {
         let mut temporary = Temporary::beside(&site.pool, target);
@@ -126,7 +126,7 @@ async fn temporary_names_are_nobody_elses() {
 async fn copies_and_renames_replace_only_when_they_may() {
     let dir = TestDir::new();
     let server = SftpServer::start(&dir);
-    let store = super::store::SftpStore::new(settings(&server));
+    let store = super::store::SftpStore::new(settings(&server), Default::default());
     server.url("p");
     let (a, b, c) = ("a".into(), "b".into(), "c/d".into());
     store.put(&a, "a".into()).await.expect("put");

@@ -10,6 +10,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use url::Url;
 
 use super::super::http::Sending;
+use super::super::http::pool::Pool;
 use super::super::renewal::Followed;
 use super::super::retry::Attempts;
 use super::exchange::{Answer, Failure, exchange};
@@ -38,7 +39,7 @@ pub(super) struct Session {
 
 pub(super) struct Auth {
     settings: Arc<Followed<Settings>>,
-    http: Arc<Followed<reqwest::Client>>,
+    http: Arc<Followed<Pool>>,
     limit: Duration,
     state: Mutex<State>,
     /// Held by who asks for a token, so that the others wait for that one.
@@ -69,11 +70,7 @@ impl fmt::Debug for Auth {
 }
 
 impl Auth {
-    pub(super) fn new(
-        settings: Arc<Followed<Settings>>,
-        http: Arc<Followed<reqwest::Client>>,
-        limit: Duration,
-    ) -> Self {
+    pub(super) fn new(settings: Arc<Followed<Settings>>, http: Arc<Followed<Pool>>, limit: Duration) -> Self {
         Auth {
             settings,
             http,
@@ -203,7 +200,7 @@ impl Auth {
         headers.insert("x-auth-user", secret_header(user)?);
         headers.insert("x-auth-key", secret_header(key)?);
         let http = self.http.get();
-        let build = || {
+        let build = |http: &reqwest::Client| {
             let get = http.get(url.clone()).headers(headers.clone());
             (get, Sending::nothing())
         };
@@ -228,7 +225,7 @@ impl Auth {
     ) -> Result<Granted, Failure> {
         let url = keystone::tokens_url(&settings.auth_url);
         let http = self.http.get();
-        let build = || {
+        let build = |http: &reqwest::Client| {
             let post = http.post(url.clone());
             let post = post.header(CONTENT_TYPE, "application/json").body(request.clone());
             (post, Sending::nothing())

@@ -7,16 +7,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use object_store::ClientOptions;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Certificate, Method, StatusCode, redirect};
+use reqwest::{Method, StatusCode};
 
-use super::super::PART_BYTES;
+use super::super::http::pool::Pool;
 use super::super::http::{Outgoing, Unanswered};
+use super::super::odd::{Odd, escaped};
 use super::super::renewal::{Followed, Watch};
 use super::super::retry::{Attempts, Retry};
+use super::super::url::place;
+use super::super::{PART_BYTES, cloud, errors, http};
 use super::auth::Auth;
-use super::exchange::{Answer, Failure, causes, exchange};
+use super::exchange::{Answer, Failure, exchange};
 use super::options::Settings;
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
@@ -37,7 +41,7 @@ pub(super) fn encoded(text: &str) -> String {
 }
 
 pub(super) struct Client {
-    http: Arc<Followed<reqwest::Client>>,
+    http: Arc<Followed<Pool>>,
     auth: Auth,
     container: String,
     retry: Retry,
@@ -46,6 +50,8 @@ pub(super) struct Client {
     unanswered: Unanswered,
     /// Something was read from the container or written to it, so a missing object is no missing container.
     container_seen: AtomicBool,
+    place: String,
+    odd: Arc<Odd>,
 }
 
 impl fmt::Debug for Client {
@@ -115,34 +121,17 @@ impl<'a> Call<'a> {
     }
 }
 
-/// A client that trusts the certificates of the file, beside the system's.
-fn http_client(ca_cert_file: Option<&Path>) -> Result<reqwest::Client> {
-    let mut builder = reqwest::Client::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .user_agent(concat!("walarchive/", env!("CARGO_PKG_VERSION")))
-        // Swift redirects nowhere, and the token is not for whoever sends a redirection.
-        .redirect(redirect::Policy::none());
-    if let Some(path) = ca_cert_file {
-        let pem = std::fs::read(path).map_err(|error| {
-            Error::config(
-                format!("could not open ca_cert_file \"{}\": {error}", path.display()),
-                "Put the certificates there, readable for the user of the process, or correct ca_cert_file (OS_CACERT).",
-            )
-        })?;
-        let certificates = Certificate::from_pem_bundle(&pem)
-            .ok()
-            .filter(|found| !found.is_empty());
-        let certificates = certificates.ok_or_else(|| {
-            let message = format!("\"{}\" holds no certificate", path.display());
-            Error::config(
-                message,
-                "ca_cert_file (OS_CACERT) names a file of certificates in PEM format.",
-            )
-        })?;
-        builder = builder.tls_certs_merge(certificates);
-    }
-    builder.build().map_err(|error| {
-        let message = format!("cannot make a client for Swift: {}", causes(error));
+/// Connections that trust the certificates of the file, beside the system's.
+fn pool(config: &StorageConfig, ca_cert_file: Option<&Path>) -> Result<Pool> {
+    let trusted = ca_cert_file.map(cloud::certificates).transpose()?;
+    let options = ClientOptions::new()
+        .with_timeout_disabled()
+        .with_connect_timeout(CONNECT_TIMEOUT)
+        .with_allow_http2()
+        // Which URLs may be without TLS is looked at where they come from.
+        .with_allow_http(true);
+    http::pool(config, &options, &trusted.unwrap_or_default()).map_err(|error| {
+        let message = format!("cannot make a client for Swift: {}", errors::reason(&error));
         Error::config(message, "Check the file named by ca_cert_file (OS_CACERT).")
     })
 }
@@ -150,12 +139,13 @@ fn http_client(ca_cert_file: Option<&Path>) -> Result<reqwest::Client> {
 impl Client {
     pub(super) fn new(container: &str, settings: Arc<Followed<Settings>>, config: &StorageConfig) -> Result<Self> {
         let ca_cert_file = settings.in_use().ca_cert_file.clone();
+        let own = config.clone();
         let http = Arc::new(Followed::new("certificates", move |_| {
             let mut watch = Watch::default();
             if let Some(file) = &ca_cert_file {
                 watch.add(file);
             }
-            Ok((http_client(ca_cert_file.as_deref())?, watch))
+            Ok((pool(&own, ca_cert_file.as_deref())?, watch))
         })?);
         Ok(Client {
             auth: Auth::new(settings, Arc::clone(&http), config.request_timeout),
@@ -165,7 +155,19 @@ impl Client {
             timeout: config.request_timeout,
             unanswered: Unanswered::default(),
             container_seen: AtomicBool::new(false),
+            place: place(&config.url),
+            odd: Arc::default(),
         })
+    }
+
+    /// The listing has a name that is no key.
+    pub(super) fn pass_over(&self, name: &str) {
+        self.odd.meet(&self.place, &escaped(name.as_bytes()));
+    }
+
+    /// What was passed over.
+    pub(super) fn odd(&self) -> Arc<Odd> {
+        self.odd.clone()
     }
 
     pub(super) fn container(&self) -> &str {
@@ -240,7 +242,7 @@ impl Client {
                 call.query
             );
             let http = self.http.get();
-            let build = || {
+            let build = |http: &reqwest::Client| {
                 let request = http.request(call.method.clone(), &url).headers(call.headers.clone());
                 let request = request.header("x-auth-token", session.token.clone());
                 let (body, sending) = Outgoing::new(vec![call.body.clone()], &self.unanswered, limit);

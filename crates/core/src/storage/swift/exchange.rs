@@ -7,11 +7,11 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Request, RequestBuilder, Response, StatusCode};
 
 use super::super::http::Sending;
+use super::super::http::bounds::{ERROR_BYTES, PAGE_BYTES, TooMuch};
+use super::super::http::pool::{Left, Pool};
+use super::super::http::redirect::{Redirected, is_redirection};
 use super::super::motion::Motion;
 use super::super::retry::Attempts;
-
-/// The largest answer that is held as a whole, in bytes. A page of a listing with the longest names has less.
-const BODY_LIMIT: usize = 32 << 20;
 
 /// How much of an error page a message shows, in characters.
 const SHOWN: usize = 300;
@@ -106,33 +106,45 @@ impl Answer {
 /// Send a request, again if need be. All requests of this store may be repeated. An attempt ends when nothing has moved for
 /// `limit`.
 pub(super) async fn exchange(
-    http: &reqwest::Client,
+    http: &Pool,
     attempts: &mut Attempts,
     limit: Duration,
     stream: bool,
-    build: impl Fn() -> (RequestBuilder, Sending),
+    build: impl Fn(&reqwest::Client) -> (RequestBuilder, Sending),
 ) -> Result<Answer, Failure> {
     loop {
-        let (request, sending) = build();
+        let lent = http.lend();
+        let (request, sending) = build(&lent.client);
         let request = request
             .build()
             .map_err(|error| Failure::new(format!("the request cannot be made: {}", causes(error))))?;
         let name = format!("{} {}", request.method(), request.url());
         let answer = tokio::select! {
             biased;
-            answer = once(http, request, &name, stream, &sending.motion) => {
+            answer = once(&lent.client, request, &name, stream, &sending.motion) => {
                 attempts.renew();
                 answer
             }
             () = sending.motion.stopped(limit) => {
-                Err(Failure::new(format!("{name} was not answered within {} ms", limit.as_millis())))
+                let text = format!("{name} was not answered within {} ms", limit.as_millis());
+                Err(Broken::Now(Failure::new(text)))
             }
         };
         drop(sending);
         let (failure, asked) = match answer {
             Ok(answer) if !answer.is_passing() => return Ok(answer),
-            Ok(answer) => (answer.failure(), answer.retry_after()),
-            Err(failure) => (failure, None),
+            Ok(answer) => {
+                if let Some(why) = Left::by(answer.status.as_u16()) {
+                    http.leave(&lent, why);
+                }
+                (answer.failure(), answer.retry_after())
+            }
+            // Another attempt would be sent elsewhere, or be answered by as much, too.
+            Err(Broken::For(failure)) => return Err(failure),
+            Err(Broken::Now(failure)) => {
+                http.leave(&lent, Left::Silence);
+                (failure, None)
+            }
         };
         let Some(pause) = attempts.next_pause(asked) else {
             return Err(match attempts.made() {
@@ -148,14 +160,22 @@ pub(super) async fn exchange(
     }
 }
 
+/// Why an attempt has no answer.
+enum Broken {
+    /// The next one may have.
+    Now(Failure),
+    /// No other one will have.
+    For(Failure),
+}
+
 async fn once(
     http: &reqwest::Client,
     request: Request,
     name: &str,
     stream: bool,
     motion: &Motion,
-) -> Result<Answer, Failure> {
-    let broken = |error| Failure::new(format!("{name} failed: {}", causes(error)));
+) -> Result<Answer, Broken> {
+    let broken = |error| Broken::Now(Failure::new(format!("{name} failed: {}", causes(error))));
     let mut response = http.execute(request).await.map_err(broken)?;
     motion.answered();
     let mut answer = Answer {
@@ -169,17 +189,27 @@ async fn once(
         answer.unread = Some(response);
         return Ok(answer);
     }
+    let success = answer.status.is_success();
+    let limit = if success { PAGE_BYTES } else { ERROR_BYTES };
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(broken)? {
-        if body.len() + chunk.len() > BODY_LIMIT {
-            return Err(Failure::new(format!(
-                "{name} was answered by more than {BODY_LIMIT} bytes"
-            )));
+        let room = limit - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if chunk.len() > room {
+            // The status of an error says the main thing.
+            if success {
+                return Err(Broken::For(Failure::new(format!("{name}: {}", TooMuch(limit)))));
+            }
+            break;
         }
         motion.moved(chunk.len() as u64);
-        body.extend_from_slice(&chunk);
     }
     answer.body = body.freeze();
+    if is_redirection(answer.status.as_u16()) {
+        let text = plain_text(&String::from_utf8_lossy(&answer.body));
+        let redirected = Redirected::new(answer.status, |name| answer.header(name), &text);
+        return Err(Broken::For(Failure::new(format!("{name}: {redirected}"))));
+    }
     Ok(answer)
 }
 
@@ -209,6 +239,7 @@ fn plain_text(page: &str) -> String {
                 inside = false;
                 text.push(' ');
             }
+            _ if !inside && char.is_control() => text.push(' '),
             _ if !inside => text.push(char),
             _ => {}
         }

@@ -7,7 +7,7 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectMeta;
 use object_store::path::Path;
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 
 use super::client::{Call, Client};
@@ -110,7 +110,8 @@ impl Listing {
             call = call.query("delimiter", "/");
         }
         let answer = self.client.ask(call).await?;
-        if answer.body.is_empty() {
+        // An empty success of another kind is no list.
+        if answer.status == StatusCode::NO_CONTENT {
             return Ok(Vec::new());
         }
         serde_json::from_slice(&answer.body).map_err(|error| {
@@ -133,7 +134,11 @@ impl Listing {
         // Names that other programs gave, like the "folder/" of a dashboard, have no key that would lead back to them.
         let location = Path::parse(name).ok().filter(|path| path.as_ref() == name);
         let Some(location) = location else {
-            tracing::debug!(name, "an object is not listed, as its name is no key");
+            // As browsers of stores make them, for folders.
+            let is_folder = |folder: &str| Path::parse(folder).is_ok_and(|path| path.as_ref() == folder);
+            if !name.strip_suffix('/').is_some_and(is_folder) {
+                self.client.pass_over(entry.name());
+            }
             return None;
         };
         let Entry::Object {

@@ -49,10 +49,11 @@ use crate::error::{Error, Result};
 pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
     let settings = settings(config)?;
     let store = store(url, config, Arc::clone(&settings))?;
-    let orphans = store.orphans();
+    let (orphans, odd) = (store.orphans(), store.odd());
     let opened = Opened {
         objects: below_prefix(store, url)?,
         pending: None,
+        odd,
         origin: None,
     };
     Ok(opened

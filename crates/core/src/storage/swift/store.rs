@@ -17,6 +17,7 @@ use object_store::{
 use reqwest::{Method, StatusCode};
 
 use super::super::PART_BYTES;
+use super::super::odd::Odd;
 use super::body::download;
 use super::client::{Call, Client};
 use super::exchange::{Answer, Failure};
@@ -43,6 +44,11 @@ impl SwiftStore {
             page: PAGE,
             manifest_segments: MANIFEST_SEGMENTS,
         }
+    }
+
+    /// What listings passed over.
+    pub(super) fn odd(&self) -> Arc<Odd> {
+        self.client.odd()
     }
 
     /// The uploads that left segments.
