@@ -29,7 +29,7 @@ fn sqlstate(error: &Error) -> PgSqlErrorCode {
         Error::Unsupported { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
         Error::Timeout { .. } => ERRCODE_CONNECTION_DOES_NOT_EXIST,
         Error::Conflict { .. } | Error::BackupExists { .. } => ERRCODE_DUPLICATE_FILE,
-        Error::ForeignRepository { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        Error::ForeignRepository { .. } | Error::NotWriter { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         Error::InvalidWal { .. } | Error::Damaged { .. } | Error::CorruptPages { .. } => ERRCODE_DATA_CORRUPTED,
         Error::Io { source, .. } => match source.kind() {
             std::io::ErrorKind::StorageFull => ERRCODE_DISK_FULL,

@@ -70,6 +70,7 @@ static COMPRESSION: GucSetting<Compression> = GucSetting::<Compression>::new(Com
 static COMPRESSION_LEVEL: GucSetting<i32> = GucSetting::<i32>::new(1);
 static UPLOAD_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(8);
 static ARCHIVE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60);
+static LEASE_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(30);
 static BACKUP_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(4);
 static TAR_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1 << 20);
 static BACKUP_RATE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
@@ -150,6 +151,14 @@ pub fn define() {
         c"The longest that archiving one WAL file may take before it is reported as failed and tried again.",
         c"",
         &ARCHIVE_TIMEOUT,
+        (1, 3600),
+        GucFlags::UNIT_S,
+    );
+    int(
+        c"walarchive.lease_interval",
+        c"How often the server that writes into the repository tells there that it lives.",
+        c"Another one may take its place when it has not done so four times.",
+        &LEASE_INTERVAL,
         (1, 3600),
         GucFlags::UNIT_S,
     );
@@ -298,6 +307,11 @@ pub fn upload_concurrency() -> usize {
 /// `walarchive.archive_timeout`.
 pub fn archive_timeout() -> Duration {
     Duration::from_secs(ARCHIVE_TIMEOUT.get().max(1) as u64)
+}
+
+/// `walarchive.lease_interval`.
+pub fn lease_interval() -> Duration {
+    Duration::from_secs(LEASE_INTERVAL.get().max(1) as u64)
 }
 
 /// `walarchive.backup_concurrency`.

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use pgrx::prelude::*;
 use walarchive_core::wal::WalFileName;
-use walarchive_core::{Error, Result};
+use walarchive_core::{Error, Result, lease};
 
 use super::{bigint, timestamp};
+use crate::bridge;
 use crate::error::or_raise;
 use crate::guc;
 use crate::pg::server;
@@ -51,6 +52,9 @@ fn walarchive_archiver_status() -> TableIterator<
         name!(last_backup_error, Option<String>),
         name!(last_retention, Option<String>),
         name!(last_retention_time, Option<TimestampWithTimeZone>),
+        name!(lease_state, Option<String>),
+        name!(lease_epoch, Option<i64>),
+        name!(lease_holder, Option<String>),
     ),
 > {
     or_raise(shmem::require_preloaded());
@@ -66,6 +70,11 @@ fn walarchive_archiver_status() -> TableIterator<
     };
     let scheduling = *SCHEDULING.share();
     let waiting = or_raise(waiting(&server::data_directory().join("pg_wal")));
+    // Without asking the store: what this server has learned of it.
+    let lease = Some(guc::storage_url()).filter(|url| !url.is_empty()).map(|url| {
+        let url = url.trim_end_matches('/').to_owned();
+        or_raise(lease::status(&server::data_directory(), &url, bridge::situation()))
+    });
     let state = match (worker_pid, uploading) {
         (0, _) => "not running",
         (_, 0) => "idle",
@@ -97,6 +106,9 @@ fn walarchive_archiver_status() -> TableIterator<
         scheduling.trouble.to_option().or(scheduling.last.error.to_option()),
         scheduling.retention.summary.to_option(),
         timestamp(scheduling.retention.ended_us),
+        lease.as_ref().map(|lease| lease.state.to_owned()),
+        lease.as_ref().and_then(|lease| lease.epoch).map(bigint),
+        lease.and_then(|lease| lease.holder),
     ))
 }
 

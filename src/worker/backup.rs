@@ -115,8 +115,9 @@ fn take(begun: &RefCell<Option<(Store, String)>>) -> Result<String> {
         ));
     }
     let archive = bridge::archive(&settings)?;
-    step(async move { archive.claim().await })?;
-    let store = Store::open(&settings.storage.for_backup())?;
+    let claimed = Arc::clone(&archive);
+    step(async move { claimed.claim().await })?;
+    let store = bridge::writable(&archive, Store::open(&settings.storage.for_backup())?);
 
     set_phase(Phase::Checkpoint);
     let (permanent, user_data, started_us) = {

@@ -145,6 +145,7 @@ impl Scheduler {
                 Ok((until - now).to_std().unwrap_or_default().min(RECHECK))
             }
             Decision::Due(reason) => {
+                Self::may_write(&settings)?;
                 publish(Some(schedule.after(now)));
                 self.start(reason);
                 Ok(LIVENESS)
@@ -199,6 +200,20 @@ impl Scheduler {
         let backups = listed.unwrap_or(Err(Error::Cancelled))?;
         self.listed = Instant::now();
         Ok(schedule::newest_backup(&backups, server::identity().system_identifier))
+    }
+
+    /// A backup that may not be written is not begun.
+    fn may_write(settings: &ArchiveSettings) -> Result<()> {
+        let archive = bridge::archive(settings)?;
+        let work = async move {
+            archive.claim().await?;
+            archive.writable().check_fence().await
+        };
+        let asked = bridge::run(work, None, || match process::shutdown_requested() {
+            true => Flow::Stop,
+            false => Flow::Wait,
+        });
+        asked.unwrap_or(Err(Error::Cancelled))
     }
 
     /// Tell the plan what has become of backups.

@@ -12,6 +12,7 @@ use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, Result};
 
 use super::ahead::Ahead;
+use super::lease::Keeper;
 use crate::bridge::{self, Bridge};
 use crate::error;
 use crate::guc::{self, ArchiveSettings};
@@ -32,6 +33,7 @@ pub(super) struct Uploader {
     bridge: &'static Bridge,
     directory: PathBuf,
     ahead: Ahead,
+    lease: Keeper,
     running: HashMap<WalFileName, AbortHandle>,
     sender: Sender<Finished>,
     finished: Receiver<Finished>,
@@ -44,6 +46,7 @@ impl Uploader {
             bridge: Bridge::get(),
             directory: server::data_directory().join("pg_wal"),
             ahead: Ahead::new(),
+            lease: Keeper::new(),
             running: HashMap::new(),
             sender,
             finished,
@@ -56,6 +59,7 @@ impl Uploader {
             if process::reload_requested() {
                 process::reload_configuration();
                 self.ahead.restart();
+                self.lease.restart();
             }
             self.collect();
             self.take_requests();
@@ -68,7 +72,8 @@ impl Uploader {
                 .resumes_in()
                 .unwrap_or(IDLE)
                 .clamp(Duration::from_millis(10), IDLE);
-            self.bridge.wait(Some(wake_in));
+            let lease_in = self.lease.turn(self.bridge);
+            self.bridge.wait(Some(wake_in.min(lease_in)));
         }
         // The archiver uploads again what was under way; an object that was written all the same has the same content.
         for task in self.running.values() {

@@ -11,7 +11,7 @@ use walarchive_core::{Error, Result};
 
 use crate::args::Storage;
 use crate::print::plain;
-use crate::{exit, print, progress, settings};
+use crate::{exit, print, progress, settings, take_over};
 
 /// `delete`.
 #[derive(Debug, clap::Args)]
@@ -51,6 +51,10 @@ struct Common {
     /// Delete. Without it the plan is shown, and nothing else is done.
     #[arg(long)]
     confirm: bool,
+    /// Delete also what another branch of the history needs to be restored that is not older, as that of a server of which this
+    /// one is a copy.
+    #[arg(long)]
+    force: bool,
     /// Print a JSON array with a row for each object.
     #[arg(long)]
     json: bool,
@@ -143,8 +147,12 @@ impl What {
 pub async fn run(args: &Delete) -> Result<ExitCode> {
     let request = args.what.request()?;
     let common = &args.what.words().common;
-    let store = settings::store(&common.storage)?;
-    let plan = retention::draw_up(&store, &request, &[], Utc::now()).await?;
+    let store = match common.confirm {
+        true => take_over::writable(&common.storage).await?,
+        false => settings::store(&common.storage)?,
+    };
+    store.check_fence().await?;
+    let plan = retention::draw_up_for(&store, &request, &[], Utc::now(), common.force).await?;
     plan.notes
         .iter()
         .for_each(|note| eprintln!("walarchive: note: {}", plain(note)));

@@ -45,6 +45,7 @@ pub fn of_usage(error: &clap::Error) -> ExitCode {
         "backup-mark",
         "backup-verify",
         "delete",
+        "take-over",
         "check",
     ];
     let verb = std::env::args_os()

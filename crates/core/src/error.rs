@@ -105,6 +105,16 @@ pub enum Error {
         /// What differs.
         reason: String,
     },
+    /// The repository has another writer than this server, or will have.
+    #[error("{message}")]
+    NotWriter {
+        /// What is refused.
+        message: String,
+        /// Who writes, since when, and what this server is.
+        reason: String,
+        /// The ways out.
+        hint: String,
+    },
     /// A WAL file that must not be archived or restored under its name.
     #[error("\"{file}\" is not a valid WAL file of this cluster")]
     InvalidWal {
@@ -229,6 +239,7 @@ impl Error {
             | Error::Unsupported { reason, .. }
             | Error::ForeignRepository { reason, .. }
             | Error::InvalidWal { reason, .. }
+            | Error::NotWriter { reason, .. }
             | Error::Conflict { reason, .. }
             | Error::BackupExists { reason, .. }
             | Error::CorruptPages { reason, .. }
@@ -241,7 +252,7 @@ impl Error {
     /// What to do about it, as a sentence, for the HINT line.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Error::Config { hint, .. } | Error::NoBackup { hint, .. } => hint.as_str(),
+            Error::Config { hint, .. } | Error::NoBackup { hint, .. } | Error::NotWriter { hint, .. } => hint.as_str(),
             Error::Unauthorized { object, .. } | Error::NoCredentials { object, .. } => credentials_hint(object),
             Error::WrongRegion {
                 region: Some(region), ..

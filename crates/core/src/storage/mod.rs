@@ -6,6 +6,7 @@ mod cloud;
 mod create;
 mod credentials;
 mod errors;
+mod fence;
 mod file;
 mod gcs;
 mod http;
@@ -37,6 +38,7 @@ use crate::error::{Error, Result};
 use crate::layout;
 
 pub use create::{CreateOnly, Created};
+pub use fence::{Fence, Write};
 pub use pending::{Pending, PendingUpload};
 pub use reader::{PART_BYTES, RangeReader};
 pub use upload::{Upload, UploadTask, Uploaded};
@@ -53,6 +55,8 @@ pub struct Store {
     learned: Arc<create::Learned>,
     /// What an operation that moves more must move in a second, in bytes.
     slowest: u64,
+    /// Is asked before each request that changes anything.
+    fence: Option<Arc<dyn Fence>>,
 }
 
 /// What a backend opens.
@@ -114,6 +118,7 @@ impl Store {
             deadline,
             learned: Arc::default(),
             slowest: transfer::SLOWEST,
+            fence: None,
         })
     }
 
@@ -126,6 +131,7 @@ impl Store {
             deadline: StorageConfig::REQUEST_TIMEOUT,
             learned: Arc::default(),
             slowest: transfer::SLOWEST,
+            fence: None,
         }
     }
 
@@ -181,6 +187,7 @@ impl Store {
 
     /// Write an object, over whatever is there.
     pub async fn put(&self, key: &str, content: Bytes) -> Result<()> {
+        self.permitted(Write::Object).await?;
         let path = path(key);
         let deadline = self.deadline_for(content.len() as u64);
         let put = self.inner.put(&path, PutPayload::from(content));
@@ -311,6 +318,7 @@ impl Store {
 
     /// Remove an object; one that is not there is fine.
     pub async fn delete(&self, key: &str) -> Result<()> {
+        self.permitted(Write::Deletion).await?;
         let path = path(key);
         match self.asked("delete", key, self.inner.delete(&path)).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
@@ -322,6 +330,15 @@ impl Store {
     /// is told the index of every one that is gone. Each answer has the deadline of one operation. Up to a thousand make one
     /// request.
     pub async fn delete_many(&self, keys: &[String], mut each: impl FnMut(usize)) -> Result<()> {
+        let at_once = self.deletes_at_once(keys.len());
+        for (index, batch) in keys.chunks(at_once).enumerate() {
+            self.permitted(Write::Deletion).await?;
+            self.delete_batch(batch, |at| each(index * at_once + at)).await?;
+        }
+        Ok(())
+    }
+
+    async fn delete_batch(&self, keys: &[String], mut each: impl FnMut(usize)) -> Result<()> {
         let paths: Vec<object_store::Result<Path>> = keys.iter().map(|key| Ok(path(key))).collect();
         let mut answers = self.inner.delete_stream(futures::stream::iter(paths).boxed());
         // The answers come in the order of the keys.

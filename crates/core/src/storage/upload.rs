@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Created, PART_BYTES, Store};
+use super::{Created, PART_BYTES, Store, Write as Change};
 use crate::error::{Error, Result};
 
 /// Parts of one object that are on their way at a time. One more may wait, and one is being filled.
@@ -154,6 +154,7 @@ async fn receive(
         Part::More(first) => first,
     };
     let path = super::path(key);
+    store.permitted(Change::Object).await?;
     let mut upload = store.asked("write", key, store.inner.put_multipart(&path)).await?;
     let mut running = JoinSet::new();
     let sent = send_parts(store, key, &mut *upload, &mut running, first, parts, cancel).await;
@@ -197,6 +198,7 @@ async fn send_parts(
         };
         if !content.is_empty() {
             wait(store, key, running, IN_FLIGHT - 1, cancel).await?;
+            store.permitted(Change::Object).await?;
             size += content.len() as u64;
             count += 1;
             let deadline = store.deadline_for(content.len() as u64);
@@ -243,6 +245,7 @@ async fn finish(
     if mode == Mode::Keep && store.size(key).await?.is_some() {
         return Ok(Created::Exists);
     }
+    store.permitted(Change::Object).await?;
     complete(store, key, upload, size, parts, cancel)
         .await
         .map(|()| Created::Yes)
