@@ -189,15 +189,14 @@ fn a_failover_waits_for_nobody_and_the_old_primary_is_refused() {
     archive_all(&standby);
     let name = primary.psql("SELECT walarchive_take_over()");
     assert!(name.ends_with(&standby.datadir().display().to_string()), "{name}");
-    standby.psql("INSERT INTO t VALUES (3)");
-    let waiting = standby.switch_wal();
-    wait_message(
-        &standby,
-        0,
-        &["WARNING", "could not archive", REFUSED, "taken over on request"],
-        PATIENCE,
-    );
-    assert!(!standby.is_archived(&waiting));
+    // It learns of that by its next renewal.
+    standby.wait_until("it is refused", PATIENCE, || {
+        standby.switch_wal();
+        standby.log().contains(REFUSED)
+    });
+    let message = wait_message(&standby, 0, &["WARNING", "could not archive", REFUSED], PATIENCE);
+    assert!(message.contains("taken over on request"), "{message}");
+    assert_eq!(standby.psql("SELECT lease_state FROM walarchive_status"), "lost");
 }
 
 /// A copy of the data directory, taken while the server is down for a moment.
@@ -302,4 +301,57 @@ fn a_deletion_that_was_asleep_deletes_nothing_more() {
     assert!(!output.success() && output.stderr.contains(REFUSED), "{output:?}");
     // The batch that was under way comes to its end.
     assert!(left() + 10 >= there, "{} of {there} are left", left());
+}
+
+/// A backup that runs when somebody takes the lease ends, and is none.
+#[test]
+fn a_running_backup_ends_when_the_lease_is_lost() {
+    let site = Site::on_files();
+    let primary = site.primary(&[
+        ("walarchive.lease_interval", "1s"),
+        ("walarchive.backup_rate_limit", "3MB"),
+    ]);
+    archive_all(&primary);
+    let successor = snapshot(&site, &primary);
+    let mut statement = primary.background_psql("SELECT walarchive_backup_push()");
+    primary.wait_until("the backup copies", PATIENCE, || {
+        assert!(statement.is_running(), "the backup is over");
+        primary.psql("SELECT phase FROM walarchive_progress") == "copying files"
+    });
+    run(&mut site.walarchive(&["take-over", "--pgdata", &successor.to_string_lossy()])).expect_success();
+    assert!(statement.is_running(), "the backup was over too soon");
+    let output = statement.wait(PATIENCE);
+    assert!(!output.success() && output.stderr.contains(REFUSED), "{output:?}");
+    let sentinels = site.objects("basebackups_005").into_iter();
+    assert_eq!(sentinels.filter(|key| key.ends_with("_sentinel.json")).count(), 0);
+}
+
+/// The scheduler and retention of a clone do nothing, and say why.
+#[test]
+fn the_schedule_of_a_clone_begins_no_backup() {
+    let site = Site::on_files();
+    let primary = site.primary(&[("walarchive.lease_interval", "1s")]);
+    backup(&primary, "");
+    archive_all(&primary);
+    let target = site.restore("clone", "LATEST", &[]);
+    let clone = Cluster::builder(site.dir(), "clone")
+        .setting("walarchive.backup_schedule", "* * * * * *")
+        .setting("walarchive.retention", "full 1")
+        .attach(&target);
+    clone.wait_promoted(PATIENCE);
+    let message = wait_message(
+        &clone,
+        0,
+        &["WARNING", "backups cannot be scheduled", REFUSED],
+        PATIENCE,
+    );
+    assert!(message.contains("restored by backup-fetch"), "{message}");
+    let error = clone.psql("SELECT last_backup_error FROM walarchive_status");
+    assert!(error.contains(REFUSED), "{error}");
+    assert_eq!(
+        primary.psql("SELECT count(*) FROM walarchive_backups"),
+        "1",
+        "{:?}",
+        site.objects("basebackups_005")
+    );
 }

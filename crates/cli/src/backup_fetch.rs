@@ -64,7 +64,13 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
     if archives {
         let then = seen.as_ref().map(|(lease, at)| (lease, at));
         // A standby is told from a copy by its standby.signal, every other directory by this.
-        lease::mark_restored(&target, args.take_over, store.url(), then)?;
+        if let Err(error) = lease::mark_restored(&target, args.take_over, store.url(), then) {
+            // The directory is complete. Without the mark it is a copy like any other, and waits all the same.
+            if args.take_over {
+                return Err(error);
+            }
+            eprintln!("walarchive: warning: {error}");
+        }
         if !args.archives_never() {
             let seen = holder(&store).await;
             let now = seen.as_ref().map(|(lease, at)| (lease, at));

@@ -284,6 +284,75 @@ async fn no_clock_of_a_host_decides() {
     assert_eq!(epoch(&store).await, 1);
 }
 
+/// `archive_mode = always`: what the holder would write, and nothing of another branch.
+#[tokio::test]
+async fn a_standby_archives_the_history_of_the_holder_only() {
+    let (store, dir, other) = (store(), data_dir(), data_dir());
+    let size = crate::wal::SegmentSize::DEFAULT;
+    let standby = writer(&store, other.path(), 1);
+    let in_recovery = |is_standby| Situation {
+        in_recovery: true,
+        is_standby,
+        ..situation(1)
+    };
+    standby.set_situation(in_recovery(true));
+    let permitted = async |name: &str| standby.permit_standby(&name.parse().expect("a name"), size).await;
+    permitted("000000010000000000000003").await.expect("there is no lease");
+    permit(&store, dir.path(), 2).await.expect("the first");
+    let key = format!("{}/00000002.history", layout::WAL_FOLDER);
+    store.put(&key, "1\t0/5000100\tx\n".into()).await.expect("written");
+    // What it knew is of a moment ago.
+    let standby = writer(&store, other.path(), 1);
+    standby.set_situation(in_recovery(true));
+    let permitted = async |name: &str| standby.permit_standby(&name.parse().expect("a name"), size).await;
+    for name in [
+        "000000020000000000000005",
+        "000000010000000000000004",
+        "00000002.history",
+    ] {
+        permitted(name).await.expect(name);
+    }
+    for name in [
+        "000000010000000000000005",
+        "000000030000000000000005",
+        "00000003.history",
+    ] {
+        let says = reason(permitted(name).await);
+        assert!(says.contains(name) && says.contains("not of the history"), "{says}");
+    }
+    standby.set_situation(in_recovery(false));
+    assert!(reason(permitted("000000020000000000000005").await).contains("is no standby"));
+}
+
+#[tokio::test]
+async fn a_check_names_the_holder_and_a_store_that_overwrites() {
+    let store = Store::of(Arc::new(Pretender::new(Create::Overwrites)), "memory:");
+    let (dir, other) = (data_dir(), data_dir());
+    let row = async |dir: &Path| {
+        let asks = writer(&store, dir, 1);
+        let checks = crate::check::check_lease(&store, Some(&asks), None).await;
+        (checks[0].status, checks[0].detail.clone())
+    };
+    assert!(row(dir.path()).await.1.starts_with("nobody holds the lease yet"));
+    permit(&store, dir.path(), 1).await.expect("the first");
+    let (status, detail) = row(dir.path()).await;
+    assert_eq!(status, crate::check::Status::Ok);
+    assert!(
+        detail.starts_with("this server writes: ") && detail.contains("reads back what he wrote"),
+        "{detail}"
+    );
+    reason(permit(&store, other.path(), 1).await);
+    let (status, detail) = row(other.path()).await;
+    assert_eq!(status, crate::check::Status::Warning);
+    assert!(
+        detail.contains("does not write: ") && detail.contains(&dir.path().display().to_string()),
+        "{detail}"
+    );
+    writer(&store, other.path(), 1).take_over().await.expect("taken over");
+    reason(permit(&store, dir.path(), 1).await);
+    assert_eq!(row(dir.path()).await.0, crate::check::Status::Failed);
+}
+
 #[test]
 fn the_file_of_a_copy_begins_anew() {
     let dir = data_dir();
