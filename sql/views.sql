@@ -1,9 +1,9 @@
 -- What a monitoring user looks at. The functions below the views take their caller's rights, so he needs both.
 
-CREATE VIEW walarchive_backups AS
-    SELECT * FROM walarchive_backup_list();
+CREATE VIEW @extschema@.walarchive_backups AS
+    SELECT * FROM @extschema@.walarchive_backup_list();
 
-CREATE VIEW walarchive_status AS
+CREATE VIEW @extschema@.walarchive_status AS
     SELECT worker_pid,
            worker_state,
            worker_started,
@@ -18,7 +18,7 @@ CREATE VIEW walarchive_status AS
            uploaded_ahead,
            ready_files,
            ready_bytes,
-           clock_timestamp() - oldest_ready AS oldest_ready_age,
+           pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) oldest_ready AS oldest_ready_age,
            last_error,
            last_error_time,
            next_backup,
@@ -31,10 +31,10 @@ CREATE VIEW walarchive_status AS
            lease_state,
            lease_epoch,
            lease_holder
-      FROM walarchive_archiver_status();
+      FROM @extschema@.walarchive_archiver_status();
 
-CREATE VIEW walarchive_progress AS
-    SELECT * FROM walarchive_backup_progress();
+CREATE VIEW @extschema@.walarchive_progress AS
+    SELECT * FROM @extschema@.walarchive_backup_progress();
 
 REVOKE ALL ON FUNCTION walarchive_backup_push(boolean, jsonb, boolean, boolean, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_check() FROM PUBLIC;
@@ -61,4 +61,4 @@ GRANT EXECUTE ON FUNCTION walarchive_recovery_windows() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION walarchive_wal_verify(text[]) TO pg_monitor;
 GRANT EXECUTE ON FUNCTION walarchive_archiver_status() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION walarchive_backup_progress() TO pg_monitor;
-GRANT SELECT ON walarchive_backups, walarchive_status, walarchive_progress TO pg_monitor;
+GRANT SELECT ON @extschema@.walarchive_backups, @extschema@.walarchive_status, @extschema@.walarchive_progress TO pg_monitor;

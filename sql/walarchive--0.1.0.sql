@@ -10,10 +10,10 @@ The ordering of items is not stable, it is driven by a dependency graph.
 -- walarchive::api::status::walarchive_archiver_status
 CREATE  FUNCTION "walarchive_archiver_status"() RETURNS TABLE (
 	"worker_pid" INT,  /* Option < i32 > */
-	"worker_state" TEXT,  /* String */
+	"worker_state" TEXT,  /* SqlText */
 	"worker_started" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
-	"storage" TEXT,  /* Option < String > */
-	"last_archived_wal" TEXT,  /* Option < String > */
+	"storage" TEXT,  /* Option < SqlText > */
+	"last_archived_wal" TEXT,  /* Option < SqlText > */
 	"last_archived_time" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
 	"archived_count" bigint,  /* i64 */
 	"failed_count" bigint,  /* i64 */
@@ -24,18 +24,18 @@ CREATE  FUNCTION "walarchive_archiver_status"() RETURNS TABLE (
 	"ready_files" bigint,  /* i64 */
 	"ready_bytes" bigint,  /* i64 */
 	"oldest_ready" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
-	"last_error" TEXT,  /* Option < String > */
+	"last_error" TEXT,  /* Option < SqlText > */
 	"last_error_time" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
 	"next_backup" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
-	"last_backup_outcome" TEXT,  /* Option < String > */
-	"last_backup_name" TEXT,  /* Option < String > */
+	"last_backup_outcome" TEXT,  /* Option < SqlText > */
+	"last_backup_name" TEXT,  /* Option < SqlText > */
 	"last_backup_time" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
-	"last_backup_error" TEXT,  /* Option < String > */
-	"last_retention" TEXT,  /* Option < String > */
+	"last_backup_error" TEXT,  /* Option < SqlText > */
+	"last_retention" TEXT,  /* Option < SqlText > */
 	"last_retention_time" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
-	"lease_state" TEXT,  /* Option < String > */
+	"lease_state" TEXT,  /* Option < SqlText > */
 	"lease_epoch" bigint,  /* Option < i64 > */
-	"lease_holder" TEXT  /* Option < String > */
+	"lease_holder" TEXT  /* Option < SqlText > */
 )
 STRICT VOLATILE PARALLEL RESTRICTED
 LANGUAGE c /* Rust */
@@ -45,7 +45,7 @@ AS 'MODULE_PATHNAME', 'walarchive_archiver_status_wrapper';
 /* <begin connected objects> */
 -- walarchive::api::list::walarchive_backup_list
 CREATE  FUNCTION "walarchive_backup_list"() RETURNS TABLE (
-	"backup_name" TEXT,  /* String */
+	"backup_name" TEXT,  /* SqlText */
 	"start_time" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
 	"finish_time" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
 	"start_lsn" pg_lsn,  /* Option < PgLsn > */
@@ -53,17 +53,17 @@ CREATE  FUNCTION "walarchive_backup_list"() RETURNS TABLE (
 	"timeline" bigint,  /* Option < i64 > */
 	"uncompressed_size" bigint,  /* i64 */
 	"compressed_size" bigint,  /* i64 */
-	"parent" TEXT,  /* Option < String > */
-	"chain" TEXT[],  /* :: std :: option :: Option < Vec < String > > */
-	"hostname" TEXT,  /* Option < String > */
-	"data_dir" TEXT,  /* Option < String > */
+	"parent" TEXT,  /* Option < SqlText > */
+	"chain" TEXT[],  /* :: std :: option :: Option < Vec < SqlText > > */
+	"hostname" TEXT,  /* Option < SqlText > */
+	"data_dir" TEXT,  /* Option < SqlText > */
 	"pg_version" INT,  /* Option < i32 > */
-	"system_identifier" TEXT,  /* Option < String > */
+	"system_identifier" TEXT,  /* Option < SqlText > */
 	"is_permanent" bool,  /* bool */
-	"user_data" jsonb,  /* Option < JsonB > */
+	"user_data" jsonb,  /* Option < SqlJson > */
 	"corrupt_pages" bigint,  /* Option < i64 > */
 	"restorable" bool,  /* bool */
-	"problem" TEXT  /* Option < String > */
+	"problem" TEXT  /* Option < SqlText > */
 )
 STRICT VOLATILE PARALLEL RESTRICTED
 LANGUAGE c /* Rust */
@@ -73,10 +73,10 @@ AS 'MODULE_PATHNAME', 'walarchive_backup_list_wrapper';
 /* <begin connected objects> */
 -- walarchive::api::mark::walarchive_backup_mark
 CREATE  FUNCTION "walarchive_backup_mark"(
-	"name" TEXT, /* String */
-	"permanent" bool DEFAULT true /* bool */
-) RETURNS SETOF TEXT /* String */
-STRICT VOLATILE PARALLEL UNSAFE
+	"name" TEXT, /* Option < SqlText > */
+	"permanent" bool DEFAULT true /* Option < bool > */
+) RETURNS SETOF TEXT /* SqlText */
+VOLATILE PARALLEL UNSAFE
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'walarchive_backup_mark_wrapper';
 /* </end connected objects> */
@@ -85,8 +85,8 @@ AS 'MODULE_PATHNAME', 'walarchive_backup_mark_wrapper';
 -- walarchive::api::backup::walarchive_backup_progress
 CREATE  FUNCTION "walarchive_backup_progress"() RETURNS TABLE (
 	"pid" INT,  /* Option < i32 > */
-	"backup_name" TEXT,  /* Option < String > */
-	"phase" TEXT,  /* String */
+	"backup_name" TEXT,  /* Option < SqlText > */
+	"phase" TEXT,  /* SqlText */
 	"bytes_done" bigint,  /* i64 */
 	"bytes_total" bigint,  /* i64 */
 	"bytes_stored" bigint,  /* i64 */
@@ -95,7 +95,7 @@ CREATE  FUNCTION "walarchive_backup_progress"() RETURNS TABLE (
 	"bytes_per_second" bigint,  /* Option < i64 > */
 	"started" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
 	"estimated_end" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
-	"waiting_for" TEXT,  /* Option < String > */
+	"waiting_for" TEXT,  /* Option < SqlText > */
 	"corrupt_pages" bigint  /* i64 */
 )
 STRICT VOLATILE PARALLEL RESTRICTED
@@ -106,12 +106,12 @@ AS 'MODULE_PATHNAME', 'walarchive_backup_progress_wrapper';
 /* <begin connected objects> */
 -- walarchive::api::backup::walarchive_backup_push
 CREATE  FUNCTION "walarchive_backup_push"(
-	"permanent" bool DEFAULT false, /* bool */
-	"user_data" jsonb DEFAULT NULL, /* Option < JsonB > */
-	"wait" bool DEFAULT true, /* bool */
-	"full" bool DEFAULT false, /* bool */
-	"delta_from" TEXT DEFAULT NULL /* Option < & str > */
-) RETURNS TEXT /* Option < String > */
+	"permanent" bool DEFAULT false, /* Option < bool > */
+	"user_data" jsonb DEFAULT NULL, /* Option < SqlJson > */
+	"wait" bool DEFAULT true, /* Option < bool > */
+	"full" bool DEFAULT false, /* Option < bool > */
+	"delta_from" TEXT DEFAULT NULL /* Option < SqlText > */
+) RETURNS TEXT /* Option < SqlText > */
 VOLATILE PARALLEL UNSAFE
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'walarchive_backup_push_wrapper';
@@ -120,14 +120,14 @@ AS 'MODULE_PATHNAME', 'walarchive_backup_push_wrapper';
 /* <begin connected objects> */
 -- walarchive::api::verify::walarchive_backup_verify
 CREATE  FUNCTION "walarchive_backup_verify"(
-	"name" TEXT /* & str */
+	"name" TEXT /* Option < SqlText > */
 ) RETURNS TABLE (
-	"what" TEXT,  /* String */
-	"status" TEXT,  /* String */
-	"path" TEXT,  /* String */
-	"detail" TEXT  /* String */
+	"what" TEXT,  /* SqlText */
+	"status" TEXT,  /* SqlText */
+	"path" TEXT,  /* SqlText */
+	"detail" TEXT  /* SqlText */
 )
-STRICT VOLATILE PARALLEL RESTRICTED
+VOLATILE PARALLEL RESTRICTED
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'walarchive_backup_verify_wrapper';
 /* </end connected objects> */
@@ -135,10 +135,10 @@ AS 'MODULE_PATHNAME', 'walarchive_backup_verify_wrapper';
 /* <begin connected objects> */
 -- walarchive::api::check::walarchive_check
 CREATE  FUNCTION "walarchive_check"() RETURNS TABLE (
-	"check_name" TEXT,  /* String */
-	"status" TEXT,  /* String */
-	"detail" TEXT,  /* String */
-	"hint" TEXT,  /* Option < String > */
+	"check_name" TEXT,  /* SqlText */
+	"status" TEXT,  /* SqlText */
+	"detail" TEXT,  /* SqlText */
+	"hint" TEXT,  /* Option < SqlText > */
 	"latency_ms" double precision  /* Option < f64 > */
 )
 STRICT VOLATILE PARALLEL UNSAFE
@@ -149,17 +149,17 @@ AS 'MODULE_PATHNAME', 'walarchive_check_wrapper';
 /* <begin connected objects> */
 -- walarchive::api::delete::walarchive_delete_before
 CREATE  FUNCTION "walarchive_delete_before"(
-	"target" TEXT, /* & str */
-	"mode" TEXT DEFAULT '', /* & str */
-	"confirm" bool DEFAULT false /* bool */
+	"target" TEXT, /* Option < SqlText > */
+	"mode" TEXT DEFAULT '', /* Option < SqlText > */
+	"confirm" bool DEFAULT false /* Option < bool > */
 ) RETURNS TABLE (
-	"what" TEXT,  /* String */
-	"key" TEXT,  /* String */
+	"what" TEXT,  /* SqlText */
+	"key" TEXT,  /* SqlText */
 	"size" bigint,  /* i64 */
-	"why" TEXT,  /* String */
+	"why" TEXT,  /* SqlText */
 	"deleted" bool  /* bool */
 )
-STRICT VOLATILE PARALLEL UNSAFE
+VOLATILE PARALLEL UNSAFE
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'walarchive_delete_before_wrapper';
 /* </end connected objects> */
@@ -167,16 +167,16 @@ AS 'MODULE_PATHNAME', 'walarchive_delete_before_wrapper';
 /* <begin connected objects> */
 -- walarchive::api::delete::walarchive_delete_everything
 CREATE  FUNCTION "walarchive_delete_everything"(
-	"force" bool DEFAULT false, /* bool */
-	"confirm" bool DEFAULT false /* bool */
+	"force" bool DEFAULT false, /* Option < bool > */
+	"confirm" bool DEFAULT false /* Option < bool > */
 ) RETURNS TABLE (
-	"what" TEXT,  /* String */
-	"key" TEXT,  /* String */
+	"what" TEXT,  /* SqlText */
+	"key" TEXT,  /* SqlText */
 	"size" bigint,  /* i64 */
-	"why" TEXT,  /* String */
+	"why" TEXT,  /* SqlText */
 	"deleted" bool  /* bool */
 )
-STRICT VOLATILE PARALLEL UNSAFE
+VOLATILE PARALLEL UNSAFE
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'walarchive_delete_everything_wrapper';
 /* </end connected objects> */
@@ -184,16 +184,16 @@ AS 'MODULE_PATHNAME', 'walarchive_delete_everything_wrapper';
 /* <begin connected objects> */
 -- walarchive::api::delete::walarchive_delete_garbage
 CREATE  FUNCTION "walarchive_delete_garbage"(
-	"what" TEXT DEFAULT '', /* & str */
-	"confirm" bool DEFAULT false /* bool */
+	"what" TEXT DEFAULT '', /* Option < SqlText > */
+	"confirm" bool DEFAULT false /* Option < bool > */
 ) RETURNS TABLE (
-	"what" TEXT,  /* String */
-	"key" TEXT,  /* String */
+	"what" TEXT,  /* SqlText */
+	"key" TEXT,  /* SqlText */
 	"size" bigint,  /* i64 */
-	"why" TEXT,  /* String */
+	"why" TEXT,  /* SqlText */
 	"deleted" bool  /* bool */
 )
-STRICT VOLATILE PARALLEL UNSAFE
+VOLATILE PARALLEL UNSAFE
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'walarchive_delete_garbage_wrapper';
 /* </end connected objects> */
@@ -201,19 +201,19 @@ AS 'MODULE_PATHNAME', 'walarchive_delete_garbage_wrapper';
 /* <begin connected objects> */
 -- walarchive::api::delete::walarchive_delete_gfs
 CREATE  FUNCTION "walarchive_delete_gfs"(
-	"days" INT, /* i32 */
-	"weeks" INT, /* i32 */
-	"months" INT, /* i32 */
-	"years" INT, /* i32 */
-	"confirm" bool DEFAULT false /* bool */
+	"days" INT, /* Option < i32 > */
+	"weeks" INT, /* Option < i32 > */
+	"months" INT, /* Option < i32 > */
+	"years" INT, /* Option < i32 > */
+	"confirm" bool DEFAULT false /* Option < bool > */
 ) RETURNS TABLE (
-	"what" TEXT,  /* String */
-	"key" TEXT,  /* String */
+	"what" TEXT,  /* SqlText */
+	"key" TEXT,  /* SqlText */
 	"size" bigint,  /* i64 */
-	"why" TEXT,  /* String */
+	"why" TEXT,  /* SqlText */
 	"deleted" bool  /* bool */
 )
-STRICT VOLATILE PARALLEL UNSAFE
+VOLATILE PARALLEL UNSAFE
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'walarchive_delete_gfs_wrapper';
 /* </end connected objects> */
@@ -221,16 +221,16 @@ AS 'MODULE_PATHNAME', 'walarchive_delete_gfs_wrapper';
 /* <begin connected objects> */
 -- walarchive::api::delete::walarchive_delete_outside_window
 CREATE  FUNCTION "walarchive_delete_outside_window"(
-	"window" interval, /* Interval */
-	"confirm" bool DEFAULT false /* bool */
+	"window" interval, /* Option < Interval > */
+	"confirm" bool DEFAULT false /* Option < bool > */
 ) RETURNS TABLE (
-	"what" TEXT,  /* String */
-	"key" TEXT,  /* String */
+	"what" TEXT,  /* SqlText */
+	"key" TEXT,  /* SqlText */
 	"size" bigint,  /* i64 */
-	"why" TEXT,  /* String */
+	"why" TEXT,  /* SqlText */
 	"deleted" bool  /* bool */
 )
-STRICT VOLATILE PARALLEL UNSAFE
+VOLATILE PARALLEL UNSAFE
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'walarchive_delete_outside_window_wrapper';
 /* </end connected objects> */
@@ -238,15 +238,15 @@ AS 'MODULE_PATHNAME', 'walarchive_delete_outside_window_wrapper';
 /* <begin connected objects> */
 -- walarchive::api::delete::walarchive_delete_retain
 CREATE  FUNCTION "walarchive_delete_retain"(
-	"count" INT, /* i32 */
-	"mode" TEXT DEFAULT 'FULL', /* & str */
+	"count" INT, /* Option < i32 > */
+	"mode" TEXT DEFAULT 'FULL', /* Option < SqlText > */
 	"after" timestamp with time zone DEFAULT NULL, /* Option < TimestampWithTimeZone > */
-	"confirm" bool DEFAULT false /* bool */
+	"confirm" bool DEFAULT false /* Option < bool > */
 ) RETURNS TABLE (
-	"what" TEXT,  /* String */
-	"key" TEXT,  /* String */
+	"what" TEXT,  /* SqlText */
+	"key" TEXT,  /* SqlText */
 	"size" bigint,  /* i64 */
-	"why" TEXT,  /* String */
+	"why" TEXT,  /* SqlText */
 	"deleted" bool  /* bool */
 )
 VOLATILE PARALLEL UNSAFE
@@ -257,17 +257,17 @@ AS 'MODULE_PATHNAME', 'walarchive_delete_retain_wrapper';
 /* <begin connected objects> */
 -- walarchive::api::delete::walarchive_delete_target
 CREATE  FUNCTION "walarchive_delete_target"(
-	"name" TEXT, /* & str */
-	"mode" TEXT DEFAULT '', /* & str */
-	"confirm" bool DEFAULT false /* bool */
+	"name" TEXT, /* Option < SqlText > */
+	"mode" TEXT DEFAULT '', /* Option < SqlText > */
+	"confirm" bool DEFAULT false /* Option < bool > */
 ) RETURNS TABLE (
-	"what" TEXT,  /* String */
-	"key" TEXT,  /* String */
+	"what" TEXT,  /* SqlText */
+	"key" TEXT,  /* SqlText */
 	"size" bigint,  /* i64 */
-	"why" TEXT,  /* String */
+	"why" TEXT,  /* SqlText */
 	"deleted" bool  /* bool */
 )
-STRICT VOLATILE PARALLEL UNSAFE
+VOLATILE PARALLEL UNSAFE
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'walarchive_delete_target_wrapper';
 /* </end connected objects> */
@@ -280,9 +280,9 @@ CREATE  FUNCTION "walarchive_recovery_windows"() RETURNS TABLE (
 	"end_time" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
 	"start_lsn" pg_lsn,  /* PgLsn */
 	"end_lsn" pg_lsn,  /* PgLsn */
-	"backup_name" TEXT,  /* String */
+	"backup_name" TEXT,  /* SqlText */
 	"backups" bigint,  /* i64 */
-	"missing_after" TEXT  /* Option < String > */
+	"missing_after" TEXT  /* Option < SqlText > */
 )
 STRICT VOLATILE PARALLEL RESTRICTED
 LANGUAGE c /* Rust */
@@ -291,7 +291,7 @@ AS 'MODULE_PATHNAME', 'walarchive_recovery_windows_wrapper';
 
 /* <begin connected objects> */
 -- walarchive::api::lease::walarchive_take_over
-CREATE  FUNCTION "walarchive_take_over"() RETURNS TEXT /* Option < String > */
+CREATE  FUNCTION "walarchive_take_over"() RETURNS TEXT /* Option < SqlText > */
 STRICT VOLATILE PARALLEL UNSAFE
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'walarchive_take_over_wrapper';
@@ -303,14 +303,14 @@ CREATE  FUNCTION "walarchive_wal_show"() RETURNS TABLE (
 	"timeline" bigint,  /* i64 */
 	"parent_timeline" bigint,  /* Option < i64 > */
 	"switch_point" pg_lsn,  /* Option < PgLsn > */
-	"start_segment" TEXT,  /* Option < String > */
-	"end_segment" TEXT,  /* Option < String > */
+	"start_segment" TEXT,  /* Option < SqlText > */
+	"end_segment" TEXT,  /* Option < SqlText > */
 	"segment_range_size" bigint,  /* i64 */
 	"segments_count" bigint,  /* i64 */
-	"missing_segments" TEXT[],  /* Vec < String > */
-	"backups" TEXT[],  /* Vec < String > */
-	"status" TEXT,  /* String */
-	"damaged_history" TEXT  /* Option < String > */
+	"missing_segments" TEXT[],  /* Vec < SqlText > */
+	"backups" TEXT[],  /* Vec < SqlText > */
+	"status" TEXT,  /* SqlText */
+	"damaged_history" TEXT  /* Option < SqlText > */
 )
 STRICT VOLATILE PARALLEL RESTRICTED
 LANGUAGE c /* Rust */
@@ -320,18 +320,18 @@ AS 'MODULE_PATHNAME', 'walarchive_wal_show_wrapper';
 /* <begin connected objects> */
 -- walarchive::api::verify::walarchive_wal_verify
 CREATE  FUNCTION "walarchive_wal_verify"(
-	"checks" VARIADIC TEXT[] DEFAULT '{integrity,timeline}' /* VariadicArray < '_, String > */
+	"checks" VARIADIC TEXT[] DEFAULT '{integrity,timeline}' /* :: std :: option :: Option < VariadicArray < '_, SqlText > > */
 ) RETURNS TABLE (
-	"check" TEXT,  /* String */
-	"status" TEXT,  /* String */
+	"check" TEXT,  /* SqlText */
+	"status" TEXT,  /* SqlText */
 	"timeline" bigint,  /* Option < i64 > */
-	"start_segment" TEXT,  /* Option < String > */
-	"end_segment" TEXT,  /* Option < String > */
+	"start_segment" TEXT,  /* Option < SqlText > */
+	"end_segment" TEXT,  /* Option < SqlText > */
 	"segments_count" bigint,  /* Option < i64 > */
-	"segment_status" TEXT,  /* Option < String > */
-	"detail" TEXT  /* Option < String > */
+	"segment_status" TEXT,  /* Option < SqlText > */
+	"detail" TEXT  /* Option < SqlText > */
 )
-STRICT VOLATILE PARALLEL RESTRICTED
+VOLATILE PARALLEL RESTRICTED
 LANGUAGE c /* Rust */
 AS 'MODULE_PATHNAME', 'walarchive_wal_verify_wrapper';
 /* </end connected objects> */
@@ -340,10 +340,10 @@ AS 'MODULE_PATHNAME', 'walarchive_wal_verify_wrapper';
 -- finalize
 -- What a monitoring user looks at. The functions below the views take their caller's rights, so he needs both.
 
-CREATE VIEW walarchive_backups AS
-    SELECT * FROM walarchive_backup_list();
+CREATE VIEW @extschema@.walarchive_backups AS
+    SELECT * FROM @extschema@.walarchive_backup_list();
 
-CREATE VIEW walarchive_status AS
+CREATE VIEW @extschema@.walarchive_status AS
     SELECT worker_pid,
            worker_state,
            worker_started,
@@ -358,7 +358,7 @@ CREATE VIEW walarchive_status AS
            uploaded_ahead,
            ready_files,
            ready_bytes,
-           clock_timestamp() - oldest_ready AS oldest_ready_age,
+           pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) oldest_ready AS oldest_ready_age,
            last_error,
            last_error_time,
            next_backup,
@@ -371,10 +371,10 @@ CREATE VIEW walarchive_status AS
            lease_state,
            lease_epoch,
            lease_holder
-      FROM walarchive_archiver_status();
+      FROM @extschema@.walarchive_archiver_status();
 
-CREATE VIEW walarchive_progress AS
-    SELECT * FROM walarchive_backup_progress();
+CREATE VIEW @extschema@.walarchive_progress AS
+    SELECT * FROM @extschema@.walarchive_backup_progress();
 
 REVOKE ALL ON FUNCTION walarchive_backup_push(boolean, jsonb, boolean, boolean, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_check() FROM PUBLIC;
@@ -401,6 +401,6 @@ GRANT EXECUTE ON FUNCTION walarchive_recovery_windows() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION walarchive_wal_verify(text[]) TO pg_monitor;
 GRANT EXECUTE ON FUNCTION walarchive_archiver_status() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION walarchive_backup_progress() TO pg_monitor;
-GRANT SELECT ON walarchive_backups, walarchive_status, walarchive_progress TO pg_monitor;
+GRANT SELECT ON @extschema@.walarchive_backups, @extschema@.walarchive_status, @extschema@.walarchive_progress TO pg_monitor;
 /* </end connected objects> */
 

@@ -1,9 +1,10 @@
 //! Core's errors as server messages: SQLSTATE, message, DETAIL and HINT.
 
 use pgrx::{PgLogLevel, PgSqlErrorCode, ereport};
-use walarchive_core::Error;
 use walarchive_core::backup::CorruptPages;
+use walarchive_core::{Error, printable};
 
+use crate::pg::text::message;
 use crate::pg::{CaughtError, ErrorReport};
 use crate::shmem::{Failure, Text};
 
@@ -29,7 +30,9 @@ fn sqlstate(error: &Error) -> PgSqlErrorCode {
         Error::Unsupported { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
         Error::Timeout { .. } => ERRCODE_CONNECTION_DOES_NOT_EXIST,
         Error::Conflict { .. } | Error::BackupExists { .. } => ERRCODE_DUPLICATE_FILE,
-        Error::ForeignRepository { .. } | Error::NotWriter { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        Error::ForeignRepository { .. } | Error::OtherSegmentSize { .. } | Error::NotWriter { .. } => {
+            ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+        }
         Error::InvalidWal { .. } | Error::Damaged { .. } | Error::CorruptPages { .. } => ERRCODE_DATA_CORRUPTED,
         Error::Io { source, .. } => match source.kind() {
             std::io::ErrorKind::StorageFull => ERRCODE_DISK_FULL,
@@ -92,13 +95,15 @@ impl From<&CaughtError> for Failure {
     }
 }
 
-fn report(failure: &Failure, message: String) -> ErrorReport {
-    let mut report = ErrorReport::new(PgSqlErrorCode::from(failure.sqlstate as isize), message, "walarchive");
+fn report(failure: &Failure, text: String) -> ErrorReport {
+    let shown = |text: &str| message(text).into_owned();
+    let sqlstate = PgSqlErrorCode::from(failure.sqlstate as isize);
+    let mut report = ErrorReport::new(sqlstate, shown(&text), "walarchive");
     if let Some(detail) = failure.detail.to_option() {
-        report = report.set_detail(detail);
+        report = report.set_detail(shown(&detail));
     }
     if let Some(hint) = failure.hint.to_option() {
-        report = report.set_hint(hint);
+        report = report.set_hint(shown(&hint));
     }
     report
 }
@@ -124,8 +129,14 @@ pub fn or_raise<T>(result: Result<T, Error>) -> T {
     result.unwrap_or_else(|error| raise(&Failure::from(&error)))
 }
 
+/// A NOTICE to the client.
+pub fn notice(text: &str) {
+    pgrx::notice!("{}", message(text));
+}
+
 /// A line of core's for the server's log.
 pub fn log_line(severity: Severity, text: &str) {
+    let text = message(&printable::line(text)).into_owned();
     match severity {
         Severity::Warning => ereport!(
             PgLogLevel::WARNING,

@@ -25,6 +25,7 @@ pgrx::pg_module_magic!();
 #[pg_guard]
 #[allow(non_snake_case)]
 pub extern "C-unwind" fn _PG_init() {
+    pg::process::disable_backtraces();
     guc::define();
     if pg::server::preloading() {
         pg_shmem_init!(ARCHIVING = shmem::initial_archiving());

@@ -1,18 +1,20 @@
 //! `walarchive_backup_push` and `walarchive_progress`.
 
+use std::ffi::c_int;
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
-use pgrx::JsonB;
 use pgrx::bgworkers::{BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::prelude::*;
 use walarchive_core::Error;
 
-use super::{bigint, timestamp};
+use super::{bigint, required, timestamp};
 use crate::error::{self, or_raise, raise};
 use crate::guc::ArchiveSettings;
-use crate::pg::backup_worker::{self, Database};
+use crate::pg::backup_worker;
 use crate::pg::latch::{self, Latch};
-use crate::pg::{process, server};
+use crate::pg::text::{SqlJson, SqlText};
+use crate::pg::{Datum, process, server};
 use crate::shmem::{self, BACKUP, BackupJob, Kind, NAME_BYTES, Phase, Text, USER_DATA_BYTES, Wanted, now_us};
 
 /// A worker that dies without a word is noticed at the latest after this.
@@ -20,6 +22,9 @@ const LIVENESS: Duration = Duration::from_secs(1);
 
 /// The first notice that the backup waits for WAL comes after this, the others at twice the distance each.
 const FIRST_NOTICE: Duration = Duration::from_secs(5);
+
+/// The longest that a statement waits for the deletion after its backup, which is complete.
+const RETENTION: Duration = Duration::from_secs(30);
 
 /// The longest that a cancelled statement waits for its backup to clean up.
 const CLEANUP: Duration = Duration::from_secs(75);
@@ -33,14 +38,16 @@ const CLEANUP: Duration = Duration::from_secs(75);
 /// cancelled.
 #[pg_extern(volatile, parallel_unsafe)]
 fn walarchive_backup_push(
-    permanent: default!(bool, "false"),
-    user_data: default!(Option<JsonB>, "NULL"),
-    wait: default!(bool, "true"),
-    full: default!(bool, "false"),
-    delta_from: default!(Option<&str>, "NULL"),
-) -> Option<String> {
+    permanent: default!(Option<bool>, "false"),
+    user_data: default!(Option<SqlJson>, "NULL"),
+    wait: default!(Option<bool>, "true"),
+    full: default!(Option<bool>, "false"),
+    delta_from: default!(Option<SqlText>, "NULL"),
+) -> Option<SqlText> {
+    let (permanent, wait) = (required("permanent", permanent), required("wait", wait));
+    let full = required("full", full);
     or_raise(shmem::require_preloaded());
-    let kind = or_raise(kind(full, delta_from));
+    let kind = or_raise(kind(full, delta_from.as_ref().map(|name| name.0.as_str())));
     // What is wrong with the settings is said here, not by a worker later.
     or_raise(ArchiveSettings::current());
     if !server::in_recovery() && !server::is_archive_library() {
@@ -66,12 +73,12 @@ fn walarchive_backup_push(
         requester: if wait { Latch::mine() } else { Latch::NONE },
     };
     let number = shmem::reserve(wanted).unwrap_or_else(|running| raise(&running));
-    let worker = or_raise(backup_worker::launch(number, Database::Mine));
+    let worker = or_raise(backup_worker::launch(number));
     if !wait {
         notice!("the backup runs in the background; see walarchive_progress and walarchive_backups");
         return None;
     }
-    Some(wait_for(number, &worker))
+    Some(wait_for(number, &worker).into())
 }
 
 fn kind(full: bool, delta_from: Option<&str>) -> Result<Kind, Error> {
@@ -91,6 +98,7 @@ fn kind(full: bool, delta_from: Option<&str>) -> Result<Kind, Error> {
 }
 
 fn wait_for(number: u64, worker: &DynamicBackgroundWorker) -> String {
+    let _waiting = Waiting::begin(number);
     let mut notices = Notices::new();
     loop {
         let job = *BACKUP.share();
@@ -98,22 +106,31 @@ fn wait_for(number: u64, worker: &DynamicBackgroundWorker) -> String {
             notices.tell_choice(&job);
         }
         match job.phase {
+            // Another one has begun since, so this one ended while nobody looked.
             _ if job.number != number => or_raise(Err(Error::Cancelled)),
-            Phase::Done => {
-                if job.warning.message != Text::EMPTY {
-                    error::notify(&job.warning);
-                }
-                return job.name.as_str().to_owned();
-            }
+            Phase::Done => return succeeded(&job),
             Phase::Failed => raise(&job.failure),
+            Phase::Retention if notices.since_complete() > RETENTION => {
+                notice!(
+                    "backup \"{}\" is complete; walarchive.retention is still being applied in the background",
+                    job.name.as_str()
+                );
+                return succeeded(&job);
+            }
             _ => {}
         }
         if job.worker_pid == 0 && matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped)) {
             backup_worker::never_started(number);
             continue;
         }
-        if process::cancel_pending() {
+        if process::cancel_pending() && !process::die_pending() {
             cancel(number);
+            let job = *BACKUP.share();
+            if job.number == number && job.complete {
+                notice!("the cancel came too late: backup \"{}\" is complete", job.name.as_str());
+                process::forget_cancel();
+                return succeeded(&job);
+            }
         }
         // A cancelled statement ends here; and so does a terminated session, whose backup goes on.
         process::check_for_interrupts();
@@ -122,7 +139,15 @@ fn wait_for(number: u64, worker: &DynamicBackgroundWorker) -> String {
     }
 }
 
-/// The statement was cancelled: end the backup, and wait until it has cleaned up. No interrupt is served meanwhile.
+fn succeeded(job: &BackupJob) -> String {
+    if job.warning.message != Text::EMPTY {
+        error::notify(&job.warning);
+    }
+    job.name.as_str().to_owned()
+}
+
+/// The statement was cancelled: end the backup, and wait until it has cleaned up. No interrupt is served meanwhile. Of a backup
+/// that is complete nothing but the deletion after it is ended, and nobody waits for that.
 fn cancel(number: u64) {
     let worker = {
         let mut job = BACKUP.exclusive();
@@ -137,7 +162,7 @@ fn cancel(number: u64) {
     while Instant::now() < deadline {
         let running = {
             let job = BACKUP.share();
-            job.number == number && job.phase.is_running()
+            job.number == number && job.phase.is_running() && !job.complete
         };
         if !running {
             return;
@@ -147,11 +172,41 @@ fn cancel(number: u64) {
     warning!("the backup has been told to end, and is still removing what it has stored");
 }
 
+/// While it lives, this session waits for a backup, and tells its client and the log how that ended.
+struct Waiting(u64);
+
+impl Waiting {
+    fn begin(number: u64) -> Self {
+        static AT_EXIT: Once = Once::new();
+        // The session may end without coming back here.
+        AT_EXIT.call_once(|| process::at_exit(forget_at_exit));
+        Waiting(number)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        shmem::forget_requester(self.0);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn forget_at_exit(_code: c_int, _argument: Datum) {
+    let (number, requester) = {
+        let job = BACKUP.share();
+        (job.number, job.requester)
+    };
+    if requester == Latch::mine() {
+        shmem::forget_requester(number);
+    }
+}
+
 /// Tells the client which kind of backup it is, if there was a choice, and that waiting for WAL takes long, without filling its
 /// screen.
 struct Notices {
     choice_is_told: bool,
     waiting_since: Option<Instant>,
+    complete_since: Option<Instant>,
     next_after: Duration,
 }
 
@@ -160,6 +215,7 @@ impl Notices {
         Notices {
             choice_is_told: false,
             waiting_since: None,
+            complete_since: None,
             next_after: FIRST_NOTICE,
         }
     }
@@ -168,13 +224,19 @@ impl Notices {
         if !self.choice_is_told
             && let Some(choice) = job.choice.to_option()
         {
-            notice!("{choice}");
+            error::notice(&choice);
             self.choice_is_told = true;
         }
     }
 
+    /// To be asked only about a backup that is complete: for how long it is known to be so.
+    fn since_complete(&mut self) -> Duration {
+        self.complete_since.get_or_insert_with(Instant::now).elapsed()
+    }
+
     fn look(&mut self, job: &BackupJob) {
-        if job.phase != Phase::WaitingForWal {
+        // Before the first look into the archive it is not known for what it waits.
+        if job.phase != Phase::WaitingForWal || job.waiting_for == Text::EMPTY {
             return;
         }
         let waited = self.waiting_since.get_or_insert_with(Instant::now).elapsed();
@@ -207,8 +269,8 @@ fn walarchive_backup_progress() -> TableIterator<
     'static,
     (
         name!(pid, Option<i32>),
-        name!(backup_name, Option<String>),
-        name!(phase, String),
+        name!(backup_name, Option<SqlText>),
+        name!(phase, SqlText),
         name!(bytes_done, i64),
         name!(bytes_total, i64),
         name!(bytes_stored, i64),
@@ -217,7 +279,7 @@ fn walarchive_backup_progress() -> TableIterator<
         name!(bytes_per_second, Option<i64>),
         name!(started, Option<TimestampWithTimeZone>),
         name!(estimated_end, Option<TimestampWithTimeZone>),
-        name!(waiting_for, Option<String>),
+        name!(waiting_for, Option<SqlText>),
         name!(corrupt_pages, i64),
     ),
 > {
@@ -236,8 +298,8 @@ fn walarchive_backup_progress() -> TableIterator<
     });
     TableIterator::once((
         Some(job.worker_pid).filter(|pid| *pid != 0),
-        job.name.to_option(),
-        job.phase.name().to_owned(),
+        job.name.to_option().map(SqlText),
+        job.phase.name().into(),
         bigint(job.work.bytes_done),
         bigint(job.work.bytes_total),
         bigint(job.work.bytes_stored),
@@ -248,7 +310,8 @@ fn walarchive_backup_progress() -> TableIterator<
         end.and_then(timestamp),
         job.waiting_for
             .to_option()
-            .filter(|_| job.phase == Phase::WaitingForWal),
+            .filter(|_| job.phase == Phase::WaitingForWal)
+            .map(SqlText),
         bigint(job.work.corrupt_pages),
     ))
 }

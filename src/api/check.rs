@@ -9,6 +9,7 @@ use super::LOOK;
 use crate::bridge::{self, Flow};
 use crate::error::or_raise;
 use crate::guc::ArchiveSettings;
+use crate::pg::text::SqlText;
 use crate::pg::{process, server};
 use crate::shmem::{self, ARCHIVING};
 
@@ -19,10 +20,10 @@ use crate::shmem::{self, ARCHIVING};
 fn walarchive_check() -> TableIterator<
     'static,
     (
-        name!(check_name, String),
-        name!(status, String),
-        name!(detail, String),
-        name!(hint, Option<String>),
+        name!(check_name, SqlText),
+        name!(status, SqlText),
+        name!(detail, SqlText),
+        name!(hint, Option<SqlText>),
         name!(latency_ms, Option<f64>),
     ),
 > {
@@ -39,8 +40,8 @@ fn walarchive_check() -> TableIterator<
     }
     TableIterator::new(checks.into_iter().map(|check| {
         let latency = check.latency_ms();
-        let (name, status) = (check.name.to_owned(), check.status.as_str().to_owned());
-        (name, status, check.detail, check.hint, latency)
+        let (name, status) = (check.name.into(), check.status.as_str().into());
+        (name, status, check.detail.into(), check.hint.map(SqlText), latency)
     }))
 }
 

@@ -6,168 +6,174 @@ use tokio_util::sync::CancellationToken;
 use walarchive_core::retention::{self, Gfs, Mode, Progress, Request, Row, Span};
 use walarchive_core::{Error, Result, cluster};
 
-use super::{bigint, in_archive};
-use crate::error::or_raise;
+use super::{bigint, in_archive, required};
+use crate::error::{self, or_raise};
 use crate::pg::server;
+use crate::pg::text::{SqlText, message};
 use crate::shmem::{self, BACKUP};
 
 /// One row of a plan.
-type Shown = (String, String, i64, String, bool);
+type Shown = (SqlText, SqlText, i64, SqlText, bool);
 
 /// Keep the newest backups, and what they need.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity)]
 fn walarchive_delete_retain(
-    count: i32,
-    mode: default!(&str, "'FULL'"),
+    count: Option<i32>,
+    mode: default!(Option<SqlText>, "'FULL'"),
     after: default!(Option<TimestampWithTimeZone>, "NULL"),
-    confirm: default!(bool, "false"),
+    confirm: default!(Option<bool>, "false"),
 ) -> TableIterator<
     'static,
     (
-        name!(what, String),
-        name!(key, String),
+        name!(what, SqlText),
+        name!(key, SqlText),
         name!(size, i64),
-        name!(why, String),
+        name!(why, SqlText),
         name!(deleted, bool),
     ),
 > {
+    let (count, mode) = (required("count", count), required("mode", mode));
     let request = mode
+        .0
         .parse()
         .and_then(|mode: Mode| Request::retain(i64::from(count), mode, after.map(utc)));
-    TableIterator::new(delete(request, confirm))
+    TableIterator::new(delete(request, required("confirm", confirm)))
 }
 
 /// Delete what is older than a backup or a time.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity)]
 fn walarchive_delete_before(
-    target: &str,
-    mode: default!(&str, "''"),
-    confirm: default!(bool, "false"),
+    target: Option<SqlText>,
+    mode: default!(Option<SqlText>, "''"),
+    confirm: default!(Option<bool>, "false"),
 ) -> TableIterator<
     'static,
     (
-        name!(what, String),
-        name!(key, String),
+        name!(what, SqlText),
+        name!(key, SqlText),
         name!(size, i64),
-        name!(why, String),
+        name!(why, SqlText),
         name!(deleted, bool),
     ),
 > {
-    let request = find_full(mode).and_then(|find_full| {
+    let (SqlText(target), mode) = (required("target", target), required("mode", mode));
+    let request = find_full(&mode).and_then(|find_full| {
         Ok(Request::Before {
             target: target.parse()?,
             find_full,
         })
     });
-    TableIterator::new(delete(request, confirm))
+    TableIterator::new(delete(request, required("confirm", confirm)))
 }
 
 /// Delete one backup and what depends on it. WAL is not touched.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity)]
 fn walarchive_delete_target(
-    name: &str,
-    mode: default!(&str, "''"),
-    confirm: default!(bool, "false"),
+    name: Option<SqlText>,
+    mode: default!(Option<SqlText>, "''"),
+    confirm: default!(Option<bool>, "false"),
 ) -> TableIterator<
     'static,
     (
-        name!(what, String),
-        name!(key, String),
+        name!(what, SqlText),
+        name!(key, SqlText),
         name!(size, i64),
-        name!(why, String),
+        name!(why, SqlText),
         name!(deleted, bool),
     ),
 > {
-    let request = find_full(mode).map(|find_full| Request::Target {
-        name: name.to_owned(),
-        find_full,
-    });
-    TableIterator::new(delete(request, confirm))
+    let (SqlText(name), mode) = (required("name", name), required("mode", mode));
+    let request = find_full(&mode).map(|find_full| Request::Target { name, find_full });
+    TableIterator::new(delete(request, required("confirm", confirm)))
 }
 
 /// Delete all backups and all WAL; permanent backups, and what walarchive has stored for itself, with `force` only.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity)]
 fn walarchive_delete_everything(
-    force: default!(bool, "false"),
-    confirm: default!(bool, "false"),
+    force: default!(Option<bool>, "false"),
+    confirm: default!(Option<bool>, "false"),
 ) -> TableIterator<
     'static,
     (
-        name!(what, String),
-        name!(key, String),
+        name!(what, SqlText),
+        name!(key, SqlText),
         name!(size, i64),
-        name!(why, String),
+        name!(why, SqlText),
         name!(deleted, bool),
     ),
 > {
-    let request = Ok(Request::Everything { force });
-    TableIterator::new(delete(request, confirm))
+    let request = Ok(Request::Everything {
+        force: required("force", force),
+    });
+    TableIterator::new(delete(request, required("confirm", confirm)))
 }
 
 /// Delete what no backup needs: WAL (`ARCHIVES`), folders of backups that never were complete (`BACKUPS`), or both.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity)]
 fn walarchive_delete_garbage(
-    what: default!(&str, "''"),
-    confirm: default!(bool, "false"),
+    what: default!(Option<SqlText>, "''"),
+    confirm: default!(Option<bool>, "false"),
 ) -> TableIterator<
     'static,
     (
-        name!(what, String),
-        name!(key, String),
+        name!(what, SqlText),
+        name!(key, SqlText),
         name!(size, i64),
-        name!(why, String),
+        name!(why, SqlText),
         name!(deleted, bool),
     ),
 > {
-    let request = what.parse().map(Request::Garbage);
-    TableIterator::new(delete(request, confirm))
+    let request = required("what", what).0.parse().map(Request::Garbage);
+    TableIterator::new(delete(request, required("confirm", confirm)))
 }
 
 /// Keep what is needed to restore to any moment of this last span of time.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity)]
 fn walarchive_delete_outside_window(
-    window: Interval,
-    confirm: default!(bool, "false"),
+    window: Option<Interval>,
+    confirm: default!(Option<bool>, "false"),
 ) -> TableIterator<
     'static,
     (
-        name!(what, String),
-        name!(key, String),
+        name!(what, SqlText),
+        name!(key, SqlText),
         name!(size, i64),
-        name!(why, String),
+        name!(why, SqlText),
         name!(deleted, bool),
     ),
 > {
+    let window = required("window", window);
     let request = Span::new(window.months().into(), window.days().into(), window.micros()).map(Request::OutsideWindow);
-    TableIterator::new(delete(request, confirm))
+    TableIterator::new(delete(request, required("confirm", confirm)))
 }
 
 /// Keep the newest backup of each of the last days, weeks, months and years having one.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity)]
 fn walarchive_delete_gfs(
-    days: i32,
-    weeks: i32,
-    months: i32,
-    years: i32,
-    confirm: default!(bool, "false"),
+    days: Option<i32>,
+    weeks: Option<i32>,
+    months: Option<i32>,
+    years: Option<i32>,
+    confirm: default!(Option<bool>, "false"),
 ) -> TableIterator<
     'static,
     (
-        name!(what, String),
-        name!(key, String),
+        name!(what, SqlText),
+        name!(key, SqlText),
         name!(size, i64),
-        name!(why, String),
+        name!(why, SqlText),
         name!(deleted, bool),
     ),
 > {
-    let number = |number: i32| {
+    let number = |name: &str, number: Option<i32>| {
+        let number = required(name, number);
         u32::try_from(number).map_err(|_| {
             Error::config(
                 format!("{number} is not a number of periods"),
@@ -175,12 +181,20 @@ fn walarchive_delete_gfs(
             )
         })
     };
-    let request = || Gfs::new(number(days)?, number(weeks)?, number(months)?, number(years)?).map(Request::Gfs);
-    TableIterator::new(delete(request(), confirm))
+    let request = || {
+        Gfs::new(
+            number("days", days)?,
+            number("weeks", weeks)?,
+            number("months", months)?,
+            number("years", years)?,
+        )
+        .map(Request::Gfs)
+    };
+    TableIterator::new(delete(request(), required("confirm", confirm)))
 }
 
-fn find_full(mode: &str) -> Result<bool> {
-    mode.parse::<Mode>()?.is_find_full()
+fn find_full(mode: &SqlText) -> Result<bool> {
+    mode.0.parse::<Mode>()?.is_find_full()
 }
 
 fn utc(time: TimestampWithTimeZone) -> DateTime<Utc> {
@@ -230,13 +244,13 @@ fn delete(request: Result<Request>, confirm: bool) -> Vec<Shown> {
         Ok((plan, applied))
     });
     for note in &plan.notes {
-        notice!("{note}");
+        error::notice(note);
     }
     for spared in applied.iter().flat_map(|applied| &applied.spared) {
         ereport!(
             PgLogLevel::WARNING,
             PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-            format!("backup \"{}\" was not deleted: {}", spared.name, spared.why),
+            message(&format!("backup \"{}\" was not deleted: {}", spared.name, spared.why)).into_owned(),
             "No WAL was deleted. Call the function again to have a plan of what is there now."
         );
     }
@@ -250,5 +264,11 @@ fn delete(request: Result<Request>, confirm: bool) -> Vec<Shown> {
 }
 
 fn shown(row: Row) -> Shown {
-    (row.what.to_owned(), row.key, bigint(row.size), row.why, row.deleted)
+    (
+        row.what.into(),
+        row.key.into(),
+        bigint(row.size),
+        row.why.into(),
+        row.deleted,
+    )
 }

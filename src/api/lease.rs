@@ -5,10 +5,11 @@ use walarchive_core::{Error, cluster};
 
 use super::in_archive;
 use crate::pg::server;
+use crate::pg::text::SqlText;
 
 /// From now on this server writes into the repository, whoever did before. Returns who that was: host and data directory.
 #[pg_extern(volatile, parallel_unsafe)]
-fn walarchive_take_over() -> Option<String> {
+fn walarchive_take_over() -> Option<SqlText> {
     let identity = server::identity();
     in_archive(|archive| async move {
         cluster::is_owned(archive.store(), &identity).await?;
@@ -17,4 +18,5 @@ fn walarchive_take_over() -> Option<String> {
         archive.claim().await?;
         Ok(before.map(|lease| lease.name()))
     })
+    .map(SqlText)
 }

@@ -1,14 +1,14 @@
 //! What the repository holds: `walarchive_backup_list`, below the view `walarchive_backups`, `walarchive_wal_show` and
 //! `walarchive_recovery_windows`.
 
-use pgrx::JsonB;
 use pgrx::prelude::*;
 use walarchive_core::Lsn;
 use walarchive_core::inventory::{BackupDetail, Inventory, MissingSegments, TimelineInfo};
 use walarchive_core::verify::timed_windows;
 
-use super::{bigint, in_archive, timestamp};
+use super::{bigint, in_archive, texts, timestamp};
 use crate::pg::lsn::PgLsn;
+use crate::pg::text::{SqlJson, SqlText};
 
 /// The base backups of the repository, oldest first.
 #[pg_extern(volatile, parallel_restricted)]
@@ -16,7 +16,7 @@ use crate::pg::lsn::PgLsn;
 fn walarchive_backup_list() -> TableIterator<
     'static,
     (
-        name!(backup_name, String),
+        name!(backup_name, SqlText),
         name!(start_time, Option<TimestampWithTimeZone>),
         name!(finish_time, Option<TimestampWithTimeZone>),
         name!(start_lsn, Option<PgLsn>),
@@ -24,17 +24,17 @@ fn walarchive_backup_list() -> TableIterator<
         name!(timeline, Option<i64>),
         name!(uncompressed_size, i64),
         name!(compressed_size, i64),
-        name!(parent, Option<String>),
-        name!(chain, Option<Vec<String>>),
-        name!(hostname, Option<String>),
-        name!(data_dir, Option<String>),
+        name!(parent, Option<SqlText>),
+        name!(chain, Option<Vec<SqlText>>),
+        name!(hostname, Option<SqlText>),
+        name!(data_dir, Option<SqlText>),
         name!(pg_version, Option<i32>),
-        name!(system_identifier, Option<String>),
+        name!(system_identifier, Option<SqlText>),
         name!(is_permanent, bool),
-        name!(user_data, Option<JsonB>),
+        name!(user_data, Option<SqlJson>),
         name!(corrupt_pages, Option<i64>),
         name!(restorable, bool),
-        name!(problem, Option<String>),
+        name!(problem, Option<SqlText>),
     ),
 > {
     let backups = in_archive(|archive| async move { BackupDetail::list(archive.store()).await });
@@ -42,9 +42,9 @@ fn walarchive_backup_list() -> TableIterator<
         // Of a backup whose description is damaged nothing more than its name is known.
         let known = backup.finish_lsn != 0;
         let lsn = |lsn: u64| known.then_some(PgLsn(Lsn(lsn)));
-        let text = |text: String| Some(text).filter(|text| !text.is_empty());
+        let text = |text: String| Some(SqlText(text)).filter(|text| !text.0.is_empty());
         (
-            backup.backup_name,
+            backup.backup_name.into(),
             timestamp(backup.start_time.timestamp_micros()).filter(|_| known),
             timestamp(backup.finish_time.timestamp_micros()).filter(|_| known),
             lsn(backup.start_lsn),
@@ -52,17 +52,17 @@ fn walarchive_backup_list() -> TableIterator<
             backup.timeline.map(i64::from),
             bigint(backup.uncompressed_size),
             bigint(backup.compressed_size),
-            backup.parent,
-            Some(backup.chain).filter(|chain| !chain.is_empty()),
+            backup.parent.map(SqlText),
+            Some(texts(backup.chain)).filter(|chain| !chain.is_empty()),
             text(backup.hostname),
             text(backup.data_dir),
             Some(backup.pg_version as i32).filter(|version| *version != 0),
-            backup.system_identifier.map(|identifier| identifier.to_string()),
+            backup.system_identifier.map(|identifier| identifier.to_string().into()),
             backup.is_permanent,
-            backup.user_data.map(JsonB),
+            backup.user_data.map(SqlJson),
             backup.corrupt_pages.map(bigint),
             backup.restorable,
-            backup.problem,
+            backup.problem.map(SqlText),
         )
     }))
 }
@@ -76,21 +76,21 @@ fn walarchive_wal_show() -> TableIterator<
         name!(timeline, i64),
         name!(parent_timeline, Option<i64>),
         name!(switch_point, Option<PgLsn>),
-        name!(start_segment, Option<String>),
-        name!(end_segment, Option<String>),
+        name!(start_segment, Option<SqlText>),
+        name!(end_segment, Option<SqlText>),
         name!(segment_range_size, i64),
         name!(segments_count, i64),
-        name!(missing_segments, Vec<String>),
-        name!(backups, Vec<String>),
-        name!(status, String),
-        name!(damaged_history, Option<String>),
+        name!(missing_segments, Vec<SqlText>),
+        name!(backups, Vec<SqlText>),
+        name!(status, SqlText),
+        name!(damaged_history, Option<SqlText>),
     ),
 > {
     let timelines = TimelineInfo::all(&in_archive(
         |archive| async move { Inventory::load(archive.store()).await },
     ));
     TableIterator::new(timelines.into_iter().map(|timeline| {
-        let text = |text: String| Some(text).filter(|text| !text.is_empty());
+        let text = |text: String| Some(SqlText(text)).filter(|text| !text.0.is_empty());
         let forked = timeline.parent_id != 0;
         (
             i64::from(timeline.id),
@@ -100,14 +100,10 @@ fn walarchive_wal_show() -> TableIterator<
             text(timeline.end_segment),
             bigint(timeline.segment_range_size),
             bigint(timeline.segments_count),
-            timeline
-                .missing_segments
-                .iter()
-                .map(MissingSegments::to_string)
-                .collect(),
-            timeline.backups.into_iter().map(|backup| backup.backup_name).collect(),
-            timeline.status.as_str().to_owned(),
-            timeline.damaged_history,
+            texts(timeline.missing_segments.iter().map(MissingSegments::to_string)),
+            texts(timeline.backups.into_iter().map(|backup| backup.backup_name)),
+            timeline.status.as_str().into(),
+            timeline.damaged_history.map(SqlText),
         )
     }))
 }
@@ -123,9 +119,9 @@ fn walarchive_recovery_windows() -> TableIterator<
         name!(end_time, Option<TimestampWithTimeZone>),
         name!(start_lsn, PgLsn),
         name!(end_lsn, PgLsn),
-        name!(backup_name, String),
+        name!(backup_name, SqlText),
         name!(backups, i64),
-        name!(missing_after, Option<String>),
+        name!(missing_after, Option<SqlText>),
     ),
 > {
     let windows = in_archive(|archive| async move {
@@ -139,9 +135,9 @@ fn walarchive_recovery_windows() -> TableIterator<
             timestamp(window.end_time.timestamp_micros()),
             PgLsn(window.start_lsn),
             PgLsn(window.end_lsn),
-            window.backup_name,
+            window.backup_name.into(),
             window.backups as i64,
-            window.missing.map(|missing| missing.to_string()),
+            window.missing.map(|missing| missing.to_string().into()),
         )
     }))
 }

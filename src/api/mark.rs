@@ -3,13 +3,19 @@
 use pgrx::prelude::*;
 use walarchive_core::{cluster, retention};
 
-use super::in_archive;
+use super::{in_archive, required, texts};
 use crate::pg::server;
+use crate::pg::text::SqlText;
 
 /// Make a backup permanent, so that no retention deletes it, or impermanent again. A delta marks its ancestors too. Returns
 /// the names of the backups that were changed.
 #[pg_extern(volatile, parallel_unsafe)]
-fn walarchive_backup_mark(name: String, permanent: default!(bool, "true")) -> SetOfIterator<'static, String> {
+fn walarchive_backup_mark(
+    name: Option<SqlText>,
+    permanent: default!(Option<bool>, "true"),
+) -> SetOfIterator<'static, SqlText> {
+    let SqlText(name) = required("name", name);
+    let permanent = required("permanent", permanent);
     let identity = server::identity();
     let changed = in_archive(|archive| async move {
         cluster::is_owned(archive.store(), &identity).await?;
@@ -17,5 +23,5 @@ fn walarchive_backup_mark(name: String, permanent: default!(bool, "true")) -> Se
         store.check_fence().await?;
         retention::mark(&store, &name, permanent).await
     });
-    SetOfIterator::new(changed)
+    SetOfIterator::new(texts(changed))
 }

@@ -17,9 +17,11 @@ use walarchive_core::archive::Archive;
 use walarchive_core::{Error, Result};
 
 use crate::bridge::{self, Flow};
-use crate::error::or_raise;
+use crate::error::{self, or_raise};
 use crate::guc::ArchiveSettings;
 use crate::pg::process;
+use crate::pg::text::SqlText;
+use crate::shmem::{Failure, Text};
 
 /// How often an idle wait looks for interrupts; they set the latch anyway.
 const LOOK: Duration = Duration::from_secs(1);
@@ -44,6 +46,22 @@ fn run<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static
         Flow::Wait
     });
     or_raise(done.unwrap_or(Err(Error::Cancelled)))
+}
+
+/// An argument for which there is no default and no NULL. An ERROR names it.
+fn required<T>(name: &str, argument: Option<T>) -> T {
+    argument.unwrap_or_else(|| {
+        error::raise(&Failure {
+            sqlstate: PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED as i32,
+            message: Text::new(&format!("argument \"{name}\" must not be null")),
+            ..Failure::NONE
+        })
+    })
+}
+
+/// Texts as SQL sees them.
+fn texts(texts: impl IntoIterator<Item = String>) -> Vec<SqlText> {
+    texts.into_iter().map(SqlText).collect()
 }
 
 /// A time of shared memory (microseconds since 1970; 0: never) as SQL sees it.

@@ -12,6 +12,7 @@ use crate::bridge;
 use crate::error::or_raise;
 use crate::guc;
 use crate::pg::server;
+use crate::pg::text::SqlText;
 use crate::shmem::{self, ARCHIVING, SCHEDULING};
 
 /// What waits in `archive_status`.
@@ -29,10 +30,10 @@ fn walarchive_archiver_status() -> TableIterator<
     'static,
     (
         name!(worker_pid, Option<i32>),
-        name!(worker_state, String),
+        name!(worker_state, SqlText),
         name!(worker_started, Option<TimestampWithTimeZone>),
-        name!(storage, Option<String>),
-        name!(last_archived_wal, Option<String>),
+        name!(storage, Option<SqlText>),
+        name!(last_archived_wal, Option<SqlText>),
         name!(last_archived_time, Option<TimestampWithTimeZone>),
         name!(archived_count, i64),
         name!(failed_count, i64),
@@ -43,18 +44,18 @@ fn walarchive_archiver_status() -> TableIterator<
         name!(ready_files, i64),
         name!(ready_bytes, i64),
         name!(oldest_ready, Option<TimestampWithTimeZone>),
-        name!(last_error, Option<String>),
+        name!(last_error, Option<SqlText>),
         name!(last_error_time, Option<TimestampWithTimeZone>),
         name!(next_backup, Option<TimestampWithTimeZone>),
-        name!(last_backup_outcome, Option<String>),
-        name!(last_backup_name, Option<String>),
+        name!(last_backup_outcome, Option<SqlText>),
+        name!(last_backup_name, Option<SqlText>),
         name!(last_backup_time, Option<TimestampWithTimeZone>),
-        name!(last_backup_error, Option<String>),
-        name!(last_retention, Option<String>),
+        name!(last_backup_error, Option<SqlText>),
+        name!(last_retention, Option<SqlText>),
         name!(last_retention_time, Option<TimestampWithTimeZone>),
-        name!(lease_state, Option<String>),
+        name!(lease_state, Option<SqlText>),
         name!(lease_epoch, Option<i64>),
-        name!(lease_holder, Option<String>),
+        name!(lease_holder, Option<SqlText>),
     ),
 > {
     or_raise(shmem::require_preloaded());
@@ -82,10 +83,10 @@ fn walarchive_archiver_status() -> TableIterator<
     };
     TableIterator::once((
         Some(worker_pid).filter(|pid| *pid != 0),
-        state.to_owned(),
+        state.into(),
         timestamp(started_us),
-        Some(guc::storage_url()).filter(|url| !url.is_empty()),
-        counters.last_archived.to_option(),
+        Some(guc::storage_url()).filter(|url| !url.is_empty()).map(SqlText),
+        counters.last_archived.to_option().map(SqlText),
         timestamp(counters.last_archived_us),
         bigint(counters.archived),
         bigint(counters.failed),
@@ -96,19 +97,23 @@ fn walarchive_archiver_status() -> TableIterator<
         bigint(waiting.files),
         bigint(waiting.bytes),
         timestamp(waiting.oldest_us),
-        counters.last_error.to_option(),
+        counters.last_error.to_option().map(SqlText),
         timestamp(counters.last_error_us),
         timestamp(scheduling.next_us),
-        scheduling.last.outcome.name().map(str::to_owned),
-        scheduling.last.name.to_option(),
+        scheduling.last.outcome.name().map(SqlText::from),
+        scheduling.last.name.to_option().map(SqlText),
         timestamp(scheduling.last.ended_us),
         // What keeps the scheduler from starting any backup is the news.
-        scheduling.trouble.to_option().or(scheduling.last.error.to_option()),
-        scheduling.retention.summary.to_option(),
+        scheduling
+            .trouble
+            .to_option()
+            .or(scheduling.last.error.to_option())
+            .map(SqlText),
+        scheduling.retention.summary.to_option().map(SqlText),
         timestamp(scheduling.retention.ended_us),
-        lease.as_ref().map(|lease| lease.state.to_owned()),
+        lease.as_ref().map(|lease| lease.state.into()),
         lease.as_ref().and_then(|lease| lease.epoch).map(bigint),
-        lease.and_then(|lease| lease.holder),
+        lease.and_then(|lease| lease.holder).map(SqlText),
     ))
 }
 

@@ -4,17 +4,19 @@ use std::sync::Arc;
 
 use pgrx::datum::VariadicArray;
 use pgrx::prelude::*;
+use walarchive_core::cluster;
 use walarchive_core::inventory::Inventory;
 use walarchive_core::storage::Store;
 use walarchive_core::verify::{self, Archiving, BackupReport, Checks, LOOKS, Live, Names, Position, Status, WalReport};
 use walarchive_core::wal::Segment;
 use walarchive_core::{Error, Lsn};
 
-use super::{bigint, run};
+use super::{bigint, required, run};
 use crate::bridge;
 use crate::error::or_raise;
 use crate::guc::ArchiveSettings;
 use crate::pg::server;
+use crate::pg::text::SqlText;
 use crate::shmem::{self, ARCHIVING};
 
 /// Is the WAL in the repository whole? `integrity` and `timeline` have the statuses of WAL-G's wal-verify; `content` reads
@@ -22,21 +24,22 @@ use crate::shmem::{self, ARCHIVING};
 #[pg_extern(volatile, parallel_restricted)]
 #[allow(clippy::type_complexity)]
 fn walarchive_wal_verify(
-    checks: default!(VariadicArray<'_, String>, "'{integrity,timeline}'"),
+    checks: default!(Option<VariadicArray<'_, SqlText>>, "'{integrity,timeline}'"),
 ) -> TableIterator<
     'static,
     (
-        name!(check, String),
-        name!(status, String),
+        name!(check, SqlText),
+        name!(status, SqlText),
         name!(timeline, Option<i64>),
-        name!(start_segment, Option<String>),
-        name!(end_segment, Option<String>),
+        name!(start_segment, Option<SqlText>),
+        name!(end_segment, Option<SqlText>),
         name!(segments_count, Option<i64>),
-        name!(segment_status, Option<String>),
-        name!(detail, Option<String>),
+        name!(segment_status, Option<SqlText>),
+        name!(detail, Option<SqlText>),
     ),
 > {
-    let words: Vec<String> = checks.iter().flatten().collect();
+    let checks = required("checks", checks);
+    let words: Vec<String> = checks.iter().map(|word| required("checks", word).0).collect();
     let checks = or_raise(Checks::parse(words.iter().map(String::as_str)));
     let store = store();
     let (mut inventory, mut names) = (None, None);
@@ -57,14 +60,14 @@ fn walarchive_wal_verify(
     let rows = WalReport::new(&checks, names, content).rows();
     TableIterator::new(rows.into_iter().map(|row| {
         (
-            row.check.to_owned(),
-            row.status.to_owned(),
+            row.check.into(),
+            row.status.into(),
             row.timeline.map(i64::from),
-            row.start_segment,
-            row.end_segment,
+            row.start_segment.map(SqlText),
+            row.end_segment.map(SqlText),
             row.segments_count.map(bigint),
-            row.segment_status.map(str::to_owned),
-            row.detail,
+            row.segment_status.map(SqlText::from),
+            row.detail.map(SqlText),
         )
     }))
 }
@@ -73,23 +76,23 @@ fn walarchive_wal_verify(
 #[pg_extern(volatile, parallel_restricted)]
 #[allow(clippy::type_complexity)]
 fn walarchive_backup_verify(
-    name: &str,
+    name: Option<SqlText>,
 ) -> TableIterator<
     'static,
     (
-        name!(what, String),
-        name!(status, String),
-        name!(path, String),
-        name!(detail, String),
+        name!(what, SqlText),
+        name!(status, SqlText),
+        name!(path, SqlText),
+        name!(detail, SqlText),
     ),
 > {
-    let (store, name) = (store(), name.to_owned());
+    let (store, SqlText(name)) = (store(), required("name", name));
     let inventory = load(&store);
     let report: BackupReport =
         run(async move { verify::verify_backup(&store, &inventory, &name, Arc::default()).await });
     TableIterator::new(report.details.into_iter().map(|row| {
-        let (what, status) = (row.what.to_owned(), row.status.as_str().to_owned());
-        (what, status, row.path, row.detail)
+        let (what, status) = (row.what.into(), row.status.as_str().into());
+        (what, status, row.path.into(), row.detail.into())
     }))
 }
 
@@ -111,7 +114,14 @@ fn load(store: &Store) -> Inventory {
 fn look(store: &Store) -> (Inventory, Names) {
     let (timeline, lsn) = server::wal_position();
     let inventory = load(store);
-    let own = server::identity().system_identifier;
+    let (identity, own) = (server::identity(), server::identity().system_identifier);
+    if inventory.system_identifier == Some(own) {
+        or_raise(cluster::check_segment_size(
+            store,
+            inventory.segment_size,
+            identity.segment_size,
+        ));
+    }
     if let Some(owner) = inventory.system_identifier.filter(|owner| *owner != own) {
         or_raise(Err(Error::ForeignRepository {
             repository: store.url().to_owned(),

@@ -6,11 +6,13 @@ pub mod backup_worker;
 pub mod io_priority;
 pub mod latch;
 pub mod lsn;
+pub mod online_backup;
 pub mod page_cache;
 pub mod process;
 pub mod server;
 pub mod settings;
 pub mod shared;
+pub mod text;
 
 pub use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
 pub use pgrx::pg_sys::{Datum, Oid};

@@ -1,5 +1,7 @@
 //! This process: its signals, its interrupts, its end.
 
+use std::ffi::CStr;
+
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::pg_sys;
 
@@ -19,6 +21,12 @@ pub fn reload_pending() -> bool {
 pub fn cancel_pending() -> bool {
     // SAFETY: as above.
     unsafe { (&raw const pg_sys::QueryCancelPending).read_volatile() != 0 }
+}
+
+/// What was to be cancelled has come to its end: the cancellation comes too late, as one does that arrives after a statement.
+pub fn forget_cancel() {
+    // SAFETY: as above; the flag is set by signal handlers of this thread, and cleared by whoever has served it.
+    unsafe { (&raw mut pg_sys::QueryCancelPending).write_volatile(0) };
 }
 
 /// Is the backend, or the worker with a database connection, told to end?
@@ -64,24 +72,41 @@ pub fn reload_configuration() {
     unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
 }
 
-/// Connect this background worker to a database, as the bootstrap superuser; to `postgres` if its OID is the invalid one.
-pub fn connect_to_database(database: pg_sys::Oid) {
-    match database {
-        pg_sys::Oid::INVALID => BackgroundWorker::connect_worker_to_spi(Some("postgres"), None),
-        database => BackgroundWorker::connect_worker_to_spi_by_oid(Some(database), None),
+/// Connect this background worker to the server as the bootstrap superuser, but to no database: it sees the shared catalogs,
+/// and no setting that was made for a database or a role.
+pub fn connect_without_database() {
+    BackgroundWorker::connect_worker_to_spi(None, None);
+    let set = |name: &CStr, value: &CStr| {
+        let (context, source) = (pg_sys::GucContext::PGC_SUSET, pg_sys::GucSource::PGC_S_OVERRIDE);
+        // SAFETY: C strings that live for ever; the settings exist in this version.
+        unsafe { pg_sys::SetConfigOption(name.as_ptr(), value.as_ptr(), context, source) };
+    };
+    // There is no SQL to run, but should a function of the server's ever look a name up: nobody's objects are found.
+    set(c"search_path", c"pg_catalog, pg_temp");
+    // A backup waits for its checkpoint for as long as that takes, and for a lock on the catalog not for ever.
+    set(c"lock_timeout", c"60s");
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    set(c"transaction_timeout", c"0");
+}
+
+/// Work in a transaction of this background worker's own, which takes no snapshot by itself. It is left open by an ERROR: see
+/// [`abort_transaction`].
+pub fn transaction<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: the main thread of a worker with a connection, which is in no transaction.
+    unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        pg_sys::StartTransactionCommand();
     }
+    let done = work();
+    // SAFETY: likewise; the transaction is the one that was started above.
+    unsafe { pg_sys::CommitTransactionCommand() };
+    done
 }
 
 /// After a caught ERROR: leave the transaction that it interrupted, if there is one, and release its locks.
 pub fn abort_transaction() {
     // SAFETY: what PostgreSQL's own main loops do after an ERROR; this worker has a database connection.
     unsafe { pg_sys::AbortCurrentTransaction() };
-}
-
-/// The database of this backend.
-pub fn my_database() -> pg_sys::Oid {
-    // SAFETY: set once when the backend starts.
-    unsafe { pg_sys::MyDatabaseId }
 }
 
 /// The process ID.
@@ -103,5 +128,22 @@ pub fn exit_for_restart() -> ! {
     #[allow(unreachable_code, reason = "18 declares proc_exit as a function that returns")]
     {
         unreachable!("proc_exit does not return")
+    }
+}
+
+/// pgrx adds a backtrace to the DETAIL of an ERROR, for client and log, where `RUST_BACKTRACE` is set; somebody may have set that
+/// for other programs. Whether there is one is asked for once a process, and inherited: called before there are threads.
+pub fn disable_backtraces() {
+    const NAME: &str = "RUST_LIB_BACKTRACE";
+    let before = std::env::var_os(NAME);
+    // SAFETY: the process has one thread, and the variable is as it was when this returns.
+    unsafe {
+        std::env::set_var(NAME, "0");
+        // Rust remembers the answer.
+        drop(std::backtrace::Backtrace::capture());
+        match before {
+            Some(value) => std::env::set_var(NAME, value),
+            None => std::env::remove_var(NAME),
+        }
     }
 }

@@ -31,6 +31,8 @@ pub enum Phase {
     Finishing,
     /// Waiting until the WAL that it needs is archived.
     WaitingForWal,
+    /// Its sentinel is being written, with which it is complete.
+    Committing,
     /// It is complete, and what `walarchive.retention` does not keep is being deleted.
     Retention,
     /// It is complete.
@@ -49,6 +51,7 @@ impl Phase {
             Phase::Copying => "copying files",
             Phase::Finishing => "writing manifest",
             Phase::WaitingForWal => "waiting for WAL",
+            Phase::Committing => "writing sentinel",
             Phase::Retention => "applying retention",
             Phase::Done => "done",
             Phase::Failed => "failed",
@@ -108,8 +111,10 @@ pub struct BackupJob {
     pub worker: Latch,
     /// Did the scheduler ask for it?
     pub scheduled: bool,
-    /// Is the worker connected to its database?
+    /// Is the worker connected to the server?
     pub connected: bool,
+    /// Is its sentinel written? Then it has succeeded, whatever happens.
+    pub complete: bool,
     /// Asked for.
     pub kind: Kind,
     /// What kind it has become, and why, if there was a choice.
@@ -143,6 +148,7 @@ impl BackupJob {
         worker: Latch::NONE,
         scheduled: false,
         connected: false,
+        complete: false,
         kind: Kind::Configured,
         choice: Text::EMPTY,
         permanent: false,
@@ -168,6 +174,21 @@ impl BackupJob {
         let stillborn = self.phase == Phase::Starting && self.worker_pid == 0 && now_us - self.started_us > STARTUP_US;
         self.phase.is_running() && !stillborn
     }
+
+    /// Who takes which backup, as a sentence.
+    pub fn describe(&self) -> String {
+        let backup = match self.name.to_option() {
+            Some(name) => format!("backup \"{name}\""),
+            None => "a backup".to_owned(),
+        };
+        match (self.worker_pid, self.phase) {
+            (0, _) => "It has been asked for, and its process is being started.".to_owned(),
+            (pid, Phase::Retention) => {
+                format!("Process {pid} has completed {backup} and applies walarchive.retention.")
+            }
+            (pid, phase) => format!("Process {pid} is taking {backup}: {}.", phase.name()),
+        }
+    }
 }
 
 /// What is asked for.
@@ -191,19 +212,10 @@ pub fn reserve(wanted: Wanted<'_>) -> Result<u64, Box<Failure>> {
     let now = now_us();
     let mut job = BACKUP.exclusive();
     if job.is_taken(now) {
-        let name = job
-            .name
-            .to_option()
-            .map(|name| format!(" \"{name}\""))
-            .unwrap_or_default();
         return Err(Box::new(Failure {
             sqlstate: PgSqlErrorCode::ERRCODE_OBJECT_IN_USE as i32,
             message: Text::new("a backup is running already"),
-            detail: Text::new(&format!(
-                "Process {} is taking backup{name}: {}.",
-                job.worker_pid,
-                job.phase.name()
-            )),
+            detail: Text::new(&job.describe()),
             hint: Text::new("Wait until it is done, see walarchive_progress, or cancel it with pg_cancel_backend()."),
         }));
     }
@@ -222,15 +234,17 @@ pub fn reserve(wanted: Wanted<'_>) -> Result<u64, Box<Failure>> {
     Ok(number)
 }
 
-/// Note how the backup of that number ended, and wake who waits. Only its worker calls this, or, once that is known to be
-/// gone, who started it. Nothing happens if the backup is not running.
-pub fn conclude(number: u64, result: Result<&str, &Failure>) {
+/// Note how the backup of that number ended, and wake who waits. A backup that is complete has succeeded, whatever is said. Only
+/// its worker calls this, or, once that is known to be gone, who started it. Nothing happens if the backup is not running.
+/// Returns a failure of which nobody else tells the log.
+pub fn conclude(number: u64, result: Result<&str, &Failure>) -> Option<Failure> {
     let job = *BACKUP.share();
     if job.number != number || !job.phase.is_running() {
-        return;
+        return None;
     }
     let (outcome, name, failure) = match result {
         Ok(name) => (Outcome::Succeeded, Text::new(name), Failure::NONE),
+        Err(_) if job.complete => (Outcome::Succeeded, job.name, Failure::NONE),
         Err(failure) if failure.sqlstate == PgSqlErrorCode::ERRCODE_QUERY_CANCELED as i32 => {
             (Outcome::Canceled, job.name, *failure)
         }
@@ -242,7 +256,6 @@ pub fn conclude(number: u64, result: Result<&str, &Failure>) {
         scheduling.last = LastBackup {
             number,
             scheduled: job.scheduled,
-            no_database: job.worker_pid != 0 && !job.connected,
             outcome,
             name,
             ended_us: now_us(),
@@ -264,4 +277,14 @@ pub fn conclude(number: u64, result: Result<&str, &Failure>) {
     };
     requester.set();
     scheduler.set();
+    let is_untold = outcome != Outcome::Succeeded && (job.scheduled || requester == Latch::NONE);
+    is_untold.then_some(failure)
+}
+
+/// Whoever asked for the backup of that number does not wait for it any more: who has asked, or nobody.
+pub fn forget_requester(number: u64) {
+    let mut job = BACKUP.exclusive();
+    if job.number == number && !job.scheduled {
+        job.requester = Latch::NONE;
+    }
 }

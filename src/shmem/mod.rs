@@ -13,7 +13,9 @@ use walarchive_core::Error;
 use crate::pg::latch::Latch;
 
 pub use crate::pg::shared::{ARCHIVING, BACKUP, SCHEDULING};
-pub use backup::{BackupJob, Kind, NAME_BYTES, Phase, USER_DATA_BYTES, Wanted, Work, conclude, reserve};
+pub use backup::{
+    BackupJob, Kind, NAME_BYTES, Phase, USER_DATA_BYTES, Wanted, Work, conclude, forget_requester, reserve,
+};
 pub use queue::{Ahead, Answer, FileName, FileNumbers, MAX_CONCURRENCY, Queue};
 pub use schedule::{LastBackup, LastRetention, Outcome, Scheduling};
 pub use text::Text;

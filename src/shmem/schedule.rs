@@ -15,6 +15,8 @@ pub enum Outcome {
     Failed,
     /// Likewise, as somebody wished.
     Canceled,
+    /// A scheduled one could not be started, as another one was running.
+    Missed,
 }
 
 impl Outcome {
@@ -25,6 +27,7 @@ impl Outcome {
             Outcome::Succeeded => Some("succeeded"),
             Outcome::Failed => Some("failed"),
             Outcome::Canceled => Some("canceled"),
+            Outcome::Missed => Some("missed"),
         }
     }
 }
@@ -36,8 +39,6 @@ pub struct LastBackup {
     pub number: u64,
     /// Was it a scheduled one?
     pub scheduled: bool,
-    /// Did its worker come up, and find no database to connect to?
-    pub no_database: bool,
     /// How it ended.
     pub outcome: Outcome,
     /// Its name, if it came as far as to have one.
@@ -81,7 +82,6 @@ impl Scheduling {
         last: LastBackup {
             number: 0,
             scheduled: false,
-            no_database: false,
             outcome: Outcome::None,
             name: Text::EMPTY,
             ended_us: 0,

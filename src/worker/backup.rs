@@ -14,11 +14,13 @@ use walarchive_core::backup::{Backup, BackupOptions, BackupRequest, PreparedBack
 use walarchive_core::storage::Store;
 use walarchive_core::{Error, Result};
 
+use super::repository::Repository;
 use super::{retention, session};
 use crate::bridge::{self, Bridge, Flow};
-use crate::error;
+use crate::error::{self, Severity};
 use crate::guc::{self, ArchiveSettings};
 use crate::pg::latch::Latch;
+use crate::pg::online_backup::{self, Database, OnlineBackup};
 use crate::pg::{Datum, io_priority, page_cache, process, server};
 use crate::shmem::{self, BACKUP, Failure, Kind, Phase, Text, Work};
 
@@ -35,11 +37,17 @@ const CLEANUP: Duration = Duration::from_secs(60);
 /// Attempts to write the sentinel, each with a deadline of its own.
 const COMMIT_ATTEMPTS: u32 = 3;
 
-/// Entry point of the backup worker; its argument is the OID of the database to connect to (none: `postgres`), its extra
-/// text the number of the backup.
+/// What is to be undone if a backup fails, by an error or by an ERROR.
+#[derive(Default)]
+struct Begun {
+    online: RefCell<Option<OnlineBackup>>,
+    stored: RefCell<Option<(Store, String)>>,
+}
+
+/// Entry point of the backup worker; its extra text is the number of the backup.
 #[pg_guard]
 #[unsafe(no_mangle)]
-pub extern "C-unwind" fn walarchive_backup_main(database: Datum) {
+pub extern "C-unwind" fn walarchive_backup_main(_argument: Datum) {
     process::handle_backend_signals();
     // Before there are threads: they inherit it.
     if let Err(error) = io_priority::lower() {
@@ -55,32 +63,54 @@ pub extern "C-unwind" fn walarchive_backup_main(database: Datum) {
         job.worker = Latch::mine();
     }
     process::at_exit(fail_if_unfinished);
-    process::connect_to_database(crate::pg::Oid::from(database.value() as u32));
+    process::connect_without_database();
     BACKUP.exclusive().connected = true;
-    let begun = RefCell::new(None);
-    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
-        take(&begun).map_err(|error| Box::new(Failure::from(&error)))
-    }))
-    .catch_others(|caught| Err(Box::new(Failure::from(&caught))))
-    .catch_rust_panic(|caught| Err(Box::new(Failure::from(&caught))))
-    .execute();
+    let begun = Begun::default();
+    let outcome = attempt(|| take(&begun));
     if outcome.is_err() {
-        // An ERROR of PostgreSQL's leaves the transaction and its locks behind.
-        process::abort_transaction();
-        if let Some((store, name)) = begun.take() {
+        if let Some(online) = begun.online.take() {
+            leave_backup_mode(online);
+        }
+        if let Some((store, name)) = begun.stored.take() {
             clean_up(store, name);
         }
     }
     bridge::drain();
-    match &outcome {
-        Ok(name) => {
-            log!("walarchive: backup \"{name}\" is complete");
-            retention::apply(name);
-        }
-        Err(failure) => error::warn("backup failed", failure),
+    if let Ok(name) = &outcome {
+        error::log_line(Severity::Log, &format!("backup \"{name}\" is complete"));
+        retention::apply(name);
     }
+    conclude(outcome.as_deref().map_err(|failure| &**failure));
+}
+
+/// Errors and ERRORs alike as a failure. An ERROR of PostgreSQL's leaves a transaction and its locks behind, which are left here.
+pub(super) fn attempt<T>(work: impl FnOnce() -> Result<T>) -> Result<T, Box<Failure>> {
+    let done = PgTryBuilder::new(AssertUnwindSafe(|| {
+        work().map_err(|error| Box::new(Failure::from(&error)))
+    }))
+    .catch_others(|caught| Err(Box::new(Failure::from(&caught))))
+    .catch_rust_panic(|caught| Err(Box::new(Failure::from(&caught))))
+    .execute();
+    if done.is_err() {
+        process::abort_transaction();
+    }
+    done
+}
+
+/// Note how the backup ended. The log is told of a failure by whoever asked for the backup; if nobody waits, by this process.
+fn conclude(result: Result<&str, &Failure>) {
     let number = BACKUP.share().number;
-    shmem::conclude(number, outcome.as_deref().map_err(|failure| &**failure));
+    if let Some(failure) = shmem::conclude(number, result) {
+        error::warn("backup failed", &failure);
+    }
+}
+
+/// The backup has failed: the server need not write full pages for it any more.
+fn leave_backup_mode(online: OnlineBackup) {
+    if let Err(failure) = attempt(|| online.stop()) {
+        // Then PostgreSQL does so when this process ends, with a WARNING of its own.
+        debug1!("walarchive: could not leave backup mode: {}", failure.message.as_str());
+    }
 }
 
 /// The process ends without having said anything: it was told to terminate, or PostgreSQL ended it.
@@ -90,23 +120,19 @@ unsafe extern "C-unwind" fn fail_if_unfinished(_code: c_int, _argument: Datum) {
     if job.worker_pid != process::my_pid() {
         return;
     }
-    if job.phase == Phase::Retention {
-        // The backup itself is complete.
-        return shmem::conclude(job.number, Ok(job.name.as_str()));
-    }
     let failure = if job.connected || process::die_pending() {
-        Failure::from(&Error::Cancelled)
+        Error::Cancelled
     } else {
-        Failure::from(&Error::config(
-            "the backup worker could not connect to a database",
+        Error::config(
+            "the backup worker could not connect to the server",
             "The server's log says why.",
-        ))
+        )
     };
-    shmem::conclude(job.number, Err(&failure));
+    conclude(Err(&Failure::from(&failure)));
 }
 
-/// The whole backup. `begun` tells what has to be removed if it fails, by an error or by an ERROR.
-fn take(begun: &RefCell<Option<(Store, String)>>) -> Result<String> {
+/// The whole backup. `begun` tells what has to be undone if it fails.
+fn take(begun: &Begun) -> Result<String> {
     let settings = ArchiveSettings::current()?;
     if server::archive_mode() == "off" && !server::in_recovery() {
         return Err(Error::config(
@@ -124,11 +150,15 @@ fn take(begun: &RefCell<Option<(Store, String)>>) -> Result<String> {
         let job = BACKUP.share();
         (job.permanent, job.user_data.to_option(), job.started_us)
     };
+    let user_data = user_data.map(|json| serde_json::from_str(&json)).transpose();
+    let user_data =
+        user_data.map_err(|error| Error::config(format!("user_data is no JSON: {error}"), "Give another."))?;
     // Before the checkpoint: a database that is where it is now was there when the backup starts, or its move is replayed.
-    let databases = session::databases()?;
-    let mut request = session::begin(permanent, user_data, started_us)?;
+    let databases = online_backup::databases();
+    let (mut request, online) = session::begin(permanent, user_data, started_us);
+    *begun.online.borrow_mut() = Some(online);
     choose_parent(&store, &mut request)?;
-    let (name, timeline) = (request.name(), request.timeline);
+    let name = request.name();
     BACKUP.exclusive().name = Text::new(&name);
     let options = BackupOptions {
         compression: settings.compression,
@@ -147,9 +177,13 @@ fn take(begun: &RefCell<Option<(Store, String)>>) -> Result<String> {
         // Not aborted: the answer to the claim of the name must be known.
         whole(async move { Backup::begin(&store, request, options, progress, cancel).await })?
     };
-    *begun.borrow_mut() = Some((store.clone(), name));
+    *begun.stored.borrow_mut() = Some((store.clone(), name));
     backup.name_databases(session::oids_by_name(&databases));
-    copy(backup, &databases, &store, timeline, &progress, &cancel).and_then(|prepared| commit(prepared, begun))
+    let mut repository = Repository::new(settings, store.clone());
+    let backup = copy(backup, &mut repository, &progress, &cancel)?;
+    let prepared = finish(backup, &databases, begun, &progress)?;
+    let prepared = wait_for_wal(prepared, &store, &mut repository)?;
+    commit(prepared, begun)
 }
 
 /// Is it to be a delta, and upon which backup? Who asked, and the log, are told where there was a choice.
@@ -174,61 +208,81 @@ fn choose_parent(store: &Store, request: &mut BackupRequest) -> Result<()> {
             told
         }
     };
-    log!("walarchive: {told}");
+    error::log_line(Severity::Log, &told);
     BACKUP.exclusive().choice = Text::new(&told);
     Ok(())
 }
 
+/// Copy all files. Ends early where the archive has moved elsewhere, as the backup would be of no use.
 fn copy(
     mut backup: Backup,
-    databases: &[session::Database],
-    store: &Store,
-    timeline: u32,
+    repository: &mut Repository,
     progress: &Arc<Progress>,
     cancel: &CancellationToken,
-) -> Result<PreparedBackup> {
+) -> Result<Backup> {
     set_phase(Phase::Copying);
     let mut rate = Rate::default();
+    let name = backup.name().to_owned();
+    let mut moved = None;
     let copied = async move { backup.copy().await.map(|()| backup) };
     // Not aborted but told to end: the uploads under way are to be ended in the store, too.
     let copied = bridge::run(copied, Some(REFRESH), || {
         show(progress, &mut rate);
-        if is_cancelled() {
+        if is_cancelled() || moved.is_some() {
             cancel.cancel();
-        } else {
-            process::check_for_interrupts();
+            return Flow::Wait;
+        }
+        process::check_for_interrupts();
+        match repository.check(&name) {
+            Err(error) if !error.is_transient() => moved = Some(error),
+            // It will be asked again.
+            Ok(()) | Err(_) => {}
         }
         Flow::Wait
     });
-    let backup = copied.unwrap_or(Err(Error::Cancelled))?;
+    if let Some(error) = moved {
+        return Err(error);
+    }
     show(progress, &mut rate);
+    copied.unwrap_or(Err(Error::Cancelled))
+}
+
+/// Leave backup mode, and write all but the sentinel.
+fn finish(backup: Backup, databases: &[Database], begun: &Begun, progress: &Arc<Progress>) -> Result<PreparedBackup> {
     set_phase(Phase::Finishing);
-    let stopped = session::end(timeline)?;
+    let online = begun.online.take();
+    let stopped = session::end(online.ok_or_else(|| defect("the server is not in backup mode"))?)?;
     session::check_places(databases)?;
     let prepared = step(async move { backup.finish(stopped).await })?;
-    show(progress, &mut rate);
+    show(progress, &mut Rate::default());
     if prepared.corrupt_pages().pages > 0 {
         let warning = Failure::from(prepared.corrupt_pages());
         BACKUP.exclusive().warning = warning;
         error::notify(&warning);
     }
-    wait_for_wal(prepared, store)
+    Ok(prepared)
 }
 
 /// Write the sentinel. From here on a cancel comes too late: the backup is whole. If the answer of the store is lost, the
 /// backup may exist, so nothing of it is removed.
-fn commit(prepared: PreparedBackup, begun: &RefCell<Option<(Store, String)>>) -> Result<String> {
+fn commit(prepared: PreparedBackup, begun: &Begun) -> Result<String> {
+    set_phase(Phase::Committing);
     let prepared = Arc::new(prepared);
     let mut attempt = 1;
     loop {
         let sentinel = Arc::clone(&prepared);
         match whole(async move { sentinel.commit().await }) {
+            Ok(name) => {
+                // At once: from here on nothing may tell otherwise.
+                BACKUP.exclusive().complete = true;
+                return Ok(name);
+            }
             Err(error) if error.is_transient() && attempt < COMMIT_ATTEMPTS => {
                 error::warn("could not write the sentinel, will try again", &Failure::from(&error));
                 attempt += 1;
             }
             Err(error) if error.is_transient() => {
-                *begun.borrow_mut() = None;
+                *begun.stored.borrow_mut() = None;
                 error::warn(
                     &format!(
                         "all of backup \"{}\" is stored, but not whether it exists is known",
@@ -238,20 +292,23 @@ fn commit(prepared: PreparedBackup, begun: &RefCell<Option<(Store, String)>>) ->
                 );
                 return Err(error);
             }
-            outcome => return outcome,
+            Err(error) => return Err(error),
         }
     }
 }
 
 /// Until every segment from the start of the backup to its end is in the archive. That it cannot be asked for a while does
 /// not end the backup.
-fn wait_for_wal(prepared: PreparedBackup, store: &Store) -> Result<PreparedBackup> {
+fn wait_for_wal(prepared: PreparedBackup, store: &Store, repository: &mut Repository) -> Result<PreparedBackup> {
     set_phase(Phase::WaitingForWal);
     let prepared = Arc::new(prepared);
     let mut pause = FIRST_LOOK;
     loop {
         let (asked, of) = (Arc::clone(&prepared), store.clone());
-        match step(async move { asked.missing_segments(&of).await }) {
+        let looked = repository
+            .check(prepared.name())
+            .and_then(|()| step(async move { asked.missing_segments(&of).await }));
+        match looked {
             Ok(missing) => match missing.first() {
                 None => break,
                 Some(segment) => BACKUP.exclusive().waiting_for = Text::new(&segment.to_string()),
@@ -272,12 +329,11 @@ fn wait_for_wal(prepared: PreparedBackup, store: &Store) -> Result<PreparedBacku
         }
         pause = (pause * 2).min(SELDOM_LOOK);
     }
-    Arc::try_unwrap(prepared).map_err(|_| {
-        Error::config(
-            "the backup is still in use",
-            "This is a defect of walarchive; please report it.",
-        )
-    })
+    Arc::try_unwrap(prepared).map_err(|_| defect("the backup is still in use"))
+}
+
+fn defect(what: &str) -> Error {
+    Error::config(what, "This is a defect of walarchive; please report it.")
 }
 
 /// One step that comes to its end, whatever happens; its requests have deadlines.
@@ -286,7 +342,7 @@ fn whole<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'stat
 }
 
 /// One step that may simply be aborted.
-fn step<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+pub(super) fn step<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     bridge::run(work, Some(REFRESH), || {
         if interrupted().is_err() { Flow::Stop } else { Flow::Wait }
     })
@@ -295,6 +351,8 @@ fn step<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'stati
 
 /// Remove what a backup that did not come to its end has stored. What remains is reported.
 fn clean_up(store: Store, name: String) {
+    // A promotion may be what ended the backup: what it stored as a standby it removes as the holder of the lease.
+    let _ = ArchiveSettings::current().and_then(|settings| bridge::archive(&settings));
     let removed = {
         let name = name.clone();
         let work = async move { tokio::time::timeout(CLEANUP, discard(&store, &name)).await };

@@ -4,6 +4,7 @@
 mod ahead;
 mod backup;
 mod lease;
+mod repository;
 mod retention;
 mod scheduler;
 mod session;

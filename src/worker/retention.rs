@@ -1,8 +1,7 @@
 //! `walarchive.retention`, applied after a backup. The backup is complete whatever becomes of this.
 
-use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant};
 
-use pgrx::prelude::*;
 use tokio_util::sync::CancellationToken;
 use walarchive_core::cluster;
 use walarchive_core::retention;
@@ -11,10 +10,16 @@ use walarchive_core::{Error, Result};
 
 use super::backup::{self, REFRESH};
 use crate::bridge::{self, Flow};
-use crate::error;
+use crate::error::{self, Severity};
 use crate::guc::{self, ArchiveSettings};
 use crate::pg::{process, server};
-use crate::shmem::{Failure, LastRetention, Phase, SCHEDULING, Text, now_us};
+use crate::shmem::{LastRetention, Phase, SCHEDULING, Text, now_us};
+
+/// The longest that a deletion goes on: while it does, no other backup can be taken. The next one goes on with it.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// A deletion that is told to end has this long to do so; it ends at a request that has a deadline of its own.
+const ENDING: Duration = Duration::from_secs(60);
 
 /// Delete what the policy does not keep. A failure is a WARNING: the next backup will try again.
 pub(super) fn apply(newest: &str) {
@@ -24,22 +29,17 @@ pub(super) fn apply(newest: &str) {
     }
     let Some(policy) = guc::retention() else { return };
     backup::set_phase(Phase::Retention);
-    let applied = PgTryBuilder::new(AssertUnwindSafe(|| {
-        ArchiveSettings::current()
-            .and_then(|settings| enforce(&settings, &policy, newest))
-            .map_err(|error| Box::new(Failure::from(&error)))
-    }))
-    .catch_others(|caught| Err(Box::new(Failure::from(&caught))))
-    .catch_rust_panic(|caught| Err(Box::new(Failure::from(&caught))))
-    .execute();
+    let applied = backup::attempt(|| {
+        let settings = ArchiveSettings::current()?;
+        enforce(&settings, &policy, newest)
+    });
     bridge::drain();
     let summary = match &applied {
         Ok(deleted) => {
-            log!("walarchive: retention \"{policy}\": {deleted}");
+            error::log_line(Severity::Log, &format!("retention \"{policy}\": {deleted}"));
             Text::new(deleted)
         }
         Err(failure) => {
-            process::abort_transaction();
             error::warn(&format!("could not apply retention \"{policy}\""), failure);
             failure.message
         }
@@ -67,13 +67,18 @@ fn enforce(settings: &ArchiveSettings, policy: &str, newest: &str) -> Result<Str
             Ok(enforced.to_string())
         }
     };
-    // Not aborted but told to end: what is being deleted is deleted in order.
+    // Not aborted but told to end: what is being deleted is deleted in order. Aborting is safe at any point, too.
+    let begun = Instant::now();
+    let mut told: Option<Instant> = None;
     let enforced = bridge::run(work, Some(REFRESH), || {
-        if backup::is_cancelled() {
+        if backup::is_cancelled() || begun.elapsed() > LONGEST {
             cancel.cancel();
-        } else {
-            process::check_for_interrupts();
+            match told.get_or_insert_with(Instant::now).elapsed() > ENDING {
+                true => return Flow::Stop,
+                false => return Flow::Wait,
+            }
         }
+        process::check_for_interrupts();
         Flow::Wait
     });
     enforced.unwrap_or(Err(Error::Cancelled))

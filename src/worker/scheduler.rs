@@ -14,10 +14,10 @@ use walarchive_core::{Error, Result};
 use crate::bridge::{self, Bridge, Flow};
 use crate::error;
 use crate::guc::{self, ArchiveSettings};
-use crate::pg::backup_worker::{self, Database};
+use crate::pg::backup_worker;
 use crate::pg::latch::{self, Latch};
 use crate::pg::{process, server};
-use crate::shmem::{self, BACKUP, Failure, Kind, LastBackup, Outcome, SCHEDULING, Scheduling, Text, Wanted, now_us};
+use crate::shmem::{self, BACKUP, Failure, Kind, LastBackup, Outcome, SCHEDULING, Text, Wanted, now_us};
 
 /// The longest wait for a scheduled time. The clock may be set meanwhile, and the machine may sleep.
 const RECHECK: Duration = Duration::from_secs(60);
@@ -49,10 +49,10 @@ pub(super) struct Scheduler {
     seen: u64,
     /// The backup that was started here last.
     started: Option<(u64, DynamicBackgroundWorker)>,
-    /// Where the next backup connects to.
-    database: Database,
-    /// What `walarchive_status` told before the last start.
-    before: LastBackup,
+    /// When the backup is due during which another one is running.
+    due: Option<DateTime<Utc>>,
+    /// The running backup because of which one was missed, as the log has been told.
+    missed: u64,
     /// What the log has been told, and the pause after it.
     trouble: Option<(String, Duration)>,
 }
@@ -65,8 +65,8 @@ impl Scheduler {
             listed: Instant::now(),
             seen: 0,
             started: None,
-            database: Database::Postgres,
-            before: Scheduling::EMPTY.last,
+            due: None,
+            missed: 0,
             trouble: None,
         }
     }
@@ -117,9 +117,11 @@ impl Scheduler {
             self.plan = None;
         }
         if self.is_busy() {
+            self.note_missed(&schedule);
             publish(Some(schedule.after(Utc::now())));
             return Ok(LIVENESS);
         }
+        self.due = None;
         let mut plan = match self.plan.take() {
             Some(plan) => plan,
             None => Plan::new(self.list(&settings)?, Utc::now()),
@@ -179,6 +181,43 @@ impl Scheduler {
         taken
     }
 
+    /// A backup that cannot be started as another one is running is an outcome, too: that one may hang.
+    fn note_missed(&mut self, schedule: &Schedule) {
+        let now = Utc::now();
+        let due = *self.due.get_or_insert_with(|| schedule.after(now));
+        if now < due {
+            return;
+        }
+        self.due = Some(schedule.after(now));
+        let job = *BACKUP.share();
+        // One that is complete, but for what is deleted after it, has missed nothing.
+        if job.complete {
+            return;
+        }
+        let missed = Error::config(
+            format!("no backup was started at {}", due.with_timezone(&chrono::Local)),
+            "See walarchive_progress for what the running one waits for; pg_terminate_backend() of its process ends it.",
+        );
+        let failure = Failure {
+            sqlstate: PgSqlErrorCode::ERRCODE_OBJECT_IN_USE as i32,
+            detail: Text::new(&job.describe()),
+            ..Failure::from(&missed)
+        };
+        if self.missed != job.number {
+            self.missed = job.number;
+            error::warn("a scheduled backup was missed", &failure);
+        }
+        let mut scheduling = SCHEDULING.exclusive();
+        // The number stays: what has become of the last backup is still to be learned.
+        scheduling.last = LastBackup {
+            outcome: Outcome::Missed,
+            name: job.name,
+            ended_us: now_us(),
+            error: failure.message,
+            ..scheduling.last
+        };
+    }
+
     /// When the newest backup of the repository was complete.
     fn list(&mut self, settings: &ArchiveSettings) -> Result<Option<DateTime<Utc>>> {
         let archive = bridge::archive(settings)?;
@@ -224,21 +263,12 @@ impl Scheduler {
         }
         self.seen = last.number;
         let ended = DateTime::from_timestamp_micros(last.ended_us).unwrap_or_default();
-        let here = std::mem::replace(&mut self.database, Database::Postgres);
         match last.outcome {
             Outcome::Succeeded => plan.succeeded(ended),
             Outcome::Canceled if last.scheduled => plan.cancelled(ended),
-            // The database may have been dropped. That is no reason to be without backups, nor to tell of a failure.
-            Outcome::Failed if last.scheduled && last.no_database && here == Database::Postgres => {
-                self.database = Database::Template1;
-                SCHEDULING.exclusive().last = LastBackup {
-                    number: last.number,
-                    ..self.before
-                };
-            }
             Outcome::Failed if last.scheduled => plan.failed(schedule, ended),
             // Somebody else's, who has been told.
-            Outcome::None | Outcome::Failed | Outcome::Canceled => {}
+            Outcome::None | Outcome::Failed | Outcome::Canceled | Outcome::Missed => {}
         }
     }
 
@@ -250,7 +280,6 @@ impl Scheduler {
             user_data: "",
             requester: Latch::mine(),
         };
-        self.before = SCHEDULING.share().last;
         // Somebody may have been faster, and has taken the backup of this time then.
         let Ok(number) = shmem::reserve(wanted) else { return };
         let why = match reason {
@@ -260,7 +289,7 @@ impl Scheduler {
             Reason::Retry(failures) => format!("the last {failures} attempts failed"),
         };
         log!("walarchive: starting a scheduled backup: {why}");
-        match backup_worker::launch(number, self.database) {
+        match backup_worker::launch(number) {
             Ok(worker) => self.started = Some((number, worker)),
             Err(error) => error::warn("could not start a scheduled backup", &Failure::from(&error)),
         }

@@ -185,6 +185,9 @@ pub struct BackupFetch {
     /// Put tablespaces into DIR/<oid>, but for those that --tablespace-map puts elsewhere.
     #[arg(long, value_name = "DIR")]
     tablespace_map_all: Option<PathBuf>,
+    /// Put pg_wal into this directory, which must be empty or absent, and a link to it into the data directory, as initdb does.
+    #[arg(long, value_name = "DIR", conflicts_with = "verify_only")]
+    waldir: Option<PathBuf>,
     /// Restore into a directory of the same cluster, or go on with a restore that was interrupted: files that are as in the
     /// backup are kept, the others fetched, and what is not in the backup is removed, pg_wal included.
     #[arg(long, conflicts_with = "verify_only")]
@@ -206,6 +209,9 @@ pub struct BackupFetch {
     /// that one has given no sign of life for a while.
     #[arg(long, conflicts_with_all = ["verify_only", "archive_off", "standby"])]
     pub take_over: bool,
+    /// Restore though WAL is missing that recovery needs to get to its target: it will end there.
+    #[arg(long, conflicts_with_all = ["no_recovery", "verify_only"])]
+    allow_gap: bool,
     /// Do not look beforehand whether there is enough room.
     #[arg(long)]
     no_space_check: bool,
@@ -282,9 +288,11 @@ impl BackupFetch {
         let default = RestoreOptions::default();
         Ok(RestoreOptions {
             tablespace_map,
+            wal_directory: self.waldir.clone(),
             concurrency: self.concurrency.map_or(default.concurrency, usize::from),
             recovery: None,
             archive_off: self.archive_off,
+            allow_gap: self.allow_gap,
             mode: match (self.delta, self.verify_only) {
                 (true, _) => RestoreMode::Delta,
                 (false, true) => RestoreMode::VerifyOnly,

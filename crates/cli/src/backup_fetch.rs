@@ -1,5 +1,6 @@
 //! `backup-fetch`.
 
+use std::io::{BufRead, IsTerminal, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +18,7 @@ use walarchive_core::restore::{
 };
 use walarchive_core::storage::Store;
 use walarchive_core::verify::Status;
-use walarchive_core::{Error, Result};
+use walarchive_core::{Error, Result, printable};
 
 use crate::args::BackupFetch;
 use crate::{exit, progress, settings, wal};
@@ -27,9 +28,12 @@ const INVALID_PAGES: &str = "note: ignore_invalid_pages is on in postgresql.auto
      left out; once it has ended, take the setting away with ALTER SYSTEM RESET ignore_invalid_pages, and restart the server, as \
      damaged pages would go unnoticed in the next recovery";
 
+/// Of an answer on the terminal, in bytes.
+const LONGEST_ANSWER: u64 = 100;
+
 /// Restore a backup.
 pub async fn run(args: &BackupFetch) -> Result<()> {
-    let (plan, storage) = prepare(args).await?;
+    let (mut plan, storage) = prepare(args).await?;
     let store = Store::open(&storage)?;
     let seen = holder(&store).await;
     if is_root() && args.owner.is_none() {
@@ -40,13 +44,17 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
     }
     let archives = args.mode() != Some(RecoveryMode::Standby);
     if args.dry_run {
-        print!("{plan}");
+        print!("{}", printable::lines(&plan.to_string()));
         if archives {
             let now = seen.as_ref().map(|(lease, at)| (lease, at));
             say(args, &lease::outlook(None, now, args.take_over));
         }
         return Ok(());
     }
+    if ask_for_locations(&plan)? {
+        plan.confirm_locations();
+    }
+    plan.check_locations()?;
     let next = next_step(&plan, storage.credentials_file.is_none());
     let ignores_invalid_pages = plan.ignores_invalid_pages();
     let (name, target) = (plan.backup.clone(), plan.target.clone());
@@ -101,7 +109,8 @@ pub async fn verify(args: &BackupFetch) -> Result<Status> {
         let read = progress::show(progress, args.quiet, work).await?;
         let bytes = HumanBytes(read.bytes);
         println!(
-            "backup \"{name}\" can be restored: {} files, {bytes} were read and checked",
+            "backup \"{}\" can be restored: {} files, {bytes} were read and checked",
+            printable::line(&name),
             read.files
         );
         Ok(Status::Ok)
@@ -137,9 +146,33 @@ async fn prepare(args: &BackupFetch) -> Result<(RestorePlan, StorageConfig)> {
     Ok((plan, settings.storage))
 }
 
+/// Ask, if somebody is there to ask, whether tablespaces may go to places that only the repository names.
+fn ask_for_locations(plan: &RestorePlan) -> Result<bool> {
+    let (stdin, mut stderr) = (std::io::stdin(), std::io::stderr());
+    if plan.unconfirmed().next().is_none() || !stdin.is_terminal() || !stderr.is_terminal() {
+        return Ok(false);
+    }
+    for tablespace in plan.unconfirmed() {
+        eprintln!(
+            "walarchive: tablespace {} would go to {:?}, and only the repository says so",
+            tablespace.oid, tablespace.original
+        );
+    }
+    let terminal = |error| Error::io("read", "/dev/tty", error);
+    write!(stderr, "Write there? (yes/no) ").map_err(terminal)?;
+    stderr.flush().map_err(terminal)?;
+    let mut answer = String::new();
+    stdin
+        .lock()
+        .take(LONGEST_ANSWER)
+        .read_line(&mut answer)
+        .map_err(terminal)?;
+    Ok(answer.trim() == "yes")
+}
+
 fn say(args: &BackupFetch, text: &str) {
     if !args.quiet {
-        eprintln!("walarchive: {text}");
+        eprintln!("walarchive: {}", printable::lines(text));
     }
 }
 
@@ -209,7 +242,12 @@ fn next_step(plan: &RestorePlan, credentials_in_environment: bool) -> String {
         RecoveryMode::Standby => format!("{start}; it will follow the archive as a standby until promoted"),
         RecoveryMode::Recovery => format!("{start}; it will recover to {} by itself", recovery.target.target),
     };
-    if recovery.has_target() && recovery.mode == RecoveryMode::Recovery {
+    if let Some(outlook) = plan.outlook.as_ref().filter(|outlook| outlook.falls_short) {
+        next = format!(
+            "{start}; its recovery will end at LSN {} on timeline {}, and not at {}",
+            outlook.end, outlook.timeline, recovery.target.target
+        );
+    } else if recovery.has_target() && recovery.mode == RecoveryMode::Recovery {
         next.push_str(&format!(", and then {}", recovery.target.action));
     }
     let remote = !recovery.restore_command.storage.url.starts_with("file:");

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use walarchive_core::check::Status;
-use walarchive_core::{Error, Result, verify};
+use walarchive_core::{Error, Result, printable, verify};
 
 use crate::wal;
 
@@ -21,12 +21,13 @@ const USAGE: u8 = 2;
 
 /// Print an error as the server would.
 pub fn print(error: &Error) {
-    eprintln!("walarchive: error: {error}");
+    // It may repeat what a store said, or what somebody named an object.
+    eprintln!("walarchive: error: {}", printable::lines(&error.to_string()));
     if let Some(detail) = error.detail() {
-        eprintln!("DETAIL:  {detail}");
+        eprintln!("DETAIL:  {}", printable::lines(&detail));
     }
     if let Some(hint) = error.hint() {
-        eprintln!("HINT:  {hint}");
+        eprintln!("HINT:  {}", printable::lines(&hint));
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use walarchive_core::cluster;
 use walarchive_core::inventory::Inventory;
 use walarchive_core::storage::Store;
 use walarchive_core::verify::{self, Checks, LOOKS, Live, Names, Selection, Status, WalReport};
@@ -122,7 +123,12 @@ async fn look(args: &WalVerify, store: &Store, data_dir: Option<&PathBuf>) -> Re
                     });
                 }
             }
-            _ => live = of_data_dir,
+            owner => {
+                if owner.is_some() {
+                    cluster::check_segment_size(store, inventory.segment_size, control.segment_size)?;
+                }
+                live = of_data_dir;
+            }
         }
     }
     let names = verify::verify_names(store, &inventory, live).await?;

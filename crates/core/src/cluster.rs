@@ -109,11 +109,7 @@ fn check(store: &Store, content: &[u8], identity: &ClusterIdentity) -> Result<()
             file.pg_major_version, identity.major_version
         )
     } else if file.wal_segment_size != identity.segment_size.bytes() {
-        format!(
-            "Its WAL segments have {} bytes, this cluster's have {}.",
-            file.wal_segment_size,
-            identity.segment_size.bytes()
-        )
+        return Err(other_segment_size(store, file.wal_segment_size, identity.segment_size));
     } else {
         return Ok(());
     };
@@ -144,6 +140,23 @@ async fn refuse_foreign_backups(store: &Store, identity: &ClusterIdentity) -> Re
             reason: foreign(owner, identity),
         }),
         _ => Ok(()),
+    }
+}
+
+fn other_segment_size(store: &Store, of_repository: u64, of_cluster: SegmentSize) -> Error {
+    Error::OtherSegmentSize {
+        repository: store.url().to_owned(),
+        of_repository,
+        of_cluster: of_cluster.bytes(),
+    }
+}
+
+/// Does this cluster write WAL segments of the size that the repository has? After a change segments have other names, so what was
+/// and what is cannot be compared.
+pub fn check_segment_size(store: &Store, of_repository: SegmentSize, of_cluster: SegmentSize) -> Result<()> {
+    match of_repository == of_cluster {
+        true => Ok(()),
+        false => Err(other_segment_size(store, of_repository.bytes(), of_cluster)),
     }
 }
 
@@ -190,10 +203,20 @@ mod tests {
             segment_size: SegmentSize::new(64 << 20).expect("a size"),
             ..identity(1)
         };
-        assert!(matches!(
-            claim(&store, &wider).await,
-            Err(Error::ForeignRepository { .. })
-        ));
+        let error = claim(&store, &wider).await.expect_err("refused");
+        let said = format!(
+            "{error} {} {}",
+            error.detail().unwrap_or_default(),
+            error.hint().unwrap_or_default()
+        );
+        for says in [
+            "WAL segments of 16777216 bytes, and this cluster writes segments of 67108864",
+            "pg_resetwal",
+            "prefix of its own",
+        ] {
+            assert!(said.contains(says), "{said}");
+        }
+        assert!(!said.contains("another cluster"), "{said}");
     }
 
     #[tokio::test]

@@ -115,6 +115,18 @@ pub enum Error {
         /// The ways out.
         hint: String,
     },
+    /// The repository is this cluster's, and has its WAL in segments of another size.
+    #[error(
+        "the repository \"{repository}\" has WAL segments of {of_repository} bytes, and this cluster writes segments of {of_cluster}"
+    )]
+    OtherSegmentSize {
+        /// The repository's URL.
+        repository: String,
+        /// Its `wal_segment_size`, in bytes.
+        of_repository: u64,
+        /// The cluster's.
+        of_cluster: u64,
+    },
     /// A WAL file that must not be archived or restored under its name.
     #[error("\"{file}\" is not a valid WAL file of this cluster")]
     InvalidWal {
@@ -244,6 +256,11 @@ impl Error {
             | Error::BackupExists { reason, .. }
             | Error::CorruptPages { reason, .. }
             | Error::Damaged { reason, .. } => Some(reason.clone()).filter(|reason| !reason.is_empty()),
+            Error::OtherSegmentSize { .. } => Some(
+                "Both have the same system identifier, so the size of this cluster's segments was changed, as \
+                 pg_resetwal --wal-segsize does."
+                    .to_owned(),
+            ),
             Error::Timeout { .. } => Some("Until then the store reported neither success nor an error.".to_owned()),
             _ => None,
         }
@@ -291,6 +308,10 @@ impl Error {
             Error::ForeignRepository { .. } => {
                 "Point walarchive.storage at a prefix of its own for each cluster; after pg_upgrade or initdb use a \
                  new prefix."
+            }
+            Error::OtherSegmentSize { .. } => {
+                "Point walarchive.storage at a prefix of its own, and take a backup there at once. What is in the old one can be \
+                 restored up to the change."
             }
             Error::InvalidWal { .. } => {
                 "The file was left in place. Check whether it was copied into pg_wal from another cluster."

@@ -21,6 +21,7 @@ pub mod layout;
 pub mod lease;
 pub mod lsn;
 mod page;
+pub mod printable;
 pub mod restore;
 pub mod retention;
 pub mod schedule;

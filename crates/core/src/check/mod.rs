@@ -1,6 +1,7 @@
 //! Is everything there that archiving and restoring need? One row for each thing that was looked at.
 
 mod lease;
+mod recovery;
 mod repository;
 mod scratch;
 
@@ -124,6 +125,7 @@ pub async fn check_store(store: &Store, identity: Option<&ClusterIdentity>) -> V
     let (owner, segment_size) = repository::owner(store, identity).await;
     checks.push(owner);
     checks.push(repository::newest_backup(store, segment_size).await);
+    checks.extend(recovery::reach(store).await);
     checks
 }
 

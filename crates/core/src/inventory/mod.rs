@@ -1,10 +1,12 @@
 //! What a repository holds: base backups, WAL, timelines. Verbs that look at all of it work on an [`Inventory`], which asks
 //! the store once; what they decide from it is a pure function, and tested as one.
 
+mod ahead;
 mod backups;
 mod continuous;
 mod detail;
 mod near;
+mod reach;
 mod show;
 mod unfinished;
 mod wal;
@@ -21,12 +23,14 @@ use crate::lsn::Lsn;
 use crate::storage::Store;
 use crate::wal::{Segment, SegmentSize, TimelineHistory, WalFileName};
 
+pub use ahead::{Contents, look_ahead, wal_from};
 pub(crate) use backups::parse_name;
 pub use backups::{BackupInfo, Delta, find_backup, list_backups, read_sentinel};
 pub(crate) use continuous::write as write_continuous;
 pub use detail::BackupDetail;
 pub use near::missing_segments;
 pub(crate) use near::of_backups;
+pub use reach::{Hole, Reach};
 pub use show::{MissingSegments, TimelineInfo, TimelineStatus};
 pub use unfinished::Unfinished;
 pub use wal::{SegmentRange, WalObject, gaps, read_history, runs};

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{BackupInfo, Inventory, MissingSegments, SegmentRange, runs};
 use crate::lsn::Lsn;
-use crate::wal::TimelineHistory;
+use crate::wal::{SegmentSize, TimelineHistory};
 
 /// A stretch of time to any moment of which the cluster can be restored, with this timeline as the target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -37,7 +37,7 @@ pub fn recovery_windows(inventory: &Inventory) -> Vec<RecoveryWindow> {
 }
 
 /// The WAL that recovery to one timeline reads: of each ancestor what lies before the fork.
-struct Way {
+pub(super) struct Way {
     /// Timeline, and the number of the first segment that is read of it; ancestors first.
     parts: Vec<(u32, u64)>,
     history: TimelineHistory,
@@ -45,19 +45,25 @@ struct Way {
 
 impl Way {
     fn to(inventory: &Inventory, timeline: u32) -> Self {
-        let history = inventory.history(timeline);
+        Way::of(inventory.segment_size, &inventory.history(timeline))
+    }
+
+    pub(super) fn of(size: SegmentSize, history: &TimelineHistory) -> Self {
         let mut parts = Vec::new();
         let mut from = 0;
         for (ancestor, switch) in &history.ancestors {
             parts.push((*ancestor, from));
-            from = switch.0 / inventory.segment_size.bytes();
+            from = switch.0 / size.bytes();
         }
-        parts.push((timeline, from));
-        Way { parts, history }
+        parts.push((history.timeline, from));
+        Way {
+            parts,
+            history: history.clone(),
+        }
     }
 
     /// Which segments of it are there, in order.
-    fn present<'a>(&'a self, inventory: &'a Inventory) -> impl Iterator<Item = u64> + 'a {
+    pub(super) fn present<'a>(&'a self, inventory: &'a Inventory) -> impl Iterator<Item = u64> + 'a {
         self.parts
             .iter()
             .enumerate()
@@ -69,9 +75,14 @@ impl Way {
     }
 
     /// The timeline that has the segment of that number.
-    fn timeline_of(&self, number: u64) -> u32 {
-        let part = self.parts.iter().rev().find(|(_, from)| *from <= number);
-        part.map_or(self.history.timeline, |(timeline, _)| *timeline)
+    pub(super) fn timeline_of(&self, number: u64) -> u32 {
+        self.timelines_of(number).next().unwrap_or(self.history.timeline)
+    }
+
+    /// Those that can have it, the newest first.
+    pub(super) fn timelines_of(&self, number: u64) -> impl Iterator<Item = u32> {
+        let parts = self.parts.iter().rev().filter(move |(_, from)| *from <= number);
+        parts.map(|(timeline, _)| *timeline)
     }
 }
 

@@ -51,6 +51,7 @@ pub struct Restored {
 /// [`RestoreMode::Delta`]. Before that, nothing was removed. When it returns, everything is on disk. A directory that was
 /// changed since the plan is refused, and one in which something is stays as it is if a tar that is needed cannot be read.
 pub async fn apply(plan: RestorePlan, progress: Arc<Progress>, cancel: CancellationToken) -> Result<Restored> {
+    plan.check_locations()?;
     progress.bytes_total.store(plan.stored_bytes(), Ordering::Relaxed);
     let cancel = cancel.child_token();
     // Threads that unpack do not notice when nobody waits for them any more.
@@ -98,10 +99,20 @@ pub async fn apply(plan: RestorePlan, progress: Arc<Progress>, cancel: Cancellat
     }
     let further = plan.further_settings();
     let (finishing, recovery) = (Arc::clone(&context), plan.recovery);
+    let parameters = plan.outlook.and_then(|outlook| outlook.parameters);
     blocking(move || {
         if let Some(tree) = &finishing.tree {
             tree.create_directory(&path_of("pg_wal")?, 0o700)?;
-            recovery::write(recovery.as_ref(), &further, tree)?;
+            recovery::write(recovery.as_ref(), &further, parameters.as_ref(), tree)?;
+            // Where `PG_VERSION` was kept, so was the mode of the directory.
+            let is_open = finishing
+                .group
+                .get()
+                .map_or_else(|| tree.is_open_to_group(), |open| Ok(*open))?;
+            if is_open {
+                tree.create_directory(&path_of("pg_wal")?, 0o750)?;
+                tree.open_to_group(&recovery::OWN_FILES)?;
+            }
         }
         if finishing.cancel.is_cancelled() {
             return Err(Error::Cancelled);

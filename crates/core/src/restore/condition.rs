@@ -7,11 +7,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::bare::is_bare;
 use super::member::{MARKER, PG_CONTROL};
-use super::root::{Directories, Root};
+use super::root::{Directories, Root, leads_to};
 use super::tablespaces::Tablespace;
 use super::tree::Tree;
-use super::walk::leads_to;
 use crate::control_file::ControlFile;
 use crate::error::{Error, Result};
 use crate::formats::Sentinel;
@@ -65,9 +65,9 @@ impl Condition {
 
 /// Refuse a directory that is not that of the cluster of which the backup is, or that a server is using. None if nothing is in
 /// it.
-pub(super) fn check(target: Option<&Root>, sentinel: &Sentinel) -> Result<Option<Condition>> {
+pub(super) fn check(target: Option<&Root>, wal: Option<&Path>, sentinel: &Sentinel) -> Result<Option<Condition>> {
     let Some(target) = target else { return Ok(None) };
-    if target.is_empty()? {
+    if is_bare(target, wal)? {
         return Ok(None);
     }
     let path = target.path.display();
@@ -147,7 +147,7 @@ pub(super) fn check_tablespaces(
             continue;
         };
         let is_own = |links| leads_to(links, OsStr::new(&tablespace.oid), location);
-        if !links.as_ref().is_some_and(is_own) && !root.is_empty()? {
+        if !links.as_ref().is_some_and(is_own) && !is_bare(root, None)? {
             return Err(Error::config(
                 match target {
                     Some(target) => format!(
@@ -173,6 +173,7 @@ pub(super) fn check_again(
     planned: Option<&Condition>,
 ) -> Result<()> {
     let target = tree.target();
+    let wal = tree.wal().map(|wal| wal.path.as_path());
     let changed = || {
         Error::config(
             format!(
@@ -183,8 +184,8 @@ pub(super) fn check_again(
         )
     };
     match planned {
-        None if !target.is_empty()? => return Err(changed()),
-        Some(_) if check(Some(target), sentinel)?.as_ref() != planned => return Err(changed()),
+        None if !is_bare(target, wal)? => return Err(changed()),
+        Some(_) if check(Some(target), wal, sentinel)?.as_ref() != planned => return Err(changed()),
         _ => {}
     }
     check_tablespaces(Some(target), tree.tablespaces(), tablespaces)
@@ -196,7 +197,8 @@ pub(super) fn check_directories(
     tablespaces: &[Tablespace],
     sentinel: &Sentinel,
 ) -> Result<Option<Condition>> {
-    let condition = check(found.target.as_ref(), sentinel)?;
+    let wal = found.wal.as_ref().map(|wal| wal.path.as_path());
+    let condition = check(found.target.as_ref(), wal, sentinel)?;
     check_tablespaces(found.target.as_ref(), &found.tablespaces, tablespaces)?;
     Ok(condition)
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::chain::without_metadata;
 use super::fetch::read_with;
-use super::level::{Kinds, Level};
+use super::level::{Kinds, Level, announced};
 use super::names::{NAMED, Source, names};
 use super::plan::{Link, Tar, TarKind, list_tars};
 use super::survey::Survey;
@@ -60,6 +60,7 @@ pub(crate) async fn read(store: &Store, links: &[Link], survey: Survey, notes: &
         backup: newest.backup.clone(),
         tars,
         taken: own.table.as_ref().map_or_else(Kinds::default, take_newest),
+        most: announced(&newest.sentinel).filter(|_| own.manifest.is_none()),
     }];
     let mut table = own.table;
     if let Some(newest_table) = table.take() {
@@ -418,6 +419,7 @@ async fn read_older(
             .filter_map(|(number, tar)| is_needed(number, &tar).then_some(tar))
             .collect(),
         taken: listener.taken,
+        most: announced(&link.sentinel),
     };
     Ok((listener.table, listener.open, level))
 }

@@ -1,8 +1,8 @@
 //! What all tars of a restore share.
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,8 @@ pub(super) struct Context {
     stray_keys: Keys,
     pub(super) control: AtomicBool,
     pub(super) label: AtomicBool,
+    /// May the group read the backup's files? Known when `PG_VERSION` was seen.
+    pub(super) group: OnceLock<bool>,
     pub(super) progress: Arc<Progress>,
     pub(super) cancel: CancellationToken,
 }
@@ -41,6 +43,8 @@ pub(super) struct Step {
     pub(super) level: Level,
     /// Members that were found in its tars.
     found: Bits,
+    /// Bytes of the members so far, whether they are wanted or not.
+    unpacked: AtomicU64,
 }
 
 /// What is to be done with a member.
@@ -61,7 +65,14 @@ impl Step {
         Step {
             level,
             found: Bits::none(table.map_or(0, Table::len)),
+            unpacked: AtomicU64::new(0),
         }
+    }
+
+    /// A member of so many bytes comes. The most that the backup's tars may unpack to, if it is more than that with them.
+    pub(super) fn exceeds(&self, bytes: u64) -> Option<u64> {
+        let before = self.unpacked.fetch_add(bytes, Ordering::Relaxed);
+        self.level.most.filter(|most| before.saturating_add(bytes) > *most)
     }
 
     pub(super) fn is_newest(&self) -> bool {
@@ -88,6 +99,7 @@ impl Context {
             stray_keys: Keys::default(),
             control: AtomicBool::new(false),
             label: AtomicBool::new(false),
+            group: OnceLock::new(),
             progress,
             cancel,
         }

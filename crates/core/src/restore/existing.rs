@@ -93,6 +93,7 @@ pub(super) fn compare(
     threads: usize,
 ) -> Result<Option<Existing>> {
     let Some(target) = &found.target else { return Ok(None) };
+    let wal = found.wal.as_ref().and_then(|wal| wal.root.as_ref());
     let kept = Bits::none(table.map_or(0, Table::len));
     let compared = Mutex::new(Compared::default());
     let (mut removed, mut removed_wal) = (0, 0);
@@ -108,7 +109,7 @@ pub(super) fn compare(
         let mut look = |entry: &Entry<'_>| {
             // Of the two of our own one stays until the end, and the other is replaced.
             let is_own = [MARKER, BACKUP_MANIFEST].iter().any(|own| entry.path == own.as_bytes());
-            if is_own || entry.is_link_of(tablespaces) {
+            if is_own || entry.is_link_of(tablespaces) || entry.is_link_to_wal(wal) {
                 return Ok(());
             }
             let number = number_of(entry, table, tablespaces);
@@ -156,7 +157,7 @@ pub(super) fn compare(
             }
             Ok(())
         };
-        let walked = walk(target, &found.tablespaces, major, &mut look);
+        let walked = walk(target, &found.tablespaces, wal, major, &mut look);
         drop(sender);
         walked
     })?;
@@ -248,11 +249,12 @@ pub(super) fn clean(
         }
         let number = number_of(entry, table, tablespaces);
         let is_kept = kept.zip(number).is_some_and(|(kept, number)| kept.get(number));
-        let stays = is_kept || entry.is_link_of(tablespaces) || entry.path == MARKER.as_bytes();
+        let is_link = entry.is_link_of(tablespaces) || entry.is_link_to_wal(tree.wal());
+        let stays = is_kept || is_link || entry.path == MARKER.as_bytes();
         if !stays && entry.remove()? {
             return Ok(());
         }
         tree.owner().map_or(Ok(()), |owner| entry.give(owner))
     };
-    walk(tree.target(), tree.tablespaces(), major, &mut look)
+    walk(tree.target(), tree.tablespaces(), tree.wal(), major, &mut look)
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use tar::EntryType;
 
 use super::context::{Context, Step, Want};
-use super::member::{MemberPath, PG_CONTROL, TABLESPACE_MAP};
+use super::member::{MemberPath, PG_CONTROL, PG_VERSION, TABLESPACE_MAP};
 use super::members::{Stop, TRUNCATED, each_member};
 use super::output::Output;
 use super::place::{Member, Placed};
@@ -70,7 +70,13 @@ impl Unpacker<'_> {
             return Ok(());
         }
         let path = MemberPath::parse(&raw).map_err(refused)?;
-        if path.is_beside_tablespace() {
+        if let Some(most) = self.step.exceeds(entry.size()) {
+            let reason = format!(
+                "With its member \"{path}\" the backup unpacks to more than {most} bytes, and its sentinel announces less"
+            );
+            return Err(self.damaged(format!("{reason}.")).into());
+        }
+        if path.is_beside_tablespace(kind == EntryType::Directory) {
             tracing::warn!("\"{path}\" is nothing of a cluster, and was left out");
             return Ok(());
         }
@@ -127,6 +133,9 @@ impl Unpacker<'_> {
 
     fn file(&self, entry: &mut tar::Entry<'_, impl Read>, path: &MemberPath, mode: u32) -> Result<(), Stop> {
         let context = self.context;
+        if self.step.is_newest() && path.is(PG_VERSION) {
+            context.group.get_or_init(|| mode & 0o040 != 0);
+        }
         let wrong = |reason: &str| Err(Stop::Other(self.damaged(format!("Its member \"{path}\" {reason}."))));
         let found = context.find(path);
         // The links to tablespaces were made already, to where they are now.

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::plan::Tar;
 use super::table::Stored;
+use crate::formats::Sentinel;
 
 /// One backup of a chain, as far as a restore needs it.
 #[derive(Debug)]
@@ -15,6 +16,17 @@ pub(crate) struct Level {
     pub(crate) tars: Vec<Tar>,
     /// Which files are taken from here.
     pub(crate) taken: Kinds,
+    /// So many bytes may its tars unpack to; none where that is not known, or the manifest tells the size of each file.
+    pub(crate) most: Option<u64>,
+}
+
+/// What labels and other small files may add to the size that a sentinel announces, in bytes.
+const SLACK: u64 = 16 << 20;
+
+/// So many bytes may the tars of a backup unpack to, as its sentinel announces; WAL-G 1.x did not.
+pub(crate) fn announced(sentinel: &Sentinel) -> Option<u64> {
+    let announced = Some(sentinel.uncompressed_size).filter(|bytes| *bytes > 0);
+    announced.map(|bytes| bytes.saturating_add(SLACK))
 }
 
 /// Of each file of a table, whether and how it is taken from one backup, in two bits.

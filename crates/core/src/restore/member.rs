@@ -5,8 +5,12 @@ use std::fmt;
 /// Files of the data directory that a restore treats in a way of its own.
 pub(crate) const PG_CONTROL: &str = "global/pg_control";
 pub(crate) const BACKUP_LABEL: &str = "backup_label";
+pub(super) const PG_VERSION: &str = "PG_VERSION";
 pub(crate) const TABLESPACE_MAP: &str = "tablespace_map";
 pub(crate) const BACKUP_MANIFEST: &str = "backup_manifest";
+
+/// The longest name that a file can have (`NAME_MAX`), in bytes.
+pub(super) const LONGEST_NAME: usize = 255;
 
 /// Ours: it is in a data directory while that is being restored.
 pub(crate) const MARKER: &str = "walarchive_restore.json";
@@ -64,6 +68,9 @@ impl MemberPath {
                 b"." => Err("its path has a \".\" in it"),
                 b".." => Err("its path has a \"..\" in it"),
                 name if name.contains(&0) => Err("its path has a zero byte in it"),
+                name if name.len() > LONGEST_NAME => {
+                    Err("its path has a name in it that is longer than a file's can be")
+                }
                 name => Ok(name.to_vec()),
             })
             .collect::<Result<Vec<_>, _>>()
@@ -82,11 +89,23 @@ impl MemberPath {
         NEVER.iter().any(|path| self.is(path))
     }
 
-    /// Does it lie in a tablespace's directory beside those of the servers' versions? Nothing of a cluster does, and where a
-    /// tablespace is, the repository says.
-    pub(crate) fn is_beside_tablespace(&self) -> bool {
-        matches!(&self.0[..], [links, oid, first, ..]
-            if links == b"pg_tblspc" && oid.iter().all(u8::is_ascii_digit) && !first.starts_with(b"PG_"))
+    /// Does it lie in a tablespace's directory where nothing of a cluster is? There are directories of the servers' versions, as
+    /// `PG_15_202209061`, and in them those of databases. Where a tablespace is, the repository says, and what is found in a
+    /// directory by its name alone, as configuration is, must not get there.
+    pub(crate) fn is_beside_tablespace(&self, is_directory: bool) -> bool {
+        let [links, oid, below @ ..] = &self.0[..] else {
+            return false;
+        };
+        if links != b"pg_tblspc" || !is_number(oid) {
+            return false;
+        }
+        match below {
+            [] => !is_directory,
+            [version] => !is_directory || !is_version(version),
+            [version, temporary] if temporary == b"pgsql_tmp" => !is_directory || !is_version(version),
+            [version, database] => !is_directory || !is_version(version) || !is_number(database),
+            [version, database, ..] => !is_version(version) || !is_number(database),
+        }
     }
 
     pub(crate) fn content_is_left_out(&self) -> bool {
@@ -111,6 +130,18 @@ impl MemberPath {
     pub(crate) fn is_text(&self) -> bool {
         self.0.iter().all(|component| std::str::from_utf8(component).is_ok())
     }
+}
+
+fn is_number(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(u8::is_ascii_digit)
+}
+
+/// `PG_<major>_<catalog version>`; before 10, a major version had a dot.
+fn is_version(name: &[u8]) -> bool {
+    let mut parts = name.split(|byte| *byte == b'_');
+    let (prefix, major, catalog) = (parts.next(), parts.next(), parts.next());
+    let is_major = |major: &[u8]| major.split(|byte| *byte == b'.').all(is_number);
+    prefix == Some(b"PG") && major.is_some_and(is_major) && catalog.is_some_and(is_number) && parts.next().is_none()
 }
 
 impl fmt::Display for MemberPath {
@@ -150,6 +181,35 @@ mod tests {
         assert!(MemberPath::parse(b"/").expect("the root").components().is_empty());
         for raw in ["", "..", "/../x", "a/../b", "a//b", "./a", "a/.", "a/..", "a\0b"] {
             assert!(MemberPath::parse(raw.as_bytes()).is_err(), "{raw}");
+        }
+    }
+
+    #[test]
+    fn nothing_but_databases_is_in_a_tablespace() {
+        for (path, is_directory, is_beside) in [
+            ("pg_tblspc/1", true, false),
+            ("pg_tblspc/1", false, true),
+            ("pg_tblspc/1/PG_15_202209061", true, false),
+            ("pg_tblspc/1/PG_9.6_201608131/5/7", false, false),
+            ("pg_tblspc/1/PG_15_202209061", false, true),
+            ("pg_tblspc/1/PG_x.conf", false, true),
+            ("pg_tblspc/1/PG_x.conf", true, true),
+            ("pg_tblspc/1/PG_x/5/1", false, true),
+            ("pg_tblspc/1/PG_15_2_3/5/1", false, true),
+            ("pg_tblspc/1/PG_15_/5/1", false, true),
+            ("pg_tblspc/1/PG_15_202209061/5", true, false),
+            ("pg_tblspc/1/PG_15_202209061/5", false, true),
+            ("pg_tblspc/1/PG_15_202209061/x.d/1", false, true),
+            ("pg_tblspc/1/PG_15_202209061/5/1", false, false),
+            ("pg_tblspc/1/x", false, true),
+            ("base/1/PG_VERSION", false, false),
+        ] {
+            let path = MemberPath::parse(path.as_bytes()).expect(path);
+            assert_eq!(
+                path.is_beside_tablespace(is_directory),
+                is_beside,
+                "{path} {is_directory}"
+            );
         }
     }
 

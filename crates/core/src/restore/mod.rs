@@ -6,6 +6,8 @@
 
 mod apply;
 mod assemble;
+mod bare;
+mod beside;
 pub(crate) mod chain;
 mod complete;
 mod condition;
@@ -17,11 +19,13 @@ mod extract;
 pub(crate) mod fetch;
 mod history;
 pub(crate) mod level;
+mod locations;
 pub(crate) mod member;
 pub(crate) mod members;
 pub(crate) mod names;
 mod narrow;
 mod options;
+mod outlook;
 mod output;
 mod owner;
 mod place;
@@ -39,6 +43,8 @@ pub(crate) mod table;
 mod tablespaces;
 mod target;
 mod tree;
+mod vacant;
+mod wal_directory;
 mod walk;
 
 #[cfg(test)]
@@ -47,6 +53,7 @@ mod tests;
 pub use apply::{Progress, Restored, apply};
 pub use history::target_history;
 pub use options::{RestoreMode, RestoreOptions};
+pub use outlook::Outlook;
 pub use owner::Owner;
 pub use plan::{RestorePlan, Tar, plan};
 pub use recovery::{RecoveryMode, RecoverySettings, RestoreCommand};

@@ -1,5 +1,7 @@
 //! What a restore can be told.
 
+use std::path::PathBuf;
+
 use super::owner::Owner;
 use super::recovery::RecoverySettings;
 use super::tablespaces::TablespaceMap;
@@ -9,12 +11,16 @@ use super::tablespaces::TablespaceMap;
 pub struct RestoreOptions {
     /// Where tablespaces go instead of where they were.
     pub tablespace_map: TablespaceMap,
+    /// Where `pg_wal` is to lead, absolute; none leaves it a directory, or the link that it is.
+    pub wal_directory: Option<PathBuf>,
     /// Tars that are downloaded and unpacked at a time.
     pub concurrency: usize,
     /// The recovery settings to write; none leaves the directory as the backup had it.
     pub recovery: Option<RecoverySettings>,
     /// Write `archive_mode = off`, for a copy that must not archive into the repository of the original.
     pub archive_off: bool,
+    /// Restore though recovery will end at a hole in the WAL, before its target.
+    pub allow_gap: bool,
     /// What is expected in the target.
     pub mode: RestoreMode,
     /// To whom the files are to belong, if not to the user that restores. Only for root.
@@ -48,9 +54,11 @@ impl Default for RestoreOptions {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         RestoreOptions {
             tablespace_map: TablespaceMap::default(),
+            wal_directory: None,
             concurrency: processors.min(Self::MOST),
             recovery: None,
             archive_off: false,
+            allow_gap: false,
             mode: RestoreMode::Fresh,
             owner: None,
             check_space: true,

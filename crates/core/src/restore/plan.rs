@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::beside;
 use super::chain;
 use super::condition::{self, Condition};
 use super::contents::{self, Contents, ManifestInfo};
@@ -10,9 +11,11 @@ use super::databases::Databases;
 use super::existing::{self, Existing};
 use super::fetch::{blocking, read_with, whole};
 use super::level::{Bits, Level};
+use super::locations;
 use super::member::{MemberPath, TABLESPACE_MAP};
 use super::narrow::narrow;
 use super::options::{RestoreMode, RestoreOptions};
+use super::outlook::{self, Outlook};
 use super::owner::{self, Owner};
 use super::recovery::RecoverySettings;
 use super::root::Directories;
@@ -20,6 +23,9 @@ use super::space::{self, Need};
 use super::survey::Survey;
 use super::table::Table;
 use super::tablespaces::{self, Tablespace};
+use super::vacant;
+use super::wal_directory;
+use crate::cluster;
 use crate::codec::Format;
 use crate::error::{Error, Result};
 use crate::formats::Sentinel;
@@ -43,10 +49,14 @@ pub struct RestorePlan {
     pub target: PathBuf,
     /// Where the tablespaces go.
     pub tablespaces: Vec<Tablespace>,
+    /// Where `pg_wal` leads, if it is a link.
+    pub wal_directory: Option<PathBuf>,
     /// The backups that it is based on, the parent first, the full one last; empty for a full backup.
     pub ancestors: Vec<String>,
     /// What recovery will be told, if anything.
     pub recovery: Option<RecoverySettings>,
+    /// Where recovery will end; none if nothing is known of it.
+    pub outlook: Option<Outlook>,
     /// `archive_mode = off` is written.
     pub archive_off: bool,
     /// What is expected in the target.
@@ -105,6 +115,7 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
     owner::check(options.owner)?;
     let links = chain::links(store, backup).await?;
     let sentinel = links[0].sentinel.clone();
+    check_cluster(store, &links).await?;
     if options.recovery.is_some() && (1..RECOVERY_SIGNAL_SINCE).contains(&sentinel.pg_version) {
         return Err(Error::config(
             format!(
@@ -117,6 +128,18 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
     let mut notes = Vec::new();
     chain::check_timelines(store, &links, &mut notes).await?;
     let mut place = Place::find(store, backup, target, &sentinel, &options).await?;
+    let outlook = match &options.recovery {
+        Some(recovery) => outlook::look(store, &links[0], recovery, options.allow_gap, &mut notes).await?,
+        None => None,
+    };
+    if options.mode != RestoreMode::VerifyOnly {
+        notes.extend(beside::notes(
+            &sentinel,
+            &place.target,
+            &place.tablespaces,
+            outlook.as_ref(),
+        ));
+    }
     let databases = Databases::find(store, backup, &options.databases).await?;
     let Contents {
         mut table,
@@ -163,10 +186,12 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
         backup: backup.to_owned(),
         target: place.target,
         tablespaces: place.tablespaces,
+        wal_directory: place.directories.wal.as_ref().map(|wal| wal.path.clone()),
         directories: place.directories,
         condition: place.condition,
         ancestors: links.into_iter().skip(1).map(|link| link.backup).collect(),
         recovery: options.recovery,
+        outlook,
         archive_off: options.archive_off,
         mode: options.mode,
         owner: options.owner,
@@ -181,6 +206,28 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
         manifest,
         store: store.clone(),
     })
+}
+
+/// All backups of the chain must be of the cluster to which the repository belongs.
+async fn check_cluster(store: &Store, links: &[Link]) -> Result<()> {
+    let Some(owner) = cluster::owner(store).await? else {
+        return Ok(());
+    };
+    let of = |link: &Link| link.sentinel.system_identifier.filter(|of_backup| *of_backup != 0);
+    let foreign = links
+        .iter()
+        .find_map(|link| Some((link, of(link)?)).filter(|(_, of_backup)| *of_backup != owner.system_identifier));
+    let Some((link, of_backup)) = foreign else {
+        return Ok(());
+    };
+    Err(Error::config(
+        format!(
+            "backup \"{}\" is of the cluster with system identifier {of_backup}, the repository of {}",
+            link.backup, owner.system_identifier
+        ),
+        "One of them is not what it was. If the prefix really has backups of two clusters, copy that backup, those that it is \
+         based on and their WAL to a prefix of their own, and restore from there.",
+    ))
 }
 
 /// The files that need not be fetched: those that are kept, and those that a manifest allows to make without a tar.
@@ -232,10 +279,25 @@ impl Place {
         };
         place.target = match options.mode {
             RestoreMode::VerifyOnly => return Ok(place),
-            RestoreMode::Fresh => tablespaces::check_directories(target, &place.tablespaces, true)?,
-            RestoreMode::Delta => tablespaces::check_directories(target, &place.tablespaces, false)?,
+            RestoreMode::Fresh => vacant::check_directories(target, &place.tablespaces, true)?,
+            RestoreMode::Delta => vacant::check_directories(target, &place.tablespaces, false)?,
         };
         place.directories = Directories::find(&place.target, &place.tablespaces)?;
+        locations::confirm(&mut place.tablespaces, &place.directories, options.owner)?;
+        let others = place
+            .tablespaces
+            .iter()
+            .filter_map(|tablespace| tablespace.location.as_ref());
+        let others = others
+            .map(|location| tablespaces::settled(location))
+            .collect::<Result<Vec<_>>>()?;
+        place.directories.wal = wal_directory::find(
+            options.wal_directory.as_deref(),
+            &place.target,
+            &place.directories,
+            &[&[place.target.clone()][..], &others[..]].concat(),
+            options.mode == RestoreMode::Delta,
+        )?;
         if options.mode == RestoreMode::Delta {
             place.condition = condition::check_directories(&place.directories, &place.tablespaces, sentinel)?;
         }

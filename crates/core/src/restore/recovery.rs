@@ -4,12 +4,13 @@ use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
 
-use super::member::MemberPath;
+use super::member::{BACKUP_LABEL, BACKUP_MANIFEST, MemberPath};
 use super::plan::RestorePlan;
 use super::target::{RecoveryTarget, RestoreTarget};
 use super::tree::Tree;
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
+use crate::wal::Parameters;
 
 /// Stands above the settings, and lets a later restore find them.
 const COMMENT: &str = "# written by walarchive backup-fetch";
@@ -28,7 +29,18 @@ const IGNORE_INVALID_PAGES_NAME: &str = "ignore_invalid_pages";
 /// The first version that has it.
 const IGNORE_INVALID_PAGES_SINCE: u32 = 13;
 
+const CONF: &str = "postgresql.conf";
+
 const AUTO_CONF: &str = "postgresql.auto.conf";
+
+/// What a restore writes itself, or takes from a tar in which it has no mode of its own.
+pub(super) const OWN_FILES: [&str; 5] = [
+    BACKUP_LABEL,
+    BACKUP_MANIFEST,
+    AUTO_CONF,
+    "recovery.signal",
+    "standby.signal",
+];
 
 /// More than any has, in bytes.
 const AUTO_CONF_LIMIT: u64 = 64 << 20;
@@ -145,11 +157,22 @@ impl RestorePlan {
 
 /// Write the settings and then the signal file. Whatever goes wrong, either both count or the server cannot start yet, as
 /// `pg_control` is not there.
-pub(super) fn write(recovery: Option<&RecoverySettings>, further: &[&str], tree: &Tree) -> Result<()> {
+pub(super) fn write(
+    recovery: Option<&RecoverySettings>,
+    further: &[&str],
+    parameters: Option<&Parameters>,
+    tree: &Tree,
+) -> Result<()> {
     let mut settings = recovery.map_or_else(Vec::new, RecoverySettings::settings);
     settings.extend(further.iter().map(|line| (*line).to_owned()));
-    let path = MemberPath::parse(AUTO_CONF.as_bytes()).map_err(|reason| Error::damaged(AUTO_CONF, reason))?;
-    let old = tree.read(&path, AUTO_CONF_LIMIT)?.unwrap_or_default();
+    let read = |name: &str| {
+        let path = MemberPath::parse(name.as_bytes()).map_err(|reason| Error::damaged(name, reason))?;
+        Ok::<_, Error>(tree.read(&path, AUTO_CONF_LIMIT)?.unwrap_or_default())
+    };
+    let old = read(AUTO_CONF)?;
+    if let Some(parameters) = parameters {
+        settings.extend(raised(parameters, &[read(CONF)?, b"\n".to_vec(), old.clone()].concat()));
+    }
     // ALTER SYSTEM drops comments, so the name alone tells what a restore of some databases once left in it.
     let is_stale = !further.contains(&IGNORE_INVALID_PAGES) && old.split(is_newline).any(ignores_invalid_pages);
     if is_stale {
@@ -163,6 +186,25 @@ pub(super) fn write(recovery: Option<&RecoverySettings>, further: &[&str], tree:
     }
     put(tree, AUTO_CONF, &merge(&old, &settings))?;
     recovery.map_or(Ok(()), |recovery| put(tree, recovery.mode.file_name(), b""))
+}
+
+/// The settings of which the configuration has less than the server had when it wrote the WAL: recovery would stop.
+fn raised(parameters: &Parameters, configuration: &[u8]) -> Vec<String> {
+    let value_of = |wanted: &str, default: i32| {
+        let mut lines = configuration.split(is_newline).rev();
+        let Some(line) = lines.find(|line| name(line) == wanted.as_bytes()) else {
+            return default;
+        };
+        let text = String::from_utf8_lossy(line);
+        let value = text.trim_start()[wanted.len()..].trim_start().trim_start_matches('=');
+        let value = value.split('#').next().unwrap_or_default().trim().trim_matches('\'');
+        // What cannot be read is written anew.
+        value.parse().unwrap_or(0)
+    };
+    let lacking = parameters
+        .each()
+        .filter(|(name, value, default)| value_of(name, *default) < *value);
+    lacking.map(|(name, value, _)| format!("{name} = '{value}'")).collect()
 }
 
 /// Write a small file of the data directory.

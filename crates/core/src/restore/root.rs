@@ -12,13 +12,16 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, fchownat};
 
 use super::owner::Owner;
 use super::tablespaces::{Tablespace, settled};
 use crate::error::{Error, Result};
+
+/// What some file systems have in their topmost directory.
+pub(super) const LOST_AND_FOUND: &str = "lost+found";
 
 /// To look into a directory.
 const DIRECTORY: OFlag = OFlag::O_RDONLY
@@ -51,6 +54,17 @@ pub(crate) struct Directories {
     pub(super) target: Option<Root>,
     /// By OID.
     pub(super) tablespaces: BTreeMap<Vec<u8>, Root>,
+    /// Where `pg_wal` leads, if it is a link.
+    pub(super) wal: Option<WalDirectory>,
+}
+
+/// Where `pg_wal` leads, if it is a link.
+#[derive(Debug)]
+pub(crate) struct WalDirectory {
+    /// As the link has it.
+    pub(super) path: PathBuf,
+    /// If it exists.
+    pub(super) root: Option<Root>,
 }
 
 impl Directories {
@@ -58,6 +72,7 @@ impl Directories {
         let mut found = Directories {
             target: Root::reach(target, Missing::Leave)?,
             tablespaces: BTreeMap::new(),
+            wal: None,
         };
         for tablespace in tablespaces {
             let Some(location) = &tablespace.location else { continue };
@@ -72,6 +87,11 @@ impl Directories {
 }
 
 impl Root {
+    /// The directory, if it exists.
+    pub(super) fn find(path: &Path) -> Result<Option<Self>> {
+        Root::reach(path, Missing::Leave)
+    }
+
     /// Create the directory, and those above it, unless it exists; and keep other restores out of it.
     pub(super) fn create(path: &Path, owner: Option<Owner>) -> Result<Self> {
         let created = Root::reach(path, Missing::Create(owner))?;
@@ -90,7 +110,7 @@ impl Root {
     }
 
     /// It lasts as long as the directory is open.
-    fn lock(&self) -> Result<()> {
+    pub(super) fn lock(&self) -> Result<()> {
         match self.directory.try_lock() {
             Ok(()) => Ok(()),
             Err(TryLockError::WouldBlock) => Err(Error::config(
@@ -160,12 +180,6 @@ impl Root {
             }
         }
         Ok(Some(directory))
-    }
-
-    pub(super) fn is_empty(&self) -> Result<bool> {
-        entries(&self.directory)
-            .map(|entries| entries.is_empty())
-            .map_err(|error| failed("read", self.path.clone(), error))
     }
 
     /// Is something there, whatever it is?
@@ -274,6 +288,11 @@ pub(super) fn stat(parent: &File, name: &OsStr) -> nix::Result<FileStat> {
     fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)
 }
 
+/// Is it a link to there?
+pub(super) fn leads_to(directory: &File, name: &OsStr, location: &Path) -> bool {
+    readlinkat(directory, name).is_ok_and(|link| Path::new(&link) == location)
+}
+
 /// The file system of what is open.
 pub(super) fn device(file: &File) -> io::Result<u64> {
     file.metadata().map(|meta| meta.dev())
@@ -342,6 +361,7 @@ pub(super) fn failed(operation: &'static str, path: PathBuf, error: Errno) -> Er
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use super::super::bare::is_bare;
     use super::*;
 
     #[test]
@@ -349,7 +369,7 @@ mod tests {
         let place = tempfile::tempdir().expect("a directory");
         let real = place.path().canonicalize().expect("real");
         let made = Root::create(&real.join("a/b"), None).expect("created");
-        assert!(made.is_empty().expect("read") && real.join("a/b").is_dir());
+        assert!(is_bare(&made, None).expect("read") && real.join("a/b").is_dir());
         symlink(real.join("a"), real.join("link")).expect("linked");
         for path in ["link", "link/b", "link/new"] {
             assert!(reach(&real.join(path), Missing::Create(None)).is_err(), "{path}");

@@ -44,6 +44,9 @@ impl fmt::Display for RestorePlan {
             .iter()
             .try_for_each(|ancestor| writeln!(f, "based on:     {ancestor}"))?;
         writeln!(f, "directory:    {}", self.target.display())?;
+        if let Some(wal) = &self.wal_directory {
+            writeln!(f, "pg_wal:       a link to {}", wal.display())?;
+        }
         for tablespace in &self.tablespaces {
             match &tablespace.location {
                 Some(location) if Path::new(&tablespace.original) == location => {
@@ -57,6 +60,9 @@ impl fmt::Display for RestorePlan {
                     tablespace.original
                 )?,
                 None => writeln!(f, "tablespace:   {} inside the data directory", tablespace.oid)?,
+            }
+            if !tablespace.confirmed {
+                writeln!(f, "    that place is not confirmed: only the repository names it")?;
             }
         }
         if let Some(existing) = &self.existing {
@@ -114,6 +120,21 @@ impl fmt::Display for RestorePlan {
                     .settings()
                     .iter()
                     .try_for_each(|line| writeln!(f, "    {line}"))?;
+            }
+        }
+        if let Some(outlook) = &self.outlook {
+            write!(
+                f,
+                "its WAL:      goes on to LSN {} on timeline {}",
+                outlook.end, outlook.timeline
+            )?;
+            match outlook.last_time {
+                Some(time) => writeln!(
+                    f,
+                    ", the last transaction in it at {}",
+                    time.format("%Y-%m-%d %H:%M:%S+00")
+                )?,
+                None => writeln!(f)?,
             }
         }
         self.notes

@@ -2,7 +2,6 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::condition::Marker;
 use crate::error::{Error, Result};
 use crate::formats::TablespaceSpec;
 
@@ -15,6 +14,8 @@ pub struct Tablespace {
     pub original: String,
     /// The directory it goes to. None for one inside the data directory (`allow_in_place_tablespaces`), which has no link.
     pub location: Option<PathBuf>,
+    /// The user knows of this place; one that only the repository names must be confirmed before anything is written there.
+    pub confirmed: bool,
 }
 
 /// `--tablespace-map OLD=NEW`, any number of times. OLD is a directory or an OID.
@@ -154,6 +155,7 @@ pub(super) fn resolve(found: Vec<(String, String)>, map: &TablespaceMap, object:
             .each
             .iter()
             .find(|(old, _)| TablespaceMap::matches(old, &oid, &original));
+        let confirmed = mapped.is_some() || map.all.is_some() || is_in_place(&original, &oid);
         let location = match mapped {
             Some((_, new)) => Some(new.clone()),
             None if !is_in_place(&original, &oid) && map.all.is_some() => map.all.as_ref().map(|all| all.join(&oid)),
@@ -170,6 +172,7 @@ pub(super) fn resolve(found: Vec<(String, String)>, map: &TablespaceMap, object:
             oid,
             original,
             location,
+            confirmed,
         });
     }
     Ok(tablespaces)
@@ -178,64 +181,6 @@ pub(super) fn resolve(found: Vec<(String, String)>, map: &TablespaceMap, object:
 /// Inside the data directory, by `allow_in_place_tablespaces`.
 fn is_in_place(original: &str, oid: &str) -> bool {
     original.is_empty() || original == format!("pg_tblspc/{oid}")
-}
-
-/// Check that no directory lies within another and, if asked for, that all are empty or absent. Returns the target with its
-/// links resolved.
-pub(super) fn check_directories(target: &Path, tablespaces: &[Tablespace], must_be_empty: bool) -> Result<PathBuf> {
-    let target = settled(target)?;
-    if must_be_empty {
-        let hint = match Marker::is_there(&target) {
-            true => {
-                "A restore into it was interrupted. Run the same command with --delta to go on with it, or empty the directory."
-            }
-            false => "Restore into a new directory, or empty this one first. With --delta, what is in it is used.",
-        };
-        check_empty(&target, hint)?;
-    }
-    let mut taken = vec![target.clone()];
-    for location in tablespaces
-        .iter()
-        .filter_map(|tablespace| tablespace.location.as_deref())
-    {
-        let settled = settled(location)?;
-        if let Some(other) = taken
-            .iter()
-            .find(|other| other.starts_with(&settled) || settled.starts_with(other))
-        {
-            return Err(Error::config(
-                format!(
-                    "tablespace directory \"{}\" and directory \"{}\" lie within each other",
-                    location.display(),
-                    other.display()
-                ),
-                "Give each a directory of its own with --tablespace-map OLD=NEW.",
-            ));
-        }
-        if must_be_empty {
-            check_empty(
-                &settled,
-                "Empty it if nothing uses it any more, or restore to another place with --tablespace-map OLD=NEW.",
-            )?;
-        }
-        taken.push(settled);
-    }
-    Ok(target)
-}
-
-fn check_empty(path: &Path, hint: &str) -> Result<()> {
-    match std::fs::read_dir(path) {
-        Ok(mut entries) => match entries.next() {
-            None => Ok(()),
-            Some(Ok(_)) => Err(Error::config(
-                format!("directory \"{}\" is not empty", path.display()),
-                hint,
-            )),
-            Some(Err(error)) => Err(Error::io("read", path, error)),
-        },
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Error::io("open", path, error)),
-    }
 }
 
 /// The absolute path with the links of the part that exists resolved.
@@ -318,42 +263,5 @@ mod tests {
                 ("16401".to_owned(), "/back\\slash\nnewline".to_owned())
             ]
         );
-    }
-
-    #[test]
-    fn directories_must_be_empty_and_apart() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let at = |name: &str| dir.path().join(name);
-        let tablespace = |path: PathBuf| Tablespace {
-            oid: "1".to_owned(),
-            original: String::new(),
-            location: Some(path),
-        };
-        std::fs::create_dir(at("full")).expect("created");
-        std::fs::write(at("full/x"), "").expect("written");
-        std::fs::create_dir(at("empty")).expect("created");
-        std::os::unix::fs::symlink(at("empty"), at("link")).expect("linked");
-        std::os::unix::fs::symlink(at("nowhere"), at("dangling")).expect("linked");
-        check_directories(&at("new"), &[tablespace(at("empty"))], true).expect("fine");
-        let real = dir.path().canonicalize().expect("real");
-        assert_eq!(
-            check_directories(&at("link"), &[], true).expect("fine"),
-            real.join("empty")
-        );
-        for (target, location) in [
-            ("full", "other"),
-            ("new", "full"),
-            ("new", "new/ts"),
-            ("new/data", "new"),
-            ("empty", "link"),
-            ("full/x", "other"),
-            ("dangling", "other"),
-            ("a/../b", "other"),
-        ] {
-            assert!(
-                check_directories(&at(target), &[tablespace(at(location))], true).is_err(),
-                "{target} {location}"
-            );
-        }
     }
 }

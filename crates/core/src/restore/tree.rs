@@ -17,12 +17,12 @@ use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, symlinkat, syncfs, unlinkat};
 use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
 
-use super::member::MemberPath;
+use super::member::{LONGEST_NAME, MemberPath};
 use super::owner::Owner;
-use super::root::{Directories, Root, device, failed, give, give_named, open_file, open_own};
+use super::root::{Directories, Root, WalDirectory, device, failed, give, give_named, leads_to, open_file, open_own};
 use super::tablespaces::Tablespace;
-use super::walk::leads_to;
 use crate::error::{Error, Result};
 
 /// What a file is called until its content was checked.
@@ -32,6 +32,8 @@ const TEMPORARY_SUFFIX: &[u8] = b".walarchive-tmp";
 pub(super) struct Tree {
     target: Root,
     tablespaces: BTreeMap<Vec<u8>, Root>,
+    /// Where the link `pg_wal` leads; none if it is a directory.
+    wal: Option<Root>,
     /// The file systems of these.
     devices: BTreeSet<u64>,
     /// Of each other one that is mounted below them, a directory to which something was written since the last flush.
@@ -72,6 +74,7 @@ impl Tree {
         let mut tree = Tree {
             target: found.target.take().map_or_else(|| Root::create(target, owner), Ok)?,
             tablespaces: BTreeMap::new(),
+            wal: None,
             devices: BTreeSet::new(),
             mounted: Mutex::default(),
             owner,
@@ -85,6 +88,9 @@ impl Tree {
                 None => Root::create(location, owner)?,
             };
             tree.tablespaces.insert(oid, root);
+        }
+        if let Some(WalDirectory { path, root }) = found.wal.take() {
+            tree.wal = Some(root.map_or_else(|| Root::create(&path, owner), Ok)?);
         }
         tree.devices = tree.roots().map(Root::device).collect::<Result<_>>()?;
         Ok(tree)
@@ -109,7 +115,14 @@ impl Tree {
     }
 
     fn roots(&self) -> impl Iterator<Item = &Root> {
-        std::iter::once(&self.target).chain(self.tablespaces.values())
+        std::iter::once(&self.target)
+            .chain(self.tablespaces.values())
+            .chain(&self.wal)
+    }
+
+    /// Where the link `pg_wal` leads.
+    pub(super) fn wal(&self) -> Option<&Root> {
+        self.wal.as_ref()
     }
 
     /// The data directory.
@@ -126,23 +139,57 @@ impl Tree {
         self.owner
     }
 
-    /// Create the links to the tablespaces, unless they are there.
+    /// Create the links to the tablespaces and to the directory for WAL, unless they are there.
     pub(super) fn link(&self, tablespaces: &[Tablespace]) -> Result<()> {
+        if let Some(wal) = &self.wal {
+            self.link_one(&[], OsStr::new("pg_wal"), &wal.path)?;
+        }
         for tablespace in tablespaces {
             let Some(location) = &tablespace.location else { continue };
-            let oid = OsStr::new(&tablespace.oid);
-            let full = || self.target.path.join("pg_tblspc").join(oid);
-            let links = self.target.descend(&[b"pg_tblspc".to_vec()], self.owner)?;
-            if leads_to(&links, oid, location) {
-                continue;
-            }
-            symlinkat(location, &links, oid).map_err(|error| failed("create", full(), error))?;
-            if let Some(owner) = self.owner {
-                give_named(&links, oid, owner).map_err(|error| failed("set the owner of", full(), error))?;
-            }
-            links.sync_all().map_err(|error| Error::io("flush", full(), error))?;
+            self.link_one(&[b"pg_tblspc".to_vec()], OsStr::new(&tablespace.oid), location)?;
         }
         Ok(())
+    }
+
+    fn link_one(&self, parents: &[Vec<u8>], name: &OsStr, location: &Path) -> Result<()> {
+        let full = || self.target.join(parents).join(name);
+        let links = self.target.descend(parents, self.owner)?;
+        if leads_to(&links, name, location) {
+            return Ok(());
+        }
+        symlinkat(location, &links, name).map_err(|error| failed("create", full(), error))?;
+        if let Some(owner) = self.owner {
+            give_named(&links, name, owner).map_err(|error| failed("set the owner of", full(), error))?;
+        }
+        links.sync_all().map_err(|error| Error::io("flush", full(), error))
+    }
+
+    /// Let the group of the owner read what the restore made itself, as it may read all else.
+    pub(super) fn open_to_group(&self, files: &[&str]) -> Result<()> {
+        let set = |file: &File, mode, path: &Path| {
+            let set = file.set_permissions(Permissions::from_mode(mode));
+            set.map_err(|error| Error::io("set the mode of", path, error))
+        };
+        for root in self.roots() {
+            set(root.directory(), 0o750, &root.path)?;
+        }
+        for name in files {
+            let path = MemberPath::parse(name.as_bytes()).map_err(|reason| Error::damaged(*name, reason))?;
+            let Some(spot) = self.look(&path)? else { continue };
+            match open_own(&spot.directory, spot.name) {
+                Ok(file) => set(&file, 0o640, &spot.full)?,
+                Err(Errno::ENOENT) => {}
+                Err(error) => return Err(failed("open", spot.full, error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// May the group read the data directory as it is now?
+    pub(super) fn is_open_to_group(&self) -> Result<bool> {
+        let meta = self.target.directory().metadata();
+        let meta = meta.map_err(|error| Error::io("open", &self.target.path, error))?;
+        Ok(meta.mode() & 0o050 == 0o050)
     }
 
     /// Remove a file, durably; it is no failure if it is not there.
@@ -192,6 +239,10 @@ impl Tree {
     fn locate<'a>(&self, path: &'a MemberPath) -> (&Root, &'a [Vec<u8>]) {
         match path.components() {
             [links, oid, rest @ ..] if links == b"pg_tblspc" => match self.tablespaces.get(oid) {
+                Some(root) => (root, rest),
+                None => (&self.target, path.components()),
+            },
+            [first, rest @ ..] if first == b"pg_wal" => match &self.wal {
                 Some(root) => (root, rest),
                 None => (&self.target, path.components()),
             },
@@ -298,9 +349,15 @@ impl Tree {
         }
     }
 
-    /// Nobody can foresee it, so no member of a tar can bear it.
+    /// Nobody can foresee it, so no member of a tar can bear it. It is in the file's own directory, as that may be on a file system
+    /// of its own; of a long name there is only a digest, so that this one is not too long.
     fn temporary(&self, name: &OsStr) -> OsString {
-        OsString::from_vec([name.as_bytes(), b".", self.tag.as_bytes(), TEMPORARY_SUFFIX].concat())
+        let of = |name: &[u8]| [name, b".", self.tag.as_bytes(), TEMPORARY_SUFFIX].concat();
+        let full = of(name.as_bytes());
+        OsString::from_vec(match full.len() <= LONGEST_NAME {
+            true => full,
+            false => of(hex_digest(name.as_bytes()).as_bytes()),
+        })
     }
 
     /// Flush everything to disk: the file systems of the target and of each tablespace, and those that are mounted below them.
@@ -315,6 +372,11 @@ impl Tree {
         }
         Ok(())
     }
+}
+
+fn hex_digest(name: &[u8]) -> String {
+    let digest = Sha256::digest(name);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Spot<'_> {

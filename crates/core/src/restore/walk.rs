@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
-use nix::fcntl::readlinkat;
 use nix::sys::stat::FileStat;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::owner::Owner;
-use super::root::{self, Root, failed};
+use super::root::{self, LOST_AND_FOUND, Root, failed, leads_to};
 use super::tablespaces::Tablespace;
+use super::wal_directory::is_of_server;
 use crate::error::Result;
 
 /// The unit of `st_blocks`, in bytes.
@@ -66,6 +66,12 @@ impl Entry<'_> {
         location.is_some_and(|location| leads_to(self.directory, self.name, location))
     }
 
+    /// Is it the link `pg_wal` to the directory for WAL?
+    pub(super) fn is_link_to_wal(&self, wal: Option<&Root>) -> bool {
+        let is_it = self.path == b"pg_wal" && self.above == 0 && !self.is_directory;
+        is_it && wal.is_some_and(|wal| leads_to(self.directory, self.name, &wal.path))
+    }
+
     /// Does it lie in the data directory where the link to one of the tablespaces belongs? What has its path in the backup is to
     /// be in the tablespace's own directory.
     pub(super) fn is_in_place_of_link(&self, tablespaces: &[Tablespace]) -> bool {
@@ -109,20 +115,17 @@ impl Entry<'_> {
     }
 }
 
-/// Is it a link to there?
-pub(super) fn leads_to(directory: &File, name: &OsStr, location: &Path) -> bool {
-    readlinkat(directory, name).is_ok_and(|link| Path::new(&link) == location)
-}
-
 /// Call `each` with everything in the data directory and in the tablespaces' directories of this server's version; with what
 /// is in a directory before the directory. Links are not followed.
 pub(super) fn walk(
     target: &Root,
     tablespaces: &BTreeMap<Vec<u8>, Root>,
+    wal: Option<&Root>,
     major: u32,
     each: &mut impl FnMut(&Entry<'_>) -> Result<()>,
 ) -> Result<()> {
-    let all = |_: &OsStr, _: bool| true;
+    // That of a file system is nobody's to look into.
+    let all = |name: &OsStr, is_directory: bool| !is_directory || name != LOST_AND_FOUND;
     Walk {
         root: target,
         device: target.device()?,
@@ -130,6 +133,16 @@ pub(super) fn walk(
         tablespace: None,
     }
     .go(target.directory(), &mut Vec::new(), &all, each)?;
+    if let Some(root) = wal {
+        let mut path = b"pg_wal".to_vec();
+        let walk = Walk {
+            root,
+            device: root.device()?,
+            above: path.len() + 1,
+            tablespace: None,
+        };
+        walk.go(root.directory(), &mut path, &is_of_server, each)?;
+    }
     for (oid, root) in tablespaces {
         let mut path = [b"pg_tblspc/", &oid[..]].concat();
         let walk = Walk {

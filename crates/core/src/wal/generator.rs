@@ -118,6 +118,33 @@ impl Generator {
         self.record(1, 0x80, &data);
     }
 
+    /// A restore point.
+    pub(crate) fn restore_point(&mut self, name: &str) {
+        let mut data = vec![255, 72];
+        data.extend([0; 8]);
+        data.extend(name.as_bytes());
+        data.resize(2 + 72, 0);
+        self.record(0, 0x70, &data);
+    }
+
+    /// `CREATE TABLESPACE`.
+    pub(crate) fn tablespace(&mut self, oid: u32, location: &str) {
+        let mut data = vec![254];
+        data.extend((4 + location.len() as u32 + 1).to_le_bytes());
+        data.extend(oid.to_le_bytes());
+        data.extend(location.as_bytes());
+        data.push(0);
+        self.record(5, 0, &data);
+    }
+
+    /// The server has other parameters.
+    pub(crate) fn parameters(&mut self, values: [i32; 5]) {
+        let mut data = vec![255, 28];
+        values.iter().for_each(|value| data.extend(value.to_le_bytes()));
+        data.resize(2 + 28, 0);
+        self.record(0, 0x60, &data);
+    }
+
     /// The end of a recovery, which begins a timeline.
     pub(crate) fn end_of_recovery(&mut self, timeline: u32) {
         self.timeline = timeline;

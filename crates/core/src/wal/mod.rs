@@ -1,5 +1,6 @@
 //! WAL files: their names, their pages and their records.
 
+mod events;
 mod history;
 mod name;
 mod page;
@@ -7,6 +8,7 @@ mod pages;
 mod record;
 mod walker;
 
+pub use events::{Event, Parameters};
 pub use history::TimelineHistory;
 pub use name::{Segment, SegmentSize, WalFileName};
 pub use page::{FirstPage, LONG_HEADER_BYTES};

@@ -3,6 +3,7 @@
 
 use chrono::{DateTime, Utc};
 
+use super::events::{Event, Parameters, text};
 use super::pages::bytes;
 use crate::lsn::Lsn;
 
@@ -15,16 +16,21 @@ const CHECKSUM_AT: usize = 20;
 /// The largest record, in bytes (`XLogRecordMaxSize` is a little less).
 pub(super) const LARGEST: u32 = 1 << 30;
 
-/// What is kept of a record's data; those that are looked into are shorter up to what is looked at.
-const KEPT: usize = 64;
+/// What is kept of a record's data, in bytes; those that are looked into are shorter up to what is looked at.
+const KEPT: usize = 128;
+
+/// The same of those of tablespaces, which have a path (`MAXPGPATH`).
+const KEPT_OF_TABLESPACES: usize = 1100;
 
 /// Resource managers.
 const RM_XLOG: u8 = 0;
 const RM_XACT: u8 = 1;
+const RM_TABLESPACE: u8 = 5;
 
 /// Of [`RM_XLOG`], in the upper four bits of `xl_info`.
 const CHECKPOINT_SHUTDOWN: u8 = 0x00;
 const SWITCH: u8 = 0x40;
+const PARAMETER_CHANGE: u8 = 0x60;
 const RESTORE_POINT: u8 = 0x70;
 const END_OF_RECOVERY: u8 = 0x90;
 
@@ -34,6 +40,9 @@ const COMMIT: u8 = 0x00;
 const ABORT: u8 = 0x20;
 const COMMIT_PREPARED: u8 = 0x30;
 const ABORT_PREPARED: u8 = 0x40;
+
+/// Of [`RM_TABLESPACE`].
+const CREATE_TABLESPACE: u8 = 0x00;
 
 /// What announces the parts of a record's data: here only those that a record without blocks has.
 const DATA_SHORT: u8 = 255;
@@ -80,7 +89,11 @@ impl Record {
             piece = rest;
         }
         self.crc = crc32c::crc32c_append(self.crc, piece);
-        let room = KEPT - self.kept.len();
+        let most = match self.manager() {
+            RM_TABLESPACE => KEPT_OF_TABLESPACES,
+            _ => KEPT,
+        };
+        let room = most - self.kept.len().min(most);
         self.kept.extend_from_slice(&piece[..piece.len().min(room)]);
     }
 
@@ -126,6 +139,31 @@ impl Record {
             .filter(|_| self.manager() == RM_XLOG && begins)?
             .get(8..)?;
         Some(u32::from_le_bytes(*timeline.first_chunk()?))
+    }
+
+    /// What it does that matters to somebody who is about to replay it.
+    pub(super) fn event(&self) -> Option<Event> {
+        match (self.manager(), self.info()) {
+            (RM_XLOG, RESTORE_POINT) => Some(Event::RestorePoint(text(self.main_data()?.get(8..)?))),
+            (RM_XLOG, PARAMETER_CHANGE) => Parameters::parse(self.main_data()?).map(Event::Parameters),
+            (RM_TABLESPACE, CREATE_TABLESPACE) => {
+                let data = self.main_data()?;
+                Some(Event::Tablespace {
+                    oid: u32::from_le_bytes(*data.first_chunk()?),
+                    location: text(data.get(4..)?),
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// The transaction that it ends. The inner none: one that was prepared, whose ID stands deep in the record.
+    pub(super) fn transaction(&self) -> Option<Option<u32>> {
+        match (self.manager(), self.info() & XACT_MASK) {
+            (RM_XACT, COMMIT | ABORT) => Some(Some(u32::from_le_bytes(bytes(&self.header, 4)))),
+            (RM_XACT, COMMIT_PREPARED | ABORT_PREPARED) => Some(None),
+            _ => None,
+        }
     }
 
     /// Could this record, which is not complete, be one that begins a timeline?

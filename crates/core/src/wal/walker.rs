@@ -3,6 +3,7 @@
 
 use chrono::{DateTime, Utc};
 
+use super::events::{Event, MOST};
 use super::pages::{PAGE_BYTES, PageHeader, SHORT_HEADER_BYTES, bytes};
 use super::record::{HEADER_BYTES, LARGEST, Record};
 use super::{FirstPage, LONG_HEADER_BYTES, Segment, SegmentSize};
@@ -24,6 +25,12 @@ pub struct Walked {
     pub first_time: Option<DateTime<Utc>>,
     /// The same of the last one.
     pub last_time: Option<DateTime<Utc>>,
+    /// What else ends here and matters to a replay, in order; of hostile WAL not all.
+    pub events: Vec<Event>,
+    /// The transaction that was asked for ends here.
+    pub ends_transaction: bool,
+    /// A transaction that was prepared ends here: which one, was not looked at.
+    pub ends_prepared: bool,
 }
 
 /// Walks through segments, page by page: `begin`, `feed` until all is fed, `end`. A record that goes on in the next segment
@@ -44,6 +51,8 @@ pub struct WalWalker {
     fed: u64,
     /// The highest timeline of which something was seen since its begin.
     timeline: u32,
+    /// Asked for.
+    transaction: Option<u32>,
     walked: Walked,
 }
 
@@ -74,13 +83,19 @@ impl WalWalker {
             segment: None,
             fed: 0,
             timeline: 0,
+            transaction: None,
             walked: Walked::default(),
         }
     }
 
+    /// Say where this transaction ends, by the lower 32 bits of its ID.
+    pub fn look_for(self, transaction: Option<u32>) -> Self {
+        WalWalker { transaction, ..self }
+    }
+
     /// One for the same cluster that has seen nothing yet.
     pub fn anew(&self) -> Self {
-        WalWalker::new(self.size, self.system_identifier)
+        WalWalker::new(self.size, self.system_identifier).look_for(self.transaction)
     }
 
     /// The bytes that follow are those of this segment. Where it does not follow the one before, or that one was not in
@@ -289,6 +304,14 @@ impl WalWalker {
         if let Some(time) = record.time() {
             self.walked.first_time.get_or_insert(time);
             self.walked.last_time = Some(time);
+        }
+        if self.walked.events.len() < MOST {
+            self.walked.events.extend(record.event());
+        }
+        match record.transaction() {
+            Some(Some(ended)) => self.walked.ends_transaction |= self.transaction == Some(ended),
+            Some(None) => self.walked.ends_prepared = true,
+            None => {}
         }
         if record.is_switch() {
             self.state = State::Switched;

@@ -4,11 +4,14 @@ mod between;
 mod chain;
 mod damage;
 mod existing;
+mod lies;
 mod mounts;
 mod options;
 mod others;
+mod outlook;
 mod places;
 mod replaced;
+mod waldir;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -263,11 +266,11 @@ async fn files_metadata_decides_what_is_restored() {
 async fn tablespaces_go_where_they_are_told_to() {
     let members = || {
         [
-            file("/pg_tblspc/16400/PG_15/5/1", CONTENT),
+            file("/pg_tblspc/16400/PG_15_1/5/1", CONTENT),
             directory("/pg_tblspc/16400"),
         ]
     };
-    let listed: [(&str, &[u8]); 1] = [("pg_tblspc/16400/PG_15/5/1", CONTENT)];
+    let listed: [(&str, &[u8]); 1] = [("pg_tblspc/16400/PG_15_1/5/1", CONTENT)];
     let spec = r#""Spec": {"base_prefix": "/d", "tablespaces": ["16400"], "16400": {"loc": "/old place", "link": "pg_tblspc/16400"}},"#;
     // Named by the sentinel, and by the tablespace map alone.
     for sentinel in [sentinel(spec), sentinel("")] {
@@ -284,7 +287,7 @@ async fn tablespaces_go_where_they_are_told_to() {
             .add(&format!("/old place={}", location.display()))
             .expect("a mapping");
         repository.restore_with(options).await.expect("restored");
-        assert_eq!(std::fs::read(location.join("PG_15/5/1")).expect("read"), CONTENT);
+        assert_eq!(std::fs::read(location.join("PG_15_1/5/1")).expect("read"), CONTENT);
         let link = repository.target().join("pg_tblspc/16400");
         assert_eq!(std::fs::read_link(link).expect("a link"), location);
     }

@@ -237,10 +237,10 @@ async fn all_tablespaces_go_below_one_directory() {
     let spec = r#""Spec": {"base_prefix": "/d", "tablespaces": ["16400", "16401"],
         "16400": {"loc": "/old", "link": "pg_tblspc/16400"}, "16401": {"loc": "/other", "link": "pg_tblspc/16401"}},"#;
     let members = [
-        file("/pg_tblspc/16400/PG_15/5/1", CONTENT),
+        file("/pg_tblspc/16400/PG_15_1/5/1", CONTENT),
         directory("/pg_tblspc/16401"),
     ];
-    let listed: [(&str, &[u8]); 1] = [("pg_tblspc/16400/PG_15/5/1", CONTENT)];
+    let listed: [(&str, &[u8]); 1] = [("pg_tblspc/16400/PG_15_1/5/1", CONTENT)];
     let repository = Repository::new(&sentinel(spec), &members, &listed).await;
     let place = repository.place.path().join("spaces");
     let mut options = RestoreOptions::default();
@@ -251,7 +251,7 @@ async fn all_tablespaces_go_below_one_directory() {
         .add(&format!("16401={}", elsewhere.display()))
         .expect("a mapping");
     repository.restore_with(options).await.expect("restored");
-    assert_eq!(std::fs::read(place.join("16400/PG_15/5/1")).expect("read"), CONTENT);
+    assert_eq!(std::fs::read(place.join("16400/PG_15_1/5/1")).expect("read"), CONTENT);
     assert!(elsewhere.is_dir() && !place.join("16401").exists());
     assert!(TablespaceMap::default().put_all(Path::new("x")).is_err());
 }

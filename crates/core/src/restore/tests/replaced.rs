@@ -59,7 +59,11 @@ fn no_file_that_has_another_name_is_given_away() {
             gid: getegid().as_raw(),
         },
     };
-    let give = || walk_entries(tree.target(), tree.tablespaces(), 15, &mut |entry| entry.give(owner));
+    let give = || {
+        walk_entries(tree.target(), tree.tablespaces(), None, 15, &mut |entry| {
+            entry.give(owner)
+        })
+    };
     give().expect("given");
     for path in walk(&target).into_iter().chain([target.join("base")]) {
         let meta = path.symlink_metadata().expect("there");

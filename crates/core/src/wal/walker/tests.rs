@@ -231,3 +231,39 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_matters_to_a_replay_is_seen() {
+    let mut wal = Generator::new(1, 1);
+    wal.restore_point("it's here");
+    wal.tablespace(16_400, &"/x".repeat(400));
+    wal.tablespace(16_401, "");
+    wal.parameters([500, 8, 10, 2, 64]);
+    wal.commit(Utc::now());
+    wal.switch();
+    let walked = |transaction| {
+        let mut walker = WalWalker::new(generator::size(), None).look_for(transaction);
+        let (segment, bytes) = wal.segments().remove(0);
+        walker.begin(segment);
+        walker.feed(&bytes);
+        walker.end()
+    };
+    let found = walked(Some(740));
+    assert_eq!(found.problem, None);
+    let [
+        Event::RestorePoint(name),
+        Event::Tablespace { oid: 16_400, location },
+        Event::Tablespace {
+            oid: 16_401,
+            location: none,
+        },
+        Event::Parameters(parameters),
+    ] = &found.events[..]
+    else {
+        panic!("{:?}", found.events)
+    };
+    assert_eq!((name.as_str(), location.len(), none.as_str()), ("it's here", 800, ""));
+    let values: Vec<i32> = parameters.each().map(|(_, value, _)| value).collect();
+    assert_eq!(values, [500, 8, 10, 2, 64]);
+    assert!(found.ends_transaction && !found.ends_prepared && !walked(Some(741)).ends_transaction);
+}

@@ -1,0 +1,230 @@
+//! What recovery has before it: the WAL from a backup to the end of the archive, as a listing shows it, and what is in it.
+
+use std::io::{self, Read};
+use std::ops::ControlFlow;
+
+use chrono::{DateTime, Utc};
+use futures::{StreamExt, TryStreamExt};
+
+use super::near::before;
+use super::{CONCURRENCY, Inventory, Reach, WalObject, wal};
+use crate::cluster;
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::storage::{RangeReader, Store};
+use crate::wal::{Event, Parameters, Segment, SegmentSize, WalFileName, WalWalker, Walked};
+
+/// The WAL that is read at most to see what is in it, in bytes. Recovery reads it again, so more would double its time.
+const MOST_READ: u64 = 1 << 30;
+
+/// Segments that are read of more WAL than that, from its end backwards, until there is a transaction in one.
+const LAST: usize = 4;
+
+/// Runs of segments that are read at a time.
+const PIECE: usize = 4;
+
+/// What is in the WAL that recovery would replay.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// All of it was read, and can be; else only what comes last, for its time.
+    pub is_all: bool,
+    /// When the last transaction in it ended.
+    pub last_time: Option<DateTime<Utc>>,
+    /// The names of its restore points.
+    pub restore_points: Vec<String>,
+    /// OID and directory of tablespaces that are created in it.
+    pub tablespaces: Vec<(u32, String)>,
+    /// The greatest values of the server's parameters, if they change in it.
+    pub parameters: Option<Parameters>,
+    /// The transaction that was asked for ends in it; or may, since it may have been prepared.
+    pub may_end_transaction: bool,
+    /// The first segment that is not in order, and what is wrong: recovery ends there.
+    pub damaged: Option<(Segment, String)>,
+}
+
+/// The WAL from a segment on, whatever timeline it is of, and the history files; without backups. None if there is none, so that
+/// nobody can tell the size of segments either.
+pub async fn wal_from(store: &Store, first: Segment) -> Result<Option<Inventory>> {
+    let mut objects: Vec<WalObject> = Vec::new();
+    let look = |listed| {
+        let found = WalObject::of(&listed);
+        objects.extend(found.filter(|object| object.name.segment().is_none_or(|segment| segment >= first)));
+        ControlFlow::Continue(())
+    };
+    store.each_after(layout::WAL_FOLDER, &before(first), look).await?;
+    let size = match cluster::owner(store).await? {
+        Some(owner) => Some(owner.segment_size),
+        None => segment_size(store, &objects).await?,
+    };
+    let Some(size) = size else { return Ok(None) };
+    let mut inventory = Inventory::new(size, Vec::new(), objects, Default::default());
+    inventory.read_histories(store).await?;
+    Ok(Some(inventory))
+}
+
+/// As the WAL tells it.
+async fn segment_size(store: &Store, objects: &[WalObject]) -> Result<Option<SegmentSize>> {
+    /// Where so many are damaged, nothing can be said.
+    const TRIES: usize = 8;
+    let segments = objects
+        .iter()
+        .filter(|object| matches!(object.name, WalFileName::Segment(_)));
+    for object in segments.take(TRIES) {
+        let page = match wal::first_page(store, object).await {
+            Err(Error::Damaged { .. }) => None,
+            page => page?,
+        };
+        let size = page.and_then(|page| SegmentSize::new(page.segment_bytes.into()).ok());
+        if size.is_some() {
+            return Ok(size);
+        }
+    }
+    Ok(None)
+}
+
+/// Read what is within reach, if that is not too much, and look for a transaction in it.
+pub async fn look_ahead(
+    store: &Store,
+    inventory: &Inventory,
+    reach: &Reach,
+    system_identifier: Option<u64>,
+    transaction: Option<u32>,
+) -> Result<Contents> {
+    let size = inventory.segment_size;
+    let walker = || WalWalker::new(size, system_identifier).look_for(transaction);
+    let most = (MOST_READ / size.bytes()).max(LAST as u64);
+    if reach.segments() > most {
+        return last_time(store, inventory, reach, walker()).await;
+    }
+    let segments = reach.read.iter().flat_map(|range| {
+        let numbers = range.first.number(size)..=range.last.number(size);
+        numbers.map(|number| Segment::from_number(range.first.timeline, number, size))
+    });
+    let objects: Vec<WalObject> = segments
+        .filter_map(|segment| inventory.object_of(segment))
+        .copied()
+        .collect();
+    // A record that goes on from one piece into the next would not be seen whole: each piece begins with the last of the one
+    // before.
+    let starts = (0..objects.len()).step_by(PIECE);
+    let pieces: Vec<Vec<WalObject>> = starts
+        .map(|start| objects[start.saturating_sub(1)..objects.len().min(start + PIECE)].to_vec())
+        .collect();
+    let walked: Vec<Vec<(Segment, Walked)>> = futures::stream::iter(pieces)
+        .map(|piece| walk_piece(store, piece, walker(), size))
+        .buffered(CONCURRENCY.div_ceil(2))
+        .try_collect()
+        .await?;
+    let mut contents = Contents {
+        is_all: true,
+        ..Contents::default()
+    };
+    for (segment, walked) in walked.into_iter().flatten() {
+        contents.add(segment, walked);
+    }
+    Ok(contents)
+}
+
+/// Of much WAL, only when it ends.
+async fn last_time(store: &Store, inventory: &Inventory, reach: &Reach, walker: WalWalker) -> Result<Contents> {
+    let size = inventory.segment_size;
+    let mut contents = Contents::default();
+    let last = reach.read.iter().rev().flat_map(|range| {
+        let numbers = range.first.number(size)..=range.last.number(size);
+        numbers
+            .rev()
+            .map(|number| Segment::from_number(range.first.timeline, number, size))
+    });
+    for segment in last.take(LAST) {
+        let Some(object) = inventory.object_of(segment) else {
+            break;
+        };
+        let (_, walked) = walk(store, *object, walker.anew(), size).await?;
+        contents.last_time = walked.and_then(|walked| walked.last_time);
+        if contents.last_time.is_some() {
+            break;
+        }
+    }
+    Ok(contents)
+}
+
+impl Contents {
+    /// What comes after a damaged segment is not reached.
+    fn add(&mut self, segment: Segment, walked: Walked) {
+        if self.damaged.is_some() {
+            return;
+        }
+        self.last_time = walked.last_time.or(self.last_time);
+        self.may_end_transaction |= walked.ends_transaction || walked.ends_prepared;
+        for event in walked.events {
+            match event {
+                Event::RestorePoint(name) => self.restore_points.push(name),
+                Event::Tablespace { oid, location } => self.tablespaces.push((oid, location)),
+                Event::Parameters(found) => {
+                    self.parameters = Some(self.parameters.map_or(found, |known| known.max(found)));
+                }
+            }
+        }
+        self.damaged = walked.problem.map(|problem| (segment, problem));
+    }
+}
+
+/// The segments of one piece in order; that of the piece before is left out again.
+async fn walk_piece(
+    store: &Store,
+    piece: Vec<WalObject>,
+    mut walker: WalWalker,
+    size: SegmentSize,
+) -> Result<Vec<(Segment, Walked)>> {
+    let mut found = Vec::with_capacity(piece.len());
+    let is_before = piece.len() > PIECE;
+    for (at, object) in piece.into_iter().enumerate() {
+        let walked;
+        (walker, walked) = walk(store, object, walker, size).await?;
+        let segment = object.name.segment();
+        found.extend(segment.zip(walked).filter(|_| at > 0 || !is_before));
+    }
+    Ok(found)
+}
+
+/// None if the object is gone: somebody prunes the repository.
+async fn walk(
+    store: &Store,
+    object: WalObject,
+    mut walker: WalWalker,
+    size: SegmentSize,
+) -> Result<(WalWalker, Option<Walked>)> {
+    let Some(segment) = object.name.segment() else {
+        return Ok((walker, None));
+    };
+    let mut reader = RangeReader::new(store, &object.key(), object.size);
+    let work = move || {
+        walker.begin(segment);
+        let read = object.format.decoder(&mut reader).and_then(|decoder| {
+            // One byte more than a segment has is enough to see that it has too many.
+            let mut source = decoder.take(size.bytes() + 1);
+            let mut buffer = vec![0; 128 << 10];
+            loop {
+                match source.read(&mut buffer) {
+                    Ok(0) => return Ok(()),
+                    Ok(bytes) => walker.feed(&buffer[..bytes]),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        });
+        let mut walked = walker.end();
+        let problem = match (read, reader.take_failure()) {
+            (Ok(()), _) => return Ok((walker, Some(walked))),
+            (Err(_), Some(Error::NotFound { .. })) => return Ok((walker.anew(), None)),
+            (Err(_), Some(Error::Damaged { reason, .. })) => reason,
+            (Err(_), Some(failure)) => return Err(failure),
+            (Err(error), None) => format!("It cannot be decompressed: {error}."),
+        };
+        walked.problem = Some(problem);
+        Ok((walker.anew(), Some(walked)))
+    };
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}

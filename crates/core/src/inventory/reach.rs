@@ -1,0 +1,172 @@
+//! How far recovery gets with the WAL of an archive, and what is missing where it ends.
+
+use chrono::{DateTime, Utc};
+
+use super::windows::Way;
+use super::{Inventory, SegmentRange};
+use crate::lsn::Lsn;
+use crate::wal::{Segment, TimelineHistory, WalFileName};
+
+/// Where recovery ends that begins with a backup and goes along a timeline's history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reach {
+    /// The timeline of the last WAL that it reads; that of the backup if it reads none.
+    pub timeline: u32,
+    /// Where that WAL ends.
+    pub end: Lsn,
+    /// What it reads, in order; ranges of different timelines follow each other.
+    pub read: Vec<SegmentRange>,
+    /// What is missing there; none if nothing that it should read comes after it.
+    pub hole: Option<Hole>,
+}
+
+/// A hole in the WAL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hole {
+    /// The segments that are missing, of the timeline that has them.
+    pub missing: SegmentRange,
+    /// Where the WAL after it ends, on the timeline that recovery should come to.
+    pub beyond: Lsn,
+    /// That timeline.
+    pub timeline: u32,
+    /// When the first segment after it was stored, by the store's clock: one that is missing may still be on its way.
+    pub after_written: DateTime<Utc>,
+}
+
+impl Reach {
+    /// Of recovery that begins with the segment that has `start` on `timeline` and follows `history`.
+    pub fn of(inventory: &Inventory, timeline: u32, start: Lsn, history: &TimelineHistory) -> Self {
+        let size = inventory.segment_size;
+        let way = Way::of(size, history);
+        let first = start.0 / size.bytes();
+        let mut read: Vec<SegmentRange> = Vec::new();
+        let (mut next, mut at) = (first, timeline);
+        // As the server looks for a segment: of the newest timeline that can have it, then of older ones, and never of one that
+        // it has left.
+        while let Some(found) = way
+            .timelines_of(next)
+            .filter(|candidate| *candidate >= at)
+            .find(|candidate| inventory.has(Segment::from_number(*candidate, next, size)))
+        {
+            at = found;
+            match read.last_mut() {
+                Some(range) if range.first.timeline == found => {
+                    *range = SegmentRange::new(found, range.first.number(size), next, size);
+                }
+                _ => read.push(SegmentRange::new(found, next, next, size)),
+            }
+            next += 1;
+        }
+        let mut after = way.present(inventory).filter(|number| *number > next);
+        let hole = after.next().map(|following| {
+            let of = way.timeline_of(next);
+            let last = after.last().unwrap_or(following);
+            Hole {
+                missing: SegmentRange::new(of, next, following - 1, size),
+                beyond: Lsn((last + 1).saturating_mul(size.bytes())),
+                timeline: way.timeline_of(last),
+                after_written: inventory
+                    .object_of(Segment::from_number(way.timeline_of(following), following, size))
+                    .map_or(DateTime::UNIX_EPOCH, |object| object.written),
+            }
+        });
+        Reach {
+            timeline: at,
+            end: Lsn(next.saturating_mul(size.bytes())),
+            read,
+            hole,
+        }
+    }
+
+    /// How many segments it reads.
+    pub fn segments(&self) -> u64 {
+        self.read.iter().map(|range| range.count).sum()
+    }
+}
+
+impl Inventory {
+    /// The history of the timeline to which recovery goes that begins on `timeline`, as the server finds it: the newest one to
+    /// which history files lead without one missing between.
+    pub fn latest_history(&self, timeline: u32) -> TimelineHistory {
+        let has_history = |timeline: &u32| {
+            let name = WalFileName::History(*timeline);
+            self.wal.iter().any(|object| object.name == name)
+        };
+        let newest = (timeline.saturating_add(1)..=u32::MAX).take_while(has_history).last();
+        self.history(newest.unwrap_or(timeline))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::codec::Format;
+    use crate::inventory::WalObject;
+    use crate::wal::SegmentSize;
+
+    const MB: u64 = 1 << 20;
+
+    fn size() -> SegmentSize {
+        SegmentSize::new(MB).expect("a size")
+    }
+
+    /// Segments by timeline and number; timeline 2 left 1 within segment 5.
+    fn inventory(segments: &[(u32, u64)]) -> Inventory {
+        let object = |name| WalObject {
+            name,
+            format: Format::Zstd,
+            size: 1,
+            written: DateTime::UNIX_EPOCH,
+        };
+        let name =
+            |(timeline, number): &(u32, u64)| WalFileName::Segment(Segment::from_number(*timeline, *number, size()));
+        let mut wal: Vec<WalObject> = segments.iter().map(name).map(object).collect();
+        wal.push(object(WalFileName::History(2)));
+        let history = TimelineHistory {
+            timeline: 2,
+            ancestors: vec![(1, Lsn(5 * MB + 100))],
+        };
+        Inventory::new(size(), Vec::new(), wal, BTreeMap::from([(2, history)]))
+    }
+
+    fn reach(segments: &[(u32, u64)]) -> Reach {
+        let inventory = inventory(segments);
+        Reach::of(&inventory, 1, Lsn(2 * MB + 40), &inventory.latest_history(1))
+    }
+
+    #[test]
+    fn recovery_ends_at_the_first_hole() {
+        let whole = reach(&[(1, 2), (1, 3), (1, 4), (2, 5), (2, 6)]);
+        assert_eq!((whole.timeline, whole.end, whole.segments()), (2, Lsn(7 * MB), 5));
+        assert_eq!(whole.hole, None);
+        let hole = |segments: &[(u32, u64)]| {
+            let reach = reach(segments);
+            let hole = reach.hole.expect("a hole");
+            let missing = (hole.missing.first.to_string(), hole.missing.count);
+            (reach.end.0 / MB, missing, hole.beyond.0 / MB, hole.timeline)
+        };
+        let name = |timeline: u32, number| Segment::from_number(timeline, number, size()).to_string();
+        // On the old timeline, over the fork, and on the new one.
+        assert_eq!(hole(&[(1, 2), (1, 4), (2, 5)]), (3, (name(1, 3), 1), 6, 2));
+        assert_eq!(hole(&[(1, 2), (1, 3), (2, 6), (2, 7)]), (4, (name(1, 4), 2), 8, 2));
+        assert_eq!(hole(&[(1, 2), (1, 3), (1, 4), (2, 6)]), (5, (name(2, 5), 1), 7, 2));
+        // The old primary's own segment is read instead, as the server does; and yet the way is not whole.
+        assert_eq!(
+            hole(&[(1, 2), (1, 3), (1, 4), (1, 5), (2, 7)]),
+            (6, (name(2, 6), 1), 8, 2)
+        );
+        // Nothing at all of the backup.
+        assert_eq!(hole(&[(1, 3)]), (2, (name(1, 2), 1), 4, 1));
+    }
+
+    #[test]
+    fn what_nobody_should_read_is_no_hole() {
+        // The old primary went on, and of the new timeline nothing is there yet.
+        let old = reach(&[(1, 2), (1, 3), (1, 4), (1, 5), (1, 8)]);
+        assert_eq!((old.timeline, old.end, old.hole), (1, Lsn(6 * MB), None));
+        let none = reach(&[]);
+        assert_eq!((none.end, none.segments(), none.hole), (Lsn(2 * MB), 0, None));
+    }
+}

@@ -1,0 +1,57 @@
+//! What a repository, a store or a file's name says is shown to people, and never obeyed by their terminal.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+/// One line: control characters, line ends among them, and those that turn the direction of writing become visible, as
+/// `\x1b` or `\u{202e}`; a line feed as `\n`. All else stays as it is.
+pub fn line(text: &str) -> Cow<'_, str> {
+    escape(text, is_obeyed)
+}
+
+/// Likewise, but line feeds stay: for messages of our own that have several lines.
+pub fn lines(text: &str) -> Cow<'_, str> {
+    escape(text, |letter| letter != '\n' && is_obeyed(letter))
+}
+
+fn is_obeyed(letter: char) -> bool {
+    let turns = matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    letter.is_control() || turns || matches!(letter, '\u{2028}' | '\u{2029}')
+}
+
+/// Those characters of which `is_bad` says so become visible.
+pub fn escape(text: &str, is_bad: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.chars().any(&is_bad) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for letter in text.chars() {
+        match letter {
+            _ if !is_bad(letter) => shown.push(letter),
+            '\n' => shown.push_str("\\n"),
+            '\r' => shown.push_str("\\r"),
+            '\t' => shown.push_str("\\t"),
+            '\0'..='\x7f' => {
+                let _ = write!(shown, "\\x{:02x}", u32::from(letter));
+            }
+            _ => {
+                let _ = write!(shown, "\\u{{{:x}}}", u32::from(letter));
+            }
+        }
+    }
+    Cow::Owned(shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{line, lines};
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown() {
+        assert_eq!(line("base_1 \\ é 日本"), "base_1 \\ é 日本");
+        assert_eq!(line("a\x1b[2Jb\u{9b}c\x07\0\x7f"), "a\\x1b[2Jb\\u{9b}c\\x07\\x00\\x7f");
+        assert_eq!(line("a\nb\r\tc"), "a\\nb\\r\\tc");
+        assert_eq!(line("gpj\u{202e}exe"), "gpj\\u{202e}exe");
+        assert_eq!(lines("a\nb\x1bc"), "a\nb\\x1bc");
+    }
+}

@@ -1,0 +1,132 @@
+//! Repositories that lie: about whose they are, where things belong, how much there is.
+
+use super::*;
+use crate::cluster::{self, ClusterIdentity};
+use crate::wal::SegmentSize;
+
+const VERSION: &str = "/pg_tblspc/16400/PG_15_202209061/5/1";
+
+fn with_location(location: &Path) -> String {
+    sentinel(&format!(
+        r#""Spec": {{"base_prefix": "/d", "tablespaces": ["16400"], "16400": {{"loc": "{}", "link": "pg_tblspc/16400"}}}},"#,
+        location.display()
+    ))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_only_the_repository_names_is_asked_for() {
+    let outside = tempfile::tempdir().expect("a directory");
+    let mut places = vec![PathBuf::from("/etc/systemd/system/walarchive-test.service.d")];
+    if nix::unistd::geteuid().is_root() {
+        places.push(outside.path().join("evil"));
+    }
+    for place in places {
+        let listed: [(&str, &[u8]); 1] = [(&VERSION[1..], CONTENT)];
+        let repository = Repository::new(&with_location(&place), &[file(VERSION, CONTENT)], &listed).await;
+        let error = repository.restore().await.expect_err("refused");
+        assert!(
+            error.to_string().contains("only the repository says so")
+                && error
+                    .hint()
+                    .is_some_and(|hint| hint.contains("--tablespace-map 16400=")),
+            "{error}"
+        );
+        assert!(!place.exists() && !repository.target().exists(), "{place:?}");
+        // It is shown, and somebody may agree; here, that nothing is written is all that is wanted.
+        let planned = plan(
+            &repository.store,
+            BACKUP,
+            &repository.target(),
+            RestoreOptions::default(),
+        )
+        .await;
+        let mut planned = planned.expect("planned");
+        assert_eq!(planned.unconfirmed().count(), 1);
+        assert!(planned.to_string().contains("is not confirmed"), "{planned}");
+        planned.confirm_locations();
+        planned.check_locations().expect("confirmed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_files_of_databases_get_into_a_tablespace() {
+    let location = |repository: &Repository| repository.place.path().join("space");
+    let members = [
+        file(VERSION, CONTENT),
+        file("/pg_tblspc/16400/PG_x.conf", b"evil"),
+        file("/pg_tblspc/16400/PG_15_202209061/x.conf", b"evil"),
+        file("/pg_tblspc/16400/PG_15_202209061/x.d/1", b"evil"),
+        directory("/pg_tblspc/16400/PG_15_202209061/y.d"),
+    ];
+    let repository = Repository::new(&with_location(Path::new("/old")), &members, &[]).await;
+    repository
+        .store
+        .delete(&layout::backup_manifest(BACKUP))
+        .await
+        .expect("deleted");
+    let mut options = RestoreOptions::default();
+    let map = format!("16400={}", location(&repository).display());
+    options.tablespace_map.add(&map).expect("a mapping");
+    repository.restore_with(options).await.expect("restored");
+    let version = location(&repository).join("PG_15_202209061");
+    assert_eq!(walk(&location(&repository)), [version.join("5/1")]);
+    assert!(!version.join("y.d").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_another_cluster_than_the_repository_s_is_refused() {
+    let repository = Repository::new(&sentinel(r#""SystemIdentifier": 7,"#), &[], &[]).await;
+    let identity = |system_identifier| ClusterIdentity {
+        system_identifier,
+        major_version: 15,
+        segment_size: SegmentSize::DEFAULT,
+    };
+    cluster::claim(&repository.store, &identity(7)).await.expect("claimed");
+    repository.restore().await.expect("restored");
+    std::fs::remove_dir_all(repository.target()).expect("removed");
+    repository
+        .put(
+            &layout::sentinel(BACKUP),
+            sentinel(r#""SystemIdentifier": 8,"#).as_bytes(),
+        )
+        .await;
+    let error = repository.restore().await.expect_err("refused");
+    assert!(
+        error
+            .to_string()
+            .contains("is of the cluster with system identifier 8, the repository of 7"),
+        "{error}"
+    );
+    assert!(!repository.target().exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_is_unpacked_than_was_announced() {
+    // The first one is well within, the second one is not.
+    let members = [file("/base/5/1", CONTENT), file("/base/5/2", &vec![0; 40 << 20])];
+    for more in [r#""UncompressedSize": 1000,"#, ""] {
+        let repository = Repository::new(&sentinel(more), &members, &[]).await;
+        repository
+            .store
+            .delete(&layout::backup_manifest(BACKUP))
+            .await
+            .expect("deleted");
+        let restored = repository.restore().await;
+        // WAL-G 1.x announced nothing.
+        if more.is_empty() {
+            restored.expect("restored");
+            continue;
+        }
+        let error = restored.expect_err("too much");
+        let detail = error.detail().unwrap_or_default();
+        assert!(
+            detail.contains("base/5/2") && detail.contains("unpacks to more than"),
+            "{error} {detail}"
+        );
+        let written: u64 = walk(&repository.target())
+            .iter()
+            .map(|path| path.metadata().expect("there").len())
+            .sum();
+        assert!(written < 1 << 20, "{written}");
+    }
+}

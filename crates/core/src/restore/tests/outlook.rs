@@ -1,0 +1,213 @@
+//! What a plan says of the WAL that recovery will read.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::*;
+use crate::codec::Format;
+use crate::lsn::Lsn;
+use crate::wal::generator::{self, Generator, SIZE_BYTES};
+use crate::wal::{Segment, WalFileName};
+
+fn recover(target: RestoreTarget) -> RestoreOptions {
+    RestoreOptions {
+        recovery: Some(RecoverySettings {
+            mode: RecoveryMode::Recovery,
+            restore_command: RestoreCommand {
+                binary: PathBuf::from("/usr/bin/walarchive"),
+                storage: StorageConfig::new("s3://b/p"),
+            },
+            target: RecoveryTarget {
+                target,
+                ..RecoveryTarget::default()
+            },
+        }),
+        ..RestoreOptions::default()
+    }
+}
+
+/// A backup that starts in segment 2.
+async fn repository() -> Repository {
+    let lsn = |offset: usize| 2 * SIZE_BYTES + offset;
+    let sentinel = format!(
+        r#"{{"LSN": {}, "FinishLSN": {}, "PgVersion": 150018, "FilesMetadataDisabled": true}}"#,
+        lsn(40),
+        lsn(140)
+    );
+    let conf = b"max_connections = 100 # few\nmax_wal_senders = 40\n";
+    let members = [file("/base/5/1259", CONTENT), file("/postgresql.conf", conf)];
+    let listed: [(&str, &[u8]); 2] = [("base/5/1259", CONTENT), ("postgresql.conf", conf)];
+    Repository::new(&sentinel, &members, &listed).await
+}
+
+async fn archive(repository: &Repository, segment: Segment, bytes: &[u8]) {
+    let key = crate::layout::wal(&WalFileName::Segment(segment), Format::Zstd);
+    repository.put(&key, &zstd(bytes)).await;
+}
+
+async fn planned(repository: &Repository, options: RestoreOptions) -> Result<RestorePlan> {
+    plan(&repository.store, BACKUP, &repository.target(), options).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hole_is_refused_unless_it_is_allowed() {
+    let repository = repository().await;
+    let segments = generator::segments(1, 2, 4);
+    for number in [0, 1, 3] {
+        archive(&repository, segments[number].0, &segments[number].1).await;
+    }
+    let beyond = Lsn(5 * SIZE_BYTES as u64);
+    for target in [
+        RestoreTarget::Latest,
+        RestoreTarget::Lsn(beyond),
+        RestoreTarget::Name("x".to_owned()),
+    ] {
+        let error = planned(&repository, recover(target)).await.expect_err("a hole");
+        assert!(
+            error
+                .to_string()
+                .contains("would end too early, at LSN 0/400000 on timeline 1"),
+            "{error}"
+        );
+        let hint = error.hint().expect("a hint");
+        assert!(
+            hint.starts_with("WAL segment 000000010000000000000004 is not in the archive, which goes on to LSN 0/600000 on timeline 1.")
+                && hint.contains("--allow-gap"),
+            "{hint}"
+        );
+    }
+    assert!(!repository.target().exists());
+    let allowed = RestoreOptions {
+        allow_gap: true,
+        ..recover(RestoreTarget::Latest)
+    };
+    let plan = planned(&repository, allowed).await.expect("allowed");
+    assert!(
+        plan.outlook.as_ref().is_some_and(|outlook| outlook.falls_short),
+        "{plan}"
+    );
+    assert!(
+        plan.to_string()
+            .contains("Recovery ends at LSN 0/400000 at the latest."),
+        "{plan}"
+    );
+    // A standby waits there, and what lies before the hole is not concerned; and without recovery nothing is asked.
+    let mut standby = recover(RestoreTarget::Latest);
+    standby.recovery.as_mut().expect("some").mode = RecoveryMode::Standby;
+    let before = recover(RestoreTarget::Lsn(Lsn(3 * SIZE_BYTES as u64)));
+    for options in [standby, before, recover(RestoreTarget::Immediate)] {
+        let plan = planned(&repository, options).await.expect("planned");
+        assert!(
+            plan.to_string()
+                .contains("000000010000000000000004 is not in the archive"),
+            "{plan}"
+        );
+    }
+    planned(&repository, RestoreOptions::default())
+        .await
+        .expect("no recovery");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn targets_that_are_not_in_the_archive_are_said() {
+    let repository = repository().await;
+    let time: DateTime<Utc> = "2026-11-20T10:00:00Z".parse().expect("a time");
+    let mut wal = Generator::new(1, 2);
+    wal.commit(time - TimeDelta::hours(1));
+    wal.restore_point("here");
+    wal.commit(time);
+    wal.switch();
+    for (segment, bytes) in wal.segments() {
+        archive(&repository, segment, &bytes).await;
+    }
+    let at = |time: DateTime<Utc>| RestoreTarget::Time(time.into());
+    let name = |name: &str| RestoreTarget::Name(name.to_owned());
+    let end = Lsn(3 * SIZE_BYTES as u64);
+    for (target, is_there) in [
+        (RestoreTarget::Latest, true),
+        (RestoreTarget::Immediate, true),
+        (at(time - TimeDelta::seconds(1)), true),
+        (at(time), false),
+        (at(time + TimeDelta::days(1)), false),
+        (RestoreTarget::Lsn(Lsn(end.0 - 8)), true),
+        (RestoreTarget::Lsn(end), false),
+        (name("here"), true),
+        (name("there"), false),
+        (RestoreTarget::Xid(740), true),
+        (RestoreTarget::Xid(3 << 32 | 740), true),
+        (RestoreTarget::Xid(741), false),
+    ] {
+        let plan = planned(&repository, recover(target.clone())).await.expect("planned");
+        let says = plan
+            .notes
+            .iter()
+            .any(|note| note.contains("is not in the archive, whose WAL ends at LSN 0/300000"));
+        assert_eq!(says, !is_there, "{target}: {plan}");
+        assert_eq!(
+            plan.outlook.as_ref().map(|outlook| outlook.falls_short),
+            Some(!is_there),
+            "{target}"
+        );
+        assert!(
+            plan.to_string().contains(
+                "goes on to LSN 0/300000 on timeline 1, the last transaction in it at 2026-11-20 10:00:00+00"
+            ),
+            "{plan}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_gets_in_the_wal_is_said_and_set() {
+    let repository = repository().await;
+    let created = repository.place.path().join("created");
+    std::fs::create_dir(&created).expect("created");
+    let mut wal = Generator::new(1, 2);
+    wal.parameters([400, 8, 10, 0, 64]);
+    wal.parameters([300, 16, 10, 0, 64]);
+    wal.tablespace(16_400, &created.display().to_string());
+    wal.switch();
+    for (segment, bytes) in wal.segments() {
+        archive(&repository, segment, &bytes).await;
+    }
+    let plan = planned(&repository, recover(RestoreTarget::Latest))
+        .await
+        .expect("planned");
+    for says in [
+        "max_connections = 400, max_worker_processes = 16",
+        "TABLESPACE 16400 IS CREATED",
+    ] {
+        assert!(plan.to_string().contains(says), "{plan}");
+    }
+    drop(plan);
+    repository
+        .restore_with(recover(RestoreTarget::Latest))
+        .await
+        .expect("restored");
+    let auto = std::fs::read_to_string(repository.target().join("postgresql.auto.conf")).expect("there");
+    for (line, is_there) in [
+        ("max_connections = '400'", true),
+        ("max_worker_processes = '16'", true),
+        ("max_wal_senders", false),
+        ("max_locks_per_transaction", false),
+    ] {
+        assert_eq!(auto.contains(line), is_there, "{line}: {auto}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_segment_ends_recovery_and_is_said() {
+    let repository = repository().await;
+    let mut segments = generator::segments(1, 2, 3);
+    segments[1].1[5000] ^= 1;
+    for (segment, bytes) in &segments {
+        archive(&repository, *segment, bytes).await;
+    }
+    let plan = planned(&repository, recover(RestoreTarget::Latest))
+        .await
+        .expect("planned");
+    assert!(
+        plan.to_string()
+            .contains("WAL segment 000000010000000000000003 is damaged, and recovery ends there"),
+        "{plan}"
+    );
+}

@@ -1,0 +1,82 @@
+//! Records that matter to somebody who is about to replay them.
+
+use std::fmt;
+
+use super::pages::bytes;
+
+/// So many are kept of one segment: nobody makes more restore points and tablespaces than that.
+pub(super) const MOST: usize = 1000;
+
+/// What a record does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// `pg_create_restore_point()`, with this name.
+    RestorePoint(String),
+    /// `CREATE TABLESPACE`.
+    Tablespace {
+        /// Its OID.
+        oid: u32,
+        /// Its directory; empty for one inside the data directory.
+        location: String,
+    },
+    /// The server was started with other values of [`Parameters`].
+    Parameters(Parameters),
+}
+
+/// Settings of which a server that replays WAL as a hot standby must not have less than the one that wrote it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Parameters {
+    values: [i32; 5],
+}
+
+impl Parameters {
+    /// Their names, and PostgreSQL's defaults.
+    const KNOWN: [(&'static str, i32); 5] = [
+        ("max_connections", 100),
+        ("max_worker_processes", 8),
+        ("max_wal_senders", 10),
+        ("max_prepared_transactions", 0),
+        ("max_locks_per_transaction", 64),
+    ];
+
+    /// `xl_parameter_change`, which has them in this order since PostgreSQL 12.
+    pub(super) fn parse(data: &[u8]) -> Option<Self> {
+        data.get(..20)?;
+        let value = |index: usize| i32::from_le_bytes(bytes(data, 4 * index));
+        Some(Parameters {
+            values: [0, 1, 2, 3, 4].map(value),
+        })
+    }
+
+    /// The greater value of each.
+    pub fn max(self, other: Self) -> Self {
+        let mut values = self.values;
+        values
+            .iter_mut()
+            .zip(other.values)
+            .for_each(|(value, other)| *value = other.max(*value));
+        Parameters { values }
+    }
+
+    /// Name, value, and the value that a server has which is told nothing.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, i32, i32)> {
+        let known = Self::KNOWN.into_iter().zip(self.values);
+        known.map(|((name, default), value)| (name, value, default))
+    }
+}
+
+impl fmt::Display for Parameters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let each: Vec<String> = self
+            .each()
+            .map(|(name, value, _)| format!("{name} = {value}"))
+            .collect();
+        f.write_str(&each.join(", "))
+    }
+}
+
+/// Up to its zero byte.
+pub(super) fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}

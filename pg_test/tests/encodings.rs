@@ -1,0 +1,167 @@
+//! The functions in databases whose encoding is not UTF-8, and with arguments that nobody means: an answer or an error of one
+//! message, and never the end of the server.
+
+use walarchive_pg_test::site::{Site, backup};
+use walarchive_testkit::{Cluster, Output, run};
+
+/// Databases, and a text that their encoding has and UTF-8 writes otherwise.
+const ENCODINGS: &[(&str, &str)] = &[
+    ("LATIN1", "\\xe9"),
+    ("SQL_ASCII", "\\xe9"),
+    ("EUC_JP", "\\xa4a2"),
+    ("UTF8", "\\xe29880"),
+];
+
+/// Each function with each of its arguments as a text, `T`, that it does not know, or as something absurd.
+const CALLS: &[&str] = &[
+    "walarchive_wal_verify(T)",
+    "walarchive_wal_verify('integrity', T)",
+    "walarchive_wal_verify(VARIADIC ARRAY[T, NULL])",
+    "walarchive_wal_verify(VARIADIC NULL)",
+    "walarchive_backup_verify(T)",
+    "walarchive_backup_verify('')",
+    "walarchive_backup_verify(NULL)",
+    "walarchive_backup_verify(repeat(T, 100000))",
+    "walarchive_backup_mark(T)",
+    "walarchive_backup_mark('../' || T)",
+    "walarchive_backup_mark(NULL)",
+    "walarchive_backup_mark('x', NULL)",
+    "walarchive_backup_push(delta_from => T)",
+    "walarchive_backup_push(delta_from => repeat(T, 100000))",
+    "walarchive_backup_push(permanent => NULL)",
+    "walarchive_backup_push(wait => NULL)",
+    "walarchive_backup_push(\"full\" => NULL)",
+    "walarchive_backup_push(user_data => to_jsonb(repeat('x', 1000000)))",
+    "walarchive_delete_retain(NULL)",
+    "walarchive_delete_retain(1, NULL)",
+    "walarchive_delete_retain(1, T)",
+    "walarchive_delete_retain(-1)",
+    "walarchive_delete_retain(1, confirm => NULL)",
+    "walarchive_delete_before(T)",
+    "walarchive_delete_before(NULL)",
+    "walarchive_delete_before('2020-01-01', T)",
+    "walarchive_delete_before('2020-01-01', NULL)",
+    "walarchive_delete_before('2020-01-01', confirm => NULL)",
+    "walarchive_delete_target(T)",
+    "walarchive_delete_target(NULL)",
+    "walarchive_delete_target('x', T)",
+    "walarchive_delete_target('x', NULL)",
+    "walarchive_delete_target('x', confirm => NULL)",
+    "walarchive_delete_everything(NULL)",
+    "walarchive_delete_everything(confirm => NULL)",
+    "walarchive_delete_garbage(T)",
+    "walarchive_delete_garbage(NULL)",
+    "walarchive_delete_garbage(confirm => NULL)",
+    "walarchive_delete_outside_window(NULL)",
+    "walarchive_delete_outside_window('1 day', NULL)",
+    "walarchive_delete_outside_window('-1 day')",
+    "walarchive_delete_gfs(NULL, 1, 1, 1)",
+    "walarchive_delete_gfs(1, NULL, 1, 1)",
+    "walarchive_delete_gfs(1, 1, NULL, 1)",
+    "walarchive_delete_gfs(1, 1, 1, NULL)",
+    "walarchive_delete_gfs(1, 1, 1, 1, NULL)",
+    "walarchive_delete_gfs(-1, 0, 0, 0)",
+];
+
+/// What is absurd, too, but has an answer.
+const ANSWERED: &[&str] = &[
+    "walarchive_wal_verify(VARIADIC '{{integrity},{timeline}}')",
+    "walarchive_wal_verify(VARIADIC '{}')",
+    "walarchive_delete_retain(2147483647)",
+    "walarchive_delete_retain(1, after => 'infinity')",
+    "walarchive_delete_retain(1, after => '-infinity')",
+    "walarchive_delete_gfs(2147483647, 2147483647, 2147483647, 2147483647)",
+    "walarchive_delete_outside_window('178000000 years')",
+    "walarchive_backup_list()",
+    "walarchive_wal_show()",
+    "walarchive_recovery_windows()",
+    "walarchive_check()",
+    "walarchive_archiver_status()",
+    "walarchive_backup_progress()",
+];
+
+fn ask(cluster: &Cluster, database: &str, sql: &str) -> Output {
+    let mut psql = cluster.client("psql");
+    psql.args(["-d", database, "-X", "-A", "-t", "-q", "-v", "VERBOSITY=verbose"]);
+    run(psql.args(["-v", "ON_ERROR_STOP=1", "-c", sql]))
+}
+
+#[test]
+fn no_argument_in_no_encoding_ends_in_more_than_a_message() {
+    let site = Site::on_files();
+    let builder = site.builder("primary").env("RUST_BACKTRACE", "1");
+    let primary = builder.start();
+    primary.psql("CREATE EXTENSION walarchive; CREATE ROLE watcher IN ROLE pg_monitor");
+    let postmaster = primary.postmaster_pid();
+    let mark = primary.log_mark();
+    backup(&primary, "user_data => '{\"日本\": \"語\\u0007\"}'");
+    for (encoding, bytes) in ENCODINGS {
+        let database = format!("in_{}", encoding.to_lowercase());
+        primary.psql(&format!(
+            "CREATE DATABASE {database} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+        ));
+        ask(&primary, &database, "CREATE EXTENSION walarchive").expect_success();
+        let text = format!("convert_from('{bytes}', '{encoding}')");
+        for call in CALLS {
+            let call = call.replace('T', &text);
+            let output = ask(
+                &primary,
+                &database,
+                &format!("SET client_encoding = 'SQL_ASCII'; SELECT * FROM {call}"),
+            );
+            let told = &output.stderr;
+            assert!(!output.success(), "{call} in {encoding}: {output:?}");
+            assert!(
+                told.contains("ERROR:  ") && !told.contains("ERROR:  XX000"),
+                "{call}: {told}"
+            );
+            assert!(
+                told.lines().count() <= 5 && !told.contains("panicked"),
+                "{call}: {told}"
+            );
+            if call.contains("NULL") && !call.contains("ARRAY") {
+                assert!(
+                    told.contains("22004") && told.contains("must not be null"),
+                    "{call}: {told}"
+                );
+            }
+        }
+        for call in ANSWERED {
+            ask(&primary, &database, &format!("SELECT * FROM {call}")).expect_success();
+        }
+        let user_data = format!("jsonb_build_object('k', {text})");
+        match *encoding {
+            // Such a text is of no encoding that could be told anybody else.
+            "SQL_ASCII" => {
+                let refused = ask(
+                    &primary,
+                    &database,
+                    &format!("SELECT walarchive_backup_push(user_data => {user_data})"),
+                );
+                assert!(refused.stderr.contains("22021"), "{refused:?}");
+            }
+            _ => {
+                let push = format!("SELECT walarchive_backup_push(user_data => {user_data})");
+                let name = ask(&primary, &database, &push).expect_success();
+                let same =
+                    format!("SELECT user_data = {user_data} FROM walarchive_backups WHERE backup_name = '{name}'");
+                assert_eq!(ask(&primary, &database, &same).expect_success(), "t", "{encoding}");
+            }
+        }
+        // What another database wrote is shown as well as this encoding can.
+        let first = "SELECT user_data FROM walarchive_backups ORDER BY start_lsn LIMIT 1";
+        let shown = ask(&primary, &database, &format!("SET client_encoding = 'UTF8'; {first}"));
+        let expected = match *encoding {
+            "LATIN1" => "{\"\\\\u{65e5}\\\\u{672c}\": \"\\\\u{8a9e}\\u0007\"}",
+            _ => "{\"日本\": \"語\\u0007\"}",
+        };
+        // A client of UTF-8 gets nothing else from SQL_ASCII but the bytes.
+        assert_eq!(shown.expect_success(), expected, "{encoding}");
+    }
+    assert_eq!(primary.postmaster_pid(), postmaster);
+    let log = primary.log_since(mark);
+    assert!(!log.contains("terminated by signal"), "{log}");
+    for defect in ["panicked", "stack backtrace", "std::panicking", "/rustc/"] {
+        assert!(!log.contains(defect), "{defect}: {log}");
+    }
+}

@@ -1,0 +1,71 @@
+//! Is the repository of a running backup still the one into which the server archives? Where `walarchive.storage` is changed
+//! meanwhile, the WAL that the backup needs goes elsewhere, and nobody could ever restore it.
+
+use walarchive_core::storage::Store;
+use walarchive_core::{Error, Result, layout};
+
+use super::backup;
+use crate::guc::ArchiveSettings;
+use crate::pg::process;
+
+/// More than any claim has, in bytes.
+const CLAIM_BYTES: u64 = 64 << 10;
+
+/// The repository of a running backup.
+pub(super) struct Repository {
+    /// The settings that lead to it, as far as they have been looked at.
+    settings: ArchiveSettings,
+    store: Store,
+    /// The settings were changed, and where they lead to now is not known yet.
+    in_doubt: bool,
+}
+
+impl Repository {
+    pub(super) fn new(settings: ArchiveSettings, store: Store) -> Self {
+        Repository {
+            settings,
+            store,
+            in_doubt: false,
+        }
+    }
+
+    /// Read the settings again if they have been changed, and look for what this backup has stored where they lead to. An error
+    /// that may pass by itself says that nobody could tell yet.
+    pub(super) fn check(&mut self, name: &str) -> Result<()> {
+        if process::reload_requested() {
+            process::reload_configuration();
+            self.in_doubt = true;
+        }
+        if !self.in_doubt {
+            return Ok(());
+        }
+        let now = ArchiveSettings::current()?;
+        let (before, after) = (&self.settings.storage, &now.storage);
+        if before.url != after.url || before.options != after.options {
+            self.find(name, &now)?;
+        }
+        self.settings = now;
+        self.in_doubt = false;
+        Ok(())
+    }
+
+    fn find(&self, name: &str, now: &ArchiveSettings) -> Result<()> {
+        let (before, after) = (self.store.clone(), Store::open(&now.storage)?);
+        let claim = layout::backup_claim(name);
+        let found = backup::step(async move {
+            let known = before.get(&claim, CLAIM_BYTES).await?;
+            Ok(known.is_some() && known == after.get(&claim, CLAIM_BYTES).await?)
+        });
+        match found {
+            Ok(true) => Ok(()),
+            Err(error) if error.is_transient() || matches!(error, Error::Cancelled) => Err(error),
+            Ok(false) | Err(_) => Err(Error::config(
+                format!(
+                    "the repository of the backup is no longer the archive's: walarchive.storage is \"{}\" now",
+                    now.storage.url
+                ),
+                "The WAL that the backup needs goes there, so that it could never be restored. Take another backup.",
+            )),
+        }
+    }
+}
