@@ -26,7 +26,7 @@ fn sqlstate(error: &Error) -> PgSqlErrorCode {
         Error::Config { .. } | Error::WrongRegion { .. } => ERRCODE_CONFIG_FILE_ERROR,
         Error::Unauthorized { .. } | Error::NoCredentials { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
         Error::NoSuchStore { .. } | Error::NotFound { .. } | Error::NoBackup { .. } => ERRCODE_UNDEFINED_FILE,
-        Error::Store { .. } => ERRCODE_CONNECTION_FAILURE,
+        Error::Store { .. } | Error::ClockSkew { .. } => ERRCODE_CONNECTION_FAILURE,
         Error::Unsupported { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
         Error::Timeout { .. } => ERRCODE_CONNECTION_DOES_NOT_EXIST,
         Error::Conflict { .. } | Error::BackupExists { .. } => ERRCODE_DUPLICATE_FILE,

@@ -5,9 +5,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use walarchive_core::Error;
-use walarchive_core::archive::Fingerprint;
 use walarchive_core::backup::OnChecksumFailure;
 use walarchive_core::backup::delta::{Origin, Wanted};
 use walarchive_core::codec::Compression as CoreCompression;
@@ -249,15 +249,19 @@ pub struct ArchiveSettings {
     pub storage: StorageConfig,
     /// How.
     pub compression: CoreCompression,
-    /// Of the credentials file: what is in it counts, not its name.
-    credentials: Option<[u64; 3]>,
 }
 
 impl ArchiveSettings {
     /// As the process sees them now. An error if the storage is not set or cannot be right.
     pub fn current() -> Result<Self, Error> {
         let url = text(&STORAGE);
-        if url.is_empty() {
+        if url.trim().is_empty() {
+            if let Some(refused) = rejected_storage() {
+                return Err(Error::config(
+                    "walarchive.storage has a value that cannot be used",
+                    format!("{refused} Correct it in the configuration files, and reload them."),
+                ));
+            }
             return Err(Error::config(
                 "walarchive.storage is not set",
                 "Set it to a URL, for example \"s3://bucket/prefix\" or \"file:///backup\", and reload the configuration.",
@@ -271,16 +275,11 @@ impl ArchiveSettings {
         // One attempt must leave time for another one before the archiver gives up.
         storage.request_timeout = archive_timeout() / 2;
         storage.patience = storage.request_timeout;
-        let credentials = storage
-            .credentials_file
-            .as_ref()
-            .and_then(|path| Fingerprint::of(path).ok());
         let method = match COMPRESSION.get() {
             Compression::Zstd => "zstd",
             Compression::None => "none",
         };
         Ok(ArchiveSettings {
-            credentials: credentials.map(Fingerprint::to_numbers),
             storage,
             compression: CoreCompression::new(method, COMPRESSION_LEVEL.get())?,
         })
@@ -292,6 +291,18 @@ impl ArchiveSettings {
         self.hash(&mut hasher);
         hasher.finish()
     }
+}
+
+/// Why the value in the configuration files was refused, if it was: PostgreSQL starts without it.
+static REJECTED_STORAGE: Mutex<Option<String>> = Mutex::new(None);
+
+/// To be told what the check of `walarchive.storage` found in the configuration files; none if it may be there.
+pub fn note_rejected_storage(reason: Option<String>) {
+    *REJECTED_STORAGE.lock() = reason;
+}
+
+fn rejected_storage() -> Option<String> {
+    REJECTED_STORAGE.lock().clone()
 }
 
 /// `walarchive.storage` as text, for status views; the check hook lets no secret into it.
@@ -379,7 +390,7 @@ pub fn retention() -> Option<String> {
 
 /// May this be a value of `walarchive.storage`? An empty one means that it is not set.
 pub fn check_storage(value: &str) -> Result<(), Error> {
-    if value.is_empty() {
+    if value.trim().is_empty() {
         Ok(())
     } else {
         Store::check_url(value)

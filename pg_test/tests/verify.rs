@@ -286,6 +286,8 @@ fn damaged_backups_are_named() {
             "{what} is not in {good:?}"
         );
     }
+    let latest = "SELECT count(*) > 0 FROM walarchive_backup_verify('LATEST') WHERE status = 'OK'";
+    assert_eq!(primary.psql(latest), "t");
     let output = run(&mut site.walarchive(&["backup-verify", "LATEST"]));
     assert_eq!(output.code, Some(0), "{output:?}");
     let output = run(&mut site.walarchive(&["backup-verify", "--all", "--new", "--json"]));

@@ -111,10 +111,10 @@ fn wait_for(number: u64, worker: &DynamicBackgroundWorker) -> String {
             Phase::Done => return succeeded(&job),
             Phase::Failed => raise(&job.failure),
             Phase::Retention if notices.since_complete() > RETENTION => {
-                notice!(
+                error::notice(&format!(
                     "backup \"{}\" is complete; walarchive.retention is still being applied in the background",
                     job.name.as_str()
-                );
+                ));
                 return succeeded(&job);
             }
             _ => {}
@@ -127,8 +127,12 @@ fn wait_for(number: u64, worker: &DynamicBackgroundWorker) -> String {
             cancel(number);
             let job = *BACKUP.share();
             if job.number == number && job.complete {
-                notice!("the cancel came too late: backup \"{}\" is complete", job.name.as_str());
+                // Before anything is told, as PostgreSQL looks for interrupts then.
                 process::forget_cancel();
+                error::notice(&format!(
+                    "the cancel came too late: backup \"{}\" is complete",
+                    job.name.as_str()
+                ));
                 return succeeded(&job);
             }
         }

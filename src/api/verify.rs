@@ -72,7 +72,7 @@ fn walarchive_wal_verify(
     }))
 }
 
-/// Read a base backup to its end. One row for each thing that was looked at; what is not in order has a row of its own.
+/// Read a base backup to its end; `LATEST` is the newest one. One row for each thing that was looked at; what is not in order has a row of its own.
 #[pg_extern(volatile, parallel_restricted)]
 #[allow(clippy::type_complexity)]
 fn walarchive_backup_verify(
@@ -88,6 +88,7 @@ fn walarchive_backup_verify(
 > {
     let (store, SqlText(name)) = (store(), required("name", name));
     let inventory = load(&store);
+    let name = or_raise(inventory.named(&name)).to_owned();
     let report: BackupReport =
         run(async move { verify::verify_backup(&store, &inventory, &name, Arc::default()).await });
     TableIterator::new(report.details.into_iter().map(|row| {

@@ -72,10 +72,23 @@ fn sentence(message: String) -> String {
 pub unsafe extern "C-unwind" fn check_storage(
     newval: *mut *mut c_char,
     _extra: *mut *mut c_void,
-    _source: pg_sys::GucSource::Type,
+    source: pg_sys::GucSource::Type,
 ) -> bool {
     // SAFETY: PostgreSQL's call.
-    unsafe { check("walarchive.storage", newval, crate::guc::check_storage) }
+    let accepted = unsafe { check("walarchive.storage", newval, crate::guc::check_storage) };
+    // ALTER SYSTEM, which runs in a transaction, sets nothing if it is refused.
+    // SAFETY: reads a state of the process.
+    if source <= pg_sys::GucSource::PGC_S_GLOBAL && !unsafe { pg_sys::IsTransactionState() } {
+        // SAFETY: set by check just now, where it has refused; a C string or null.
+        let detail = unsafe {
+            pg_sys::GUC_check_errdetail_string
+                .as_ref()
+                .map(|first| CStr::from_ptr(first))
+        };
+        let detail = detail.filter(|_| !accepted);
+        crate::guc::note_rejected_storage(detail.map(|detail| detail.to_string_lossy().into_owned()));
+    }
+    accepted
 }
 
 /// Check hook of `walarchive.storage_options`.

@@ -288,3 +288,29 @@ pub fn forget_requester(number: u64) {
         job.requester = Latch::NONE;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{BackupJob, Phase, Text};
+
+    #[test]
+    fn a_running_backup_is_described_by_what_is_known_of_it() {
+        let mut job = BackupJob {
+            phase: Phase::Starting,
+            ..BackupJob::NONE
+        };
+        assert_eq!(
+            job.describe(),
+            "It has been asked for, and its process is being started."
+        );
+        (job.worker_pid, job.phase) = (17, Phase::Checkpoint);
+        assert_eq!(job.describe(), "Process 17 is taking a backup: waiting for checkpoint.");
+        (job.name, job.phase) = (Text::new("base_1"), Phase::Copying);
+        assert_eq!(job.describe(), "Process 17 is taking backup \"base_1\": copying files.");
+        job.phase = Phase::Retention;
+        assert_eq!(
+            job.describe(),
+            "Process 17 has completed backup \"base_1\" and applies walarchive.retention."
+        );
+    }
+}

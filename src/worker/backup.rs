@@ -281,6 +281,14 @@ fn commit(prepared: PreparedBackup, begun: &Begun) -> Result<String> {
                 error::warn("could not write the sentinel, will try again", &Failure::from(&error));
                 attempt += 1;
             }
+            Err(error) if error.is_transient() && prepared.is_written() => {
+                BACKUP.exclusive().complete = true;
+                error::warn(
+                    "the backup is complete, but could not be looked at once more",
+                    &Failure::from(&error),
+                );
+                return Ok(prepared.name().to_owned());
+            }
             Err(error) if error.is_transient() => {
                 *begun.stored.borrow_mut() = None;
                 error::warn(

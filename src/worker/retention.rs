@@ -19,7 +19,7 @@ use crate::shmem::{LastRetention, Phase, SCHEDULING, Text, now_us};
 const LONGEST: Duration = Duration::from_secs(3600);
 
 /// A deletion that is told to end has this long to do so; it ends at a request that has a deadline of its own.
-const ENDING: Duration = Duration::from_secs(60);
+const ENDING: Duration = Duration::from_secs(10);
 
 /// Delete what the policy does not keep. A failure is a WARNING: the next backup will try again.
 pub(super) fn apply(newest: &str) {

@@ -243,7 +243,9 @@ impl Scheduler {
 
     /// A backup that may not be written is not begun.
     fn may_write(settings: &ArchiveSettings) -> Result<()> {
-        let archive = bridge::archive(settings)?;
+        let Ok(archive) = bridge::archive(settings) else {
+            return Ok(());
+        };
         let work = async move {
             archive.claim().await?;
             archive.writable().check_fence().await
@@ -252,7 +254,11 @@ impl Scheduler {
             true => Flow::Stop,
             false => Flow::Wait,
         });
-        asked.unwrap_or(Err(Error::Cancelled))
+        match asked {
+            // What else is wrong the backup itself will find, and its end is what is counted.
+            Some(Err(error)) if !matches!(error, Error::NotWriter { .. }) => Ok(()),
+            asked => asked.unwrap_or(Err(Error::Cancelled)),
+        }
     }
 
     /// Tell the plan what has become of backups.

@@ -140,7 +140,9 @@ async fn prepare(args: &BackupFetch) -> Result<(RestorePlan, StorageConfig)> {
         });
     }
     let selection = select(args, &store).await?;
-    let plan = plan(&store, &selection.backup.name, &args.directory, options).await?;
+    // A store that answers has the patience of a backup: hours of work do not end with one bad answer.
+    let patient = Store::open(&settings.storage.for_backup())?;
+    let plan = plan(&patient, &selection.backup.name, &args.directory, options).await?;
     let notes = selection.notes.iter().chain(&plan.notes);
     notes.for_each(|note| say(args, &format!("note: {note}")));
     Ok((plan, settings.storage))

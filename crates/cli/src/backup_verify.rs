@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use walarchive_core::Result;
 use walarchive_core::inventory::{BackupInfo, Inventory};
 use walarchive_core::verify::{self, BackupReport, Status, VerifiedBackup};
-use walarchive_core::{Error, Result};
 
 use crate::args::Storage;
 use crate::print::plain;
@@ -37,6 +37,7 @@ pub struct BackupVerify {
 pub async fn run(args: &BackupVerify) -> Result<Status> {
     let store = settings::store(&args.storage)?;
     let inventory = Inventory::load(&store).await?;
+    let store = settings::patient_store(&args.storage)?;
     let mut reports = Vec::new();
     for name in names(args, &inventory)? {
         if args.new
@@ -62,15 +63,7 @@ fn names(args: &BackupVerify, inventory: &Inventory) -> Result<Vec<String>> {
     let name = |backup: &BackupInfo| backup.name.clone();
     match args.backup.as_deref() {
         None => Ok(inventory.backups.iter().map(name).collect()),
-        Some("LATEST") => inventory
-            .backups
-            .last()
-            .map(|backup| vec![name(backup)])
-            .ok_or_else(|| Error::NoBackup {
-                message: "there are no backups".to_owned(),
-                hint: "Check the storage URL and its prefix.".to_owned(),
-            }),
-        Some(name) => Ok(vec![name.to_owned()]),
+        Some(wanted) => Ok(vec![inventory.named(wanted)?.to_owned()]),
     }
 }
 

@@ -68,7 +68,8 @@ pub fn of_wal_fetch(result: Result<()>, path: &Path) -> ExitCode {
         return ExitCode::from(NOT_FOUND);
     }
     print(&error);
-    let goes_on_trying = error.is_unreachable() && wal::is_standby(path);
+    // PostgreSQL on a standby asks again, and meanwhile tries to stream.
+    let goes_on_trying = error.may_pass() && wal::is_standby(path);
     ExitCode::from(if goes_on_trying { FAILED } else { FATAL })
 }
 

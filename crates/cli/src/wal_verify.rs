@@ -88,6 +88,7 @@ pub async fn run(args: &WalVerify) -> Result<Status> {
             None => Inventory::load(&store).await?,
         };
         let progress = Arc::default();
+        let store = Store::open(&settings.storage.for_backup())?;
         let work = verify::verify_content(&store, &inventory, selection, Arc::clone(&progress));
         content = Some(progress::show(progress, args.quiet, work).await?);
     }

@@ -160,6 +160,58 @@ fn an_archive_that_cannot_be_asked_stops_recovery_but_not_a_standby() {
 }
 
 #[test]
+fn what_may_pass_never_stops_a_standby() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    let (file, ca) = (place.path("credentials"), place.path("ca.pem"));
+    let write = |content: &str, mode: u32| {
+        std::fs::write(&file, content).expect("written");
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).expect("mode set");
+    };
+    let good = "aws_access_key_id = AK\naws_secret_access_key = SK\n";
+    let missing = || drop(std::fs::remove_file(&file));
+    let states: [(&str, &dyn Fn()); 5] = [
+        ("the credentials file is away", &missing),
+        ("its mode is wrong", &|| write(good, 0o644)),
+        ("it is half written", &|| {
+            write("aws_access_key_id = AK\naws_secr", 0o600)
+        }),
+        ("it is cut behind a line", &|| write("aws_access_key_id = AK\n", 0o600)),
+        ("the certificate file is away", &|| write(good, 0o600)),
+    ];
+    for signal in [false, true] {
+        if signal {
+            std::fs::write(place.path("data/standby.signal"), "").expect("written");
+        }
+        for (what, state) in states {
+            state();
+            let ca_option = format!("ca_cert_file={}", ca.display());
+            let output = place.run(&[
+                "wal-fetch",
+                SEGMENT,
+                "pg_wal/X",
+                "--storage",
+                "s3://b/p",
+                "--storage-option",
+                "aws_endpoint=https://127.0.0.1:1",
+                "--storage-option",
+                &ca_option,
+                "--credentials-file",
+                &file.display().to_string(),
+            ]);
+            let (exit, says) = code(&output);
+            println!("{what}: {exit} {says}");
+            assert_eq!(exit, if signal { 1 } else { 200 }, "{what}: {says}");
+            assert!(says.contains("HINT:"), "{what}: {says}");
+        }
+        // A setting of the server that is being mended.
+        std::fs::write(place.path("data/postgresql.conf"), "walarchive.storage = 'ftp://x'\n").expect("written");
+        let (exit, says) = code(&place.run(&["wal-fetch", SEGMENT, "pg_wal/X"]));
+        assert_eq!(exit, if signal { 1 } else { 200 }, "{says}");
+    }
+}
+
+#[test]
 fn damage_is_200_and_leaves_nothing() {
     for (what, signal) in [("cut", false), ("flipped", false), ("cut", true)] {
         let place = Place::new();

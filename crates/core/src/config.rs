@@ -32,7 +32,7 @@ impl StorageConfig {
     /// A configuration with no options and no credentials file.
     pub fn new(url: impl Into<String>) -> Self {
         StorageConfig {
-            url: url.into(),
+            url: url.into().trim().to_owned(),
             options: StorageOptions::default(),
             credentials_file: None,
             request_timeout: Self::REQUEST_TIMEOUT,
@@ -51,7 +51,8 @@ impl StorageConfig {
     }
 }
 
-/// Non-secret options of a store: `key=value` pairs, separated by commas or spaces.
+/// Non-secret options of a store: `key=value` pairs, separated by commas or spaces. As in PostgreSQL's own lists, what stands
+/// in double quotes may hold both, and a double quote is written twice there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct StorageOptions(BTreeMap<String, String>);
 
@@ -95,14 +96,38 @@ impl StorageOptions {
                  walarchive.credentials_file, where nobody else can read them.",
             ));
         }
-        if key.is_empty() || value.is_empty() {
-            return Err(Error::config(
-                "a storage option has no key or no value",
-                "Write options as \"key=value\", separated by commas or spaces.",
-            ));
+        if key.is_empty() || value.trim().is_empty() {
+            return Err(Error::config("a storage option has no key or no value", FORM));
         }
         self.0.insert(key, value.trim().to_owned());
         Ok(())
+    }
+
+    /// Add what an argument of the command line says: one pair, whose value may hold spaces, or a list as in the setting.
+    pub fn insert_argument(&mut self, text: &str) -> Result<()> {
+        let items = items(text)?;
+        let pairs: Result<Vec<_>> = items.iter().map(|item| pair(item)).collect();
+        match (pairs, text.split_once('=')) {
+            (Ok(pairs), _) if !pairs.is_empty() => pairs.iter().try_for_each(|(key, value)| self.insert(key, value)),
+            // What follows a space belongs to the value, unless it is a pair again: then nobody can tell.
+            (_, Some((key, value))) if is_key(key.trim()) && !value.contains(['=', '"']) => self.insert(key, value),
+            _ => Err(Error::config(
+                "a --storage-option is not of the form KEY=VALUE",
+                "Write it like \"--storage-option aws_region=eu-central-1\"; a value with commas, spaces or quotes belongs \
+                 into double quotes: --storage-option 'os_project_name=\"My Project\"'.",
+            )),
+        }
+    }
+
+    /// All pairs, ordered by key, each as it is written in the setting.
+    pub fn pairs(&self) -> impl Iterator<Item = String> {
+        self.iter().map(|(key, value)| {
+            let plain = !value.contains(|c: char| SEPARATORS.contains(&c) || c == '"');
+            match plain {
+                true => format!("{key}={value}"),
+                false => format!("{key}=\"{}\"", value.replace('"', "\"\"")),
+            }
+        })
     }
 
     /// The value of a key.
@@ -121,14 +146,8 @@ impl FromStr for StorageOptions {
 
     fn from_str(text: &str) -> Result<Self> {
         let mut options = StorageOptions::default();
-        for pair in text.split([',', ' ', '\t', '\n']).filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').ok_or_else(|| {
-                // The text is not repeated: it may be a credential that was put into the wrong place.
-                Error::config(
-                    "a storage option is not of the form \"key=value\"",
-                    "Write options as \"key=value\", separated by commas or spaces.",
-                )
-            })?;
+        for item in items(text)? {
+            let (key, value) = pair(&item)?;
             options.insert(key, value)?;
         }
         Ok(options)
@@ -137,11 +156,52 @@ impl FromStr for StorageOptions {
 
 impl fmt::Display for StorageOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (key, value)) in self.0.iter().enumerate() {
-            write!(f, "{}{key}={value}", if index == 0 { "" } else { "," })?;
+        for (index, pair) in self.pairs().enumerate() {
+            write!(f, "{}{pair}", if index == 0 { "" } else { "," })?;
         }
         Ok(())
     }
+}
+
+const FORM: &str = "Write options as \"key=value\", separated by commas or spaces, and put a value that holds such into double \
+                    quotes: os_project_name=\"My Project\".";
+
+const SEPARATORS: [char; 5] = [',', ' ', '\t', '\n', '\r'];
+
+/// The items of a list, without their quotes.
+fn items(text: &str) -> Result<Vec<String>> {
+    let (mut items, mut item, mut quoted) = (Vec::new(), String::new(), false);
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            '"' if quoted && rest.next_if_eq(&'"').is_some() => item.push('"'),
+            '"' => quoted = !quoted,
+            c if !quoted && SEPARATORS.contains(&c) => items.push(std::mem::take(&mut item)),
+            c => item.push(c),
+        }
+    }
+    if quoted {
+        return Err(Error::config(
+            "a double quote in the storage options is not closed",
+            FORM,
+        ));
+    }
+    items.push(item);
+    items.retain(|item| !item.is_empty());
+    Ok(items)
+}
+
+fn pair(item: &str) -> Result<(&str, &str)> {
+    let found = item.split_once('=').filter(|(key, _)| is_key(key));
+    // The text is not repeated: it may be a credential that was put into the wrong place.
+    found.ok_or_else(|| Error::config("a storage option is not of the form \"key=value\"", FORM))
+}
+
+fn is_key(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
 }
 
 #[cfg(test)]
@@ -158,6 +218,70 @@ mod tests {
             "allow_http=true,aws_endpoint=http://h:1,aws_region=eu"
         );
         assert_eq!(options.to_string().parse::<StorageOptions>().expect("options"), options);
+    }
+
+    #[test]
+    fn values_may_be_quoted_as_in_postgresqls_own_lists() {
+        let text = "os_project_name=\"My Project, \"\"the\"\" one\", \"os_username=a b\",os_region_name=x\"y \"z";
+        let options: StorageOptions = text.parse().expect("options");
+        assert_eq!(options.get("os_project_name"), Some("My Project, \"the\" one"));
+        assert_eq!(options.get("os_username"), Some("a b"));
+        assert_eq!(options.get("os_region_name"), Some("xy z"));
+        assert_eq!(
+            options.to_string(),
+            "os_project_name=\"My Project, \"\"the\"\" one\",os_region_name=\"xy z\",os_username=\"a b\""
+        );
+        assert_eq!(options.to_string().parse::<StorageOptions>().expect("options"), options);
+        for (bad, says) in [
+            ("a=\"b", "is not closed"),
+            ("os_project_name=My Project", "not of the form"),
+            ("a=1,=2", "not of the form"),
+            ("a=\"\"", "no key or no value"),
+        ] {
+            let error = bad.parse::<StorageOptions>().expect_err(bad);
+            assert!(error.to_string().contains(says), "{bad}: {error}");
+            assert!(error.hint().is_some_and(|hint| hint.contains("My Project")), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_argument_is_a_pair_or_a_list() {
+        let of = |text: &str| {
+            let mut options = StorageOptions::default();
+            options.insert_argument(text).map(|()| options.to_string())
+        };
+        for (text, becomes) in [
+            ("a=1", "a=1"),
+            ("b=2,a=1", "a=1,b=2"),
+            ("a=1 b=2", "a=1,b=2"),
+            ("os_project_name=My Project", "os_project_name=\"My Project\""),
+            ("os_project_name=\"My Project\"", "os_project_name=\"My Project\""),
+            ("a=\"1,b=2\"", "a=\"1,b=2\""),
+            ("a=http://h/?x=1", "a=http://h/?x=1"),
+        ] {
+            assert_eq!(of(text).expect(text), becomes, "{text}");
+            // As backup-fetch writes it into restore_command.
+            assert_eq!(of(becomes).expect(becomes), becomes);
+        }
+        for bad in ["a", "=1", "a=My Project,b=2", "a=\"x", "a="] {
+            let error = of(bad).expect_err(bad);
+            assert!(error.hint().is_some(), "{bad}: {error}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_shown_is_read_back(value in "[ -~é]{1,20}") {
+            let mut options = StorageOptions::default();
+            if options.insert("key", &value).is_ok() {
+                proptest::prop_assert_eq!(&options.to_string().parse::<StorageOptions>().expect("options"), &options);
+                let mut argument = StorageOptions::default();
+                for pair in options.pairs() {
+                    argument.insert_argument(&pair).expect("a pair");
+                }
+                proptest::prop_assert_eq!(&argument, &options);
+            }
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! One error for the whole crate: what happened, to which object, and what to do about it.
 
+mod hints;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,6 +25,18 @@ pub enum Error {
         /// The object's URL.
         object: String,
         /// What the store said.
+        reason: String,
+        /// Where the credentials in use are from, if that is known: "the file \"/x\"".
+        credentials: Option<String>,
+    },
+    /// The clock of this machine and that of the store differ by more than the store accepts.
+    #[error("could not {operation} \"{object}\", as this machine's clock and the store's differ")]
+    ClockSkew {
+        /// The verb: "read", "write", "list", "delete".
+        operation: &'static str,
+        /// The object's URL.
+        object: String,
+        /// Both times, and how far they are apart.
         reason: String,
     },
     /// No place where credentials are looked for had any.
@@ -185,14 +199,6 @@ pub enum Error {
 /// The result of everything that can fail in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// In the text of an error with which a store asks for less to do.
-const BUSY: [&str; 4] = [
-    "429 Too Many Requests",
-    "503 Service Unavailable",
-    "503 Slow Down",
-    "<Code>SlowDown",
-];
-
 const TOO_SLOW: &str = "The store does not answer in time, or the link to it is slow. Check the store and the network; if \
                         they are as fast as they can be, raise walarchive.archive_timeout.";
 
@@ -224,7 +230,10 @@ impl Error {
 
     /// May this pass by itself, so that trying again later makes sense without anybody changing anything?
     pub fn is_transient(&self) -> bool {
-        matches!(self, Error::Store { .. } | Error::Timeout { .. } | Error::Io { .. })
+        matches!(
+            self,
+            Error::Store { .. } | Error::Timeout { .. } | Error::ClockSkew { .. } | Error::Io { .. }
+        )
     }
 
     /// Could the archive not be asked at all (as opposed to: it was asked, and the answer is bad)?
@@ -233,6 +242,7 @@ impl Error {
             self,
             Error::Store { .. }
                 | Error::Timeout { .. }
+                | Error::ClockSkew { .. }
                 | Error::Unauthorized { .. }
                 | Error::NoCredentials { .. }
                 | Error::NoSuchStore { .. }
@@ -240,10 +250,27 @@ impl Error {
         )
     }
 
+    /// Could another attempt succeed after somebody, or something, has put right what is around the archive: a setting, a
+    /// file, the network, the store? What the archive holds itself does not change by waiting.
+    pub fn may_pass(&self) -> bool {
+        !matches!(
+            self,
+            Error::Damaged { .. }
+                | Error::InvalidWal { .. }
+                | Error::CorruptPages { .. }
+                | Error::Conflict { .. }
+                | Error::ForeignRepository { .. }
+                | Error::BackupExists { .. }
+                | Error::NoBackup { .. }
+                | Error::Unsupported { .. }
+        )
+    }
+
     /// The facts behind the message, for the DETAIL line.
     pub fn detail(&self) -> Option<String> {
         match self {
             Error::Unauthorized { reason, .. }
+            | Error::ClockSkew { reason, .. }
             | Error::NoCredentials { reason, .. }
             | Error::NoSuchStore { reason, .. }
             | Error::WrongRegion { reason, .. }
@@ -270,6 +297,14 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Error::Config { hint, .. } | Error::NoBackup { hint, .. } | Error::NotWriter { hint, .. } => hint.as_str(),
+            Error::Unauthorized {
+                object,
+                credentials: Some(credentials),
+                ..
+            } => return Some(origin_hint(object, credentials)),
+            Error::ClockSkew { .. } => {
+                "Set the clock of this machine by NTP, and the store's if that is your own. The credentials are not the reason."
+            }
             Error::Unauthorized { object, .. } | Error::NoCredentials { object, .. } => credentials_hint(object),
             Error::WrongRegion {
                 region: Some(region), ..
@@ -278,25 +313,9 @@ impl Error {
                 "Set the region of the bucket in walarchive.storage_options, as in \"aws_region=eu-central-1\", or correct \
                  aws_endpoint."
             }
-            Error::NoSuchStore { .. } => {
-                "Create it, owned by the server's user if it is a directory, or correct walarchive.storage."
-            }
+            Error::NoSuchStore { target, reason } => return Some(hints::of_missing_store(target, reason)),
             Error::NotFound { .. } | Error::Cancelled => return None,
-            Error::Store { reason, .. } if reason.contains("No space left on device") => {
-                "Free some space where the repository is, or give it more."
-            }
-            Error::Store { reason, .. } if reason.contains("Read-only file system") => {
-                "The file system of the repository is mounted read-only."
-            }
-            Error::Store { reason, .. } if BUSY.iter().any(|mark| reason.contains(mark)) => {
-                "The store is overloaded, limits requests or is away for a moment. If this persists, raise its limits, or \
-                 lower walarchive.upload_concurrency and walarchive.backup_concurrency."
-            }
-            Error::Store { reason, .. } if reason.contains("timed out") => TOO_SLOW,
-            Error::Store { .. } => {
-                "If this persists, check that the store is up and can be reached from this machine, and that \
-                 walarchive.storage and walarchive.storage_options are right."
-            }
+            Error::Store { reason, .. } => hints::of_reason(reason),
             Error::Unsupported { .. } => {
                 "This server does not speak all of the protocol; check walarchive.storage_options, or use another store."
             }
@@ -337,6 +356,23 @@ impl Error {
         };
         Some(hint.to_owned())
     }
+}
+
+/// What to look at, where the place is known that the credentials are from.
+fn origin_hint(object: &str, credentials: &str) -> String {
+    let check = match object.split(':').next().unwrap_or_default() {
+        "gs" => "Check the key of the service account and its roles on the bucket",
+        "az" => "Check the key, the SAS or the identity, and its permissions on the container",
+        "swift" => "Check the user, the project, the password and the rights on the container",
+        "sftp" => "Check the user in walarchive.storage, the key or the password, and the permissions on the directory",
+        _ => "Check the access key, its secret and its permissions on the bucket",
+    };
+    let again = if credentials.contains("environment") {
+        "A server reads its environment when it starts."
+    } else {
+        "It is read again by itself when it changes."
+    };
+    format!("{check}: what is in use is from {credentials}. {again}")
 }
 
 /// Where the credentials of a store are looked for.

@@ -38,6 +38,12 @@ pub fn store(flags: &Storage) -> Result<Store> {
     Store::open(&find(flags, data_dir.as_deref())?.storage)
 }
 
+/// The same for work of hours, after the store has answered: what passes within some minutes does not end it.
+pub fn patient_store(flags: &Storage) -> Result<Store> {
+    let data_dir = wal::usual_data_dirs().find(|directory| wal::is_data_dir(directory));
+    Store::open(&find(flags, data_dir.as_deref())?.storage.for_backup())
+}
+
 fn find_in(flags: &Storage, environment: Environment<'_>, server: &ServerConfig) -> Result<Settings> {
     let url = match flags.url.clone().or_else(|| environment("WALARCHIVE_STORAGE")) {
         Some(url) => url,
@@ -47,20 +53,14 @@ fn find_in(flags: &Storage, environment: Environment<'_>, server: &ServerConfig)
         },
     };
     // The server's options belong to the server's storage; with another one they would be wrong.
-    let same_storage = server.storage.as_ref() == Some(&url);
+    let same_storage = server.storage.as_deref().map(str::trim) == Some(url.trim());
     let of_server = |value: &Option<String>| value.clone().filter(|_| same_storage);
     let mut options: StorageOptions = match environment("WALARCHIVE_STORAGE_OPTIONS") {
         Some(text) => text.parse()?,
         None => of_server(&server.storage_options).unwrap_or_default().parse()?,
     };
-    for pair in &flags.options {
-        let (key, value) = pair.split_once('=').ok_or_else(|| {
-            Error::config(
-                "a --storage-option is not of the form KEY=VALUE",
-                "Write it like \"--storage-option aws_region=eu-central-1\".",
-            )
-        })?;
-        options.insert(key, value)?;
+    for argument in &flags.options {
+        options.insert_argument(argument)?;
     }
     wal_g::add_options(&url, &mut options, environment)?;
     let credentials_file = flags.credentials_file.clone();

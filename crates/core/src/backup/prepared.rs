@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::Utc;
@@ -27,6 +28,9 @@ use crate::wal::Segment;
 const LABEL: &str = "backup_label";
 const TABLESPACE_MAP: &str = "tablespace_map";
 
+/// The longest that removing the claim of a complete backup may take.
+const CLAIM_REMOVAL: Duration = Duration::from_secs(10);
+
 /// A backup of which everything is stored but the sentinel: it does not exist before [`PreparedBackup::commit`].
 pub struct PreparedBackup {
     store: Store,
@@ -40,6 +44,8 @@ pub struct PreparedBackup {
     claim: Arc<Claim>,
     /// The sentinel is there, and was there when nothing spoke against it any more.
     is_complete: AtomicBool,
+    /// The sentinel is there.
+    is_written: AtomicBool,
     progress: Arc<Progress>,
     cancel: CancellationToken,
 }
@@ -87,11 +93,26 @@ impl PreparedBackup {
             });
         }
         self.is_complete.store(true, Ordering::Relaxed);
-        if let Err(error) = self.store.delete(&layout::backup_claim(&self.name)).await {
+        // Nobody shall wait long for what is of so little consequence.
+        let claim = layout::backup_claim(&self.name);
+        let left = match tokio::time::timeout(CLAIM_REMOVAL, self.store.delete(&claim)).await {
+            Ok(removed) => removed.err(),
+            Err(_elapsed) => Some(Error::Timeout {
+                operation: "delete",
+                object: self.store.object_url(&claim),
+                deadline: CLAIM_REMOVAL,
+            }),
+        };
+        if let Some(error) = left {
             tracing::warn!(backup = self.name, %error, "the backup is complete, but its claim could not be removed");
         }
         self.progress.set_phase(Phase::Done);
         Ok(self.name.clone())
+    }
+
+    /// Is the sentinel known to be written? Then the backup exists, even if nobody could have a last look at it.
+    pub fn is_written(&self) -> bool {
+        self.is_written.load(Ordering::Relaxed)
     }
 
     /// Up to the point from which on it is certain that the backup exists and remains.
@@ -117,6 +138,7 @@ impl PreparedBackup {
                 }
             }
         }
+        self.is_written.store(true, Ordering::Relaxed);
         // A deletion looks for the sentinel once more after it has said that it begins; so one of the two gives way.
         self.check().await
     }
@@ -250,6 +272,7 @@ pub(super) async fn prepare(backup: &mut Backup, stop: &StopResult) -> Result<Pr
         permanent: backup.request.permanent,
         corrupt,
         claim: Arc::clone(&backup.claim),
+        is_written: AtomicBool::new(false),
         is_complete: AtomicBool::new(false),
         needed: {
             let request = &backup.request;

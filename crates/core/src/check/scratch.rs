@@ -53,7 +53,15 @@ async fn reach(store: &Store, checks: &mut Vec<Check>) -> bool {
         Err(error) => Check::of_error("store", error),
     };
     checks.push(check.took(latency));
+    refused_clock(&answer, checks);
     answer.is_ok()
+}
+
+/// A clock that the store refuses ends the check before the row that compares the two.
+fn refused_clock<T>(answer: &Result<T>, checks: &mut Vec<Check>) {
+    if let Err(error @ Error::ClockSkew { reason, .. }) = answer {
+        checks.push(Check::failed("clock", reason, error.hint().unwrap_or_default()));
+    }
 }
 
 /// Also removes what an earlier check left.
@@ -64,6 +72,7 @@ async fn list(store: &Store, checks: &mut Vec<Check>) -> bool {
         Err(error) => Check::of_error("list", error),
     };
     checks.push(check.took(latency));
+    refused_clock(&found, checks);
     let old = Utc::now() - LEFT;
     for object in found.iter().flatten().filter(|object| object.last_modified < old) {
         // The check named "delete" will say what is wrong with that.
@@ -85,6 +94,7 @@ async fn create(store: &Store, key: &str, checks: &mut Vec<Check>) -> bool {
         Err(error) => Check::of_error("create", error),
     };
     checks.push(check.took(latency));
+    refused_clock(&created, checks);
     if created.is_err() {
         return false;
     }

@@ -278,6 +278,18 @@ impl Inventory {
         self.backups.iter().find(|backup| backup.name == name)
     }
 
+    /// The name of the backup that is wanted: `LATEST` is the newest one, every other name itself.
+    pub fn named<'a>(&'a self, wanted: &'a str) -> Result<&'a str> {
+        match (wanted, self.backups.last()) {
+            ("LATEST", Some(newest)) => Ok(&newest.name),
+            ("LATEST", None) => Err(Error::NoBackup {
+                message: "there are no backups".to_owned(),
+                hint: "Check the storage URL and its prefix.".to_owned(),
+            }),
+            (name, _) => Ok(name),
+        }
+    }
+
     /// A backup and its ancestors, up to the full one; the error names the ancestor that is missing.
     pub fn chain<'a>(&'a self, backup: &'a BackupInfo) -> Result<Vec<&'a BackupInfo>, String> {
         let mut chain = vec![backup];

@@ -24,9 +24,10 @@ pub struct Branch {
 }
 
 impl Branch {
-    /// Did it go on after the two had parted? What an old primary had archived before its failover did not.
+    /// Did it go on after the two had parted? What an old primary had archived before its failover did not. Where
+    /// the history file is missing nobody can tell.
     pub fn goes_on(&self) -> bool {
-        self.parted.is_none_or(|parted| self.newest > parted)
+        self.parted.is_some_and(|parted| self.newest > parted)
     }
 
     /// In words, for a report.

@@ -99,8 +99,8 @@ impl fmt::Display for RestoreCommand {
         let word = |text: &str| shell_word(text).replace('%', "%%");
         write!(f, "{} wal-fetch", word(&self.binary.to_string_lossy()))?;
         write!(f, " --storage {}", word(&self.storage.url))?;
-        for (key, value) in self.storage.options.iter() {
-            write!(f, " --storage-option {}", word(&format!("{key}={value}")))?;
+        for pair in self.storage.options.pairs() {
+            write!(f, " --storage-option {}", word(&pair))?;
         }
         if let Some(file) = &self.storage.credentials_file {
             write!(f, " --credentials-file {}", word(&file.to_string_lossy()))?;

@@ -1,7 +1,6 @@
 //! What other branches of the history need: two servers have written, and what one of them deletes is not all of its own.
 
-use chrono::Utc;
-use chrono::{DateTime, TimeDelta};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::plan::Situation;
 use crate::error::{Error, Result};
@@ -11,13 +10,10 @@ use crate::lease::{Branch, other_branches};
 /// A branch to which something was added within this time is not old, whatever a rule says.
 const RECENT: TimeDelta = TimeDelta::days(7);
 
-/// The branches beside that of whoever holds the lease, or else that of the newest backup.
+/// The branches beside that of whoever holds the lease. Without a lease, as in a repository of WAL-G's, it is not known which one is
+/// ours.
 fn beside(inventory: &Inventory, situation: &Situation) -> Vec<Branch> {
-    if situation.regardless_of_branches {
-        return Vec::new();
-    }
-    let newest = inventory.backups.iter().rev().find_map(|backup| backup.timeline);
-    match situation.own_timeline.or(newest) {
+    match situation.own_timeline.filter(|_| !situation.regardless_of_branches) {
         Some(own) => other_branches(inventory, own, &situation.writers),
         None => Vec::new(),
     }

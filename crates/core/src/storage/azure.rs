@@ -3,14 +3,19 @@
 //! Credentials are those of the first kind of which there are any, in the credentials file, the options or the environment: a bearer
 //! token, the account's key, workload identity, a client's secret, a SAS, and last the managed identity of the machine.
 
-use std::collections::HashMap;
-use std::str::FromStr;
+mod signature;
 
-use object_store::azure::{AzureConfigKey as Key, MicrosoftAzureBuilder};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use object_store::azure::{AzureConfigKey as Key, AzureCredential, MicrosoftAzureBuilder};
 use url::Url;
 
 use super::Opened;
 use super::cloud::{self, Client};
+use super::renewal::{Made, Renewed, Renewing, Signer, Signing, Watch};
 use super::{credentials, http, url::bucket};
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
@@ -21,6 +26,9 @@ const KNOWN: &str = "azure_storage_account_name, azure_endpoint, azure_client_id
                      azure_federated_token_file, azure_environment_name, azure_access_tier, use_emulator";
 /// What a client can prove itself with. Of several sources only the last one that has any of these is to count.
 const SECRETS: [Key; 4] = [Key::AccessKey, Key::SasKey, Key::Token, Key::ClientSecret];
+
+/// The account of Azure's emulator.
+const EMULATOR: &str = "devstoreaccount1";
 
 /// The clouds by the names that Azure's tools use: the domain of blob storage, and where tokens come from.
 const CLOUDS: [(&str, &str, &str); 4] = [
@@ -55,6 +63,33 @@ struct Settings {
 }
 
 pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
+    let settings = gather(config)?;
+    let trust = settings.client.trusted();
+    let options = (trust.options)()?;
+    let credentials = Renewing::new({
+        let (url, config) = (url.clone(), config.clone());
+        move || made(&url, &config)
+    })?;
+    let account = settings.keys.get(&Key::AccountName).map_or(EMULATOR, String::as_str);
+    let shared_key = signature::Azure::new(account);
+    let skip = settings
+        .keys
+        .get(&Key::SkipSignature)
+        .is_some_and(|value| cloud::is_true(value));
+    let signer = (!skip).then(|| Signing::new(&credentials, shared_key) as Arc<dyn Signer>);
+    let store = builder(settings.keys, config)
+        .with_credentials(Arc::clone(&credentials) as _)
+        .with_http_connector(Renewed::new(config, trust, signer))
+        .with_client_options(options)
+        .with_container_name(bucket(url))
+        .build()
+        .map_err(|error| cloud::unusable(url, &error, HINT))?;
+    let opened = cloud::finish(store, url, settings.access_tier)?;
+    Ok(opened.with_origin(move || credentials.origin()))
+}
+
+/// All settings, with the account and its place.
+fn gather(config: &StorageConfig) -> Result<Settings> {
     let mut settings = Settings {
         keys: HashMap::new(),
         client: Client::new(config),
@@ -70,7 +105,6 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
     }
     if let Some(path) = &config.credentials_file {
         let pairs = credentials::read(path)?;
-        let is_secret = |key: &str| Key::from_str(alias(key)).is_ok_and(|key| SECRETS.contains(&key));
         if pairs.iter().any(|(key, _)| is_secret(key)) {
             settings.keys.retain(|key, _| !SECRETS.contains(key));
         }
@@ -82,19 +116,59 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
         settings.known(key, value)?;
     }
     settings.place()?;
+    Ok(settings)
+}
+
+fn is_secret(key: &str) -> bool {
+    Key::from_str(alias(key)).is_ok_and(|key| SECRETS.contains(&key))
+}
+
+fn builder(keys: HashMap<Key, String>, config: &StorageConfig) -> MicrosoftAzureBuilder {
     let builder = MicrosoftAzureBuilder::new()
         .with_retry(http::retries(config))
-        .with_http_connector(http::connector(config))
-        .with_client_options(settings.client.finish()?);
-    let builder = settings
-        .keys
-        .into_iter()
-        .fold(builder, |builder, (key, value)| builder.with_config(key, value));
-    let store = builder
+        .with_http_connector(http::connector(config));
+    keys.into_iter()
+        .fold(builder, |builder, (key, value)| builder.with_config(key, value))
+}
+
+/// The credentials as object_store finds them, of a store that is used for nothing else.
+fn made(url: &Url, config: &StorageConfig) -> Result<Made<AzureCredential>> {
+    let mut watch = Watch::default();
+    if let Some(file) = &config.credentials_file {
+        watch.add(file);
+    }
+    let settings = gather(config)?;
+    let trust = settings.client.trusted();
+    let token_file = settings.keys.get(&Key::FederatedTokenFile);
+    for file in trust.file.iter().chain(token_file.map(PathBuf::from).iter()) {
+        watch.add(file);
+    }
+    let mut in_file = false;
+    if let Some(path) = &config.credentials_file {
+        in_file = credentials::read(path)?.iter().any(|(key, _)| is_secret(key));
+    }
+    let has = |key| settings.keys.contains_key(&key);
+    let origin = match (&config.credentials_file, token_file) {
+        (Some(path), _) if in_file => format!("the file \"{}\" (walarchive.credentials_file)", path.display()),
+        _ if SECRETS.into_iter().any(has) => {
+            "AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN, AZURE_STORAGE_TOKEN or AZURE_CLIENT_SECRET in the \
+             environment of the process"
+                .to_owned()
+        }
+        (_, Some(file)) => format!("the workload identity of the token file \"{file}\""),
+        _ => "the managed identity of the machine".to_owned(),
+    };
+    let store = builder(settings.keys, config)
+        .with_client_options((trust.options)()?)
         .with_container_name(bucket(url))
         .build()
         .map_err(|error| cloud::unusable(url, &error, HINT))?;
-    cloud::finish(store, url, settings.access_tier)
+    Ok(Made {
+        provider: Arc::clone(store.credentials()),
+        watch,
+        origin,
+        in_file,
+    })
 }
 
 /// Names that Azure's tools and WAL-G know, and object_store does not.

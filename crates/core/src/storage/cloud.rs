@@ -1,10 +1,12 @@
 //! What S3, GCS and Azure have in common: where their settings come from, and what is looked at before a store is opened.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use object_store::{Certificate, ClientConfigKey, ClientOptions, ObjectStore};
 use url::Url;
 
+use super::renewal::Trust;
 use super::storage_class::StorageClass;
 use super::{Opened, http, url::below_prefix};
 use crate::config::StorageConfig;
@@ -69,17 +71,31 @@ impl Client {
 
     /// The options for object_store, with the certificates of an authority of one's own.
     pub fn finish(self) -> Result<ClientOptions> {
-        match self.ca_cert_file {
-            None => Ok(self.options),
-            Some(file) => Ok(certificates(Path::new(&file))?
-                .into_iter()
-                .fold(self.options, ClientOptions::with_root_certificate)),
+        (self.trusted().options)()
+    }
+
+    /// The same, each time with the certificates that the file holds then.
+    pub fn trusted(&self) -> Trust {
+        let (options, file) = (self.options.clone(), self.ca_cert_file.clone().map(PathBuf::from));
+        Trust {
+            file: file.clone(),
+            options: Arc::new(move || match &file {
+                None => Ok(options.clone()),
+                Some(file) => Ok(certificates(file)?
+                    .into_iter()
+                    .fold(options.clone(), ClientOptions::with_root_certificate)),
+            }),
         }
     }
 }
 
 fn certificates(file: &Path) -> Result<Vec<Certificate>> {
-    let pem = std::fs::read(file).map_err(|error| Error::io("open", file, error))?;
+    let pem = std::fs::read(file).map_err(|error| {
+        Error::config(
+            format!("could not open ca_cert_file \"{}\": {error}", file.display()),
+            "Put the certificates there, readable for the user of the process, or correct ca_cert_file.",
+        )
+    })?;
     match Certificate::from_pem_bundle(&pem) {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         _ => Err(Error::config(
@@ -133,5 +149,9 @@ pub(super) fn finish(store: impl ObjectStore, url: &Url, class: Option<String>) 
         Some(class) => below_prefix(StorageClass::new(store, class), url)?,
         None => below_prefix(store, url)?,
     };
-    Ok(Opened { objects, pending: None })
+    Ok(Opened {
+        objects,
+        pending: None,
+        origin: None,
+    })
 }

@@ -1,5 +1,6 @@
 //! The file named by `walarchive.credentials_file`.
 
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -18,22 +19,56 @@ pub(super) struct Line {
     pub section: Option<String>,
 }
 
-/// The file's text, if none but its owner can read it.
+/// The file's text, if it is one that only those can read who may.
 pub(super) fn text(path: &Path) -> Result<String> {
-    let meta = std::fs::metadata(path).map_err(|error| Error::io("open", path, error))?;
-    if meta.mode() & 0o077 != 0 {
-        return Err(Error::config(
-            format!("credentials file \"{}\" can be read by others", path.display()),
-            "Set its mode to 0600 (or 0400); it must belong to the user of the process.",
-        ));
-    }
+    let meta = std::fs::metadata(path).map_err(|error| unreadable("open", path, &error))?;
+    check_mode("credentials file", path, &meta)?;
     if !meta.is_file() || meta.len() > LIMIT {
         return Err(Error::config(
             format!("\"{}\" is not a credentials file", path.display()),
             "It holds lines like \"aws_access_key_id = …\".",
         ));
     }
-    std::fs::read_to_string(path).map_err(|error| Error::io("read", path, error))
+    std::fs::read_to_string(path).map_err(|error| unreadable("read", path, &error))
+}
+
+/// Who follows the links to a file may read it by PostgreSQL's rule for `ssl_key_file`: it belongs to the user of the process
+/// and nobody else has any permission, or it belongs to root and its group may read it.
+pub(super) fn check_mode(what: &str, path: &Path, meta: &Metadata) -> Result<()> {
+    let us = nix::unistd::geteuid().as_raw();
+    match fault(meta.uid(), meta.mode(), us) {
+        None => Ok(()),
+        Some(fault) => Err(Error::config(
+            format!("{what} \"{}\" {fault}", path.display()),
+            "Set its mode to 0600 or stricter; it must belong to the user of the process, or to root with mode 0640 or \
+             stricter. Links are followed: what counts is the file that they lead to.",
+        )),
+    }
+}
+
+fn fault(owner: u32, mode: u32, us: u32) -> Option<&'static str> {
+    match (owner, us) {
+        // Root reads any file, whoever the server runs as.
+        _ if mode & 0o077 == 0 && (owner == us || owner == 0 || us == 0) => None,
+        (0, _) if mode & 0o037 == 0 => None,
+        _ if mode & 0o077 != 0 => Some("can be read by others"),
+        _ => Some("belongs neither to the user of the process nor to root"),
+    }
+}
+
+/// The error for a file that somebody named and that is not there, or cannot be read.
+pub(super) fn unreadable(operation: &str, path: &Path, error: &std::io::Error) -> Error {
+    let hint = match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            "Put the file there, or correct the setting or the variable that names it. It is looked for again by itself."
+        }
+        std::io::ErrorKind::PermissionDenied => "Let the user of the process read the file, and enter its directories.",
+        _ => "The file must be one that the user of the process can read.",
+    };
+    Error::config(
+        format!("could not {operation} credentials file \"{}\": {error}", path.display()),
+        hint,
+    )
 }
 
 /// The `key = value` lines of the file. Of an AWS credentials file, its `[default]` section is taken.
@@ -101,6 +136,30 @@ mod tests {
             found,
             expected.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned()))
         );
+    }
+
+    #[test]
+    fn the_rule_is_that_of_ssl_key_file() {
+        const US: u32 = 26;
+        for (owner, mode, accepted) in [
+            (US, 0o600, true),
+            (US, 0o400, true),
+            (US, 0o640, false),
+            (US, 0o604, false),
+            (US, 0o620, false),
+            (0, 0o600, true),
+            (0, 0o640, true),
+            (0, 0o440, true),
+            (0, 0o660, false),
+            (0, 0o650, false),
+            (0, 0o644, false),
+            (1000, 0o600, false),
+            (1000, 0o440, false),
+        ] {
+            assert_eq!(fault(owner, mode, US).is_none(), accepted, "{owner} {mode:o}");
+        }
+        assert_eq!(fault(1000, 0o600, 0), None, "root restores for others");
+        assert_eq!(fault(1000, 0o640, 0), Some("can be read by others"));
     }
 
     #[test]

@@ -62,6 +62,14 @@ pub(super) fn translate(operation: &'static str, object: String, store_url: &str
     if let Some(failure) = super::sftp::Failure::behind(&error) {
         return failure.translate(operation, object, store_url);
     }
+    if let Some(skew) = super::renewal::Skew::behind(&error) {
+        let reason = skew.to_string();
+        return Error::ClockSkew {
+            operation,
+            object,
+            reason,
+        };
+    }
     let reason = reason(&error);
     let says = |marks: &[&str]| marks.iter().any(|mark| reason.contains(mark));
     let refused = matches!(
@@ -99,6 +107,7 @@ pub(super) fn translate(operation: &'static str, object: String, store_url: &str
             operation,
             object,
             reason,
+            credentials: None,
         },
         _ => Error::Store {
             operation,

@@ -42,5 +42,6 @@ pub(super) fn open(url: &Url) -> Result<Opened> {
     Ok(Opened {
         objects: Arc::new(store.with_fsync(true).with_automatic_cleanup(true)),
         pending: Some(BelowPrefix::new(Temporaries::below(path), Path::default())),
+        origin: None,
     })
 }

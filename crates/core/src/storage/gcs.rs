@@ -8,12 +8,14 @@ mod uploads;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
-use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey as Key};
+use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder, GoogleConfigKey as Key};
 use serde::Deserialize;
 use url::Url;
 
 use super::cloud::{self, Client};
+use super::renewal::{Made, Renewed, Renewing, Signer, Signing, Watch};
 use super::xml_uploads;
 use super::{Opened, credentials, http, url::bucket};
 use crate::config::StorageConfig;
@@ -35,9 +37,40 @@ struct Settings {
     base_url: Option<String>,
     /// Neither key file nor metadata server is to be asked.
     has_token: bool,
+    /// The files that the credentials may be from.
+    watch: Watch,
+    /// The file that has the key, for messages.
+    origin: Option<String>,
 }
 
 pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
+    let settings = gather(config)?;
+    let trust = settings.client.trusted();
+    let options = (trust.options)()?;
+    let signed = settings.builder.get_config_value(&Key::SkipSignature);
+    let signed = !signed.is_some_and(|skip| cloud::is_true(&skip));
+    let credentials = Renewing::new({
+        let (url, config) = (url.clone(), config.clone());
+        move || made(&url, &config)
+    })?;
+    let signer = signed.then(|| Signing::new(&credentials, uploads::Token) as Arc<dyn Signer>);
+    let connector = Renewed::new(config, trust, signer);
+    let store = settings
+        .builder
+        .with_credentials(Arc::clone(&credentials) as _)
+        .with_http_connector(connector.clone())
+        .with_client_options(options.clone())
+        .with_bucket_name(bucket(url))
+        .build()
+        .map_err(|error| cloud::unusable(url, &error, HINT))?;
+    let client = xml_uploads::Client::new(options, connector, config);
+    let uploads = uploads::uploads(&store, settings.base_url.as_deref(), bucket(url), signed, client);
+    let opened = cloud::finish(store, url, settings.storage_class)?.with_pending(uploads, url)?;
+    Ok(opened.with_origin(move || credentials.origin()))
+}
+
+/// All settings, and the key that counts.
+fn gather(config: &StorageConfig) -> Result<Settings> {
     let mut settings = Settings {
         builder: GoogleCloudStorageBuilder::new()
             .with_retry(http::retries(config))
@@ -48,6 +81,8 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
         key_text: None,
         base_url: None,
         has_token: false,
+        watch: Watch::default(),
+        origin: None,
     };
     for (key, value) in cloud::environment("GOOGLE_") {
         settings.add(&key, &value);
@@ -56,13 +91,18 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
         settings.known(key, value)?;
     }
     if let Some(path) = &config.credentials_file {
+        settings.watch.add(path);
         let text = credentials::text(path)?;
         if text.trim_start().starts_with('{') {
             settings.key_file = Some(path.clone());
             settings.key_text = Some(text);
+            settings.origin = Some(format!("the file \"{}\" (walarchive.credentials_file)", path.display()));
         } else {
             for (key, value) in credentials::read(path)? {
                 settings.known(&key, &value)?;
+                if matches!(Key::from_str(&key), Ok(Key::BearerToken | Key::ServiceAccountKey)) {
+                    settings.origin = Some(format!("the file \"{}\" (walarchive.credentials_file)", path.display()));
+                }
             }
         }
     }
@@ -71,18 +111,30 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
         settings.client.check_endpoint("google_base_url", base_url)?;
         settings.builder = settings.builder.with_base_url(base_url.trim_end_matches('/'));
     }
-    let options = settings.client.finish()?;
-    let signed = settings.builder.get_config_value(&Key::SkipSignature);
-    let signed = !signed.is_some_and(|skip| cloud::is_true(&skip));
+    Ok(settings)
+}
+
+/// The credentials as object_store finds them, of a store that is used for nothing else.
+fn made(url: &Url, config: &StorageConfig) -> Result<Made<GcpCredential>> {
+    let settings = gather(config)?;
+    let mut watch = settings.watch;
+    if let Some(file) = settings.client.trusted().file {
+        watch.add(file);
+    }
     let store = settings
         .builder
-        .with_client_options(options.clone())
+        .with_client_options(settings.client.finish()?)
         .with_bucket_name(bucket(url))
         .build()
         .map_err(|error| cloud::unusable(url, &error, HINT))?;
-    let client = xml_uploads::Client::new(options, config);
-    let uploads = uploads::uploads(&store, settings.base_url.as_deref(), bucket(url), signed, client);
-    cloud::finish(store, url, settings.storage_class)?.with_pending(uploads, url)
+    Ok(Made {
+        provider: Arc::clone(store.credentials()),
+        watch,
+        in_file: settings.origin.is_some(),
+        origin: settings
+            .origin
+            .unwrap_or_else(|| "the service account of the instance".to_owned()),
+    })
 }
 
 impl Settings {
@@ -128,13 +180,20 @@ impl Settings {
         let text = match (self.key_text.take(), &self.key_file) {
             (Some(text), _) => text,
             (None, None) => return Ok(()),
-            (None, Some(path)) => match std::fs::read_to_string(path) {
-                Ok(text) => text,
-                // Nobody said that it has to be there; the metadata server may have what is needed.
-                Err(_) if !named => return Ok(()),
-                Err(error) => return Err(Error::io("open", path, error)),
-            },
+            (None, Some(path)) => {
+                self.watch.add(path);
+                match std::fs::read_to_string(path) {
+                    Ok(text) => text,
+                    // Nobody said that it has to be there; the metadata server may have what is needed.
+                    Err(_) if !named => return Ok(()),
+                    Err(error) => return Err(credentials::unreadable("open", path, &error)),
+                }
+            }
         };
+        if self.origin.is_none() {
+            let file = |path: &PathBuf| format!("the key file \"{}\"", path.display());
+            self.origin = self.key_file.as_ref().map(file);
+        }
         let name = match &self.key_file {
             Some(path) => format!("\"{}\"", path.display()),
             None => "google_service_account_key".to_owned(),

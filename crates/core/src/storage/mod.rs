@@ -12,6 +12,7 @@ mod gcs;
 mod http;
 pub(crate) mod pending;
 mod reader;
+mod renewal;
 mod retry;
 mod s3;
 mod sftp;
@@ -53,16 +54,21 @@ pub struct Store {
     /// Of an operation that moves little.
     deadline: Duration,
     learned: Arc<create::Learned>,
+    origin: Option<Origin>,
     /// What an operation that moves more must move in a second, in bytes.
     slowest: u64,
     /// Is asked before each request that changes anything.
     fence: Option<Arc<dyn Fence>>,
 }
 
+/// Tells where the credentials in use are from.
+type Origin = Arc<dyn Fn() -> String + Send + Sync>;
+
 /// What a backend opens.
 struct Opened {
     objects: Arc<dyn ObjectStore>,
     pending: Option<pending::BelowPrefix>,
+    origin: Option<Origin>,
 }
 
 impl Opened {
@@ -70,6 +76,12 @@ impl Opened {
     fn with_pending(self, uploads: impl pending::PendingUploads + 'static, url: &::url::Url) -> Result<Self> {
         let pending = Some(pending::BelowPrefix::new(uploads, url::prefix(url)?));
         Ok(Opened { pending, ..self })
+    }
+
+    /// With what a denial says of the credentials.
+    fn with_origin(self, origin: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        let origin: Option<Origin> = Some(Arc::new(origin));
+        Opened { origin, ..self }
     }
 }
 
@@ -103,10 +115,7 @@ impl Store {
             "gs" => gcs::open(&url, config)?,
             "az" => azure::open(&url, config)?,
             "swift" => swift::open(&url, config)?,
-            "sftp" => Opened {
-                objects: sftp::open(&url, config)?,
-                pending: None,
-            },
+            "sftp" => sftp::open(&url, config)?,
             _ => s3::open(&url, config)?,
         };
         // The attempts and the pauses between them, of which the last attempt begins when patience ends.
@@ -117,6 +126,7 @@ impl Store {
             url: config.url.trim_end_matches('/').to_owned(),
             deadline,
             learned: Arc::default(),
+            origin: opened.origin,
             slowest: transfer::SLOWEST,
             fence: None,
         })
@@ -130,6 +140,7 @@ impl Store {
             url: url.into(),
             deadline: StorageConfig::REQUEST_TIMEOUT,
             learned: Arc::default(),
+            origin: None,
             slowest: transfer::SLOWEST,
             fence: None,
         }
@@ -322,6 +333,21 @@ impl Store {
         let path = path(key);
         match self.asked("delete", key, self.inner.delete(&path)).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => self.delete_again(key, error).await,
+        }
+    }
+
+    /// Azure's deletions come as a batch in which each is signed by itself, so that a denial of one does not show where
+    /// requests are signed anew. After a look at the files it has the credentials of now.
+    async fn delete_again(&self, key: &str, error: Error) -> Result<()> {
+        if !self.url.starts_with("az:") || !matches!(error, Error::Unauthorized { .. }) {
+            return Err(error);
+        }
+        tokio::time::sleep(renewal::LOOK_EVERY).await;
+        self.permitted(Write::Deletion).await?;
+        let path = path(key);
+        match self.asked("delete", key, self.inner.delete(&path)).await {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -355,7 +381,10 @@ impl Store {
                         reason: "The store has not said what became of it.".to_owned(),
                     });
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.delete_again(key, error).await?;
+                    each(index);
+                }
             }
         }
         Ok(())
@@ -419,7 +448,11 @@ impl Store {
     }
 
     fn error(&self, operation: &'static str, key: &str, error: object_store::Error) -> Error {
-        errors::translate(operation, self.object_url(key), &self.url, error)
+        let mut error = errors::translate(operation, self.object_url(key), &self.url, error);
+        if let (Error::Unauthorized { credentials, .. }, Some(origin)) = (&mut error, &self.origin) {
+            *credentials = Some(origin()).filter(|origin| !origin.is_empty());
+        }
+        error
     }
 
     fn timeout(&self, operation: &'static str, key: &str, deadline: Duration) -> Error {

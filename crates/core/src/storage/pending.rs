@@ -246,6 +246,7 @@ mod tests {
             operation,
             object: object.clone(),
             reason: reason.clone(),
+            credentials: None,
         };
         let says = unknown(refused, Some("s3:ListBucketMultipartUploads")).expect("a sentence");
         assert_eq!(

@@ -13,6 +13,12 @@ use super::PART_BYTES;
 /// 256 kB/s. A part of 8 MB then has two minutes, a WAL segment of 16 MB has four.
 pub(super) const SLOWEST: u64 = 64 << 10;
 
+/// Attempts in a row whose answer began and whose body broke before its first byte.
+const ATTEMPTS_WITHOUT_A_BYTE: u32 = 3;
+
+/// After the first of these; longer after the next.
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// What moving that many bytes may take on the slowest link, beyond the time that any request may take.
 pub(super) fn time(bytes: u64) -> Duration {
     time_at(SLOWEST, bytes)
@@ -24,7 +30,7 @@ pub(super) fn time_at(rate: u64, bytes: u64) -> Duration {
 }
 
 /// What follows the beginning of an answer. When the connection breaks, what came is kept and the rest is asked for, as long
-/// as each attempt brings something: object_store does the same only a few times, and only if the server sends entity tags.
+/// as one of a few attempts brings something: object_store does the same only a few times, and only if the server sends entity tags.
 pub(super) async fn collect(inner: &dyn ObjectStore, path: &Path, found: GetResult) -> object_store::Result<Bytes> {
     let meta = found.meta.clone();
     let mut wanted = found.range.clone();
@@ -34,6 +40,7 @@ pub(super) async fn collect(inner: &dyn ObjectStore, path: &Path, found: GetResu
     };
     // What a server says about a length is no reason to allocate more than a part.
     let mut bytes = BytesMut::with_capacity((wanted.end - wanted.start).min(PART_BYTES) as usize);
+    let mut empty = 0;
     loop {
         let begun_at = wanted.start;
         let mut broken = None;
@@ -50,9 +57,11 @@ pub(super) async fn collect(inner: &dyn ObjectStore, path: &Path, found: GetResu
             }
         }
         let Some(error) = broken else { return Ok(bytes.freeze()) };
-        if wanted.start == begun_at || wanted.start >= wanted.end {
+        empty = if wanted.start == begun_at { empty + 1 } else { 0 };
+        if empty > ATTEMPTS_WITHOUT_A_BYTE || wanted.start >= wanted.end {
             return Err(error);
         }
+        tokio::time::sleep(PAUSE * empty).await;
         tracing::debug!(object = %path, at = wanted.start, %error, "a download broke and goes on");
         let rest = GetOptions::new().with_range(Some(wanted.clone()));
         let found = inner.get_opts(path, rest).await?;

@@ -14,6 +14,18 @@ const HINT: &str = "walarchive.storage is a URL: \"s3://bucket/prefix\", \"gs://
 
 /// The URL, if a store can be opened by it. Looks at its text only.
 pub(super) fn parse(text: &str) -> Result<Url> {
+    let text = text.trim();
+    // A URL without a slash there is read as one with it.
+    let path = text
+        .get(..5)
+        .filter(|scheme| scheme.eq_ignore_ascii_case("file:"))
+        .map(|_| &text[5..]);
+    if path.is_some_and(|path| !path.starts_with('/')) {
+        return Err(Error::config(
+            format!("storage \"{}\" is not an absolute path", redact(text)),
+            HINT,
+        ));
+    }
     let url = Url::parse(text)
         .map_err(|error| Error::config(format!("storage \"{}\" is not a URL: {error}", redact(text)), HINT))?;
     // An account's name is part of the place only where there is no other way to say whose home it is.
@@ -68,10 +80,59 @@ pub(super) fn prefix(url: &Url) -> Result<Path> {
     })
 }
 
-/// The text with what may be `user:password` taken out.
+/// The text with what may be `user:password` taken out, and what follows the place.
 fn redact(text: &str) -> String {
+    let text = match text.find(['?', '#']) {
+        Some(end) => format!("{}***", &text[..=end]),
+        None => text.to_owned(),
+    };
     match (text.find("://"), text.rfind('@')) {
         (Some(scheme), Some(at)) if at > scheme => format!("{}***{}", &text[..scheme + 3], &text[at..]),
-        _ => text.to_owned(),
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_is_not_repeated_where_it_may_be_a_secret() {
+        for (text, says) in [
+            (
+                "file:///x?password=hunter2",
+                "storage \"file:///x?***\" holds more than a place",
+            ),
+            ("file:///x#hunter2", "storage \"file:///x#***\" holds more than a place"),
+            (
+                "s3://b/p?x=hunter2@y",
+                "storage \"s3://b/p?***\" holds more than a place",
+            ),
+            (
+                "s3://me:hunter2@b/p?hunter2",
+                "storage \"s3://***@b/p?***\" holds more than a place",
+            ),
+            (
+                "x?hunter2",
+                "storage \"x?***\" is not a URL: relative URL without a base",
+            ),
+        ] {
+            let error = parse(text).expect_err(text);
+            assert_eq!(error.to_string(), says);
+            assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_relative_path_is_refused_and_spaces_around_are_none_of_it() {
+        for text in ["file:relative", "FILE:relative/x", "file:", "file://host/x", "file:?x"] {
+            let error = parse(text).expect_err(text);
+            assert!(
+                error.to_string().ends_with("is not an absolute path"),
+                "{text}: {error}"
+            );
+        }
+        assert_eq!(parse(" file:///x \n").expect("a URL").as_str(), "file:///x");
+        assert!(parse("file:/x").is_ok());
     }
 }

@@ -16,8 +16,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use url::Url;
 
-use super::http::{self, Connector};
 use super::pending::{PendingUpload, PendingUploads};
+use super::renewal::Renewed;
 use super::retry::Retry;
 use crate::config::StorageConfig;
 
@@ -51,17 +51,17 @@ pub(super) struct XmlUploads<S, A> {
 /// A client of one's own, made when it is wanted: mostly it never is.
 pub(super) struct Client {
     options: ClientOptions,
-    connector: Connector,
+    connector: Renewed,
     retry: Retry,
     made: OnceCell<HttpClient>,
 }
 
 impl Client {
     /// With the deadlines and retries of the configuration.
-    pub(super) fn new(options: ClientOptions, config: &StorageConfig) -> Self {
+    pub(super) fn new(options: ClientOptions, connector: Renewed, config: &StorageConfig) -> Self {
         Client {
             options,
-            connector: http::connector(config),
+            connector,
             retry: Retry::new(config),
             made: OnceCell::new(),
         }

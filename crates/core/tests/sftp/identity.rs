@@ -202,3 +202,31 @@ async fn an_agent_proves_who_we_are() {
         assert!(text.contains("the agent at"), "{text}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_replaced_is_taken_without_opening_the_store_again() {
+    let dir = TestDir::new();
+    let server = SftpServer::start(&dir);
+    let key = dir.subdir("keys").join("key");
+    keygen(&key, "ed25519", "");
+    let config = with(&server, &[("sftp_private_key_path", &key)]);
+    let store = Store::open(&config).unwrap();
+    let error = store.list("").await.unwrap_err();
+    let text = show(&error);
+    let hint = error.hint().unwrap_or_default();
+    assert!(
+        hint.contains(&format!("the key file \"{}\"", key.display())),
+        "the hint names the key: {text}"
+    );
+    // Half of the right one, then all of it.
+    let right = std::fs::read_to_string(server.key()).unwrap();
+    std::fs::write(&key, &right[..right.len() / 2]).unwrap();
+    let error = store.list("").await.unwrap_err();
+    assert!(matches!(error, Error::Unauthorized { .. }), "{error:?}");
+    std::fs::write(&key, &right).unwrap();
+    store.list("").await.unwrap_or_else(|error| panic!("{}", show(&error)));
+    // What is broken later does not matter to who has read it.
+    std::fs::write(&key, "nonsense").unwrap();
+    server.signal_connections(walarchive_testkit::Signal::SIGKILL);
+    store.list("").await.unwrap_or_else(|error| panic!("{}", show(&error)));
+}

@@ -3,11 +3,12 @@
 use async_trait::async_trait;
 use object_store::Result;
 use object_store::client::HttpRequest;
-use object_store::gcp::GoogleCloudStorage;
+use object_store::gcp::{GcpCredential, GoogleCloudStorage};
 use object_store::signer::HeaderValue;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
 
+use crate::storage::renewal::Apply;
 use crate::storage::xml_uploads::{Authorize, Client, XmlUploads};
 
 /// What object_store takes if none is named.
@@ -48,11 +49,31 @@ impl Authorize for Bearer {
             return Ok(());
         }
         let credential = self.store.credentials().get_credential().await?;
-        // What cannot be a header is no token either, and the store will say so.
-        if let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", credential.bearer)) {
-            value.set_sensitive(true);
-            request.headers_mut().insert("authorization", value);
-        }
+        put(&credential, request);
+        Ok(())
+    }
+}
+
+fn put(credential: &GcpCredential, request: &mut HttpRequest) {
+    // What cannot be a header is no token either, and the store will say so.
+    if let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", credential.bearer)) {
+        value.set_sensitive(true);
+        request.headers_mut().insert(AUTHORIZATION, value);
+    }
+}
+
+const AUTHORIZATION: &str = "authorization";
+
+/// The token, put into a request again.
+pub(super) struct Token;
+
+impl Apply<GcpCredential> for Token {
+    fn is_signed(&self, request: &HttpRequest) -> bool {
+        request.headers().contains_key(AUTHORIZATION)
+    }
+
+    fn apply(&self, credential: &GcpCredential, request: &mut HttpRequest) -> Result<()> {
+        put(credential, request);
         Ok(())
     }
 }

@@ -8,15 +8,18 @@ mod profile;
 mod settings;
 mod uploads;
 
+use std::collections::HashMap;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey as Key};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey as Key, AwsCredential};
 use url::Url;
 
 use self::settings::Settings;
 use self::uploads::Bucket;
+use super::renewal::{Made, Renewed, Renewing};
 use super::xml_uploads::Client;
 use super::{Opened, cloud, http, url::bucket};
 use crate::config::StorageConfig;
@@ -24,7 +27,35 @@ use crate::error::{Error, Result};
 
 const HINT: &str =
     "Check walarchive.storage_options, for example \"aws_region=eu-central-1\" or \"aws_endpoint=https://host\".";
+
 pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
+    let settings = gather(url, config)?;
+    let place = Bucket::of(&settings, bucket(url));
+    let trust = settings.client.trusted();
+    let options = (trust.options)()?;
+    let credentials = Renewing::new({
+        let (url, config) = (url.clone(), config.clone());
+        move || made(&url, &config)
+    })?;
+    let signer = place.signer(&credentials);
+    let connector = Renewed::new(config, trust, signer);
+    let (storage_class, encryption, customer_key) =
+        (settings.storage_class, settings.encryption, settings.customer_key);
+    let builder = builder(settings.keys, config).with_client_options(options.clone());
+    let builder = builder
+        .with_http_connector(connector.clone())
+        .with_credentials(Arc::clone(&credentials) as _);
+    let store = encrypted(builder, encryption, customer_key)?
+        .with_bucket_name(bucket(url))
+        .build()
+        .map_err(|error| cloud::unusable(url, &error, HINT))?;
+    let uploads = place.uploads(&store, Client::new(options, connector, config));
+    let opened = cloud::finish(store, url, storage_class)?.with_pending(uploads, url)?;
+    Ok(opened.with_origin(move || credentials.origin()))
+}
+
+/// All settings, and of the credentials those that count.
+fn gather(url: &Url, config: &StorageConfig) -> Result<Settings> {
     let mut settings = Settings::collect(config)?;
     settings.choose_credentials()?;
     if let Some(endpoint) = settings.take(Key::Endpoint) {
@@ -35,22 +66,35 @@ pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
     if settings.customer_key.is_none() {
         settings.customer_key = cloud::variable(&["WALG_S3_SSE_C"]).map(customer_key);
     }
-    let place = Bucket::of(&settings, bucket(url));
-    let options = settings.client.finish()?;
+    Ok(settings)
+}
+
+fn builder(keys: HashMap<Key, String>, config: &StorageConfig) -> AmazonS3Builder {
     let builder = AmazonS3Builder::new()
         .with_retry(http::retries(config))
-        .with_http_connector(http::connector(config))
-        .with_client_options(options.clone());
-    let builder = settings
-        .keys
-        .into_iter()
-        .fold(builder, |builder, (key, value)| builder.with_config(key, value));
-    let store = encrypted(builder, settings.encryption, settings.customer_key)?
+        .with_http_connector(http::connector(config));
+    keys.into_iter()
+        .fold(builder, |builder, (key, value)| builder.with_config(key, value))
+}
+
+/// The credentials as object_store finds them, of a store that is used for nothing else.
+fn made(url: &Url, config: &StorageConfig) -> Result<Made<AwsCredential>> {
+    let settings = gather(url, config)?;
+    let mut watch = settings.watch;
+    if let Some(file) = settings.client.trusted().file {
+        watch.add(file);
+    }
+    let store = builder(settings.keys, config)
+        .with_client_options(settings.client.finish()?)
         .with_bucket_name(bucket(url))
         .build()
         .map_err(|error| cloud::unusable(url, &error, HINT))?;
-    let uploads = place.uploads(&store, Client::new(options, config));
-    cloud::finish(store, url, settings.storage_class)?.with_pending(uploads, url)
+    Ok(Made {
+        provider: Arc::clone(store.credentials()),
+        watch,
+        origin: settings.origin,
+        in_file: settings.in_file,
+    })
 }
 
 /// Encryption by the store.

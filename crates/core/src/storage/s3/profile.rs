@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::storage::credentials::{self, Line};
+use crate::storage::renewal::Watch;
 
 /// Where the two files are, and which profile of theirs is meant.
 #[derive(Debug, Default)]
@@ -23,6 +24,8 @@ pub(super) struct Profile {
     /// The key, its secret and perhaps a session token; or a role and the file with a web identity's token.
     pub credentials: Vec<(&'static str, String)>,
     pub region: Option<String>,
+    /// The file of the credentials, for messages; empty if there are none.
+    pub origin: String,
 }
 
 /// Ways to credentials that run programs or ask other services, and the word for each.
@@ -38,16 +41,17 @@ const STATIC: [&str; 3] = ["aws_access_key_id", "aws_secret_access_key", "aws_se
 
 impl Profiles {
     /// The profile, empty if there is none and none was named.
-    pub fn read(&self) -> Result<Profile> {
+    /// Its files are watched.
+    pub fn read(&self, watch: &mut Watch) -> Result<Profile> {
         let home = std::env::var_os("HOME").map(PathBuf::from);
-        self.read_below(home.as_deref())
+        self.read_below(home.as_deref(), watch)
     }
 
-    fn read_below(&self, home: Option<&Path>) -> Result<Profile> {
+    fn read_below(&self, home: Option<&Path>, watch: &mut Watch) -> Result<Profile> {
         let name = self.name.as_deref().unwrap_or("default");
         let mut files = Vec::new();
         let mut keys = BTreeMap::new();
-        let mut found = false;
+        let (mut found, mut origin) = (false, None);
         // What the first file says is not said again by the second.
         for (named, usual, prefix) in [
             (&self.credentials_file, ".aws/credentials", ""),
@@ -60,11 +64,12 @@ impl Profiles {
             else {
                 continue;
             };
+            watch.add(&path);
             let text = match std::fs::read_to_string(&path) {
                 Ok(text) => text,
                 // Nobody said that it has to be there; a server's home may not even be its own.
                 Err(_) if named.is_none() => continue,
-                Err(error) => return Err(Error::io("open", path, error)),
+                Err(error) => return Err(credentials::unreadable("open", &path, &error)),
             };
             let is_ours = |line: &Line| {
                 let section = line.section.as_deref().unwrap_or_default();
@@ -73,6 +78,9 @@ impl Profiles {
             };
             for line in credentials::lines(&text, &path)?.into_iter().filter(is_ours) {
                 found = true;
+                if (STATIC.contains(&&*line.key) || line.key == "role_arn") && origin.is_none() {
+                    origin = Some(path.clone());
+                }
                 keys.entry(line.key).or_insert(line.value);
             }
             files.push(path);
@@ -92,7 +100,11 @@ impl Profiles {
                 },
             ));
         }
-        of_keys(name, keys)
+        let origin = origin.map(|file| format!("the profile \"{name}\" of the file \"{}\"", file.display()));
+        Ok(Profile {
+            origin: origin.unwrap_or_default(),
+            ..of_keys(name, keys)?
+        })
     }
 }
 
@@ -140,7 +152,7 @@ mod tests {
             name: name.map(str::to_owned),
             ..Profiles::default()
         };
-        profiles.read_below(Some(home.path()))
+        profiles.read_below(Some(home.path()), &mut Watch::default())
     }
 
     const CREDENTIALS: &str = "[default]\naws_access_key_id = AK\naws_secret_access_key = SK\n\
@@ -197,7 +209,7 @@ mod tests {
     fn files_that_nobody_named_may_be_missing() {
         assert!(
             Profiles::default()
-                .read_below(Some(Path::new("/nonexistent")))
+                .read_below(Some(Path::new("/nonexistent")), &mut Watch::default())
                 .expect("read")
                 == Profile::default()
         );
@@ -205,6 +217,8 @@ mod tests {
             credentials_file: Some("/nonexistent/credentials".to_owned()),
             ..Profiles::default()
         };
-        assert!(matches!(named.read_below(None), Err(Error::Io { .. })));
+        let error = named.read_below(None, &mut Watch::default()).err().expect("refused");
+        assert!(error.to_string().contains("\"/nonexistent/credentials\""), "{error}");
+        assert!(error.hint().is_some_and(|hint| !hint.is_empty()));
     }
 }

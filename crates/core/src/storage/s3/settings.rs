@@ -10,6 +10,7 @@ use crate::config::StorageConfig;
 use crate::error::{Error, Result};
 use crate::storage::cloud::{self, Client};
 use crate::storage::credentials::{self, Line};
+use crate::storage::renewal::Watch;
 
 const KNOWN: &str = "aws_endpoint, aws_region, aws_profile, aws_storage_class, aws_server_side_encryption, \
                      aws_checksum_algorithm, aws_virtual_hosted_style_request";
@@ -23,6 +24,12 @@ pub(super) struct Settings {
     pub storage_class: Option<String>,
     pub encryption: Option<String>,
     pub customer_key: Option<String>,
+    /// The files that the credentials may be from.
+    pub watch: Watch,
+    /// Where the credentials are from, for messages.
+    pub origin: String,
+    /// They are from a file.
+    pub in_file: bool,
     profiles: Profiles,
     /// The profile was named by an option, not by the environment.
     profile_is_option: bool,
@@ -39,6 +46,9 @@ impl Settings {
             storage_class: None,
             encryption: None,
             customer_key: None,
+            watch: Watch::default(),
+            origin: String::new(),
+            in_file: false,
             profiles: Profiles::default(),
             profile_is_option: false,
             from_file: false,
@@ -71,6 +81,7 @@ impl Settings {
     }
 
     fn add_credentials_file(&mut self, path: &std::path::Path) -> Result<()> {
+        self.watch.add(path);
         let lines = credentials::lines(&credentials::text(path)?, path)?;
         let named = self.profiles.name.take_if(|_| self.profile_is_option);
         let section = named.as_deref().unwrap_or("default");
@@ -92,6 +103,8 @@ impl Settings {
             // A session token of other credentials does not fit to these.
             self.keys.retain(|key, _| !STATIC.contains(key));
             self.from_file = true;
+            self.in_file = true;
+            self.origin = format!("the file \"{}\" (walarchive.credentials_file)", path.display());
         }
         for line in lines {
             if !self.add(&line.key, &line.value) && line.section.is_none() {
@@ -145,16 +158,20 @@ impl Settings {
         let named = self.profiles.name.is_some();
         let in_environment = has(&[Key::AccessKeyId, Key::SecretAccessKey]);
         if self.from_file || (in_environment && !self.profile_is_option) {
+            if !self.from_file {
+                self.origin = "AWS_ACCESS_KEY_ID in the environment of the process".to_owned();
+            }
             self.take_region_of_profile();
             return self.check_static();
         }
         // A role in the environment is for those who named no profile.
         let web_identity = WEB_IDENTITY.iter().all(|key| self.keys.contains_key(key));
         if (web_identity && !named) || self.get(Key::SkipSignature).is_some_and(cloud::is_true) {
+            self.watch_web_identity();
             self.take_region_of_profile();
             return Ok(());
         }
-        let profile = self.profiles.read()?;
+        let profile = self.profiles.read(&mut self.watch)?;
         if named && profile.credentials.is_empty() && !has(&CONTAINER) {
             return Err(Error::config(
                 format!(
@@ -170,6 +187,14 @@ impl Settings {
             for (key, value) in profile.credentials {
                 self.add(key, &value);
             }
+            self.watch_web_identity();
+            self.in_file = true;
+            self.origin = profile.origin;
+        } else {
+            self.origin = match has(&CONTAINER) {
+                true => "the role of the container".to_owned(),
+                false => "the role of the instance".to_owned(),
+            };
         }
         if let Some(region) = profile.region {
             self.keys.entry(Key::Region).or_insert(region);
@@ -177,10 +202,18 @@ impl Settings {
         self.check_static()
     }
 
+    /// The token is read for each session, so a new one counts from then on.
+    fn watch_web_identity(&mut self) {
+        if let Some(file) = self.get(Key::WebIdentityTokenFile).map(str::to_owned) {
+            self.origin = format!("the web identity of the token file \"{file}\"");
+            self.watch.add(file);
+        }
+    }
+
     /// A profile whose credentials are not wanted may be unusable, and nobody asked.
     fn take_region_of_profile(&mut self) {
         if !self.keys.contains_key(&Key::Region)
-            && let Ok(profile) = self.profiles.read()
+            && let Ok(profile) = self.profiles.read(&mut self.watch)
             && let Some(region) = profile.region
         {
             self.set(Key::Region, region);

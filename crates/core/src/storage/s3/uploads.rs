@@ -1,13 +1,16 @@
 //! Uploads in parts that are not complete.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use object_store::Result;
-use object_store::aws::{AmazonS3, AmazonS3ConfigKey as Key, AwsAuthorizer};
+use object_store::aws::{AmazonS3, AmazonS3ConfigKey as Key, AwsAuthorizer, AwsCredential};
 use object_store::client::HttpRequest;
 use url::Url;
 
 use super::settings::Settings;
 use crate::storage::cloud;
+use crate::storage::renewal::{Apply, Renewing, Signer, Signing};
 use crate::storage::xml_uploads::{Authorize, Client, XmlUploads};
 
 /// What object_store takes if none is named.
@@ -50,6 +53,16 @@ impl Bucket {
         }
     }
 
+    /// None if requests are not signed.
+    pub(super) fn signer(&self, credentials: &Arc<Renewing<AwsCredential>>) -> Option<Arc<dyn Signer>> {
+        let version_4 = Version4 {
+            region: self.region.clone(),
+            request_payer: self.request_payer,
+        };
+        self.signed
+            .then(|| Signing::new(credentials, version_4) as Arc<dyn Signer>)
+    }
+
     pub(super) fn uploads(self, store: &AmazonS3, client: Client) -> XmlUploads<AmazonS3, Signature> {
         XmlUploads {
             store: store.clone(),
@@ -77,4 +90,48 @@ impl Authorize for Signature {
             .with_request_payer(self.request_payer)
             .try_authorize(request, None)
     }
+}
+
+/// AWS's signature version 4, put into a request again.
+struct Version4 {
+    region: String,
+    request_payer: bool,
+}
+
+const HASH: &str = "x-amz-content-sha256";
+const TOKEN: &str = "x-amz-security-token";
+
+impl Apply<AwsCredential> for Version4 {
+    fn is_signed(&self, request: &HttpRequest) -> bool {
+        let signature = request
+            .headers()
+            .get("authorization")
+            .and_then(|value| value.to_str().ok());
+        // Sessions of directory buckets have tokens of their own.
+        signature.is_some_and(|value| value.starts_with("AWS4-"))
+            && !request.headers().contains_key("x-amz-s3session-token")
+    }
+
+    fn apply(&self, credential: &AwsCredential, request: &mut HttpRequest) -> Result<()> {
+        let hash = request.headers().get(HASH).and_then(|hash| hash.to_str().ok());
+        // The digest of the content is known already.
+        let digest = hash.and_then(digest);
+        let signed = hash != Some("UNSIGNED-PAYLOAD");
+        for header in ["authorization", TOKEN, "x-amz-date", HASH] {
+            request.headers_mut().remove(header);
+        }
+        AwsAuthorizer::new(credential, "s3", &self.region)
+            .with_sign_payload(signed)
+            .with_request_payer(self.request_payer)
+            .try_authorize(request, digest.as_deref())
+    }
+}
+
+fn digest(hex: &str) -> Option<Vec<u8>> {
+    let digits = hex.as_bytes();
+    if digits.len() != 64 {
+        return None;
+    }
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    digits.chunks(2).map(byte).collect()
 }

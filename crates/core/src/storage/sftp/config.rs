@@ -11,6 +11,7 @@ use super::keys::{self, KeyFile};
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
 use crate::storage::credentials;
+use crate::storage::renewal::Watch;
 use crate::storage::sftp::retry::Policy;
 
 const OPTIONS: &str = "Known are sftp_user, sftp_port, sftp_private_key_path, sftp_known_hosts and sftp_agent_socket.";
@@ -34,6 +35,10 @@ pub(super) struct Settings {
     pub passed_over: Vec<String>,
     pub request_timeout: Duration,
     pub retries: Policy,
+    /// The files that the credentials may be from.
+    pub watch: Watch,
+    /// Where the credentials are from, for messages.
+    pub origin: String,
 }
 
 /// The files that name the hosts we trust.
@@ -46,7 +51,7 @@ pub(super) enum KnownHostsFiles {
 }
 
 /// Text that no log may show.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Secret(pub(super) String);
 
 impl fmt::Debug for Secret {
@@ -64,9 +69,17 @@ struct Given {
     agent: Option<PathBuf>,
     password: Option<Secret>,
     passphrase: Option<Secret>,
+    /// The credentials file has the password.
+    password_in_file: bool,
 }
 
 impl Settings {
+    /// Would the server be shown the same?
+    pub(super) fn proves_the_same_as(&self, other: &Settings) -> bool {
+        let shown = |keys: &[KeyFile]| keys.iter().map(ToString::to_string).collect::<Vec<_>>();
+        self.password == other.password && shown(&self.keys) == shown(&other.keys)
+    }
+
     pub(super) fn new(url: &Url, config: &StorageConfig, environment: Environment<'_>) -> Result<Self> {
         let given = given(config, environment)?;
         let host = url.host_str().unwrap_or_default();
@@ -94,6 +107,13 @@ impl Settings {
             )
         })?;
         let home = environment("HOME").map(PathBuf::from).or(us.map(|us| us.dir));
+        let mut watch = Watch::default();
+        for file in config.credentials_file.iter().chain(&given.key) {
+            watch.add(file);
+        }
+        if let (None, None, Some(home)) = (&given.key, &given.password, &home) {
+            keys::usual_paths(home).for_each(|path| watch.add(path));
+        }
         let (keys, passed_over) = match (&given.key, &given.password, &home) {
             (Some(path), _, _) => (vec![keys::load(path, given.passphrase.as_ref())?], Vec::new()),
             (None, None, Some(home)) => keys::usual(home, given.passphrase.as_ref()),
@@ -108,7 +128,20 @@ impl Settings {
                     .collect(),
             ),
         };
+        let mut origins: Vec<String> = keys
+            .iter()
+            .map(|file| format!("the key file \"{}\"", file.path.display()))
+            .collect();
+        match (&given.password, &config.credentials_file) {
+            (Some(_), Some(path)) if given.password_in_file => {
+                origins.push(format!("the file \"{}\" (walarchive.credentials_file)", path.display()));
+            }
+            (Some(_), _) => origins.push("SSH_PASSWORD in the environment of the process".to_owned()),
+            _ => {}
+        }
         Ok(Settings {
+            watch,
+            origin: origins.join(" and "),
             host,
             port,
             user,
@@ -135,11 +168,15 @@ fn given(config: &StorageConfig, environment: Environment<'_>) -> Result<Given> 
         agent: variable("SSH_AUTH_SOCK").map(PathBuf::from),
         password: variable("SSH_PASSWORD").map(Secret),
         passphrase: variable("SSH_PRIVATE_KEY_PASSPHRASE").map(Secret),
+        password_in_file: false,
     };
     if let Some(path) = &config.credentials_file {
         for (key, value) in credentials::read(path)? {
             match key.as_str() {
-                "sftp_password" | "ssh_password" => given.password = Some(Secret(value)),
+                "sftp_password" | "ssh_password" => {
+                    given.password = Some(Secret(value));
+                    given.password_in_file = true;
+                }
                 "sftp_private_key_passphrase" | "ssh_private_key_passphrase" => given.passphrase = Some(Secret(value)),
                 _ => return Err(unknown("credential", &key, CREDENTIALS)),
             }

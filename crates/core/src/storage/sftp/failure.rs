@@ -96,6 +96,7 @@ impl Failure {
                 operation,
                 object,
                 reason,
+                credentials: None,
             },
             Failure::NoDirectory(_) => Error::NoSuchStore {
                 target: store_url.to_owned(),

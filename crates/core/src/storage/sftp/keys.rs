@@ -1,7 +1,6 @@
 //! The files with the keys by which we prove who we are.
 
 use std::fmt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use russh::keys::{HashAlg, PrivateKey, decode_secret_key};
 
 use super::config::Secret;
 use crate::error::{Error, Result};
+use crate::storage::credentials;
 
 /// The largest file that is taken for a key, in bytes.
 const LIMIT: u64 = 64 << 10;
@@ -35,12 +35,7 @@ impl fmt::Display for KeyFile {
 /// The key that the user named.
 pub(super) fn load(path: &Path, passphrase: Option<&Secret>) -> Result<KeyFile> {
     let meta = std::fs::metadata(path).map_err(|error| Error::io("open", path, error))?;
-    if meta.mode() & 0o077 != 0 {
-        return Err(Error::config(
-            format!("private key file \"{}\" can be read by others", path.display()),
-            "Set its mode to 0600 (or 0400); it must belong to the user of the process.",
-        ));
-    }
+    credentials::check_mode("private key file", path, &meta)?;
     let not_a_key = |reason: &str| {
         Error::config(
             format!("\"{}\" is not a private key that can be used: {reason}", path.display()),
@@ -80,11 +75,17 @@ pub(super) fn load(path: &Path, passphrase: Option<&Secret>) -> Result<KeyFile> 
     })
 }
 
+/// Where ssh has its keys.
+pub(super) fn usual_paths(home: &Path) -> impl Iterator<Item = PathBuf> {
+    let names = ["id_ed25519", "id_ecdsa", "id_rsa"];
+    names.into_iter().map(|name| home.join(".ssh").join(name))
+}
+
 /// The keys under the names that ssh gives them, and what was wrong with those that cannot be used.
 pub(super) fn usual(home: &Path, passphrase: Option<&Secret>) -> (Vec<KeyFile>, Vec<String>) {
     let (mut keys, mut passed_over) = (Vec::new(), Vec::new());
-    for name in ["id_ed25519", "id_ecdsa", "id_rsa"] {
-        match load(&home.join(".ssh").join(name), passphrase) {
+    for path in usual_paths(home) {
+        match load(&path, passphrase) {
             Ok(key) => keys.push(key),
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => passed_over.push(error.to_string()),

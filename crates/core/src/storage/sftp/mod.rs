@@ -33,18 +33,41 @@ mod write;
 
 use std::sync::Arc;
 
-use object_store::ObjectStore;
 use url::Url;
 
+use super::Opened;
+use super::renewal::Followed;
 use crate::config::StorageConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 pub(super) use failure::Failure;
 
 /// Reads the settings, the key files and the credentials. The server is asked nothing yet.
-pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Arc<dyn ObjectStore>> {
-    let settings = config::Settings::new(url, config, &|name| std::env::var(name).ok())?;
-    Ok(Arc::new(store::SftpStore::new(settings)))
+pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
+    let (url, config) = (url.clone(), config.clone());
+    let settings = follow(move || config::Settings::new(&url, &config, &|name| std::env::var(name).ok()))?;
+    Ok(Opened {
+        objects: Arc::new(store::SftpStore::new(Arc::clone(&settings))),
+        pending: None,
+        origin: Some(Arc::new(move || settings.in_use().origin.clone())),
+    })
+}
+
+/// Settings that follow the files of keys and passwords.
+fn follow(
+    read: impl Fn() -> Result<config::Settings> + Send + Sync + 'static,
+) -> Result<Arc<Followed<config::Settings>>> {
+    let followed = Followed::new("credentials", move |old: Option<&config::Settings>| {
+        let settings = read()?;
+        // One of the usual key files, half written.
+        let lost = old.is_some_and(|old| !old.keys.is_empty()) && settings.keys.is_empty();
+        if let Some(why) = settings.passed_over.first().filter(|_| lost) {
+            return Err(Error::config(why.clone(), "Put the key back."));
+        }
+        let watch = settings.watch.clone();
+        Ok((settings, watch))
+    })?;
+    Ok(Arc::new(followed))
 }
 
 #[cfg(test)]

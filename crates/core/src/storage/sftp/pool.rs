@@ -1,6 +1,7 @@
 //! The few connections that all operations of a store share.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use object_store::path::Path;
 use parking_lot::Mutex;
@@ -10,6 +11,7 @@ use super::config::Settings;
 use super::connect;
 use super::failure::Failure;
 use super::session::Session;
+use crate::storage::renewal::Followed;
 use crate::storage::sftp::retry::Retry;
 
 /// Each has a process on the server, and one that flushes a file answers nobody meanwhile.
@@ -19,7 +21,12 @@ const CONNECTIONS: usize = 4;
 const LEFTOVERS: usize = 1000;
 
 pub(super) struct Pool {
+    /// As they were when the store was opened.
     pub settings: Arc<Settings>,
+    /// With the credentials as their files have them now.
+    followed: Arc<Followed<Settings>>,
+    /// The server has let us in.
+    was_in: AtomicBool,
     state: Mutex<State>,
     /// Held while a connection is being made, so that many who need one do not make one each.
     connecting: tokio::sync::Mutex<()>,
@@ -34,9 +41,11 @@ struct State {
 }
 
 impl Pool {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(followed: Arc<Followed<Settings>>) -> Self {
         Pool {
-            settings: Arc::new(settings),
+            settings: followed.in_use(),
+            followed,
+            was_in: AtomicBool::new(false),
             state: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
         }
@@ -74,12 +83,37 @@ impl Pool {
                 work(session, unsure).await
             };
             match attempt.await {
-                Err(failure) if failure.is_transient() && retry.again().await => {
+                Err(failure) if self.may_pass(&failure) && retry.again().await => {
                     tracing::debug!(%failure, "trying again to reach the SFTP server");
                 }
                 result => return result,
             }
         }
+    }
+
+    /// Who was let in before waits for those who are replacing the keys.
+    fn may_pass(&self, failure: &Failure) -> bool {
+        let is_refusal = matches!(failure, Failure::Refused(_) | Failure::NoCredentials(_));
+        failure.is_transient() || (is_refusal && self.was_in.load(Ordering::Relaxed))
+    }
+
+    /// A new connection, with credentials that are read again when they are refused.
+    async fn connect(&self) -> Result<Session, Failure> {
+        let settings = self.followed.get();
+        let result = match connect::connect(&settings).await {
+            Err(failure @ (Failure::Refused(_) | Failure::NoCredentials(_))) => {
+                let now = self.followed.again();
+                if now.proves_the_same_as(&settings) {
+                    return Err(failure);
+                }
+                connect::connect(&now).await
+            }
+            result => result,
+        };
+        if result.is_ok() {
+            self.was_in.store(true, Ordering::Relaxed);
+        }
+        result
     }
 
     /// A connection that works, as far as we know, and has the least to do.
@@ -106,7 +140,7 @@ impl Pool {
                 }
             }
         };
-        match connect::connect(&self.settings).await {
+        match self.connect().await {
             Ok(session) => {
                 let session = Arc::new(session);
                 let leftovers = {

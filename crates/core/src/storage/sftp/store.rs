@@ -19,6 +19,7 @@ use super::session::Session;
 use super::temporary::is_temporary;
 use super::write::{self, Publish};
 use super::{list, read};
+use crate::storage::renewal::Followed;
 
 /// Objects that are being removed at a time.
 const DELETIONS: usize = 8;
@@ -32,7 +33,7 @@ pub(super) struct SftpStore {
 }
 
 impl SftpStore {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: Arc<Followed<Settings>>) -> Self {
         SftpStore {
             pool: Arc::new(Pool::new(settings)),
         }

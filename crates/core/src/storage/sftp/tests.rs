@@ -14,13 +14,15 @@ use super::session::Session;
 use super::temporary::{Temporary, is_temporary};
 use super::write::{self, Publish};
 use crate::config::StorageConfig;
+use crate::storage::renewal::Followed;
 
-fn settings(server: &SftpServer) -> Settings {
+fn settings(server: &SftpServer) -> Arc<Followed<Settings>> {
     let config = StorageConfig {
         options: server.options().parse().expect("options"),
         ..StorageConfig::new(server.url("p"))
     };
-    Settings::new(&Url::parse(&config.url).expect("a URL"), &config, &|_| None).expect("settings")
+    let url = Url::parse(&config.url).expect("a URL");
+    super::follow(move || Settings::new(&url, &config, &|_| None)).expect("settings")
 }
 
 struct Site {

@@ -9,6 +9,7 @@ use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use url::Url;
 
+use super::super::renewal::Followed;
 use super::super::retry::Attempts;
 use super::exchange::{Answer, Failure, exchange};
 use super::keystone;
@@ -21,6 +22,9 @@ const RENEW_BEFORE: Duration = Duration::from_secs(300);
 /// After a renewal that failed, the old token is used that long before the next try.
 const RENEW_PAUSE: Duration = Duration::from_secs(30);
 
+/// Between two attempts with credentials that are refused.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
 /// A token and where it is good.
 pub(super) struct Session {
     pub(super) number: u64,
@@ -32,8 +36,8 @@ pub(super) struct Session {
 }
 
 pub(super) struct Auth {
-    settings: Settings,
-    http: reqwest::Client,
+    settings: Arc<Followed<Settings>>,
+    http: Arc<Followed<reqwest::Client>>,
     limit: Duration,
     state: Mutex<State>,
     /// Held by who asks for a token, so that the others wait for that one.
@@ -58,13 +62,17 @@ impl State {
 impl fmt::Debug for Auth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Auth")
-            .field("settings", &self.settings)
+            .field("settings", &self.settings.in_use())
             .finish_non_exhaustive()
     }
 }
 
 impl Auth {
-    pub(super) fn new(settings: Settings, http: reqwest::Client, limit: Duration) -> Self {
+    pub(super) fn new(
+        settings: Arc<Followed<Settings>>,
+        http: Arc<Followed<reqwest::Client>>,
+        limit: Duration,
+    ) -> Self {
         Auth {
             settings,
             http,
@@ -102,7 +110,7 @@ impl Auth {
                 }
             }
         }
-        let outcome = self.ask(asked + 1, attempts).await;
+        let outcome = self.ask_until_granted(asked + 1, attempts).await;
         let mut state = self.state.lock();
         state.asked = asked.max(state.asked) + 1;
         match outcome {
@@ -132,19 +140,40 @@ impl Auth {
         }
     }
 
-    async fn ask(&self, number: u64, attempts: &mut Attempts) -> Result<Session, Failure> {
-        let credentials = &self.settings.credentials;
+    /// With credentials that are read again when they are refused. Where they were good before, somebody may be replacing
+    /// them: that is waited for.
+    async fn ask_until_granted(&self, number: u64, attempts: &mut Attempts) -> Result<Session, Failure> {
+        let mut settings = self.settings.get();
+        loop {
+            let failure = match self.ask(&settings, number, attempts).await {
+                Err(failure) if failure.is_refusal() => failure,
+                outcome => return outcome,
+            };
+            let now = self.settings.again();
+            if now.credentials == settings.credentials {
+                let were_good = self.state.lock().session.is_some();
+                let Some(pause) = attempts.next_pause(None).filter(|_| were_good) else {
+                    return Err(failure);
+                };
+                tokio::time::sleep(pause.min(LONGEST_WAIT)).await;
+            }
+            settings = now;
+        }
+    }
+
+    async fn ask(&self, settings: &Settings, number: u64, attempts: &mut Attempts) -> Result<Session, Failure> {
+        let credentials = &settings.credentials;
         let (token, storage_url, lifetime) = match (credentials, keystone::request(credentials)) {
-            (Credentials::TempAuth { user, key }, _) => self.tempauth(user, &key.0, attempts).await?,
-            (_, request) => self.keystone(request.unwrap_or_default(), attempts).await?,
+            (Credentials::TempAuth { user, key }, _) => self.tempauth(settings, user, &key.0, attempts).await?,
+            (_, request) => self.keystone(settings, request.unwrap_or_default(), attempts).await?,
         };
-        let storage_url = match &self.settings.storage_url {
+        let storage_url = match &settings.storage_url {
             Some(url) => url.to_string(),
             None => storage_url?,
         };
         let url = Url::parse(&storage_url)
             .map_err(|error| Failure::new(format!("the object store's URL \"{storage_url}\" is not one: {error}")))?;
-        if let Some(reason) = refuse_plain(&url, self.settings.allow_http) {
+        if let Some(reason) = refuse_plain(&url, settings.allow_http) {
             return Err(Failure::new(format!(
                 "the object store's URL {reason}; or set swift_storage_url"
             )));
@@ -161,14 +190,21 @@ impl Auth {
     }
 
     /// The token, the URL of the store and how long the token lasts.
-    async fn tempauth(&self, user: &str, key: &str, attempts: &mut Attempts) -> Result<Granted, Failure> {
-        let url = &self.settings.auth_url;
+    async fn tempauth(
+        &self,
+        settings: &Settings,
+        user: &str,
+        key: &str,
+        attempts: &mut Attempts,
+    ) -> Result<Granted, Failure> {
+        let url = &settings.auth_url;
         let mut headers = HeaderMap::new();
         headers.insert("x-auth-user", secret_header(user)?);
         headers.insert("x-auth-key", secret_header(key)?);
-        let build = || self.http.get(url.clone()).headers(headers.clone());
-        let answer = exchange(&self.http, attempts, self.limit, false, build).await;
-        let answer = self.granted(answer)?;
+        let http = self.http.get();
+        let build = || http.get(url.clone()).headers(headers.clone());
+        let answer = exchange(&http, attempts, self.limit, false, build).await;
+        let answer = granted(url, answer)?;
         let token = token(&answer, "x-auth-token")?;
         let storage_url = answer
             .header("x-storage-url")
@@ -180,36 +216,41 @@ impl Auth {
         Ok((token, storage_url, lifetime.map(Duration::from_secs)))
     }
 
-    async fn keystone(&self, request: String, attempts: &mut Attempts) -> Result<Granted, Failure> {
-        let url = keystone::tokens_url(&self.settings.auth_url);
+    async fn keystone(
+        &self,
+        settings: &Settings,
+        request: String,
+        attempts: &mut Attempts,
+    ) -> Result<Granted, Failure> {
+        let url = keystone::tokens_url(&settings.auth_url);
+        let http = self.http.get();
         let build = || {
-            let post = self.http.post(url.clone());
+            let post = http.post(url.clone());
             post.header(CONTENT_TYPE, "application/json").body(request.clone())
         };
-        let answer = exchange(&self.http, attempts, self.limit, false, build).await;
-        let answer = self.granted(answer)?;
+        let answer = exchange(&http, attempts, self.limit, false, build).await;
+        let answer = granted(&settings.auth_url, answer)?;
         let token = token(&answer, "x-subject-token")?;
         let body: keystone::Answer = serde_json::from_slice(&answer.body)
             .map_err(|error| Failure::new(format!("\"{url}\" gave no answer of Keystone's: {error}")))?;
         let storage_url = body
-            .endpoint(self.settings.region.as_deref(), &self.settings.interface)
+            .endpoint(settings.region.as_deref(), &settings.interface)
             .map(str::to_owned)
             .map_err(Failure::new);
         Ok((token, storage_url, body.lifetime()))
     }
+}
 
-    /// A refusal keeps its kind. Anything else that goes wrong here says nothing about the object that was wanted.
-    fn granted(&self, answer: Result<Answer, Failure>) -> Result<Answer, Failure> {
-        answer.and_then(Answer::success).map_err(|failure| {
-            let url = &self.settings.auth_url;
-            match failure.status {
-                Some(status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) => {
-                    Failure::new(format!("the credentials were refused by \"{url}\": {failure}")).with_status(status)
-                }
-                _ => Failure::new(format!("could not authenticate at \"{url}\": {failure}")),
+/// A refusal keeps its kind. Anything else that goes wrong here says nothing about the object that was wanted.
+fn granted(url: &Url, answer: Result<Answer, Failure>) -> Result<Answer, Failure> {
+    answer
+        .and_then(Answer::success)
+        .map_err(|failure| match failure.status {
+            Some(status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) => {
+                Failure::new(format!("the credentials were refused by \"{url}\": {failure}")).with_status(status)
             }
+            _ => Failure::new(format!("could not authenticate at \"{url}\": {failure}")),
         })
-    }
 }
 
 type Granted = (HeaderValue, Result<String, Failure>, Option<Duration>);

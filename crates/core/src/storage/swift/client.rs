@@ -1,5 +1,8 @@
 //! Requests to one container.
 
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -9,6 +12,7 @@ use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Certificate, Method, StatusCode, redirect};
 
 use super::super::PART_BYTES;
+use super::super::renewal::{Followed, Watch};
 use super::super::retry::{Attempts, Retry};
 use super::auth::Auth;
 use super::exchange::{Answer, Failure, causes, exchange};
@@ -31,9 +35,8 @@ pub(super) fn encoded(text: &str) -> String {
     utf8_percent_encode(text, IN_PATH).to_string()
 }
 
-#[derive(Debug)]
 pub(super) struct Client {
-    http: reqwest::Client,
+    http: Arc<Followed<reqwest::Client>>,
     auth: Auth,
     container: String,
     retry: Retry,
@@ -41,6 +44,15 @@ pub(super) struct Client {
     timeout: Duration,
     /// Something was read from the container or written to it, so a missing object is no missing container.
     container_seen: AtomicBool,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("auth", &self.auth)
+            .field("container", &self.container)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One request.
@@ -101,33 +113,50 @@ impl<'a> Call<'a> {
     }
 }
 
-impl Client {
-    pub(super) fn new(container: &str, settings: Settings, config: &StorageConfig) -> Result<Self> {
-        let mut builder = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .user_agent(concat!("walarchive/", env!("CARGO_PKG_VERSION")))
-            // Swift redirects nowhere, and the token is not for whoever sends a redirection.
-            .redirect(redirect::Policy::none());
-        if let Some(path) = &settings.ca_cert_file {
-            let pem = std::fs::read(path).map_err(|error| Error::io("read", path, error))?;
-            let certificates = Certificate::from_pem_bundle(&pem)
-                .ok()
-                .filter(|found| !found.is_empty());
-            let certificates = certificates.ok_or_else(|| {
-                let message = format!("\"{}\" holds no certificate", path.display());
-                Error::config(
-                    message,
-                    "ca_cert_file (OS_CACERT) names a file of certificates in PEM format.",
-                )
-            })?;
-            builder = builder.tls_certs_merge(certificates);
-        }
-        let http = builder.build().map_err(|error| {
-            let message = format!("cannot make a client for Swift: {}", causes(error));
-            Error::config(message, "Check the file named by ca_cert_file (OS_CACERT).")
+/// A client that trusts the certificates of the file, beside the system's.
+fn http_client(ca_cert_file: Option<&Path>) -> Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .user_agent(concat!("walarchive/", env!("CARGO_PKG_VERSION")))
+        // Swift redirects nowhere, and the token is not for whoever sends a redirection.
+        .redirect(redirect::Policy::none());
+    if let Some(path) = ca_cert_file {
+        let pem = std::fs::read(path).map_err(|error| {
+            Error::config(
+                format!("could not open ca_cert_file \"{}\": {error}", path.display()),
+                "Put the certificates there, readable for the user of the process, or correct ca_cert_file (OS_CACERT).",
+            )
         })?;
+        let certificates = Certificate::from_pem_bundle(&pem)
+            .ok()
+            .filter(|found| !found.is_empty());
+        let certificates = certificates.ok_or_else(|| {
+            let message = format!("\"{}\" holds no certificate", path.display());
+            Error::config(
+                message,
+                "ca_cert_file (OS_CACERT) names a file of certificates in PEM format.",
+            )
+        })?;
+        builder = builder.tls_certs_merge(certificates);
+    }
+    builder.build().map_err(|error| {
+        let message = format!("cannot make a client for Swift: {}", causes(error));
+        Error::config(message, "Check the file named by ca_cert_file (OS_CACERT).")
+    })
+}
+
+impl Client {
+    pub(super) fn new(container: &str, settings: Arc<Followed<Settings>>, config: &StorageConfig) -> Result<Self> {
+        let ca_cert_file = settings.in_use().ca_cert_file.clone();
+        let http = Arc::new(Followed::new("certificates", move |_| {
+            let mut watch = Watch::default();
+            if let Some(file) = &ca_cert_file {
+                watch.add(file);
+            }
+            Ok((http_client(ca_cert_file.as_deref())?, watch))
+        })?);
         Ok(Client {
-            auth: Auth::new(settings, http.clone(), config.request_timeout),
+            auth: Auth::new(settings, Arc::clone(&http), config.request_timeout),
             http,
             container: container.to_owned(),
             retry: Retry::new(config),
@@ -202,11 +231,9 @@ impl Client {
                 encoded(call.object),
                 call.query
             );
+            let http = self.http.get();
             let build = || {
-                let request = self
-                    .http
-                    .request(call.method.clone(), &url)
-                    .headers(call.headers.clone());
+                let request = http.request(call.method.clone(), &url).headers(call.headers.clone());
                 let request = request.header("x-auth-token", session.token.clone());
                 match call.method {
                     // Nobody else says that nothing comes, and Swift wants to know.
@@ -215,7 +242,7 @@ impl Client {
                     _ => request,
                 }
             };
-            let answer = exchange(&self.http, attempts, limit, call.stream, build).await?;
+            let answer = exchange(&http, attempts, limit, call.stream, build).await?;
             if answer.status != StatusCode::UNAUTHORIZED || stale.is_some() {
                 return Ok(answer);
             }

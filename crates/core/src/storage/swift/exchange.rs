@@ -38,6 +38,11 @@ impl Failure {
         }
     }
 
+    /// The credentials were not accepted.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self.status, Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN))
+    }
+
     /// In object_store's terms.
     pub(super) fn about(self, path: &str) -> object_store::Error {
         let (path, source) = (path.to_owned(), Box::new(self.clone()));

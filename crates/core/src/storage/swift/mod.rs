@@ -33,30 +33,49 @@ mod store;
 mod tests;
 mod uploads;
 
+use std::sync::Arc;
+
 use url::Url;
 
 use self::client::Client;
 use self::options::Settings;
 use self::store::SwiftStore;
 use super::Opened;
+use super::renewal::{Followed, Watch};
 use super::url::{below_prefix, bucket};
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
 
 pub(super) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
-    let store = store(url, config)?;
+    let settings = settings(config)?;
+    let store = store(url, config, Arc::clone(&settings))?;
     let orphans = store.orphans();
     let opened = Opened {
         objects: below_prefix(store, url)?,
         pending: None,
+        origin: None,
     };
-    opened.with_pending(orphans, url)
+    Ok(opened
+        .with_pending(orphans, url)?
+        .with_origin(move || settings.in_use().origin.clone()))
 }
 
-fn store(url: &Url, config: &StorageConfig) -> Result<SwiftStore> {
+/// The settings, which follow the credentials file.
+fn settings(config: &StorageConfig) -> Result<Arc<Followed<Settings>>> {
+    let config = config.clone();
+    let followed = Followed::new("credentials", move |_| {
+        let mut watch = Watch::default();
+        if let Some(file) = &config.credentials_file {
+            watch.add(file);
+        }
+        Ok((Settings::gather(&config, &|name| std::env::var(name).ok())?, watch))
+    })?;
+    Ok(Arc::new(followed))
+}
+
+fn store(url: &Url, config: &StorageConfig, settings: Arc<Followed<Settings>>) -> Result<SwiftStore> {
     let container = percent_encoding::percent_decode_str(bucket(url))
         .decode_utf8()
         .map_err(|_| Error::config(format!("storage \"{url}\" names no valid container"), "Use UTF-8."))?;
-    let settings = Settings::gather(config, &|name| std::env::var(name).ok())?;
     Ok(SwiftStore::new(Client::new(&container, settings, config)?))
 }

@@ -48,7 +48,7 @@ const CREDENTIALS_HINT: &str = "Set OS_AUTH_URL, OS_USERNAME, OS_PASSWORD and OS
                                 named by walarchive.credentials_file.";
 
 /// Text that no message may show.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Secret(pub(super) String);
 
 impl fmt::Debug for Secret {
@@ -58,20 +58,20 @@ impl fmt::Debug for Secret {
 }
 
 /// A user or a project, by id or by name within a domain.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Named {
     Id(String),
     Name { name: String, domain: Domain },
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Domain {
     Id(String),
     Name(String),
 }
 
 /// What proves who we are.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Credentials {
     Password {
         user: Named,
@@ -105,7 +105,12 @@ pub(super) struct Settings {
     pub(super) interface: String,
     pub(super) allow_http: bool,
     pub(super) ca_cert_file: Option<PathBuf>,
+    /// Where the secret is from, for messages.
+    pub(super) origin: String,
 }
+
+/// Keys whose values prove who we are.
+const SECRETS: [&str; 3] = ["os_password", "os_application_credential_secret", "st_key"];
 
 impl Settings {
     pub(super) fn gather(config: &StorageConfig, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
@@ -151,6 +156,11 @@ impl Settings {
                 .first(&["ca_cert_file", "os_cacert"])
                 .and_then(|key| values.get(key))
                 .map(PathBuf::from),
+            origin: match (&config.credentials_file, values.1) {
+                (Some(path), true) => format!("the file \"{}\" (walarchive.credentials_file)", path.display()),
+                _ => "OS_PASSWORD, OS_APPLICATION_CREDENTIAL_SECRET or ST_KEY in the environment of the process"
+                    .to_owned(),
+            },
         })
     }
 }
@@ -168,7 +178,8 @@ pub(super) fn refuse_plain(url: &Url, allow_http: bool) -> Option<String> {
     }
 }
 
-struct Values(BTreeMap<String, String>);
+/// The values, and whether the credentials file has a secret.
+struct Values(BTreeMap<String, String>, bool);
 
 impl Values {
     /// What the user set explicitly stands above the file, and the file above the environment.
@@ -182,8 +193,10 @@ impl Values {
                 values.insert((*key).to_owned(), value);
             }
         }
+        let mut in_file = false;
         if let Some(path) = &config.credentials_file {
             for (key, value) in credentials::read(path)? {
+                in_file |= SECRETS.contains(&&*key);
                 values.insert(known(key)?, value);
             }
         }
@@ -191,7 +204,7 @@ impl Values {
             values.insert(known(key.to_owned())?, value.to_owned());
         }
         values.retain(|_, value| !value.is_empty());
-        Ok(Values(values))
+        Ok(Values(values, in_file))
     }
 
     fn get(&self, key: &str) -> Option<&str> {

@@ -25,7 +25,8 @@ fn open(options: &str, server: &SwiftServer) -> SwiftStore {
 }
 
 fn store_of(config: &StorageConfig) -> SwiftStore {
-    super::store(&config.url.parse().expect("a URL"), config).expect("a store")
+    let settings = super::settings(config).expect("settings");
+    super::store(&config.url.parse().expect("a URL"), config, settings).expect("a store")
 }
 
 fn path(key: &str) -> Path {

@@ -1,0 +1,226 @@
+//! What to do about a store that fails: a hint for each kind of failure, told by what the store or the network said.
+
+/// Marks in the reason, all in lower case, and the hint. The first one that fits counts.
+const KINDS: [(&[&str], &str); 19] = [
+    (
+        &["no space left on device"],
+        "Free some space where the repository is, or give it more.",
+    ),
+    (
+        &["read-only file system"],
+        "The file system of the repository is mounted read-only.",
+    ),
+    (
+        &["unknownissuer", "causedasendentity", "self-signed"],
+        "The store's certificate is not signed by an authority that this machine trusts. Name the certificate of that \
+         authority by ca_cert_file in walarchive.storage_options.",
+    ),
+    (
+        &["notvalidforname", "not valid for name"],
+        "The store's certificate is for another host name. Use a name in the endpoint that the certificate has.",
+    ),
+    (
+        &[
+            "certificate expired",
+            "certificate: expired",
+            "notvalidyet",
+            "not valid yet",
+        ],
+        "The time of the store's certificate has passed or has not come. Renew the certificate, or set this machine's clock.",
+    ),
+    (
+        &["invalid peer certificate"],
+        "The store's certificate was not accepted. Check it, and ca_cert_file in walarchive.storage_options.",
+    ),
+    (
+        &["invalidcontenttype", "corrupt message", "wrong version number"],
+        "What listens there does not speak TLS. Check the port of the endpoint; an endpoint without TLS is written with \
+         http:// and needs allow_http=true.",
+    ),
+    (
+        &["proxy", "tunnel"],
+        "The proxy did not let the request through. Check proxy_url in walarchive.storage_options, or HTTPS_PROXY, HTTP_PROXY \
+         and NO_PROXY in the environment of the process.",
+    ),
+    (
+        &[
+            "dns error",
+            "failed to lookup address",
+            "name or service not known",
+            "no address associated",
+            "could not be found: ",
+        ],
+        "The name of the store's host could not be found. Check the endpoint in walarchive.storage_options, and the name \
+         service of this machine.",
+    ),
+    (
+        &["connection refused"],
+        "Nothing accepts connections at that address and port. Check that the store is running, and the host and the port in \
+         walarchive.storage_options; a firewall may refuse as well.",
+    ),
+    (
+        &["network is unreachable", "no route to host"],
+        "There is no way from this machine to the store. Check the network, the routes and the firewalls.",
+    ),
+    (
+        &[
+            "429 too many requests",
+            "503 service unavailable",
+            "503 slow down",
+            "<code>slowdown",
+        ],
+        "The store is overloaded, limits requests or is away for a moment. If this persists, raise its limits, or \
+         lower walarchive.upload_concurrency and walarchive.backup_concurrency.",
+    ),
+    (&["timed out", "<code>requesttimeout"], super::TOO_SLOW),
+    (
+        &[
+            "keytoolong",
+            "invalidobjectname",
+            "invaliduri",
+            "invalidblobname",
+            "objectnametoolong",
+            "file name too long",
+        ],
+        "The store does not accept this name for an object. Use a shorter prefix of plain characters in walarchive.storage.",
+    ),
+    (
+        &[
+            "entitytoolarge",
+            "toomanyparts",
+            "blockcountexceeds",
+            "part number must be",
+            "partnumber",
+            "maximum allowed size",
+        ],
+        "The object is larger, or has more parts, than the store takes. Its limits are in its manual; lower \
+         walarchive.tar_size if one tar is too large.",
+    ),
+    (
+        &["quotaexceeded", "quota", "413 ", "507 "],
+        "The store gives no more room. Raise its quota, or delete old backups.",
+    ),
+    (
+        &["invalid_grant", "reasonable timeframe"],
+        "The place that gives tokens does not accept the key. Check that the key is still good, and that this machine's clock \
+         is right.",
+    ),
+    (
+        &["400 bad request"],
+        "The store does not accept the request as it is; what it says is in the DETAIL. Check the endpoint, the region and the \
+         other options in walarchive.storage_options.",
+    ),
+    (
+        &[
+            "connection reset",
+            "connection closed",
+            "broken pipe",
+            "incompletemessage",
+            "unexpected eof",
+        ],
+        "The connection broke. If this persists, look for what ends connections between this machine and the store: a firewall, \
+         a load balancer, a proxy, or the store itself.",
+    ),
+];
+
+/// For a failure of no other kind.
+const OTHER: &str = "If this persists, check that the store is up and can be reached from this machine, and that \
+                     walarchive.storage and walarchive.storage_options are right.";
+
+/// For what a store or the network said.
+pub(super) fn of_reason(reason: &str) -> &'static str {
+    let reason = reason.to_ascii_lowercase();
+    let fits = |marks: &&[&str]| marks.iter().any(|mark| reason.contains(mark));
+    KINDS
+        .iter()
+        .find(|(marks, _)| fits(marks))
+        .map_or(OTHER, |(_, hint)| hint)
+}
+
+/// For a URL whose bucket, container or directory is not there.
+pub(super) fn of_missing_store(target: &str, reason: &str) -> String {
+    let (scheme, rest) = target.split_once("://").unwrap_or(("file", ""));
+    let name = rest.split('/').next().unwrap_or_default();
+    let kind = match scheme {
+        "s3" | "gs" => "bucket",
+        "az" | "swift" => "container",
+        _ => "",
+    };
+    // It is there, but holds no repository.
+    if kind.is_empty() || name.is_empty() || reason.starts_with("There is no repository") {
+        return "Create it, owned by the server's user if it is a directory, or correct walarchive.storage.".to_owned();
+    }
+    format!("Create it, or correct walarchive.storage: the store has no {kind} \"{name}\".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_has_a_hint_of_its_own() {
+        let mut seen = Vec::new();
+        for (reason, says) in [
+            ("invalid peer certificate: UnknownIssuer", "ca_cert_file"),
+            (
+                "invalid peer certificate: certificate not valid for name \"h\"",
+                "another host name",
+            ),
+            (
+                "invalid peer certificate: certificate expired: verified at",
+                "has passed",
+            ),
+            ("invalid peer certificate: BadEncoding", "was not accepted"),
+            (
+                "received corrupt message of type InvalidContentType",
+                "does not speak TLS",
+            ),
+            ("tunnel error: unsuccessful: proxy authorization required", "proxy_url"),
+            (
+                "dns error: failed to lookup address information: Name or service not known",
+                "name service",
+            ),
+            (
+                "tcp connect error: Connection refused (os error 111)",
+                "Nothing accepts",
+            ),
+            ("Network is unreachable (os error 101)", "no way"),
+            ("Server returned 503 Service Unavailable", "overloaded"),
+            ("the request timed out: no answer within 3 s", "does not answer in time"),
+            (
+                "400 Bad Request: <Code>KeyTooLongError</Code>",
+                "this name for an object",
+            ),
+            ("400 Bad Request: <Code>EntityTooLarge</Code>", "larger"),
+            (
+                "400 Bad Request: <Code>InvalidArgument</Code>Part number must be an integer",
+                "more parts",
+            ),
+            ("403 Forbidden: <Code>QuotaExceeded</Code>", "quota"),
+            (
+                "400 Bad Request: <Code>InvalidArgument</Code>",
+                "does not accept the request",
+            ),
+            ("Connection reset by peer (os error 104)", "The connection broke"),
+            ("something else", "check that the store is up"),
+        ] {
+            let hint = of_reason(reason);
+            assert!(hint.contains(says), "{reason}: {hint}");
+            seen.push(hint);
+        }
+        seen.sort_unstable();
+        seen.dedup();
+        assert!(seen.len() >= 16, "{seen:?}");
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert_eq!(
+            of_missing_store("s3://bocket/prefix", "NoSuchBucket"),
+            "Create it, or correct walarchive.storage: the store has no bucket \"bocket\"."
+        );
+        assert!(of_missing_store("az://c/p", "").contains("no container \"c\""));
+        assert!(of_missing_store("file:///x", "").contains("if it is a directory"));
+        assert!(!of_missing_store("s3://b/p", "There is no repository in it.").contains("\"b\""));
+    }
+}

@@ -1,0 +1,206 @@
+//! Credentials that are replaced while the server runs: no reload, no restart, no lost backup.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use walarchive_pg_test::archiving::{archiving, status, switch_segments, wait_drained, wait_message};
+use walarchive_testkit::{Cluster, PATIENCE, S3Server, TestDir, run};
+
+/// The text of a credentials file.
+fn credentials(server: &S3Server, secret: Option<&str>) -> String {
+    let [(_, key), (_, right)] = server.env();
+    format!(
+        "aws_access_key_id = {key}\naws_secret_access_key = {}\n",
+        secret.unwrap_or(right)
+    )
+}
+
+/// A file of the server's user, which comes under its name at once.
+fn put(cluster: &Cluster, file: &Path, content: &str) {
+    let new = file.with_extension("new");
+    std::fs::write(&new, content).expect("written");
+    std::fs::set_permissions(&new, PermissionsExt::from_mode(0o600)).expect("mode set");
+    give(cluster, &new);
+    std::fs::rename(&new, file).expect("renamed");
+}
+
+fn give(cluster: &Cluster, file: &Path) {
+    run(Command::new("chown")
+        .arg("--reference")
+        .arg(cluster.datadir())
+        .arg(file))
+    .expect_success();
+}
+
+struct Rotation {
+    cluster: Cluster,
+    server: S3Server,
+    file: PathBuf,
+    _dir: TestDir,
+}
+
+impl Rotation {
+    fn new(settings: &[(&str, &str)]) -> Rotation {
+        let dir = TestDir::new();
+        let server = S3Server::start(&dir, "bucket");
+        let file = dir.subdir("secrets").join("credentials");
+        let builder = archiving(&dir, "c", &server.url("prefix"))
+            .setting("walarchive.storage_options", &server.options())
+            .setting("walarchive.credentials_file", &file.display().to_string())
+            .setting("walarchive.archive_timeout", "20s");
+        let builder = settings
+            .iter()
+            .fold(builder, |builder, (name, value)| builder.setting(name, value));
+        let cluster = builder.create();
+        put(&cluster, &file, &credentials(&server, None));
+        cluster.start_again();
+        cluster.psql("CREATE EXTENSION walarchive");
+        Rotation {
+            cluster,
+            server,
+            file,
+            _dir: dir,
+        }
+    }
+
+    fn replace(&self, secret: Option<&str>) {
+        put(&self.cluster, &self.file, &credentials(&self.server, secret));
+    }
+}
+
+#[test]
+fn the_archiver_goes_on_with_credentials_that_are_replaced() {
+    let place = Rotation::new(&[]);
+    let cluster = &place.cluster;
+    switch_segments(cluster, 2);
+    wait_drained(cluster);
+
+    // Half written, then away: what was read before is used on.
+    let mark = cluster.log_mark();
+    for half in ["aws_access_key_id = AK\naws_secr", ""] {
+        std::fs::write(&place.file, half).expect("written");
+        switch_segments(cluster, 2);
+        wait_drained(cluster);
+    }
+    std::fs::remove_file(&place.file).expect("removed");
+    switch_segments(cluster, 2);
+    wait_drained(cluster);
+    let log = cluster.log_since(mark);
+    assert!(!log.contains("could not archive"), "{log}");
+
+    // Wrong ones are called so, with the file that has them; the right ones are taken without a reload.
+    place.replace(Some("hunter2"));
+    cluster.wait_until("the new file is used", PATIENCE, || {
+        switch_segments(cluster, 1);
+        status(cluster, "last_error").contains("denied the permission")
+    });
+    let message = wait_message(cluster, mark, &["WARNING", "denied the permission"], PATIENCE);
+    assert!(
+        message.contains(&format!("\"{}\"", place.file.display())) && message.contains("walarchive.credentials_file"),
+        "{message}"
+    );
+    place.replace(None);
+    wait_drained(cluster);
+    assert!(!cluster.log().contains("hunter2"));
+}
+
+#[test]
+fn a_backup_waits_for_credentials_that_are_being_replaced() {
+    let place = Rotation::new(&[
+        ("walarchive.backup_rate_limit", "2MB"),
+        ("walarchive.tar_size", "1MB"),
+        ("log_min_messages", "debug1"),
+    ]);
+    let cluster = &place.cluster;
+    switch_segments(cluster, 1);
+    wait_drained(cluster);
+    let mut statement = cluster.background_psql("SELECT walarchive_backup_push()");
+    cluster.wait_until("the backup has stored something", PATIENCE, || {
+        let stored = cluster.psql("SELECT coalesce(max(bytes_stored), 0) > 0 FROM walarchive_progress");
+        stored == "t" || !statement.is_running()
+    });
+    assert!(statement.is_running(), "{:?}", statement.wait(PATIENCE));
+    let mark = cluster.log_mark();
+    place.replace(Some("hunter2"));
+    cluster.wait_until("a request of the backup is denied", PATIENCE, || {
+        let log = cluster.log_since(mark);
+        log.contains("a request is signed and sent again") || !statement.is_running()
+    });
+    assert!(statement.is_running(), "{:?}", statement.wait(PATIENCE));
+    place.replace(None);
+    cluster.psql("ALTER SYSTEM SET walarchive.backup_rate_limit = 0");
+    statement.wait(PATIENCE).expect_success();
+    assert_eq!(cluster.psql("SELECT count(*) FROM walarchive_backups"), "1");
+}
+
+#[test]
+fn a_secret_that_kubernetes_mounts_is_taken_and_followed() {
+    let place = Rotation::new(&[]);
+    let cluster = &place.cluster;
+    let mount = place.file.parent().expect("a directory");
+    let as_root = nix_is_root();
+    let version = |name: &str, secret: Option<&str>| {
+        let folder = mount.join(name);
+        std::fs::create_dir(&folder).expect("created");
+        let file = folder.join("credentials");
+        std::fs::write(&file, credentials(&place.server, secret)).expect("written");
+        if as_root {
+            // fsGroup: root owns it, the server's group may read it.
+            let group = run(Command::new("stat").args(["-c", "%g"]).arg(cluster.datadir())).expect_success();
+            run(Command::new("chgrp").arg(group.trim()).arg(&file)).expect_success();
+        }
+        let mode = if as_root { 0o440 } else { 0o400 };
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).expect("mode set");
+        symlink(name, mount.join("..new")).expect("linked");
+        std::fs::rename(mount.join("..new"), mount.join("..data")).expect("renamed");
+    };
+    version("..1", None);
+    std::fs::remove_file(&place.file).expect("removed");
+    symlink("..data/credentials", &place.file).expect("linked");
+    cluster.restart();
+    switch_segments(cluster, 2);
+    wait_drained(cluster);
+    version("..2", Some("hunter2"));
+    cluster.wait_until("the new version is used", PATIENCE, || {
+        switch_segments(cluster, 1);
+        status(cluster, "last_error").contains("denied the permission")
+    });
+    version("..3", None);
+    wait_drained(cluster);
+}
+
+fn nix_is_root() -> bool {
+    let id = run(Command::new("id").arg("-u")).expect_success();
+    id.trim() == "0"
+}
+
+#[test]
+fn a_bad_storage_in_postgresql_conf_is_called_so() {
+    let dir = TestDir::new();
+    let cluster = archiving(&dir, "c", "ftp://host/path").start();
+    cluster.psql("CREATE EXTENSION walarchive");
+    let row = |column: &str| {
+        cluster.psql(&format!(
+            "SELECT {column} FROM walarchive_check() WHERE check_name = 'settings'"
+        ))
+    };
+    let (detail, hint) = (row("detail"), row("hint"));
+    assert_eq!(detail, "walarchive.storage has a value that cannot be used");
+    assert!(hint.contains("\"ftp\" is not supported"), "{hint}");
+    // A reload mends it.
+    let store = dir.subdir("store");
+    give(&cluster, &store);
+    cluster.set("walarchive.storage", &format!("  file://{}  ", store.display()));
+    cluster.reload();
+    cluster.wait_until("the settings are right", PATIENCE, || row("status") == "ok");
+    assert_eq!(row("detail"), format!("storage is \"file://{}\"", store.display()));
+    switch_segments(&cluster, 1);
+    wait_drained(&cluster);
+    // Nothing set is nothing set.
+    cluster.set("walarchive.storage", "");
+    cluster.reload();
+    cluster.wait_until("it is not set", PATIENCE, || {
+        row("detail") == "walarchive.storage is not set"
+    });
+}
