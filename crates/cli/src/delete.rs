@@ -160,7 +160,7 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
         true => {
             let progress = Progress::default();
             let cancel = CancellationToken::new();
-            let store = settings::patient_store(&common.storage)?;
+            let store = settings::patient_store(&common.storage)?.with_fence_of(&store);
             let work = retention::apply(&store, &plan, &progress, &cancel);
             Some(progress::show_deletion(&progress, work).await?)
         }

@@ -38,6 +38,14 @@ impl Store {
         }
     }
 
+    /// The same store, behind the fence of another one, if that has one.
+    pub fn with_fence_of(&self, other: &Store) -> Store {
+        Store {
+            fence: other.fence.clone(),
+            ..self.clone()
+        }
+    }
+
     /// The same store, behind none.
     pub fn without_fence(&self) -> Store {
         Store {
