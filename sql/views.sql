@@ -29,7 +29,10 @@ CREATE VIEW @extschema@.walarchive_status AS
            last_backup_time,
            last_backup_error,
            last_retention,
-           last_retention_time
+           last_retention_time,
+           lease_state,
+           lease_epoch,
+           lease_holder
       FROM @extschema@.walarchive_archiver_status();
 
 CREATE VIEW @extschema@.walarchive_progress AS
@@ -48,6 +51,7 @@ REVOKE ALL ON FUNCTION walarchive_delete_everything(boolean, boolean) FROM PUBLI
 REVOKE ALL ON FUNCTION walarchive_delete_garbage(text, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_delete_outside_window(interval, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_delete_gfs(integer, integer, integer, integer, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_take_over() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_wal_verify(text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_backup_verify(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_archiver_status() FROM PUBLIC;

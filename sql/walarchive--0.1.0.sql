@@ -34,7 +34,10 @@ CREATE  FUNCTION "walarchive_archiver_status"() RETURNS TABLE (
 	"last_backup_time" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
 	"last_backup_error" TEXT,  /* Option < SqlText > */
 	"last_retention" TEXT,  /* Option < SqlText > */
-	"last_retention_time" timestamp with time zone  /* Option < TimestampWithTimeZone > */
+	"last_retention_time" timestamp with time zone,  /* Option < TimestampWithTimeZone > */
+	"lease_state" TEXT,  /* Option < SqlText > */
+	"lease_epoch" bigint,  /* Option < i64 > */
+	"lease_holder" TEXT  /* Option < SqlText > */
 )
 STRICT VOLATILE PARALLEL RESTRICTED
 LANGUAGE c /* Rust */
@@ -290,6 +293,14 @@ AS 'MODULE_PATHNAME', 'walarchive_recovery_windows_wrapper';
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- walarchive::api::lease::walarchive_take_over
+CREATE  FUNCTION "walarchive_take_over"() RETURNS TEXT /* Option < SqlText > */
+STRICT VOLATILE PARALLEL UNSAFE
+LANGUAGE c /* Rust */
+AS 'MODULE_PATHNAME', 'walarchive_take_over_wrapper';
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- walarchive::api::list::walarchive_wal_show
 CREATE  FUNCTION "walarchive_wal_show"() RETURNS TABLE (
 	"timeline" bigint,  /* i64 */
@@ -361,7 +372,10 @@ CREATE VIEW @extschema@.walarchive_status AS
            last_backup_time,
            last_backup_error,
            last_retention,
-           last_retention_time
+           last_retention_time,
+           lease_state,
+           lease_epoch,
+           lease_holder
       FROM @extschema@.walarchive_archiver_status();
 
 CREATE VIEW @extschema@.walarchive_progress AS
@@ -380,6 +394,7 @@ REVOKE ALL ON FUNCTION walarchive_delete_everything(boolean, boolean) FROM PUBLI
 REVOKE ALL ON FUNCTION walarchive_delete_garbage(text, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_delete_outside_window(interval, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_delete_gfs(integer, integer, integer, integer, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION walarchive_take_over() FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_wal_verify(text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_backup_verify(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION walarchive_archiver_status() FROM PUBLIC;

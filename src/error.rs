@@ -34,9 +34,10 @@ fn sqlstate(error: &Error) -> PgSqlErrorCode {
         Error::Unsupported { .. } | Error::Encrypted { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
         Error::Timeout { .. } => ERRCODE_CONNECTION_DOES_NOT_EXIST,
         Error::Conflict { .. } | Error::BackupExists { .. } => ERRCODE_DUPLICATE_FILE,
-        Error::ForeignRepository { .. } | Error::OtherSegmentSize { .. } | Error::BehindLink { .. } => {
-            ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
-        }
+        Error::ForeignRepository { .. }
+        | Error::OtherSegmentSize { .. }
+        | Error::BehindLink { .. }
+        | Error::NotWriter { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         Error::InvalidWal { .. } | Error::Damaged { .. } | Error::CorruptPages { .. } => ERRCODE_DATA_CORRUPTED,
         Error::Io { source, .. } => match source.kind() {
             std::io::ErrorKind::StorageFull => ERRCODE_DISK_FULL,

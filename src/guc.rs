@@ -77,6 +77,7 @@ static COMPRESSION_LEVEL: GucSetting<i32> = GucSetting::<i32>::new(1);
 static UPLOAD_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(8);
 static ARCHIVE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60);
 static SHUTDOWN_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(20);
+static LEASE_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(30);
 static BACKUP_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(4);
 static TAR_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1 << 20);
 static BACKUP_RATE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
@@ -165,6 +166,14 @@ pub fn define() {
         c"When the server stops: the longest that the archiver goes on without archiving a file.",
         c"What is left is archived after the next start.",
         &SHUTDOWN_TIMEOUT,
+        (1, 3600),
+        GucFlags::UNIT_S,
+    );
+    int(
+        c"walarchive.lease_interval",
+        c"How often the server that writes into the repository tells there that it lives.",
+        c"Another one may take its place when it has not done so four times.",
+        &LEASE_INTERVAL,
         (1, 3600),
         GucFlags::UNIT_S,
     );
@@ -358,6 +367,11 @@ pub fn archive_timeout() -> Duration {
 /// `walarchive.shutdown_timeout`.
 pub fn shutdown_timeout() -> Duration {
     Duration::from_secs(SHUTDOWN_TIMEOUT.get().max(1) as u64)
+}
+
+/// `walarchive.lease_interval`.
+pub fn lease_interval() -> Duration {
+    Duration::from_secs(LEASE_INTERVAL.get().max(1) as u64)
 }
 
 /// `walarchive.backup_concurrency`.

@@ -47,7 +47,10 @@ fn all_is_well(site: &Site) {
     let expected: Vec<_> = expected.iter().map(|name| format!("{name} ok")).collect();
     let found = rows(&primary);
     assert_eq!(found[..expected.len()], expected);
-    assert_eq!(found[expected.len()..], ["newest backup warning"]);
+    assert_eq!(
+        found[expected.len()..],
+        ["newest backup warning", "lease ok", "branches ok"]
+    );
     let binary = run(&mut site.walarchive(&["check"]));
     assert_eq!(binary.code, Some(1), "{binary:?}");
     assert!(binary.stdout.contains("SELECT walarchive_backup_push()"), "{binary:?}");

@@ -211,7 +211,7 @@ fn a_restored_cluster_goes_on_in_the_archive_on_a_new_timeline_only() {
     let before = archived(&site);
 
     // By hand, with just the WAL that makes the backup consistent: it continues timeline 1.
-    let target = site.restore("restored", &name, &["--no-recovery"]);
+    let target = site.restore("restored", &name, &["--no-recovery", "--take-over"]);
     let number = segment_number(&start_segment(&target));
     for segment in (number..).map(|number| segment_name(1, number)).take(2) {
         let path = target.join("pg_wal").join(&segment);
@@ -232,7 +232,7 @@ fn a_restored_cluster_goes_on_in_the_archive_on_a_new_timeline_only() {
     lose(&same);
 
     // As it should be.
-    let target = site.restore("recovered", &name, &[]);
+    let target = site.restore("recovered", &name, &["--take-over"]);
     let recovered = site.builder("recovered").attach(&target);
     recovered.wait_promoted(PATIENCE);
     recovered.psql("INSERT INTO t VALUES (4)");

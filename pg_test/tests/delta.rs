@@ -164,7 +164,7 @@ fn a_backup_of_another_past_is_no_parent() {
     let target = site.restore(
         "forked",
         &root,
-        &["--target-name", "fork", "--target-action", "promote"],
+        &["--target-name", "fork", "--target-action", "promote", "--take-over"],
     );
     let forked = site.builder("forked").setting(STEPS, "9").attach(&target);
     forked.wait_promoted(PATIENCE);

@@ -95,7 +95,7 @@ fn two_timelines_and_a_gap() {
 
     // A restore opens the second timeline, which is archived into the same repository.
     lose(&primary);
-    let target = site.restore("again", "LATEST", &[]);
+    let target = site.restore("again", "LATEST", &["--take-over"]);
     let again = site.builder("again").attach(&target);
     again.wait_promoted(PATIENCE);
     again.psql("INSERT INTO t VALUES (2)");

@@ -224,9 +224,19 @@ fn archiver() -> Check {
 
 fn store(settings: ArchiveSettings) -> Vec<Check> {
     let identity = server::identity();
+    let archive = bridge::archive(&settings).ok();
+    let timeline = server::wal_position().0;
     let work = async move {
         match Store::open(&settings.storage) {
-            Ok(store) => check::check_store(&store, Some(&identity)).await,
+            Ok(store) => {
+                let mut checks = check::check_store(&store, Some(&identity)).await;
+                // Where the store itself fails there is nothing more to be learned.
+                if checks.iter().any(|check| check.name == "newest backup") {
+                    let writer = archive.as_ref().and_then(|archive| archive.writer());
+                    checks.extend(check::check_lease(&store, writer.map(|writer| &**writer), Some(timeline)).await);
+                }
+                checks
+            }
             Err(error) => vec![Check::of_error("store", &error)],
         }
     };

@@ -226,8 +226,11 @@ fn delete(request: Result<Request>, confirm: bool) -> Vec<Shown> {
     }
     let (identity, running) = (server::identity(), running());
     let (plan, applied) = in_archive(move |archive| async move {
-        let store = archive.store();
+        let store = &archive.writable();
         cluster::is_owned(store, &identity).await?;
+        if confirm {
+            store.check_fence().await?;
+        }
         let plan = retention::draw_up(store, &request, &running, Utc::now()).await?;
         // A statement that is cancelled drops this future, which is safe at any point.
         let (progress, cancel) = (Progress::default(), CancellationToken::new());
@@ -235,6 +238,13 @@ fn delete(request: Result<Request>, confirm: bool) -> Vec<Shown> {
             true => Some(retention::apply(store, &plan, &progress, &cancel).await?),
             false => None,
         };
+        // The lease is among what has been deleted; nobody shall write it anew.
+        if confirm
+            && request == (Request::Everything { force: true })
+            && let Some(writer) = archive.writer()
+        {
+            writer.forget().await?;
+        }
         Ok((plan, applied))
     });
     for note in &plan.notes {

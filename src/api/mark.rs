@@ -22,7 +22,9 @@ fn walarchive_backup_mark(
     let identity = server::identity();
     let changed = in_archive(|archive| async move {
         cluster::is_owned(archive.store(), &identity).await?;
-        retention::mark(archive.store(), &name, permanent).await
+        let store = archive.writable();
+        store.check_fence().await?;
+        retention::mark(&store, &name, permanent).await
     });
     SetOfIterator::new(texts(changed))
 }

@@ -3,6 +3,7 @@
 mod backup;
 mod check;
 mod delete;
+mod lease;
 mod list;
 mod mark;
 mod status;

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use pgrx::prelude::*;
 use walarchive_core::wal::WalFileName;
-use walarchive_core::{Error, Result};
+use walarchive_core::{Error, Result, lease};
 
 use super::{bigint, timestamp};
+use crate::bridge;
 use crate::error::or_raise;
 use crate::guc;
 use crate::pg::server;
@@ -68,6 +69,9 @@ fn walarchive_archiver_status() -> TableIterator<
         name!(last_backup_error, Option<SqlText>),
         name!(last_retention, Option<SqlText>),
         name!(last_retention_time, Option<TimestampWithTimeZone>),
+        name!(lease_state, Option<SqlText>),
+        name!(lease_epoch, Option<i64>),
+        name!(lease_holder, Option<SqlText>),
     ),
 > {
     or_raise(shmem::require_preloaded());
@@ -85,6 +89,11 @@ fn walarchive_archiver_status() -> TableIterator<
     };
     let scheduling = *SCHEDULING.share();
     let waiting = or_raise(waiting(&server::data_directory().join("pg_wal")));
+    // Without asking the store: what this server has learned of it.
+    let lease = Some(guc::storage_url()).filter(|url| !url.is_empty()).map(|url| {
+        let url = url.trim_end_matches('/').to_owned();
+        or_raise(lease::status(&server::data_directory(), &url, bridge::situation()))
+    });
     let state = match (worker_pid, uploading) {
         (0, _) => "not running",
         _ if stuck => "stuck",
@@ -123,6 +132,9 @@ fn walarchive_archiver_status() -> TableIterator<
             .map(SqlText),
         scheduling.retention.summary.to_option().map(SqlText),
         timestamp(scheduling.retention.ended_us),
+        lease.as_ref().map(|lease| lease.state.into()),
+        lease.as_ref().and_then(|lease| lease.epoch).map(bigint),
+        lease.and_then(|lease| lease.holder).map(SqlText),
     ))
 }
 

@@ -99,7 +99,10 @@ fn walarchive_backup_verify(
 
 fn store() -> Store {
     let archive = or_raise(ArchiveSettings::current().and_then(|settings| bridge::archive(&settings)));
-    archive.store().clone()
+    match archive.writer() {
+        Some(writer) => writer.fenced_notes(archive.store()),
+        None => archive.store().clone(),
+    }
 }
 
 fn load(store: &Store) -> Inventory {

@@ -12,9 +12,10 @@ use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use walarchive_core::Error;
 use walarchive_core::archive::Archive;
+use walarchive_core::lease::{Situation, Writer};
 use walarchive_core::storage::{Brake, Store};
 
-use crate::guc::ArchiveSettings;
+use crate::guc::{self, ArchiveSettings};
 use crate::pg;
 
 pub use log::drain;
@@ -34,12 +35,39 @@ pub fn archive(settings: &ArchiveSettings) -> Result<Arc<Archive>, Error> {
     let mut current = CURRENT.get_or_init(Mutex::default).lock();
     let generation = settings.generation();
     match &*current {
-        Some((of, archive)) if *of == generation => Ok(Arc::clone(archive)),
+        Some((of, archive)) if *of == generation => {
+            // Since the last call the server may have been promoted.
+            if let Some(writer) = archive.writer() {
+                writer.set_situation(situation());
+            }
+            Ok(Arc::clone(archive))
+        }
         _ => {
             let store = Store::open(&settings.storage)?;
-            let archive = Arc::new(Archive::new(store, pg::server::identity(), settings.compression));
+            let writer = Writer::new(store.clone(), pg::server::data_directory(), situation());
+            let archive = Archive::new(store, pg::server::identity(), settings.compression).with_writer(writer);
+            let archive = Arc::new(archive);
             *current = Some((generation, Arc::clone(&archive)));
             Ok(archive)
         }
+    }
+}
+
+/// Another way to the same repository, in which nothing is changed that this server may not change now.
+pub fn writable(archive: &Archive, store: Store) -> Store {
+    match archive.writer() {
+        Some(writer) => writer.fenced(&store),
+        None => store,
+    }
+}
+
+/// What the server is now, as far as it matters for who writes into the repository.
+pub fn situation() -> Situation {
+    let in_recovery = pg::server::in_recovery();
+    Situation {
+        in_recovery,
+        is_standby: in_recovery && pg::server::data_directory().join("standby.signal").exists(),
+        timeline: pg::server::wal_position().0,
+        interval: guc::lease_interval(),
     }
 }

@@ -144,8 +144,12 @@ fn take(begun: &Begun) -> Result<String> {
         ));
     }
     let archive = bridge::archive(&settings)?;
-    step(async move { archive.claim().await })?;
-    let store = Store::open(&settings.storage.for_backup())?.with_brake(bridge::brake().clone());
+    let claimed = Arc::clone(&archive);
+    step(async move { claimed.claim().await })?;
+    let store = bridge::writable(
+        &archive,
+        Store::open(&settings.storage.for_backup())?.with_brake(bridge::brake().clone()),
+    );
 
     set_phase(Phase::Checkpoint);
     let (permanent, user_data, started_us) = {
@@ -392,6 +396,8 @@ pub(super) fn step<T: Send + 'static>(work: impl Future<Output = Result<T>> + Se
 
 /// Remove what a backup that did not come to its end has stored. What remains is reported.
 fn clean_up(store: Store, name: String) {
+    // A promotion may be what ended the backup: what it stored as a standby it removes as the holder of the lease.
+    let _ = ArchiveSettings::current().and_then(|settings| bridge::archive(&settings));
     let removed = {
         let name = name.clone();
         let work = async move { tokio::time::timeout(CLEANUP, discard(&store, &name)).await };

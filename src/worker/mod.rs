@@ -3,6 +3,7 @@
 
 mod ahead;
 mod backup;
+mod lease;
 mod repository;
 mod retention;
 mod scheduler;

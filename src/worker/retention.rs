@@ -52,7 +52,8 @@ pub(super) fn apply(newest: &str) {
 
 /// Carry the policy out, and say what was deleted. `newest` is the backup that has just been taken.
 fn enforce(settings: &ArchiveSettings, policy: &str, newest: &str) -> Result<String> {
-    let store = Store::open(&settings.storage.for_backup())?;
+    let archive = bridge::archive(settings)?;
+    let store = bridge::writable(&archive, Store::open(&settings.storage.for_backup())?);
     let (policy, protected) = (policy.to_owned(), vec![newest.to_owned()]);
     let (cancel, identity) = (CancellationToken::new(), server::identity());
     let work = {

@@ -147,6 +147,7 @@ impl Scheduler {
                 Ok((until - now).to_std().unwrap_or_default().min(RECHECK))
             }
             Decision::Due(reason) => {
+                Self::may_write(&settings)?;
                 publish(Some(schedule.after(now)));
                 self.start(reason);
                 Ok(LIVENESS)
@@ -238,6 +239,26 @@ impl Scheduler {
         let backups = listed.unwrap_or(Err(Error::Cancelled))?;
         self.listed = Instant::now();
         Ok(schedule::newest_backup(&backups, server::identity().system_identifier))
+    }
+
+    /// A backup that may not be written is not begun.
+    fn may_write(settings: &ArchiveSettings) -> Result<()> {
+        let Ok(archive) = bridge::archive(settings) else {
+            return Ok(());
+        };
+        let work = async move {
+            archive.claim().await?;
+            archive.writable().check_fence().await
+        };
+        let asked = bridge::run(work, None, || match process::shutdown_requested() {
+            true => Flow::Stop,
+            false => Flow::Wait,
+        });
+        match asked {
+            // What else is wrong the backup itself will find, and its end is what is counted.
+            Some(Err(error)) if !matches!(error, Error::NotWriter { .. }) => Ok(()),
+            asked => asked.unwrap_or(Err(Error::Cancelled)),
+        }
     }
 
     /// Tell the plan what has become of backups.

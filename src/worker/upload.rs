@@ -14,6 +14,7 @@ use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, Result};
 
 use super::ahead::{Ahead, Failed};
+use super::lease::Keeper;
 use crate::bridge::{self, Bridge};
 use crate::error;
 use crate::guc::{self, ArchiveSettings};
@@ -45,6 +46,7 @@ pub(super) struct Uploader {
     bridge: &'static Bridge,
     directory: PathBuf,
     ahead: Ahead,
+    lease: Keeper,
     running: HashMap<WalFileName, Running>,
     pace: Pace,
     /// All that moves.
@@ -61,6 +63,7 @@ impl Uploader {
             bridge: Bridge::get(),
             directory: server::data_directory().join("pg_wal"),
             ahead: Ahead::new(),
+            lease: Keeper::new(),
             running: HashMap::new(),
             pace: Pace::default(),
             motion: Arc::default(),
@@ -76,6 +79,7 @@ impl Uploader {
             if process::reload_requested() {
                 process::reload_configuration();
                 self.ahead.restart();
+                self.lease.restart();
             }
             self.collect();
             self.take_requests();
@@ -90,7 +94,8 @@ impl Uploader {
                 .resumes_in()
                 .unwrap_or(longest)
                 .clamp(Duration::from_millis(10), longest);
-            self.bridge.wait(Some(wake_in));
+            let lease_in = self.lease.turn(self.bridge);
+            self.bridge.wait(Some(wake_in.min(lease_in)));
         }
         // The archiver uploads again what was under way; an object that was written all the same has the same content.
         for running in self.running.values() {

@@ -13,6 +13,7 @@ use crate::backup_mark::BackupMark;
 use crate::backup_verify::BackupVerify;
 use crate::delete::Delete;
 use crate::settings::Sources;
+use crate::take_over::TakeOver;
 use crate::wal_verify::WalVerify;
 
 /// Fetch what the walarchive extension (or WAL-G) archived, and restore base backups.
@@ -69,6 +70,8 @@ pub enum Command {
     ///
     /// Exit codes: 0 done; 1 refused, or not all of it was done; 2 usage.
     Delete(Delete),
+    /// Let the server of a data directory write into the repository, whoever did before.
+    TakeOver(TakeOver),
     /// Try all that archiving and restoring need of the store, and look at what lies in it. Leaves nothing behind.
     ///
     /// Exit codes tell the worst: 0 ok; 1 warning; 2 failed.
@@ -214,6 +217,10 @@ pub struct BackupFetch {
     /// Write archive_mode = off, for a copy that must not archive into the repository of the original.
     #[arg(long)]
     archive_off: bool,
+    /// Let the restored server write into the repository at once, instead of the one that does now. Without this it waits until
+    /// that one has given no sign of life for a while.
+    #[arg(long, conflicts_with_all = ["verify_only", "archive_off", "standby"])]
+    pub take_over: bool,
     /// Restore though WAL is missing that recovery needs to get to its target: it will end there.
     #[arg(long, conflicts_with_all = ["no_recovery", "verify_only"])]
     allow_gap: bool,
@@ -265,6 +272,11 @@ impl BackupFetch {
                 Some(Action::Shutdown) => TargetAction::Shutdown,
             },
         }
+    }
+
+    /// Will the restored server archive nothing?
+    pub fn archives_never(&self) -> bool {
+        self.archive_off
     }
 
     /// Which signal file to write, if any.

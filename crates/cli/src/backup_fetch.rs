@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use walarchive_core::config::StorageConfig;
 use walarchive_core::inventory::{find_backup, list_backups};
+use walarchive_core::lease::{self, Lease, Moment};
 use walarchive_core::restore::{
     ConfigurationPlan, Progress, RecoveryMode, RecoverySettings, RestoreCommand, RestorePlan, Restored, Selection,
     apply, notes_on_places, plan, select_backup, target_history,
@@ -33,16 +34,23 @@ const LONGEST_ANSWER: u64 = 100;
 /// Restore a backup.
 pub async fn run(args: &BackupFetch) -> Result<()> {
     let (mut plan, storage, configuration) = prepare(args).await?;
+    let store = Store::open(&storage)?;
+    let seen = holder(&store).await;
     if is_root() && args.owner.is_none() {
         eprintln!(
             "walarchive: warning: the restored files will belong to root, and PostgreSQL refuses to run as root\n\
              HINT:  Give them to the server's user with --owner, or run this as that user."
         );
     }
+    let archives = args.mode() != Some(RecoveryMode::Standby);
     if args.dry_run {
         print!("{}", printable::lines(&plan.to_string()));
         if let Some(configuration) = &configuration {
             println!("{}", printable::lines(&configuration.to_string()));
+        }
+        if archives {
+            let now = seen.as_ref().map(|(lease, at)| (lease, at));
+            say(args, &lease::outlook(None, now, args.take_over));
         }
         return Ok(());
     }
@@ -73,10 +81,35 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
         say(args, &configuration.write(args.owner).await?);
     }
     say(args, &next);
+    if archives {
+        let then = seen.as_ref().map(|(lease, at)| (lease, at));
+        // A standby is told from a copy by its standby.signal, every other directory by this.
+        if let Err(error) = lease::mark_restored(&target, args.take_over, store.url(), then) {
+            // The directory is complete. Without the mark it is a copy like any other, and waits all the same.
+            if args.take_over {
+                return Err(error);
+            }
+            eprintln!("walarchive: warning: {error}");
+        }
+        if !args.archives_never() {
+            let seen = holder(&store).await;
+            let now = seen.as_ref().map(|(lease, at)| (lease, at));
+            say(args, &lease::outlook(then, now, args.take_over));
+        }
+    }
     if ignores_invalid_pages {
         say(args, INVALID_PAGES);
     }
     Ok(())
+}
+
+/// Who writes into the repository now, and when that was looked up. That it cannot be said is no reason not to restore.
+async fn holder(store: &Store) -> Option<(Lease, Moment)> {
+    let lease = Lease::read(store).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "could not look who writes into the repository");
+        None
+    });
+    Some((lease?, Moment::now()))
 }
 
 /// Read all that a restore would take. A damaged backup is an answer, not an error.

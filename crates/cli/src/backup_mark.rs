@@ -5,7 +5,7 @@ use walarchive_core::retention;
 
 use crate::args::Storage;
 use crate::print::plain;
-use crate::{print, settings};
+use crate::{print, take_over};
 
 /// `backup-mark`.
 #[derive(Debug, clap::Args)]
@@ -21,8 +21,8 @@ pub struct BackupMark {
 
 /// Mark a backup, and say which ones were changed.
 pub async fn run(args: &BackupMark) -> Result<()> {
-    settings::refuse_plain_text()?;
-    let store = settings::store(&args.storage)?;
+    let store = take_over::writable(&args.storage).await?;
+    store.check_fence().await?;
     let changed = retention::mark(&store, &args.name, !args.impermanent).await?;
     let state = if args.impermanent { "impermanent" } else { "permanent" };
     for name in &changed {

@@ -19,7 +19,15 @@ pub async fn run(args: &args::Check) -> Result<Status> {
         checks.push(Check::of_error("encryption", &error));
     }
     match Store::open(&settings.storage) {
-        Ok(store) => checks.extend(check::check_store(&store, None).await),
+        Ok(store) => {
+            checks.extend(check::check_store(&store, None).await);
+            // Where the store itself fails there is nothing more to be learned.
+            if checks.iter().any(|check| check.name == "newest backup") {
+                let holder = walarchive_core::lease::Lease::read(&store).await.ok().flatten();
+                let timeline = holder.map(|lease| lease.timeline());
+                checks.extend(check::check_lease(&store, None, timeline).await);
+            }
+        }
         Err(error) => checks.push(Check::of_error("store", &error)),
     }
     let text = match args.json {

@@ -11,7 +11,7 @@ use walarchive_core::{Error, Result};
 
 use crate::args::Storage;
 use crate::print::plain;
-use crate::{exit, print, progress, settings};
+use crate::{exit, print, progress, settings, take_over};
 
 /// `delete`.
 #[derive(Debug, clap::Args)]
@@ -51,6 +51,10 @@ struct Common {
     /// Delete. Without it the plan is shown, and nothing else is done.
     #[arg(long)]
     confirm: bool,
+    /// Delete also what another branch of the history needs to be restored that is not older, as that of a server of which this
+    /// one is a copy.
+    #[arg(long)]
+    force: bool,
     /// Print a JSON array with a row for each object.
     #[arg(long)]
     json: bool,
@@ -149,11 +153,12 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
         }
     };
     let common = &args.what.words().common;
-    if common.confirm {
-        settings::refuse_plain_text()?;
-    }
-    let store = settings::store(&common.storage)?;
-    let plan = retention::draw_up(&store, &request, &[], Utc::now()).await?;
+    let store = match common.confirm {
+        true => take_over::writable(&common.storage).await?,
+        false => settings::store(&common.storage)?,
+    };
+    store.check_fence().await?;
+    let plan = retention::draw_up_for(&store, &request, &[], Utc::now(), common.force).await?;
     plan.notes
         .iter()
         .for_each(|note| eprintln!("walarchive: note: {}", plain(note)));
@@ -161,7 +166,7 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
         true => {
             let progress = Progress::default();
             let cancel = CancellationToken::new();
-            let store = settings::patient_store(&common.storage)?;
+            let store = settings::patient_store(&common.storage)?.with_fence_of(&store);
             let work = retention::apply(&store, &plan, &progress, &cancel);
             Some(progress::show_deletion(&progress, work).await?)
         }

@@ -48,6 +48,7 @@ pub fn of_usage(error: &clap::Error) -> ExitCode {
         "backup-mark",
         "backup-verify",
         "delete",
+        "take-over",
         "check",
     ];
     // Nothing that restore_command could mean.

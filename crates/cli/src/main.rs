@@ -12,6 +12,7 @@ mod exit;
 mod print;
 mod progress;
 mod settings;
+mod take_over;
 mod wal;
 mod wal_show;
 mod wal_verify;
@@ -57,6 +58,7 @@ fn run(args: Args) -> ExitCode {
         }
         Command::BackupMark(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, backup_mark::run(&args)))),
         Command::Delete(args) => exit::of_delete(ready.and_then(|()| within_runtime(true, delete::run(&args)))),
+        Command::TakeOver(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, take_over::run(&args)))),
         Command::Check(args) => exit::of_check(ready.and_then(|()| within_runtime(true, check::run(&args)))),
         Command::WalVerify(args) => exit::of_verify(ready.and_then(|()| within_runtime(true, wal_verify::run(&args)))),
         Command::BackupVerify(args) => {

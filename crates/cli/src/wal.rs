@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use walarchive_core::archive::{self, Archive};
+use walarchive_core::control_file::ControlFile;
+use walarchive_core::lease;
 use walarchive_core::server_config::data_directories;
 use walarchive_core::storage::Store;
 use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, Result};
 
 use crate::args::{WalFetch, WalPush};
-use crate::settings;
+use crate::{settings, take_over};
 
 /// Fetch one WAL file.
 pub async fn fetch(args: &WalFetch) -> Result<()> {
@@ -41,11 +43,39 @@ pub async fn push(args: &WalPush) -> Result<()> {
     let settings = settings::find(&args.storage, data_dir_of(&args.path).as_deref())?;
     let store = Store::open(&settings.storage)?;
     let identity = archive::identity_of(&args.path)?;
-    let pushed = Archive::new(store, identity, settings.compression)
-        .push(directory, &name)
-        .await?;
+    let writer = data_dir_beside(&args.path).map(|data_dir| {
+        let control = ControlFile::read(&data_dir).map_or(0, |control| control.timeline);
+        take_over::writer(&store, &data_dir, control.max(timeline_of(&name)))
+    });
+    let archive = match writer {
+        Some(writer) => Archive::new(store, identity, settings.compression).with_writer(writer),
+        // A file that lies elsewhere is an administrator's, who works for whoever holds the lease.
+        None => Archive::new(lease::follower(&store), identity, settings.compression),
+    };
+    let pushed = archive.push(directory, &name).await?;
     tracing::info!(%name, already_there = pushed.already_there, bytes = pushed.stored_bytes, "pushed");
     Ok(())
+}
+
+/// The data directory in whose `pg_wal` the file lies.
+fn data_dir_beside(path: &Path) -> Option<PathBuf> {
+    let path = std::path::absolute(path).ok()?;
+    let pg_wal = path
+        .parent()
+        .filter(|folder| folder.file_name().is_some_and(|name| name == "pg_wal"))?;
+    pg_wal
+        .parent()
+        .filter(|directory| is_data_dir(directory))
+        .map(Path::to_path_buf)
+}
+
+fn timeline_of(name: &WalFileName) -> u32 {
+    match name {
+        WalFileName::History(timeline) => *timeline,
+        WalFileName::Segment(segment) | WalFileName::Partial(segment) | WalFileName::BackupHistory(segment, _) => {
+            segment.timeline
+        }
+    }
 }
 
 /// Is the server that wants the file a standby?

@@ -121,6 +121,16 @@ pub enum Error {
         /// What differs.
         reason: String,
     },
+    /// The repository has another writer than this server, or will have.
+    #[error("{message}")]
+    NotWriter {
+        /// What is refused.
+        message: String,
+        /// Who writes, since when, and what this server is.
+        reason: String,
+        /// The ways out.
+        hint: String,
+    },
     /// The repository is this cluster's, and has its WAL in segments of another size.
     #[error(
         "the repository \"{repository}\" has WAL segments of {of_repository} bytes, and this cluster writes segments of {of_cluster}"
@@ -291,6 +301,7 @@ impl Error {
             | Error::Unsupported { reason, .. }
             | Error::ForeignRepository { reason, .. }
             | Error::InvalidWal { reason, .. }
+            | Error::NotWriter { reason, .. }
             | Error::Conflict { reason, .. }
             | Error::BackupExists { reason, .. }
             | Error::CorruptPages { reason, .. }
@@ -309,7 +320,7 @@ impl Error {
     /// What to do about it, as a sentence, for the HINT line.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Error::Config { hint, .. } | Error::NoBackup { hint, .. } => hint.as_str(),
+            Error::Config { hint, .. } | Error::NoBackup { hint, .. } | Error::NotWriter { hint, .. } => hint.as_str(),
             Error::Unauthorized {
                 object,
                 credentials: Some(credentials),

@@ -20,6 +20,9 @@ pub const CONTINUOUS: &str = "walarchive_005/continuous.json";
 /// What a check of the store writes, and removes again.
 pub const CHECK_FOLDER: &str = "walarchive_005/check";
 
+/// Who writes into the repository, and who did before.
+pub const LEASE_FOLDER: &str = "walarchive_005/lease";
+
 /// What was verified, and when.
 const VERIFIED_FOLDER: &str = "walarchive_005/verified";
 
@@ -40,6 +43,28 @@ pub fn wal_of_object(key: &str) -> Option<(WalFileName, Format)> {
 /// An object of a check; `id` tells one check from another.
 pub fn check(id: &str) -> String {
     format!("{CHECK_FOLDER}/{id}")
+}
+
+/// Who took the lease as that epoch.
+pub fn lease_holder(epoch: u64) -> String {
+    format!("{LEASE_FOLDER}/{epoch:08}.json")
+}
+
+/// The sign of life of the holder of that epoch.
+pub fn lease_alive(epoch: u64) -> String {
+    format!("{LEASE_FOLDER}/{epoch:08}.alive.json")
+}
+
+/// The epoch of an object of the lease, and whether it is the sign of life.
+pub fn epoch_of_lease(key: &str) -> Option<(u64, bool)> {
+    let name = key
+        .strip_prefix(LEASE_FOLDER)?
+        .strip_prefix('/')?
+        .strip_suffix(".json")?;
+    match name.strip_suffix(".alive") {
+        Some(epoch) => Some((epoch.parse().ok()?, true)),
+        None => Some((name.parse().ok()?, false)),
+    }
 }
 
 /// Which segments were verified.
@@ -163,5 +188,8 @@ mod tests {
         }
         assert_eq!(backup_of_object(&tar("base_1", "x.tar")), Some("base_1"));
         assert_eq!(backup_of_object(&sentinel("base_1")), None);
+        assert_eq!(epoch_of_lease(&lease_holder(7)), Some((7, false)));
+        assert_eq!(epoch_of_lease(&lease_alive(123_456_789)), Some((123_456_789, true)));
+        assert_eq!(epoch_of_lease(CLUSTER), None);
     }
 }

@@ -20,6 +20,7 @@ mod files;
 pub mod formats;
 pub mod inventory;
 pub mod layout;
+pub mod lease;
 pub mod lsn;
 mod page;
 mod places;

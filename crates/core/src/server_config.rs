@@ -28,6 +28,8 @@ pub struct ServerConfig {
     pub compression_level: Option<String>,
     /// PostgreSQL's own `archive_mode`.
     pub archive_mode: Option<String>,
+    /// Is walarchive among the `shared_preload_libraries`, so that a worker of the server's is at work?
+    pub preloads: bool,
 }
 
 /// One line of a configuration file.
@@ -68,6 +70,7 @@ impl ServerConfig {
             compression: take("walarchive.compression"),
             compression_level: take("walarchive.compression_level"),
             archive_mode: take("archive_mode"),
+            preloads: take("shared_preload_libraries").is_some_and(|libraries| libraries.contains("walarchive")),
         })
     }
 }

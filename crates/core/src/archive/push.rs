@@ -14,7 +14,8 @@ use crate::codec::Compression;
 use crate::error::{Error, Result};
 use crate::files::read_full;
 use crate::layout;
-use crate::storage::{CreateOnly, Created, Motion, RangeReader, Store};
+use crate::lease::Writer;
+use crate::storage::{CreateOnly, Created, Motion, RangeReader, Store, Write};
 use crate::wal::WalFileName;
 
 /// Bytes that are compared at once.
@@ -31,6 +32,8 @@ pub struct Archive {
     identity: ClusterIdentity,
     compression: Compression,
     claimed: OnceCell<CreateOnly>,
+    /// None where nobody asks who may write, as in tests.
+    writer: Option<Arc<Writer>>,
 }
 
 /// A WAL file that the store has acknowledged.
@@ -54,6 +57,28 @@ impl Archive {
             identity,
             compression,
             claimed: OnceCell::new(),
+            writer: None,
+        }
+    }
+
+    /// The same, for a server that writes only while it holds the repository's lease.
+    pub fn with_writer(self, writer: Arc<Writer>) -> Self {
+        Archive {
+            writer: Some(writer),
+            ..self
+        }
+    }
+
+    /// The server, as the lease knows it.
+    pub fn writer(&self) -> Option<&Arc<Writer>> {
+        self.writer.as_ref()
+    }
+
+    /// The store for a piece of work that changes the repository: nothing is changed that this server may not change now.
+    pub fn writable(&self) -> Store {
+        match &self.writer {
+            Some(writer) => writer.fenced(&self.store),
+            None => self.store.clone(),
         }
     }
 
@@ -64,10 +89,15 @@ impl Archive {
 
     /// Make sure, once, that the repository is this cluster's.
     pub async fn claim(&self) -> Result<CreateOnly> {
-        self.claimed
-            .get_or_try_init(|| cluster::claim(&self.store, &self.identity))
-            .await
-            .copied()
+        let claim = async || {
+            // Who may not write does not make it his, either.
+            if let Some(writer) = self.writer.as_ref().filter(|writer| !writer.in_recovery()) {
+                cluster::is_owned(&self.store, &self.identity).await?;
+                writer.permit(Write::Object).await?;
+            }
+            cluster::claim(&self.store, &self.identity).await
+        };
+        self.claimed.get_or_try_init(claim).await.copied()
     }
 
     /// Archive `directory/name`. Returns only after the store has acknowledged the object, or after the object that was
@@ -91,10 +121,10 @@ impl Archive {
             blocking(move || Source::open(&path, &name, &identity)).await?
         };
         let (file_bytes, fingerprint) = (source.bytes(), source.fingerprint());
-        let (created, stored_bytes) = if file_bytes > WHOLE_IN_MEMORY {
-            self.push_in_parts(&store, source, &key).await?
-        } else {
-            self.push_at_once(&store, source, &key).await?
+        let (created, stored_bytes) = match self.found_by_standby(&store, name, &key).await? {
+            Some(bytes) => (Created::Exists, bytes),
+            None if file_bytes > WHOLE_IN_MEMORY => self.push_in_parts(&self.fenced(&store), source, &key).await?,
+            None => self.push_at_once(&self.fenced(&store), source, &key).await?,
         };
         if created == Created::Exists && !self.is_same(&key, &path).await? {
             return Err(Error::Store {
@@ -112,6 +142,28 @@ impl Archive {
             stored_bytes,
             fingerprint,
         })
+    }
+
+    /// A server in recovery that archives too writes only what is not there, and only what the holder of the lease would write.
+    /// Returns the size of what is there. Any other server may write now, or this is an error.
+    async fn found_by_standby(&self, store: &Store, name: &WalFileName, key: &str) -> Result<Option<u64>> {
+        let Some(writer) = &self.writer else { return Ok(None) };
+        if !writer.in_recovery() {
+            return writer.permit(Write::Object).await.map(|()| None);
+        }
+        let found = store.size(key).await?;
+        if found.is_none() {
+            writer.permit_standby(name, self.identity.segment_size).await?;
+        }
+        Ok(found)
+    }
+
+    /// For what [`Archive::found_by_standby`] has permitted: a standby has its own fence.
+    fn fenced(&self, store: &Store) -> Store {
+        match &self.writer {
+            Some(writer) if !writer.in_recovery() => writer.fenced(store),
+            _ => store.clone(),
+        }
     }
 
     async fn push_at_once(&self, store: &Store, source: Source, key: &str) -> Result<(Created, u64)> {

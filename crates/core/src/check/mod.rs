@@ -1,5 +1,6 @@
 //! Is everything there that archiving and restoring need? One row for each thing that was looked at.
 
+mod lease;
 mod recovery;
 mod repository;
 mod scratch;
@@ -9,6 +10,8 @@ use std::time::Duration;
 use crate::cluster::ClusterIdentity;
 use crate::error::Error;
 use crate::storage::Store;
+
+pub use lease::check_lease;
 
 /// How a check ended; the worst comes last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

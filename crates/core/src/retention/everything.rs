@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::keep::{backup_action, in_order};
 use super::plan::{Action, Object, Plan, Situation, leftover, wal_action};
-use super::uploads;
+use super::{branches, uploads};
 use crate::error::{Error, Result};
 use crate::inventory::Inventory;
 use crate::layout;
@@ -20,6 +20,8 @@ pub(super) fn plan(inventory: &Inventory, situation: &Situation, force: bool) ->
     }
     if !force {
         refuse(inventory, situation)?;
+        let all: Vec<usize> = (0..inventory.backups.len()).collect();
+        branches::refuse(inventory, situation, &all)?;
     }
     let why: Arc<str> = "everything is deleted".into();
     let all = in_order(inventory, (0..inventory.backups.len()).collect());

@@ -21,12 +21,15 @@
 //!   yearly ones of `gfs` that are older than the daily ones keep the WAL from their start to their end, and no more: they can
 //!   be restored, but not to a later point in time.
 //! - A backup that is being taken keeps WAL from its start on, and its parent.
+//! - Another branch of the history that is not older, as that of a server of which this one was a copy, keeps what it needs to be
+//!   restored: its newest backup and the WAL from there on.
 //! - No backup stays: no WAL goes, unless everything does.
 //! - Garbage has the uploads, too, that were never completed: those to which nothing was added for a day, by the clock of the
 //!   store, unless they are in the folder of a backup that may be being taken.
 //! - In a repository that is a directory, symbolic links stay, and so does all that lies behind one.
 
 mod apply;
+mod branches;
 mod dependants;
 mod everything;
 mod keep;
@@ -53,6 +56,7 @@ use crate::error::{Error, Result};
 use crate::formats::Sentinel;
 use crate::inventory::Inventory;
 use crate::layout;
+use crate::lease::{Holder, Lease};
 use crate::storage::Store;
 
 pub use apply::{Applied, Progress, Spared, apply};
@@ -72,6 +76,17 @@ const CONCURRENCY: usize = 8;
 
 /// Look at the repository and plan. `protected` are the names of backups that the caller knows to be running.
 pub async fn draw_up(store: &Store, request: &Request, protected: &[String], now: DateTime<Utc>) -> Result<Plan> {
+    draw_up_for(store, request, protected, now, false).await
+}
+
+/// The same; with `regardless_of_branches` also what other branches of the history need that are not older.
+pub async fn draw_up_for(
+    store: &Store,
+    request: &Request,
+    protected: &[String],
+    now: DateTime<Utc>,
+    regardless_of_branches: bool,
+) -> Result<Plan> {
     let inventory = look(store).await?;
     let own = match request {
         Request::Everything { force: true } => store.list(layout::OWN_FOLDER).await?,
@@ -79,6 +94,9 @@ pub async fn draw_up(store: &Store, request: &Request, protected: &[String], now
     };
     let (uploads, notes) = uploads::pending(store, request).await?;
     let situation = Situation {
+        own_timeline: Lease::read(store).await?.map(|lease| lease.timeline()),
+        writers: Holder::all(store).await?,
+        regardless_of_branches,
         now,
         protected: protected.to_vec(),
         own,

@@ -9,10 +9,11 @@ use serde::Serialize;
 use super::keep::{Keep, Running};
 use super::request::{Garbage, Request};
 use super::wal::Need;
-use super::{everything, rules, target, uploads};
+use super::{branches, everything, rules, target, uploads};
 use crate::error::Result;
 use crate::inventory::{Inventory, Unfinished, WalObject, parse_name};
 use crate::layout;
+use crate::lease::Holder;
 use crate::lsn::Lsn;
 use crate::storage::{Listed, PendingUpload};
 use crate::wal::{Segment, WalFileName};
@@ -33,6 +34,12 @@ pub struct Situation {
     pub uploads: Vec<PendingUpload>,
     /// What could not be learned, as sentences.
     pub notes: Vec<String>,
+    /// The timeline of whoever holds the lease.
+    pub own_timeline: Option<u32>,
+    /// All that have held it.
+    pub writers: Vec<Holder>,
+    /// What other branches of the history need goes, too.
+    pub regardless_of_branches: bool,
 }
 
 impl Situation {
@@ -44,6 +51,9 @@ impl Situation {
             own: Vec::new(),
             uploads: Vec::new(),
             notes: Vec::new(),
+            own_timeline: None,
+            writers: Vec::new(),
+            regardless_of_branches: false,
         }
     }
 
@@ -203,6 +213,9 @@ fn by_rule(inventory: &Inventory, request: &Request, situation: &Situation) -> R
         }
     }
     keep.permanents();
+    for (index, why) in branches::needed(inventory, situation, chosen.line) {
+        keep.keep(index, true, &why);
+    }
     let running = Running::find(inventory, situation);
     keep.parents(&running);
 

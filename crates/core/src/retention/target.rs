@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::branches;
 use super::keep::{Running, backup_action, in_order};
 use super::plan::{Kept, Plan, Situation, leftover};
 use crate::error::{Error, Result};
@@ -28,6 +29,7 @@ pub(super) fn plan(inventory: &Inventory, situation: &Situation, name: &str, fin
     }
     let doomed = with_dependants(inventory, root);
     refuse(inventory, situation, &doomed)?;
+    branches::refuse(inventory, situation, &doomed)?;
     let why: Arc<str> = "asked for".into();
     let because: Arc<str> = format!("it depends on \"{}\"", inventory.backups[root].name).into();
     let stays = (0..inventory.backups.len()).filter(|index| !doomed.contains(index));

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use bytes::Bytes;
 use object_store::{ObjectStore, PutMode, PutPayload};
 
-use super::{Store, path};
+use super::{Store, Write, path};
 use crate::error::{Error, Result};
 
 /// What [`Store::create`] found.
@@ -121,6 +121,7 @@ impl Store {
     }
 
     async fn create_by_store(&self, key: &str, content: Bytes) -> Result<Created> {
+        self.permitted(Write::Object).await?;
         let path = path(key);
         let deadline = self.deadline_for(content.len() as u64);
         let put = self

@@ -6,6 +6,7 @@ mod cloud;
 mod create;
 mod credentials;
 mod errors;
+mod fence;
 mod file;
 mod gcs;
 mod http;
@@ -42,6 +43,7 @@ use crate::layout;
 use motion::Flow;
 
 pub use create::{CreateOnly, Created};
+pub use fence::{Fence, Write};
 pub use motion::{Brake, Motion};
 pub use pending::{Pending, PendingUpload};
 pub use reader::{PART_BYTES, RangeReader};
@@ -65,6 +67,8 @@ pub struct Store {
     /// Of what moves unseen, because the backend cannot tell: what must move in a second, in bytes.
     slowest: u64,
     flow: Flow,
+    /// Is asked before each request that changes anything.
+    fence: Option<Arc<dyn Fence>>,
 }
 
 /// Tells where the credentials in use are from.
@@ -138,6 +142,7 @@ impl Store {
             origin: opened.origin,
             slowest: transfer::SLOWEST,
             flow: Flow::default(),
+            fence: None,
         })
     }
 
@@ -153,6 +158,7 @@ impl Store {
             origin: None,
             slowest: transfer::SLOWEST,
             flow: Flow::default(),
+            fence: None,
         }
     }
 
@@ -238,6 +244,7 @@ impl Store {
 
     /// Write an object, over whatever is there.
     pub async fn put(&self, key: &str, content: Bytes) -> Result<()> {
+        self.permitted(Write::Object).await?;
         let path = path(key);
         let deadline = self.deadline_for(content.len() as u64);
         let put = self.inner.put(&path, PutPayload::from(content));
@@ -384,6 +391,7 @@ impl Store {
 
     /// Remove an object; one that is not there is fine.
     pub async fn delete(&self, key: &str) -> Result<()> {
+        self.permitted(Write::Deletion).await?;
         let path = path(key);
         match self.asked("delete", key, self.inner.delete(&path)).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
@@ -398,6 +406,7 @@ impl Store {
             return Err(error);
         }
         tokio::time::sleep(renewal::LOOK_EVERY).await;
+        self.permitted(Write::Deletion).await?;
         let path = path(key);
         match self.asked("delete", key, self.inner.delete(&path)).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
@@ -409,6 +418,15 @@ impl Store {
     /// is told the index of every one that is gone. Each answer has the deadline of one operation. Up to a thousand make one
     /// request.
     pub async fn delete_many(&self, keys: &[String], mut each: impl FnMut(usize)) -> Result<()> {
+        let at_once = self.deletes_at_once(keys.len());
+        for (index, batch) in keys.chunks(at_once).enumerate() {
+            self.permitted(Write::Deletion).await?;
+            self.delete_batch(batch, |at| each(index * at_once + at)).await?;
+        }
+        Ok(())
+    }
+
+    async fn delete_batch(&self, keys: &[String], mut each: impl FnMut(usize)) -> Result<()> {
         let paths: Vec<object_store::Result<Path>> = keys.iter().map(|key| Ok(path(key))).collect();
         let mut answers = self.inner.delete_stream(futures::stream::iter(paths).boxed());
         // The answers come in the order of the keys.

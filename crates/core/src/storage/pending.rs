@@ -165,6 +165,7 @@ impl Store {
         let Some(pending) = &self.pending else {
             return Ok(false);
         };
+        self.permitted(super::Write::Deletion).await?;
         let deadline = self.deadline_for(upload.bytes.unwrap_or(0));
         match self
             .asked_within(deadline, "delete", &upload.key, pending.discard(upload, older_than))

@@ -10,7 +10,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::parts::{self, Parts};
-use super::{Created, Store};
+use super::{Created, Store, Write as Change};
 use crate::error::{Error, Result};
 
 /// Parts of one object that are on their way at a time. One more may wait, and one is being filled.
@@ -169,6 +169,7 @@ async fn receive(
         Part::More(first) => first,
     };
     let path = super::path(key);
+    store.permitted(Change::Object).await?;
     let mut upload = store.asked("write", key, store.inner.put_multipart(&path)).await?;
     let mut running = JoinSet::new();
     let sent = send_parts(store, key, &mut *upload, &mut running, first, parts, cancel).await;
@@ -213,6 +214,7 @@ async fn send_parts(
         if !content.is_empty() {
             let in_flight = parts::in_flight(content.len() as u64, IN_FLIGHT);
             wait(store, key, running, in_flight - 1, cancel).await?;
+            store.permitted(Change::Object).await?;
             size += content.len() as u64;
             count += 1;
             let deadline = store.deadline_for(content.len() as u64);
@@ -259,6 +261,7 @@ async fn finish(
     if mode == Mode::Keep && store.size(key).await?.is_some() {
         return Ok(Created::Exists);
     }
+    store.permitted(Change::Object).await?;
     complete(store, key, upload, size, parts, cancel)
         .await
         .map(|()| Created::Yes)

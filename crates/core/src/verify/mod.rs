@@ -26,6 +26,7 @@ pub use times::timed_windows;
 
 use crate::error::Result;
 use crate::inventory::Inventory;
+use crate::lease::Holder;
 use crate::storage::Store;
 
 /// What a check found, in WAL-G's words. Ordered: the worst is the greatest.
@@ -93,7 +94,7 @@ pub async fn verify_names(store: &Store, inventory: &Inventory, mut live: Live) 
     }
     Ok(Names {
         integrity: found,
-        timeline: timeline(inventory, &live),
+        timeline: timeline(inventory, &live, &Holder::all(store).await?),
     })
 }
 

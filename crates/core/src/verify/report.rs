@@ -149,7 +149,13 @@ impl WalReport {
                 status: timeline.status.as_str(),
                 timeline: timeline.details.current_timeline_id,
                 detail: Some(match highest {
-                    Some(highest) => format!("The highest timeline in the repository is {highest}."),
+                    Some(highest) => {
+                        let beside = timeline.branches.iter().map(|branch| format!(" Beside it: {branch}."));
+                        format!(
+                            "The highest timeline in the repository is {highest}.{}",
+                            beside.collect::<String>()
+                        )
+                    }
                     None => "There is no WAL in the repository.".to_owned(),
                 }),
                 ..WalRow::default()

@@ -4,17 +4,21 @@ use serde::Serialize;
 
 use super::{Live, Status};
 use crate::inventory::Inventory;
+use crate::lease::{Holder, other_branches};
 use crate::wal::WalFileName;
 
 /// The answer, in WAL-G's shape.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TimelineCheck {
     /// OK if the server is on the repository's highest timeline; WARNING if no server is known, or nothing was archived on
-    /// its timeline yet; FAILURE if the repository has a higher one: another server archives here, or this one follows an
+    /// its timeline yet, or another branch goes on beside it; FAILURE if the repository has a higher one: another server archives here, or this one follows an
     /// abandoned timeline.
     pub status: Status,
     /// The two timelines.
     pub details: TimelineDetails,
+    /// The branches that somebody else has written beside the server's, as sentences.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub branches: Vec<String>,
 }
 
 /// What was compared.
@@ -27,7 +31,7 @@ pub struct TimelineDetails {
 }
 
 /// Compare them.
-pub fn timeline(inventory: &Inventory, live: &Live) -> TimelineCheck {
+pub fn timeline(inventory: &Inventory, live: &Live, writers: &[Holder]) -> TimelineCheck {
     let highest = inventory
         .wal
         .iter()
@@ -39,9 +43,13 @@ pub fn timeline(inventory: &Inventory, live: &Live) -> TimelineCheck {
         })
         .max();
     let current = live.position.map(|position| position.timeline);
+    let branches: Vec<String> = current.map_or_else(Vec::new, |own| {
+        let branches = other_branches(inventory, own, writers);
+        branches.iter().map(|branch| branch.describe(own)).collect()
+    });
     let status = match (current, highest) {
         (Some(current), Some(highest)) if current < highest => Status::Failure,
-        (Some(current), Some(highest)) if current == highest => Status::Ok,
+        (Some(current), Some(highest)) if current == highest && branches.is_empty() => Status::Ok,
         _ => Status::Warning,
     };
     TimelineCheck {
@@ -50,5 +58,6 @@ pub fn timeline(inventory: &Inventory, live: &Live) -> TimelineCheck {
             current_timeline_id: current,
             highest_storage_timeline_id: highest,
         },
+        branches,
     }
 }

@@ -1,6 +1,7 @@
 //! Plans on repositories made up for them: by hand, and at random.
 
 mod applied;
+mod branches;
 mod by_hand;
 mod generated;
 mod links;

@@ -201,7 +201,7 @@ fn numbers_that_no_server_has_cost_nothing() {
 #[test]
 fn the_timelines_are_compared() {
     let inventory = inventory(Vec::new(), &[(1, 2..=3), (2, 3..=4)]);
-    let status = |live: &Live| timeline(&inventory, live).status;
+    let status = |live: &Live| timeline(&inventory, live, &[]).status;
     assert_eq!(status(&at(2, 5)), Status::Ok);
     assert_eq!(status(&at(1, 5)), Status::Failure, "another server was promoted");
     assert_eq!(status(&at(3, 5)), Status::Warning, "nothing is archived on it yet");

@@ -1,0 +1,151 @@
+//! Who gets the lease. A pure function.
+
+use std::time::Duration;
+
+use super::STALE;
+use super::clock::Moment;
+use super::instance::{Instance, Known, Origin, Watch};
+use super::place::Sameness;
+use super::record::{Lease, View};
+
+/// What the server is, as far as it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Situation {
+    /// It does not accept writes: it is a standby, or recovers.
+    pub in_recovery: bool,
+    /// There is a standby.signal.
+    pub is_standby: bool,
+    /// The timeline that it writes, or follows.
+    pub timeline: u32,
+    /// How often it will renew.
+    pub interval: Duration,
+}
+
+/// By what right the lease is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// There was none.
+    First,
+    /// The server was a standby and was promoted.
+    Promotion,
+    /// Nobody had renewed it any more.
+    Stale,
+    /// Somebody wanted it.
+    TakeOver,
+}
+
+impl How {
+    /// In words, for the object.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            How::First => "first writer",
+            How::Promotion => "promotion of a standby",
+            How::Stale => "the lease was not renewed any more",
+            How::TakeOver => "taken over on request",
+        }
+    }
+}
+
+/// Why a server may not write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Why {
+    /// It lost the lease.
+    Lost,
+    /// It is on an older timeline than the holder.
+    Older,
+    /// It waits until the lease is stale.
+    Waits(Watch),
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// It holds it: give a sign of life.
+    Renew,
+    /// Take it as the next epoch.
+    Acquire(How),
+    /// It may not write.
+    Refuse(Why),
+}
+
+/// Everything that the decision depends on.
+pub(super) struct Facts<'a> {
+    pub(super) instance: &'a Instance,
+    pub(super) sameness: Sameness,
+    pub(super) known: &'a Known,
+    pub(super) view: &'a View,
+    pub(super) situation: &'a Situation,
+    pub(super) now: &'a Moment,
+}
+
+/// For a server that accepts writes.
+pub(super) fn decide(facts: &Facts<'_>) -> Decision {
+    let Facts {
+        instance,
+        known,
+        view,
+        situation,
+        ..
+    } = *facts;
+    let Some(lease) = &view.lease else {
+        return match instance.origin {
+            _ if instance.take_over => Decision::Acquire(How::TakeOver),
+            Origin::Own => Decision::Acquire(How::First),
+            // An original that does not know of leases cannot be told from one that is gone; one that does will come.
+            Origin::Restored | Origin::Copied => {
+                silence(facts, 0, "", situation.interval * STALE, Decision::Acquire(How::First))
+            }
+        };
+    };
+    let held = known.held.as_ref().filter(|held| held.epoch == lease.holder.epoch);
+    let is_ours = lease.holder.instance == instance.id
+        && held.is_some_and(|held| held.tokens.iter().any(|token| token == lease.token()));
+    if is_ours {
+        return match facts.sameness {
+            Sameness::Same => Decision::Renew,
+            // The original would have renewed it by then.
+            _ => silence(
+                facts,
+                lease.holder.epoch,
+                &lease.mark(),
+                lease.interval() * 3 / 2,
+                Decision::Renew,
+            ),
+        };
+    }
+    if instance.take_over {
+        return Decision::Acquire(How::TakeOver);
+    }
+    if instance.standby && situation.timeline > lease.timeline() {
+        return Decision::Acquire(How::Promotion);
+    }
+    if has_lost(known, lease) {
+        return Decision::Refuse(Why::Lost);
+    }
+    if situation.timeline < lease.timeline() {
+        return Decision::Refuse(Why::Older);
+    }
+    let needs = lease.interval().max(situation.interval) * STALE;
+    silence(
+        facts,
+        lease.holder.epoch,
+        &lease.mark(),
+        needs,
+        Decision::Acquire(How::Stale),
+    )
+}
+
+/// Did it hold an earlier epoch than this one?
+fn has_lost(known: &Known, lease: &Lease) -> bool {
+    let held = known.held.as_ref().filter(|held| held.renewed.is_some());
+    known.lost.is_some() || held.is_some_and(|held| held.epoch < lease.holder.epoch)
+}
+
+/// `then`, if the counter has not moved for long enough.
+fn silence(facts: &Facts<'_>, epoch: u64, mark: &str, needs: Duration, then: Decision) -> Decision {
+    let watch = Watch::look(facts.known.watch.as_ref(), epoch, mark, needs, facts.now);
+    match watch.lasted(facts.now) >= needs {
+        true => then,
+        false => Decision::Refuse(Why::Waits(watch)),
+    }
+}

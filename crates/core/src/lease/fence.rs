@@ -1,0 +1,172 @@
+//! The fence that stands before each change of a repository.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::INTERVAL;
+use super::act::Writer;
+use super::clock::Moment;
+use super::record::View;
+use super::refuse;
+use crate::error::Result;
+use crate::inventory::read_history;
+use crate::lsn::Lsn;
+use crate::storage::{Fence, Store, Write};
+use crate::wal::{SegmentSize, TimelineHistory, WalFileName};
+
+/// Of one piece of work of a server: as the holder, or as a standby of the holder.
+#[derive(Debug)]
+pub(super) struct Fenced {
+    writer: Arc<Writer>,
+    standby: OnBehalf,
+}
+
+impl Fenced {
+    pub(super) fn new(writer: Arc<Writer>) -> Self {
+        Fenced {
+            writer,
+            standby: OnBehalf::default(),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Fence for Fenced {
+    async fn permit(&self, write: Write) -> Result<()> {
+        let situation = self.writer.situation();
+        if !situation.in_recovery {
+            return self.writer.permit(write).await;
+        }
+        if !situation.is_standby {
+            return Err(refuse::in_recovery(self.writer.store()));
+        }
+        self.standby
+            .permit(self.writer.store(), write, Some(situation.timeline))
+            .await
+    }
+}
+
+/// Of work that reads, and notes what it has found if this server writes anyway. It takes no lease.
+#[derive(Debug)]
+pub(super) struct IfHeld {
+    work: Fenced,
+}
+
+impl IfHeld {
+    pub(super) fn new(writer: Arc<Writer>) -> Self {
+        IfHeld {
+            work: Fenced::new(writer),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Fence for IfHeld {
+    async fn permit(&self, write: Write) -> Result<()> {
+        let writer = &self.work.writer;
+        match writer.in_recovery() || writer.holds()? {
+            true => self.work.permit(write).await,
+            false => Err(refuse::only_reads(writer.store())),
+        }
+    }
+}
+
+/// Writes for whoever holds the lease, for as long as that is the same one.
+#[derive(Debug, Default)]
+struct OnBehalf(Mutex<Option<(u64, Moment)>>);
+
+impl OnBehalf {
+    async fn permit(&self, store: &Store, write: Write, timeline: Option<u32>) -> Result<()> {
+        let (before, now) = (self.0.lock().clone(), Moment::now());
+        let age = before.as_ref().and_then(|(_, looked)| now.since(looked));
+        if write == Write::Object && age.is_some_and(|age| age < INTERVAL) {
+            return Ok(());
+        }
+        let view = View::read(store).await?;
+        let epoch = view.lease.as_ref().map_or(0, |lease| lease.holder.epoch);
+        if let Some(lease) = &view.lease {
+            if let Some((before, _)) = before.filter(|(before, _)| *before != 0 && *before != epoch) {
+                return Err(refuse::changed(store, lease, before));
+            }
+            if let Some(timeline) = timeline.filter(|timeline| *timeline != lease.timeline()) {
+                return Err(refuse::other_timeline(store, lease, timeline));
+            }
+        }
+        *self.0.lock() = Some((epoch, now));
+        Ok(())
+    }
+}
+
+/// Of a program on a machine without the data directory: an administrator's, who works for whoever holds the lease.
+#[derive(Debug)]
+struct Follower {
+    store: Store,
+    behalf: OnBehalf,
+}
+
+#[async_trait::async_trait]
+impl Fence for Follower {
+    async fn permit(&self, write: Write) -> Result<()> {
+        self.behalf.permit(&self.store, write, None).await
+    }
+}
+
+/// The same store for a piece of work on behalf of whoever holds the lease: it ends when somebody else takes it.
+pub fn follower(store: &Store) -> Store {
+    let fence = Follower {
+        store: store.without_fence(),
+        behalf: OnBehalf::default(),
+    };
+    store.with_fence(Arc::new(fence))
+}
+
+/// What a standby that archives, too (`archive_mode = always`), goes by: the holder's timeline, looked up now and then.
+#[derive(Debug, Default)]
+pub(super) struct Followed(Mutex<Option<(Moment, Option<TimelineHistory>)>>);
+
+impl Followed {
+    /// May a standby write this file, which is not in the archive? Only what is of the holder's history.
+    pub(super) async fn permit(&self, store: &Store, name: &WalFileName, size: SegmentSize) -> Result<()> {
+        let (known, now) = (self.0.lock().clone(), Moment::now());
+        let young = known.filter(|(looked, _)| now.since(looked).is_some_and(|age| age < INTERVAL));
+        if let Some((_, history)) = &young
+            && has(history.as_ref(), name, size)
+        {
+            return Ok(());
+        }
+        let Some(lease) = View::read(store).await?.lease else {
+            *self.0.lock() = Some((now, None));
+            return Ok(());
+        };
+        let timeline = lease.timeline();
+        let text = read_history(store, timeline).await?;
+        let history = text.and_then(|text| TimelineHistory::parse(timeline, &text));
+        let history = history.unwrap_or(TimelineHistory {
+            timeline,
+            ancestors: Vec::new(),
+        });
+        let permitted = has(Some(&history), name, size);
+        *self.0.lock() = Some((now, Some(history)));
+        match permitted {
+            true => Ok(()),
+            false => Err(refuse::not_of_holder(store, &lease, name)),
+        }
+    }
+}
+
+/// Is the file of that history? Without a lease, and so without a holder, all are.
+fn has(history: Option<&TimelineHistory>, name: &WalFileName, size: SegmentSize) -> bool {
+    let Some(history) = history else { return true };
+    let leads = |timeline: u32, end: Lsn| history.leads_from(timeline, end);
+    match name {
+        WalFileName::History(timeline) => leads(*timeline, Lsn(0)),
+        WalFileName::Segment(segment) => {
+            let end = segment.start(size).0.saturating_add(size.bytes());
+            leads(segment.timeline, Lsn(end))
+        }
+        WalFileName::Partial(segment) | WalFileName::BackupHistory(segment, _) => {
+            leads(segment.timeline, segment.start(size))
+        }
+    }
+}

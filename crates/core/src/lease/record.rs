@@ -1,0 +1,213 @@
+//! The objects of the lease.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::INTERVAL;
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::storage::Store;
+
+/// The version of the objects.
+pub(super) const VERSION: u32 = 1;
+
+/// More than any of the objects has, in bytes.
+const LIMIT: u64 = 64 << 10;
+
+/// Who took the lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Of the format.
+    pub version: u32,
+    /// The higher one holds.
+    pub epoch: u64,
+    /// The identity of the data directory.
+    pub instance: String,
+    /// Its host.
+    pub hostname: String,
+    /// Its path.
+    pub data_directory: String,
+    /// On which timeline its server was.
+    pub timeline: u32,
+    /// When, by the clock of that host.
+    pub since: DateTime<Utc>,
+    /// By what right, in words.
+    pub how: String,
+    /// Drawn for this object.
+    pub token: String,
+}
+
+/// That the holder lives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alive {
+    /// Of the format.
+    pub version: u32,
+    /// Of the holder.
+    pub epoch: u64,
+    /// The identity of the data directory.
+    pub instance: String,
+    /// Drawn for this object.
+    pub token: String,
+    /// One more each time.
+    pub counter: u64,
+    /// The next time comes after this, in milliseconds.
+    pub interval_ms: u64,
+    /// On which timeline its server is.
+    pub timeline: u32,
+    /// When, by the clock of that host. For people only.
+    pub time: DateTime<Utc>,
+}
+
+/// The lease as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// Who took it.
+    pub holder: Holder,
+    /// Its last sign of life; none if it has given none yet.
+    pub alive: Option<Alive>,
+}
+
+/// What lies in the folder of the lease.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View {
+    /// The highest epoch of which there is anything; 0 if there is nothing.
+    pub highest: u64,
+    /// That of the highest epoch.
+    pub lease: Option<Lease>,
+}
+
+impl Lease {
+    /// The one that holds, if there is any.
+    pub async fn read(store: &Store) -> Result<Option<Lease>> {
+        View::read(store).await.map(|view| view.lease)
+    }
+
+    /// Which state of the counter this is.
+    pub(super) fn mark(&self) -> String {
+        match &self.alive {
+            Some(alive) => format!("{}#{}", alive.token, alive.counter),
+            None => self.holder.token.clone(),
+        }
+    }
+
+    /// Whose token is in the store.
+    pub(super) fn token(&self) -> &str {
+        self.alive.as_ref().map_or(&self.holder.token, |alive| &alive.token)
+    }
+
+    /// The holder's timeline.
+    pub fn timeline(&self) -> u32 {
+        let alive = self.alive.as_ref().map_or(0, |alive| alive.timeline);
+        self.holder.timeline.max(alive)
+    }
+
+    /// How often the holder renews it.
+    pub fn interval(&self) -> Duration {
+        let alive = self.alive.as_ref();
+        alive.map_or(INTERVAL, |alive| Duration::from_millis(alive.interval_ms))
+    }
+
+    /// The holder, for messages: host and data directory.
+    pub fn name(&self) -> String {
+        self.holder.name()
+    }
+}
+
+impl Holder {
+    /// For messages: host and data directory.
+    pub fn name(&self) -> String {
+        format!("{}:{}", self.hostname, self.data_directory)
+    }
+
+    /// All that there were, by epoch.
+    pub async fn all(store: &Store) -> Result<Vec<Holder>> {
+        let mut epochs: Vec<u64> = Vec::new();
+        for object in store.list(layout::LEASE_FOLDER).await? {
+            epochs.extend(
+                layout::epoch_of_lease(&object.key)
+                    .filter(|(_, alive)| !alive)
+                    .map(|(epoch, _)| epoch),
+            );
+        }
+        epochs.sort_unstable();
+        let mut holders = Vec::new();
+        for epoch in epochs {
+            holders.extend(read::<Holder>(store, &layout::lease_holder(epoch)).await?);
+        }
+        Ok(holders)
+    }
+}
+
+impl View {
+    /// By a listing, whatever there is.
+    pub(super) async fn read(store: &Store) -> Result<View> {
+        let objects = store.list(layout::LEASE_FOLDER).await?;
+        let found = || objects.iter().filter_map(|object| layout::epoch_of_lease(&object.key));
+        let Some(highest) = found().map(|(epoch, _)| epoch).max() else {
+            return Ok(View::default());
+        };
+        // What a renewal left that came after everything was deleted is nobody's lease.
+        let lease = match found().any(|(epoch, alive)| epoch == highest && !alive) {
+            true => Some(Lease {
+                holder: read(store, &layout::lease_holder(highest))
+                    .await?
+                    .unwrap_or_else(|| unreadable(highest)),
+                alive: read(store, &layout::lease_alive(highest)).await?,
+            }),
+            false => None,
+        };
+        Ok(View { highest, lease })
+    }
+
+    /// By one or two requests, for the holder of an epoch: nobody skips the epoch after it.
+    pub(super) async fn after(store: &Store, holder: &Holder) -> Result<View> {
+        if store.size(&layout::lease_holder(holder.epoch + 1)).await?.is_some() {
+            return View::read(store).await;
+        }
+        match read(store, &layout::lease_alive(holder.epoch)).await? {
+            // Somebody has deleted everything, perhaps.
+            None => View::read(store).await,
+            alive => Ok(View {
+                highest: holder.epoch,
+                lease: Some(Lease {
+                    holder: holder.clone(),
+                    alive,
+                }),
+            }),
+        }
+    }
+}
+
+/// Nobody can have this identity.
+fn unreadable(epoch: u64) -> Holder {
+    Holder {
+        version: VERSION,
+        epoch,
+        instance: String::new(),
+        hostname: "unknown".to_owned(),
+        data_directory: "unknown".to_owned(),
+        timeline: 0,
+        since: DateTime::UNIX_EPOCH,
+        how: "its object cannot be read".to_owned(),
+        token: String::new(),
+    }
+}
+
+/// None if it is not there, or is none.
+pub(super) async fn read<T: DeserializeOwned>(store: &Store, key: &str) -> Result<Option<T>> {
+    match store.get(key, LIMIT).await {
+        Ok(content) => Ok(content.and_then(|content| serde_json::from_slice(&content).ok())),
+        Err(Error::Damaged { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) fn json(value: &impl Serialize) -> Result<Bytes> {
+    let text = serde_json::to_vec(value)
+        .map_err(|error| Error::damaged(layout::LEASE_FOLDER, format!("It cannot be written: {error}.")))?;
+    Ok(Bytes::from(text))
+}

@@ -1,0 +1,69 @@
+//! What other branches of the history need: two servers have written, and what one of them deletes is not all of its own.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::plan::Situation;
+use crate::error::{Error, Result};
+use crate::inventory::{BackupInfo, Inventory};
+use crate::lease::{Branch, other_branches};
+
+/// A branch to which something was added within this time is not old, whatever a rule says.
+const RECENT: TimeDelta = TimeDelta::days(7);
+
+/// The branches beside that of whoever holds the lease. Without a lease, as in a repository of WAL-G's, it is not known which one is
+/// ours.
+fn beside(inventory: &Inventory, situation: &Situation) -> Vec<Branch> {
+    match situation.own_timeline.filter(|_| !situation.regardless_of_branches) {
+        Some(own) => other_branches(inventory, own, &situation.writers),
+        None => Vec::new(),
+    }
+}
+
+/// The newest backup from which a branch can be restored to its end.
+fn anchor(inventory: &Inventory, branch: &Branch) -> Option<usize> {
+    let history = inventory.history(branch.timeline);
+    let leads = |backup: &BackupInfo| {
+        let timeline = backup.timeline.filter(|_| inventory.is_restorable(backup));
+        timeline.is_some_and(|timeline| history.leads_from(timeline, backup.metadata.finish_lsn))
+    };
+    inventory.backups.iter().rposition(leads)
+}
+
+fn why(branch: &Branch) -> String {
+    let writer = branch.writer.as_deref().unwrap_or("another server");
+    format!(
+        "timeline {}, which {writer} has written beside this one, needs it",
+        branch.timeline
+    )
+}
+
+/// The backups that branches need which are not older than the `line` that a rule has drawn, by index in the inventory, and why.
+pub(super) fn needed(
+    inventory: &Inventory,
+    situation: &Situation,
+    line: Option<DateTime<Utc>>,
+) -> Vec<(usize, String)> {
+    let recent = situation.now - RECENT;
+    let since = line.map_or(recent, |line| line.min(recent));
+    let branches = beside(inventory, situation)
+        .into_iter()
+        .filter(|branch| branch.newest >= since);
+    branches
+        .filter_map(|branch| Some((anchor(inventory, &branch)?, why(&branch))))
+        .collect()
+}
+
+/// These backups, or all of them, are asked for by name.
+pub(super) fn refuse(inventory: &Inventory, situation: &Situation, doomed: &[usize]) -> Result<()> {
+    let needed = needed(inventory, situation, None);
+    match needed.iter().find(|(index, _)| doomed.contains(index)) {
+        None => Ok(()),
+        Some((index, why)) => Err(Error::config(
+            format!(
+                "backup \"{}\" is not this server's alone: {why}",
+                inventory.backups[*index].name
+            ),
+            "If that branch is of no use any more, delete it by \"walarchive delete\" with --force.",
+        )),
+    }
+}

@@ -1,0 +1,22 @@
+//! `walarchive_take_over`.
+
+use pgrx::prelude::*;
+use walarchive_core::{Error, cluster};
+
+use super::in_archive;
+use crate::pg::server;
+use crate::pg::text::SqlText;
+
+/// From now on this server writes into the repository, whoever did before. Returns who that was: host and data directory.
+#[pg_extern(volatile, parallel_unsafe)]
+fn walarchive_take_over() -> Option<SqlText> {
+    let identity = server::identity();
+    in_archive(|archive| async move {
+        cluster::is_owned(archive.store(), &identity).await?;
+        let writer = archive.writer().ok_or(Error::Cancelled)?;
+        let before = writer.take_over().await?;
+        archive.claim().await?;
+        Ok(before.map(|lease| lease.name()))
+    })
+    .map(SqlText)
+}

@@ -1,0 +1,101 @@
+//! The upload worker keeps the lease: a sign of life every `walarchive.lease_interval`, or a look at the other server's.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use pgrx::prelude::*;
+use tokio::task::AbortHandle;
+use walarchive_core::{Error, Result};
+
+use crate::bridge::{self, Bridge};
+use crate::guc::{self, ArchiveSettings};
+use crate::pg::server;
+
+pub(super) struct Keeper {
+    due: Instant,
+    running: Option<AbortHandle>,
+    sender: Sender<Result<()>>,
+    finished: Receiver<Result<()>>,
+    /// What the log has been told.
+    trouble: Option<String>,
+}
+
+impl Keeper {
+    pub(super) fn new() -> Self {
+        let (sender, finished) = channel();
+        Keeper {
+            due: Instant::now(),
+            running: None,
+            sender,
+            finished,
+            trouble: None,
+        }
+    }
+
+    /// The interval may have changed: whoever watches must learn that before he counts by the old one.
+    pub(super) fn restart(&mut self) {
+        self.due = Instant::now();
+    }
+
+    /// Do what is due. Returns after how long to come again.
+    pub(super) fn turn(&mut self, bridge: &'static Bridge) -> Duration {
+        while let Ok(result) = self.finished.try_recv() {
+            self.tell(result);
+        }
+        let now = Instant::now();
+        if now >= self.due && self.running.as_ref().is_none_or(AbortHandle::is_finished) {
+            self.due = now + guc::lease_interval();
+            self.running = self.start(bridge);
+        }
+        self.due.saturating_duration_since(now).max(Duration::from_millis(50))
+    }
+
+    fn start(&self, bridge: &'static Bridge) -> Option<AbortHandle> {
+        let in_recovery = server::in_recovery();
+        if server::archive_mode() == "off" && !in_recovery {
+            return None;
+        }
+        // The archiver says what is wrong with the settings.
+        let archive = ArchiveSettings::for_writing()
+            .and_then(|settings| bridge::archive(&settings))
+            .ok()?;
+        let sender = self.sender.clone();
+        let work = async move {
+            match archive.writer() {
+                Some(writer) if in_recovery => writer.note_recovery().await,
+                Some(writer) => writer.tick().await,
+                None => Ok(()),
+            }
+        };
+        Some(bridge.spawn(work, move |result| {
+            // The loop has ended if nobody takes it.
+            let _ = sender.send(result);
+        }))
+    }
+
+    /// Once, until it is over. That another server writes is for the archiver to say, each time.
+    fn tell(&mut self, result: Result<()>) {
+        match result {
+            Ok(()) | Err(Error::NotWriter { .. }) => {
+                if self.trouble.take().is_some() {
+                    log!("walarchive: the lease of the repository is renewed again");
+                }
+            }
+            Err(error) => {
+                let message = error.to_string();
+                if self.trouble.as_ref() != Some(&message) {
+                    log!("walarchive: could not renew the lease of the repository: {message}");
+                }
+                self.trouble = Some(message);
+            }
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        if let Some(task) = &self.running {
+            task.abort();
+        }
+    }
+}
