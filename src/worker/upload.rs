@@ -222,6 +222,10 @@ impl Uploader {
         if server::archive_mode() == "off" || !server::is_archive_library() {
             return Ok(());
         }
+        // So it is while the server recovers: whether it may write is not known before.
+        if server::in_recovery() && server::archive_mode() != "always" {
+            return Ok(());
+        }
         // The archiver says what is wrong with the settings.
         let Ok(settings) = ArchiveSettings::for_writing() else {
             return Ok(());
