@@ -147,6 +147,24 @@ fn a_backup_that_could_not_be_restored_is_refused() {
     run(&mut site.walarchive(&["backup-verify", &name])).expect_success();
 }
 
+/// As after a `DROP DATABASE` that was interrupted: PostgreSQL lets nobody use such a database, and nothing of it is missed.
+#[test]
+fn a_database_that_was_dropped_by_half_stops_no_backup() {
+    let site = Site::on_files();
+    let primary = site.primary(&[]);
+    primary.psql("CREATE DATABASE half");
+    let oid = primary.psql("SELECT oid FROM pg_database WHERE datname = 'half'");
+    primary.psql("CHECKPOINT");
+    fs::remove_file(primary.datadir().join(format!("base/{oid}/PG_VERSION"))).expect("could not remove a file");
+    let refused = primary.try_psql(PUSH).expect_err("backed up without it");
+    assert!(
+        refused.contains(&format!("base/{oid}/PG_VERSION\" is not in the data directory")),
+        "{refused}"
+    );
+    primary.psql("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'half'");
+    backup(&primary, "");
+}
+
 #[test]
 fn a_configuration_below_etc_is_in_the_backup_and_comes_back_where_it_is_asked_for() {
     let site = Site::on_files();

@@ -95,7 +95,8 @@ fn a_hole_after_a_failover_is_said() {
     backup(&primary, "");
     insert(&primary, 1..=2);
     lose(&primary);
-    let target = site.restore("second", "LATEST", &[]);
+    // The first one is gone, and nobody shall wait until its lease is stale.
+    let target = site.restore("second", "LATEST", &["--take-over"]);
     let second = site.restored("second").setting("archive_mode", "on").attach(&target);
     second.wait_promoted(PATIENCE);
     let segments = insert(&second, 3..=4);

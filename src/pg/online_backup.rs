@@ -164,7 +164,12 @@ pub struct Database {
     pub tablespace: u32,
     /// In the encoding of the database in which somebody wrote it.
     pub name: Vec<u8>,
+    /// False after a `DROP DATABASE` that was interrupted: some of its files may be gone, and nobody can use it.
+    pub is_valid: bool,
 }
+
+/// What `datconnlimit` is then. Headers before the minor versions of 2023 do not have a name for it.
+const INVALID: i32 = -2;
 
 /// The databases as they are now, from the shared catalog, as autovacuum's launcher reads it.
 pub fn databases() -> Vec<Database> {
@@ -186,6 +191,7 @@ pub fn databases() -> Vec<Database> {
                     oid: u32::from((*row).oid),
                     tablespace: u32::from((*row).dattablespace),
                     name: bytes((&raw const (*row).datname.data).cast()),
+                    is_valid: (*row).datconnlimit != INVALID,
                 });
             }
             pg_sys::heap_endscan(scan);

@@ -69,7 +69,8 @@ fn emptied() -> Vec<PathBuf> {
 
 /// The OIDs of databases.
 pub(super) fn oids(databases: &[Database]) -> impl Iterator<Item = u32> {
-    databases.iter().map(|database| database.oid)
+    let valid = databases.iter().filter(|database| database.is_valid);
+    valid.map(|database| database.oid)
 }
 
 /// The OIDs by name. A name that is not in UTF-8 is left out, as no restore could be told it.

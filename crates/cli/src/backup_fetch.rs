@@ -68,7 +68,7 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
     let ignores_invalid_pages = plan.ignores_invalid_pages();
     let (name, target) = (plan.backup.clone(), plan.target.clone());
     let (progress, started) = (Arc::<Progress>::default(), Instant::now());
-    let work = apply(plan, Arc::clone(&progress), cancelled_by_signal()?);
+    let work = Box::pin(apply(plan, Arc::clone(&progress), cancelled_by_signal()?));
     let restored = progress::show(Arc::clone(&progress), args.quiet, work)
         .await
         .inspect_err(|_| {
@@ -117,7 +117,7 @@ pub async fn verify(args: &BackupFetch) -> Result<Status> {
     let verified = async {
         let (plan, ..) = prepare(args).await?;
         let (name, progress) = (plan.backup.clone(), Arc::default());
-        let work = apply(plan, Arc::clone(&progress), CancellationToken::new());
+        let work = Box::pin(apply(plan, Arc::clone(&progress), CancellationToken::new()));
         let read = progress::show(progress, args.quiet, work).await?;
         let bytes = HumanBytes(read.bytes);
         println!(

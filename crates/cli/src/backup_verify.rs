@@ -47,7 +47,7 @@ pub async fn run(args: &BackupVerify) -> Result<Status> {
             continue;
         }
         let progress = Arc::default();
-        let work = verify::verify_backup(&store, &inventory, &name, Arc::clone(&progress));
+        let work = Box::pin(verify::verify_backup(&store, &inventory, &name, Arc::clone(&progress)));
         reports.push(progress::show(progress, args.quiet, work).await?);
     }
     let text = match args.json {

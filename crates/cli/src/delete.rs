@@ -167,7 +167,7 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
             let progress = Progress::default();
             let cancel = CancellationToken::new();
             let store = settings::patient_store(&common.storage)?.with_fence_of(&store);
-            let work = retention::apply(&store, &plan, &progress, &cancel);
+            let work = Box::pin(retention::apply(&store, &plan, &progress, &cancel));
             Some(progress::show_deletion(&progress, work).await?)
         }
         false => None,

@@ -89,7 +89,12 @@ pub async fn run(args: &WalVerify) -> Result<Status> {
         };
         let progress = Arc::default();
         let store = Store::open(&settings.storage.for_backup())?;
-        let work = verify::verify_content(&store, &inventory, selection, Arc::clone(&progress));
+        let work = Box::pin(verify::verify_content(
+            &store,
+            &inventory,
+            selection,
+            Arc::clone(&progress),
+        ));
         content = Some(progress::show(progress, args.quiet, work).await?);
     }
     let report = WalReport::new(&checks, names, content);

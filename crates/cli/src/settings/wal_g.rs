@@ -320,7 +320,7 @@ pub(super) fn remarks(variables: &[(OsString, OsString)]) -> Vec<String> {
 /// Is it a variable that counts here, at least for some kind of storage?
 fn is_understood(name: &str) -> bool {
     let is_prefix = |prefix: &&str| *prefix == name || of_wal_e(prefix) == name;
-    PREFIXES.iter().any(|prefix| is_prefix(&prefix))
+    PREFIXES.iter().any(is_prefix)
         || [FOLDER, COMPRESSION].contains(&name)
         || RULES.iter().any(|rule| rule.variables.contains(&name))
         || SECRETS.iter().any(|(_, names)| names.contains(&name))

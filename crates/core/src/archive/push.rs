@@ -109,7 +109,8 @@ impl Archive {
 
     /// The same; how far it is can be read in `motion`.
     pub async fn push_noting(&self, directory: &Path, name: &WalFileName, motion: Arc<Motion>) -> Result<Pushed> {
-        self.claim().await?;
+        // The first time it is much, and it shall not make every push so large.
+        Box::pin(self.claim()).await?;
         let store = self.store.noting(Arc::clone(&motion));
         if self.store.may_vanish() && self.store.size(layout::CLUSTER).await?.is_none() {
             return Err(self.store.no_repository());

@@ -57,7 +57,7 @@ impl Essential {
             } => "pg_xact",
             _ => return Ok(()),
         };
-        Err(missing_in(data_dir, missing))
+        Err(missing_in(data_dir, missing, HINT))
     }
 
     /// After the last file: has each database that was there all the time its `PG_VERSION`, and `template1` be there? Returns the
@@ -70,11 +70,11 @@ impl Essential {
         };
         for oid in &expected {
             if !self.databases.get(oid).is_some_and(|(_, has_version)| *has_version) {
-                return Err(missing_in(data_dir, &format!("base/{oid}/PG_VERSION")));
+                return Err(missing_in(data_dir, &format!("base/{oid}/PG_VERSION"), DATABASE_HINT));
             }
         }
         if known.is_none() && !self.databases.contains_key(&TEMPLATE1) {
-            return Err(missing_in(data_dir, "base/1"));
+            return Err(missing_in(data_dir, "base/1", HINT));
         }
         let mut incomplete: BTreeSet<u32> = self.databases.keys().copied().collect();
         incomplete.insert(TEMPLATE1);
@@ -107,9 +107,15 @@ fn database(directory: &Path) -> Option<u32> {
     }
 }
 
-fn missing_in(data_dir: &Path, what: &str) -> Error {
+const HINT: &str = "A backup without it could not be restored, so none was taken. See what became of it, and whether the server still works.";
+
+/// A move away and back again leaves the catalog as it was.
+const DATABASE_HINT: &str = "A backup without it could not be restored, so none was taken. If the database was moved to another tablespace \
+                             and back meanwhile, take another backup. Else see what became of that file, and whether the database still works.";
+
+fn missing_in(data_dir: &Path, what: &str, hint: &str) -> Error {
     Error::config(
         format!("\"{}\" is not in the data directory", data_dir.join(what).display()),
-        "A backup without it could not be restored, so none was taken. See what became of it, and whether the server still works.",
+        hint,
     )
 }

@@ -57,7 +57,7 @@ pub fn emptied_directory(data_dir: &Path, setting: &str) -> Option<PathBuf> {
         None => plain_below(&data_dir.canonicalize().ok()?, &joined.canonicalize().ok()?)?,
     };
     let top = below.iter().next()?.to_str();
-    (!top.is_some_and(|top| places::is_at_top(top))).then_some(below)
+    (!top.is_some_and(places::is_at_top)).then_some(below)
 }
 
 /// The path below a directory, if nothing in it goes up.

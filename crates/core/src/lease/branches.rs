@@ -89,13 +89,13 @@ fn branch(inventory: &Inventory, own: &TimelineHistory, timeline: u32, holders: 
             .find(|object| history(&object.name))
             .map(|object| object.written)
     });
-    let writers = holders.iter().filter(|holder| holder.timeline == timeline);
+    let mut writers = holders.iter().filter(|holder| holder.timeline == timeline);
     Some(Branch {
         timeline,
         from,
         newest,
         parted,
-        writer: writers.last().map(Holder::name),
+        writer: writers.next_back().map(Holder::name),
     })
 }
 

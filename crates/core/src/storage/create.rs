@@ -74,7 +74,7 @@ fn is_refusal(error: &Error) -> bool {
         return false;
     };
     let says = |mark: &&str| reason.contains(*mark);
-    ANSWERS.iter().any(|mark| says(&mark)) && !OTHERS.iter().any(|mark| says(&mark))
+    ANSWERS.iter().any(&says) && !OTHERS.iter().any(says)
 }
 
 impl Store {

@@ -93,7 +93,7 @@ impl Site {
             segment_size: SegmentSize::new(SEGMENT).expect("a size"),
         };
         let archive = Archive::new(self.store(), identity, Compression::Zstd(1));
-        archive.push(&self.dir, &name).await
+        Box::pin(archive.push(&self.dir, &name)).await
     }
 
     /// Is what the archive gives back what was pushed?
