@@ -74,8 +74,9 @@ fn at_the_target_the_server_does_what_it_is_told() {
     assert!(ended.log().contains("shutdown at recovery target"), "{}", ended.log());
     assert!(target.join("recovery.signal").exists());
 
-    // Last, and archiving: the new timeline reaches the archive.
-    let target = restore("promote");
+    // Last, and archiving: the new timeline reaches the archive. Nobody waits until the lease of the lost server is stale.
+    let promote = ["--target-name", "there", "--target-action", "promote", "--take-over"];
+    let target = site.restore("promote", "LATEST", &promote);
     let promoted = site.restored("promote").setting("archive_mode", "on").attach(&target);
     promoted.wait_promoted(PATIENCE);
     assert_eq!(promoted.psql(ROWS), "1");
