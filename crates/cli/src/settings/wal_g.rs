@@ -389,7 +389,9 @@ mod tests {
         table.push_str(&format!("| {} | the storage |\n", code(&PREFIXES)));
         for rule in RULES.iter() {
             let option = match rule.options.first() {
-                Some(option) if std::ptr::fn_addr_eq(rule.convert, super::rules::opposite as fn(&str) -> Option<String>) => {
+                Some(option)
+                    if std::ptr::fn_addr_eq(rule.convert, super::rules::opposite as fn(&str) -> Option<String>) =>
+                {
                     format!("`{option}`, the opposite")
                 }
                 Some(option) => format!("`{option}`"),

@@ -77,7 +77,12 @@ impl Unpacker<'_> {
             );
             return Err(self.damaged(format!("{reason}.")).into());
         }
-        if path.is_beside_tablespace(kind == EntryType::Directory) {
+        // What is no file and no directory is left out anyway, and called what it is.
+        let is_special = matches!(
+            kind,
+            EntryType::Symlink | EntryType::Char | EntryType::Block | EntryType::Fifo
+        );
+        if !is_special && path.is_beside_tablespace(kind == EntryType::Directory) {
             tracing::warn!("\"{path}\" is nothing of a cluster, and was left out");
             return Ok(());
         }
