@@ -188,3 +188,45 @@ fn a_backup_yields_to_wal() {
     );
     assert!(took < alone.mul_f64(1.15) + 2 * LOADED, "{took:?} instead of {alone:?}");
 }
+
+/// A backup and as many segments as may be uploaded at once share a link that is slow for all of them: nobody may call the
+/// lease stale meanwhile, and this server may write all the time.
+#[test]
+fn the_lease_is_kept_on_a_slow_link() {
+    const INTERVAL: Duration = Duration::from_secs(5);
+    const WATCHED: Duration = Duration::from_secs(60);
+    let site = Site::new("60s");
+    let mark = site.cluster.log_mark();
+    site.cluster.set("walarchive.lease_interval", "5s");
+    site.cluster.reload();
+    let alive = site
+        .server
+        .dir()
+        .join("some/prefix/walarchive_005/lease/00000001.alive.json");
+    let counter = || std::fs::read_to_string(&alive).ok();
+    site.proxy
+        .set([Fault::Link(50 << 10), Fault::Latency(Duration::from_millis(300))]);
+    let backup = site.cluster.background_psql("SELECT walarchive_backup_push()");
+    switch_segments(&site.cluster, 24);
+    let (begun, mut last, mut moved) = (Instant::now(), counter(), Instant::now());
+    let (mut longest, mut renewals) = (Duration::ZERO, 0);
+    while begun.elapsed() < WATCHED {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = counter();
+        if now.is_some() && now != last {
+            (last, moved) = (now, Instant::now());
+            renewals += 1;
+        }
+        longest = longest.max(moved.elapsed());
+    }
+    let uploads = status(&site.cluster, "uploading");
+    println!("{uploads} uploads, {renewals} renewals, the longest pause between two: {longest:?}");
+    assert!(!site.cluster.waiting_files().is_empty(), "the link was not busy");
+    assert!(longest < 3 * INTERVAL, "{longest:?}");
+    assert_eq!(status(&site.cluster, "lease_state"), "held");
+    let log = site.cluster.log_since(mark);
+    assert!(!log.contains("lease of the repository"), "{log}");
+    site.proxy.heal();
+    wait_drained(&site.cluster);
+    backup.wait(4 * PATIENCE).expect_success();
+}

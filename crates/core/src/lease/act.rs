@@ -224,7 +224,10 @@ impl Writer {
             return Ok(());
         };
         let drawn = held.draw();
-        held.interval_ms = millis(situation.interval);
+        held.keep(lease.token());
+        // The others count by what the store says, which is the old interval or the new one while the answer is not there.
+        let interval_ms = millis(situation.interval);
+        held.interval_ms = held.interval_ms.min(interval_ms);
         instance.place = Some(Place::of(&self.data_dir)?);
         instance.origin = Origin::Own;
         (instance.take_over, instance.standby) = (false, false);
@@ -246,7 +249,7 @@ impl Writer {
         let renewed = self
             .sign_of_life(&instance.id, lease.holder.epoch, token, counter)
             .await?;
-        held.renewed = Some(renewed);
+        (held.renewed, held.interval_ms) = (Some(renewed), interval_ms);
         instance.known(&url, None).held = Some(held);
         match instance.write(&self.data_dir) {
             Err(error) if noted => Err(error),

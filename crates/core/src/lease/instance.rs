@@ -124,6 +124,13 @@ impl Held {
         self.tokens.drain(..too_many);
         token
     }
+
+    /// What the store shows is one of them, however many were drawn that it did not take.
+    pub(super) fn keep(&mut self, shown: &str) {
+        if !self.tokens.iter().any(|token| token == shown) {
+            self.tokens.insert(0, shown.to_owned());
+        }
+    }
 }
 
 impl Watch {

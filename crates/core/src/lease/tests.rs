@@ -9,6 +9,7 @@ use super::instance::Instance;
 use super::*;
 use crate::error::{Error, Result};
 use crate::layout;
+use crate::storage::meddler::{Act, Meddler, Op};
 use crate::storage::pretender::{Create, Pretender};
 use crate::storage::{Store, Write};
 
@@ -364,4 +365,49 @@ fn the_file_of_a_copy_begins_anew() {
     assert!(again.id == instance.id && other.id != instance.id);
     std::fs::write(dir.path().join(FILE), "{").expect("written");
     assert!(Instance::of(dir.path()).expect("read").0.id != instance.id);
+}
+
+/// Until the store has the new interval, the others count by the old one; and once it may have it, by the new one.
+#[tokio::test]
+async fn another_interval_counts_by_the_shorter_one_until_the_store_has_it() {
+    let (dir, meddler) = (data_dir(), Meddler::new(Arc::default()));
+    let store = meddler.store();
+    let long = Situation {
+        interval: TICK * 1000,
+        ..situation(1)
+    };
+    for (before, after) in [(situation(1), long), (long, situation(1))] {
+        Writer::new(store.clone(), dir.path(), before)
+            .permit(Write::Object)
+            .await
+            .expect("held");
+        let writer = Writer::new(store.clone(), dir.path(), after);
+        writer.permit(Write::Object).await.expect("still young");
+        meddler.rule(|op, _| if op == Op::Put { Act::Fail } else { Act::Pass });
+        writer.tick().await.expect_err("the store takes nothing");
+        tokio::time::sleep(TICK * (VALID + 1)).await;
+        writer
+            .permit(Write::Object)
+            .await
+            .expect_err("others may call it stale");
+        meddler.rule(|_, _| Act::Pass);
+        writer.tick().await.expect("renewed");
+    }
+}
+
+/// A store that can be read and takes no writes, because it is full or nobody may: each try draws a token.
+#[tokio::test]
+async fn a_store_that_takes_no_writes_for_long_costs_nobody_the_lease() {
+    let (dir, meddler) = (data_dir(), Meddler::new(Arc::default()));
+    let store = meddler.store();
+    let holder = writer(&store, dir.path(), 1);
+    holder.permit(Write::Object).await.expect("the first");
+    meddler.rule(|op, _| if op == Op::Put { Act::Fail } else { Act::Pass });
+    for _ in 0..40 {
+        holder.tick().await.expect_err("the store takes nothing");
+    }
+    meddler.rule(|_, _| Act::Pass);
+    holder.tick().await.expect("the same holder");
+    permit(&store, dir.path(), 1).await.expect("at once");
+    assert_eq!(epoch(&store).await, 1);
 }

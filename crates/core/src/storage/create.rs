@@ -127,7 +127,7 @@ impl Store {
         let put = self
             .inner
             .put_opts(&path, PutPayload::from(content), PutMode::Create.into());
-        match self.within(deadline, put).await {
+        match self.guarded(Write::Object, self.within(deadline, put)).await? {
             Some(Ok(_)) => Ok(Created::Yes),
             Some(Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })) => {
                 Ok(Created::Exists)

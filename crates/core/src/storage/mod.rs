@@ -236,7 +236,8 @@ impl Store {
         let path = path(key);
         let deadline = self.deadline_for(content.len() as u64);
         let put = self.inner.put(&path, PutPayload::from(content));
-        self.asked_within(deadline, "write", key, put).await.map(|_| ())
+        let put = self.asked_within(deadline, "write", key, put);
+        self.guarded(Write::Object, put).await?.map(|_| ())
     }
 
     /// The size of an object in bytes; none if it is not there.
@@ -302,7 +303,8 @@ impl Store {
     pub async fn delete(&self, key: &str) -> Result<()> {
         self.permitted(Write::Deletion).await?;
         let path = path(key);
-        match self.asked("delete", key, self.inner.delete(&path)).await {
+        let deleted = self.asked("delete", key, self.inner.delete(&path));
+        match self.guarded(Write::Deletion, deleted).await? {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => self.delete_again(key, error).await,
         }
@@ -317,7 +319,8 @@ impl Store {
         tokio::time::sleep(renewal::LOOK_EVERY).await;
         self.permitted(Write::Deletion).await?;
         let path = path(key);
-        match self.asked("delete", key, self.inner.delete(&path)).await {
+        let deleted = self.asked("delete", key, self.inner.delete(&path));
+        match self.guarded(Write::Deletion, deleted).await? {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -340,10 +343,8 @@ impl Store {
         let mut answers = self.inner.delete_stream(futures::stream::iter(paths).boxed());
         // The answers come in the order of the keys.
         for (index, key) in keys.iter().enumerate() {
-            match self
-                .asked("delete", key, async { answers.next().await.transpose() })
-                .await
-            {
+            let answer = self.asked("delete", key, async { answers.next().await.transpose() });
+            match self.guarded(Write::Deletion, answer).await? {
                 Ok(Some(_)) | Err(Error::NotFound { .. }) => each(index),
                 Ok(None) => {
                     return Err(Error::Store {

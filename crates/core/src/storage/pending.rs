@@ -167,10 +167,8 @@ impl Store {
         };
         self.permitted(super::Write::Deletion).await?;
         let deadline = self.deadline_for(upload.bytes.unwrap_or(0));
-        match self
-            .asked_within(deadline, "delete", &upload.key, pending.discard(upload, older_than))
-            .await
-        {
+        let discarded = self.asked_within(deadline, "delete", &upload.key, pending.discard(upload, older_than));
+        match self.guarded(super::Write::Deletion, discarded).await? {
             Err(Error::NotFound { .. }) => Ok(true),
             outcome => outcome,
         }

@@ -24,7 +24,7 @@ const FLUSH_A_PART: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_secs(10);
 
 /// Parts on their way; those of which nothing moved any more end with the time for that.
-type Running = JoinSet<Result<object_store::Result<()>, Duration>>;
+type Running = JoinSet<Result<std::result::Result<object_store::Result<()>, Duration>>>;
 
 enum Part {
     More(Bytes),
@@ -170,7 +170,8 @@ async fn receive(
     };
     let path = super::path(key);
     store.permitted(Change::Object).await?;
-    let mut upload = store.asked("write", key, store.inner.put_multipart(&path)).await?;
+    let begun = store.asked("write", key, store.inner.put_multipart(&path));
+    let mut upload = store.guarded(Change::Object, begun).await??;
     let mut running = JoinSet::new();
     let sent = send_parts(store, key, &mut *upload, &mut running, first, parts, cancel).await;
     let result = match sent {
@@ -219,7 +220,8 @@ async fn send_parts(
             count += 1;
             let deadline = store.deadline_for(content.len() as u64);
             let request = store.within(deadline, upload.put_part(PutPayload::from(content)));
-            running.spawn(async move { request.await.ok_or(deadline) });
+            let request = store.guarded(Change::Object, request);
+            running.spawn(async move { Ok(request.await?.ok_or(deadline)) });
         }
         if last {
             wait(store, key, running, 0, cancel).await?;
@@ -237,8 +239,9 @@ async fn wait(store: &Store, key: &str, running: &mut Running, left: usize, canc
             done = running.join_next() => done,
         };
         match done {
-            Some(Ok(Ok(result))) => result.map_err(|error| store.error("write", key, error))?,
-            Some(Ok(Err(deadline))) => return Err(store.timeout("write", key, deadline)),
+            Some(Ok(Err(refused))) => return Err(refused),
+            Some(Ok(Ok(Ok(result)))) => result.map_err(|error| store.error("write", key, error))?,
+            Some(Ok(Ok(Err(deadline)))) => return Err(store.timeout("write", key, deadline)),
             Some(Err(error)) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(_) => return Err(Error::Cancelled),
@@ -286,7 +289,7 @@ async fn complete(
     let deadline = store.deadline + FLUSH_A_PART * parts;
     let done = tokio::select! {
         () = cancel.cancelled() => return Err(Error::Cancelled),
-        done = store.within(deadline, upload.complete()) => done,
+        done = store.guarded(Change::Object, store.within(deadline, upload.complete())) => done?,
     };
     match done {
         Some(Ok(_)) => Ok(()),
