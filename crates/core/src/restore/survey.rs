@@ -17,6 +17,8 @@ pub(crate) struct Survey {
     pub(super) databases: Databases,
     /// The bytes that files take, by the OID of their tablespace, those of the data directory under none.
     pub(super) bytes: BTreeMap<Option<u32>, u64>,
+    /// The same of what is to lie behind links, by the path of the link; it counts there alone. The deepest ones come last.
+    pub(super) linked: Vec<(Vec<u8>, u64)>,
     /// The OIDs of the databases that have files.
     pub(super) found: BTreeSet<u32>,
     pub(crate) essential: Essential,
@@ -40,8 +42,17 @@ impl Survey {
         }
         let is_left_out = self.databases.leaves_out(path);
         if !is_left_out {
+            let bytes = size.div_ceil(BLOCK).saturating_mul(BLOCK);
+            let is_behind = |link: &[u8]| {
+                let below = path.strip_prefix(link);
+                below.is_some_and(|below| below.is_empty() || below[0] == b'/')
+            };
+            if let Some((_, sum)) = self.linked.iter_mut().rev().find(|(link, _)| is_behind(link)) {
+                *sum += bytes;
+                return false;
+            }
             let tablespace = tablespace_of(path).filter(|_| self.bytes.len() < LIMIT);
-            *self.bytes.entry(tablespace).or_default() += size.div_ceil(BLOCK).saturating_mul(BLOCK);
+            *self.bytes.entry(tablespace).or_default() += bytes;
         }
         is_left_out
     }
