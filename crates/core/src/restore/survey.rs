@@ -64,3 +64,33 @@ pub(super) fn tablespace_of(path: &[u8]) -> Option<u32> {
     let oid = rest.split(|byte| *byte == b'/').next()?;
     std::str::from_utf8(oid).ok()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_behind_a_link_counts_there_alone() {
+        let mut survey = Survey::new(Databases::default());
+        survey.linked = vec![
+            (b"base".to_vec(), 0),
+            (b"postgresql.conf".to_vec(), 0),
+            (b"base/5".to_vec(), 0),
+        ];
+        for path in [
+            "base/1/1259",
+            "base/5/1259",
+            "base/50/1259",
+            "base/5/1",
+            "postgresql.conf",
+            "pg_xact/0000",
+            "basement",
+        ] {
+            survey.look_at(path.as_bytes(), 1);
+        }
+        survey.look_at(b"pg_tblspc/16400/PG_15_1/5/1", 1);
+        let bytes: Vec<u64> = survey.linked.iter().map(|(_, bytes)| bytes / BLOCK).collect();
+        assert_eq!(bytes, [2, 1, 2]);
+        assert_eq!(survey.bytes, [(None, 2 * BLOCK), (Some(16_400), BLOCK)].into());
+    }
+}

@@ -138,11 +138,6 @@ impl Tree {
         self.own_roots().chain(of_others.map(OpenLink::root))
     }
 
-    /// The links that the user asked for.
-    pub(super) fn links(&self) -> &[OpenLink] {
-        &self.links
-    }
-
     /// Where the link `pg_wal` leads.
     pub(super) fn wal(&self) -> Option<&Root> {
         self.wal.as_ref()
