@@ -93,6 +93,102 @@ fn data_behind_links_comes_back() {
     }
 }
 
+/// A restore onto a machine that has its disks elsewhere: the links lead to them.
+#[test]
+fn data_behind_links_goes_where_the_user_has_his_disks() {
+    let site = Site::on_files();
+    let primary = site.primary(&[("walarchive.delta_max_steps", "1")]);
+    primary.psql("CREATE TABLE t AS SELECT a, md5(a::text) FROM generate_series(1, 20000) a");
+    primary.stop(StopMode::Fast);
+    let disk = site.dir().join("disk2");
+    let links = [
+        "base/5",
+        "base",
+        "global",
+        "pg_xact",
+        "pg_multixact/members",
+        "postgresql.conf",
+    ];
+    for path in links {
+        move_away(&primary, &disk, path);
+    }
+    give_to_server(&site, &disk);
+    primary.start_again();
+    wait_settled(&primary);
+    backup(&primary, "");
+    primary.psql("INSERT INTO t SELECT a, 'more' FROM generate_series(1, 1000) a");
+    let name = backup(&primary, "");
+    assert!(name.contains("_D_"), "{name}");
+    archive_all(&primary);
+    let before = primary.psql(FINGERPRINT);
+    let new = site.dir().join("new");
+    fs::create_dir_all(new.join("etc")).expect("could not make a directory");
+    fs::create_dir_all(new.join("pg_xact")).expect("could not make a directory");
+    give_to_server(&site, &new);
+    lose(&primary);
+
+    let place = |path: &str| match path {
+        "postgresql.conf" => new.join("etc/postgresql.conf"),
+        path => new.join(path.replace('/', "-")),
+    };
+    let map = |old: &str, path: &str| format!("--link={old}={}", place(path).display());
+    // One of them by where it led.
+    let led = disk.join("base").canonicalize().expect("there").display().to_string();
+    let mut args = vec![map(&led, "base")];
+    args.extend(["base/5", "pg_xact", "postgresql.conf", "global"].map(|path| map(path, path)));
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+
+    let (_, planned) = site.backup_fetch("restored", &name, &[&args[..], &["--dry-run"]].concat());
+    let shown = planned.stdout.clone();
+    planned.expect_success();
+    assert!(
+        shown.contains(&format!(
+            "link:         pg_xact to {} (was to ",
+            place("pg_xact").display()
+        )),
+        "{shown}"
+    );
+    assert!(!place("base").exists() && !site.dir().join("restored").exists());
+
+    let target = site.restore("restored", &name, &args);
+    for path in links.iter().filter(|path| **path != "pg_multixact/members") {
+        assert_eq!(fs::read_link(target.join(path)).expect(path), place(path));
+    }
+    assert!(place("base-5").join("PG_VERSION").is_file() && place("base").join("1/PG_VERSION").is_file());
+    let members = fs::symlink_metadata(target.join("pg_multixact/members")).expect("there");
+    assert!(members.is_dir(), "nobody wanted a link");
+    let restored = site.restored("restored").attach(&target);
+    restored.wait_promoted(PATIENCE);
+    assert_eq!(restored.psql(FINGERPRINT), before);
+    restored.psql("CREATE DATABASE another; DROP DATABASE another");
+    restored.stop(StopMode::Fast);
+
+    // Behind the links is what somebody may want: nothing there is removed, and nothing written over.
+    let (_, output) = site.backup_fetch("again", &name, &args);
+    assert!(
+        !output.success()
+            && output
+                .stderr
+                .contains("is not empty, and link \"base\" is to lead there"),
+        "{}",
+        output.stderr
+    );
+    let (_, output) = site.backup_fetch("again", &name, &[args[3]]);
+    assert!(
+        !output.success() && output.stderr.contains("exists already, and link \"postgresql.conf\""),
+        "{}",
+        output.stderr
+    );
+    let (_, output) = site.backup_fetch("restored", &name, &["--delta"]);
+    assert!(
+        !output.success() && output.stderr.contains("and --delta does not restore through it"),
+        "{}",
+        output.stderr
+    );
+    let started = site.restored("restored").attach(&target);
+    assert_eq!(started.psql(FINGERPRINT), before);
+}
+
 #[test]
 fn what_is_left_out_is_named_to_the_client_and_in_the_listing() {
     let site = Site::on_files();

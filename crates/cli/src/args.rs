@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 use walarchive_core::Result;
 use walarchive_core::restore::{
-    Owner, RecoveryMode, RecoveryTarget, RestoreMode, RestoreOptions, RestoreTarget, TablespaceMap, TargetAction,
-    TargetTimeline,
+    LinkMap, Owner, RecoveryMode, RecoveryTarget, RestoreMode, RestoreOptions, RestoreTarget, TablespaceMap,
+    TargetAction, TargetTimeline,
 };
 
 use crate::backup_mark::BackupMark;
@@ -200,6 +200,12 @@ pub struct BackupFetch {
     /// Put pg_wal into this directory, which must be empty or absent, and a link to it into the data directory, as initdb does.
     #[arg(long, value_name = "DIR", conflicts_with = "verify_only")]
     waldir: Option<PathBuf>,
+    /// Make a symbolic link of the original a link again, to NEW, which must be empty or absent; OLD is its path in the data directory
+    /// (pg_xact, base/5, postgresql.conf) or where it led. May be repeated.
+    #[arg(long, value_name = "OLD=NEW", conflicts_with = "verify_only", value_parser = by(|text| {
+        LinkMap::default().add(text).map(|()| text.to_owned())
+    }))]
+    link: Vec<String>,
     /// Restore into a directory of the same cluster, or go on with a restore that was interrupted: files that are as in the
     /// backup are kept, the others fetched, and what is not in the backup is removed, pg_wal included.
     #[arg(long, conflicts_with = "verify_only")]
@@ -297,10 +303,13 @@ impl BackupFetch {
         if let Some(directory) = &self.tablespace_map_all {
             tablespace_map.put_all(directory)?;
         }
+        let mut links = LinkMap::default();
+        self.link.iter().try_for_each(|text| links.add(text))?;
         let default = RestoreOptions::default();
         Ok(RestoreOptions {
             tablespace_map,
             wal_directory: self.waldir.clone(),
+            links,
             concurrency: self.concurrency.map_or(default.concurrency, usize::from),
             recovery: None,
             archive_off: self.archive_off,

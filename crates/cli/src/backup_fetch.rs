@@ -66,14 +66,14 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
         ));
     }
     let ignores_invalid_pages = plan.ignores_invalid_pages();
-    let (name, target) = (plan.backup.clone(), plan.target.clone());
+    let (name, target, has_links) = (plan.backup.clone(), plan.target.clone(), !plan.links.is_empty());
     let (progress, started) = (Arc::<Progress>::default(), Instant::now());
     let work = Box::pin(apply(plan, Arc::clone(&progress), cancelled_by_signal()?));
     let restored = progress::show(Arc::clone(&progress), args.quiet, work)
         .await
         .inspect_err(|_| {
             if progress.is_writing.load(Ordering::Relaxed) {
-                incomplete(&target);
+                incomplete(&target, has_links);
             }
         })?;
     say(args, &summary(&name, &target, &restored, started));
@@ -161,7 +161,20 @@ async fn prepare(args: &BackupFetch) -> Result<(RestorePlan, StorageConfig, Opti
         Some(directory) => ConfigurationPlan::read(&patient, name, metadata, directory).await?,
         None => None,
     };
-    let mut places = notes_on_places(metadata, configuration.is_some());
+    let mut followed = metadata.clone();
+    // The others are what the plan says.
+    followed
+        .links
+        .retain(|link| !plan.links.iter().any(|mapped| mapped.path == link.path));
+    let mut places = notes_on_places(&followed, configuration.is_some());
+    let mapped = plan.links.iter().map(|link| {
+        format!(
+            "\"{}\" becomes a symbolic link to \"{}\".",
+            link.path,
+            link.location.display()
+        )
+    });
+    places.extend(mapped);
     if args.config_dir.is_some() && configuration.is_none() {
         places.push("The backup has no configuration files beside those of the data directory.".to_owned());
     }
@@ -236,10 +249,14 @@ fn cancelled_by_signal() -> Result<CancellationToken> {
     Ok(cancel)
 }
 
-fn incomplete(target: &Path) {
+fn incomplete(target: &Path, has_links: bool) {
+    // Nothing behind a link is kept by --delta.
+    let next = match has_links {
+        true => "empty it, the directories of its tablespaces and the places of --link",
+        false => "run the same command with --delta to go on, or empty it, and the directories of its tablespaces,",
+    };
     eprintln!(
-        "walarchive: directory \"{}\" is incomplete and no server can start on it; run the same command with --delta to go \
-         on, or empty it, and the directories of its tablespaces, before the next attempt",
+        "walarchive: directory \"{}\" is incomplete and no server can start on it; {next} before the next attempt",
         target.display()
     );
 }

@@ -5,9 +5,11 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::Path;
 
+use nix::fcntl::readlinkat;
 use serde::{Deserialize, Serialize};
 
 use super::bare::is_bare;
+use super::links::refused_by_delta;
 use super::member::{MARKER, PG_CONTROL};
 use super::root::{Directories, Root, leads_to};
 use super::tablespaces::Tablespace;
@@ -92,7 +94,11 @@ pub(super) fn check(target: Option<&Root>, wal: Option<&Path>, sentinel: &Sentin
             let marker = serde_json::from_slice::<Marker>(marker).ok();
             marker.map(|marker| marker.system_identifier.unwrap_or(0))
         }
-        (None, None) => None,
+        // `global` is on another disk.
+        (None, None) => match readlinkat(target.directory(), "global") {
+            Ok(place) => return Err(refused_by_delta(&target.path.join("global"), Some(Path::new(&place)))),
+            Err(_) => None,
+        },
     };
     let Some(of_target) = of_target else {
         return Err(Error::config(

@@ -1,7 +1,10 @@
 //! Restoring into a directory in which something is: the same cluster, or what an interrupted restore left of it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use nix::sys::stat::SFlag;
@@ -9,6 +12,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::level::Bits;
+use super::links::refused_by_delta;
 use super::member::{BACKUP_MANIFEST, MARKER, is_always_new};
 use super::owner::Owner;
 use super::readback::copy;
@@ -19,6 +23,7 @@ use super::tablespaces::Tablespace;
 use super::tree::Tree;
 use super::walk::{Entry, walk};
 use crate::error::{Error, Result};
+use crate::places::is_of_server;
 
 /// Files that are open at a time and wait to be compared.
 const WAITING: usize = 64;
@@ -123,6 +128,9 @@ pub(super) fn compare(
                 return Ok(());
             }
             let stat = entry.stat()?;
+            if is_kind(&stat, SFlag::S_IFLNK) && is_of_server(Path::new(OsStr::from_bytes(entry.path))) {
+                return Err(refused_by_delta(&entry.full(), entry.target().as_deref()));
+            }
             let freed = entry.frees(&stat);
             // Root gives no file away that has another name elsewhere.
             let may_be_kept = is_kind(&stat, SFlag::S_IFREG) && (owner.is_none() || stat.st_nlink == 1);

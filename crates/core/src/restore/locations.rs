@@ -56,10 +56,15 @@ pub(super) fn confirm(tablespaces: &mut [Tablespace], found: &Directories, owner
     Ok(())
 }
 
+/// Is it a directory of the system, or in one? The path is without links.
+pub(super) fn is_of_the_system(real: &Path) -> bool {
+    let is_below = |directories: &[&str]| directories.iter().any(|directory| real.starts_with(directory));
+    is_below(&OF_THE_SYSTEM) && !is_below(&FOR_DATA)
+}
+
 fn needs_no_question(location: &Path, is_root: bool, owner: Option<Owner>) -> Result<bool> {
     let real = settled(location)?;
-    let is_below = |directories: &[&str]| directories.iter().any(|directory| real.starts_with(directory));
-    if is_below(&OF_THE_SYSTEM) && !is_below(&FOR_DATA) {
+    if is_of_the_system(&real) {
         return Ok(false);
     }
     if !is_root {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::links::LinkMap;
 use super::owner::Owner;
 use super::recovery::RecoverySettings;
 use super::tablespaces::TablespaceMap;
@@ -13,6 +14,8 @@ pub struct RestoreOptions {
     pub tablespace_map: TablespaceMap,
     /// Where `pg_wal` is to lead, absolute; none leaves it a directory, or the link that it is.
     pub wal_directory: Option<PathBuf>,
+    /// Links that the backup followed, and that are links again, to somewhere else.
+    pub links: LinkMap,
     /// Tars that are downloaded and unpacked at a time.
     pub concurrency: usize,
     /// The recovery settings to write; none leaves the directory as the backup had it.
@@ -55,6 +58,7 @@ impl Default for RestoreOptions {
         RestoreOptions {
             tablespace_map: TablespaceMap::default(),
             wal_directory: None,
+            links: LinkMap::default(),
             concurrency: processors.min(Self::MOST),
             recovery: None,
             archive_off: false,

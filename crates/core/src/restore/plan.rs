@@ -11,6 +11,7 @@ use super::databases::Databases;
 use super::existing::{self, Existing};
 use super::fetch::{blocking, read_with, whole};
 use super::level::{Bits, Level};
+use super::links::{self, MappedLink};
 use super::locations;
 use super::member::{MemberPath, TABLESPACE_MAP};
 use super::narrow::narrow;
@@ -29,6 +30,7 @@ use crate::cluster;
 use crate::codec::Format;
 use crate::error::{Error, Result};
 use crate::formats::Sentinel;
+use crate::inventory::find_backup;
 use crate::layout;
 use crate::storage::Store;
 
@@ -51,6 +53,8 @@ pub struct RestorePlan {
     pub tablespaces: Vec<Tablespace>,
     /// Where `pg_wal` leads, if it is a link.
     pub wal_directory: Option<PathBuf>,
+    /// Links of the original that are links again.
+    pub links: Vec<MappedLink>,
     /// The backups that it is based on, the parent first, the full one last; empty for a full backup.
     pub ancestors: Vec<String>,
     /// What recovery will be told, if anything.
@@ -146,7 +150,7 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
         mut levels,
         manifest,
         survey,
-    } = contents::read(store, &links, Survey::new(databases), &mut notes).await?;
+    } = contents::read(store, &links, place.survey(databases), &mut notes).await?;
     survey.databases.check(&survey.found, backup)?;
     if manifest.is_none() {
         notes.push("The backup has no manifest, so the content of its files cannot be compared with one.".to_owned());
@@ -187,6 +191,7 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
         target: place.target,
         tablespaces: place.tablespaces,
         wal_directory: place.directories.wal.as_ref().map(|wal| wal.path.clone()),
+        links: place.links,
         directories: place.directories,
         condition: place.condition,
         ancestors: links.into_iter().skip(1).map(|link| link.backup).collect(),
@@ -250,6 +255,7 @@ fn there(table: &Table, existing: Option<&Existing>) -> Option<Bits> {
 struct Place {
     target: PathBuf,
     tablespaces: Vec<Tablespace>,
+    links: Vec<MappedLink>,
     major: u32,
     /// Those of them that exist.
     directories: Directories,
@@ -273,6 +279,12 @@ impl Place {
         let mut place = Place {
             target: target.to_owned(),
             tablespaces: tablespaces::resolve(found, &options.tablespace_map, &source)?,
+            links: match options.links.is_empty() {
+                true => Vec::new(),
+                false => options
+                    .links
+                    .resolve(&find_backup(store, backup).await?.metadata.links)?,
+            },
             major: sentinel.pg_version / 10_000,
             directories: Directories::default(),
             condition: None,
@@ -284,6 +296,13 @@ impl Place {
         };
         place.directories = Directories::find(&place.target, &place.tablespaces)?;
         locations::confirm(&mut place.tablespaces, &place.directories, options.owner)?;
+        if options.mode == RestoreMode::Delta && !place.links.is_empty() {
+            return Err(Error::config(
+                "--link cannot be combined with --delta",
+                "A restore with --link needs an empty directory, and empty places for the links. If one was interrupted, empty these \
+                 and restore anew.",
+            ));
+        }
         let others = place
             .tablespaces
             .iter()
@@ -291,17 +310,32 @@ impl Place {
         let others = others
             .map(|location| tablespaces::settled(location))
             .collect::<Result<Vec<_>>>()?;
+        let mut taken = [&[place.target.clone()][..], &others[..]].concat();
         place.directories.wal = wal_directory::find(
             options.wal_directory.as_deref(),
             &place.target,
             &place.directories,
-            &[&[place.target.clone()][..], &others[..]].concat(),
+            &taken,
             options.mode == RestoreMode::Delta,
         )?;
+        if let Some(wal) = &place.directories.wal {
+            taken.push(tablespaces::settled(&wal.path)?);
+        }
+        place.directories.links = links::find_places(&place.links, &taken, options.owner)?;
         if options.mode == RestoreMode::Delta {
             place.condition = condition::check_directories(&place.directories, &place.tablespaces, sentinel)?;
         }
         Ok(place)
+    }
+
+    fn survey(&self, databases: Databases) -> Survey {
+        let mut survey = Survey::new(databases);
+        survey.linked = self
+            .links
+            .iter()
+            .map(|link| (link.path.clone().into_bytes(), 0))
+            .collect();
+        survey
     }
 
     /// What will be written where.
@@ -334,7 +368,12 @@ impl Place {
                 _ => 0,
             },
         };
-        places.map(need).collect()
+        let behind_links = self.links.iter().zip(&survey.linked).map(|(link, (_, bytes))| Need {
+            place: link.location.clone(),
+            bytes: if has_manifest { *bytes } else { 0 },
+            ..Need::default()
+        });
+        places.map(need).chain(behind_links).collect()
     }
 }
 

@@ -16,6 +16,7 @@ use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, fchownat};
 
+use super::links::LinkPlace;
 use super::owner::Owner;
 use super::tablespaces::{Tablespace, settled};
 use crate::error::{Error, Result};
@@ -56,6 +57,8 @@ pub(crate) struct Directories {
     pub(super) tablespaces: BTreeMap<Vec<u8>, Root>,
     /// Where `pg_wal` leads, if it is a link.
     pub(super) wal: Option<WalDirectory>,
+    /// Where other links are to lead.
+    pub(super) links: Vec<LinkPlace>,
 }
 
 /// Where `pg_wal` leads, if it is a link.
@@ -73,6 +76,7 @@ impl Directories {
             target: Root::reach(target, Missing::Leave)?,
             tablespaces: BTreeMap::new(),
             wal: None,
+            links: Vec::new(),
         };
         for tablespace in tablespaces {
             let Some(location) = &tablespace.location else { continue };

@@ -48,6 +48,15 @@ impl fmt::Display for RestorePlan {
         if let Some(wal) = &self.wal_directory {
             writeln!(f, "pg_wal:       a link to {}", wal.display())?;
         }
+        for link in &self.links {
+            writeln!(
+                f,
+                "link:         {} to {} (was to {})",
+                link.path,
+                link.location.display(),
+                link.original.escape_debug()
+            )?;
+        }
         for tablespace in &self.tablespaces {
             match &tablespace.location {
                 Some(location) if Path::new(&tablespace.original) == location => {

@@ -17,6 +17,8 @@ pub(crate) struct Survey {
     pub(super) databases: Databases,
     /// The bytes that files take, by the OID of their tablespace, those of the data directory under none.
     pub(super) bytes: BTreeMap<Option<u32>, u64>,
+    /// The same of what is to lie behind links, by the path of the link; it counts there alone. The deepest ones come last.
+    pub(super) linked: Vec<(Vec<u8>, u64)>,
     /// The OIDs of the databases that have files.
     pub(super) found: BTreeSet<u32>,
     pub(crate) essential: Essential,
@@ -40,8 +42,17 @@ impl Survey {
         }
         let is_left_out = self.databases.leaves_out(path);
         if !is_left_out {
+            let bytes = size.div_ceil(BLOCK).saturating_mul(BLOCK);
+            let is_behind = |link: &[u8]| {
+                let below = path.strip_prefix(link);
+                below.is_some_and(|below| below.is_empty() || below[0] == b'/')
+            };
+            if let Some((_, sum)) = self.linked.iter_mut().rev().find(|(link, _)| is_behind(link)) {
+                *sum += bytes;
+                return false;
+            }
             let tablespace = tablespace_of(path).filter(|_| self.bytes.len() < LIMIT);
-            *self.bytes.entry(tablespace).or_default() += size.div_ceil(BLOCK).saturating_mul(BLOCK);
+            *self.bytes.entry(tablespace).or_default() += bytes;
         }
         is_left_out
     }
@@ -52,4 +63,34 @@ pub(super) fn tablespace_of(path: &[u8]) -> Option<u32> {
     let rest = path.strip_prefix(b"pg_tblspc/")?;
     let oid = rest.split(|byte| *byte == b'/').next()?;
     std::str::from_utf8(oid).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_behind_a_link_counts_there_alone() {
+        let mut survey = Survey::new(Databases::default());
+        survey.linked = vec![
+            (b"base".to_vec(), 0),
+            (b"postgresql.conf".to_vec(), 0),
+            (b"base/5".to_vec(), 0),
+        ];
+        for path in [
+            "base/1/1259",
+            "base/5/1259",
+            "base/50/1259",
+            "base/5/1",
+            "postgresql.conf",
+            "pg_xact/0000",
+            "basement",
+        ] {
+            survey.look_at(path.as_bytes(), 1);
+        }
+        survey.look_at(b"pg_tblspc/16400/PG_15_1/5/1", 1);
+        let bytes: Vec<u64> = survey.linked.iter().map(|(_, bytes)| bytes / BLOCK).collect();
+        assert_eq!(bytes, [2, 1, 2]);
+        assert_eq!(survey.bytes, [(None, 2 * BLOCK), (Some(16_400), BLOCK)].into());
+    }
 }

@@ -34,25 +34,10 @@ impl TablespaceMap {
                 "Write OLD=NEW, where OLD is the tablespace's directory or OID, and NEW an absolute path.",
             )
         };
-        let mut halves = vec![String::new()];
-        let mut chars = text.chars().peekable();
-        while let Some(c) = chars.next() {
-            match c {
-                '\\' if chars.peek() == Some(&'=') => halves.last_mut().into_iter().for_each(|half| half.push('=')),
-                '=' => {
-                    halves.push(String::new());
-                    continue;
-                }
-                _ => halves.last_mut().into_iter().for_each(|half| half.push(c)),
-            }
-            if c == '\\' && chars.peek() == Some(&'=') {
-                chars.next();
-            }
-        }
-        let [old, new] = halves.as_slice() else {
+        let Some((old, new)) = halves(text) else {
             return Err(invalid(format!("\"{text}\" is not a tablespace mapping")));
         };
-        if old.is_empty() || !Path::new(new).is_absolute() {
+        if old.is_empty() || !Path::new(&new).is_absolute() {
             return Err(invalid(format!(
                 "\"{text}\" does not map a tablespace to an absolute path"
             )));
@@ -80,6 +65,27 @@ impl TablespaceMap {
     fn matches(old: &str, oid: &str, location: &str) -> bool {
         old == oid || (!location.is_empty() && old == location.trim_end_matches('/'))
     }
+}
+
+/// The two sides of `OLD=NEW`. A `=` in a path is written `\=`.
+pub(super) fn halves(text: &str) -> Option<(String, String)> {
+    let mut halves = vec![String::new()];
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' if chars.peek() == Some(&'=') => halves.last_mut().into_iter().for_each(|half| half.push('=')),
+            '=' => {
+                halves.push(String::new());
+                continue;
+            }
+            _ => halves.last_mut().into_iter().for_each(|half| half.push(c)),
+        }
+        if c == '\\' && chars.peek() == Some(&'=') {
+            chars.next();
+        }
+    }
+    let [old, new]: [String; 2] = halves.try_into().ok()?;
+    Some((old, new))
 }
 
 /// The tablespaces by OID and location, as the sentinel's `Spec` has them. `object` is for messages.

@@ -19,6 +19,7 @@ use nix::unistd::{UnlinkatFlags, symlinkat, syncfs, unlinkat};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
+use super::links::OpenLink;
 use super::member::{LONGEST_NAME, MemberPath};
 use super::owner::Owner;
 use super::root::{Directories, Root, WalDirectory, device, failed, give, give_named, leads_to, open_file, open_own};
@@ -34,6 +35,8 @@ pub(super) struct Tree {
     tablespaces: BTreeMap<Vec<u8>, Root>,
     /// Where the link `pg_wal` leads; none if it is a directory.
     wal: Option<Root>,
+    /// Other links, the deepest ones last.
+    links: Vec<OpenLink>,
     /// The file systems of these.
     devices: BTreeSet<u64>,
     /// Of each other one that is mounted below them, a directory to which something was written since the last flush.
@@ -75,6 +78,7 @@ impl Tree {
             target: found.target.take().map_or_else(|| Root::create(target, owner), Ok)?,
             tablespaces: BTreeMap::new(),
             wal: None,
+            links: Vec::new(),
             devices: BTreeSet::new(),
             mounted: Mutex::default(),
             owner,
@@ -92,13 +96,18 @@ impl Tree {
         if let Some(WalDirectory { path, root }) = found.wal.take() {
             tree.wal = Some(root.map_or_else(|| Root::create(&path, owner), Ok)?);
         }
+        tree.links = found
+            .links
+            .into_iter()
+            .map(|link| link.open(owner))
+            .collect::<Result<_>>()?;
         tree.devices = tree.roots().map(Root::device).collect::<Result<_>>()?;
         Ok(tree)
     }
 
     /// Give the directories themselves to the owner, and the mode with which a server starts.
     pub(super) fn take_over(&self) -> Result<()> {
-        for root in self.roots() {
+        for root in self.own_roots() {
             let directory = root.directory();
             give(directory, self.owner, &root.path)?;
             let meta = directory
@@ -114,10 +123,19 @@ impl Tree {
         Ok(())
     }
 
-    fn roots(&self) -> impl Iterator<Item = &Root> {
+    /// Those in which nothing is but what belongs to the server.
+    fn own_roots(&self) -> impl Iterator<Item = &Root> {
+        let behind_links = self.links.iter().filter(|link| link.is_directory());
         std::iter::once(&self.target)
             .chain(self.tablespaces.values())
             .chain(&self.wal)
+            .chain(behind_links.map(OpenLink::root))
+    }
+
+    /// All in which something is written.
+    fn roots(&self) -> impl Iterator<Item = &Root> {
+        let of_others = self.links.iter().filter(|link| !link.is_directory());
+        self.own_roots().chain(of_others.map(OpenLink::root))
     }
 
     /// Where the link `pg_wal` leads.
@@ -139,10 +157,17 @@ impl Tree {
         self.owner
     }
 
-    /// Create the links to the tablespaces and to the directory for WAL, unless they are there.
+    /// Create the links to the tablespaces, to the directory for WAL and to the other places, unless they are there.
     pub(super) fn link(&self, tablespaces: &[Tablespace]) -> Result<()> {
         if let Some(wal) = &self.wal {
             self.link_one(&[], OsStr::new("pg_wal"), &wal.path)?;
+        }
+        // One may lie behind another.
+        for link in &self.links {
+            let Some((name, parents)) = link.at().split_last() else {
+                continue;
+            };
+            self.link_one(parents, OsStr::from_bytes(name), link.location())?;
         }
         for tablespace in tablespaces {
             let Some(location) = &tablespace.location else { continue };
@@ -153,7 +178,8 @@ impl Tree {
 
     fn link_one(&self, parents: &[Vec<u8>], name: &OsStr, location: &Path) -> Result<()> {
         let full = || self.target.join(parents).join(name);
-        let links = self.target.descend(parents, self.owner)?;
+        let (root, below) = self.locate(parents);
+        let links = root.descend(below, self.owner)?;
         if leads_to(&links, name, location) {
             return Ok(());
         }
@@ -170,7 +196,7 @@ impl Tree {
             let set = file.set_permissions(Permissions::from_mode(mode));
             set.map_err(|error| Error::io("set the mode of", path, error))
         };
-        for root in self.roots() {
+        for root in self.own_roots() {
             set(root.directory(), 0o750, &root.path)?;
         }
         for name in files {
@@ -216,7 +242,7 @@ impl Tree {
 
     /// None if nothing is there.
     fn rename<'a>(
-        &self,
+        &'a self,
         path: &'a MemberPath,
         names: impl Fn(&OsStr) -> (OsString, OsString),
     ) -> Result<Option<Spot<'a>>> {
@@ -231,28 +257,32 @@ impl Tree {
 
     /// The content of a small file, of at most `limit` bytes; none if it is not there.
     pub(super) fn read(&self, path: &MemberPath, limit: u64) -> Result<Option<Vec<u8>>> {
-        let (root, components) = self.locate(path);
+        let (root, components) = self.locate(path.components());
         root.read(components, limit)
     }
 
     /// The root that a path is below, and the rest of the path.
-    fn locate<'a>(&self, path: &'a MemberPath) -> (&Root, &'a [Vec<u8>]) {
-        match path.components() {
+    fn locate<'a>(&'a self, components: &'a [Vec<u8>]) -> (&'a Root, &'a [Vec<u8>]) {
+        let mut links = self.links.iter().rev();
+        if let Some(found) = links.find_map(|link| link.locate(components)) {
+            return found;
+        }
+        match components {
             [links, oid, rest @ ..] if links == b"pg_tblspc" => match self.tablespaces.get(oid) {
                 Some(root) => (root, rest),
-                None => (&self.target, path.components()),
+                None => (&self.target, components),
             },
             [first, rest @ ..] if first == b"pg_wal" => match &self.wal {
                 Some(root) => (root, rest),
-                None => (&self.target, path.components()),
+                None => (&self.target, components),
             },
             components => (&self.target, components),
         }
     }
 
     /// Where a file is, if its directory is there.
-    fn look<'a>(&self, path: &'a MemberPath) -> Result<Option<Spot<'a>>> {
-        let (root, components) = self.locate(path);
+    fn look<'a>(&'a self, path: &'a MemberPath) -> Result<Option<Spot<'a>>> {
+        let (root, components) = self.locate(path.components());
         let Some((name, parents)) = components.split_last() else {
             return Ok(None);
         };
@@ -264,8 +294,8 @@ impl Tree {
     }
 
     /// Where a file is to be; its directory is there then.
-    fn reach<'a>(&self, path: &'a MemberPath) -> Result<Spot<'a>> {
-        let (root, components) = self.locate(path);
+    fn reach<'a>(&'a self, path: &'a MemberPath) -> Result<Spot<'a>> {
+        let (root, components) = self.locate(path.components());
         let Some((name, parents)) = components.split_last() else {
             return Err(Error::damaged(path.to_string(), "A file has the name of a directory."));
         };
@@ -292,7 +322,7 @@ impl Tree {
 
     /// Create a directory, and those above it, unless it exists. `mode` may open it for the group.
     pub(super) fn create_directory(&self, path: &MemberPath, mode: u32) -> Result<()> {
-        let (root, components) = self.locate(path);
+        let (root, components) = self.locate(path.components());
         let directory = root.descend(components, self.owner)?;
         self.remember(&directory)
             .map_err(|error| Error::io("open", root.join(components), error))?;

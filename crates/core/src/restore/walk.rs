@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
+use nix::fcntl::readlinkat;
 use nix::sys::stat::FileStat;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -48,6 +49,11 @@ impl Entry<'_> {
 
     pub(super) fn stat(&self) -> Result<FileStat> {
         root::stat(self.directory, self.name).map_err(|error| self.failed("read", error))
+    }
+
+    /// Where a link leads.
+    pub(super) fn target(&self) -> Option<PathBuf> {
+        readlinkat(self.directory, self.name).ok().map(PathBuf::from)
     }
 
     /// None if it cannot be read.

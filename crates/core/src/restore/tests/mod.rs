@@ -6,6 +6,7 @@ mod damage;
 mod essential;
 mod existing;
 mod lies;
+mod links;
 mod mounts;
 mod options;
 mod others;
