@@ -4,7 +4,7 @@
 use walarchive_pg_test::archiving::{archiving, first_waiting, wait_message};
 use walarchive_pg_test::repository::Repository;
 use walarchive_pg_test::site::{Site, archive_all, backup};
-use walarchive_testkit::{PATIENCE, TestDir};
+use walarchive_testkit::{Cluster, PATIENCE, StopMode, TestDir};
 
 #[test]
 fn nothing_is_written_where_encryption_is_configured() {
@@ -26,6 +26,7 @@ fn nothing_is_written_where_encryption_is_configured() {
         "SELECT walarchive_backup_push()",
         "SELECT walarchive_backup_mark('base_000000010000000000000001')",
         "SELECT * FROM walarchive_delete_garbage(confirm => true)",
+        "SELECT walarchive_take_over()",
     ] {
         let error = cluster.try_psql_verbose(sql);
         assert!(
@@ -48,6 +49,31 @@ fn nothing_is_written_where_encryption_is_configured() {
     assert_eq!(stored, 0, "not at the shutdown, either");
     let log = cluster.log();
     assert!(!log.contains("0123456789abcdef"), "the key is in the log");
+    assert!(
+        !repository.path().join("walarchive_005").exists(),
+        "nobody has claimed it"
+    );
+}
+
+#[test]
+fn a_server_that_encryption_holds_back_keeps_its_lease() {
+    let dir = TestDir::new();
+    let repository = Repository::new(&dir, "repository");
+    let original = archiving(&dir, "c", &repository.url())
+        .setting("walarchive.lease_interval", "1s")
+        .start();
+    let segment = original.switch_wal();
+    original.wait_archived(&segment, PATIENCE);
+    original.stop(StopMode::Fast);
+    let refused = Cluster::builder(&dir, "attached")
+        .env("WALG_LIBSODIUM_KEY", "0123456789abcdef0123456789ABCDEF")
+        .attach_stopped(original.datadir());
+    let alive = || std::fs::read(repository.path().join("walarchive_005/lease/00000001.alive.json")).ok();
+    let before = alive();
+    refused.start_again();
+    refused.wait_until("the lease is renewed", PATIENCE, || alive() != before);
+    let segment = refused.switch_wal();
+    assert!(refused.waiting_files().contains(&segment), "and nothing is archived");
 }
 
 #[test]

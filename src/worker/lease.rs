@@ -55,15 +55,18 @@ impl Keeper {
         if server::archive_mode() == "off" && !in_recovery {
             return None;
         }
-        // The archiver says what is wrong with the settings.
-        let archive = ArchiveSettings::for_writing()
+        // The archiver says what is wrong with the settings, and that nothing is to be stored in plain text. The lease is kept
+        // even then, as it holds nothing of the cluster's: this server lives, and a copy of it must see that.
+        let may_take = ArchiveSettings::for_writing().is_ok();
+        let archive = ArchiveSettings::current()
             .and_then(|settings| bridge::archive(&settings))
             .ok()?;
         let sender = self.sender.clone();
         let work = async move {
             match archive.writer() {
                 Some(writer) if in_recovery => writer.note_recovery().await,
-                Some(writer) => writer.tick().await,
+                Some(writer) if may_take || writer.status()?.state == "held" => writer.tick().await,
+                Some(_) => Ok(()),
                 None => Ok(()),
             }
         };

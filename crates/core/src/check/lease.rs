@@ -30,20 +30,35 @@ async fn holder(store: &Store, writer: Option<&Writer>) -> Result<Check> {
             "nobody holds the lease yet: the first server that writes takes it",
         ));
     };
+    let unreadable = lease.holder.is_unreadable();
     let age = (Utc::now() - lease.alive.as_ref().map_or(lease.holder.since, |alive| alive.time)).num_seconds();
-    let mut detail = format!(
-        "{} holds the lease as epoch {} on timeline {} ({}), and renewed it {} s ago by its clock",
-        lease.name(),
-        lease.holder.epoch,
-        lease.timeline(),
-        lease.holder.how,
-        age.max(0)
-    );
+    let mut detail = match unreadable {
+        true => format!(
+            "somebody holds the lease as epoch {}, but its object cannot be read",
+            lease.holder.epoch
+        ),
+        false => format!(
+            "{} holds the lease as epoch {} on timeline {} ({}), and renewed it {} s ago by its clock",
+            lease.name(),
+            lease.holder.epoch,
+            lease.timeline(),
+            lease.holder.how,
+            age.max(0)
+        ),
+    };
     if matches!(store.create_only(), Some(CreateOnly::Ignored | CreateOnly::Unsupported)) {
         detail.push_str("; the store has no create-only writes, so whoever takes the lease reads back what he wrote");
     }
     let Some(writer) = writer else {
-        return Ok(Check::ok(name, detail));
+        return Ok(match unreadable {
+            true => Check::warning(
+                name,
+                detail,
+                "It was damaged, or put there by something else. The server that is to write takes the lease once nobody renews \
+                 it, or at once by SELECT walarchive_take_over().",
+            ),
+            false => Check::ok(name, detail),
+        });
     };
     let own = writer.data_directory().display();
     Ok(match writer.status()?.state {

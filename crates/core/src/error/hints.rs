@@ -1,7 +1,16 @@
 //! What to do about a store that fails: a hint for each kind of failure, told by what the store or the network said.
 
 /// Marks in the reason, all in lower case, and the hint. The first one that fits counts.
-const KINDS: [(&[&str], &str); 20] = [
+const KINDS: [(&[&str], &str); 22] = [
+    (
+        &["and wants to be asked at"],
+        "No redirection is followed, as requests hold secrets. If that is the place of the store, name it by the endpoint (and \
+         its region) in walarchive.storage_options.",
+    ),
+    (
+        &["which is more than such an answer can have"],
+        "What answers there is no store, or a broken one. Check the endpoint in walarchive.storage_options.",
+    ),
     (
         &["no space left on device"],
         "Free some space where the repository is, or give it more.",
@@ -165,6 +174,14 @@ mod tests {
     fn each_kind_has_a_hint_of_its_own() {
         let mut seen = Vec::new();
         for (reason, says) in [
+            (
+                "the store answered 307 Temporary Redirect and wants to be asked at \"http://h:9\", which is not done",
+                "No redirection is followed",
+            ),
+            (
+                "the store answered with more than 65536 bytes, which is more than such an answer can have",
+                "no store, or a broken one",
+            ),
             ("invalid peer certificate: UnknownIssuer", "ca_cert_file"),
             (
                 "invalid peer certificate: certificate not valid for name \"h\"",

@@ -212,7 +212,20 @@ impl Writer {
         });
         match decision {
             Decision::Renew if young && !renew && !instance.take_over => Ok(()),
-            Decision::Renew => self.renew(instance, &view).await,
+            Decision::Renew => {
+                let epoch = view.highest;
+                self.renew(instance, &view).await?;
+                if young {
+                    return Ok(());
+                }
+                // Whoever took this lease for stale may have come between the look and the sign of life.
+                let view = View::read(&self.store).await?;
+                if view.highest <= epoch {
+                    return Ok(());
+                }
+                let (instance, _) = Instance::of(&self.data_dir)?;
+                self.refuse(instance, &view, Why::Lost)
+            }
             Decision::Acquire(how) => self.acquire(instance, &view, how).await,
             Decision::Refuse(why) => self.refuse(instance, &view, why),
         }

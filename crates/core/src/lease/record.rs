@@ -123,6 +123,11 @@ impl Holder {
         format!("{}:{}", self.hostname, self.data_directory)
     }
 
+    /// Whether its object could not be read, so that nothing but the epoch is known.
+    pub fn is_unreadable(&self) -> bool {
+        self.instance.is_empty()
+    }
+
     /// All that there were, by epoch.
     pub async fn all(store: &Store) -> Result<Vec<Holder>> {
         let mut epochs: Vec<u64> = Vec::new();

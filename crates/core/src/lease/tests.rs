@@ -326,6 +326,21 @@ async fn a_standby_archives_the_history_of_the_holder_only() {
 }
 
 #[tokio::test]
+async fn a_check_tells_a_lease_that_cannot_be_read() {
+    let store = Store::of(Arc::new(Pretender::new(Create::Overwrites)), "memory:");
+    store
+        .put(&crate::layout::lease_holder(99), bytes::Bytes::from_static(b"x"))
+        .await
+        .expect("put");
+    let checks = crate::check::check_lease(&store, None, None).await;
+    assert_eq!(checks[0].status, crate::check::Status::Warning);
+    assert_eq!(
+        checks[0].detail,
+        "somebody holds the lease as epoch 99, but its object cannot be read"
+    );
+}
+
+#[tokio::test]
 async fn a_check_names_the_holder_and_a_store_that_overwrites() {
     let store = Store::of(Arc::new(Pretender::new(Create::Overwrites)), "memory:");
     let (dir, other) = (data_dir(), data_dir());
@@ -393,6 +408,32 @@ async fn another_interval_counts_by_the_shorter_one_until_the_store_has_it() {
         meddler.rule(|_, _| Act::Pass);
         writer.tick().await.expect("renewed");
     }
+}
+
+/// A holder that slept looks, and before its sign of life is there another one has called the lease stale.
+#[tokio::test]
+async fn a_lease_that_is_taken_at_the_last_moment_is_lost() {
+    let (dir, meddler) = (data_dir(), Meddler::new(Arc::default()));
+    let store = meddler.store();
+    let holder = writer(&store, dir.path(), 1);
+    holder.permit(Write::Object).await.expect("the first");
+    let object = store.get(&layout::lease_holder(1), 1 << 20).await.expect("read");
+    let mut taken: serde_json::Value = serde_json::from_slice(&object.expect("there")).expect("JSON");
+    for (field, value) in [
+        ("epoch", 2.into()),
+        ("instance", "other".into()),
+        ("token", "theirs".into()),
+    ] {
+        assert!(
+            std::mem::replace(&mut taken[field], value) != serde_json::Value::Null,
+            "{field}"
+        );
+    }
+    tokio::time::sleep(TICK * (VALID + 1)).await;
+    let theirs = vec![(layout::lease_holder(2), Some(taken.to_string()))];
+    meddler.once(Op::Put, &layout::lease_alive(1), Act::Then(theirs));
+    assert!(reason(holder.permit(Write::Object).await).contains("has lost it"));
+    reason(holder.permit(Write::Deletion).await);
 }
 
 /// A store that can be read and takes no writes, because it is full or nobody may: each try draws a token.
