@@ -53,7 +53,7 @@ pub fn fine(request: &Request) -> Answer {
             200,
             "<ListMultipartUploadsResult><Bucket>b</Bucket><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>",
         ),
-        "GET" if target.contains("list-type=2") => Answer::new(200, "<R></R>"),
+        "GET" if target.contains("list-type=2") => Answer::new(200, "<ListBucketResult></ListBucketResult>"),
         "GET" if request.header("range") == Some("bytes=0-6") => Answer::new(206, "content")
             .header("Content-Range", "bytes 0-6/7")
             .header("ETag", "\"1\"")
