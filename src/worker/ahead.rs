@@ -90,6 +90,10 @@ impl Ahead {
             return Ok(None);
         }
         self.paused_until = None;
+        let (now, resting) = (Instant::now(), self.resting.len());
+        self.resting.retain(|_, until| *until > now);
+        // A file that has rested is found again.
+        self.rescan |= self.resting.len() < resting;
         if self.names.is_empty() && self.rescan {
             self.rescan = false;
             let begun = Instant::now();
@@ -100,14 +104,10 @@ impl Ahead {
             // A full batch: there is more behind it.
             self.rescan = self.names.len() == BATCH;
         }
-        let now = Instant::now();
-        self.resting.retain(|_, until| *until > now);
         while let Some(name) = self.names.pop_front() {
             if !self.resting.contains_key(&name) {
                 return Ok(Some(name));
             }
-            // It will be found again, when it has rested.
-            self.rescan = true;
         }
         Ok(None)
     }

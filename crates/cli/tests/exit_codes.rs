@@ -16,7 +16,7 @@ impl Place {
         let place = Place {
             dir: tempfile::tempdir().expect("a directory"),
         };
-        for name in ["store", "data/pg_wal", "data/global"] {
+        for name in ["store", "data/pg_wal", "data/global", "data/base"] {
             std::fs::create_dir_all(place.path(name)).expect("created");
         }
         std::fs::write(place.path("data/PG_VERSION"), "15\n").expect("written");

@@ -21,7 +21,7 @@ impl Place {
         let place = Place {
             dir: tempfile::tempdir().expect("a directory"),
         };
-        for name in ["store", "home", "data/pg_wal", "data/global"] {
+        for name in ["store", "home", "data/pg_wal", "data/global", "data/base"] {
             std::fs::create_dir_all(place.path(name)).expect("created");
         }
         place.write("data/PG_VERSION", b"15\n", 0o600);

@@ -160,7 +160,13 @@ pub(super) fn of_missing_store(target: &str, reason: &str) -> String {
         _ => "",
     };
     // It is there, but holds no repository.
-    if kind.is_empty() || name.is_empty() || reason.starts_with("There is no repository") {
+    if reason.starts_with("There is no repository") && !kind.is_empty() {
+        return format!(
+            "Correct walarchive.storage, if the repository has another prefix. The {kind} \"{name}\" is there; the first server \
+             that archives makes the repository in it."
+        );
+    }
+    if kind.is_empty() || name.is_empty() {
         return "Create it, owned by the server's user if it is a directory, or correct walarchive.storage.".to_owned();
     }
     format!("Create it, or correct walarchive.storage: the store has no {kind} \"{name}\".")
@@ -169,6 +175,14 @@ pub(super) fn of_missing_store(target: &str, reason: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bucket_without_a_repository_is_not_to_be_created() {
+        let hint = |reason| of_missing_store("s3://bucket/p", reason);
+        assert!(hint("There is no repository in it: …").contains("\"bucket\" is there"));
+        assert!(hint("404").contains("no bucket \"bucket\""));
+        assert!(of_missing_store("file:///x", "There is no repository in it").starts_with("Create it"));
+    }
 
     #[test]
     fn each_kind_has_a_hint_of_its_own() {

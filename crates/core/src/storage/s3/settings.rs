@@ -159,7 +159,8 @@ impl Settings {
         let in_environment = has(&[Key::AccessKeyId, Key::SecretAccessKey]);
         if self.from_file || (in_environment && !self.profile_is_option) {
             if !self.from_file {
-                self.origin = "AWS_ACCESS_KEY_ID in the environment of the process".to_owned();
+                self.origin =
+                    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment of the process".to_owned();
             }
             self.take_region_of_profile();
             return self.check_static();
