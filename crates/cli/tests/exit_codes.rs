@@ -73,10 +73,12 @@ fn object(place: &Place) -> PathBuf {
         .expect("an object")
 }
 
+/// But for those in which `wal-push` notes whether it may write.
 fn files_in(directory: &Path) -> Vec<String> {
     let names = std::fs::read_dir(directory).expect("read");
     names
         .map(|entry| entry.expect("read").file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.starts_with("walarchive.instance"))
         .collect()
 }
 

@@ -162,8 +162,8 @@ pub(super) fn of_missing_store(target: &str, reason: &str) -> String {
     // It is there, but holds no repository.
     if reason.starts_with("There is no repository") && !kind.is_empty() {
         return format!(
-            "Correct walarchive.storage, if the repository has another prefix. The {kind} \"{name}\" is there; the first server \
-             that archives makes the repository in it."
+            "The {kind} is there. Correct walarchive.storage if the repository has another prefix; else the first server that \
+             archives makes it."
         );
     }
     if kind.is_empty() || name.is_empty() {
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn a_bucket_without_a_repository_is_not_to_be_created() {
         let hint = |reason| of_missing_store("s3://bucket/p", reason);
-        assert!(hint("There is no repository in it: …").contains("\"bucket\" is there"));
+        assert!(hint("There is no repository in it: …").starts_with("The bucket is there."));
         assert!(hint("404").contains("no bucket \"bucket\""));
         assert!(of_missing_store("file:///x", "There is no repository in it").starts_with("Create it"));
     }

@@ -180,7 +180,9 @@ impl Spec {
             };
             leftover(&name, now() - TimeDelta::hours(*age), *deleting)
         });
-        folders.collect()
+        // A folder is there once.
+        let mut names = BTreeSet::new();
+        folders.filter(|folder| names.insert(folder.name.clone())).collect()
     }
 
     fn inventory_names(&self) -> Vec<String> {
