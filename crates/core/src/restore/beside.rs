@@ -30,7 +30,7 @@ pub(super) fn notes(
         let known = tablespaces.iter().find(|tablespace| tablespace.oid == oid.to_string());
         let place = known.and_then(|tablespace| tablespace.location.as_deref());
         let created = Path::new(location);
-        // One in place lies within the copy, and one that goes to where it was is the copy's own.
+        // One in place is inside the copy, and one that goes to where it was is the copy's own.
         if !created.is_absolute() || place == Some(created) {
             continue;
         }

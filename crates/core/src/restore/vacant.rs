@@ -8,7 +8,7 @@ use super::root::Root;
 use super::tablespaces::{Tablespace, settled};
 use crate::error::{Error, Result};
 
-/// Check that no directory lies within another and, if asked for, that all are empty or absent. Returns the target with its
+/// Check that no directory is inside another and, if asked for, that all are empty or absent. Returns the target with its
 /// links resolved.
 pub(super) fn check_directories(target: &Path, tablespaces: &[Tablespace], must_be_empty: bool) -> Result<PathBuf> {
     let target = settled(target)?;

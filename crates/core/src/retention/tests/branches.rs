@@ -64,7 +64,7 @@ fn what_production_needs_stays_when_a_clone_deletes() {
         .to_string();
     assert!(refused.contains("is not this server's alone: timeline 1"), "{refused}");
     assert!(plan(&inventory, &Request::Everything { force: false }, &situation(2, 30)).is_err());
-    // And gone if that is insisted upon.
+    // And gone with --force.
     let insisted = Situation {
         regardless_of_branches: true,
         ..situation(2, 30)
