@@ -175,8 +175,9 @@ fn a_backup_yields_to_wal() {
     );
     assert_eq!(phase, "copying files", "the backup was over before the WAL");
     // Four or five megabytes on a link that carries one in 2.5 s; with an equal share for each connection of the backup it
-    // would take three times as long. A loaded machine needs some seconds more.
-    assert!(took < Duration::from_secs(16) + 2 * LOADED, "{took:?}");
+    // would take three times as long. What the backup had handed to the network before goes first, and a loaded machine needs
+    // some seconds more.
+    assert!(took < Duration::from_secs(21) + 2 * LOADED, "{took:?}");
     backup.wait(4 * PATIENCE).expect_success();
     let took = begun.elapsed();
     let bytes = site.proxy.carried();
