@@ -6,14 +6,13 @@ mod http;
 mod link;
 
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 pub use fault::{Fault, StatusFault};
-use nix::libc;
+use socket2::SockRef;
 
 use crate::wait::{PATIENCE, wait_until};
 
@@ -53,10 +52,10 @@ struct Listener {
 }
 
 /// Bytes that the kernel may hold for a connection before the proxy reads them.
-const RECEIVE_BUFFER: i32 = 64 << 10;
+const RECEIVE_BUFFER: usize = 64 << 10;
 
 /// Bytes that are sent at once, as on a link of Ethernet: by those of loopback, 64 kB, the kernel reckons how much it buffers.
-const SEGMENT: i32 = 1400;
+const SEGMENT: u32 = 1400;
 
 /// What all connections see.
 #[derive(Default)]
@@ -78,21 +77,10 @@ struct Shared {
 }
 
 fn small_buffer(listener: &TcpListener) {
-    let set = |level, name, value: libc::c_int| {
-        // SAFETY: the descriptor is open while it is borrowed, and the value is an int, as both options have it.
-        let done = unsafe {
-            libc::setsockopt(
-                listener.as_raw_fd(),
-                level,
-                name,
-                (&raw const value).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            )
-        };
-        assert_eq!(done, 0, "could not set an option of a socket");
-    };
-    set(libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER);
-    set(libc::IPPROTO_TCP, libc::TCP_MAXSEG, SEGMENT);
+    let socket = SockRef::from(listener);
+    let set = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+    set.and_then(|()| socket.set_tcp_mss(SEGMENT))
+        .expect("could not set an option of a socket");
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
