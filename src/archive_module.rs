@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
-use walarchive_core::Error;
 use walarchive_core::archive::{Fingerprint, Pushed};
-use walarchive_core::storage::Motion;
 use walarchive_core::wal::WalFileName;
+use walarchive_core::{Error, StorageError};
+use walarchive_storage::Motion;
 
 use crate::bridge::{self, Bridge};
 use crate::error;
@@ -301,11 +301,11 @@ impl Call {
                 failure
             }
             _ => {
-                let mut failure = note(&Error::Timeout {
+                let mut failure = note(&Error::Storage(StorageError::Timeout {
                     operation: "archive",
                     object: self.file.as_str().to_owned(),
                     deadline: within,
-                });
+                }));
                 if let Some(sent) = now.filter(|sent| *sent > 0) {
                     failure.detail = Text::new(&format!(
                         "{sent} bytes were handed to the network, of which nothing more was seen since. The upload goes on."

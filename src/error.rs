@@ -3,7 +3,7 @@
 use pgrx::{PgLogLevel, PgSqlErrorCode, ereport};
 use walarchive_core::backup::CorruptPages;
 use walarchive_core::formats::LeftOut;
-use walarchive_core::{Error, printable, wal_g};
+use walarchive_core::{Error, StorageError, printable, wal_g};
 
 use crate::pg::text::message;
 use crate::pg::{CaughtError, ErrorReport};
@@ -27,25 +27,43 @@ pub enum Severity {
 fn sqlstate(error: &Error) -> PgSqlErrorCode {
     use PgSqlErrorCode::*;
     match error {
-        Error::Config { .. } | Error::WrongRegion { .. } => ERRCODE_CONFIG_FILE_ERROR,
-        Error::Unauthorized { .. } | Error::NoCredentials { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
-        Error::NoSuchStore { .. } | Error::NotFound { .. } | Error::NoBackup { .. } => ERRCODE_UNDEFINED_FILE,
-        Error::Store { .. } | Error::ClockSkew { .. } => ERRCODE_CONNECTION_FAILURE,
-        Error::Unsupported { .. } | Error::Encrypted { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
-        Error::Timeout { .. } => ERRCODE_CONNECTION_DOES_NOT_EXIST,
+        Error::Storage(error) => sqlstate_of_storage(error),
+        Error::Config { .. } => ERRCODE_CONFIG_FILE_ERROR,
+        Error::NoRepository { .. } | Error::NoBackup { .. } => ERRCODE_UNDEFINED_FILE,
+        Error::Encrypted { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
         Error::Conflict { .. } | Error::BackupExists { .. } => ERRCODE_DUPLICATE_FILE,
-        Error::ForeignRepository { .. }
-        | Error::OtherSegmentSize { .. }
-        | Error::BehindLink { .. }
-        | Error::NotWriter { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        Error::ForeignRepository { .. } | Error::OtherSegmentSize { .. } | Error::NotWriter { .. } => {
+            ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+        }
         Error::InvalidWal { .. } | Error::Damaged { .. } | Error::CorruptPages { .. } => ERRCODE_DATA_CORRUPTED,
-        Error::Io { source, .. } => match source.kind() {
-            std::io::ErrorKind::StorageFull => ERRCODE_DISK_FULL,
-            std::io::ErrorKind::NotFound => ERRCODE_UNDEFINED_FILE,
-            std::io::ErrorKind::PermissionDenied => ERRCODE_INSUFFICIENT_PRIVILEGE,
-            _ => ERRCODE_IO_ERROR,
-        },
+        Error::Io { source, .. } => sqlstate_of_io(source),
         Error::Cancelled => ERRCODE_QUERY_CANCELED,
+    }
+}
+
+fn sqlstate_of_storage(error: &StorageError) -> PgSqlErrorCode {
+    use PgSqlErrorCode::*;
+    match error {
+        StorageError::Config { .. } | StorageError::WrongRegion { .. } => ERRCODE_CONFIG_FILE_ERROR,
+        StorageError::Unauthorized { .. } | StorageError::NoCredentials { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
+        StorageError::NoSuchStore { .. } | StorageError::NotFound { .. } => ERRCODE_UNDEFINED_FILE,
+        StorageError::Store { .. } | StorageError::ClockSkew { .. } => ERRCODE_CONNECTION_FAILURE,
+        StorageError::Unsupported { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
+        StorageError::Timeout { .. } => ERRCODE_CONNECTION_DOES_NOT_EXIST,
+        StorageError::BehindLink { .. } | StorageError::Refused(_) => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        StorageError::Damaged { .. } => ERRCODE_DATA_CORRUPTED,
+        StorageError::Io { source, .. } => sqlstate_of_io(source),
+        StorageError::Cancelled => ERRCODE_QUERY_CANCELED,
+    }
+}
+
+fn sqlstate_of_io(source: &std::io::Error) -> PgSqlErrorCode {
+    use PgSqlErrorCode::*;
+    match source.kind() {
+        std::io::ErrorKind::StorageFull => ERRCODE_DISK_FULL,
+        std::io::ErrorKind::NotFound => ERRCODE_UNDEFINED_FILE,
+        std::io::ErrorKind::PermissionDenied => ERRCODE_INSUFFICIENT_PRIVILEGE,
+        _ => ERRCODE_IO_ERROR,
     }
 }
 

@@ -12,12 +12,12 @@ use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use walarchive_core::backup::OnChecksumFailure;
 use walarchive_core::backup::delta::{Origin, Wanted};
 use walarchive_core::codec::Compression as CoreCompression;
-use walarchive_core::config::{StorageConfig, StorageOptions};
 use walarchive_core::formats::manifest::ChecksumAlgorithm;
 use walarchive_core::retention::Policy;
 use walarchive_core::schedule::Schedule;
-use walarchive_core::storage::Store;
 use walarchive_core::{Error, wal_g};
+use walarchive_storage::Store;
+use walarchive_storage::{StorageConfig, StorageOptions};
 
 use crate::pg::settings::{
     check_backup_schedule as backup_schedule_hook, check_retention as retention_hook, check_storage as storage_hook,
@@ -442,13 +442,14 @@ pub fn check_storage(value: &str) -> Result<(), Error> {
     if value.trim().is_empty() {
         Ok(())
     } else {
-        Store::check_url(value)
+        Ok(Store::check_url(value)?)
     }
 }
 
 /// May this be a value of `walarchive.storage_options`?
 pub fn check_storage_options(value: &str) -> Result<(), Error> {
-    value.parse::<StorageOptions>().map(|_| ())
+    value.parse::<StorageOptions>()?;
+    Ok(())
 }
 
 /// May this be a value of `walarchive.backup_schedule`?

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 use walarchive_core::check::{self, Check};
-use walarchive_core::storage::Store;
 use walarchive_core::{Error, wal_g};
+use walarchive_storage::Store;
 
 use super::LOOK;
 use super::status::waiting;
@@ -237,7 +237,7 @@ fn store(settings: ArchiveSettings) -> Vec<Check> {
                 }
                 checks
             }
-            Err(error) => vec![Check::of_error("store", &error)],
+            Err(error) => vec![Check::of_error("store", &error.into())],
         }
     };
     let checked = bridge::run(work, Some(LOOK), || {

@@ -6,10 +6,10 @@ use pgrx::datum::VariadicArray;
 use pgrx::prelude::*;
 use walarchive_core::cluster;
 use walarchive_core::inventory::Inventory;
-use walarchive_core::storage::Store;
 use walarchive_core::verify::{self, Archiving, BackupReport, Checks, LOOKS, Live, Names, Position, Status, WalReport};
 use walarchive_core::wal::Segment;
 use walarchive_core::{Error, Lsn};
+use walarchive_storage::Store;
 
 use super::{bigint, required, run};
 use crate::bridge;

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use walarchive_core::Error;
 use walarchive_core::archive::Archive;
 use walarchive_core::lease::{Situation, Writer};
-use walarchive_core::storage::{Brake, Store};
+use walarchive_storage::{Brake, Store};
 
 use crate::guc::{self, ArchiveSettings};
 use crate::pg;

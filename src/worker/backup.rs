@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use walarchive_core::backup::delta::{self, Choice, Wanted};
 use walarchive_core::backup::{Backup, BackupOptions, BackupRequest, PreparedBackup, Progress, Rate, discard};
 use walarchive_core::formats::UserData;
-use walarchive_core::storage::Store;
-use walarchive_core::{Error, Result};
+use walarchive_core::{Error, Result, StorageError};
+use walarchive_storage::Store;
 
 use super::repository::Repository;
 use super::{retention, session};
@@ -406,11 +406,11 @@ fn clean_up(store: Store, name: String) {
     let left = match removed {
         Some(Ok(Ok(()))) => return,
         Some(Ok(Err(error))) => error,
-        _ => Error::Timeout {
+        _ => Error::Storage(StorageError::Timeout {
             operation: "remove",
             object: name.clone(),
             deadline: CLEANUP,
-        },
+        }),
     };
     error::warn(
         &format!("leftovers of backup \"{name}\" remain in the repository"),

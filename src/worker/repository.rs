@@ -1,8 +1,8 @@
 //! Is the repository of a running backup still the one into which the server archives? Where `walarchive.storage` is changed
 //! meanwhile, the WAL that the backup needs goes elsewhere, and nobody could ever restore it.
 
-use walarchive_core::storage::Store;
 use walarchive_core::{Error, Result, layout};
+use walarchive_storage::Store;
 
 use super::backup;
 use crate::guc::ArchiveSettings;

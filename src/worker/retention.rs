@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use walarchive_core::cluster;
 use walarchive_core::retention;
-use walarchive_core::storage::Store;
-use walarchive_core::{Error, Result};
+use walarchive_core::{Error, Result, repository};
+use walarchive_storage::Store;
 
 use super::backup::{self, REFRESH};
 use crate::bridge::{self, Flow};
@@ -61,7 +61,7 @@ fn enforce(settings: &ArchiveSettings, policy: &str, newest: &str) -> Result<Str
         async move {
             // The storage may have been changed since the backup was taken.
             if !cluster::is_owned(&store, &identity).await? {
-                return Err(store.no_repository());
+                return Err(repository::none_in(&store));
             }
             let enforced = retention::enforce(&store, &policy.parse()?, &protected, &cancel).await?;
             Ok(enforced.to_string())

@@ -9,7 +9,7 @@ use pgrx::bgworkers::{BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::prelude::*;
 use walarchive_core::inventory;
 use walarchive_core::schedule::{self, Decision, Plan, Reason, Schedule};
-use walarchive_core::{Error, Result};
+use walarchive_core::{Error, Result, StorageError};
 
 use crate::bridge::{self, Bridge, Flow};
 use crate::error;
@@ -225,11 +225,11 @@ impl Scheduler {
             let listing = inventory::list_backups(archive.store());
             match tokio::time::timeout(LISTING, listing).await {
                 Ok(listed) => listed,
-                Err(_elapsed) => Err(Error::Timeout {
+                Err(_elapsed) => Err(Error::Storage(StorageError::Timeout {
                     operation: "list",
                     object: archive.store().url().to_owned(),
                     deadline: LISTING,
-                }),
+                })),
             }
         };
         let listed = bridge::run(work, None, || match process::shutdown_requested() {
@@ -248,7 +248,7 @@ impl Scheduler {
         };
         let work = async move {
             archive.claim().await?;
-            archive.writable().check_fence().await
+            Ok(archive.writable().check_fence().await?)
         };
         let asked = bridge::run(work, None, || match process::shutdown_requested() {
             true => Flow::Stop,

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 use walarchive_core::archive::{Pace, Pushed};
 use walarchive_core::backup::Rate;
-use walarchive_core::storage::Motion;
 use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, Result};
+use walarchive_storage::Motion;
 
 use super::ahead::{Ahead, Failed};
 use super::lease::Keeper;

@@ -9,16 +9,16 @@ use std::time::Instant;
 use indicatif::{HumanBytes, HumanDuration};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use walarchive_core::config::StorageConfig;
 use walarchive_core::inventory::{find_backup, list_backups};
 use walarchive_core::lease::{self, Lease, Moment};
 use walarchive_core::restore::{
     ConfigurationPlan, Progress, RecoveryMode, RecoverySettings, RestoreCommand, RestorePlan, Restored, Selection,
     apply, notes_on_places, plan, select_backup, target_history,
 };
-use walarchive_core::storage::Store;
 use walarchive_core::verify::Status;
-use walarchive_core::{Error, Result, printable};
+use walarchive_core::{Error, Result, StorageError, printable};
+use walarchive_storage::StorageConfig;
+use walarchive_storage::Store;
 
 use crate::args::BackupFetch;
 use crate::{exit, progress, settings, wal};
@@ -128,7 +128,7 @@ pub async fn verify(args: &BackupFetch) -> Result<Status> {
         Ok(Status::Ok)
     };
     match Box::pin(verified).await {
-        Err(error @ (Error::Damaged { .. } | Error::NotFound { .. })) => {
+        Err(error @ (Error::Damaged { .. } | Error::Storage(StorageError::NotFound { .. }))) => {
             exit::print(&error);
             Ok(Status::Failure)
         }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use walarchive_core::Result;
 use walarchive_core::check::{self, Check, Status};
-use walarchive_core::storage::Store;
+use walarchive_storage::Store;
 
 use crate::{args, print, settings, wal};
 
@@ -28,7 +28,7 @@ pub async fn run(args: &args::Check) -> Result<Status> {
                 checks.extend(check::check_lease(&store, None, timeline).await);
             }
         }
-        Err(error) => checks.push(Check::of_error("store", &error)),
+        Err(error) => checks.push(Check::of_error("store", &error.into())),
     }
     let text = match args.json {
         true => json(&checks),

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use walarchive_core::check::Status;
-use walarchive_core::{Error, Result, printable, verify};
+use walarchive_core::{Error, Result, StorageError, printable, verify};
 
 use crate::wal;
 
@@ -81,7 +81,7 @@ pub fn of_wal_fetch(result: Result<()>, path: &Path) -> ExitCode {
     let Err(error) = result else {
         return ExitCode::SUCCESS;
     };
-    if let Error::NotFound { object } = &error {
+    if let Error::Storage(StorageError::NotFound { object }) = &error {
         eprintln!("walarchive: \"{object}\" is not in the archive");
         return ExitCode::from(NOT_FOUND);
     }
@@ -97,7 +97,8 @@ pub fn of_restore(result: Result<()>) -> ExitCode {
         return ExitCode::SUCCESS;
     };
     print(&error);
-    let archive = error.is_unreachable() || error.is_content() || matches!(error, Error::NotFound { .. });
+    let archive =
+        error.is_unreachable() || error.is_content() || matches!(error, Error::Storage(StorageError::NotFound { .. }));
     ExitCode::from(if archive { FATAL } else { FAILED })
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use walarchive_core::archive::Archive;
 use walarchive_core::control_file::{self, ControlFile};
 use walarchive_core::lease::{self, INTERVAL, INTERVAL_OF_BINARY, Situation, Writer};
-use walarchive_core::storage::Store;
 use walarchive_core::{Error, Result, cluster};
+use walarchive_storage::Store;
 
 use crate::args::Storage;
 use crate::print::plain;

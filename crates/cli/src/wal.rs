@@ -6,9 +6,9 @@ use walarchive_core::archive::{self, Archive};
 use walarchive_core::control_file::ControlFile;
 use walarchive_core::lease;
 use walarchive_core::server_config::data_directories;
-use walarchive_core::storage::Store;
 use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, Result};
+use walarchive_storage::Store;
 
 use crate::args::{WalFetch, WalPush};
 use crate::{settings, take_over};

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use walarchive_core::cluster;
 use walarchive_core::inventory::Inventory;
-use walarchive_core::storage::Store;
 use walarchive_core::verify::{self, Checks, LOOKS, Live, Names, Selection, Status, WalReport};
 use walarchive_core::{Error, Result};
+use walarchive_storage::Store;
 
 use crate::args::Storage;
 use crate::{print, progress, settings, wal};

@@ -6,9 +6,9 @@ use std::process::Command;
 use tokio_util::sync::CancellationToken;
 use walarchive_core::Lsn;
 use walarchive_core::backup::{Backup, BackupOptions, BackupRequest, StopResult};
-use walarchive_core::config::StorageConfig;
 use walarchive_core::control_file::ControlFile;
-use walarchive_core::storage::Store;
+use walarchive_storage::StorageConfig;
+use walarchive_storage::Store;
 
 const SYSTEM_IDENTIFIER: u64 = 7_412_345_678_901_234_567;
 const NAME: &str = "base_000000010000000000000002";

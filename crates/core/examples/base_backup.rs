@@ -14,12 +14,12 @@ use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 use walarchive_core::backup::{Backup, BackupOptions, BackupRequest, Progress, StopResult};
-use walarchive_core::config::StorageConfig;
 use walarchive_core::control_file::{ControlFile, PG_CONTROL};
 use walarchive_core::inventory::list_backups;
 use walarchive_core::restore::{RestoreMode, RestoreOptions, apply, plan};
-use walarchive_core::storage::Store;
 use walarchive_core::{Error, Lsn, Result};
+use walarchive_storage::StorageConfig;
+use walarchive_storage::Store;
 
 #[path = "../../../src/pg/page_cache.rs"]
 mod page_cache;

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::description;
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::storage::{CreateOnly, Created, Store};
 use crate::wal::SegmentSize;
+use walarchive_storage::{CreateOnly, Created, Store};
 
 /// The version of everything that this project adds to WAL-G's layout.
 const FORMAT_VERSION: u32 = 1;
@@ -41,7 +41,7 @@ struct ClusterFile {
 pub async fn claim(store: &Store, identity: &ClusterIdentity) -> Result<CreateOnly> {
     if let Some(content) = store.get(layout::CLUSTER, LIMIT).await? {
         check(store, &content, identity)?;
-        return store.probe_create_only(layout::CLUSTER, content).await;
+        return Ok(store.probe_create_only(layout::CLUSTER, content).await?);
     }
     refuse_foreign_backups(store, identity).await?;
     let file = ClusterFile {
@@ -59,7 +59,7 @@ pub async fn claim(store: &Store, identity: &ClusterIdentity) -> Result<CreateOn
     // Read back: another cluster may have come first, and on a store that overwrites it may have come last.
     let content = store.get(layout::CLUSTER, LIMIT).await?.unwrap_or(content);
     check(store, &content, identity)?;
-    store.probe_create_only(layout::CLUSTER, content).await
+    Ok(store.probe_create_only(layout::CLUSTER, content).await?)
 }
 
 /// Does the repository belong to this cluster, or to nobody yet (false)? An error if it is another's. Writes nothing.

@@ -1,42 +1,38 @@
 //! Reading what describes a backup, the sentinel and `metadata.json`, in bounded memory.
 
-use std::io;
-
 use bytes::Bytes;
 
-use crate::error::{Error, Result};
+use crate::blocking::blocking;
+use crate::error::{Error, Result, StorageError};
 use crate::formats::excerpt::excerpt;
 use crate::formats::{FILES_OF_SENTINEL, OLD_SENTINEL_LIMIT, SENTINEL_LIMIT};
-use crate::storage::{RangeReader, Store};
+use walarchive_storage::{RangeReader, Store};
 
 /// The object; none if it is not there. Of a sentinel that WAL-G before 2.0 wrote, the list of files is left out if that is long.
 /// [`Error::Damaged`] if it is longer than any.
 pub(crate) async fn read(store: &Store, key: &str) -> Result<Option<Bytes>> {
     let too_long = match store.get(key, SENTINEL_LIMIT).await {
-        Err(error @ Error::Damaged { .. }) => error,
-        outcome => return outcome,
+        Err(error @ StorageError::Damaged { .. }) => error,
+        outcome => return Ok(outcome?),
     };
     let Some(size) = store.size(key).await? else {
         return Ok(None);
     };
     if size <= SENTINEL_LIMIT || size > OLD_SENTINEL_LIMIT {
-        return Err(too_long);
+        return Err(too_long.into());
     }
     let (mut reader, object) = (RangeReader::new(store, key, size), store.object_url(key));
-    let taken = tokio::task::spawn_blocking(move || {
+    blocking(move || {
         let taken = excerpt(&mut reader, &FILES_OF_SENTINEL, &[], SENTINEL_LIMIT as usize);
-        taken.map_err(|error: io::Error| match reader.take_failure() {
-            Some(failure) => failure,
-            None => Error::damaged(object, format!("It is no description of a backup: {error}.")),
-        })
-    });
-    match taken.await {
-        Ok(taken) => Ok(Some(Bytes::from(taken?.text))),
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(Error::Cancelled),
-        },
-    }
+        match taken {
+            Ok(taken) => Ok(Some(Bytes::from(taken.text))),
+            Err(error) => Err(match reader.take_failure() {
+                Some(failure) => failure.into(),
+                None => Error::damaged(object, format!("It is no description of a backup: {error}.")),
+            }),
+        }
+    })
+    .await
 }
 
 #[cfg(test)]

@@ -1,11 +1,10 @@
 //! Telling an object that somebody has encrypted from a damaged one, by its first bytes. WAL-G compresses first and encrypts
 //! then, and the key's suffix speaks of the compression only.
 
+use walarchive_storage::RangeReader;
+
 use crate::codec::Format;
 use crate::error::Error;
-
-/// As many bytes as have to be known of an object, at the most.
-pub(crate) const HEAD_BYTES: usize = 64;
 
 /// In the text of an error about an object of which nobody can tell whether it is encrypted or damaged.
 pub(crate) const MAY_BE_ENCRYPTED: &str = "so it may be encrypted";
@@ -27,6 +26,20 @@ pub(crate) fn undecodable(object: impl Into<String>, head: &[u8], format: Format
             ),
         ),
         Looks::AsNamed => Error::damaged(object, why),
+    }
+}
+
+/// The error for an object whose content a decoder refused, for this reason: what the store said, if it was the store; else it
+/// is encrypted, or damaged. `object` is its URL.
+pub(crate) fn blame(
+    reader: &mut RangeReader,
+    object: impl Into<String>,
+    format: Format,
+    why: impl Into<String>,
+) -> Error {
+    match reader.take_failure() {
+        Some(failure) => failure.into(),
+        None => undecodable(object, reader.head(), format, why),
     }
 }
 
@@ -109,6 +122,8 @@ fn is_openpgp(head: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use walarchive_storage::HEAD_BYTES;
+
     use super::*;
 
     const PGP: &str = "an OpenPGP message";

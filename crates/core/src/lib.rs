@@ -2,16 +2,16 @@
 //!
 //! The extension and the `walarchive` binary are thin layers over this crate. Data runs one way through it: the verbs
 //! ([`archive`], [`backup`], [`restore`], [`verify`]) use the [`inventory`], the [`layout`] and the file [`formats`]; these use
-//! [`storage`] and the [`codec`]; these use [`wal`] names and [`error`]s. Only [`layout`] builds object keys.
+//! `walarchive_storage` and the [`codec`]; these use [`wal`] names and [`error`]s. Only [`layout`] builds object keys.
 
 #![forbid(unsafe_code)]
 
 pub mod archive;
 pub mod backup;
+mod blocking;
 pub mod check;
 pub mod cluster;
 pub mod codec;
-pub mod config;
 pub mod control_file;
 mod description;
 mod encrypted;
@@ -25,14 +25,14 @@ pub mod lsn;
 mod page;
 mod places;
 pub mod printable;
+pub mod repository;
 pub mod restore;
 pub mod retention;
 pub mod schedule;
 pub mod server_config;
-pub mod storage;
 pub mod verify;
 pub mod wal;
 pub mod wal_g;
 
-pub use error::{Error, Result};
+pub use error::{Error, Result, StorageError};
 pub use lsn::Lsn;

@@ -1,11 +1,12 @@
 //! S3 against two real servers: moto, which is lenient, and s3s-fs, which looks at credentials.
 #![allow(missing_docs)]
 
+#[path = "../../storage/tests/support/mod.rs"]
 mod support;
 
 use support::Probe;
-use walarchive_core::config::StorageConfig;
-use walarchive_core::storage::Store;
+use walarchive_storage::StorageConfig;
+use walarchive_storage::Store;
 use walarchive_testkit::{MotoServer, S3Server, TestDir};
 
 #[tokio::test]
@@ -146,7 +147,7 @@ async fn names_that_are_no_keys_stop_nobody() {
     }
     let (backups, _) = store.list_folder("basebackups_005").await.expect("listed");
     assert!(backups.is_empty(), "{backups:?}");
-    assert!(store.is_repository().await.expect("asked"));
+    assert!(walarchive_core::repository::is_there(&store).await.expect("asked"));
     let checks = walarchive_core::check::check_store(&store, None).await;
     let row = checks.iter().find(|check| check.name == "names");
     let row = row.unwrap_or_else(|| panic!("{checks:#?}"));

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use walarchive_core::backup::{Backup, BackupOptions, BackupRequest, StopResult};
 use walarchive_core::codec::Format;
-use walarchive_core::config::StorageConfig;
 use walarchive_core::control_file::{ControlFile, read_major_version};
 use walarchive_core::formats::manifest::ChecksumAlgorithm;
-use walarchive_core::storage::Store;
 use walarchive_core::{Lsn, layout};
+use walarchive_storage::StorageConfig;
+use walarchive_storage::Store;
 
 fn bin_dirs() -> Vec<PathBuf> {
     let given = std::env::var("WALARCHIVE_TEST_BINDIR").unwrap_or_default();

@@ -16,14 +16,14 @@ use tokio_util::sync::CancellationToken;
 use walarchive_core::backup::delta::{Choice, Origin, Wanted, choose};
 use walarchive_core::backup::{Backup, BackupOptions, BackupRequest, StopResult};
 use walarchive_core::codec::Format;
-use walarchive_core::config::StorageConfig;
 use walarchive_core::control_file::ControlFile;
 use walarchive_core::formats::files_metadata::{FileDescription, FilesMetadata};
 use walarchive_core::formats::increment::{IncrementHeader, PAGE_BYTES};
 use walarchive_core::formats::manifest;
 use walarchive_core::restore::{self, RestoreOptions};
-use walarchive_core::storage::Store;
 use walarchive_core::{inventory, layout};
+use walarchive_storage::StorageConfig;
+use walarchive_storage::Store;
 use walarchive_testkit::{Cluster, PATIENCE, Session, StopMode, TestDir, run, wait_until};
 
 /// Backups after the full one.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use walarchive_core::backup::{Backup, BackupOptions, BackupRequest, StopResult};
-use walarchive_core::config::StorageConfig;
 use walarchive_core::control_file::ControlFile;
 use walarchive_core::restore::{self, RestoreOptions};
-use walarchive_core::storage::Store;
+use walarchive_storage::StorageConfig;
+use walarchive_storage::Store;
 use walarchive_testkit::{Cluster, PATIENCE, Session, TestDir, wait_until};
 
 /// The index is built for as long as somebody holds the lock.

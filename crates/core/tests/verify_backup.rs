@@ -6,12 +6,12 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use walarchive_core::backup::{Backup, BackupOptions, BackupRequest, StopResult};
 use walarchive_core::cluster::{self, ClusterIdentity};
-use walarchive_core::config::StorageConfig;
 use walarchive_core::control_file::{ControlFile, read_major_version};
 use walarchive_core::inventory::Inventory;
-use walarchive_core::storage::Store;
 use walarchive_core::verify::{BackupReport, Status, VerifiedBackup, verify_backup};
 use walarchive_core::{Lsn, layout};
+use walarchive_storage::StorageConfig;
+use walarchive_storage::Store;
 use walarchive_testkit::{Cluster, StopMode, TestDir, run};
 
 /// A cluster that was stopped in order, so that its pages are as they are.

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use walarchive_core::codec::{Compression, Format};
-use walarchive_core::config::{StorageConfig, StorageOptions};
 use walarchive_core::server_config::ServerConfig;
-use walarchive_core::storage::Store;
 use walarchive_core::{Error, Result};
+use walarchive_storage::Store;
+use walarchive_storage::{StorageConfig, StorageOptions};
 
 use crate::args::Storage;
 use crate::wal;
@@ -70,13 +70,13 @@ pub fn find(flags: &Storage, data_dir: Option<&Path>) -> Result<Settings> {
 /// The store of a verb that looks at a repository as a whole, wherever the server is.
 pub fn store(flags: &Storage) -> Result<Store> {
     let data_dir = wal::usual_data_dirs().find(|directory| wal::is_data_dir(directory));
-    Store::open(&find(flags, data_dir.as_deref())?.storage)
+    Ok(Store::open(&find(flags, data_dir.as_deref())?.storage)?)
 }
 
 /// The same for work of hours, after the store has answered: what passes within some minutes does not end it.
 pub fn patient_store(flags: &Storage) -> Result<Store> {
     let data_dir = wal::usual_data_dirs().find(|directory| wal::is_data_dir(directory));
-    Store::open(&find(flags, data_dir.as_deref())?.storage.for_backup())
+    Ok(Store::open(&find(flags, data_dir.as_deref())?.storage.for_backup())?)
 }
 
 fn find_in(flags: &Storage, environment: Environment<'_>, server: &ServerConfig) -> Result<Settings> {

@@ -9,8 +9,8 @@ use std::ffi::OsString;
 
 use url::Url;
 use walarchive_core::codec::{Compression, Format};
-use walarchive_core::config::StorageOptions;
 use walarchive_core::{Error, Result, wal_g};
+use walarchive_storage::StorageOptions;
 
 use self::rules::{RULES, SECRETS};
 use super::Environment;

@@ -8,10 +8,11 @@ use futures::future::try_join_all;
 
 use super::identity;
 use crate::codec::Format;
-use crate::error::{Error, Result};
-use crate::layout;
-use crate::storage::{RangeReader, Store};
+use crate::encrypted::blame;
+use crate::error::{Error, Result, StorageError};
 use crate::wal::{FirstPage, LONG_HEADER_BYTES, SegmentSize, WalFileName};
+use crate::{layout, repository};
+use walarchive_storage::{RangeReader, Store};
 
 /// Bytes that are copied at once.
 const CHUNK: usize = 256 << 10;
@@ -33,12 +34,12 @@ pub struct Fetched {
 pub async fn fetch(store: &Store, name: &WalFileName, target: &Path, first: Format) -> Result<Fetched> {
     let Some((format, key, object)) = find(store, name, first).await? else {
         // An empty mount point must not look like the end of the archive.
-        if !store.is_repository().await? {
-            return Err(store.no_repository());
+        if !repository::is_there(store).await? {
+            return Err(repository::none_in(store));
         }
-        return Err(Error::NotFound {
+        return Err(Error::Storage(StorageError::NotFound {
             object: store.object_url(&layout::wal(name, first)),
-        });
+        }));
     };
     let url = store.object_url(&key);
     let (name, target) = (*name, target.to_owned());
@@ -75,9 +76,9 @@ pub async fn read_through(
     system_identifier: Option<u64>,
 ) -> Result<Fetched> {
     let Some((format, key, object)) = find(store, name, first).await? else {
-        return Err(Error::NotFound {
+        return Err(Error::Storage(StorageError::NotFound {
             object: store.object_url(&layout::wal(name, first)),
-        });
+        }));
     };
     let (url, name) = (store.object_url(&key), *name);
     let work = move || match decode(object, format, &url, &name, system_identifier, &mut io::sink()) {
@@ -175,12 +176,15 @@ fn decode(
     outcome.map_err(|error| match error {
         Decoding::Sink(error) => Failure::File(error),
         // What could not be downloaded is not damaged.
-        Decoding::Source(error) => {
-            Failure::Object(object.blame(url, format, format!("It cannot be decompressed: {error}.")))
-        }
+        Decoding::Source(error) => Failure::Object(blame(
+            &mut object,
+            url,
+            format,
+            format!("It cannot be decompressed: {error}."),
+        )),
     })?;
     check(name, written, &header, system_identifier)
-        .map_err(|reason| Failure::Object(object.blame(url, format, reason)))?;
+        .map_err(|reason| Failure::Object(blame(&mut object, url, format, reason)))?;
     Ok(written)
 }
 

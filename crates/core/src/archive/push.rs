@@ -9,14 +9,16 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::source::{Fingerprint, Source};
+use crate::blocking::blocking;
 use crate::cluster::{self, ClusterIdentity};
 use crate::codec::Compression;
-use crate::error::{Error, Result};
+use crate::encrypted::blame;
+use crate::error::{Error, Result, StorageError};
 use crate::files::read_full;
-use crate::layout;
 use crate::lease::Writer;
-use crate::storage::{CreateOnly, Created, Motion, RangeReader, Store, Write};
 use crate::wal::WalFileName;
+use crate::{layout, repository};
+use walarchive_storage::{CreateOnly, Created, Motion, RangeReader, Store, Write};
 
 /// Bytes that are compared at once.
 const CHUNK: usize = 256 << 10;
@@ -113,7 +115,7 @@ impl Archive {
         Box::pin(self.claim()).await?;
         let store = self.store.noting(Arc::clone(&motion));
         if self.store.may_vanish() && self.store.size(layout::CLUSTER).await?.is_none() {
-            return Err(self.store.no_repository());
+            return Err(repository::none_in(&self.store));
         }
         let path = directory.join(name.to_string());
         let key = layout::wal(name, self.compression.format());
@@ -128,11 +130,11 @@ impl Archive {
             None => self.push_at_once(&self.fenced(&store), source, &key).await?,
         };
         if created == Created::Exists && !self.is_same(&key, &path).await? {
-            return Err(Error::Store {
+            return Err(Error::Storage(StorageError::Store {
                 operation: "write",
                 object: self.store.object_url(&key),
                 reason: "the store says that the object exists, and that it does not".to_owned(),
-            });
+            }));
         }
         if created == Created::Yes {
             motion.reached(stored_bytes);
@@ -190,10 +192,10 @@ impl Archive {
             upload.finish().map_err(|error| Error::io("compress", &path, error))
         });
         match tokio::join!(compress, task.uploaded()) {
-            (Ok(()), outcome) => outcome.map(|uploaded| (uploaded.created, uploaded.bytes)),
+            (Ok(()), outcome) => Ok(outcome.map(|uploaded| (uploaded.created, uploaded.bytes))?),
             // Who ended first tells the reason: an upload that failed takes no more, one whose producer failed is cancelled.
-            (Err(error), Ok(_) | Err(Error::Cancelled)) => Err(error),
-            (Err(_), Err(error)) => Err(error),
+            (Err(error), Ok(_) | Err(StorageError::Cancelled)) => Err(error),
+            (Err(_), Err(error)) => Err(error.into()),
         }
     }
 
@@ -210,7 +212,7 @@ impl Archive {
                 Ok(Some(at)) => Err(conflict(url, path, format!("They differ from byte {at} on."))),
                 Err(error) => {
                     let why = format!("The object could not be compared with the file: {error}.");
-                    Err(match object.blame(&url, format, why) {
+                    Err(match blame(&mut object, &url, format, why) {
                         Error::Damaged { reason, .. } => conflict(url, path, reason),
                         encrypted @ Error::Encrypted { .. } => conflict(url, path, format!("{encrypted}.")),
                         failure => failure,
@@ -252,11 +254,4 @@ fn compare(mut object: impl Read, path: &Path) -> io::Result<Option<u64>> {
             return Ok(None);
         }
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    // The task is neither aborted nor detached; it ends with an error only if it panicked, which must not be swallowed.
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

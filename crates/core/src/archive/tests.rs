@@ -8,11 +8,11 @@ use tempfile::TempDir;
 use super::*;
 use crate::cluster::ClusterIdentity;
 use crate::codec::{Compression, Format};
-use crate::error::Error;
+use crate::error::{Error, StorageError};
 use crate::layout;
-use crate::storage::pretender::{Create, Pretender};
-use crate::storage::{CreateOnly, Store};
 use crate::wal::{SegmentSize, WalFileName};
+use walarchive_storage::{CreateOnly, Store};
+use walarchive_testkit::pretender::{Create, Pretender};
 
 const SYSTEM: u64 = 7_412_345_678_901_234_567;
 const BYTES: usize = 1 << 20;
@@ -282,7 +282,10 @@ async fn damaged_objects_are_never_restored() {
         assert!(matches!(error, Error::Damaged { .. }), "{what}: {error:?}");
     }
     fixture.store.delete(&key).await.expect("deleted");
-    assert!(matches!(fixture.fetch().await, Err(Error::NotFound { .. })));
+    assert!(matches!(
+        fixture.fetch().await,
+        Err(Error::Storage(StorageError::NotFound { .. }))
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::BackupRequest;
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::storage::Store;
+use walarchive_storage::Store;
 
 /// More than any claim has, in bytes.
 const LIMIT: u64 = 64 << 10;
@@ -91,9 +91,9 @@ impl Claim {
         }
         let renewed = async {
             self.check().await?;
-            self.store
-                .put(&layout::backup_claim(&self.backup), self.content.clone())
-                .await
+            let key = layout::backup_claim(&self.backup);
+            self.store.put(&key, self.content.clone()).await?;
+            Ok::<(), Error>(())
         };
         match renewed.await {
             Ok(()) => *self.written.lock() = Instant::now(),

@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::formats::files_metadata::{FileDescription, Identity};
 use crate::formats::manifest::{ChecksumAlgorithm, Checksummer, ManifestFile, hex};
 use crate::lsn::Lsn;
-use crate::storage::Upload;
+use walarchive_storage::Upload;
 
 /// What is read, summed up and compressed at a time, in bytes: whole pages.
 pub(super) const CHUNK: usize = 256 << 10;
@@ -347,7 +347,7 @@ mod tests {
     use crate::backup::OnChecksumFailure;
     use crate::backup::spool::Lines;
     use crate::backup::stream::store_stream;
-    use crate::storage::Store;
+    use walarchive_storage::Store;
 
     /// Pack with `fill` and give back what the tar holds.
     async fn packed(

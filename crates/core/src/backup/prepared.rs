@@ -15,17 +15,17 @@ use super::corrupt::CorruptPages;
 use super::delta::Parent;
 use super::progress::{Phase, Progress};
 use super::run::{Backup, Tar};
-use super::stream::blocking;
 use super::walk::Owner;
 use super::{StopResult, Tablespace, configuration, lists};
+use crate::blocking::blocking;
 use crate::description;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, StorageError};
 use crate::formats::{Configuration, ExtendedMetadata, LeftOut, Sentinel, TablespaceLocation, TablespaceSpec};
 use crate::inventory::missing_segments;
 use crate::layout;
 use crate::retention;
-use crate::storage::{Created, Store};
 use crate::wal::Segment;
+use walarchive_storage::{Created, Store};
 
 const LABEL: &str = "backup_label";
 const TABLESPACE_MAP: &str = "tablespace_map";
@@ -107,7 +107,7 @@ impl PreparedBackup {
         let claim = layout::backup_claim(&self.name);
         let left = match tokio::time::timeout(CLAIM_REMOVAL, self.store.delete(&claim)).await {
             Ok(removed) => removed.err(),
-            Err(_elapsed) => Some(Error::Timeout {
+            Err(_elapsed) => Some(StorageError::Timeout {
                 operation: "delete",
                 object: self.store.object_url(&claim),
                 deadline: CLAIM_REMOVAL,
@@ -139,7 +139,8 @@ impl PreparedBackup {
             let found = description::read(&self.store, &key).await;
             match (created, found) {
                 (_, Ok(Some(found))) if self.is_ours(&found) => {}
-                (Err(error), _) | (Ok(_), Err(error)) => return Err(error),
+                (Err(error), _) => return Err(error.into()),
+                (Ok(_), Err(error)) => return Err(error),
                 (Ok(_), Ok(_)) => {
                     return Err(Error::BackupExists {
                         name: self.name.clone(),
@@ -171,7 +172,7 @@ impl PreparedBackup {
     async fn remove_sentinel(&self) -> Result<()> {
         let key = layout::sentinel(&self.name);
         match description::read(&self.store, &key).await? {
-            Some(found) if self.is_ours(&found) => self.store.delete(&key).await,
+            Some(found) if self.is_ours(&found) => Ok(self.store.delete(&key).await?),
             _ => Ok(()),
         }
     }
@@ -244,7 +245,7 @@ pub async fn discard(store: &Store, name: &str) -> Result<()> {
     }
     match left.first() {
         None => Ok(()),
-        Some((key, error)) => Err(Error::Store {
+        Some((key, error)) => Err(Error::Storage(StorageError::Store {
             operation: "delete",
             object: store.object_url(&folder),
             reason: format!(
@@ -252,7 +253,7 @@ pub async fn discard(store: &Store, name: &str) -> Result<()> {
                 left.len(),
                 objects.len()
             ),
-        }),
+        })),
     }
 }
 

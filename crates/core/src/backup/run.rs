@@ -20,14 +20,15 @@ use super::plan::{self, Group};
 use super::prepared::{self, PreparedBackup};
 use super::progress::{Phase, Progress};
 use super::source::Source;
-use super::stream::{blocking, store_stream};
+use super::stream::store_stream;
 use super::unlogged::Unlogged;
 use super::walk::{self, Directory, Owner, Tree};
 use super::{BackupOptions, BackupRequest, StopResult, Tablespace, label};
+use crate::blocking::blocking;
 use crate::control_file::{ControlFile, PG_CONTROL, PG_CONTROL_BYTES};
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::storage::Store;
+use walarchive_storage::Store;
 
 /// A backup that is being taken. If a step fails, nothing but [`Backup::abort`] makes sense any more.
 pub struct Backup {

@@ -4,8 +4,9 @@ use std::io::{self, Write};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{Error, Result};
-use crate::storage::{Store, Upload};
+use crate::blocking::blocking;
+use crate::error::{Error, Result, StorageError};
+use walarchive_storage::{Store, Upload};
 
 /// Run `produce` on a thread that may block, with the writing end of an upload; it must finish the upload. Returns what it
 /// returned and the bytes that were stored. If both sides fail, the error is that of the side that failed first.
@@ -21,29 +22,19 @@ pub(super) async fn store_stream<T: Send + 'static>(
         (Ok(value), Ok(stored)) => Ok((value, stored)),
         // A producer that fails gives its upload up, which then has no reason of its own; one whose upload failed only
         // knows that nobody takes its bytes any more.
-        (Err(error), Ok(_) | Err(Error::Cancelled)) if !cancel.is_cancelled() => Err(error),
-        (_, Err(error)) | (Err(error), Ok(_)) => Err(error),
-    }
-}
-
-/// Run blocking work, and go on with its panic if it panics.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(Error::Cancelled),
-        },
+        (Err(error), Ok(_) | Err(StorageError::Cancelled)) if !cancel.is_cancelled() => Err(error),
+        (_, Err(error)) => Err(error.into()),
+        (Err(error), Ok(_)) => Err(error),
     }
 }
 
 /// The error of writing into an upload whose store did not fail: that of the encoder, if it is ever seen.
 pub(super) fn sink_error(object: &str, error: io::Error) -> Error {
-    Error::Store {
+    Error::Storage(StorageError::Store {
         operation: "write",
         object: object.to_owned(),
         reason: error.to_string(),
-    }
+    })
 }
 
 /// Passes everything on and tells how much it was.

@@ -6,7 +6,7 @@ use super::Check;
 use crate::error::Result;
 use crate::inventory::Inventory;
 use crate::lease::{Holder, Lease, Writer, other_branches};
-use crate::storage::{CreateOnly, Store};
+use walarchive_storage::{CreateOnly, Store};
 
 /// Two rows: who holds the lease, and which branches of the history go on beside the one of `timeline`. `writer` is the server
 /// that asks, if it is one that could write.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::cluster::ClusterIdentity;
 use crate::error::Error;
-use crate::storage::Store;
+use walarchive_storage::Store;
 
 pub use lease::check_lease;
 

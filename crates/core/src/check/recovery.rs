@@ -5,7 +5,7 @@ use chrono::{TimeDelta, Utc};
 use crate::check::Check;
 use crate::error::Result;
 use crate::inventory::{Hole, Reach, list_backups, parse_name, wal_from};
-use crate::storage::Store;
+use walarchive_storage::Store;
 
 /// A segment that comes after a hole and was stored so short a time ago may have been quicker than those in the hole: several are
 /// uploaded at a time, and one of them may be tried again for a while.

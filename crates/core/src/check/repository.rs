@@ -9,8 +9,8 @@ use crate::codec::Format;
 use crate::error::{Error, Result};
 use crate::inventory::{BackupInfo, list_backups, missing_segments, segment_size};
 use crate::layout;
-use crate::storage::Store;
 use crate::wal::{Segment, SegmentSize, WalFileName};
+use walarchive_storage::Store;
 
 /// Whose repository it is.
 pub(super) async fn owner(store: &Store, identity: Option<&ClusterIdentity>) -> Check {

@@ -8,9 +8,9 @@ use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
 use super::Check;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, StorageError};
 use crate::layout;
-use crate::storage::{CreateOnly, Created, PART_BYTES, Store};
+use walarchive_storage::{CreateOnly, Created, PART_BYTES, Store};
 
 /// Without these nothing can be said of the repository.
 pub(super) const IS_NEEDED: [&str; 3] = ["store", "list", "read"];
@@ -39,9 +39,9 @@ pub(super) async fn checks(store: &Store) -> Vec<Check> {
     checks
 }
 
-async fn timed<T>(work: impl Future<Output = Result<T>>) -> (Result<T>, Duration) {
+async fn timed<T, E: Into<Error>>(work: impl Future<Output = Result<T, E>>) -> (Result<T>, Duration) {
     let start = Instant::now();
-    let result = work.await;
+    let result = work.await.map_err(Into::into);
     (result, start.elapsed())
 }
 
@@ -59,7 +59,7 @@ async fn reach(store: &Store, checks: &mut Vec<Check>) -> bool {
 
 /// A clock that the store refuses ends the check before the row that compares the two.
 fn refused_clock<T>(answer: &Result<T>, checks: &mut Vec<Check>) {
-    if let Err(error @ Error::ClockSkew { reason, .. }) = answer {
+    if let Err(error @ Error::Storage(StorageError::ClockSkew { reason, .. })) = answer {
         checks.push(Check::failed("clock", reason, error.hint().unwrap_or_default()));
     }
 }
@@ -133,7 +133,7 @@ async fn clock(store: &Store, key: &str, before: DateTime<Utc>, after: DateTime<
     let name = "clock";
     let listed = match store.list_shallow(layout::CHECK_FOLDER).await {
         Ok(listed) => listed,
-        Err(error) => return Check::of_error(name, &error),
+        Err(error) => return Check::of_error(name, &error.into()),
     };
     let Some(object) = listed.into_iter().find(|object| object.key == key) else {
         return Check::warning(
@@ -233,14 +233,14 @@ async fn delete(store: &Store, keys: &[&str]) -> Check {
         }
         for key in keys {
             if store.size(key).await?.is_some() {
-                return Err(Error::Store {
+                return Err(Error::Storage(StorageError::Store {
                     operation: "delete",
                     object: store.object_url(key),
                     reason: "The store says that the object is deleted, and that it is there.".to_owned(),
-                });
+                }));
             }
         }
-        Ok(())
+        Ok::<(), Error>(())
     };
     let (deleted, latency) = timed(work).await;
     let check = match deleted {

@@ -6,9 +6,9 @@ use object_store::memory::InMemory;
 use super::*;
 use crate::codec::Format;
 use crate::layout;
-use crate::storage::pretender::{Create, Pretender};
 use crate::wal::generator::{self, SYSTEM_IDENTIFIER};
 use crate::wal::{SegmentSize, WalFileName};
+use walarchive_testkit::pretender::{Create, Pretender};
 
 fn identity(system_identifier: u64) -> ClusterIdentity {
     ClusterIdentity {
@@ -155,7 +155,7 @@ async fn without_a_store_there_is_one_row() {
     let dir = tempfile::tempdir().expect("a directory");
     let place = dir.path().join("store");
     std::fs::create_dir(&place).expect("made");
-    let config = crate::config::StorageConfig::new(format!("file://{}", place.display()));
+    let config = walarchive_storage::StorageConfig::new(format!("file://{}", place.display()));
     let store = Store::open(&config).expect("opened");
     std::fs::remove_dir(&place).expect("removed");
     std::fs::write(&place, "a file where the store was").expect("written");

@@ -9,10 +9,11 @@ use futures::{StreamExt, TryStreamExt};
 use super::near::before;
 use super::{CONCURRENCY, Inventory, Reach, WalObject, wal};
 use crate::cluster;
-use crate::error::{Error, Result};
+use crate::encrypted::blame;
+use crate::error::{Error, Result, StorageError};
 use crate::layout;
-use crate::storage::{RangeReader, Store};
 use crate::wal::{Event, Parameters, Segment, SegmentSize, WalFileName, WalWalker, Walked};
+use walarchive_storage::{RangeReader, Store};
 
 /// The WAL that is read at most to see what is in it, in bytes. Recovery reads it again, so more would double its time.
 const MOST_READ: u64 = 1 << 30;
@@ -228,8 +229,8 @@ async fn walk(
             return Ok((walker, Some(walked)));
         };
         let why = format!("It cannot be decompressed: {error}.");
-        let problem = match reader.blame(object.key(), object.format, why) {
-            Error::NotFound { .. } => return Ok((walker.anew(), None)),
+        let problem = match blame(&mut reader, object.key(), object.format, why) {
+            Error::Storage(StorageError::NotFound { .. }) => return Ok((walker.anew(), None)),
             Error::Damaged { reason, .. } => reason,
             Error::Encrypted { reason, .. } => format!("It is encrypted, and no key is configured. {reason}"),
             failure => return Err(failure),

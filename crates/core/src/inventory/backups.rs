@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 use crate::formats::{ExtendedMetadata, Sentinel};
 use crate::layout;
 use crate::lsn::Lsn;
-use crate::storage::{Listed, Store};
 use crate::wal::{Segment, SegmentSize};
+use walarchive_storage::{Listed, Store};
 
 /// The user data of all backups that a listing holds, in bytes.
 const USER_DATA_LIMIT: usize = 32 << 20;

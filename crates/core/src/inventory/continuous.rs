@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, StorageError};
 use crate::layout;
-use crate::storage::Store;
 use crate::wal::Segment;
+use walarchive_storage::Store;
 
 /// More than the object ever has, in bytes.
 const LIMIT: u64 = 1 << 20;
@@ -23,7 +23,7 @@ struct ContinuousFile {
 /// By timeline. What cannot be read tells nothing: gaps are taken for losses then.
 pub(super) async fn read(store: &Store) -> Result<BTreeMap<u32, Segment>> {
     let content = match store.get(layout::CONTINUOUS, LIMIT).await {
-        Err(Error::Damaged { .. }) => None,
+        Err(StorageError::Damaged { .. }) => None,
         content => content?,
     };
     let file = content.and_then(|content| serde_json::from_slice::<ContinuousFile>(&content).ok());
@@ -37,5 +37,5 @@ pub(crate) async fn write(store: &Store, since: &BTreeMap<u32, Segment>) -> Resu
     let since = since.values().map(Segment::to_string).collect();
     let content = serde_json::to_vec(&ContinuousFile { since })
         .map_err(|error| Error::damaged(layout::CONTINUOUS, format!("It cannot be written: {error}.")))?;
-    store.put(layout::CONTINUOUS, Bytes::from(content)).await
+    Ok(store.put(layout::CONTINUOUS, Bytes::from(content)).await?)
 }

@@ -7,8 +7,8 @@ use super::backups::parse_name;
 use super::{BackupInfo, Inventory, near};
 use crate::error::Result;
 use crate::formats::{FollowedLink, LeftOut, UserData};
-use crate::storage::Store;
 use crate::wal::Segment;
+use walarchive_storage::Store;
 
 /// One backup, with the field names of `wal-g backup-list --detail --json`, and then what WAL-G does not tell.
 #[derive(Debug, Clone, Serialize)]

@@ -20,8 +20,8 @@ use crate::cluster;
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::lsn::Lsn;
-use crate::storage::Store;
 use crate::wal::{Segment, SegmentSize, TimelineHistory, WalFileName};
+use walarchive_storage::Store;
 
 pub use ahead::{Contents, look_ahead, wal_from};
 pub(crate) use backups::parse_name;

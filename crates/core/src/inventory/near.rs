@@ -9,8 +9,8 @@ use crate::cluster;
 use crate::error::Result;
 use crate::inventory::list_backups;
 use crate::layout;
-use crate::storage::Store;
 use crate::wal::{Segment, SegmentSize, WalFileName};
+use walarchive_storage::Store;
 
 /// The backups of a repository and, of its WAL, what they need.
 pub(crate) async fn of_backups(store: &Store) -> Result<Inventory> {

@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 
 use crate::error::Result;
 use crate::layout;
-use crate::storage::Store;
 use crate::wal::Segment;
+use walarchive_storage::Store;
 
 /// The folder of a backup that has no sentinel.
 #[derive(Debug, Clone, PartialEq, Eq)]

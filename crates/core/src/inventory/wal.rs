@@ -5,11 +5,12 @@ use std::io::Read;
 use chrono::{DateTime, Utc};
 
 use crate::codec::Format;
-use crate::encrypted::{HEAD_BYTES, undecodable};
+use crate::encrypted::blame;
+use crate::encrypted::undecodable;
 use crate::error::Result;
 use crate::layout;
-use crate::storage::{Listed, RangeReader, Store};
 use crate::wal::{FirstPage, LONG_HEADER_BYTES, Segment, SegmentSize, WalFileName};
+use walarchive_storage::{HEAD_BYTES, Listed, RangeReader, Store};
 
 /// More than any history file has, in bytes.
 const HISTORY_LIMIT: u64 = 1 << 20;
@@ -111,7 +112,12 @@ pub(super) async fn first_page(store: &Store, object: &WalObject) -> Result<Opti
             .and_then(|mut decoded| decoded.read_exact(&mut header));
         match outcome {
             Ok(()) => Ok(Some(FirstPage::parse(&header))),
-            Err(error) => Err(reader.blame(url, format, format!("It cannot be decompressed: {error}."))),
+            Err(error) => Err(blame(
+                &mut reader,
+                url,
+                format,
+                format!("It cannot be decompressed: {error}."),
+            )),
         }
     });
     read.await

@@ -17,8 +17,8 @@ use super::record::{Alive, Holder, Lease, VERSION, View, json, read};
 use super::{refuse, status};
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::storage::{CreateOnly, Created, Fence, Store, Write};
 use crate::wal::{SegmentSize, WalFileName};
+use walarchive_storage::{CreateOnly, Created, Fence, Store, Write};
 
 /// On a store that overwrites where it should not, another server may have taken the same epoch at the same moment. After this
 /// what it wrote is there.

@@ -12,8 +12,8 @@ use super::refuse;
 use crate::error::Result;
 use crate::inventory::read_history;
 use crate::lsn::Lsn;
-use crate::storage::{Fence, Store, Write};
 use crate::wal::{SegmentSize, TimelineHistory, WalFileName};
+use walarchive_storage::{Fence, Refusal, Store, Write};
 
 /// Of one piece of work of a server: as the holder, or as a standby of the holder.
 #[derive(Debug)]
@@ -33,17 +33,16 @@ impl Fenced {
 
 #[async_trait::async_trait]
 impl Fence for Fenced {
-    async fn permit(&self, write: Write) -> Result<()> {
+    async fn permit(&self, write: Write) -> Result<(), Refusal> {
         let situation = self.writer.situation();
         if !situation.in_recovery {
-            return self.writer.permit(write).await;
+            return Ok(self.writer.permit(write).await?);
         }
         if !situation.is_standby {
-            return Err(refuse::in_recovery(self.writer.store()));
+            return Err(refuse::in_recovery(self.writer.store()).into());
         }
-        self.standby
-            .permit(self.writer.store(), write, Some(situation.timeline))
-            .await
+        let timeline = Some(situation.timeline);
+        Ok(self.standby.permit(self.writer.store(), write, timeline).await?)
     }
 }
 
@@ -63,11 +62,11 @@ impl IfHeld {
 
 #[async_trait::async_trait]
 impl Fence for IfHeld {
-    async fn permit(&self, write: Write) -> Result<()> {
+    async fn permit(&self, write: Write) -> Result<(), Refusal> {
         let writer = &self.work.writer;
         match writer.in_recovery() || writer.holds()? {
             true => self.work.permit(write).await,
-            false => Err(refuse::only_reads(writer.store())),
+            false => Err(refuse::only_reads(writer.store()).into()),
         }
     }
 }
@@ -107,8 +106,8 @@ struct Follower {
 
 #[async_trait::async_trait]
 impl Fence for Follower {
-    async fn permit(&self, write: Write) -> Result<()> {
-        self.behalf.permit(&self.store, write, None).await
+    async fn permit(&self, write: Write) -> Result<(), Refusal> {
+        Ok(self.behalf.permit(&self.store, write, None).await?)
     }
 }
 

@@ -8,9 +8,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::INTERVAL;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, StorageError};
 use crate::layout;
-use crate::storage::Store;
+use walarchive_storage::Store;
 
 /// The version of the objects.
 pub(super) const VERSION: u32 = 1;
@@ -206,8 +206,8 @@ fn unreadable(epoch: u64) -> Holder {
 pub(super) async fn read<T: DeserializeOwned>(store: &Store, key: &str) -> Result<Option<T>> {
     match store.get(key, LIMIT).await {
         Ok(content) => Ok(content.and_then(|content| serde_json::from_slice(&content).ok())),
-        Err(Error::Damaged { .. }) => Ok(None),
-        Err(error) => Err(error),
+        Err(StorageError::Damaged { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -8,8 +8,8 @@ use super::decide::{Situation, Why};
 use super::instance::Origin;
 use super::record::{Lease, View};
 use crate::error::Error;
-use crate::storage::Store;
 use crate::wal::WalFileName;
+use walarchive_storage::Store;
 
 const LOST: &str = "What waits stays in pg_wal. Rebuild an old primary as a standby, with pg_rewind for example. If this server \
                     shall write instead of the other one, stop that one and run SELECT walarchive_take_over() here, or \

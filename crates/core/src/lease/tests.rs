@@ -9,9 +9,9 @@ use super::instance::Instance;
 use super::*;
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::storage::meddler::{Act, Meddler, Op};
-use crate::storage::pretender::{Create, Pretender};
-use crate::storage::{Store, Write};
+use walarchive_storage::{Store, Write};
+use walarchive_testkit::meddler::{Act, Meddler, Op};
+use walarchive_testkit::pretender::{Create, Pretender};
 
 /// Short, and long enough for a loaded machine to renew in time.
 const TICK: Duration = Duration::from_millis(400);
@@ -54,8 +54,8 @@ async fn permit(store: &Store, dir: &Path, timeline: u32) -> Result<()> {
     writer(store, dir, timeline).permit(Write::Object).await
 }
 
-fn reason(refused: Result<()>) -> String {
-    match refused {
+fn reason<E: Into<Error>>(refused: Result<(), E>) -> String {
+    match refused.map_err(Into::into) {
         Err(error @ Error::NotWriter { .. }) => error.detail().unwrap_or_default(),
         other => panic!("{other:?}"),
     }
@@ -386,7 +386,7 @@ fn the_file_of_a_copy_begins_anew() {
 #[tokio::test]
 async fn another_interval_counts_by_the_shorter_one_until_the_store_has_it() {
     let (dir, meddler) = (data_dir(), Meddler::new(Arc::default()));
-    let store = meddler.store();
+    let store = Store::of(Arc::new(meddler.clone()), "memory:");
     let long = Situation {
         interval: TICK * 1000,
         ..situation(1)
@@ -414,7 +414,7 @@ async fn another_interval_counts_by_the_shorter_one_until_the_store_has_it() {
 #[tokio::test]
 async fn a_lease_that_is_taken_at_the_last_moment_is_lost() {
     let (dir, meddler) = (data_dir(), Meddler::new(Arc::default()));
-    let store = meddler.store();
+    let store = Store::of(Arc::new(meddler.clone()), "memory:");
     let holder = writer(&store, dir.path(), 1);
     holder.permit(Write::Object).await.expect("the first");
     let object = store.get(&layout::lease_holder(1), 1 << 20).await.expect("read");
@@ -440,7 +440,7 @@ async fn a_lease_that_is_taken_at_the_last_moment_is_lost() {
 #[tokio::test]
 async fn a_store_that_takes_no_writes_for_long_costs_nobody_the_lease() {
     let (dir, meddler) = (data_dir(), Meddler::new(Arc::default()));
-    let store = meddler.store();
+    let store = Store::of(Arc::new(meddler.clone()), "memory:");
     let holder = writer(&store, dir.path(), 1);
     holder.permit(Write::Object).await.expect("the first");
     meddler.rule(|op, _| if op == Op::Put { Act::Fail } else { Act::Pass });

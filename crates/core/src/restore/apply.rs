@@ -9,16 +9,16 @@ use tokio_util::sync::CancellationToken;
 use super::complete::check_complete;
 use super::context::{Context, Step};
 use super::extract::extract;
-use super::fetch::blocking;
 use super::member::{BACKUP_LABEL, MARKER, MemberPath, PG_CONTROL};
 use super::options::RestoreMode;
 use super::plan::{RestorePlan, Tar, TarKind};
 use super::prepare::{check_readable, prepare};
 use super::tree::Tree;
 use super::{readback, recovery, stubs};
+use crate::blocking::blocking;
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::storage::{RangeReader, Store};
+use walarchive_storage::{RangeReader, Store};
 
 /// How far a restore is; read it from any thread.
 #[derive(Debug, Default)]

@@ -5,8 +5,8 @@ use crate::error::{Error, Result};
 use crate::formats::Sentinel;
 use crate::inventory::{self, parse_name};
 use crate::layout;
-use crate::storage::Store;
 use crate::wal::TimelineHistory;
+use walarchive_storage::Store;
 
 /// More than anybody takes: each step costs memory and downloads.
 const LONGEST: usize = 1000;

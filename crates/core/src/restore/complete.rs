@@ -8,7 +8,7 @@ use super::names::{NAMED, Source, names};
 use super::table::{Key, Stored, Table};
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::storage::Store;
+use walarchive_storage::Store;
 
 /// After the last tar but that of `pg_control`.
 pub(super) async fn check_complete(context: &Context, store: &Store, backup: &str) -> Result<()> {

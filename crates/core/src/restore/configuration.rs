@@ -11,15 +11,16 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use tar::EntryType;
 
-use super::fetch::{blocking, read_with, whole};
+use super::fetch::{read_with, whole};
 use super::member::MemberPath;
 use super::owner::Owner;
 use super::root::{Root, failed, give};
+use crate::blocking::blocking;
 use crate::codec::Format;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, StorageError};
 use crate::formats::{Configuration, ConfigurationFile, ExtendedMetadata};
 use crate::layout;
-use crate::storage::Store;
+use walarchive_storage::Store;
 
 /// More than a backup takes of them, in bytes.
 const LIMIT: u64 = 64 << 20;
@@ -224,7 +225,7 @@ async fn members(store: &Store, backup: &str) -> Result<Vec<ConfigFile>> {
 pub(crate) async fn check(store: &Store, backup: &str, described: &Configuration) -> Result<Option<String>> {
     let members = match members(store, backup).await {
         Ok(members) => members,
-        Err(Error::NotFound { .. }) => return Ok(Some("It is missing.".to_owned())),
+        Err(Error::Storage(StorageError::NotFound { .. })) => return Ok(Some("It is missing.".to_owned())),
         Err(Error::Damaged { reason, .. }) => return Ok(Some(reason)),
         Err(error) => return Err(error),
     };
@@ -259,9 +260,9 @@ async fn find(store: &Store, backup: &str) -> Result<(String, u64)> {
             return Ok((key, size));
         }
     }
-    Err(Error::NotFound {
+    Err(Error::Storage(StorageError::NotFound {
         object: store.object_url(&layout::configuration(backup)),
-    })
+    }))
 }
 
 /// The components that all paths begin with.

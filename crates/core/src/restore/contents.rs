@@ -18,7 +18,7 @@ use crate::formats::FILES_LIMIT;
 use crate::formats::files_metadata::{Listener, listen};
 use crate::formats::manifest;
 use crate::layout;
-use crate::storage::Store;
+use walarchive_storage::Store;
 
 /// More than any manifest or files metadata has, in bytes: about 200 a file.
 pub(super) const LIMIT: u64 = 16 << 30;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::contents::{Entry, listen_to, metadata_object};
 use crate::error::{Error, Result};
 use crate::formats::files_metadata::Listener;
-use crate::storage::Store;
+use walarchive_storage::Store;
 
 /// `FirstNormalObjectId`: databases below are the server's own, such as the templates and "postgres".
 const FIRST_OF_USERS: u32 = 16_384;

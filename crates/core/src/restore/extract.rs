@@ -12,8 +12,9 @@ use super::members::{Stop, TRUNCATED, each_member};
 use super::output::Output;
 use super::place::{Member, Placed};
 use super::plan::{Tar, TarKind};
+use crate::encrypted::blame;
 use crate::error::{Error, Result};
-use crate::storage::RangeReader;
+use walarchive_storage::RangeReader;
 
 /// Unpack a tar; blocks. `object` is its URL, for messages.
 pub(super) fn extract(context: &Context, step: &Step, tar: &Tar, object: &str, mut reader: RangeReader) -> Result<()> {
@@ -32,7 +33,12 @@ pub(super) fn extract(context: &Context, step: &Step, tar: &Tar, object: &str, m
         Ok(()) => Ok(()),
         Err(Stop::Other(error)) => Err(error),
         Err(Stop::Read(error)) => Err(
-            match reader.blame(object, tar.format, format!("It cannot be unpacked: {error}.")) {
+            match blame(
+                &mut reader,
+                object,
+                tar.format,
+                format!("It cannot be unpacked: {error}."),
+            ) {
                 refused if refused.is_content() && context.cancel.is_cancelled() => Error::Cancelled,
                 blamed => blamed,
             },

@@ -3,9 +3,11 @@
 use std::io::{self, Read};
 
 use super::members::Stop;
+use crate::blocking::blocking;
 use crate::codec::Format;
+use crate::encrypted::blame;
 use crate::error::{Error, Result};
-use crate::storage::{RangeReader, Store};
+use walarchive_storage::{RangeReader, Store};
 
 /// Read an object of `size` stored bytes through its decoder, on a thread that may block.
 pub(super) async fn read_with<T: Send + 'static>(
@@ -21,8 +23,8 @@ pub(super) async fn read_with<T: Send + 'static>(
         let decoder = format.decoder(&mut reader).map_err(Stop::Read);
         let result = decoder.and_then(|mut decoder| work(&mut decoder));
         result.map_err(|stop| match stop {
-            Stop::Other(error) => reader.take_failure().unwrap_or(error),
-            Stop::Read(error) => reader.blame(object, format, format!("It cannot be read: {error}.")),
+            Stop::Other(error) => reader.take_failure().map_or(error, Error::from),
+            Stop::Read(error) => blame(&mut reader, object, format, format!("It cannot be read: {error}.")),
         })
     })
     .await
@@ -36,15 +38,4 @@ pub(super) fn whole(source: &mut dyn Read, limit: u64) -> io::Result<Vec<u8>> {
         return Err(io::Error::other(format!("it has more than {limit} bytes")));
     }
     Ok(content)
-}
-
-/// Run on a thread that may block. A panic there is a panic here.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(Error::Cancelled),
-        },
-    }
 }

@@ -5,8 +5,8 @@ use crate::error::{Error, Result};
 use crate::inventory::{BackupInfo, read_history};
 use crate::layout;
 use crate::restore::TargetTimeline;
-use crate::storage::Store;
 use crate::wal::{TimelineHistory, WalFileName};
+use walarchive_storage::Store;
 
 /// The history of the timeline that recovery will follow, found as the server finds it: from the newest timeline of any
 /// backup upwards until a history file is missing. None for `current`, which every backup can follow.

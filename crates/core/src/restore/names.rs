@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::formats::files_metadata::Listener;
 use crate::formats::manifest;
 use crate::layout;
-use crate::storage::Store;
+use walarchive_storage::Store;
 
 /// So many are looked up for a message.
 pub(crate) const NAMED: usize = 10;

@@ -6,7 +6,7 @@ use super::plan::TarKind;
 use super::table::{Stored, Table};
 use crate::error::Result;
 use crate::formats::files_metadata::Listener;
-use crate::storage::Store;
+use walarchive_storage::Store;
 
 /// Finds the tars in which something is still needed.
 struct Needed {

@@ -10,8 +10,8 @@ use super::target::{RestoreTarget, TargetTimeline};
 use crate::error::{Error, Result};
 use crate::inventory::{Contents, Hole, Inventory, Reach, look_ahead, parse_name, wal_from};
 use crate::lsn::Lsn;
-use crate::storage::Store;
 use crate::wal::{Parameters, TimelineHistory};
+use walarchive_storage::Store;
 
 /// A segment that was stored so short a time ago may have been quicker than the one before it: several are uploaded at a time.
 const YOUNG: chrono::TimeDelta = chrono::TimeDelta::seconds(60);

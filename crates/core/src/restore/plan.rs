@@ -9,7 +9,7 @@ use super::condition::{self, Condition};
 use super::contents::{self, Contents, ManifestInfo};
 use super::databases::Databases;
 use super::existing::{self, Existing};
-use super::fetch::{blocking, read_with, whole};
+use super::fetch::{read_with, whole};
 use super::level::{Bits, Level};
 use super::links::{self, MappedLink};
 use super::locations;
@@ -26,13 +26,14 @@ use super::table::Table;
 use super::tablespaces::{self, Tablespace};
 use super::vacant;
 use super::wal_directory;
+use crate::blocking::blocking;
 use crate::cluster;
 use crate::codec::Format;
 use crate::error::{Error, Result};
 use crate::formats::Sentinel;
 use crate::inventory::find_backup;
 use crate::layout;
-use crate::storage::Store;
+use walarchive_storage::Store;
 
 /// More than any tablespace map has, in bytes.
 const MAP_LIMIT: u64 = 16 << 20;

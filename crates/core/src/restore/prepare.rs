@@ -14,7 +14,7 @@ use super::recovery::put;
 use super::root::Root;
 use super::tree::Tree;
 use crate::error::{Error, Result};
-use crate::storage::Store;
+use walarchive_storage::Store;
 
 /// Can these objects be read, none of which is empty? A listing does not tell: a store may have moved them to where they must
 /// be asked back from first, and credentials may do for listing only. So one byte of each is read, of so many at a time.
@@ -31,7 +31,7 @@ pub(super) async fn check_readable(
     tokio::select! {
         biased;
         () = cancel.cancelled() => Err(Error::Cancelled),
-        read = read => read,
+        read = read => Ok(read?),
     }
 }
 

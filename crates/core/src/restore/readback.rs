@@ -17,7 +17,7 @@ use super::output::Output;
 use super::table::Sum;
 use crate::error::{Error, Result};
 use crate::formats::manifest;
-use crate::storage::Store;
+use walarchive_storage::Store;
 
 /// Bytes that are read at a time.
 const BUFFER_BYTES: usize = 256 << 10;

@@ -8,9 +8,9 @@ use super::member::{BACKUP_LABEL, BACKUP_MANIFEST, MemberPath};
 use super::plan::RestorePlan;
 use super::target::{RecoveryTarget, RestoreTarget};
 use super::tree::Tree;
-use crate::config::StorageConfig;
 use crate::error::{Error, Result};
 use crate::wal::Parameters;
+use walarchive_storage::StorageConfig;
 
 /// Stands above the settings, and lets a later restore find them.
 const COMMENT: &str = "# written by walarchive backup-fetch";

@@ -11,7 +11,7 @@ use super::member::MemberPath;
 use super::table::Table;
 use crate::error::{Error, Result};
 use crate::formats::manifest;
-use crate::storage::Store;
+use walarchive_storage::Store;
 
 /// The mode that the server gives its files.
 const MODE: u32 = 0o600;

@@ -18,8 +18,8 @@ use crate::error::{Error, Result};
 use crate::inventory::{read_sentinel, write_continuous};
 use crate::layout;
 use crate::lsn::Lsn;
-use crate::storage::Store;
 use crate::wal::WalFileName;
+use walarchive_storage::Store;
 
 /// Objects that are deleted with one call. S3 takes so many in one request.
 const BATCH: usize = 1000;

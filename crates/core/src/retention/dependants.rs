@@ -10,7 +10,7 @@ use super::plan::{ABANDONED_AFTER, Action, Object};
 use crate::error::{Error, Result};
 use crate::inventory::{parse_name, read_sentinel};
 use crate::layout;
-use crate::storage::Store;
+use walarchive_storage::Store;
 
 /// What a plan knows of.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use crate::formats::OLD_SENTINEL_LIMIT;
 use crate::formats::excerpt::value_of;
 use crate::inventory::{BackupInfo, Inventory};
 use crate::layout;
-use crate::storage::Store;
+use walarchive_storage::Store;
 
 /// Mark a backup as permanent, with its ancestors, or as impermanent again, which fails if a permanent one depends on it.
 /// Returns the names of the backups that were changed, in that order; repeating it is harmless.

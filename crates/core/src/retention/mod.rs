@@ -55,9 +55,9 @@ use crate::description;
 use crate::error::{Error, Result};
 use crate::formats::Sentinel;
 use crate::inventory::Inventory;
-use crate::layout;
 use crate::lease::{Holder, Lease};
-use crate::storage::Store;
+use crate::{layout, repository};
+use walarchive_storage::Store;
 
 pub use apply::{Applied, Progress, Spared, apply};
 pub use mark::mark;
@@ -182,8 +182,8 @@ pub async fn enforce(
 /// cannot be read. A listing reads only one of the two; a deletion must not trust in their agreement.
 async fn look(store: &Store) -> Result<Inventory> {
     let mut inventory = Inventory::load(store).await?;
-    if inventory.backups.is_empty() && inventory.wal.is_empty() && !store.is_repository().await? {
-        return Err(store.no_repository());
+    if inventory.backups.is_empty() && inventory.wal.is_empty() && !repository::is_there(store).await? {
+        return Err(repository::none_in(store));
     }
     // Owned names: a future that borrows from the iterator's item is not Send for all lifetimes.
     let names: Vec<String> = inventory.backups.iter().map(|backup| backup.name.clone()).collect();

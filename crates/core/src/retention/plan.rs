@@ -15,8 +15,8 @@ use crate::inventory::{Inventory, Unfinished, WalObject, parse_name};
 use crate::layout;
 use crate::lease::Holder;
 use crate::lsn::Lsn;
-use crate::storage::{Listed, PendingUpload};
 use crate::wal::{Segment, WalFileName};
+use walarchive_storage::{Listed, PendingUpload};
 
 /// A folder without a sentinel to which nothing was added for so long is not that of a running backup.
 pub(super) const ABANDONED_AFTER: TimeDelta = TimeDelta::hours(24);

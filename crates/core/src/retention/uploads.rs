@@ -9,7 +9,7 @@ use super::request::{Garbage, Request};
 use crate::error::Result;
 use crate::inventory::{Inventory, Unfinished};
 use crate::layout;
-use crate::storage::{Pending, PendingUpload, Store};
+use walarchive_storage::{Pending, PendingUpload, Store};
 
 /// Those that the request may concern, and what the user should know if the store does not say.
 pub(super) async fn pending(store: &Store, request: &Request) -> Result<(Vec<PendingUpload>, Vec<String>)> {
@@ -86,14 +86,14 @@ impl<'a> Discard<'a> {
             return Ok(false);
         };
         if self.force {
-            return self.store.discard_upload(upload, TimeDelta::zero()).await;
+            return Ok(self.store.discard_upload(upload, TimeDelta::zero()).await?);
         }
         if let Some(name) = layout::backup_of_object(&upload.key)
             && self.is_running(name, upload).await?
         {
             return Ok(false);
         }
-        self.store.discard_upload(upload, ABANDONED_AFTER).await
+        Ok(self.store.discard_upload(upload, ABANDONED_AFTER).await?)
     }
 
     async fn is_running(&mut self, name: &str, upload: &PendingUpload) -> Result<bool> {

@@ -12,11 +12,12 @@ use serde::Serialize;
 
 use super::Status;
 use super::record::Verified;
-use crate::error::{Error, Result};
+use crate::encrypted::blame;
+use crate::error::{Error, Result, StorageError};
 use crate::inventory::{Inventory, SegmentRange, WalObject};
 use crate::restore::Progress;
-use crate::storage::{RangeReader, Store};
 use crate::wal::{Segment, SegmentSize, WalFileName, WalWalker, Walked};
+use walarchive_storage::{RangeReader, Store};
 
 /// Bytes that are decompressed at a time.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -265,8 +266,8 @@ fn walk(
         }
     });
     let mut walked = walker.end();
-    let mut blame = |why: String| match source.inner.blame(object.key(), object.format, why) {
-        Error::NotFound { .. } => Ok(None),
+    let mut blame = |why: String| match blame(&mut source.inner, object.key(), object.format, why) {
+        Error::Storage(StorageError::NotFound { .. }) => Ok(None),
         Error::Damaged { reason, .. } => Ok(Some(reason)),
         Error::Encrypted { reason, .. } => Ok(Some(format!("It is encrypted, and no key is configured. {reason}"))),
         failure => Err(failure),

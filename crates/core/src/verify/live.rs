@@ -11,8 +11,8 @@ use crate::inventory::SegmentRange;
 use crate::layout;
 use crate::lsn::Lsn;
 use crate::server_config::ServerConfig;
-use crate::storage::{Listed, Store};
 use crate::wal::{Segment, TimelineHistory, WalFileName};
+use walarchive_storage::{Listed, Store};
 
 /// Where a server is. Every segment before that of the LSN is complete, and marked to be archived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl Live {
             let segment = key.rsplit('/').next().and_then(|name| name.parse::<Segment>().ok());
             self.found.extend(segment.filter(|segment| contains(lost, *segment)));
         };
-        store.each(layout::WAL_FOLDER, look).await
+        Ok(store.each(layout::WAL_FOLDER, look).await?)
     }
 }
 

@@ -27,7 +27,7 @@ pub use times::timed_windows;
 use crate::error::Result;
 use crate::inventory::Inventory;
 use crate::lease::Holder;
-use crate::storage::Store;
+use walarchive_storage::Store;
 
 /// What a check found, in WAL-G's words. Ordered: the worst is the greatest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

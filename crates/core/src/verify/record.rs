@@ -10,11 +10,11 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::Status;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, StorageError};
 use crate::inventory::{BackupInfo, Inventory, WalObject};
 use crate::layout;
-use crate::storage::Store;
 use crate::wal::{Segment, WalFileName};
+use walarchive_storage::Store;
 
 /// More than any record has, in bytes.
 const LIMIT: u64 = 16 << 20;
@@ -171,7 +171,7 @@ impl VerifiedBackup {
     pub async fn write(store: &Store, backup: &BackupInfo, status: Status, now: DateTime<Utc>) -> Result<()> {
         let key = layout::verified_backup(&backup.name);
         if status == Status::Failure {
-            return store.delete(&key).await;
+            return Ok(store.delete(&key).await?);
         }
         let record = VerifiedBackup {
             name: backup.name.clone(),
@@ -186,8 +186,8 @@ impl VerifiedBackup {
 async fn read<T: for<'de> Deserialize<'de>>(store: &Store, key: &str) -> Result<Option<T>> {
     let content = match store.get(key, LIMIT).await {
         Ok(content) => content,
-        Err(Error::Damaged { .. }) => None,
-        Err(error) => return Err(error),
+        Err(StorageError::Damaged { .. }) => None,
+        Err(error) => return Err(error.into()),
     };
     Ok(content.and_then(|content| serde_json::from_slice(&content).ok()))
 }
@@ -199,7 +199,7 @@ async fn write<T: Serialize>(store: &Store, key: &str, record: &T) -> Result<()>
             "This is a defect of walarchive; please report it.",
         )
     })?;
-    store.put(key, Bytes::from(text)).await
+    Ok(store.put(key, Bytes::from(text)).await?)
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use futures::{StreamExt, TryStreamExt};
 use super::content::check_object;
 use crate::error::Result;
 use crate::inventory::{Inventory, RecoveryWindow, recovery_windows};
-use crate::storage::Store;
 use crate::wal::{Segment, WalWalker};
+use walarchive_storage::Store;
 
 /// Segments that are read of a window, from its end backwards, until there is a transaction in one.
 const SEGMENTS: u64 = 4;

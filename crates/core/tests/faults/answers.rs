@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{TimeDelta, Utc};
-use walarchive_core::error::Error;
-use walarchive_core::storage::{Created, Store};
+use walarchive_storage::Error;
+use walarchive_storage::{Created, Store};
 use walarchive_testkit::Fault;
 
 use crate::site::{SOON, Site, each_operation, noise, timed};

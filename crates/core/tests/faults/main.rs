@@ -9,8 +9,8 @@ mod transfers;
 use std::time::Duration;
 
 use bytes::Bytes;
-use walarchive_core::error::Error;
-use walarchive_core::storage::{Created, Store};
+use walarchive_storage::Error;
+use walarchive_storage::{Created, Store};
 use walarchive_testkit::Fault;
 
 use site::{SOON, Site, assert_too_slow, each_operation, noise, timed};
@@ -26,11 +26,11 @@ async fn a_store_that_accepts_and_never_answers() {
     store.put("object", "some content".into()).await.expect("written");
     site.proxy.set([Fault::Silent]);
     for (what, took, error) in each_operation(&store).await {
-        assert_too_slow(what, &error.expect(what));
+        assert_too_slow(what, error.expect(what));
         assert!(took < SOON, "{what}: {took:?}");
     }
     let (pushed, took) = timed(site.push(SECOND)).await;
-    assert_too_slow("push", &pushed.expect_err("refused"));
+    assert_too_slow("push", pushed.expect_err("refused"));
     assert!(took < SOON, "{took:?}");
 
     site.proxy.heal();
@@ -49,7 +49,7 @@ async fn a_silent_store_is_asked_again_while_patience_lasts() {
     site.proxy.set([Fault::Silent]);
     // What object_store believes not to be repeatable is repeated too.
     let (created, took) = timed(store.create("object", "some content".into())).await;
-    assert_too_slow("create", &created.expect_err("refused"));
+    assert_too_slow("create", created.expect_err("refused"));
     assert!(took > Duration::from_secs(2) && took < SOON, "{took:?}");
     let requests = site.proxy.count();
     assert!((2..10).contains(&requests), "{requests} requests");
@@ -63,11 +63,11 @@ async fn a_store_that_answers_one_byte_a_second() {
     store.put("object", content.clone().into()).await.expect("written");
     site.proxy.set([Fault::Trickle]);
     for (what, took, error) in each_operation(&store).await {
-        assert_too_slow(what, &error.expect(what));
+        assert_too_slow(what, error.expect(what));
         assert!(took < SOON, "{what}: {took:?}");
     }
     let (pushed, took) = timed(site.push(FIRST)).await;
-    assert_too_slow("push", &pushed.expect_err("refused"));
+    assert_too_slow("push", pushed.expect_err("refused"));
     assert!(took < SOON, "{took:?}");
 
     // Bytes keep coming, so that only the deadline of the operation ends it; it has time for the size of the object.
@@ -78,7 +78,7 @@ async fn a_store_that_answers_one_byte_a_second() {
         matches!(error, Error::Timeout { deadline, .. } if deadline >= Duration::from_secs(4) && took >= deadline),
         "{error:?} after {took:?}"
     );
-    assert_too_slow("get", &error);
+    assert_too_slow("get", error);
     assert!(took < 2 * SOON, "{took:?}");
 
     site.proxy.heal();

@@ -5,9 +5,9 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use walarchive_core::check::check_store;
-use walarchive_core::config::StorageConfig;
-use walarchive_core::error::Error;
-use walarchive_core::storage::{CreateOnly, Created, Store};
+use walarchive_storage::Error;
+use walarchive_storage::StorageConfig;
+use walarchive_storage::{CreateOnly, Created, Store};
 use walarchive_testkit::{Answer, Fault, HttpMock, Request};
 
 use crate::site::{SOON, Site, timed};

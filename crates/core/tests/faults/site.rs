@@ -8,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 use walarchive_core::archive::{Archive, Pushed, fetch};
 use walarchive_core::cluster::ClusterIdentity;
 use walarchive_core::codec::{Compression, Format};
-use walarchive_core::config::StorageConfig;
-use walarchive_core::error::{Error, Result};
-use walarchive_core::storage::Store;
 use walarchive_core::wal::{SegmentSize, WalFileName};
+use walarchive_storage::StorageConfig;
+use walarchive_storage::Store;
+use walarchive_storage::{Error, Result};
 use walarchive_testkit::{FaultProxy, S3Server, TestDir};
 
 /// Far above what any operation here may take with the deadlines of [`Site::config`], far below object_store's own.
@@ -81,7 +81,7 @@ impl Site {
     }
 
     /// Archives a segment that does not compress.
-    pub async fn push(&self, name: &str) -> Result<Pushed> {
+    pub async fn push(&self, name: &str) -> walarchive_core::Result<Pushed> {
         let name: WalFileName = name.parse().expect("a name");
         let path = self.dir.join(name.to_string());
         if !path.exists() {
@@ -182,9 +182,11 @@ pub async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
 
 /// The failure of a store that is too slow, or silent.
 #[track_caller]
-pub fn assert_too_slow(what: &str, error: &Error) {
+pub fn assert_too_slow(what: &str, error: impl Into<walarchive_core::Error>) {
+    let error = error.into();
     let said = format!("{error} {}", error.detail().unwrap_or_default());
-    let timed_out = said.contains("timed out") || matches!(error, Error::Timeout { .. });
+    let timed_out =
+        said.contains("timed out") || matches!(error, walarchive_core::Error::Storage(Error::Timeout { .. }));
     assert!(
         timed_out && error.is_transient() && error.is_unreachable(),
         "{what}: {error:?}"

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use walarchive_core::error::Error;
-use walarchive_core::storage::{Created, PART_BYTES, Store};
+use walarchive_storage::Error;
+use walarchive_storage::{Created, PART_BYTES, Store};
 use walarchive_testkit::Fault;
 
 use crate::site::{SOON, Site, noise, timed};

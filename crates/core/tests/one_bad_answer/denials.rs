@@ -31,7 +31,7 @@ async fn the_file_in_use_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_that_were_never_good_are_refused_at_once() {
     let place = Place::new(|_| denial(403, "InvalidAccessKeyId"));
-    let store = walarchive_core::storage::Store::open(&place.config().for_backup()).expect("a store");
+    let store = walarchive_storage::Store::open(&place.config().for_backup()).expect("a store");
     let started = Instant::now();
     perform(&store, "put").await.expect_err("denied");
     assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());

@@ -1,7 +1,7 @@
 //! One bad answer, or credentials that change, in the middle of work of hours: the work goes on.
 #![allow(missing_docs)]
 
-#[path = "../support/mod.rs"]
+#[path = "../../../storage/tests/support/mod.rs"]
 mod support;
 
 mod denials;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use walarchive_core::config::StorageConfig;
-use walarchive_core::error::Error;
-use walarchive_core::storage::Store;
+use walarchive_storage::Error;
+use walarchive_storage::StorageConfig;
+use walarchive_storage::Store;
 use walarchive_testkit::{Answer, HttpMock, Request, TestDir, TlsFiles};
 
 use crate::s3::{fine, perform};

@@ -65,7 +65,7 @@ async fn a_clock_that_stays_wrong_is_named_with_both_times() {
     let place = Place::new(|_| skewed(TimeDelta::hours(2)));
     let mut config = place.config();
     config.patience = std::time::Duration::from_secs(2);
-    let store = walarchive_core::storage::Store::open(&config).expect("a store");
+    let store = walarchive_storage::Store::open(&config).expect("a store");
     for kind in ["put", "get", "size", "list", "delete", "upload"] {
         let error = perform(&store, kind).await.expect_err(kind);
         let text = format!("{error}; {:?}; {:?}", error.detail(), error.hint());
@@ -87,7 +87,7 @@ async fn a_check_reaches_its_clock_row() {
     let place = Place::new(|_| skewed(TimeDelta::hours(-3)));
     let mut config = place.config();
     config.patience = std::time::Duration::from_secs(2);
-    let store = walarchive_core::storage::Store::open(&config).expect("a store");
+    let store = walarchive_storage::Store::open(&config).expect("a store");
     let checks = walarchive_core::check::check_store(&store, None).await;
     let clock = checks.iter().find(|check| check.name == "clock").expect("a row");
     assert_eq!(clock.status, walarchive_core::check::Status::Failed);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use walarchive_core::storage::Store;
+use walarchive_storage::Store;
 
 use crate::s3::{KINDS, Place, credentials, denial, fine, key_of, perform};
 

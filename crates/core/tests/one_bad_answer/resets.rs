@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use walarchive_core::config::StorageConfig;
-use walarchive_core::storage::Store;
+use walarchive_storage::StorageConfig;
+use walarchive_storage::Store;
 
 const CONTENT: &[u8] = b"0123456789abcdef";
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{TimeDelta, Utc};
-use walarchive_core::config::StorageConfig;
-use walarchive_core::error::{Error, Result};
-use walarchive_core::storage::Store;
+use walarchive_storage::StorageConfig;
+use walarchive_storage::Store;
+use walarchive_storage::{Error, Result};
 use walarchive_testkit::{Answer, HttpMock, Request, TestDir};
 
 use crate::support;

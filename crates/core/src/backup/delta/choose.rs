@@ -6,7 +6,7 @@ use super::{Choice, Origin, Parent, Wanted};
 use crate::backup::BackupRequest;
 use crate::error::{Error, Result};
 use crate::inventory::{self, BackupInfo, Inventory};
-use crate::storage::Store;
+use walarchive_storage::Store;
 
 /// What kind of backup it becomes. To be called after `pg_backup_start`: where the backup starts counts. `in_recovery`: is this
 /// server a standby? An error if a parent was named that is none; or the store's.

@@ -5,14 +5,14 @@ use std::io::{self, Read};
 use crate::backup::BackupRequest;
 use crate::codec::Format;
 use crate::control_file::{ControlFile, PG_CONTROL, PG_CONTROL_BYTES};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, StorageError};
 use crate::inventory::{BackupDetail, BackupInfo, Inventory, read_history, read_sentinel};
 use crate::layout;
 use crate::page::PAGE_BYTES;
 use crate::restore::member::MemberPath;
 use crate::restore::members::{Stop, each_member};
-use crate::storage::Store;
 use crate::wal::{TimelineHistory, WalFileName};
+use walarchive_storage::Store;
 
 /// More than the tar of `pg_control` has, in stored bytes.
 const TAR_LIMIT: u64 = 1 << 20;
@@ -93,11 +93,11 @@ pub(super) async fn is_being_deleted(store: &Store, backup: &str) -> Result<bool
 pub(super) fn unreadable(store: &Store, backup: &str, error: Error) -> Result<Unfit> {
     let manifest = store.object_url(&layout::backup_manifest(backup));
     let (object, why) = match error {
-        Error::NotFound { object } if object == manifest => {
+        Error::Storage(StorageError::NotFound { object }) if object == manifest => {
             let why = "it has no backup manifest, as no backup has that WAL-G took".to_owned();
             return Ok(Unfit { why, hint: FULL });
         }
-        Error::NotFound { object } => (object, "it does not exist".to_owned()),
+        Error::Storage(StorageError::NotFound { object }) => (object, "it does not exist".to_owned()),
         Error::Damaged { object, reason } => (object, reason),
         error => return Err(error),
     };
@@ -161,7 +161,7 @@ async fn history(store: &Store, request: &BackupRequest) -> Result<Option<Timeli
 /// `pg_checksums --enable` writes pages anew and leaves their LSNs as they were.
 async fn same_pages(store: &Store, request: &BackupRequest, parent: &str) -> Result<Result<(), Unfit>> {
     let data_dir = request.data_dir.clone();
-    let here = crate::backup::stream::blocking(move || ControlFile::read(&data_dir)).await?;
+    let here = crate::blocking::blocking(move || ControlFile::read(&data_dir)).await?;
     let Some(there) = control_file(store, parent).await? else {
         return unfit("its copy of pg_control cannot be read", FULL);
     };
@@ -190,8 +190,8 @@ async fn control_file(store: &Store, backup: &str) -> Result<Option<ControlFile>
         let tar = match store.get(&key, TAR_LIMIT).await {
             Ok(Some(tar)) => tar,
             Ok(None) => continue,
-            Err(Error::Damaged { .. }) => return Ok(None),
-            Err(error) => return Err(error),
+            Err(StorageError::Damaged { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
         };
         let mut found = None;
         let read = each_member(format, &tar[..], |member| {

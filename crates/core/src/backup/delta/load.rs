@@ -5,13 +5,13 @@ use std::path::Path;
 
 use super::databases::{self, Version};
 use super::files::{Known, Listed, ParentFiles};
-use crate::backup::stream::blocking;
-use crate::error::{Error, Result};
+use crate::blocking::blocking;
+use crate::error::{Error, Result, StorageError};
 use crate::formats::FILES_LIMIT;
 use crate::formats::files_metadata::{self, FileDescription, Identity, Listener};
 use crate::formats::manifest::{self, ChecksumAlgorithm, ManifestFile};
 use crate::layout;
-use crate::storage::{RangeReader, Store};
+use walarchive_storage::{RangeReader, Store};
 
 /// All files of a backup. [`Error::NotFound`] and [`Error::Damaged`] say why it cannot be a parent.
 pub(super) async fn load(store: &Store, backup: &str) -> Result<ParentFiles> {
@@ -30,7 +30,7 @@ async fn read<T: Send + 'static>(
 ) -> Result<T> {
     let object = store.object_url(&key);
     let Some(mut reader) = RangeReader::open(store, &key).await? else {
-        return Err(Error::NotFound { object });
+        return Err(Error::Storage(StorageError::NotFound { object }));
     };
     blocking(move || {
         let failed = match work(&mut reader) {
@@ -39,7 +39,9 @@ async fn read<T: Send + 'static>(
             Err(Error::Damaged { reason, .. }) => reason,
             Err(error) => return Err(error),
         };
-        Err(reader.take_failure().unwrap_or(Error::damaged(object, failed)))
+        Err(reader
+            .take_failure()
+            .map_or_else(|| Error::damaged(object, failed), Error::from))
     })
     .await
 }

@@ -26,8 +26,8 @@ use chrono::{DateTime, Utc};
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::lsn::Lsn;
-use crate::storage::Store;
 use crate::wal::TimelineHistory;
+use walarchive_storage::Store;
 
 pub use choose::choose;
 use files::ParentFiles;

@@ -9,7 +9,7 @@ use super::*;
 use crate::error::Error;
 use crate::formats::SENTINEL_LIMIT;
 use crate::formats::files_metadata::FilesMetadata;
-use crate::storage::Created;
+use walarchive_storage::Created;
 
 fn memory() -> Store {
     Store::of(Arc::new(object_store::memory::InMemory::new()), "memory:")

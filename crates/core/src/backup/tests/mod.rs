@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::codec::Format;
-use crate::config::StorageConfig;
 use crate::control_file::tests::SYSTEM_IDENTIFIER;
 use crate::layout;
-use crate::storage::Store;
+use walarchive_storage::StorageConfig;
+use walarchive_storage::Store;
 
 const NAME: &str = "base_000000010000000000000002";
 

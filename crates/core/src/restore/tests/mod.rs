@@ -23,11 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::codec::Compression;
-use crate::config::StorageConfig;
 use crate::error::{Error, Result};
 use crate::formats::manifest::{ChecksumAlgorithm, Checksummer, ManifestFile, ManifestWriter};
 use crate::layout;
-use crate::storage::Store;
+use walarchive_storage::StorageConfig;
+use walarchive_storage::Store;
 
 const BACKUP: &str = "base_000000010000000000000002";
 const CONTENT: &[u8] = b"the content of a relation, several times over";

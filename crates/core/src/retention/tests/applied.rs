@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::layout;
 use crate::retention::{Mode, Progress, Request, apply, draw_up, mark};
-use crate::storage::Store;
-use crate::storage::meddler::{Act, Meddler, Op};
+use walarchive_storage::Store;
+use walarchive_testkit::meddler::{Act, Meddler, Op};
 
 pub(super) const FIRST: &str = "base_000000010000000000000003";
 pub(super) const SECOND: &str = "base_000000010000000000000006";
@@ -103,7 +103,7 @@ async fn a_crash_after_any_deletion_leaves_whole_backups_and_the_next_run_finish
             }
             _ => Act::Pass,
         });
-        let outcome = delete(&mortal.store(), &retain(1)).await;
+        let outcome = delete(&Store::of(Arc::new(mortal.clone()), "memory:"), &retain(1)).await;
         let store = Store::of(Arc::clone(&inner) as Arc<dyn ObjectStore>, "memory:");
         let inventory = Inventory::load(&store).await.expect("loaded");
         for backup in &inventory.backups {

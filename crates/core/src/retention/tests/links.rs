@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::applied::{FIRST, SECOND, THIRD, delete, fill, retain};
 use super::*;
-use crate::config::StorageConfig;
 use crate::layout;
 use crate::retention::{Garbage, Request};
-use crate::storage::Store;
+use walarchive_storage::StorageConfig;
+use walarchive_storage::Store;
 
 async fn repository(dir: &Path) -> Store {
     std::fs::create_dir(dir.join("repository")).expect("made");
@@ -98,11 +98,11 @@ async fn a_folder_of_wal_that_is_a_link_is_read_and_not_pruned() {
     let key = store.list("wal_005").await.expect("listed").remove(0).key;
     let error = store.delete(&key).await.expect_err("refused");
     assert!(
-        matches!(&error, crate::Error::BehindLink { link, .. } if link == "wal_005"),
+        matches!(&error, crate::StorageError::BehindLink { link, .. } if link == "wal_005"),
         "{error:?}"
     );
     let error = store.delete_many(&[key], |_| {}).await.expect_err("refused");
-    assert!(matches!(&error, crate::Error::BehindLink { .. }), "{error:?}");
+    assert!(matches!(&error, crate::StorageError::BehindLink { .. }), "{error:?}");
     assert!(
         error.to_string().ends_with("as \"wal_005\" is a symbolic link"),
         "{error}"

@@ -7,11 +7,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::applied::{DELTA, FIRST, SECOND, THIRD, all_keys, delete, fill, memory, retain};
 use super::*;
-use crate::config::StorageConfig;
 use crate::layout;
 use crate::retention::{Progress, Request, apply, draw_up};
-use crate::storage::Store;
-use crate::storage::meddler::{Act, Meddler, Op};
+use walarchive_storage::StorageConfig;
+use walarchive_storage::Store;
+use walarchive_testkit::meddler::{Act, Meddler, Op};
 
 /// Upon the first backup, later than all others.
 const LATE: &str = "base_00000001000000000000000E_D_000000010000000000000003";
@@ -47,7 +47,9 @@ async fn the_parent_of_a_delta_that_has_begun_is_spared() {
             let meddler = Meddler::new(Arc::clone(&inner));
             // After the deletion of two other backups, and after whatever list was made before that.
             meddler.once(Op::Put, &layout::backup_deletion(FIRST), Act::Then(comes.clone()));
-            let (_, applied) = delete(&meddler.store(), &request).await.expect("applied");
+            let (_, applied) = delete(&Store::of(Arc::new(meddler.clone()), "memory:"), &request)
+                .await
+                .expect("applied");
             let spared = &applied.spared;
             assert_eq!(spared.len(), 1, "{request:?} {spared:?}");
             assert_eq!(spared[0].name, FIRST);
@@ -110,7 +112,9 @@ async fn a_leftover_that_is_completed_meanwhile_keeps_its_parent() {
     let meddler = Meddler::new(Arc::clone(&inner));
     let everything = Request::Everything { force: true };
     meddler.once(Op::Put, &layout::backup_deletion(FIRST), Act::Then(complete()));
-    let (_, applied) = delete(&meddler.store(), &everything).await.expect("applied");
+    let (_, applied) = delete(&Store::of(Arc::new(meddler.clone()), "memory:"), &everything)
+        .await
+        .expect("applied");
     let spared: Vec<&str> = applied.spared.iter().map(|spared| spared.name.as_str()).collect();
     assert_eq!(spared, [FIRST, LATE]);
     // One that is not goes with all the others.
@@ -136,7 +140,9 @@ async fn a_backup_that_begins_while_everything_goes_keeps_the_wal() {
         ];
         meddler.once(Op::Put, &layout::backup_deletion(FIRST), Act::Then(comes));
         let everything = Request::Everything { force };
-        let (_, applied) = delete(&meddler.store(), &everything).await.expect("applied");
+        let (_, applied) = delete(&Store::of(Arc::new(meddler.clone()), "memory:"), &everything)
+            .await
+            .expect("applied");
         assert_eq!(applied.spared.len(), 1, "{:?}", applied.spared);
         assert_eq!(applied.spared[0].name, newcomer);
         let left = all_keys(&inner).await;
@@ -144,13 +150,14 @@ async fn a_backup_that_begins_while_everything_goes_keeps_the_wal() {
         assert!(left.contains(layout::CLUSTER));
         assert!(left.iter().all(|key| !key.contains("sentinel")), "{left:?}");
         // What bears another name is in nobody's way.
-        meddler
-            .store()
+        Store::of(Arc::new(meddler.clone()), "memory:")
             .delete(&layout::backup_claim(newcomer))
             .await
             .expect("removed");
         let everything = Request::Everything { force: true };
-        let (_, applied) = delete(&meddler.store(), &everything).await.expect("applied");
+        let (_, applied) = delete(&Store::of(Arc::new(meddler.clone()), "memory:"), &everything)
+            .await
+            .expect("applied");
         assert_eq!(applied.spared, []);
         let left = all_keys(&inner).await;
         assert!(left.iter().all(|key| !key.starts_with("wal_005")), "{left:?}");

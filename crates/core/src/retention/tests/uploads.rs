@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::super::{Garbage, Progress, Request, Situation, apply, draw_up, plan};
 use super::*;
 use crate::layout;
-use crate::storage::pending::PendingUploads;
-use crate::storage::{PendingUpload, Store};
+use walarchive_storage::PendingUploads;
+use walarchive_storage::{PendingUpload, Store};
 
 const DONE: &str = "base_000000010000000000000003";
 const RUNNING: &str = "base_000000010000000000000006";

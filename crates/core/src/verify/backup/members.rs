@@ -11,7 +11,8 @@ use tar::EntryType;
 
 use super::findings::Findings;
 use crate::control_file::{ControlFile, PG_CONTROL_BYTES};
-use crate::error::{Error, Result};
+use crate::encrypted::blame;
+use crate::error::{Error, Result, StorageError};
 use crate::files::read_full;
 use crate::formats::FILES_LIMIT;
 use crate::formats::increment::{IncrementHeader, PAGE_BYTES};
@@ -24,9 +25,9 @@ use crate::restore::member::{BACKUP_LABEL, MemberPath, PG_CONTROL, TABLESPACE_MA
 use crate::restore::members::{Member, Stop, TRUNCATED, each_member};
 use crate::restore::plan::{Tar, TarKind};
 use crate::restore::table::{Expected, Found, Key, Keys, Stored, Table};
-use crate::storage::RangeReader;
 use crate::verify::Status;
 use crate::verify::page_checksum::{PageChecker, first_page};
+use walarchive_storage::RangeReader;
 
 /// Bytes that are read at a time.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -146,8 +147,8 @@ pub(super) fn read_tar(context: &Context, tar: &Tar, mut reader: RangeReader) ->
         Err(Stop::Other(error)) => return Err(error),
         Err(Stop::Read(error)) => {
             let why = format!("It cannot be unpacked: {error}.");
-            match reader.blame(tar.key.clone(), tar.format, why) {
-                Error::NotFound { .. } => Some("It is missing.".to_owned()),
+            match blame(&mut reader, tar.key.clone(), tar.format, why) {
+                Error::Storage(StorageError::NotFound { .. }) => Some("It is missing.".to_owned()),
                 Error::Damaged { reason, .. } => Some(reason),
                 Error::Encrypted { reason, .. } => {
                     context.is_encrypted.store(true, Ordering::Relaxed);

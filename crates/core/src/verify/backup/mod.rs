@@ -14,6 +14,7 @@ use self::findings::Findings;
 use self::members::{Context, read_tar};
 use super::Status;
 use super::record::VerifiedBackup;
+use crate::blocking::blocking;
 use crate::error::{Error, Result};
 use crate::inventory::{self, BackupInfo, Inventory};
 use crate::layout;
@@ -21,13 +22,12 @@ use crate::restore::Progress;
 use crate::restore::configuration;
 use crate::restore::contents::{MISSING_TAR, Own, read_own};
 use crate::restore::essential::Essential;
-use crate::restore::fetch::blocking;
 use crate::restore::member::{BACKUP_LABEL, PG_CONTROL, TABLESPACE_MAP};
 use crate::restore::names::{NAMED, Source, names};
 use crate::restore::plan::{Link, Tar, TarKind, list_tars};
 use crate::restore::survey::Survey;
 use crate::restore::table::Stored;
-use crate::storage::{RangeReader, Store};
+use walarchive_storage::{RangeReader, Store};
 
 /// Tars at a time, each with some 40 MB in memory.
 const CONCURRENCY: usize = 4;

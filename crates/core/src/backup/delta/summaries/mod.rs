@@ -19,7 +19,7 @@ pub(in crate::backup) use cover::{Stretch, stretches};
 #[cfg(test)]
 pub(in crate::backup) use format::tests::summary_of;
 
-use crate::backup::stream::blocking;
+use crate::blocking::blocking;
 use crate::error::{Error, Result};
 
 /// Relative to the data directory.

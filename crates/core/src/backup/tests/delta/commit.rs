@@ -3,7 +3,7 @@
 use super::life::{is_orphaned, with_parent};
 use super::*;
 use crate::error::Error;
-use crate::storage::meddler::{Act, Op};
+use walarchive_testkit::meddler::{Act, Op};
 
 /// The sentinel and the claim of the backup: is each there?
 async fn there(world: &World, name: &str) -> (bool, bool) {

@@ -25,7 +25,7 @@ use crate::formats::{SENTINEL_LIMIT, Sentinel};
 use crate::page::PAGE_BYTES;
 use crate::page::tests::sample;
 use crate::retention;
-use crate::storage::meddler::Meddler;
+use walarchive_testkit::meddler::Meddler;
 
 const SEGMENT: u64 = 16 << 20;
 
@@ -47,7 +47,7 @@ impl World {
     /// A cluster with the database 5, some tables of which are in the tablespace 16400.
     async fn new(data_checksums: bool) -> Self {
         let meddler = Meddler::new(Arc::default());
-        let store = meddler.store();
+        let store = Store::of(Arc::new(meddler.clone()), "memory:");
         let identity = ClusterIdentity {
             system_identifier: SYSTEM_IDENTIFIER,
             major_version: 15,

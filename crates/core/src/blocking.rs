@@ -1,0 +1,14 @@
+//! Work that blocks, from where nothing may.
+
+use crate::error::{Error, Result};
+
+/// Run on a thread that may block. A panic there is a panic here.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Error::Cancelled),
+        },
+    }
+}

@@ -1,0 +1,170 @@
+//! The file named by `walarchive.credentials_file`.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// The largest file that is taken for one, in bytes.
+const LIMIT: u64 = 64 << 10;
+
+/// A line of the file.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Line {
+    /// In lower case.
+    pub key: String,
+    pub value: String,
+    /// The section it stands in: other programs, which know other keys, read these too.
+    pub section: Option<String>,
+}
+
+/// The file's text, if it is one that only those can read who may.
+pub(crate) fn text(path: &Path) -> Result<String> {
+    let meta = std::fs::metadata(path).map_err(|error| unreadable("open", path, &error))?;
+    check_mode("credentials file", path, &meta)?;
+    if !meta.is_file() || meta.len() > LIMIT {
+        return Err(Error::config(
+            format!("\"{}\" is not a credentials file", path.display()),
+            "It holds lines like \"aws_access_key_id = …\".",
+        ));
+    }
+    std::fs::read_to_string(path).map_err(|error| unreadable("read", path, &error))
+}
+
+/// Who follows the links to a file may read it by PostgreSQL's rule for `ssl_key_file`: it belongs to the user of the process
+/// and nobody else has any permission, or it belongs to root and its group may read it.
+pub(crate) fn check_mode(what: &str, path: &Path, meta: &Metadata) -> Result<()> {
+    let us = nix::unistd::geteuid().as_raw();
+    match fault(meta.uid(), meta.mode(), us) {
+        None => Ok(()),
+        Some(fault) => Err(Error::config(
+            format!("{what} \"{}\" {fault}", path.display()),
+            "Set its mode to 0600 or stricter; it must belong to the user of the process, or to root with mode 0640 or \
+             stricter. Links are followed: what counts is the file that they lead to.",
+        )),
+    }
+}
+
+fn fault(owner: u32, mode: u32, us: u32) -> Option<&'static str> {
+    match (owner, us) {
+        // Root reads any file, whoever the server runs as.
+        _ if mode & 0o077 == 0 && (owner == us || owner == 0 || us == 0) => None,
+        (0, _) if mode & 0o037 == 0 => None,
+        _ if mode & 0o077 != 0 => Some("can be read by others"),
+        _ => Some("belongs neither to the user of the process nor to root"),
+    }
+}
+
+/// The error for a file that somebody named and that is not there, or cannot be read.
+pub(crate) fn unreadable(operation: &str, path: &Path, error: &std::io::Error) -> Error {
+    let hint = match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            "Put the file there, or correct the setting or the variable that names it. It is looked for again by itself."
+        }
+        std::io::ErrorKind::PermissionDenied => "Let the user of the process read the file, and enter its directories.",
+        _ => "The file must be one that the user of the process can read.",
+    };
+    Error::config(
+        format!("could not {operation} credentials file \"{}\": {error}", path.display()),
+        hint,
+    )
+}
+
+/// The `key = value` lines of the file. Of an AWS credentials file, its `[default]` section is taken.
+pub(crate) fn read(path: &Path) -> Result<Vec<(String, String)>> {
+    let wanted = |line: &Line| line.section.as_deref().is_none_or(|section| section == "default");
+    let lines = lines(&text(path)?, path)?.into_iter().filter(wanted);
+    Ok(lines.map(|line| (line.key, line.value)).collect())
+}
+
+/// The lines of a text of `key = value` lines with `[section]`s. Lines that are indented belong to a value with parts of its
+/// own, as in `~/.aws/config`, and are left out.
+pub(crate) fn lines(text: &str, path: &Path) -> Result<Vec<Line>> {
+    let mut found = Vec::new();
+    let mut section = None;
+    for (number, line) in text.lines().enumerate() {
+        let indented = line.starts_with([' ', '\t']) && section.is_some();
+        let line = line.trim();
+        if line.is_empty() || indented || line.starts_with(['#', ';']) {
+            continue;
+        }
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            section = Some(name.0.trim().to_owned());
+            continue;
+        }
+        // The line itself is a secret: say where it is, not what it says.
+        let (key, value) = line.split_once('=').ok_or_else(|| {
+            Error::config(
+                format!(
+                    "line {} of \"{}\" is not of the form \"key = value\"",
+                    number + 1,
+                    path.display()
+                ),
+                "A credentials file holds lines like \"aws_access_key_id = …\".",
+            )
+        })?;
+        found.push(Line {
+            key: key.trim().to_ascii_lowercase(),
+            value: value.trim().to_owned(),
+            section: section.clone(),
+        });
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_comments_and_indented_lines() {
+        let text =
+            "plain = 1\n# c\n; c\n[default]\nA_Key = x=y \ns3 =\n  addressing_style = path\n[ other ] # c\nb=2\n";
+        let found: Vec<_> = lines(text, Path::new("f"))
+            .expect("lines")
+            .into_iter()
+            .map(|line| (line.section.unwrap_or_default(), line.key, line.value))
+            .collect();
+        let expected = [
+            ("", "plain", "1"),
+            ("default", "a_key", "x=y"),
+            ("default", "s3", ""),
+            ("other", "b", "2"),
+        ];
+        assert_eq!(
+            found,
+            expected.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned()))
+        );
+    }
+
+    #[test]
+    fn the_rule_is_that_of_ssl_key_file() {
+        const US: u32 = 26;
+        for (owner, mode, accepted) in [
+            (US, 0o600, true),
+            (US, 0o400, true),
+            (US, 0o640, false),
+            (US, 0o604, false),
+            (US, 0o620, false),
+            (0, 0o600, true),
+            (0, 0o640, true),
+            (0, 0o440, true),
+            (0, 0o660, false),
+            (0, 0o650, false),
+            (0, 0o644, false),
+            (1000, 0o600, false),
+            (1000, 0o440, false),
+        ] {
+            assert_eq!(fault(owner, mode, US).is_none(), accepted, "{owner} {mode:o}");
+        }
+        assert_eq!(fault(1000, 0o600, 0), None, "root restores for others");
+        assert_eq!(fault(1000, 0o640, 0), Some("can be read by others"));
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_read_is_not_repeated() {
+        let error = lines("a = 1\nhunter2\n", Path::new("/f")).err().expect("refused");
+        assert_eq!(error.to_string(), "line 2 of \"/f\" is not of the form \"key = value\"");
+    }
+}

@@ -1,0 +1,275 @@
+//! What a store, or the way to it, can fail with: what happened, to which object, and what to do about it.
+
+mod hints;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What can go wrong. [`Error::is_transient`] alone decides whether something is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An option of the store, or a file that one names, that cannot be right.
+    #[error("{message}")]
+    Config {
+        /// What is wrong.
+        message: String,
+        /// What to change.
+        hint: String,
+    },
+    /// The store does not accept the credentials, or they do not suffice.
+    #[error("the store denied the permission to {operation} \"{object}\"")]
+    Unauthorized {
+        /// The verb: "read", "write", "list", "delete".
+        operation: &'static str,
+        /// The object's URL.
+        object: String,
+        /// What the store said.
+        reason: String,
+        /// Where the credentials in use are from, if that is known: "the file \"/x\"".
+        credentials: Option<String>,
+    },
+    /// The clock of this machine and that of the store differ by more than the store accepts.
+    #[error("could not {operation} \"{object}\", as this machine's clock and the store's differ")]
+    ClockSkew {
+        /// The verb: "read", "write", "list", "delete".
+        operation: &'static str,
+        /// The object's URL.
+        object: String,
+        /// Both times, and how far they are apart.
+        reason: String,
+    },
+    /// No place where credentials are looked for had any.
+    #[error("no credentials were found for \"{object}\"")]
+    NoCredentials {
+        /// The object's URL.
+        object: String,
+        /// What was tried last.
+        reason: String,
+    },
+    /// The bucket, container or directory of the URL is not there.
+    #[error("\"{target}\" does not exist")]
+    NoSuchStore {
+        /// The URL up to the bucket, or the directory.
+        target: String,
+        /// What the store said.
+        reason: String,
+    },
+    /// The bucket is in another region than the one that the requests are signed for.
+    #[error("\"{target}\" is in another region")]
+    WrongRegion {
+        /// The URL up to the prefix.
+        target: String,
+        /// The right one, where the store says it.
+        region: Option<String>,
+        /// What the store said.
+        reason: String,
+    },
+    /// An object that is not there.
+    #[error("\"{object}\" does not exist in the repository")]
+    NotFound {
+        /// The object's URL.
+        object: String,
+    },
+    /// The store could not be asked, or answered with an error of its own.
+    #[error("could not {operation} \"{object}\"")]
+    Store {
+        /// The verb: "read", "write", "list", "delete".
+        operation: &'static str,
+        /// The object's URL.
+        object: String,
+        /// What the store or the network said.
+        reason: String,
+    },
+    /// The store does not know how to do what it was asked for.
+    #[error("the store cannot {operation} \"{object}\" as it was asked to")]
+    Unsupported {
+        /// The verb.
+        operation: &'static str,
+        /// The object's URL.
+        object: String,
+        /// What the store said.
+        reason: String,
+    },
+    /// No answer within the deadline.
+    #[error("could not {operation} \"{object}\" within {}", seconds(*.deadline))]
+    Timeout {
+        /// The verb.
+        operation: &'static str,
+        /// The object's URL.
+        object: String,
+        /// The deadline that passed.
+        deadline: Duration,
+    },
+    /// An object whose content cannot be what was stored.
+    #[error("\"{object}\" is damaged")]
+    Damaged {
+        /// The object's URL or the file's path.
+        object: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Something to be removed lies behind a symbolic link.
+    #[error("\"{object}\" was not removed, as \"{link}\" is a symbolic link")]
+    BehindLink {
+        /// The object's URL.
+        object: String,
+        /// The link's key in the repository.
+        link: String,
+    },
+    /// A local file could not be used.
+    #[error("could not {operation} \"{}\": {source}", path.display())]
+    Io {
+        /// The verb: "open", "read", "write", "create", "remove", "rename".
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The work was cancelled from outside.
+    #[error("canceled on request")]
+    Cancelled,
+    /// The fence did not let a change through.
+    #[error("{0}")]
+    Refused(Refusal),
+}
+
+/// Why a fence does not permit a change.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refusal {
+    /// The error of whoever made the fence.
+    pub reason: Box<dyn std::error::Error + Send + Sync>,
+    /// Is this an answer, as opposed to a fence that cannot tell at the moment?
+    pub is_final: bool,
+}
+
+/// The result of everything that can fail in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+const TOO_SLOW: &str = "The store does not answer in time, or the link to it is slow. Check the store and the network; if \
+                        they are as fast as they can be, raise walarchive.archive_timeout.";
+
+impl Error {
+    /// A wrong option, with what to change.
+    pub fn config(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Error::Config {
+            message: message.into(),
+            hint: hint.into(),
+        }
+    }
+
+    /// A local file that could not be used.
+    pub fn io(operation: &'static str, path: impl AsRef<Path>, source: io::Error) -> Self {
+        Error::Io {
+            operation,
+            path: path.as_ref().to_path_buf(),
+            source,
+        }
+    }
+
+    /// A damaged object.
+    pub fn damaged(object: impl Into<String>, reason: impl Into<String>) -> Self {
+        Error::Damaged {
+            object: object.into(),
+            reason: reason.into(),
+        }
+    }
+
+    /// May this pass by itself, so that trying again later makes sense without anybody changing anything?
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Error::Store { .. } | Error::Timeout { .. } | Error::ClockSkew { .. } | Error::Io { .. }
+        )
+    }
+
+    /// Could the store not be asked at all (as opposed to: it was asked, and the answer is bad)?
+    pub fn is_unreachable(&self) -> bool {
+        matches!(
+            self,
+            Error::Store { .. }
+                | Error::Timeout { .. }
+                | Error::ClockSkew { .. }
+                | Error::Unauthorized { .. }
+                | Error::NoCredentials { .. }
+                | Error::NoSuchStore { .. }
+                | Error::WrongRegion { .. }
+        )
+    }
+
+    /// The facts behind the message, for the DETAIL line.
+    pub fn detail(&self) -> Option<String> {
+        match self {
+            Error::Unauthorized { reason, .. }
+            | Error::ClockSkew { reason, .. }
+            | Error::NoCredentials { reason, .. }
+            | Error::NoSuchStore { reason, .. }
+            | Error::WrongRegion { reason, .. }
+            | Error::Store { reason, .. }
+            | Error::Unsupported { reason, .. }
+            | Error::Damaged { reason, .. } => Some(reason.clone()).filter(|reason| !reason.is_empty()),
+            Error::Timeout { .. } => Some("Until then the store reported neither success nor an error.".to_owned()),
+            Error::Config { .. }
+            | Error::NotFound { .. }
+            | Error::BehindLink { .. }
+            | Error::Io { .. }
+            | Error::Cancelled
+            | Error::Refused(_) => None,
+        }
+    }
+
+    /// What to do about a local file that could not be used; none where the message says all.
+    pub fn hint_of_io(source: &io::Error) -> Option<String> {
+        hints::of_io(source)
+    }
+
+    /// What to do about it, as a sentence, for the HINT line.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Error::Config { hint, .. } => hint.as_str(),
+            Error::Unauthorized {
+                object,
+                credentials: Some(credentials),
+                ..
+            } => return Some(hints::of_origin(object, credentials)),
+            Error::ClockSkew { .. } => {
+                "Set the clock of this machine by NTP, and the store's if that is your own. The credentials are not the reason."
+            }
+            Error::Unauthorized { object, .. } | Error::NoCredentials { object, .. } => hints::of_credentials(object),
+            Error::WrongRegion {
+                region: Some(region), ..
+            } => return Some(format!("Set \"aws_region={region}\" in walarchive.storage_options.")),
+            Error::WrongRegion { .. } => {
+                "Set the region of the bucket in walarchive.storage_options, as in \"aws_region=eu-central-1\", or correct \
+                 aws_endpoint."
+            }
+            Error::NoSuchStore { target, .. } => return Some(hints::of_missing_store(target)),
+            Error::Store { reason, .. } => hints::of_reason(reason),
+            Error::Unsupported { .. } => {
+                "This server does not speak all of the protocol; check walarchive.storage_options, or use another store."
+            }
+            Error::Timeout { .. } => TOO_SLOW,
+            Error::Damaged { .. } => {
+                "What the repository holds under this name cannot be used. Look for another copy of the object, or \
+                 restore from another backup."
+            }
+            Error::BehindLink { .. } => {
+                "What a link leads to may be anything, so nothing behind one is removed. Mount the other file system in the \
+                 place of the link, or make the directory of the whole repository the link, or remove these files by hand."
+            }
+            Error::Io { source, .. } => return hints::of_io(source),
+            Error::NotFound { .. } | Error::Cancelled | Error::Refused(_) => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+fn seconds(deadline: Duration) -> String {
+    if deadline.subsec_millis() == 0 {
+        format!("{} s", deadline.as_secs())
+    } else {
+        format!("{} ms", deadline.as_millis())
+    }
+}

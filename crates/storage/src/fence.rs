@@ -1,0 +1,21 @@
+//! A store in which nothing is changed that whoever works with it may not change now.
+
+use std::fmt;
+
+use crate::error::Refusal;
+
+/// What is about to be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// An object is written.
+    Object,
+    /// Objects are deleted, which nobody can take back.
+    Deletion,
+}
+
+/// Says, just before each request that changes anything, whether it may be sent.
+#[async_trait::async_trait]
+pub trait Fence: fmt::Debug + Send + Sync {
+    /// The refusal tells why not.
+    async fn permit(&self, write: Write) -> Result<(), Refusal>;
+}

@@ -1,0 +1,37 @@
+//! One door to every store: S3 and what speaks its protocol, Google Cloud Storage, Azure, Swift, SFTP, directories.
+//!
+//! A [`Store`] reads, writes, lists and deletes objects below the prefix of its URL. No operation waits for long where nothing
+//! moves, what may pass is tried again, memory is bounded, and an [`Error`] tells what to do. What the objects mean is not known
+//! here.
+
+#![forbid(unsafe_code)]
+
+mod backends;
+mod config;
+mod create_only;
+mod error;
+mod errors;
+mod fence;
+mod http;
+mod link;
+mod odd;
+mod opened;
+mod pending;
+mod renewal;
+mod store;
+mod transfer;
+mod url;
+
+pub use config::{StorageConfig, StorageOptions};
+pub use create_only::{CreateOnly, Created};
+pub use error::{Error, Refusal, Result};
+pub use fence::{Fence, Write};
+pub use pending::{Pending, PendingUpload, PendingUploads};
+pub use store::{Listed, Store};
+pub use transfer::motion::{Brake, Motion};
+pub use transfer::parts::PART_BYTES;
+pub use transfer::reader::{HEAD_BYTES, RangeReader};
+pub use transfer::upload::{Upload, UploadTask, Uploaded};
+
+#[cfg(test)]
+mod tests;

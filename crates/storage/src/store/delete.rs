@@ -1,0 +1,84 @@
+//! Removing objects.
+
+use futures::StreamExt;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use super::{Store, path};
+use crate::error::{Error, Result};
+use crate::fence::Write;
+use crate::renewal;
+
+impl Store {
+    /// Remove an object; one that is not there is fine.
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        self.permitted(Write::Deletion).await?;
+        let path = path(key);
+        let deleted = self.asked("delete", key, self.inner.delete(&path));
+        match self.guarded(Write::Deletion, deleted).await? {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => self.delete_again(key, error).await,
+        }
+    }
+
+    /// Azure's deletions come as a batch in which each is signed by itself, so that a denial of one does not show where
+    /// requests are signed anew. After a look at the files it has the credentials of now.
+    async fn delete_again(&self, key: &str, error: Error) -> Result<()> {
+        if !self.url.starts_with("az:") || !matches!(error, Error::Unauthorized { .. }) {
+            return Err(error);
+        }
+        tokio::time::sleep(renewal::LOOK_EVERY).await;
+        self.permitted(Write::Deletion).await?;
+        let path = path(key);
+        let deleted = self.asked("delete", key, self.inner.delete(&path));
+        match self.guarded(Write::Deletion, deleted).await? {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Remove objects, many at a time, with one request where the store can do that; those that are not there are fine. `each`
+    /// is told the index of every one that is gone. Each answer has the deadline of one operation. Up to a thousand make one
+    /// request.
+    pub async fn delete_many(&self, keys: &[String], mut each: impl FnMut(usize)) -> Result<()> {
+        let at_once = self.deletes_at_once(keys.len());
+        for (index, batch) in keys.chunks(at_once).enumerate() {
+            self.permitted(Write::Deletion).await?;
+            self.delete_batch(batch, |at| each(index * at_once + at)).await?;
+        }
+        Ok(())
+    }
+
+    async fn delete_batch(&self, keys: &[String], mut each: impl FnMut(usize)) -> Result<()> {
+        let paths: Vec<object_store::Result<Path>> = keys.iter().map(|key| Ok(path(key))).collect();
+        let mut answers = self.inner.delete_stream(futures::stream::iter(paths).boxed());
+        // The answers come in the order of the keys.
+        for (index, key) in keys.iter().enumerate() {
+            let answer = self.asked("delete", key, async { answers.next().await.transpose() });
+            match self.guarded(Write::Deletion, answer).await? {
+                Ok(Some(_)) | Err(Error::NotFound { .. }) => each(index),
+                Ok(None) => {
+                    return Err(Error::Store {
+                        operation: "delete",
+                        object: self.object_url(key),
+                        reason: "The store has not said what became of it.".to_owned(),
+                    });
+                }
+                Err(error) => {
+                    self.delete_again(key, error).await?;
+                    each(index);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Remove everything below a folder. Returns how many objects there were.
+    pub async fn delete_folder(&self, folder: &str) -> Result<usize> {
+        let keys = self.list(folder).await?;
+        for object in &keys {
+            self.delete(&object.key).await?;
+        }
+        Ok(keys.len())
+    }
+}

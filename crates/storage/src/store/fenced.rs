@@ -1,0 +1,188 @@
+//! Asking the fence before and during each change.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Store;
+use crate::error::{Error, Result};
+use crate::fence::{Fence, Write};
+
+/// Objects that are deleted between two looks at the fence where each is a request of its own: a process may be stopped in the
+/// middle, and go on much later.
+const DELETES_OF_FILES: usize = 10;
+
+/// The same where a request takes many.
+const DELETES: usize = 1000;
+
+/// A request that goes on for longer may have been repeated, or will be: the fence is asked again before that.
+const AGAIN: Duration = if cfg!(test) {
+    Duration::from_millis(200)
+} else {
+    Duration::from_secs(5)
+};
+
+/// The pause after a fence could not tell.
+const PAUSE: Duration = Duration::from_secs(1);
+
+impl Store {
+    /// The same store, behind a fence.
+    pub fn with_fence(&self, fence: Arc<dyn Fence>) -> Store {
+        Store {
+            fence: Some(fence),
+            ..self.clone()
+        }
+    }
+
+    /// The same store, behind the fence of another one, if that has one.
+    pub fn with_fence_of(&self, other: &Store) -> Store {
+        Store {
+            fence: other.fence.clone(),
+            ..self.clone()
+        }
+    }
+
+    /// The same store, behind none.
+    pub fn without_fence(&self) -> Store {
+        Store {
+            fence: None,
+            ..self.clone()
+        }
+    }
+
+    /// May anything be written now? For whoever wants to know before he begins.
+    pub async fn check_fence(&self) -> Result<()> {
+        self.permitted(Write::Object).await
+    }
+
+    pub(crate) async fn permitted(&self, write: Write) -> Result<()> {
+        match &self.fence {
+            Some(fence) => fence.permit(write).await.map_err(Error::Refused),
+            None => Ok(()),
+        }
+    }
+
+    /// Do what changes something, which has been permitted. It may be repeated for minutes, by whoever does it; so it is
+    /// permitted anew meanwhile, stands still until that is done, and ends if it is refused.
+    pub(crate) fn guarded<T, W>(&self, write: Write, work: W) -> impl Future<Output = Result<T>> + use<T, W>
+    where
+        W: Future<Output = T>,
+    {
+        let (fence, patience) = (self.fence.clone(), self.deadline);
+        async move {
+            let mut work = pin!(work);
+            let Some(fence) = fence else { return Ok(work.await) };
+            loop {
+                tokio::select! {
+                    biased;
+                    () = tokio::time::sleep(AGAIN) => permit_again(&*fence, write, patience).await?,
+                    done = &mut work => return Ok(done),
+                }
+            }
+        }
+    }
+
+    pub(super) fn deletes_at_once(&self, wanted: usize) -> usize {
+        match (&self.fence, self.may_vanish()) {
+            (None, _) => wanted.max(1),
+            (Some(_), true) => DELETES_OF_FILES,
+            (Some(_), false) => DELETES,
+        }
+    }
+}
+
+/// A fence that cannot tell, since the store does not answer, is asked again as long as an operation may wait.
+async fn permit_again(fence: &dyn Fence, write: Write, patience: Duration) -> Result<()> {
+    let until = Instant::now() + patience;
+    loop {
+        match fence.permit(write).await {
+            Err(refusal) if !refusal.is_final && Instant::now() < until => {
+                tracing::debug!(error = %refusal, "whether this server may still write is not known");
+                tokio::time::sleep(PAUSE).await;
+            }
+            answer => return answer.map_err(Error::Refused),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use object_store::memory::InMemory;
+    use object_store::throttle::{ThrottleConfig, ThrottledStore};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::error::Refusal;
+
+    /// Permits so many times.
+    #[derive(Debug)]
+    struct Until(AtomicUsize);
+
+    #[async_trait::async_trait]
+    impl Fence for Until {
+        async fn permit(&self, _: Write) -> Result<(), Refusal> {
+            let left = self
+                .0
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            left.map(|_| ()).map_err(|_| Refusal {
+                reason: "it is another's".into(),
+                is_final: true,
+            })
+        }
+    }
+
+    /// The request is sent late, as a repetition is, and somebody else writes by then.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_takes_long_ends_when_it_is_permitted_no_more() {
+        const LATE: Duration = Duration::from_secs(2);
+        let config = ThrottleConfig {
+            wait_put_per_call: LATE,
+            wait_delete_per_call: LATE,
+            ..ThrottleConfig::default()
+        };
+        let store = Store::of(Arc::new(ThrottledStore::new(InMemory::new(), config)), "memory:");
+        store.put("old", "x".into()).await.expect("written");
+        let fenced = |permits| store.with_fence(Arc::new(Until(AtomicUsize::new(permits))));
+        let in_parts = async {
+            let (mut upload, task) = fenced(1).upload("parts", CancellationToken::new());
+            let produced = tokio::task::spawn_blocking(move || {
+                let content = vec![1; crate::transfer::parts::PART_BYTES as usize * 2];
+                std::io::Write::write_all(&mut upload, &content).and_then(|()| upload.finish())
+            });
+            let (_, outcome) = tokio::join!(produced, task.outcome());
+            outcome.map(|_| ())
+        };
+        let old = ["old".to_owned()];
+        let (one, two, three, four, many) = (fenced(1), fenced(1), fenced(1), fenced(3), fenced(1));
+        let outcomes = tokio::join!(
+            one.put("put", "x".into()),
+            async { two.create("created", "x".into()).await.map(|_| ()) },
+            three.delete("old"),
+            many.delete_many(&old, |_| {}),
+            in_parts,
+            four.put("again", "x".into()),
+        );
+        for (at, outcome) in [outcomes.0, outcomes.1, outcomes.2, outcomes.3, outcomes.4, outcomes.5]
+            .into_iter()
+            .enumerate()
+        {
+            assert!(matches!(outcome, Err(Error::Refused(_))), "{at}: {outcome:?}");
+        }
+        tokio::time::sleep(LATE).await;
+        let there: Vec<_> = store
+            .list("")
+            .await
+            .expect("listed")
+            .into_iter()
+            .map(|object| object.key)
+            .collect();
+        assert_eq!(there, ["old"]);
+        // Who may go on goes on.
+        fenced(usize::MAX).put("put", "x".into()).await.expect("written");
+    }
+}
