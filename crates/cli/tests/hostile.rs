@@ -389,7 +389,7 @@ fn where_there_are_folders_only_wal_is_not_missing() {
         let output = site.run(store, &[], &["wal-fetch", SEGMENT, "there"]);
         assert_eq!(output.code, Some(200), "{store}: {output:?}");
         assert!(
-            output.stderr.contains("There is no repository in it"),
+            output.stderr.contains("there is no repository in"),
             "{store}: {output:?}"
         );
     }

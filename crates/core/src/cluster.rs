@@ -2,10 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::description;
 use crate::error::{Error, Result};
-use crate::layout;
 use crate::wal::SegmentSize;
+use crate::{description, layout};
 use walarchive_storage::{CreateOnly, Created, Store};
 
 /// The version of everything that this project adds to WAL-G's layout.

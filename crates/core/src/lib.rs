@@ -30,6 +30,7 @@ pub mod restore;
 pub mod retention;
 pub mod schedule;
 pub mod server_config;
+mod stored;
 pub mod verify;
 pub mod wal;
 pub mod wal_g;

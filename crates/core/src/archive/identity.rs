@@ -5,7 +5,8 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::cluster::ClusterIdentity;
-use crate::control_file::{self, ControlFile};
+use crate::control_file;
+use crate::control_file::ControlFile;
 use crate::error::{Error, Result};
 use crate::wal::{FirstPage, LONG_HEADER_BYTES, SegmentSize};
 

@@ -10,14 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::source::{Fingerprint, Source};
 use crate::blocking::blocking;
-use crate::cluster::{self, ClusterIdentity};
+use crate::cluster::ClusterIdentity;
 use crate::codec::Compression;
 use crate::encrypted::blame;
 use crate::error::{Error, Result, StorageError};
 use crate::files::read_full;
 use crate::lease::Writer;
 use crate::wal::WalFileName;
-use crate::{layout, repository};
+use crate::{cluster, layout, repository};
 use walarchive_storage::{CreateOnly, Created, Motion, RangeReader, Store, Write};
 
 /// Bytes that are compared at once.

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::StopResult;
+use super::pack::spool::Lines;
+use super::pack::stream::{sink_error, store_stream};
+use super::read::unlogged::Unlogged;
 use super::run::Backup;
-use super::spool::Lines;
-use super::stream::{sink_error, store_stream};
-use super::unlogged::Unlogged;
 use crate::blocking::blocking;
 use crate::error::Result;
 use crate::formats::files_metadata::{Entry, FilesMetadataWriter};

@@ -8,34 +8,18 @@
 //! A backup with no sentinel does not exist, and the sentinel is written last. After a failure or a cancel at any step
 //! [`discard`] removes what was stored.
 
-mod cache;
 mod claim;
-mod configuration;
-mod corrupt;
 pub mod delta;
-mod essential;
-mod files;
 mod label;
-mod limiter;
-mod links;
 mod lists;
-mod notes;
 mod pack;
-mod pages;
 mod plan;
 mod prepared;
 mod progress;
-mod rate;
-mod rules;
+mod read;
 mod run;
-mod source;
-mod spool;
-mod stream;
-mod tar_stream;
 #[cfg(test)]
 mod tests;
-mod unlogged;
-mod walk;
 
 use std::path::PathBuf;
 
@@ -48,13 +32,13 @@ use crate::formats::manifest::ChecksumAlgorithm;
 use crate::lsn::Lsn;
 use crate::wal::{Segment, SegmentSize};
 
-pub use cache::{FindResident, Residency};
-pub use configuration::ConfigurationFiles;
-pub use corrupt::{CorruptPages, OnChecksumFailure};
+pub use pack::rate::Rate;
 pub use prepared::{PreparedBackup, discard};
 pub use progress::{Phase, Progress, Snapshot};
-pub use rate::Rate;
-pub use rules::emptied_directory;
+pub use read::cache::{FindResident, Residency};
+pub use read::configuration::ConfigurationFiles;
+pub use read::corrupt::{CorruptPages, OnChecksumFailure};
+pub use read::rules::emptied_directory;
 pub use run::Backup;
 
 /// A tablespace and where it is.

@@ -1,6 +1,6 @@
 //! Which file goes into which tar.
 
-use super::files::FileList;
+use super::read::files::FileList;
 
 /// A tar of less is not worth a request, in bytes.
 const SMALLEST_TAR: u64 = 4 << 20;

@@ -11,20 +11,19 @@ use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
-use super::corrupt::CorruptPages;
 use super::delta::Parent;
 use super::progress::{Phase, Progress};
+use super::read::configuration;
+use super::read::corrupt::CorruptPages;
+use super::read::walk::Owner;
 use super::run::{Backup, Tar};
-use super::walk::Owner;
-use super::{StopResult, Tablespace, configuration, lists};
+use super::{StopResult, Tablespace, lists};
 use crate::blocking::blocking;
-use crate::description;
 use crate::error::{Error, Result, StorageError};
 use crate::formats::{Configuration, ExtendedMetadata, LeftOut, Sentinel, TablespaceLocation, TablespaceSpec};
 use crate::inventory::missing_segments;
-use crate::layout;
-use crate::retention;
 use crate::wal::Segment;
+use crate::{description, layout, retention};
 use walarchive_storage::{Created, Store};
 
 const LABEL: &str = "backup_label";

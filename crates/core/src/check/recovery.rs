@@ -2,7 +2,7 @@
 
 use chrono::{TimeDelta, Utc};
 
-use crate::check::Check;
+use super::Check;
 use crate::error::Result;
 use crate::inventory::{Hole, Reach, list_backups, parse_name, wal_from};
 use walarchive_storage::Store;

@@ -2,14 +2,14 @@
 
 use std::ops::ControlFlow;
 
+use super::Check;
 use crate::archive::read_through;
-use crate::check::Check;
-use crate::cluster::{self, ClusterIdentity};
+use crate::cluster::ClusterIdentity;
 use crate::codec::Format;
 use crate::error::{Error, Result};
 use crate::inventory::{BackupInfo, list_backups, missing_segments, segment_size};
-use crate::layout;
 use crate::wal::{Segment, SegmentSize, WalFileName};
+use crate::{cluster, layout};
 use walarchive_storage::Store;
 
 /// Whose repository it is.

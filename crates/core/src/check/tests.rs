@@ -6,8 +6,8 @@ use object_store::memory::InMemory;
 use super::*;
 use crate::codec::Format;
 use crate::layout;
-use crate::wal::generator::{self, SYSTEM_IDENTIFIER};
-use crate::wal::{SegmentSize, WalFileName};
+use crate::wal::generator::SYSTEM_IDENTIFIER;
+use crate::wal::{SegmentSize, WalFileName, generator};
 use walarchive_testkit::pretender::{Create, Pretender};
 
 fn identity(system_identifier: u64) -> ClusterIdentity {

@@ -73,10 +73,10 @@ pub struct Sentinel {
     #[serde(default)]
     pub version: u32,
     /// When the backup started.
-    #[serde(with = "super::time", default)]
+    #[serde(with = "crate::formats::time", default)]
     pub start_time: DateTime<Utc>,
     /// When its last byte was copied.
-    #[serde(with = "super::time", default)]
+    #[serde(with = "crate::formats::time", default)]
     pub finish_time: DateTime<Utc>,
     /// The format of the two times.
     #[serde(default)]
@@ -138,10 +138,10 @@ impl Sentinel {
 #[serde(default)]
 pub struct ExtendedMetadata {
     /// See [`Sentinel`], as for all others.
-    #[serde(with = "super::time")]
+    #[serde(with = "crate::formats::time")]
     pub start_time: DateTime<Utc>,
     #[allow(missing_docs)]
-    #[serde(with = "super::time")]
+    #[serde(with = "crate::formats::time")]
     pub finish_time: DateTime<Utc>,
     #[allow(missing_docs)]
     pub date_fmt: String,

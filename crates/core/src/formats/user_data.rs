@@ -52,7 +52,7 @@ impl Serialize for UserData {
     }
 }
 
-/// For texts of one's own; [`super::Sentinel::parse`] takes the text as it stands.
+/// For texts of one's own; [`crate::formats::Sentinel::parse`] takes the text as it stands.
 impl<'de> Deserialize<'de> for UserData {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Value::deserialize(deserializer).map(UserData::from)

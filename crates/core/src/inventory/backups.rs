@@ -6,12 +6,11 @@ use chrono::{DateTime, Utc};
 use futures::StreamExt;
 
 use super::CONCURRENCY;
-use crate::description;
 use crate::error::{Error, Result};
 use crate::formats::{ExtendedMetadata, Sentinel};
-use crate::layout;
 use crate::lsn::Lsn;
 use crate::wal::{Segment, SegmentSize};
+use crate::{description, layout};
 use walarchive_storage::{Listed, Store};
 
 /// The user data of all backups that a listing holds, in bytes.

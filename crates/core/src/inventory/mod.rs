@@ -16,11 +16,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt};
 
-use crate::cluster;
 use crate::error::{Error, Result};
-use crate::layout;
 use crate::lsn::Lsn;
 use crate::wal::{Segment, SegmentSize, TimelineHistory, WalFileName};
+use crate::{cluster, layout};
 use walarchive_storage::Store;
 
 pub use ahead::{Contents, look_ahead, wal_from};

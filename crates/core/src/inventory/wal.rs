@@ -5,8 +5,7 @@ use std::io::Read;
 use chrono::{DateTime, Utc};
 
 use crate::codec::Format;
-use crate::encrypted::blame;
-use crate::encrypted::undecodable;
+use crate::encrypted::{blame, undecodable};
 use crate::error::Result;
 use crate::layout;
 use crate::wal::{FirstPage, LONG_HEADER_BYTES, Segment, SegmentSize, WalFileName};

@@ -136,7 +136,7 @@ impl Writer {
             ));
         }
         let before = View::read(&self.store).await?.lease;
-        super::instance::request_take_over(&self.data_dir).await?;
+        crate::lease::instance::request_take_over(&self.data_dir).await?;
         self.take_turn(false).await?;
         Ok(before)
     }

@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::INTERVAL;
 use super::act::Writer;
 use super::clock::Moment;
 use super::record::View;
-use super::refuse;
+use super::{INTERVAL, refuse};
 use crate::error::Result;
 use crate::inventory::read_history;
 use crate::lsn::Lsn;

@@ -150,7 +150,7 @@ pub fn outlook(then: Option<(&Lease, &Moment)>, now: Option<(&Lease, &Moment)>, 
     let life = match (moved, lasted) {
         // No clock of another machine is needed for that.
         (true, _) => "renewed its lease during this restore".to_owned(),
-        (false, Some(lasted)) if lasted >= lease.interval() * super::STALE => {
+        (false, Some(lasted)) if lasted >= lease.interval() * crate::lease::STALE => {
             return format!(
                 "the server {name} has not renewed its lease for {}: this copy will take it, and archive, once it has \
                  recovered; use --archive-off for a clone",
@@ -162,6 +162,6 @@ pub fn outlook(then: Option<(&Lease, &Moment)>, now: Option<(&Lease, &Moment)>, 
     format!(
         "the server {name} {life}; this copy will not archive while it lives (it waits for {} without a renewal); use \
          --archive-off for a clone, or --take-over to replace it",
-        seconds(lease.interval() * super::STALE)
+        seconds(lease.interval() * crate::lease::STALE)
     )
 }

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use super::directory::tablespaces::{Tablespace, settled};
 use super::outlook::Outlook;
-use super::tablespaces::{Tablespace, settled};
 use crate::control_file::ControlFile;
 use crate::formats::Sentinel;
 

@@ -1,10 +1,10 @@
 //! Timeline history files: which backups lie on the way to a timeline.
 
+use super::TargetTimeline;
 use crate::codec::Format;
 use crate::error::{Error, Result};
 use crate::inventory::{BackupInfo, read_history};
 use crate::layout;
-use crate::restore::TargetTimeline;
 use crate::wal::{TimelineHistory, WalFileName};
 use walarchive_storage::Store;
 

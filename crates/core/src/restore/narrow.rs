@@ -1,11 +1,12 @@
 //! Leaving out what needs not be fetched after all.
 
-use super::contents::{Entry, Sets, listen_to, metadata_object};
-use super::level::{Bits, Level};
-use super::plan::TarKind;
-use super::table::{Stored, Table};
 use crate::error::Result;
 use crate::formats::files_metadata::Listener;
+use crate::stored::contents::Sets;
+use crate::stored::level::{Bits, Level};
+use crate::stored::metadata::{Entry, listen_to, metadata_object};
+use crate::stored::table::{Stored, Table};
+use crate::stored::tars::TarKind;
 use walarchive_storage::Store;
 
 /// Finds the tars in which something is still needed.

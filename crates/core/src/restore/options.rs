@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::links::LinkMap;
-use super::owner::Owner;
-use super::recovery::RecoverySettings;
-use super::tablespaces::TablespaceMap;
+use super::directory::links::LinkMap;
+use super::directory::owner::Owner;
+use super::directory::tablespaces::TablespaceMap;
+use super::settings::RecoverySettings;
 
 /// Everything but which backup and where to.
 #[derive(Debug, Clone)]

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::plan::Link;
-use super::recovery::{RecoveryMode, RecoverySettings};
+use super::settings::{RecoveryMode, RecoverySettings};
 use super::target::{RestoreTarget, TargetTimeline};
 use crate::error::{Error, Result};
 use crate::inventory::{Contents, Hole, Inventory, Reach, look_ahead, parse_name, wal_from};
 use crate::lsn::Lsn;
+use crate::stored::chain::Link;
 use crate::wal::{Parameters, TimelineHistory};
 use walarchive_storage::Store;
 

@@ -3,36 +3,34 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::beside;
-use super::chain;
-use super::condition::{self, Condition};
-use super::contents::{self, Contents, ManifestInfo};
-use super::databases::Databases;
-use super::existing::{self, Existing};
-use super::fetch::{read_with, whole};
-use super::level::{Bits, Level};
-use super::links::{self, MappedLink};
-use super::locations;
-use super::member::{MemberPath, TABLESPACE_MAP};
+use super::directory::condition::Condition;
+use super::directory::directories::Directories;
+use super::directory::existing::Existing;
+use super::directory::links::MappedLink;
+use super::directory::owner::Owner;
+use super::directory::space::Need;
+use super::directory::tablespaces::Tablespace;
+use super::directory::{condition, existing, links, locations, owner, space, tablespaces, vacant, wal_directory};
 use super::narrow::narrow;
 use super::options::{RestoreMode, RestoreOptions};
-use super::outlook::{self, Outlook};
-use super::owner::{self, Owner};
-use super::recovery::RecoverySettings;
-use super::root::Directories;
-use super::space::{self, Need};
-use super::survey::Survey;
-use super::table::Table;
-use super::tablespaces::{self, Tablespace};
-use super::vacant;
-use super::wal_directory;
+use super::outlook::Outlook;
+use super::settings::RecoverySettings;
+use super::{beside, outlook};
 use crate::blocking::blocking;
-use crate::cluster;
-use crate::codec::Format;
 use crate::error::{Error, Result};
 use crate::formats::Sentinel;
 use crate::inventory::find_backup;
-use crate::layout;
+use crate::stored::chain::Link;
+use crate::stored::contents::{Contents, ManifestInfo};
+use crate::stored::databases::Databases;
+use crate::stored::fetch::{read_with, whole};
+use crate::stored::level::{Bits, Level};
+use crate::stored::member::{MemberPath, TABLESPACE_MAP};
+use crate::stored::survey::Survey;
+use crate::stored::table::Table;
+use crate::stored::tars::{Tar, TarKind, list_tars};
+use crate::stored::{chain, contents};
+use crate::{cluster, layout};
 use walarchive_storage::Store;
 
 /// More than any tablespace map has, in bytes.
@@ -40,7 +38,7 @@ const MAP_LIMIT: u64 = 16 << 20;
 /// The first version with `recovery.signal`.
 const RECOVERY_SIGNAL_SINCE: u32 = 120_000;
 
-/// A restore that was checked as far as it can be without downloading the data. [`super::apply`] carries it out; its
+/// A restore that was checked as far as it can be without downloading the data. [`crate::restore::run::apply`] carries it out; its
 /// `Display` is the dry run.
 #[derive(Debug)]
 pub struct RestorePlan {
@@ -85,34 +83,6 @@ pub struct RestorePlan {
     /// Of the server.
     pub(crate) major: u32,
     pub(crate) store: Store,
-}
-
-/// A backup of a chain.
-#[derive(Debug, Clone)]
-pub(crate) struct Link {
-    pub(crate) backup: String,
-    pub(crate) sentinel: Sentinel,
-}
-
-/// One tar of a backup.
-#[derive(Debug, Clone)]
-pub struct Tar {
-    /// Its file name.
-    pub name: String,
-    /// Its key.
-    pub key: String,
-    /// Stored bytes.
-    pub size: u64,
-    /// How it is compressed.
-    pub format: Format,
-    pub(crate) kind: TarKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum TarKind {
-    Label,
-    Part,
-    Control,
 }
 
 /// Find out everything about the restore of a backup into `target`, and refuse what cannot be done. Writes nothing.
@@ -376,45 +346,6 @@ impl Place {
         });
         places.map(need).chain(behind_links).collect()
     }
-}
-
-/// The tars of a backup: what `pg_backup_stop` returned first, `pg_control` last, and between them the large ones first.
-pub(crate) async fn list_tars(store: &Store, backup: &str) -> Result<Vec<Tar>> {
-    let folder = layout::tar_folder(backup);
-    let mut tars = Vec::new();
-    for object in store.list_shallow(&folder).await? {
-        let name = object.key.rsplit('/').next().unwrap_or_default().to_owned();
-        let (format, stem) = Format::of_key(&name);
-        let kind = match stem {
-            "pg_control.tar" => TarKind::Control,
-            "backup_label.tar" => TarKind::Label,
-            _ if stem.ends_with(".tar") => TarKind::Part,
-            _ => {
-                tracing::warn!(object = store.object_url(&object.key), "is no tar and was ignored");
-                continue;
-            }
-        };
-        tars.push(Tar {
-            name,
-            key: object.key,
-            size: object.size,
-            format,
-            kind,
-        });
-    }
-    for (kind, what) in [(TarKind::Control, "pg_control"), (TarKind::Label, "backup_label")] {
-        let count = tars.iter().filter(|tar| tar.kind == kind).count();
-        if count != 1 {
-            return Err(Error::damaged(
-                store.object_url(&folder),
-                format!("The backup has {count} tars with {what}, there should be one."),
-            ));
-        }
-    }
-    tars.sort_by(|a, b| {
-        (a.kind, std::cmp::Reverse(a.size), &a.name).cmp(&(b.kind, std::cmp::Reverse(b.size), &b.name))
-    });
-    Ok(tars)
 }
 
 /// The tablespaces as `pg_backup_stop` returned them, for a sentinel that does not name any.

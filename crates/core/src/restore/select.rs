@@ -16,7 +16,7 @@ pub struct Selection {
 
 /// Choose a backup: `LATEST` is the newest one that ends before the target, on the way to the target timeline; any other
 /// name is that backup, which is refused if it ends after the target. `history` is that of the target timeline, as
-/// [`super::target_history`] finds it.
+/// [`crate::restore::target_history`] finds it.
 pub fn select_backup(
     backups: &[BackupInfo],
     wanted: &str,

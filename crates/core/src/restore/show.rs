@@ -4,7 +4,8 @@ use std::fmt;
 use std::path::Path;
 
 use super::options::RestoreMode;
-use super::plan::{RestorePlan, Tar};
+use super::plan::RestorePlan;
+use crate::stored::tars::Tar;
 
 impl RestorePlan {
     /// The tars to download.

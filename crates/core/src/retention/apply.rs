@@ -253,7 +253,7 @@ async fn objection(
     if plan.force {
         return Ok(None);
     }
-    if super::said(store, name).await?.is_permanent {
+    if crate::retention::said(store, name).await?.is_permanent {
         return Ok(Some("it was marked permanent meanwhile".to_owned()));
     }
     match read_sentinel(store, name).await {

@@ -7,19 +7,18 @@
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 
-use crate::description;
 use crate::error::{Error, Result};
 use crate::formats::OLD_SENTINEL_LIMIT;
 use crate::formats::excerpt::value_of;
 use crate::inventory::{BackupInfo, Inventory};
-use crate::layout;
+use crate::{description, layout};
 use walarchive_storage::Store;
 
 /// Mark a backup as permanent, with its ancestors, or as impermanent again, which fails if a permanent one depends on it.
 /// Returns the names of the backups that were changed, in that order; repeating it is harmless.
 pub async fn mark(store: &Store, name: &str, permanent: bool) -> Result<Vec<String>> {
-    let inventory = super::look(store).await?;
-    let backup = super::rules::known(&inventory, name)?;
+    let inventory = crate::retention::look(store).await?;
+    let backup = crate::retention::rules::known(&inventory, name)?;
     let mut marked: Vec<&BackupInfo> = vec![backup];
     if permanent {
         marked = inventory

@@ -51,12 +51,11 @@ use futures::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::description;
 use crate::error::{Error, Result};
 use crate::formats::Sentinel;
 use crate::inventory::Inventory;
 use crate::lease::{Holder, Lease};
-use crate::{layout, repository};
+use crate::{description, layout, repository};
 use walarchive_storage::Store;
 
 pub use apply::{Applied, Progress, Spared, apply};

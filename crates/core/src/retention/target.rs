@@ -12,7 +12,7 @@ use crate::inventory::{Inventory, parse_name};
 pub(super) fn plan(inventory: &Inventory, situation: &Situation, name: &str, find_full: bool) -> Result<Plan> {
     let Some(index) = inventory.backups.iter().position(|backup| backup.name == name) else {
         // For its error.
-        return super::rules::known(inventory, name).map(|_| Plan::default());
+        return crate::retention::rules::known(inventory, name).map(|_| Plan::default());
     };
     let backup = &inventory.backups[index];
     let mut root = index;

@@ -15,7 +15,7 @@ use super::record::Verified;
 use crate::encrypted::blame;
 use crate::error::{Error, Result, StorageError};
 use crate::inventory::{Inventory, SegmentRange, WalObject};
-use crate::restore::Progress;
+use crate::stored::progress::Progress;
 use crate::wal::{Segment, SegmentSize, WalFileName, WalWalker, Walked};
 use walarchive_storage::{RangeReader, Store};
 

@@ -21,7 +21,7 @@ use crate::formats::manifest::{ChecksumAlgorithm, Checksummer};
 use crate::lsn::Lsn;
 use crate::page::{PAGE_BYTES, Page};
 
-use crate::backup::pages::PageReader;
+use crate::backup::read::pages::PageReader;
 use crate::formats::files_metadata::AllVisible;
 
 /// Pages that are kept in memory while the rest of the file is read, so that they need not be read again: 8 MB.

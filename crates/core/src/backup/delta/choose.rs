@@ -1,11 +1,12 @@
 //! Upon which backup a delta is taken.
 
-use super::fit::{self, Unfit};
+use super::fit::Unfit;
 use super::load::load;
-use super::{Choice, Origin, Parent, Wanted};
+use super::{Choice, Origin, Parent, Wanted, fit};
 use crate::backup::BackupRequest;
 use crate::error::{Error, Result};
-use crate::inventory::{self, BackupInfo, Inventory};
+use crate::inventory;
+use crate::inventory::{BackupInfo, Inventory};
 use walarchive_storage::Store;
 
 /// What kind of backup it becomes. To be called after `pg_backup_start`: where the backup starts counts. `in_recovery`: is this

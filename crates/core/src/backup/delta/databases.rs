@@ -7,7 +7,7 @@
 //!
 //! One case remains: a database that is dropped and made anew, with the same OID, while the parent is being taken. Then the
 //! parent may hold files of the old one and the `PG_VERSION` of the new one. So `PG_VERSION` must have been there before the
-//! parent began. What is being copied while the parent is taken may be there in part only, which [`changes`](super::changes)
+//! parent began. What is being copied while the parent is taken may be there in part only, which [`changes`](crate::backup::delta::changes)
 //! sees by its size.
 
 use std::collections::{BTreeMap, HashSet};
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::backup::rules;
+use crate::backup::read::rules;
 use crate::error::{Error, Result};
 
 const PG_VERSION: &str = "PG_VERSION";

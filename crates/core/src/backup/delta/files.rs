@@ -51,7 +51,7 @@ pub(in crate::backup) struct ParentFiles {
     /// The pages that are all-visible: of each file that has some the bytes, after their number.
     marks: Vec<u8>,
     /// The `PG_VERSION` of each database.
-    pub(super) versions: Vec<super::databases::Version>,
+    pub(super) versions: Vec<crate::backup::delta::databases::Version>,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -9,8 +9,8 @@ use crate::error::{Error, Result, StorageError};
 use crate::inventory::{BackupDetail, BackupInfo, Inventory, read_history, read_sentinel};
 use crate::layout;
 use crate::page::PAGE_BYTES;
-use crate::restore::member::MemberPath;
-use crate::restore::members::{Stop, each_member};
+use crate::stored::member::MemberPath;
+use crate::stored::members::{Stop, each_member};
 use crate::wal::{TimelineHistory, WalFileName};
 use walarchive_storage::Store;
 

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use super::Way;
 use super::changes::{KEPT, Question, Scan, scan};
-use crate::backup::pack::{CHUNK, Packer};
-use crate::backup::pages::{Found, PageReader};
-use crate::backup::walk::Owner;
+use crate::backup::pack::packer::{CHUNK, Packer};
+use crate::backup::read::pages::{Found, PageReader};
+use crate::backup::read::walk::Owner;
 use crate::error::{Error, Result};
 use crate::formats::files_metadata::AllVisible;
 use crate::formats::increment::IncrementHeader;

@@ -5,11 +5,11 @@ use std::io;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::backup::files::{FileEntry, FileList};
-use crate::backup::notes::{Notes, Packed};
-use crate::backup::pack::{Shared, described, member_name};
-use crate::backup::rules;
-use crate::backup::walk::Owner;
+use crate::backup::pack::notes::{Notes, Packed};
+use crate::backup::pack::packer::{Shared, described, member_name};
+use crate::backup::read::files::{FileEntry, FileList};
+use crate::backup::read::rules;
+use crate::backup::read::walk::Owner;
 use crate::error::{Error, Result};
 use crate::formats::files_metadata::FileDescription;
 use crate::formats::manifest::ManifestFile;

@@ -3,13 +3,14 @@
 use std::io;
 use std::path::Path;
 
-use super::databases::{self, Version};
+use super::databases;
+use super::databases::Version;
 use super::files::{Known, Listed, ParentFiles};
 use crate::blocking::blocking;
 use crate::error::{Error, Result, StorageError};
-use crate::formats::FILES_LIMIT;
-use crate::formats::files_metadata::{self, FileDescription, Identity, Listener};
-use crate::formats::manifest::{self, ChecksumAlgorithm, ManifestFile};
+use crate::formats::files_metadata::{FileDescription, Identity, Listener};
+use crate::formats::manifest::{ChecksumAlgorithm, ManifestFile};
+use crate::formats::{FILES_LIMIT, files_metadata, manifest};
 use crate::layout;
 use walarchive_storage::{RangeReader, Store};
 

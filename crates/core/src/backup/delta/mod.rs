@@ -72,7 +72,7 @@ pub enum Choice {
         /// None if nobody asked for a delta.
         why: Option<String>,
     },
-    /// A delta backup, to be put into [`BackupRequest::parent`](super::BackupRequest::parent).
+    /// A delta backup, to be put into [`BackupRequest::parent`](crate::backup::BackupRequest::parent).
     Delta(Parent),
 }
 

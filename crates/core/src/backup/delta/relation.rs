@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::databases;
-use crate::backup::rules;
+use crate::backup::read::rules;
 
 /// The OID of `pg_default`, whose directory is `base`.
 const PG_DEFAULT: u32 = 1663;

@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::changes::{Question, pays};
 use super::relation::RelationFile;
-use super::summaries::{self, ChangedBlocks};
-use super::{Parent, databases};
-use crate::backup::files::FileList;
-use crate::backup::source::changed;
+use super::summaries::ChangedBlocks;
+use super::{Parent, databases, summaries};
+use crate::backup::read::files::FileList;
+use crate::backup::read::source::changed;
 use crate::backup::{BackupOptions, BackupRequest};
 use crate::error::Result;
 use crate::formats::files_metadata::{AllVisible, Identity};

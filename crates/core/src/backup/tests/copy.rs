@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::tree::{cluster, content};
 use super::*;
-use crate::backup::source::changed;
+use crate::backup::read::source::changed;
 use crate::error::Error;
 use crate::formats::files_metadata::{FilesMetadata, Identity};
-use crate::formats::manifest::{self, Checksummer};
-use crate::formats::{ExtendedMetadata, SENTINEL_LIMIT, Sentinel};
+use crate::formats::manifest::Checksummer;
+use crate::formats::{ExtendedMetadata, SENTINEL_LIMIT, Sentinel, manifest};
 
 async fn object(store: &Store, key: &str) -> bytes::Bytes {
     store.get(key, SENTINEL_LIMIT).await.expect("read").expect(key)

@@ -2,9 +2,8 @@
 
 use super::tree::cluster;
 use super::*;
-use crate::formats::SENTINEL_LIMIT;
 use crate::formats::files_metadata::FilesMetadata;
-use crate::formats::manifest;
+use crate::formats::{SENTINEL_LIMIT, manifest};
 
 const SPACE: &str = "pg_tblspc/16400/PG_15_202209061/5";
 

@@ -11,7 +11,7 @@ use crate::formats::guarded::Guarded;
 /// Is told what a `files_metadata.json` holds, in the order in which it stands there. An error ends the reading and comes
 /// back in its own; paths are untrusted.
 pub trait Listener {
-    /// What is read of each file: [`super::FileDescription`], or a type with some of its fields.
+    /// What is read of each file: [`crate::formats::files_metadata::FileDescription`], or a type with some of its fields.
     type File: DeserializeOwned;
 
     /// An entry of `Files`.
@@ -36,7 +36,7 @@ pub trait Listener {
     }
 }
 
-/// Read what [`super::FilesMetadata::write_to`] or WAL-G wrote, in bounded memory whatever it is. Missing and unknown
+/// Read what [`crate::formats::files_metadata::FilesMetadata::write_to`] or WAL-G wrote, in bounded memory whatever it is. Missing and unknown
 /// fields and null maps are no failure. Works on the sentinels of WAL-G before 2.0 too, which hold the same.
 pub fn listen(source: impl Read, listener: &mut impl Listener) -> io::Result<()> {
     let source = BufReader::with_capacity(256 << 10, Guarded::new(source));
@@ -157,8 +157,8 @@ impl<'de, L: Listener> Visitor<'de> for Members<'_, L> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{FileDescription, FilesMetadata};
     use super::*;
+    use crate::formats::files_metadata::{FileDescription, FilesMetadata};
 
     /// Puts it together again.
     #[derive(Default)]

@@ -127,8 +127,8 @@ fn comma(sink: &mut impl Write, first: &mut bool) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{CorruptBlocks, FilesMetadata, Identity};
     use super::*;
+    use crate::formats::files_metadata::{CorruptBlocks, FilesMetadata, Identity};
 
     #[test]
     fn it_is_what_a_reader_reads() {

@@ -255,8 +255,8 @@ fn damaged(reason: String) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Checksummer, ManifestWriter, hex};
     use super::*;
+    use crate::formats::manifest::{Checksummer, ManifestWriter, hex};
     use crate::lsn::Lsn;
     use proptest::prelude::*;
     use sha2::{Digest, Sha256};

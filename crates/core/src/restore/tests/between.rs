@@ -101,22 +101,25 @@ async fn a_server_that_is_starting_is_seen() {
     let mut plan = planned(&repository, delta()).await.expect("planned");
     let found = std::mem::take(&mut plan.directories);
     let condition = plan.condition.take().expect("something is there");
-    let tree = tree::Tree::open(found, &plan.target, &[], None).expect("open");
+    let tree = crate::restore::directory::tree::Tree::open(found, &plan.target, &[], None).expect("open");
     repository.write("postmaster.pid", b"1");
     let progress = Progress::default();
-    let lock_out =
-        |is_used: &dyn Fn(&root::Root) -> Result<bool>| prepare::lock_out(&tree, &condition, &progress, is_used);
-    let error = lock_out(&condition::is_used).expect_err("in use");
+    let lock_out = |is_used: &dyn Fn(&crate::restore::directory::root::Root) -> Result<bool>| {
+        crate::restore::run::prepare::lock_out(&tree, &condition, &progress, is_used)
+    };
+    let error = lock_out(&crate::restore::directory::condition::is_used).expect_err("in use");
     says(&error, "a server is or was running");
     std::fs::remove_file(repository.target().join("postmaster.pid")).expect("removed");
     assert_eq!(repository.files(), before, "as it was");
     // Nor is anything changed if nobody can tell.
-    let unknown = |_: &root::Root| Err(Error::io("read", "postmaster.pid", std::io::Error::other("broken")));
+    let unknown = |_: &crate::restore::directory::root::Root| {
+        Err(Error::io("read", "postmaster.pid", std::io::Error::other("broken")))
+    };
     let error = lock_out(&unknown).expect_err("unknown");
     assert!(matches!(error, Error::Io { .. }), "{error:?}");
     assert_eq!(repository.files(), before, "as it was");
     assert!(!progress.is_writing.load(Ordering::Relaxed));
-    lock_out(&condition::is_used).expect("free");
+    lock_out(&crate::restore::directory::condition::is_used).expect("free");
     assert!(!repository.target().join("global/pg_control").exists() && progress.is_writing.load(Ordering::Relaxed));
 }
 
@@ -132,7 +135,7 @@ async fn changed() -> (Repository, Vec<String>) {
 
 impl Repository {
     fn is_marked(&self) -> bool {
-        self.target().join(member::MARKER).exists()
+        self.target().join(crate::stored::member::MARKER).exists()
     }
 }
 
@@ -152,20 +155,26 @@ async fn who_interrupts_in_time_loses_nothing() {
     is_as_before(false);
     // A little later.
     let mut plan = planned(&repository, delta()).await.expect("planned");
-    let prepared = prepare::prepare(&mut plan, &progress, &cancel);
+    let prepared = crate::restore::run::prepare::prepare(&mut plan, &progress, &cancel);
     assert!(matches!(prepared, Err(Error::Cancelled)));
     drop((plan, prepared));
     is_as_before(false);
     // What was incomplete stays so.
-    repository.write(member::MARKER, marker().as_bytes());
+    repository.write(crate::stored::member::MARKER, marker().as_bytes());
     let mut plan = planned(&repository, delta()).await.expect("planned");
-    let prepared = prepare::prepare(&mut plan, &progress, &cancel);
+    let prepared = crate::restore::run::prepare::prepare(&mut plan, &progress, &cancel);
     assert!(matches!(prepared, Err(Error::Cancelled)));
     drop((plan, prepared));
     is_as_before(true);
     // In the middle of the removal, what is left stays.
-    let tree = tree::Tree::open(root::Directories::default(), &repository.target(), &[], None).expect("open");
-    let cleaned = super::super::existing::clean(&tree, &[], 15, None, None, &cancel);
+    let tree = crate::restore::directory::tree::Tree::open(
+        crate::restore::directory::directories::Directories::default(),
+        &repository.target(),
+        &[],
+        None,
+    )
+    .expect("open");
+    let cleaned = crate::restore::directory::existing::clean(&tree, &[], 15, None, None, &cancel);
     assert!(matches!(cleaned, Err(Error::Cancelled)));
     is_as_before(true);
 }
@@ -201,24 +210,33 @@ async fn what_is_complete_cannot_be_interrupted() {
         let (progress, cancel) = (Arc::<Progress>::default(), CancellationToken::new());
         cancel.cancel();
         progress.is_writing.store(true, Ordering::Relaxed);
-        let tree = tree::Tree::open(root::Directories::default(), &target, &[], None).expect("open");
-        context::Context::new(Some(tree), None, None, progress, cancel)
+        let tree = crate::restore::directory::tree::Tree::open(
+            crate::restore::directory::directories::Directories::default(),
+            &target,
+            &[],
+            None,
+        )
+        .expect("open");
+        crate::restore::run::context::Context::new(Some(tree), None, None, progress, cancel)
     };
-    repository.write(member::MARKER, marker().as_bytes());
+    repository.write(crate::stored::member::MARKER, marker().as_bytes());
     let late = context();
-    super::super::apply::complete(&late, tree::Tree::sync).expect("too late to cancel");
+    crate::restore::run::apply::complete(&late, crate::restore::directory::tree::Tree::sync)
+        .expect("too late to cancel");
     assert!(control.exists() && !repository.is_marked() && !late.progress.is_writing.load(Ordering::Relaxed));
     drop(late);
     // The mark cannot be removed: the restore is complete all the same.
-    std::fs::create_dir(target.join(member::MARKER)).expect("created");
+    std::fs::create_dir(target.join(crate::stored::member::MARKER)).expect("created");
     let marked = context();
-    super::super::apply::complete(&marked, tree::Tree::sync).expect_err("a directory");
+    crate::restore::run::apply::complete(&marked, crate::restore::directory::tree::Tree::sync)
+        .expect_err("a directory");
     assert!(control.exists() && !marked.progress.is_writing.load(Ordering::Relaxed));
     drop(marked);
     // Not on disk: no server may start.
     let unflushed = context();
-    let broken = |_: &tree::Tree| Err(Error::io("flush", &target, std::io::Error::other("broken")));
-    let error = super::super::apply::complete(&unflushed, broken).expect_err("broken");
+    let broken =
+        |_: &crate::restore::directory::tree::Tree| Err(Error::io("flush", &target, std::io::Error::other("broken")));
+    let error = crate::restore::run::apply::complete(&unflushed, broken).expect_err("broken");
     assert!(error.to_string().contains("flush"), "{error}");
     assert!(!control.exists() && repository.is_marked() && unflushed.progress.is_writing.load(Ordering::Relaxed));
 }

@@ -124,9 +124,15 @@ async fn nothing_is_written_through_a_link_in_the_tree() {
     let outside = repository.place.path().join("outside");
     std::fs::create_dir(&outside).expect("created");
     // Somebody puts a link there while the restore writes.
-    let tree = tree::Tree::open(root::Directories::default(), &repository.target(), &[], None).expect("open");
+    let tree = crate::restore::directory::tree::Tree::open(
+        crate::restore::directory::directories::Directories::default(),
+        &repository.target(),
+        &[],
+        None,
+    )
+    .expect("open");
     std::os::unix::fs::symlink(&outside, repository.target().join("base")).expect("linked");
-    let path = member::MemberPath::parse(b"base/x").expect("a path");
+    let path = crate::stored::member::MemberPath::parse(b"base/x").expect("a path");
     let error = tree.create_file(&path).map(|_| ()).expect_err("refused");
     assert!(matches!(error, Error::Damaged { .. }), "{error:?}");
     assert!(tree.create_directory(&path, 0o700).is_err());

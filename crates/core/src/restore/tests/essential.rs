@@ -21,7 +21,9 @@ async fn failures(sentinel: &str, members: &[Member], metadata: Option<&str>) ->
     let inventory = Inventory::load(&repository.store).await.expect("loaded");
     let report = verify_backup(&repository.store, &inventory, BACKUP, Arc::default()).await;
     let found = report.expect("verified").details.into_iter();
-    let bad = found.filter(|row| row.status == Status::Failure && row.what == "file" && row.path != member::PG_CONTROL);
+    let bad = found.filter(|row| {
+        row.status == Status::Failure && row.what == "file" && row.path != crate::stored::member::PG_CONTROL
+    });
     let mut paths: Vec<String> = bad.map(|row| row.path).collect();
     paths.sort();
     paths

@@ -112,7 +112,10 @@ async fn what_is_right_is_kept_and_what_is_not_in_the_backup_goes() {
         (read("base/5/1259"), read("base/5/1")),
         (CONTENT.to_vec(), CONTENT.to_vec())
     );
-    assert!(!repository.target().join("base/16400").exists() && !repository.target().join(member::MARKER).exists());
+    assert!(
+        !repository.target().join("base/16400").exists()
+            && !repository.target().join(crate::stored::member::MARKER).exists()
+    );
     // Without a manifest nothing can be compared.
     repository
         .store
@@ -140,7 +143,7 @@ async fn what_is_of_another_kind_is_fetched() {
         std::fs::create_dir(target.join("base/5/1")).expect("created");
         std::fs::remove_dir_all(target.join("global")).expect("removed");
         repository.write("global", b"");
-        repository.write(member::MARKER, marker().as_bytes());
+        repository.write(crate::stored::member::MARKER, marker().as_bytes());
         // They tell the server what to do, so they never stay.
         repository.write("tablespace_map", b"16400 /old\n");
         repository.write("standby.signal", b"");
@@ -234,7 +237,7 @@ async fn an_interrupted_restore_goes_on() {
         ..RestoreOptions::default()
     };
     repository.restore_with(options).await.expect_err("damaged");
-    assert!(repository.target().join(member::MARKER).exists());
+    assert!(repository.target().join(crate::stored::member::MARKER).exists());
     let error = repository.restore().await.expect_err("not empty");
     assert!(
         error.hint().is_some_and(|hint| hint.contains("--delta to go on")),
@@ -243,7 +246,7 @@ async fn an_interrupted_restore_goes_on() {
     repository.put(&part, &good).await;
     repository.restore_with(delta()).await.expect("restored");
     assert_eq!(repository.files(), FILES);
-    assert!(!repository.target().join(member::MARKER).exists());
+    assert!(!repository.target().join(crate::stored::member::MARKER).exists());
     // Into an empty directory it is as without.
     std::fs::remove_dir_all(repository.target()).expect("removed");
     repository.restore_with(delta()).await.expect("restored");

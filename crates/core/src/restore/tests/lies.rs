@@ -1,7 +1,8 @@
 //! Repositories that lie: about whose they are, where things belong, how much there is.
 
 use super::*;
-use crate::cluster::{self, ClusterIdentity};
+use crate::cluster;
+use crate::cluster::ClusterIdentity;
 use crate::wal::SegmentSize;
 
 const VERSION: &str = "/pg_tblspc/16400/PG_15_202209061/5/1";

@@ -150,7 +150,7 @@ fn walk(directory: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory).expect("read") {
         let path = entry.expect("read").path();
-        if path.ends_with(member::MARKER) {
+        if path.ends_with(crate::stored::member::MARKER) {
             continue;
         }
         match path.symlink_metadata().expect("read").is_dir() {

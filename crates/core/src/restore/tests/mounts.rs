@@ -72,8 +72,14 @@ fn what_is_mounted_below_stays_and_is_no_room_above() {
         assert_eq!(repository.files(), FILES);
         assert_ne!(device(&wal), device(&target), "still mounted");
         // What is written there is flushed with the rest.
-        let tree = tree::Tree::open(root::Directories::default(), &target, &[], None).expect("open");
-        let directory = |name: &str| member::MemberPath::parse(name.as_bytes()).expect("a path");
+        let tree = crate::restore::directory::tree::Tree::open(
+            crate::restore::directory::directories::Directories::default(),
+            &target,
+            &[],
+            None,
+        )
+        .expect("open");
+        let directory = |name: &str| crate::stored::member::MemberPath::parse(name.as_bytes()).expect("a path");
         for name in ["base", "pg_wal", "pg_wal/archive_status"] {
             tree.create_directory(&directory(name), 0o700).expect("created");
         }

@@ -5,8 +5,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::*;
 use crate::codec::Format;
 use crate::lsn::Lsn;
-use crate::wal::generator::{self, Generator, SIZE_BYTES};
-use crate::wal::{Segment, WalFileName};
+use crate::wal::generator::{Generator, SIZE_BYTES};
+use crate::wal::{Segment, WalFileName, generator};
 
 fn recover(target: RestoreTarget) -> RestoreOptions {
     RestoreOptions {

@@ -5,11 +5,11 @@ use std::os::unix::fs::MetadataExt;
 use nix::sys::stat::Mode;
 use nix::unistd::{getegid, geteuid, mkfifo};
 
-use super::super::member::MemberPath;
-use super::super::root::Directories;
-use super::super::tree::Tree;
-use super::super::walk::walk as walk_entries;
 use super::*;
+use crate::restore::directory::directories::Directories;
+use crate::restore::directory::tree::Tree;
+use crate::restore::directory::walk::walk as walk_entries;
+use crate::stored::member::MemberPath;
 
 /// A tree in which a file is parked, and the path of that.
 fn parked(target: &Path) -> (Tree, MemberPath, PathBuf) {

@@ -73,7 +73,7 @@ pub(super) fn retain(count: u32) -> Request {
     }
 }
 
-pub(super) async fn delete(store: &Store, request: &Request) -> crate::Result<(Plan, super::super::Applied)> {
+pub(super) async fn delete(store: &Store, request: &Request) -> crate::Result<(Plan, crate::retention::Applied)> {
     let plan = draw_up(store, request, &[], Utc::now()).await?;
     let applied = apply(store, &plan, &Progress::default(), &CancellationToken::new()).await?;
     Ok((plan, applied))

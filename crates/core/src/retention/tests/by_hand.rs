@@ -1,5 +1,5 @@
-use super::super::{Before, Garbage, Gfs, Mode, Request, Situation, Span, plan};
 use super::*;
+use crate::retention::{Before, Garbage, Gfs, Mode, Request, Situation, Span, plan};
 
 fn now() -> DateTime<Utc> {
     hour(1000)
@@ -39,7 +39,7 @@ fn the_newest_are_retained_with_the_wal_from_the_oldest_of_them_on() {
     assert_eq!(plan.kept.len(), 2);
     assert_eq!(plan.bytes(), 500);
     assert_eq!(keys_of(&inventory, full(3)), segments(1, 1..=2));
-    let more = super::super::plan(&inventory, &full(4), &Situation::at(now())).expect("a plan");
+    let more = crate::retention::plan(&inventory, &full(4), &Situation::at(now())).expect("a plan");
     assert!(
         more.actions.is_empty() && more.notes[0].contains("no backup is deleted"),
         "{more:?}"
@@ -293,10 +293,10 @@ fn garbage_is_what_no_backup_needs() {
     );
     let mut protected = Situation::at(now());
     protected.protected = vec![name(1, 3)];
-    let plan = super::super::plan(&inventory, &Request::Garbage(Garbage::All), &protected).expect("a plan");
+    let plan = crate::retention::plan(&inventory, &Request::Garbage(Garbage::All), &protected).expect("a plan");
     assert_eq!(keys(&plan), [vec![name(1, 4)], segments(1, [1])].concat());
     // All that there is may be needed to go on from it.
-    let only = super::inventory(vec![permanent], wal(1, 1..=9).collect(), vec![]);
+    let only = crate::retention::tests::inventory(vec![permanent], wal(1, 1..=9).collect(), vec![]);
     assert!(keys_of(&only, Request::Garbage(Garbage::All)).is_empty());
 }
 

@@ -2,9 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::super::{Gfs, Mode, Object, Request, Situation, plan};
 use super::*;
-use crate::retention::{Before, Garbage, Span};
+use crate::retention::{Before, Garbage, Gfs, Mode, Object, Request, Situation, Span, plan};
 
 /// Segments of a timeline.
 const END: u64 = 60;

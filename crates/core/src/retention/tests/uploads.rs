@@ -8,9 +8,9 @@ use object_store::path::Path;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Garbage, Progress, Request, Situation, apply, draw_up, plan};
 use super::*;
 use crate::layout;
+use crate::retention::{Garbage, Progress, Request, Situation, apply, draw_up, plan};
 use walarchive_storage::PendingUploads;
 use walarchive_storage::{PendingUpload, Store};
 
@@ -111,7 +111,7 @@ fn uploads_of(plan: &Plan) -> Vec<String> {
     uploads.map(|action| action.key()).collect()
 }
 
-async fn run(store: &Store, plan: &Plan) -> super::super::Applied {
+async fn run(store: &Store, plan: &Plan) -> crate::retention::Applied {
     apply(store, plan, &Progress::default(), &CancellationToken::new())
         .await
         .expect("applied")

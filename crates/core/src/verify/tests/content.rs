@@ -1,5 +1,6 @@
 use super::*;
-use crate::wal::generator::{self, Generator};
+use crate::wal::generator;
+use crate::wal::generator::Generator;
 
 /// The segments 5 to 12 of timeline 1.
 async fn healthy() -> (Store, Vec<(Segment, Vec<u8>)>) {

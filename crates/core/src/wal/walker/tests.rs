@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
-use super::super::generator::{self, Generator, SIZE_BYTES, SYSTEM_IDENTIFIER};
 use super::*;
+use crate::wal::generator;
+use crate::wal::generator::{Generator, SIZE_BYTES, SYSTEM_IDENTIFIER};
 
 fn walker() -> WalWalker {
     WalWalker::new(generator::size(), Some(SYSTEM_IDENTIFIER))

@@ -141,8 +141,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::chunks::{NUMBERS, set};
     use super::*;
+    use crate::backup::delta::summaries::chunks::{NUMBERS, set};
 
     const RELATION: Locator = Locator {
         tablespace: 1663,

@@ -16,15 +16,15 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::backup::delta::{Choice, Origin, Parent, Wanted, choose};
-use crate::cluster::{self, ClusterIdentity};
+use crate::cluster::ClusterIdentity;
 use crate::control_file::tests::sample_with;
 use crate::formats::files_metadata::{AllVisible, FileDescription, FilesMetadata};
 use crate::formats::increment::IncrementHeader;
-use crate::formats::manifest::{self, Checksummer};
-use crate::formats::{SENTINEL_LIMIT, Sentinel};
+use crate::formats::manifest::Checksummer;
+use crate::formats::{SENTINEL_LIMIT, Sentinel, manifest};
 use crate::page::PAGE_BYTES;
 use crate::page::tests::sample;
-use crate::retention;
+use crate::{cluster, retention};
 use walarchive_testkit::meddler::Meddler;
 
 const SEGMENT: u64 = 16 << 20;
@@ -126,7 +126,7 @@ impl World {
     fn settle(&self) {
         let path = self.data().join("global/pg_control");
         let content = std::fs::read(&path).expect("read");
-        let changed = |path: &Path| crate::backup::source::changed(&std::fs::metadata(path).expect("there"));
+        let changed = |path: &Path| crate::backup::read::source::changed(&std::fs::metadata(path).expect("there"));
         let newest = files_below(&self.data()).iter().map(|path| changed(path)).max();
         let deadline = std::time::Instant::now() + Duration::from_secs(60);
         while Some(changed(&path) - 2_100_000_000) < newest {

@@ -256,7 +256,10 @@ async fn a_delta_backup_is_verified_by_itself_and_with_its_chain() {
             // No control file of these can be read, they are no whole clusters, and there is no WAL.
             let bad = found.filter(|row| {
                 let is_whole = !row.detail.starts_with("It is not in the backup: ");
-                row.status != Status::Ok && row.what != "wal" && row.path != member::PG_CONTROL && is_whole
+                row.status != Status::Ok
+                    && row.what != "wal"
+                    && row.path != crate::stored::member::PG_CONTROL
+                    && is_whole
             });
             bad.map(|row| format!("{} {}", row.path, row.detail))
                 .collect::<Vec<_>>()

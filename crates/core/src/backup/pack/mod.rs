@@ -1,0 +1,9 @@
+//! Packing files into tars, and sending these.
+
+pub(crate) mod limiter;
+pub(crate) mod notes;
+pub(crate) mod packer;
+pub(crate) mod rate;
+pub(crate) mod spool;
+pub(crate) mod stream;
+pub(crate) mod tar_stream;

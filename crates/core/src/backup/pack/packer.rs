@@ -1,0 +1,458 @@
+//! Packing one tar: read, sum up, compress. Runs on a thread that may block.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use chrono::DateTime;
+use nix::fcntl::OFlag;
+use tokio_util::sync::CancellationToken;
+
+use super::limiter::Limiter;
+use super::notes::{Notes, Packed};
+use super::stream::{Counted, sink_error};
+use super::tar_stream::TarStream;
+use crate::backup::delta::{Delta, Input, Way, is_paged};
+use crate::backup::progress::Progress;
+use crate::backup::read::cache::FindResident;
+use crate::backup::read::corrupt::Findings;
+use crate::backup::read::files::FileEntry;
+use crate::backup::read::links::Links;
+use crate::backup::read::pages::PageReader;
+use crate::backup::read::source::{Source, changed};
+use crate::backup::read::walk::{Directory, Owner};
+use crate::backup::read::{rules, unlogged};
+use crate::codec::{Compression, Encoder};
+use crate::error::{Error, Result};
+use crate::formats::files_metadata::{FileDescription, Identity};
+use crate::formats::manifest::{ChecksumAlgorithm, Checksummer, ManifestFile, hex};
+use crate::lsn::Lsn;
+use walarchive_storage::Upload;
+
+/// What is read, summed up and compressed at a time, in bytes: whole pages.
+pub(crate) const CHUNK: usize = 256 << 10;
+
+/// What all tars of a backup share.
+pub(crate) struct Shared {
+    pub(crate) data_dir: PathBuf,
+    /// Where the backup starts.
+    pub(crate) start: Lsn,
+    /// Known once the copying has begun.
+    pub(crate) source: OnceLock<Source>,
+    /// Likewise, of a delta backup.
+    pub(crate) delta: OnceLock<Delta>,
+    pub(crate) corrupt: Findings,
+    pub(crate) find_resident: Option<FindResident>,
+    pub(crate) compression: Compression,
+    pub(crate) algorithm: ChecksumAlgorithm,
+    pub(crate) limiter: Limiter,
+    pub(crate) links: Links,
+    pub(crate) progress: Arc<Progress>,
+    /// Cancelled with the backup, and when another tar failed.
+    pub(crate) stop: CancellationToken,
+}
+
+impl Shared {
+    /// Are the bytes that an increment leaves out those of the parent, if they were verified?
+    pub(crate) fn is_provable(&self) -> bool {
+        self.source.get().is_some_and(|source| source.data_checksums) && self.delta.get().is_some_and(Delta::same_bytes)
+    }
+}
+
+/// A tar that is being packed.
+pub(crate) struct Packer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) tar: TarStream<Sink>,
+    /// The URL of the tar, for messages.
+    object: String,
+    pub(crate) packed: Notes,
+    pub(crate) buffer: Vec<u8>,
+    /// Bytes of the next member that the progress has counted already.
+    pub(crate) ahead: u64,
+}
+
+type Count = Box<dyn Fn(u64) + Send>;
+type Sink = Encoder<Counted<Upload, Count>>;
+
+impl Packer {
+    /// Begin a tar that is compressed by so many threads beside this one.
+    pub(crate) fn new(shared: Arc<Shared>, object: String, upload: Upload, threads: u32) -> Result<Self> {
+        let progress = Arc::clone(&shared.progress);
+        let counted = Counted {
+            inner: upload,
+            count: Box::new(move |bytes| progress.stored(bytes)) as Count,
+        };
+        let encoder = shared.compression.encoder_with_threads(counted, threads);
+        let encoder = encoder.map_err(|error| sink_error(&object, error))?;
+        Ok(Packer {
+            tar: TarStream::new(encoder),
+            object,
+            packed: Notes::default(),
+            buffer: vec![0; CHUNK],
+            ahead: 0,
+            shared,
+        })
+    }
+
+    /// Add a directory.
+    pub(crate) fn directory(&mut self, directory: &Directory) -> Result<()> {
+        let name = member_name(&directory.path);
+        let written = self.tar.directory(name.as_bytes(), &directory.owner);
+        self.written(written)?;
+        self.member(&name, &described(&directory.owner))
+    }
+
+    /// Add a file of the data directory, as long as it is when it is opened. The server goes on writing meanwhile, and
+    /// replay of the WAL puts that right: what is appended later is left out, and what was cut off becomes zeros. A file
+    /// that vanished is left out, and so is one of a relation that has turned out to be unlogged. Pages are verified if they
+    /// have checksums; [`Error::CorruptPages`] if one is wrong and that is to end the backup.
+    pub(crate) fn file(&mut self, entry: &FileEntry) -> Result<()> {
+        let full = self.shared.data_dir.join(&entry.path);
+        let opened = match unlogged::is_known_now(&self.shared.data_dir, &entry.path)? {
+            true => None,
+            false => open(&self.shared.links, &entry.path, &full)?,
+        };
+        let Some((file, before)) = opened else {
+            self.shared.progress.vanished(entry.size);
+            return Ok(());
+        };
+        let (size, owner) = (before.len(), Owner::from(&before));
+        self.shared.progress.resized(entry.size, size);
+        let input = Input {
+            path: &entry.path,
+            full: &full,
+            file: &file,
+            size,
+            owner: &owner,
+        };
+        let delta = self.shared.delta.get();
+        let way = delta.map_or(Way::Full, |delta| delta.way(input.path, size));
+        let incremented = self.increment(&input, way)?;
+        let mut description = described(&owner);
+        description.is_incremented = incremented.is_some();
+        let (sum, found) = match incremented {
+            Some(incremented) => (incremented.sum, incremented.found),
+            None => {
+                let mut reader = self.reader(&input, true)?;
+                let next = |buffer: &mut [u8]| reader.next(buffer).map(|run| run.map_or(0, |run| run.bytes.len()));
+                let sum = self.content(input.path, size, &owner, next)?;
+                (Some(sum), reader.into_found())
+            }
+        };
+        let after = file.metadata().map_err(|error| Error::io("read", &full, error))?;
+        let source = self.shared.source.get();
+        (description.corrupt_blocks, description.all_visible) = (found.corrupt, found.all_visible);
+        if let Some(found) = &description.corrupt_blocks {
+            self.shared.corrupt.add(input.path, found, &self.shared.progress)?;
+        } else if source.is_some_and(|source| source.shows_writes(&before, &after)) {
+            // A corrupt file has no identity: it is to be read, and found, by the next backup too.
+            let checksum = sum.as_ref();
+            description.identity = Some(Identity {
+                size,
+                inode: before.ino(),
+                changed: changed(&before),
+                checksum: checksum.map_or_else(String::new, |sum| format!("{}:{}", self.shared.algorithm, hex(sum))),
+            });
+        }
+        self.record(input.path, size, sum, &description)
+    }
+
+    /// A reader of the file from its beginning on. If `verify` is true, it verifies the pages if they have checksums, and else
+    /// notes what a later delta backup has to know.
+    pub(crate) fn reader(&self, input: &Input<'_>, verify: bool) -> Result<PageReader> {
+        let file = input.file.try_clone();
+        let file = file.map_err(|error| Error::io("open", input.full, error))?;
+        let source = self.shared.source.get();
+        let verified = source
+            .filter(|source| source.data_checksums && verify)
+            .and_then(|source| source.first_page(input.path));
+        let (path, first, start) = (input.full.to_owned(), verified.unwrap_or(0), self.shared.start);
+        let reader = PageReader::new(file, path, first, input.size, start, verified.is_some());
+        let reader = match verify && self.notes_all_visible(input.path) {
+            true => reader.noting_all_visible(),
+            false => reader,
+        };
+        Ok(reader.sparing(self.shared.find_resident))
+    }
+
+    /// Are the pages of a file to be noted that are all-visible? With data checksums their LSNs tell that.
+    pub(crate) fn notes_all_visible(&self, path: &Path) -> bool {
+        let checksums = self.shared.source.get().is_some_and(|source| source.data_checksums);
+        !checksums && is_paged(path)
+    }
+
+    /// Add a file from memory, under its path in the data directory.
+    pub(crate) fn bytes(&mut self, path: &Path, mut content: &[u8], owner: &Owner) -> Result<()> {
+        let size = content.len() as u64;
+        let next = |buffer: &mut [u8]| {
+            let (taken, rest) = content.split_at(content.len().min(buffer.len()));
+            buffer[..taken.len()].copy_from_slice(taken);
+            content = rest;
+            Ok(taken.len())
+        };
+        let sum = self.content(path, size, owner, next)?;
+        self.record(path, size, Some(sum), &described(owner))
+    }
+
+    /// Add a member of `size` bytes, which `next` puts into the buffer that it is given, as many at a time as there is room
+    /// for. Returns the checksum.
+    fn content(
+        &mut self,
+        path: &Path,
+        size: u64,
+        owner: &Owner,
+        mut next: impl FnMut(&mut [u8]) -> Result<usize>,
+    ) -> Result<Vec<u8>> {
+        self.begin_member(path, size, owner)?;
+        let mut sum = Checksummer::new(self.shared.algorithm);
+        let mut left = size;
+        while left > 0 {
+            let wanted = left.min(CHUNK as u64);
+            self.shared.limiter.wait_for(wanted, &self.shared.stop)?;
+            let bytes = next(&mut self.buffer)?;
+            debug_assert_eq!(bytes as u64, wanted, "of {}", path.display());
+            sum.update(&self.buffer[..bytes]);
+            let written = self.tar.content(&self.buffer[..bytes]);
+            self.written(written)?;
+            let counted = wanted.min(self.ahead);
+            self.ahead -= counted;
+            self.shared.progress.read(wanted - counted);
+            left -= wanted;
+        }
+        let written = self.tar.pad(size);
+        self.written(written)?;
+        self.packed.bytes += size;
+        Ok(sum.finish())
+    }
+
+    /// Begin the member of a file.
+    pub(crate) fn begin_member(&mut self, path: &Path, size: u64, owner: &Owner) -> Result<()> {
+        let written = self.tar.file(member_name(path).as_bytes(), size, owner);
+        self.written(written)
+    }
+
+    /// Note a file that was added.
+    fn record(&mut self, path: &Path, size: u64, sum: Option<Vec<u8>>, description: &FileDescription) -> Result<()> {
+        self.note_file(&ManifestFile {
+            path: path.to_owned(),
+            size,
+            last_modified: description.mtime,
+            checksum: sum.map(|sum| (self.shared.algorithm, sum)),
+        })?;
+        self.member(&member_name(path), description)?;
+        self.shared.progress.file();
+        Ok(())
+    }
+
+    /// Add what `pg_backup_stop` returned: a member with no leading slash. It is in the manifest if a restore leaves it.
+    pub(crate) fn label(&mut self, name: &str, content: &[u8], owner: &Owner, is_restored: bool) -> Result<()> {
+        let size = content.len() as u64;
+        let written = self
+            .tar
+            .file(name.as_bytes(), size, owner)
+            .and_then(|()| self.tar.content(content))
+            .and_then(|()| self.tar.pad(size));
+        self.written(written)?;
+        self.packed.bytes += size;
+        let description = described(owner);
+        self.member(name.as_ref(), &description)?;
+        if !is_restored {
+            return Ok(());
+        }
+        let mut sum = Checksummer::new(self.shared.algorithm);
+        sum.update(content);
+        self.note_file(&ManifestFile {
+            path: name.into(),
+            size,
+            last_modified: description.mtime,
+            checksum: Some((self.shared.algorithm, sum.finish())),
+        })
+    }
+
+    /// Write the end of the tar and hand it over.
+    pub(crate) fn finish(self) -> Result<Packed> {
+        let sink = self.tar.finish().and_then(Encoder::finish);
+        sink.and_then(|counted| counted.inner.finish())
+            .map_err(|error| sink_error(&self.object, error))?;
+        self.packed.close().map_err(|error| sink_error(&self.object, error))
+    }
+
+    /// Note a member.
+    fn member(&mut self, name: &OsStr, description: &FileDescription) -> Result<()> {
+        let noted = self.packed.member(name, description);
+        self.written(noted)
+    }
+
+    /// Note a file for the manifest.
+    fn note_file(&mut self, file: &ManifestFile) -> Result<()> {
+        let noted = self.packed.file(file);
+        self.written(noted)
+    }
+
+    pub(crate) fn written(&self, result: io::Result<()>) -> Result<()> {
+        result.map_err(|error| sink_error(&self.object, error))
+    }
+}
+
+pub(crate) fn member_name(path: &Path) -> OsString {
+    let mut name = OsString::from("/");
+    name.push(path);
+    name
+}
+
+/// None if it is gone, or not a regular file any more. A link is followed at a place of the server's own only.
+fn open(links: &Links, path: &Path, full: &Path) -> Result<Option<(File, Metadata)>> {
+    let follow = match rules::is_of_server(path) {
+        true => OFlag::empty(),
+        false => OFlag::O_NOFOLLOW,
+    };
+    let flags = follow | OFlag::O_NONBLOCK;
+    let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(full) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => match std::fs::symlink_metadata(full) {
+            Ok(meta) if !follow.is_empty() && meta.is_symlink() => {
+                links.leave_out(path, full, &meta);
+                return Ok(None);
+            }
+            _ => return Err(Error::io("open", full, error)),
+        },
+    };
+    let meta = file.metadata().map_err(|error| Error::io("read", full, error))?;
+    if !meta.is_file() {
+        links.leave_out(path, full, &meta);
+        return Ok(None);
+    }
+    Ok(Some((file, meta)))
+}
+
+/// What can be said of any member.
+pub(crate) fn described(owner: &Owner) -> FileDescription {
+    let (seconds, nanoseconds) = owner.modified;
+    FileDescription {
+        mtime: DateTime::from_timestamp(seconds, nanoseconds).unwrap_or_default(),
+        ..FileDescription::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+    use crate::backup::OnChecksumFailure;
+    use crate::backup::pack::spool::Lines;
+    use crate::backup::pack::stream::store_stream;
+    use walarchive_storage::Store;
+
+    /// Pack with `fill` and give back what the tar holds.
+    async fn packed(
+        data_dir: &Path,
+        fill: impl FnOnce(&mut Packer) -> Result<()> + Send + 'static,
+    ) -> (Packed, Vec<u8>) {
+        let store = Store::of(Arc::new(object_store::memory::InMemory::new()), "memory:");
+        let shared = Arc::new(Shared {
+            data_dir: data_dir.to_owned(),
+            start: Lsn(0),
+            source: OnceLock::new(),
+            delta: OnceLock::new(),
+            corrupt: Findings::new(OnChecksumFailure::Warning),
+            find_resident: None,
+            compression: Compression::Plain,
+            algorithm: ChecksumAlgorithm::Crc32c,
+            limiter: Limiter::new(None),
+            links: Links::default(),
+            progress: Arc::default(),
+            stop: CancellationToken::new(),
+        });
+        let stop = shared.stop.clone();
+        let stored = store_stream(&store, "tar", &stop, move |upload| {
+            let mut packer = Packer::new(shared, "tar".to_owned(), upload, 0)?;
+            fill(&mut packer)?;
+            packer.finish()
+        });
+        let (packed, _) = stored.await.expect("packed");
+        (
+            packed,
+            store.get("tar", u64::MAX).await.expect("read").expect("there").to_vec(),
+        )
+    }
+
+    fn lines(spooled: &Lines) -> Vec<String> {
+        let mut lines = Vec::new();
+        spooled
+            .each(|line| {
+                lines.push(line.to_owned());
+                Ok(())
+            })
+            .expect("read");
+        lines
+    }
+
+    fn content(tar: &[u8]) -> Vec<u8> {
+        let mut archive = tar::Archive::new(tar);
+        let mut entries = archive.entries().expect("a tar");
+        let mut entry = entries.next().expect("a member").expect("a member");
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).expect("its content");
+        assert!(entries.next().is_none());
+        content
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_file_of_several_chunks_is_whole() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for length in [0, 1, CHUNK, CHUNK * 2 + 17] {
+            let expected: Vec<u8> = (0..length).map(|at| (at / 7) as u8).collect();
+            std::fs::write(dir.path().join("f"), &expected).expect("written");
+            let (packed, tar) = packed(dir.path(), |packer| {
+                packer.file(&FileEntry {
+                    path: "f".into(),
+                    size: 1,
+                })
+            })
+            .await;
+            assert!(content(&tar) == expected, "{length}");
+            let mut sum = Checksummer::new(ChecksumAlgorithm::Crc32c);
+            sum.update(&expected);
+            let line = format!("\"Size\": {length}, ");
+            let checksum = format!("\"Checksum\": \"{}\" }}", hex(&sum.finish()));
+            let listed = lines(&packed.manifest);
+            assert!(
+                listed[0].contains(&line) && listed[0].ends_with(&checksum),
+                "{listed:?}"
+            );
+            assert_eq!(packed.bytes, length as u64);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_vanished_or_was_replaced_is_left_out() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("kept"), "kept").expect("written");
+        std::os::unix::fs::symlink("kept", dir.path().join("link")).expect("linked");
+        nix::unistd::mkfifo(&dir.path().join("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("made");
+        std::fs::create_dir_all(dir.path().join("base/5")).expect("made");
+        for unlogged in ["base/5/7", "base/5/7.1", "base/5/7_init"] {
+            std::fs::write(dir.path().join(unlogged), "7").expect("written");
+        }
+        let (packed, tar) = packed(dir.path(), |packer| {
+            ["gone", "gone/too", "link", "fifo", "base/5/7", "base/5/7.1", "kept"]
+                .iter()
+                .try_for_each(|name| {
+                    packer.file(&FileEntry {
+                        path: name.into(),
+                        size: 4,
+                    })
+                })
+        })
+        .await;
+        assert_eq!(content(&tar), b"kept");
+        assert_eq!(lines(&packed.members).len(), 1);
+        assert_eq!(lines(&packed.manifest).len(), 1);
+    }
+}

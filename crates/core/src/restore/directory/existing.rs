@@ -1,0 +1,269 @@
+//! Restoring into a directory in which something is: the same cluster, or what an interrupted restore left of it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use nix::sys::stat::SFlag;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::directories::Directories;
+use super::links::refused_by_delta;
+use super::owner::Owner;
+use super::root::is_kind;
+use super::tablespaces::Tablespace;
+use super::tree::Tree;
+use super::walk::{Entry, walk};
+use crate::error::{Error, Result};
+use crate::files::copy;
+use crate::places::is_of_server;
+use crate::stored::level::Bits;
+use crate::stored::member::{BACKUP_MANIFEST, MARKER, is_always_new};
+use crate::stored::survey::BLOCK;
+use crate::stored::table::Table;
+
+/// Files that are open at a time and wait to be compared.
+const WAITING: usize = 64;
+
+/// What was found in the directory.
+#[derive(Debug)]
+pub(crate) struct Existing {
+    /// The files and directories that are as in the backup.
+    pub(crate) kept: Bits,
+    pub(crate) kept_files: u64,
+    pub(crate) kept_bytes: u64,
+    /// Files and links that are not in the backup.
+    pub(crate) removed: u64,
+    /// Those of them that are in `pg_wal`.
+    pub(crate) removed_wal: u64,
+    /// Files, and their bytes, of databases that come back without their content, and have one here.
+    pub(crate) emptied: u64,
+    pub(crate) emptied_bytes: u64,
+    /// The bytes that need no more room, by the tablespace in whose directory they are: what kept files take, and what becomes
+    /// free in the file system of that directory as the others are removed.
+    pub(crate) room: Room,
+}
+
+type Room = BTreeMap<Option<u32>, u64>;
+
+impl Existing {
+    /// What is lost of the databases that are not restored, as a sentence.
+    pub(crate) fn note_of_others(&self) -> Option<String> {
+        (self.emptied > 0).then(|| {
+            format!(
+                "{} files ({} bytes) of other databases in the directory become files of zeros: their content there is lost.",
+                self.emptied, self.emptied_bytes
+            )
+        })
+    }
+
+    /// What is lost with it, as a sentence.
+    pub(crate) fn note(&self) -> Option<String> {
+        (self.removed_wal > 0).then(|| {
+            format!(
+                "{} files in pg_wal are removed. WAL among them that is not archived is lost: copy pg_wal first if it is needed.",
+                self.removed_wal
+            )
+        })
+    }
+}
+
+/// A file that has the size that it should have.
+struct Candidate {
+    content: File,
+    number: usize,
+    tablespace: Option<u32>,
+    /// The bytes that become free if it is not kept.
+    freed: u64,
+}
+
+/// What the threads find out together.
+#[derive(Default)]
+struct Compared {
+    files: u64,
+    bytes: u64,
+    room: Room,
+}
+
+/// Compare what is there with the manifest, in so many threads; blocks. Writes nothing. Without a table nothing is kept.
+pub(crate) fn compare(
+    found: &Directories,
+    tablespaces: &[Tablespace],
+    major: u32,
+    table: Option<&Table>,
+    owner: Option<Owner>,
+    threads: usize,
+) -> Result<Option<Existing>> {
+    let Some(target) = &found.target else { return Ok(None) };
+    let wal = found.wal.as_ref().and_then(|wal| wal.root.as_ref());
+    let kept = Bits::none(table.map_or(0, Table::len));
+    let compared = Mutex::new(Compared::default());
+    let (mut removed, mut removed_wal) = (0, 0);
+    let (mut emptied, mut emptied_bytes) = (0, 0);
+    let (sender, receiver) = sync_channel::<Candidate>(WAITING);
+    let receiver = Mutex::new(receiver);
+    std::thread::scope(|scope| {
+        if let Some(table) = table {
+            for _ in 0..threads.max(1) {
+                scope.spawn(|| compare_files(table, &receiver, &kept, &compared));
+            }
+        }
+        let mut look = |entry: &Entry<'_>| {
+            // Of the two of our own one stays until the end, and the other is replaced.
+            let is_own = [MARKER, BACKUP_MANIFEST].iter().any(|own| entry.path == own.as_bytes());
+            if is_own || entry.is_link_of(tablespaces) || entry.is_link_to_wal(wal) {
+                return Ok(());
+            }
+            let number = number_of(entry, table, tablespaces);
+            let known = table.zip(number).filter(|_| !is_always_new(entry.path));
+            if entry.is_directory {
+                check_place(entry, tablespaces)?;
+                // Only of a manifest it is sure that it lists all files, so that this is the place of a directory.
+                if let Some((_, number)) = known.filter(|(table, number)| is_directory(table, *number)) {
+                    kept.set(number);
+                }
+                return Ok(());
+            }
+            let stat = entry.stat()?;
+            if is_kind(&stat, SFlag::S_IFLNK) && is_of_server(Path::new(OsStr::from_bytes(entry.path))) {
+                return Err(refused_by_delta(&entry.full(), entry.target().as_deref()));
+            }
+            let freed = entry.frees(&stat);
+            // Root gives no file away that has another name elsewhere.
+            let may_be_kept = is_kind(&stat, SFlag::S_IFREG) && (owner.is_none() || stat.st_nlink == 1);
+            let number_to_compare = known
+                .filter(|(table, number)| may_be_kept && is_as_large(table, *number, stat.st_size as u64))
+                .map(|(_, number)| number);
+            let candidate = number_to_compare.zip(entry.open());
+            match candidate {
+                Some((number, content)) => {
+                    // The receivers go on until this ends.
+                    let _ = sender.send(Candidate {
+                        content,
+                        number,
+                        tablespace: entry.tablespace,
+                        freed,
+                    });
+                }
+                None => *compared.lock().room.entry(entry.tablespace).or_default() += freed,
+            }
+            // One that takes no space is of zeros already.
+            if stat.st_blocks > 0
+                && table
+                    .zip(number)
+                    .is_some_and(|(table, number)| table.is_left_out(number))
+            {
+                emptied += 1;
+                emptied_bytes += stat.st_size as u64;
+            }
+            if number.is_none() {
+                removed += 1;
+                removed_wal += u64::from(entry.path.starts_with(b"pg_wal/") || entry.path == b"pg_wal");
+            }
+            Ok(())
+        };
+        let walked = walk(target, &found.tablespaces, wal, major, &mut look);
+        drop(sender);
+        walked
+    })?;
+    let compared = compared.into_inner();
+    Ok(Some(Existing {
+        kept,
+        kept_files: compared.files,
+        kept_bytes: compared.bytes,
+        removed,
+        removed_wal,
+        emptied,
+        emptied_bytes,
+        room: compared.room,
+    }))
+}
+
+/// Its number in the table; none of what must go, as it is in the place of a link.
+fn number_of(entry: &Entry<'_>, table: Option<&Table>, tablespaces: &[Tablespace]) -> Option<usize> {
+    let is_placed = !entry.is_in_place_of_link(tablespaces);
+    table.filter(|_| is_placed).and_then(|table| table.find(entry.path))
+}
+
+/// No link can be made where a file system is mounted.
+fn check_place(directory: &Entry<'_>, tablespaces: &[Tablespace]) -> Result<()> {
+    if !directory.is_in_place_of_link(tablespaces) || !directory.is_mounted(&directory.stat()?) {
+        return Ok(());
+    }
+    Err(Error::config(
+        format!(
+            "directory \"{}\" is on a file system that is mounted where the link to a tablespace belongs",
+            directory.full().display()
+        ),
+        "Unmount it; the tablespace's directory is elsewhere, where --tablespace-map OLD=NEW puts it.",
+    ))
+}
+
+/// Is the number that of a directory?
+fn is_directory(table: &Table, number: usize) -> bool {
+    table.has_manifest && !table.is_listed(number)
+}
+
+/// Can its content be what it should be?
+fn is_as_large(table: &Table, number: usize, size: u64) -> bool {
+    let expected = table.expected(number);
+    expected.is_some_and(|expected| expected.size == size && expected.sum.is_some()) && !table.is_left_out(number)
+}
+
+/// A file that cannot be read is fetched again.
+fn compare_files(table: &Table, candidates: &Mutex<Receiver<Candidate>>, kept: &Bits, compared: &Mutex<Compared>) {
+    loop {
+        let next = candidates.lock().recv();
+        let Ok(candidate) = next else { return };
+        let expected = table.expected(candidate.number);
+        let Some((size, sum)) = expected.and_then(|expected| Some((expected.size, expected.sum?))) else {
+            continue;
+        };
+        let (mut content, mut read) = (sum.begin(), 0);
+        let copied = copy(candidate.content, |bytes| {
+            content.update(bytes);
+            read += bytes.len() as u64;
+        });
+        let is_kept = copied.is_ok() && read == size && sum.is(content);
+        let mut compared = compared.lock();
+        let room = compared.room.entry(candidate.tablespace).or_default();
+        if is_kept {
+            *room += size.div_ceil(BLOCK).saturating_mul(BLOCK);
+            compared.files += 1;
+            compared.bytes += size;
+            kept.set(candidate.number);
+        } else {
+            *room += candidate.freed;
+        }
+    }
+}
+
+/// Remove all but what is kept; blocks. What is in the backup is made anew, so that nothing of what was there is in its place
+/// and its room is free. Everything that stays goes to `owner`. Whoever cancels keeps what is not removed yet.
+pub(crate) fn clean(
+    tree: &Tree,
+    tablespaces: &[Tablespace],
+    major: u32,
+    table: Option<&Table>,
+    kept: Option<&Bits>,
+    cancel: &CancellationToken,
+) -> Result<()> {
+    let mut look = |entry: &Entry<'_>| {
+        if cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let number = number_of(entry, table, tablespaces);
+        let is_kept = kept.zip(number).is_some_and(|(kept, number)| kept.get(number));
+        let is_link = entry.is_link_of(tablespaces) || entry.is_link_to_wal(tree.wal());
+        let stays = is_kept || is_link || entry.path == MARKER.as_bytes();
+        if !stays && entry.remove()? {
+            return Ok(());
+        }
+        tree.owner().map_or(Ok(()), |owner| entry.give(owner))
+    };
+    walk(tree.target(), tree.tablespaces(), tree.wal(), major, &mut look)
+}

@@ -1,0 +1,108 @@
+//! The directories of a restore must lie apart, and have nothing in them that somebody may want.
+
+use std::path::{Path, PathBuf};
+
+use super::bare::is_bare;
+use super::condition::Marker;
+use super::root::Root;
+use super::tablespaces::{Tablespace, settled};
+use crate::error::{Error, Result};
+
+/// Check that no directory is inside another and, if asked for, that all are empty or absent. Returns the target with its
+/// links resolved.
+pub(crate) fn check_directories(target: &Path, tablespaces: &[Tablespace], must_be_empty: bool) -> Result<PathBuf> {
+    let target = settled(target)?;
+    if must_be_empty {
+        let hint = match Marker::is_there(&target) {
+            true => {
+                "A restore into it was interrupted. Run the same command with --delta to go on with it, or empty the directory."
+            }
+            false => "Restore into a new directory, or empty this one first. With --delta, what is in it is used.",
+        };
+        // Whatever it leads to is looked at where that is opened.
+        let wal = std::fs::read_link(target.join("pg_wal")).ok();
+        check_empty(&target, wal.as_deref(), hint)?;
+    }
+    let mut taken = vec![target.clone()];
+    for location in tablespaces
+        .iter()
+        .filter_map(|tablespace| tablespace.location.as_deref())
+    {
+        let settled = settled(location)?;
+        if let Some(other) = taken
+            .iter()
+            .find(|other| other.starts_with(&settled) || settled.starts_with(other))
+        {
+            return Err(Error::config(
+                format!(
+                    "tablespace directory \"{}\" and directory \"{}\" lie within each other",
+                    location.display(),
+                    other.display()
+                ),
+                "Give each a directory of its own with --tablespace-map OLD=NEW.",
+            ));
+        }
+        if must_be_empty {
+            check_empty(
+                &settled,
+                None,
+                "Empty it if nothing uses it any more, or restore to another place with --tablespace-map OLD=NEW.",
+            )?;
+        }
+        taken.push(settled);
+    }
+    Ok(target)
+}
+
+fn check_empty(path: &Path, wal: Option<&Path>, hint: &str) -> Result<()> {
+    match Root::find(path)? {
+        Some(root) if !is_bare(&root, wal)? => Err(Error::config(
+            format!("directory \"{}\" is not empty", path.display()),
+            hint,
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_must_be_empty_and_apart() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| dir.path().join(name);
+        let tablespace = |path: PathBuf| Tablespace {
+            oid: "1".to_owned(),
+            original: String::new(),
+            location: Some(path),
+            confirmed: true,
+        };
+        std::fs::create_dir(at("full")).expect("created");
+        std::fs::write(at("full/x"), "").expect("written");
+        std::fs::create_dir(at("empty")).expect("created");
+        std::os::unix::fs::symlink(at("empty"), at("link")).expect("linked");
+        std::os::unix::fs::symlink(at("nowhere"), at("dangling")).expect("linked");
+        check_directories(&at("new"), &[tablespace(at("empty"))], true).expect("fine");
+        let real = dir.path().canonicalize().expect("real");
+        assert_eq!(
+            check_directories(&at("link"), &[], true).expect("fine"),
+            real.join("empty")
+        );
+        for (target, location) in [
+            ("full", "other"),
+            ("new", "full"),
+            ("new", "new/ts"),
+            ("new/data", "new"),
+            ("empty", "link"),
+            ("full/x", "other"),
+            ("dangling", "other"),
+            ("a/../b", "other"),
+        ] {
+            assert!(
+                check_directories(&at(target), &[tablespace(at(location))], true).is_err(),
+                "{target} {location}"
+            );
+        }
+    }
+}

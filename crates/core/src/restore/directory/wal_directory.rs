@@ -1,0 +1,130 @@
+//! `pg_wal` on a disk of its own: a link in the data directory, as `initdb --waldir` makes it.
+
+use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::geteuid;
+
+use super::bare::is_bare;
+use super::directories::{Directories, WalDirectory};
+use super::root::Root;
+use super::tablespaces::settled;
+use crate::error::{Error, Result};
+use crate::wal::WalFileName;
+
+/// What the server keeps beside WAL in `pg_wal`.
+const SUBDIRECTORIES: [&str; 2] = ["archive_status", "summaries"];
+
+/// Find out whether `pg_wal` is to be a link: where the user wants it, or where it leads already. Whatever is there must be
+/// empty, unless it is that of the directory that is restored into (`is_own`).
+pub(crate) fn find(
+    wanted: Option<&Path>,
+    target: &Path,
+    directories: &Directories,
+    others: &[PathBuf],
+    is_own: bool,
+) -> Result<Option<WalDirectory>> {
+    let link = target.join("pg_wal");
+    let known = std::fs::read_link(&link).ok();
+    let Some(path) = wanted.map(Path::to_owned).or_else(|| known.clone()) else {
+        return Ok(None);
+    };
+    if !path.is_absolute() {
+        return Err(Error::config(
+            format!("the directory \"{}\" for WAL is not an absolute path", path.display()),
+            "Give an absolute one with --waldir.",
+        ));
+    }
+    let is_linked = known.as_ref() == Some(&path);
+    check_place(&link, is_linked, is_own)?;
+    let real = settled(&path)?;
+    if let Some(other) = others
+        .iter()
+        .find(|other| other.starts_with(&real) || real.starts_with(other))
+    {
+        return Err(Error::config(
+            format!(
+                "the directory \"{}\" for WAL and directory \"{}\" lie within each other",
+                path.display(),
+                other.display()
+            ),
+            "Give it a place of its own with --waldir.",
+        ));
+    }
+    let root = Root::find(&path)?;
+    if wanted.is_none() {
+        check_link(&path, root.as_ref(), directories)?;
+    }
+    if let Some(root) = &root {
+        root.lock()?;
+        let may_be_full = is_own && is_linked;
+        if !may_be_full && !is_bare(root, None)? {
+            return Err(Error::config(
+                format!("directory \"{}\" is not empty, and WAL is to go there", path.display()),
+                "Empty it if nothing uses it any more, or give another one with --waldir.",
+            ));
+        }
+    }
+    Ok(Some(WalDirectory { path, root }))
+}
+
+/// Can the link be made? What a server had there is removed by a restore into its own directory, but for what is mounted.
+fn check_place(link: &Path, is_linked: bool, is_own: bool) -> Result<()> {
+    let Some(found) = link.symlink_metadata().ok().filter(|_| !is_linked) else {
+        return Ok(());
+    };
+    let parent = link.parent().and_then(|parent| parent.metadata().ok());
+    let is_mounted = parent.is_some_and(|parent| parent.dev() != found.dev());
+    match is_own && !is_mounted {
+        true => Ok(()),
+        false => Err(Error::config(
+            format!(
+                "\"{}\" is there already, and no link to the directory for WAL",
+                link.display()
+            ),
+            "Remove it, or leave out --waldir.",
+        )),
+    }
+}
+
+/// A link that was found was made by whoever owns the data directory: root must not do there what that user could not do himself.
+fn check_link(path: &Path, root: Option<&Root>, directories: &Directories) -> Result<()> {
+    let hint = "Create it, give another one with --waldir, or remove the link.";
+    let Some(root) = root else {
+        return Err(Error::config(
+            format!("the link pg_wal leads to \"{}\", which is not there", path.display()),
+            hint,
+        ));
+    };
+    let owner = |root: &Root| {
+        let meta = root
+            .directory()
+            .metadata()
+            .map_err(|error| Error::io("open", &root.path, error));
+        meta.map(|meta| meta.uid())
+    };
+    let of_target = directories.target.as_ref().map(owner).transpose()?;
+    if geteuid().is_root() && of_target != Some(owner(root)?) {
+        return Err(Error::config(
+            format!(
+                "the link pg_wal leads to \"{}\", which belongs to another user than the data directory",
+                path.display()
+            ),
+            "If WAL is to go there, say so with --waldir.",
+        ));
+    }
+    Ok(())
+}
+
+/// Is it something that a server keeps in `pg_wal`, to be removed with the rest? What else lies there is left alone.
+pub(crate) fn is_of_server(name: &OsStr, is_directory: bool) -> bool {
+    let Some(name) = name.to_str() else { return false };
+    match is_directory {
+        true => SUBDIRECTORIES.contains(&name),
+        false => {
+            let is_temporary = name.starts_with("xlogtemp.") || name.starts_with("RECOVERY");
+            is_temporary || name.parse::<WalFileName>().is_ok()
+        }
+    }
+}

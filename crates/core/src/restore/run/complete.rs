@@ -1,0 +1,96 @@
+//! Is everything there that should be?
+
+use std::collections::HashSet;
+
+use super::context::Context;
+use crate::error::{Error, Result};
+use crate::layout;
+use crate::stored::member::{PG_CONTROL, TABLESPACE_MAP};
+use crate::stored::names::{NAMED, Source, names};
+use crate::stored::table::{Key, Stored, Table};
+use walarchive_storage::Store;
+
+/// After the last tar but that of `pg_control`.
+pub(crate) async fn check_complete(context: &Context, store: &Store, backup: &str) -> Result<()> {
+    let Some(table) = &context.table else { return Ok(()) };
+    let object = store.object_url(&layout::backup_folder(backup));
+    let source = match table.has_metadata {
+        true => Source::FilesMetadata,
+        false => Source::Manifest,
+    };
+    if let (files, Some((file, pages))) = context.assembly.rest() {
+        let keys = HashSet::from([table.key(file)]);
+        let name = names(store, backup, source, table.keys().clone(), keys).await?;
+        return Err(Error::damaged(
+            object,
+            format!(
+                "Of its file \"{}\", {pages} pages are in none of the backups that it is based on; {files} files are incomplete.",
+                name.first().map_or("", String::as_str)
+            ),
+        ));
+    }
+    let missing = Missing::of(context, table);
+    if missing.count > 0 {
+        let source = match table.has_manifest {
+            true => Source::Manifest,
+            false => source,
+        };
+        let names = names(store, backup, source, table.keys().clone(), missing.keys).await?;
+        let of = match source {
+            Source::Manifest => "Of the files in its manifest",
+            Source::FilesMetadata => "Of the files that it has from older backups",
+        };
+        return Err(Error::damaged(
+            object,
+            format!(
+                "{of}, {} are in no tar, the first is \"{}\".",
+                missing.count,
+                names.first().map_or("", String::as_str)
+            ),
+        ));
+    }
+    if missing.vanished > 0 {
+        // WAL-G may list files that vanished while it packed them, so this alone is no damage.
+        tracing::warn!(
+            "{} files of the backup's files metadata are in no tar",
+            missing.vanished
+        );
+    }
+    Ok(())
+}
+
+struct Missing {
+    count: u64,
+    /// Of the first few.
+    keys: HashSet<Key>,
+    /// Such as only the newest backup's files metadata has, in full.
+    vanished: u64,
+}
+
+impl Missing {
+    fn of(context: &Context, table: &Table) -> Self {
+        let later = [PG_CONTROL, TABLESPACE_MAP].map(|path| table.find(path.as_bytes()));
+        let mut missing = Missing {
+            count: 0,
+            keys: HashSet::new(),
+            vanished: 0,
+        };
+        for file in (0..table.len()).filter(|file| !context.complete.get(*file) && !later.contains(&Some(*file))) {
+            let from_older = matches!(table.stored(file), Some(Stored::Increment | Stored::Skipped));
+            match (table.has_manifest, table.is_listed(file)) {
+                (true, true) => {}
+                (true, false) => continue,
+                (false, _) if from_older => {}
+                (false, _) => {
+                    missing.vanished += 1;
+                    continue;
+                }
+            }
+            missing.count += 1;
+            if missing.keys.len() < NAMED {
+                missing.keys.insert(table.key(file));
+            }
+        }
+        missing
+    }
+}

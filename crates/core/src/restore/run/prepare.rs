@@ -1,0 +1,95 @@
+//! What comes before the first file: nothing is removed as long as it may be in vain.
+
+use std::sync::atomic::Ordering;
+
+use futures::{StreamExt, TryStreamExt};
+use tokio_util::sync::CancellationToken;
+
+use super::recovery::put;
+use crate::error::{Error, Result};
+use crate::restore::directory::condition::{Condition, Marker};
+use crate::restore::directory::root::Root;
+use crate::restore::directory::tree::Tree;
+use crate::restore::directory::{condition, existing};
+use crate::restore::plan::RestorePlan;
+use crate::stored::member::{MARKER, PG_CONTROL, path_of};
+use crate::stored::progress::Progress;
+use walarchive_storage::Store;
+
+/// Can these objects be read, none of which is empty? A listing does not tell: a store may have moved them to where they must
+/// be asked back from first, and credentials may do for listing only. So one byte of each is read, of so many at a time.
+pub(crate) async fn check_readable(
+    store: &Store,
+    keys: Vec<String>,
+    concurrency: usize,
+    cancel: &CancellationToken,
+) -> Result<()> {
+    let read = futures::stream::iter(keys)
+        .map(|key| async move { store.get_range(&key, 0..1).await.map(drop) })
+        .buffer_unordered(concurrency)
+        .try_for_each(|()| std::future::ready(Ok(())));
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(Error::Cancelled),
+        read = read => Ok(read?),
+    }
+}
+
+/// Make the directories ready; blocks. Until the end a mark says whose they are; what is not in the backup goes.
+pub(crate) fn prepare(plan: &mut RestorePlan, progress: &Progress, cancel: &CancellationToken) -> Result<Tree> {
+    let found = std::mem::take(&mut plan.directories);
+    let tree = Tree::open(found, &plan.target, &plan.tablespaces, plan.owner)?;
+    let planned = plan.condition.as_ref();
+    condition::check_again(&tree, &plan.tablespaces, &plan.sentinel, planned)?;
+    tree.take_over()?;
+    let marker = Marker {
+        system_identifier: plan.sentinel.system_identifier,
+        backup: plan.backup.clone(),
+    };
+    put(&tree, MARKER, &marker.to_json())?;
+    if let Some(planned) = planned {
+        if cancel.is_cancelled() {
+            unmark(&tree, planned)?;
+            return Err(Error::Cancelled);
+        }
+        lock_out(&tree, planned, progress, condition::is_used)?;
+        let kept = plan.existing.as_ref().map(|existing| &existing.kept);
+        existing::clean(&tree, &plan.tablespaces, plan.major, plan.table.as_ref(), kept, cancel)?;
+    }
+    progress.is_writing.store(true, Ordering::Relaxed);
+    tree.link(&plan.tablespaces)?;
+    Ok(tree)
+}
+
+/// From here on no server starts. One that is starting has looked for `pg_control`, then creates `postmaster.pid`, and then reads
+/// `pg_control`: it either cannot read it any more, or is seen here, and all is as it was.
+pub(crate) fn lock_out(
+    tree: &Tree,
+    planned: &Condition,
+    progress: &Progress,
+    is_used: impl FnOnce(&Root) -> Result<bool>,
+) -> Result<()> {
+    let control = path_of(PG_CONTROL)?;
+    // Unless it is put back.
+    progress.is_writing.store(true, Ordering::Relaxed);
+    let failure = match tree.set_aside(&control).and_then(|()| is_used(tree.target())) {
+        Ok(false) => return Ok(()),
+        Ok(true) => condition::used(tree.target()),
+        Err(error) => error,
+    };
+    if let Err(error) = tree.put_back(&control) {
+        tracing::warn!("{PG_CONTROL} could not be given its name again: {error}");
+        return Err(failure);
+    }
+    progress.is_writing.store(false, Ordering::Relaxed);
+    unmark(tree, planned)?;
+    Err(failure)
+}
+
+/// Nothing was changed; but what was incomplete before still is.
+fn unmark(tree: &Tree, planned: &Condition) -> Result<()> {
+    match planned.is_incomplete() {
+        true => Ok(()),
+        false => tree.remove(&path_of(MARKER)?),
+    }
+}

@@ -1,0 +1,134 @@
+//! What the restored server is told about recovery.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use walarchive_storage::StorageConfig;
+
+use super::target::{RecoveryTarget, RestoreTarget};
+
+/// The settings of the five kinds of target.
+const TARGETS: [&str; 5] = [
+    "recovery_target",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+];
+
+/// What the restored server is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecoverySettings {
+    /// Recover to a target, or follow as a standby.
+    pub mode: RecoveryMode,
+    /// `restore_command`.
+    pub restore_command: RestoreCommand,
+    /// How far.
+    pub target: RecoveryTarget,
+}
+
+/// Which signal file is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RecoveryMode {
+    /// `recovery.signal`: recover, then become a primary.
+    #[default]
+    Recovery,
+    /// `standby.signal`: follow the archive until promoted.
+    Standby,
+}
+
+impl RecoveryMode {
+    /// The file that selects it.
+    pub fn file_name(self) -> &'static str {
+        match self {
+            RecoveryMode::Recovery => "recovery.signal",
+            RecoveryMode::Standby => "standby.signal",
+        }
+    }
+}
+
+/// The call of `walarchive wal-fetch` that finds the same repository again. It holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreCommand {
+    /// The binary, absolute.
+    pub binary: PathBuf,
+    /// The repository.
+    pub storage: StorageConfig,
+    /// Flags and their values that tell where else settings stand, such as the secrets.
+    pub flags: Vec<String>,
+}
+
+impl fmt::Display for RestoreCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = |text: &str| shell_word(text).replace('%', "%%");
+        write!(f, "{} wal-fetch", word(&self.binary.to_string_lossy()))?;
+        for flag in &self.flags {
+            write!(f, " {}", word(flag))?;
+        }
+        write!(f, " --storage {}", word(&self.storage.url))?;
+        for pair in self.storage.options.pairs() {
+            write!(f, " --storage-option {}", word(&pair))?;
+        }
+        if let Some(file) = &self.storage.credentials_file {
+            write!(f, " --credentials-file {}", word(&file.to_string_lossy()))?;
+        }
+        write!(f, " %f \"%p\"")
+    }
+}
+
+impl RecoverySettings {
+    /// The lines for `postgresql.auto.conf`. Every setting that could disturb is written, so that what the restored
+    /// `postgresql.conf` says of an earlier recovery does not count.
+    pub fn settings(&self) -> Vec<String> {
+        let target = &self.target;
+        let chosen = target.target.setting();
+        let mut values = vec![("restore_command", self.restore_command.to_string())];
+        // The server refuses a second target even while it reads empty ones: the one that is set must come last.
+        let unset = TARGETS
+            .into_iter()
+            .filter(|name| chosen.as_ref().is_none_or(|(chosen, _)| chosen != name));
+        values.extend(unset.map(|name| (name, String::new())));
+        values.extend(chosen);
+        values.push((
+            "recovery_target_inclusive",
+            if target.inclusive { "on" } else { "off" }.to_owned(),
+        ));
+        values.push(("recovery_target_timeline", target.timeline.to_string()));
+        values.push(("recovery_target_action", target.action.to_string()));
+        values
+            .into_iter()
+            .map(|(name, value)| format!("{name} = {}", quote(&value)))
+            .collect()
+    }
+
+    /// Does recovery have a target at which the action matters?
+    pub fn has_target(&self) -> bool {
+        self.target.target != RestoreTarget::Latest
+    }
+}
+
+/// A value for a configuration file.
+fn quote(value: &str) -> String {
+    let mut quoted = String::from("'");
+    for c in value.chars() {
+        match c {
+            '\'' => quoted.push_str("''"),
+            '\\' => quoted.push_str("\\\\"),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('\'');
+    quoted
+}
+
+/// A word for the shell.
+fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=,@%+".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
