@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use walarchive_core::check::Status;
 use walarchive_core::{Error, Result, StorageError, printable, verify};
 
-use crate::wal;
+use crate::repository::data_dir::is_standby;
 
 /// `wal-fetch`: the archive does not have the file.
 pub const NOT_FOUND: u8 = 74;
@@ -87,7 +87,7 @@ pub fn of_wal_fetch(result: Result<()>, path: &Path) -> ExitCode {
     }
     print(&error);
     // PostgreSQL on a standby asks again, and meanwhile tries to stream.
-    let goes_on_trying = error.may_pass() && wal::is_standby(path);
+    let goes_on_trying = error.may_pass() && is_standby(path);
     ExitCode::from(if goes_on_trying { FAILED } else { FATAL })
 }
 

@@ -2,20 +2,11 @@
 //! A thin layer over `walarchive-core`; it needs no server.
 
 mod args;
-mod backup_fetch;
-mod backup_list;
-mod backup_mark;
-mod backup_verify;
-mod check;
-mod delete;
 mod exit;
 mod print;
 mod progress;
-mod settings;
-mod take_over;
-mod wal;
-mod wal_show;
-mod wal_verify;
+mod repository;
+mod verbs;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -24,6 +15,10 @@ use clap::Parser;
 use walarchive_core::{Error, Result};
 
 use args::{Args, Command};
+use verbs::{
+    backup_fetch, backup_list, backup_mark, backup_verify, check, delete, take_over, wal_fetch, wal_push, wal_show,
+    wal_verify,
+};
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
@@ -42,15 +37,15 @@ fn main() -> ExitCode {
 fn run(args: Args) -> ExitCode {
     // What WAL-G's files say becomes the environment, in which all else is looked for.
     let ready = args.sources.adopt().map(|flags| {
-        settings::remember_flags(flags);
-        settings::remark();
+        repository::remember_flags(flags);
+        repository::remark();
     });
     match args.command {
         Command::WalFetch(args) => {
-            let result = ready.and_then(|()| within_runtime(false, wal::fetch(&args)));
+            let result = ready.and_then(|()| within_runtime(false, wal_fetch::run(&args)));
             exit::of_wal_fetch(result, &args.path)
         }
-        Command::WalPush(args) => exit::of_plain(ready.and_then(|()| within_runtime(false, wal::push(&args)))),
+        Command::WalPush(args) => exit::of_plain(ready.and_then(|()| within_runtime(false, wal_push::run(&args)))),
         Command::BackupList(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, backup_list::run(&args)))),
         Command::WalShow(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, wal_show::run(&args)))),
         Command::RecoveryWindows(args) => {

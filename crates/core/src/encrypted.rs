@@ -4,10 +4,7 @@
 use walarchive_storage::RangeReader;
 
 use crate::codec::Format;
-use crate::error::Error;
-
-/// In the text of an error about an object of which nobody can tell whether it is encrypted or damaged.
-pub(crate) const MAY_BE_ENCRYPTED: &str = "so it may be encrypted";
+use crate::error::{Error, MAY_BE_ENCRYPTED};
 
 /// The error for an object that could not be decoded, of which these are the first bytes and why; `object` is its URL.
 pub(crate) fn undecodable(object: impl Into<String>, head: &[u8], format: Format, why: impl Into<String>) -> Error {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 pub use walarchive_storage::Error as StorageError;
 use walarchive_storage::Refusal;
 
-use crate::encrypted::MAY_BE_ENCRYPTED;
+/// In the text of an error about an object of which nobody can tell whether it is encrypted or damaged.
+pub(crate) const MAY_BE_ENCRYPTED: &str = "so it may be encrypted";
 
 /// What can go wrong. [`Error::is_transient`] alone decides whether something is tried again.
 #[derive(Debug, thiserror::Error)]

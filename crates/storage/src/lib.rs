@@ -13,6 +13,7 @@ mod error;
 mod errors;
 mod fence;
 mod http;
+mod key;
 mod link;
 mod odd;
 mod opened;

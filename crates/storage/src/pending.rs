@@ -113,7 +113,7 @@ impl BelowPrefix {
     }
 
     pub(crate) fn full(&self, key: &str) -> Path {
-        self.prefix.parts().chain(crate::store::path(key).parts()).collect()
+        self.prefix.parts().chain(crate::key::path(key).parts()).collect()
     }
 
     pub(crate) fn ours(&self, upload: PendingUpload) -> Option<PendingUpload> {

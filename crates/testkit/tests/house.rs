@@ -1,7 +1,7 @@
 //! The plan of the house, held against the code: which file imports which is read from the `use` lines and the paths in
 //! the sources, without tests.
 //!
-//! - No two files import each other, directly or around a circle.
+//! - No two files import each other, directly or around a circle, but within one backend of a store.
 //! - No folder has more than 20 files side by side.
 //! - `src/pg` imports nothing from above.
 //! - `verify` and `backup/delta` do not import `restore`.
@@ -340,12 +340,22 @@ fn circles(graph: &BTreeMap<Module, BTreeSet<Module>>) -> Vec<Vec<Module>> {
     walk.found
 }
 
+/// The files of one backend follow their protocol, which may ask for it.
+fn is_one_backend(circle: &[Module]) -> bool {
+    let backends = ["walarchive_storage", "backends"];
+    let of = |room: &Module| room.get(2).cloned();
+    circle.iter().all(|room| room[..2] == backends && of(room) == of(&circle[0]))
+}
+
 #[test]
 fn no_files_import_each_other() {
     let house = House::read();
     let graph = house.graph();
     let mut text = String::new();
     for circle in circles(&graph) {
+        if is_one_backend(&circle) {
+            continue;
+        }
         text += &format!("circle of {}:\n", circle.len());
         for room in &circle {
             let within = graph[room].iter().filter(|next| circle.contains(next));

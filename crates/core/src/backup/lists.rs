@@ -8,7 +8,7 @@ use super::StopResult;
 use super::pack::spool::Lines;
 use super::pack::stream::{sink_error, store_stream};
 use super::read::unlogged::Unlogged;
-use super::run::Backup;
+use super::state::Backup;
 use crate::blocking::blocking;
 use crate::error::Result;
 use crate::formats::files_metadata::{Entry, FilesMetadataWriter};

@@ -18,6 +18,7 @@ mod prepared;
 mod progress;
 mod read;
 mod run;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -39,7 +40,7 @@ pub use read::cache::{FindResident, Residency};
 pub use read::configuration::ConfigurationFiles;
 pub use read::corrupt::{CorruptPages, OnChecksumFailure};
 pub use read::rules::emptied_directory;
-pub use run::Backup;
+pub use state::Backup;
 
 /// A tablespace and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]

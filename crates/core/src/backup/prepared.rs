@@ -16,7 +16,7 @@ use super::progress::{Phase, Progress};
 use super::read::configuration;
 use super::read::corrupt::CorruptPages;
 use super::read::walk::Owner;
-use super::run::{Backup, Tar};
+use super::state::{Backup, Tar};
 use super::{StopResult, Tablespace, lists};
 use crate::blocking::blocking;
 use crate::error::{Error, Result, StorageError};

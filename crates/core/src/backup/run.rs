@@ -24,44 +24,13 @@ use super::read::source::Source;
 use super::read::unlogged::Unlogged;
 use super::read::walk;
 use super::read::walk::{Directory, Owner, Tree};
-use super::{BackupOptions, BackupRequest, StopResult, Tablespace, label, plan, prepared};
+use super::state::{Backup, Tar};
+use super::{BackupOptions, BackupRequest, StopResult, label, plan, prepared};
 use crate::blocking::blocking;
 use crate::control_file::{ControlFile, PG_CONTROL, PG_CONTROL_BYTES};
 use crate::error::{Error, Result};
 use crate::layout;
 use walarchive_storage::Store;
-
-/// A backup that is being taken. If a step fails, nothing but [`Backup::abort`] makes sense any more.
-pub struct Backup {
-    pub(super) store: Store,
-    pub(super) request: BackupRequest,
-    pub(super) options: BackupOptions,
-    pub(super) progress: Arc<Progress>,
-    pub(super) cancel: CancellationToken,
-    pub(super) name: String,
-    pub(super) claim: Arc<Claim>,
-    pub(super) tars: Vec<Tar>,
-    pub(super) tablespaces: Vec<Tablespace>,
-    /// Relations that were known as unlogged when the data directory was walked.
-    pub(super) unlogged: Unlogged,
-    /// Bytes of all files when the data directory was walked.
-    pub(super) catalog_bytes: u64,
-    /// Of a delta backup: the files that are in no tar.
-    pub(super) left_out: Packed,
-    /// OIDs, by name.
-    pub(super) databases: BTreeMap<String, u32>,
-    /// Which databases there were and are.
-    pub(super) known: Databases,
-    pub(super) essential: Essential,
-    pub(super) shared: Arc<Shared>,
-}
-
-/// A tar that is in the store.
-pub(super) struct Tar {
-    pub(super) file_name: String,
-    pub(super) packed: Packed,
-    pub(super) stored: u64,
-}
 
 impl Backup {
     /// Take the name, after `pg_backup_start` and before the first byte. Must be called within a tokio runtime.

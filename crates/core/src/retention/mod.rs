@@ -37,6 +37,7 @@ mod links;
 mod mark;
 
 mod plan;
+mod planner;
 mod request;
 mod rules;
 mod span;
@@ -60,7 +61,8 @@ use walarchive_storage::Store;
 
 pub use apply::{Applied, Progress, Spared, apply};
 pub use mark::mark;
-pub use plan::{Action, Kept, Object, Plan, Row, Situation, plan};
+pub use plan::{Action, Kept, Object, Plan, Row, Situation};
+pub use planner::plan;
 pub use request::{Before, Garbage, Gfs, Mode, Policy, Request, time};
 pub use span::Span;
 

@@ -1,17 +1,12 @@
-//! The plan: what goes, in which order, and why.
+//! A plan: what goes, in which order, and why.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
-use super::keep::{Keep, Running};
-use super::request::{Garbage, Request};
-use super::wal::Need;
-use super::{branches, everything, rules, target, uploads};
-use crate::error::Result;
-use crate::inventory::{Inventory, Unfinished, WalObject, parse_name};
+use crate::inventory::{Unfinished, WalObject};
 use crate::layout;
 use crate::lease::Holder;
 use crate::lsn::Lsn;
@@ -189,72 +184,7 @@ impl Plan {
     }
 }
 
-/// What has to be deleted to fulfil the request. Asks nobody, and changes nothing.
-pub fn plan(inventory: &Inventory, request: &Request, situation: &Situation) -> Result<Plan> {
-    match request {
-        Request::Everything { force } => everything::plan(inventory, situation, *force),
-        Request::Target { name, find_full } => target::plan(inventory, situation, name, *find_full),
-        _ => by_rule(inventory, request, situation),
-    }
-}
-
-fn by_rule(inventory: &Inventory, request: &Request, situation: &Situation) -> Result<Plan> {
-    let chosen = rules::choose(inventory, request, situation)?;
-    let mut keep = Keep::new(inventory);
-    for (index, why) in &chosen.stay {
-        keep.keep(*index, why.point_in_time, &why.text);
-    }
-    for (index, backup) in inventory.backups.iter().enumerate() {
-        if backup.damaged.is_some() && chosen.line.is_none_or(|line| backup.written >= line) {
-            keep.keep(index, true, "it cannot be read, and may be new");
-        }
-        if situation.protected.contains(&backup.name) {
-            keep.keep(index, true, "it is being taken");
-        }
-    }
-    keep.permanents();
-    for (index, why) in branches::needed(inventory, situation, chosen.line) {
-        keep.keep(index, true, &why);
-    }
-    let running = Running::find(inventory, situation);
-    keep.parents(&running);
-
-    let mut plan = Plan {
-        actions: keep.doomed(&chosen.why),
-        kept: keep.kept(),
-        notes: chosen.notes,
-        continuous: BTreeMap::new(),
-        force: false,
-    };
-    plan.actions
-        .extend(leftovers(inventory, situation, |folder| match request {
-            Request::Garbage(Garbage::Archives) => false,
-            Request::Garbage(_) => true,
-            _ => chosen.line.is_some_and(|line| folder.newest < line),
-        }));
-    let nameless = situation.protected.iter().any(|name| parse_name(name).0.is_none());
-    if nameless && chosen.wal {
-        plan.notes
-            .push("A backup is about to start; no WAL is deleted.".to_owned());
-    } else if chosen.wal {
-        let need = Need::new(inventory, &keep, &running, situation.now);
-        plan.actions.extend(wal(inventory, &need));
-        plan.continuous = need.continuous(inventory);
-    }
-    plan.notes.extend(situation.notes.iter().cloned());
-    plan.actions.extend(uploads::abandoned(inventory, situation));
-    Ok(plan)
-}
-
-/// Folders without a sentinel: those whose deletion was interrupted in any case, of the others those that are `unwanted`.
-fn leftovers(inventory: &Inventory, situation: &Situation, unwanted: impl Fn(&Unfinished) -> bool) -> Vec<Action> {
-    let doomed = |folder: &&Unfinished| {
-        // A name that neither WAL-G nor this project would choose is somebody else's.
-        folder.start.is_some() && !situation.is_running(folder) && (folder.deleting || unwanted(folder))
-    };
-    inventory.unfinished.iter().filter(doomed).map(leftover).collect()
-}
-
+/// The row of a folder without a sentinel.
 pub(super) fn leftover(folder: &Unfinished) -> Action {
     Action {
         object: Object::Leftover {
@@ -269,38 +199,7 @@ pub(super) fn leftover(folder: &Unfinished) -> Action {
     }
 }
 
-/// Segments and what belongs to them by timeline and position, then the history files of timelines that are of no use.
-fn wal(inventory: &Inventory, need: &Need) -> Vec<Action> {
-    if !need.is_known() {
-        return Vec::new();
-    }
-    let unneeded: Arc<str> = "no backup that is kept needs it".into();
-    let mut actions = Vec::new();
-    let mut remaining = BTreeSet::new();
-    for object in &inventory.wal {
-        let (WalFileName::Segment(segment) | WalFileName::Partial(segment) | WalFileName::BackupHistory(segment, _)) =
-            object.name
-        else {
-            continue;
-        };
-        if need.has(segment, object.written) {
-            remaining.insert(segment.timeline);
-        } else {
-            actions.push(wal_action(object, &unneeded));
-        }
-    }
-    let unused: Arc<str> = "nothing is left of its timeline, and no backup that is kept leads there".into();
-    let wanted = need.timelines(inventory, remaining);
-    for object in &inventory.wal {
-        if let WalFileName::History(timeline) = object.name
-            && !wanted.contains(&timeline)
-        {
-            actions.push(wal_action(object, &unused));
-        }
-    }
-    actions
-}
-
+/// The row of a WAL file.
 pub(super) fn wal_action(object: &WalObject, why: &Arc<str>) -> Action {
     Action {
         object: Object::Wal(*object),

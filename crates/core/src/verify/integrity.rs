@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Archiving, Live, Status};
 use crate::inventory::{BackupInfo, Inventory, SegmentRange};
-use crate::wal::{Segment, TimelineHistory};
+use crate::wal::TimelineHistory;
 
 /// What became of a segment, in WAL-G's words. Unlike WAL-G, which guesses from a concurrency setting, this knows what
 /// waits and what is being uploaded.
@@ -275,12 +275,4 @@ fn look(inventory: &Inventory, live: &Live, timeline: u32, first: u64, end: u64,
     if next < end {
         add(next, end - 1, SegmentStatus::MissingLost);
     }
-}
-
-/// Is the segment in one of the ranges?
-pub(super) fn contains(ranges: &[SegmentRange], segment: Segment) -> bool {
-    let within = |range: &SegmentRange| {
-        range.first.timeline == segment.timeline && (range.first..=range.last).contains(&segment)
-    };
-    ranges.iter().any(within)
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::integrity::contains;
 use crate::codec::Format;
 use crate::control_file::ControlFile;
 use crate::error::{Error, Result};
@@ -167,4 +166,12 @@ fn each_name(directory: &Path, mut each: impl FnMut(&str)) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Is the segment in one of the ranges?
+pub(super) fn contains(ranges: &[SegmentRange], segment: Segment) -> bool {
+    let within = |range: &SegmentRange| {
+        range.first.timeline == segment.timeline && (range.first..=range.last).contains(&segment)
+    };
+    ranges.iter().any(within)
 }

@@ -254,7 +254,7 @@ impl<S: MultipartStore, A: Authorize> PendingUploads for XmlUploads<S, A> {
         if upload.age() < older_than {
             return Ok(false);
         }
-        let path = crate::store::path(&upload.key);
+        let path = crate::key::path(&upload.key);
         self.store.abort_multipart(&path, &upload.id).await.map(|()| true)
     }
 

@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use object_store::{ObjectStore, PutMode, PutPayload};
 
-use super::{Store, path};
+use super::Store;
 use crate::create_only::{CreateOnly, Created};
 use crate::error::{Error, Result};
 use crate::fence::Write;
+use crate::key::path;
 
 /// Does the error look like that of a server that does not know the condition? It may as well be something else: only a
 /// write without the condition tells.

@@ -4,9 +4,10 @@ use futures::StreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-use super::{Store, path};
+use super::Store;
 use crate::error::{Error, Result};
 use crate::fence::Write;
+use crate::key::path;
 use crate::renewal;
 
 impl Store {

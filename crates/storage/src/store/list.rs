@@ -5,8 +5,9 @@ use std::ops::ControlFlow;
 use futures::StreamExt;
 use object_store::{ObjectMeta, ObjectStore};
 
-use super::{Store, path};
+use super::Store;
 use crate::error::{Error, Result};
+use crate::key::path;
 
 /// More than any folder has: 800 TB of WAL are as many. A listing without an end shall not fill the memory.
 const MOST_OBJECTS: u64 = 50_000_000;

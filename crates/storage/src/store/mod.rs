@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use object_store::path::Path;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutPayload};
 
 use crate::backends;
@@ -16,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::errors;
 use crate::fence::{Fence, Write};
 use crate::http::bounds;
+use crate::key::path;
 use crate::odd::Odd;
 use crate::opened::Origin;
 use crate::pending::BelowPrefix;
@@ -258,10 +258,4 @@ impl Store {
             deadline,
         }
     }
-}
-
-/// The key as it is: what a listing names must be found under that name, whoever wrote it. `Path::from` would encode a `%`
-/// anew; it remains for what cannot be a path, such as one with `..` in it.
-pub(crate) fn path(key: &str) -> Path {
-    Path::parse(key).unwrap_or_else(|_| Path::from(key))
 }

@@ -171,7 +171,7 @@ async fn receive(
         }
         Part::More(first) => first,
     };
-    let path = crate::store::path(key);
+    let path = crate::key::path(key);
     store.permitted(Change::Object).await?;
     let begun = store.asked("write", key, store.inner.put_multipart(&path));
     let mut upload = store.guarded(Change::Object, begun).await??;

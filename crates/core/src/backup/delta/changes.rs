@@ -25,17 +25,17 @@ use crate::backup::read::pages::PageReader;
 use crate::formats::files_metadata::AllVisible;
 
 /// Pages that are kept in memory while the rest of the file is read, so that they need not be read again: 8 MB.
-pub(super) const KEPT: usize = 1024;
+pub(crate) const KEPT: usize = 1024;
 
 /// What a file's pages are to be asked.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::backup) struct Question {
+pub(crate) struct Question {
     /// The parent's start: what was changed there or later is changed.
-    pub(super) since: Lsn,
+    pub(crate) since: Lsn,
     /// The parent has so many pages of the file: the others are changed.
-    pub(super) known: u32,
+    pub(crate) known: u32,
     /// The pages that are all-visible in the parent, if others may have become so without an LSN that tells.
-    pub(super) all_visible: Option<AllVisible>,
+    pub(crate) all_visible: Option<AllVisible>,
 }
 
 impl Question {
@@ -62,20 +62,20 @@ impl Question {
 
 /// What reading a file once has told.
 #[derive(Debug)]
-pub(super) struct Scan {
+pub(crate) struct Scan {
     /// The numbers of the changed pages, ascending.
-    pub(super) blocks: Vec<u32>,
+    pub(crate) blocks: Vec<u32>,
     /// The first [`KEPT`] of them, one after the other.
-    pub(super) kept: Vec<u8>,
+    pub(crate) kept: Vec<u8>,
     /// The CRCs of the others.
-    pub(super) others: Vec<u32>,
+    pub(crate) others: Vec<u32>,
     /// Of the file's content.
-    pub(super) sum: Vec<u8>,
+    pub(crate) sum: Vec<u8>,
 }
 
 /// Read a file of `size` bytes, which are whole pages. None, as soon as that is known, if an increment would not be smaller
 /// than the file, or cannot be made. `read` is told before each piece how many bytes it has.
-pub(super) fn scan(
+pub(crate) fn scan(
     reader: &mut PageReader,
     size: u64,
     question: &Question,
@@ -119,6 +119,6 @@ pub(super) fn scan(
 }
 
 /// Is an increment of so many pages smaller than a file of `size` bytes?
-pub(super) fn pays(pages: usize, size: u64) -> bool {
+pub(crate) fn pays(pages: usize, size: u64) -> bool {
     IncrementHeader::size_of(pages as u64) < size
 }

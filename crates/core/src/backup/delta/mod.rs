@@ -7,12 +7,11 @@
 //!
 //! [`choose`] finds the parent, or says why a full backup is to be taken.
 
-mod changes;
+pub(crate) mod changes;
 mod choose;
 mod databases;
 mod files;
 mod fit;
-mod increment;
 mod leave;
 mod load;
 mod relation;
@@ -31,7 +30,6 @@ use walarchive_storage::Store;
 
 pub use choose::choose;
 use files::ParentFiles;
-pub(super) use increment::Input;
 pub(super) use leave::leave_out;
 pub(super) use relation::is_paged;
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Packing files into tars, and sending these.
 
+pub(crate) mod increment;
+pub(crate) mod input;
 pub(crate) mod limiter;
 pub(crate) mod notes;
 pub(crate) mod packer;

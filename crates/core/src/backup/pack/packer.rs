@@ -12,11 +12,12 @@ use chrono::DateTime;
 use nix::fcntl::OFlag;
 use tokio_util::sync::CancellationToken;
 
+use super::input::Input;
 use super::limiter::Limiter;
 use super::notes::{Notes, Packed};
 use super::stream::{Counted, sink_error};
 use super::tar_stream::TarStream;
-use crate::backup::delta::{Delta, Input, Way, is_paged};
+use crate::backup::delta::{Delta, Way, is_paged};
 use crate::backup::progress::Progress;
 use crate::backup::read::cache::FindResident;
 use crate::backup::read::corrupt::Findings;

@@ -4,7 +4,8 @@ use chrono::TimeDelta;
 
 use super::*;
 use crate::lease::Holder;
-use crate::retention::plan::{Situation, plan};
+use crate::retention::plan::Situation;
+use crate::retention::planner::plan;
 use crate::retention::request::{Before, Mode, Request};
 
 fn full(count: u32) -> Request {

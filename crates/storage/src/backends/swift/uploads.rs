@@ -37,7 +37,7 @@ impl Orphans {
     }
 
     fn segments(&self, below: &str) -> BoxStream<'static, Result<Found>> {
-        let folder = crate::store::path(&format!("{SEGMENTS}{below}"));
+        let folder = crate::key::path(&format!("{SEGMENTS}{below}"));
         Listing::new(self.client.clone(), Some(&folder), false, PAGE).stream()
     }
 
@@ -245,7 +245,7 @@ mod tests {
     fn segments_of_one_upload_are_one() {
         let time = |second| DateTime::from_timestamp(second, 0).expect("a time");
         let segment = |file: &str, second| ObjectMeta {
-            location: crate::store::path(&format!("{SEGMENTS}a/{file}")),
+            location: crate::key::path(&format!("{SEGMENTS}a/{file}")),
             last_modified: time(second),
             size: 10,
             e_tag: None,

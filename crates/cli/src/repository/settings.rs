@@ -1,9 +1,5 @@
 //! Where the repository is: flags, then `WALARCHIVE_*`, then WAL-G's variables, then the data directory's files.
 
-mod config_file;
-mod sources;
-mod wal_g;
-
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -14,10 +10,9 @@ use walarchive_core::{Error, Result};
 use walarchive_storage::Store;
 use walarchive_storage::{StorageConfig, StorageOptions};
 
-use crate::args::Storage;
-use crate::wal;
-
-pub use sources::Sources;
+use super::data_dir::usual_data_dir;
+use super::flags::Storage;
+use super::wal_g::{self, Environment};
 
 /// What was found.
 #[derive(Debug)]
@@ -29,9 +24,6 @@ pub struct Settings {
     /// Of which format an object is looked for first.
     pub reads_first: Format,
 }
-
-/// The environment, or what a test puts in its place.
-type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// The flags that a later call needs to find the same settings.
 static FLAGS: OnceLock<Vec<String>> = OnceLock::new();
@@ -69,13 +61,13 @@ pub fn find(flags: &Storage, data_dir: Option<&Path>) -> Result<Settings> {
 
 /// The store of a verb that looks at a repository as a whole, wherever the server is.
 pub fn store(flags: &Storage) -> Result<Store> {
-    let data_dir = wal::usual_data_dirs().find(|directory| wal::is_data_dir(directory));
+    let data_dir = usual_data_dir();
     Ok(Store::open(&find(flags, data_dir.as_deref())?.storage)?)
 }
 
 /// The same for work of hours, after the store has answered: what passes within some minutes does not end it.
 pub fn patient_store(flags: &Storage) -> Result<Store> {
-    let data_dir = wal::usual_data_dirs().find(|directory| wal::is_data_dir(directory));
+    let data_dir = usual_data_dir();
     Ok(Store::open(&find(flags, data_dir.as_deref())?.storage.for_backup())?)
 }
 

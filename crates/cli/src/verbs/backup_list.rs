@@ -3,12 +3,26 @@
 use walarchive_core::inventory::BackupDetail;
 use walarchive_core::{Lsn, Result};
 
-use crate::args::BackupList;
-use crate::{print, settings};
+use crate::print;
+use crate::repository::{self, Storage};
+
+/// `backup-list`.
+#[derive(Debug, clap::Args)]
+pub struct BackupList {
+    /// Print a JSON array, with the field names of WAL-G's detailed list.
+    #[arg(long)]
+    pub json: bool,
+    /// Show the host, the data directory, the version and the user data too.
+    #[arg(long)]
+    pub detail: bool,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub storage: Storage,
+}
 
 /// List the backups on stdout.
 pub async fn run(args: &BackupList) -> Result<()> {
-    let backups = BackupDetail::list(&settings::store(&args.storage)?).await?;
+    let backups = BackupDetail::list(&repository::store(&args.storage)?).await?;
     print::out(&match args.json {
         true => print::json(&backups),
         false => table(&backups, args.detail),

@@ -3,9 +3,10 @@
 use walarchive_core::Result;
 use walarchive_core::retention;
 
-use crate::args::Storage;
+use crate::print;
 use crate::print::plain;
-use crate::{print, take_over};
+use crate::repository::Storage;
+use crate::repository::writer::writable;
 
 /// `backup-mark`.
 #[derive(Debug, clap::Args)]
@@ -21,7 +22,7 @@ pub struct BackupMark {
 
 /// Mark a backup, and say which ones were changed.
 pub async fn run(args: &BackupMark) -> Result<()> {
-    let store = take_over::writable(&args.storage).await?;
+    let store = writable(&args.storage).await?;
     store.check_fence().await?;
     let changed = retention::mark(&store, &args.name, !args.impermanent).await?;
     let state = if args.impermanent { "impermanent" } else { "permanent" };

@@ -1,41 +1,20 @@
 //! Packing an increment: the pages of a file that have changed, read as they are found or once more.
 
-use std::fs::File;
 use std::path::Path;
 
-use super::Way;
-use super::changes::{KEPT, Question, Scan, scan};
-use crate::backup::pack::packer::{CHUNK, Packer};
-use crate::backup::read::pages::{Found, PageReader};
-use crate::backup::read::walk::Owner;
+use super::input::{Incremented, Input};
+use super::packer::{CHUNK, Packer};
+use crate::backup::delta::Way;
+use crate::backup::delta::changes::{KEPT, Question, Scan, scan};
+use crate::backup::read::pages::PageReader;
 use crate::error::{Error, Result};
 use crate::formats::files_metadata::AllVisible;
 use crate::formats::increment::IncrementHeader;
 use crate::page::PAGE_BYTES;
 
-/// What became of a file that was to be an increment.
-#[derive(Debug)]
-pub(in crate::backup) struct Incremented {
-    /// Of the whole file, if the parent's pages and these make the same bytes for sure.
-    pub(in crate::backup) sum: Option<Vec<u8>>,
-    pub(in crate::backup) found: Found,
-}
-
-/// A file that is being packed.
-pub(in crate::backup) struct Input<'a> {
-    /// Relative to the data directory.
-    pub(in crate::backup) path: &'a Path,
-    /// The same, whole.
-    pub(in crate::backup) full: &'a Path,
-    pub(in crate::backup) file: &'a File,
-    /// In bytes, when it was opened.
-    pub(in crate::backup) size: u64,
-    pub(in crate::backup) owner: &'a Owner,
-}
-
 impl Packer {
     /// Add the member of an increment. None: the file is to go in full, and nothing was written.
-    pub(in crate::backup) fn increment(&mut self, input: &Input<'_>, way: Way) -> Result<Option<Incremented>> {
+    pub(crate) fn increment(&mut self, input: &Input<'_>, way: Way) -> Result<Option<Incremented>> {
         match way {
             Way::Full => Ok(None),
             Way::Scan(question) => self.scanned(input, question),

@@ -20,8 +20,12 @@ use walarchive_core::{Error, Result, StorageError, printable};
 use walarchive_storage::StorageConfig;
 use walarchive_storage::Store;
 
-use crate::args::BackupFetch;
-use crate::{exit, progress, settings, wal};
+use crate::repository::data_dir::usual_data_dir;
+use crate::{exit, progress, repository};
+
+mod args;
+
+pub use args::BackupFetch;
 
 /// What is left to do after a restore of some databases.
 const INVALID_PAGES: &str = "note: ignore_invalid_pages is on in postgresql.auto.conf, so that recovery goes on at the pages that were \
@@ -137,8 +141,8 @@ pub async fn verify(args: &BackupFetch) -> Result<Status> {
 }
 
 async fn prepare(args: &BackupFetch) -> Result<(RestorePlan, StorageConfig, Option<ConfigurationPlan>)> {
-    let data_dir = wal::usual_data_dirs().find(|directory| wal::is_data_dir(directory));
-    let settings = settings::find(&args.storage, data_dir.as_deref())?;
+    let data_dir = usual_data_dir();
+    let settings = repository::find(&args.storage, data_dir.as_deref())?;
     let store = Store::open(&settings.storage)?;
     let mut options = args.options()?;
     if let Some(mode) = args.mode().filter(|_| !args.verify_only) {
@@ -147,7 +151,7 @@ async fn prepare(args: &BackupFetch) -> Result<(RestorePlan, StorageConfig, Opti
             restore_command: RestoreCommand {
                 binary: std::env::current_exe().map_err(|error| Error::io("find", "walarchive", error))?,
                 storage: settings.storage.clone(),
-                flags: settings::flags(),
+                flags: repository::flags(),
             },
             target: args.target(),
         });

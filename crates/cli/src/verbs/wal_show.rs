@@ -4,12 +4,23 @@ use walarchive_core::inventory::{Inventory, MissingSegments, RecoveryWindow, Tim
 use walarchive_core::verify::timed_windows;
 use walarchive_core::{Lsn, Result};
 
-use crate::args::Show;
-use crate::{print, settings};
+use crate::print;
+use crate::repository::{self, Storage};
+
+/// `wal-show` and `recovery-windows`.
+#[derive(Debug, clap::Args)]
+pub struct Show {
+    /// Print a JSON array.
+    #[arg(long)]
+    pub json: bool,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub storage: Storage,
+}
 
 /// Show every timeline on stdout.
 pub async fn run(args: &Show) -> Result<()> {
-    let timelines = TimelineInfo::all(&Inventory::load(&settings::store(&args.storage)?).await?);
+    let timelines = TimelineInfo::all(&Inventory::load(&repository::store(&args.storage)?).await?);
     print::out(&match args.json {
         true => print::json(&timelines),
         false if timelines.is_empty() => "no WAL and no backups".to_owned(),
@@ -19,7 +30,7 @@ pub async fn run(args: &Show) -> Result<()> {
 
 /// Show from when to when can be restored.
 pub async fn windows(args: &Show) -> Result<()> {
-    let store = settings::store(&args.storage)?;
+    let store = repository::store(&args.storage)?;
     let windows = timed_windows(&store, &Inventory::load(&store).await?).await?;
     print::out(&match args.json {
         true => print::json(&windows),

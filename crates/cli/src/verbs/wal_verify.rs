@@ -9,8 +9,9 @@ use walarchive_core::verify::{self, Checks, LOOKS, Live, Names, Selection, Statu
 use walarchive_core::{Error, Result};
 use walarchive_storage::Store;
 
-use crate::args::Storage;
-use crate::{print, progress, settings, wal};
+use crate::repository::data_dir::usual_data_dir;
+use crate::repository::{self, Storage};
+use crate::{print, progress};
 
 /// `wal-verify`.
 #[derive(Debug, clap::Args)]
@@ -66,9 +67,8 @@ impl WalVerify {
 /// Verify, and print what was found.
 pub async fn run(args: &WalVerify) -> Result<Status> {
     let checks = args.checks()?;
-    let usual = || wal::usual_data_dirs().find(|directory| wal::is_data_dir(directory));
-    let data_dir = args.pgdata.clone().or_else(usual);
-    let settings = settings::find(&args.storage, data_dir.as_deref())?;
+    let data_dir = args.pgdata.clone().or_else(usual_data_dir);
+    let settings = repository::find(&args.storage, data_dir.as_deref())?;
     let store = Store::open(&settings.storage)?;
     let (mut inventory, mut names) = (None, None);
     if checks.names() {

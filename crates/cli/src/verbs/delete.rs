@@ -9,9 +9,10 @@ use walarchive_core::retention::{self, Action, Applied, Mode, Object, Plan, Prog
 use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, Result};
 
-use crate::args::Storage;
 use crate::print::plain;
-use crate::{exit, print, progress, settings, take_over};
+use crate::repository::writer::writable;
+use crate::repository::{self, Storage};
+use crate::{exit, print, progress};
 
 /// `delete`.
 #[derive(Debug, clap::Args)]
@@ -154,8 +155,8 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
     };
     let common = &args.what.words().common;
     let store = match common.confirm {
-        true => take_over::writable(&common.storage).await?,
-        false => settings::store(&common.storage)?,
+        true => writable(&common.storage).await?,
+        false => repository::store(&common.storage)?,
     };
     store.check_fence().await?;
     let plan = retention::draw_up_for(&store, &request, &[], Utc::now(), common.force).await?;
@@ -166,7 +167,7 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
         true => {
             let progress = Progress::default();
             let cancel = CancellationToken::new();
-            let store = settings::patient_store(&common.storage)?.with_fence_of(&store);
+            let store = repository::patient_store(&common.storage)?.with_fence_of(&store);
             let work = Box::pin(retention::apply(&store, &plan, &progress, &cancel));
             Some(progress::show_deletion(&progress, work).await?)
         }

@@ -6,9 +6,9 @@ use walarchive_core::Result;
 use walarchive_core::inventory::{BackupInfo, Inventory};
 use walarchive_core::verify::{self, BackupReport, Status, VerifiedBackup};
 
-use crate::args::Storage;
 use crate::print::plain;
-use crate::{print, progress, settings};
+use crate::repository::{self, Storage};
+use crate::{print, progress};
 
 /// `backup-verify`.
 #[derive(Debug, clap::Args)]
@@ -35,9 +35,9 @@ pub struct BackupVerify {
 
 /// Verify, print what was found, and tell the worst.
 pub async fn run(args: &BackupVerify) -> Result<Status> {
-    let store = settings::store(&args.storage)?;
+    let store = repository::store(&args.storage)?;
     let inventory = Inventory::load(&store).await?;
-    let store = settings::patient_store(&args.storage)?;
+    let store = repository::patient_store(&args.storage)?;
     let mut reports = Vec::new();
     for name in names(args, &inventory)? {
         if args.new

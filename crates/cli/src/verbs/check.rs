@@ -2,21 +2,34 @@
 
 use serde::Serialize;
 use walarchive_core::Result;
-use walarchive_core::check::{self, Check, Status};
+use walarchive_core::check::{self, Check as Found, Status};
 use walarchive_storage::Store;
 
-use crate::{args, print, settings, wal};
+use crate::print;
+use crate::repository::data_dir::usual_data_dir;
+use crate::repository::{self, Storage};
+
+/// `check`.
+#[derive(Debug, clap::Args)]
+pub struct Check {
+    /// Print a JSON array.
+    #[arg(long)]
+    pub json: bool,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub storage: Storage,
+}
 
 /// Check the store, print a row for each thing that was looked at, and tell the worst.
-pub async fn run(args: &args::Check) -> Result<Status> {
-    let data_dir = wal::usual_data_dirs().find(|directory| wal::is_data_dir(directory));
-    let settings = settings::find(&args.storage, data_dir.as_deref())?;
-    let mut checks = vec![Check::ok(
+pub async fn run(args: &Check) -> Result<Status> {
+    let data_dir = usual_data_dir();
+    let settings = repository::find(&args.storage, data_dir.as_deref())?;
+    let mut checks = vec![Found::ok(
         "settings",
         format!("storage is \"{}\"", settings.storage.url),
     )];
-    if let Err(error) = settings::refuse_plain_text() {
-        checks.push(Check::of_error("encryption", &error));
+    if let Err(error) = repository::refuse_plain_text() {
+        checks.push(Found::of_error("encryption", &error));
     }
     match Store::open(&settings.storage) {
         Ok(store) => {
@@ -28,7 +41,7 @@ pub async fn run(args: &args::Check) -> Result<Status> {
                 checks.extend(check::check_lease(&store, None, timeline).await);
             }
         }
-        Err(error) => checks.push(Check::of_error("store", &error.into())),
+        Err(error) => checks.push(Found::of_error("store", &error.into())),
     }
     let text = match args.json {
         true => json(&checks),
@@ -49,7 +62,7 @@ struct Row<'a> {
     latency_ms: Option<f64>,
 }
 
-fn json(checks: &[Check]) -> String {
+fn json(checks: &[Found]) -> String {
     let rows: Vec<Row<'_>> = checks
         .iter()
         .map(|check| Row {
@@ -63,7 +76,7 @@ fn json(checks: &[Check]) -> String {
     print::json(&rows)
 }
 
-fn table(checks: &[Check]) -> String {
+fn table(checks: &[Found]) -> String {
     let mut text = String::new();
     for check in checks {
         let latency = check

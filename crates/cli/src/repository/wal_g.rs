@@ -13,7 +13,9 @@ use walarchive_core::{Error, Result, wal_g};
 use walarchive_storage::StorageOptions;
 
 use self::rules::{RULES, SECRETS};
-use super::Environment;
+
+/// The environment, or what a test puts in its place.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// The prefixes, in the order in which they are looked for. WAL-E's names count as WAL-G's do.
 const PREFIXES: [&str; 6] = [

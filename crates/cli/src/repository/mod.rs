@@ -1,0 +1,14 @@
+//! Where the repository is, and as whom it is written: flags, then `WALARCHIVE_*`, then WAL-G's variables, then the data
+//! directory's files.
+
+mod config_file;
+pub mod data_dir;
+mod flags;
+mod settings;
+mod sources;
+mod wal_g;
+pub mod writer;
+
+pub use flags::Storage;
+pub use settings::{find, flags, patient_store, refuse_plain_text, remark, remember_flags, store};
+pub use sources::Sources;

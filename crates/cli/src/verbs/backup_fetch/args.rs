@@ -1,0 +1,197 @@
+//! The flags of `backup-fetch`.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, ValueEnum};
+use walarchive_core::Result;
+use walarchive_core::restore::{
+    LinkMap, Owner, RecoveryMode, RecoveryTarget, RestoreMode, RestoreOptions, RestoreTarget, TablespaceMap,
+    TargetAction, TargetTimeline,
+};
+
+use crate::repository::Storage;
+
+/// `backup-fetch`.
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("target"))]
+pub struct BackupFetch {
+    /// The data directory to make; it must be empty or absent, unless --delta is given.
+    pub directory: PathBuf,
+    /// A backup's name, or LATEST: the newest one that ends before the target.
+    pub backup: String,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub storage: Storage,
+    /// Recover to a time with its offset from UTC, for example "2026-11-20 10:00:00+00".
+    #[arg(long, value_name = "TIME", group = "target", value_parser = by(RestoreTarget::time))]
+    target_time: Option<RestoreTarget>,
+    /// Recover to a position in the WAL, for example 16/B374D848.
+    #[arg(long, value_name = "LSN", group = "target", value_parser = by(|text| text.parse().map(RestoreTarget::Lsn)))]
+    target_lsn: Option<RestoreTarget>,
+    /// Recover to a restore point of pg_create_restore_point().
+    #[arg(long, value_name = "NAME", group = "target", value_parser = by(RestoreTarget::name))]
+    target_name: Option<RestoreTarget>,
+    /// Recover to a transaction.
+    #[arg(long, value_name = "XID", group = "target")]
+    target_xid: Option<u64>,
+    /// Stop as soon as the backup is consistent.
+    #[arg(long, group = "target")]
+    target_immediate: bool,
+    /// Stop just before the target, not just after it.
+    #[arg(long, requires = "target", conflicts_with_all = ["target_immediate", "target_name"])]
+    target_exclusive: bool,
+    /// Recover along a timeline: latest, current or its number.
+    #[arg(long, value_name = "TIMELINE", default_value = "latest", value_parser = by(|text| text.parse::<TargetTimeline>()))]
+    target_timeline: TargetTimeline,
+    /// What the server does at the target.
+    #[arg(long, value_name = "ACTION", requires = "target", value_enum)]
+    target_action: Option<Action>,
+    /// Put a tablespace elsewhere; OLD is its directory or OID. May be repeated.
+    #[arg(long, value_name = "OLD=NEW", value_parser = by(|text| {
+        TablespaceMap::default().add(text).map(|()| text.to_owned())
+    }))]
+    tablespace_map: Vec<String>,
+    /// Put tablespaces into DIR/<oid>, but for those that --tablespace-map puts elsewhere.
+    #[arg(long, value_name = "DIR")]
+    tablespace_map_all: Option<PathBuf>,
+    /// Write the configuration files that lay outside of the original's data directory, as on Debian, into DIR.
+    #[arg(long, value_name = "DIR", conflicts_with = "verify_only")]
+    pub config_dir: Option<PathBuf>,
+    /// Put pg_wal into this directory, which must be empty or absent, and a link to it into the data directory, as initdb does.
+    #[arg(long, value_name = "DIR", conflicts_with = "verify_only")]
+    waldir: Option<PathBuf>,
+    /// Make a symbolic link of the original a link again, to NEW, which must be empty or absent; OLD is its path in the data directory
+    /// (pg_xact, base/5, postgresql.conf) or where it led. May be repeated.
+    #[arg(long, value_name = "OLD=NEW", conflicts_with = "verify_only", value_parser = by(|text| {
+        LinkMap::default().add(text).map(|()| text.to_owned())
+    }))]
+    link: Vec<String>,
+    /// Restore into a directory of the same cluster, or go on with a restore that was interrupted: files that are as in the
+    /// backup are kept, the others fetched, and what is not in the backup is removed, pg_wal included.
+    #[arg(long, conflicts_with = "verify_only")]
+    delta: bool,
+    /// Read and check all that a restore would take, and write nothing. The directory is not looked at.
+    #[arg(long, conflicts_with_all = ["dry_run", "owner", "archive_off"])]
+    pub verify_only: bool,
+    /// Restore the content of these databases only, by name (where the backup knows it) or OID; the server's own databases
+    /// always come back. Of the others, relations come back as files of zeros: drop these databases. May be repeated.
+    #[arg(long, value_name = "DATABASE", value_delimiter = ',')]
+    restore_only: Vec<String>,
+    /// Give the files to a user and group, by name or number. Only for root, to whom they belong otherwise.
+    #[arg(long, value_name = "USER[:GROUP]", value_parser = by(|text| text.parse::<Owner>()))]
+    pub owner: Option<Owner>,
+    /// Write archive_mode = off, for a copy that must not archive into the repository of the original.
+    #[arg(long)]
+    archive_off: bool,
+    /// Let the restored server write into the repository at once, instead of the one that does now. Without this it waits until
+    /// that one has given no sign of life for a while.
+    #[arg(long, conflicts_with_all = ["verify_only", "archive_off", "standby"])]
+    pub take_over: bool,
+    /// Restore though WAL is missing that recovery needs to get to its target: it will end there.
+    #[arg(long, conflicts_with_all = ["no_recovery", "verify_only"])]
+    allow_gap: bool,
+    /// Do not look beforehand whether there is enough room.
+    #[arg(long)]
+    no_space_check: bool,
+    /// Write no recovery settings.
+    #[arg(long, conflicts_with_all = ["standby", "target", "target_timeline"])]
+    no_recovery: bool,
+    /// Prepare a standby (standby.signal) that follows the archive.
+    #[arg(long)]
+    standby: bool,
+    /// Tars to unpack at a time; by default one a processor, up to 4.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    concurrency: Option<u16>,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// No progress bar and no summary.
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `recovery_target_action`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Action {
+    /// Wait, readable, for somebody to decide.
+    Pause,
+    /// Accept writes, on a new timeline.
+    Promote,
+    /// Stop.
+    Shutdown,
+}
+
+impl BackupFetch {
+    /// The recovery target that the flags name.
+    pub fn target(&self) -> RecoveryTarget {
+        let given = [&self.target_time, &self.target_lsn, &self.target_name];
+        let target = given.into_iter().flatten().next().cloned();
+        let target = target.or_else(|| self.target_xid.map(RestoreTarget::Xid));
+        let immediate = self.target_immediate.then_some(RestoreTarget::Immediate);
+        RecoveryTarget {
+            target: target.or(immediate).unwrap_or_default(),
+            inclusive: !self.target_exclusive,
+            timeline: self.target_timeline,
+            action: match self.target_action {
+                None | Some(Action::Pause) => TargetAction::Pause,
+                Some(Action::Promote) => TargetAction::Promote,
+                Some(Action::Shutdown) => TargetAction::Shutdown,
+            },
+        }
+    }
+
+    /// Will the restored server archive nothing?
+    pub fn archives_never(&self) -> bool {
+        self.archive_off
+    }
+
+    /// Which signal file to write, if any.
+    pub fn mode(&self) -> Option<RecoveryMode> {
+        match (self.no_recovery, self.standby) {
+            (true, _) => None,
+            (false, true) => Some(RecoveryMode::Standby),
+            (false, false) => Some(RecoveryMode::Recovery),
+        }
+    }
+
+    /// The options without the recovery settings, which need the storage.
+    pub fn options(&self) -> Result<RestoreOptions> {
+        let mut tablespace_map = TablespaceMap::default();
+        self.tablespace_map
+            .iter()
+            .try_for_each(|text| tablespace_map.add(text))?;
+        if let Some(directory) = &self.tablespace_map_all {
+            tablespace_map.put_all(directory)?;
+        }
+        let mut links = LinkMap::default();
+        self.link.iter().try_for_each(|text| links.add(text))?;
+        let default = RestoreOptions::default();
+        Ok(RestoreOptions {
+            tablespace_map,
+            wal_directory: self.waldir.clone(),
+            links,
+            concurrency: self.concurrency.map_or(default.concurrency, usize::from),
+            recovery: None,
+            archive_off: self.archive_off,
+            allow_gap: self.allow_gap,
+            mode: match (self.delta, self.verify_only) {
+                (true, _) => RestoreMode::Delta,
+                (false, true) => RestoreMode::VerifyOnly,
+                (false, false) => RestoreMode::Fresh,
+            },
+            owner: self.owner,
+            check_space: !self.no_space_check,
+            databases: self.restore_only.clone(),
+        })
+    }
+}
+
+/// A parser for clap that keeps the hint.
+fn by<T>(parse: impl Fn(&str) -> Result<T> + Clone) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        parse(text).map_err(|error| match error.hint() {
+            Some(hint) => format!("{error}\nHINT:  {hint}"),
+            None => error.to_string(),
+        })
+    }
+}

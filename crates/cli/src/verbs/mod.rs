@@ -1,0 +1,13 @@
+//! One file a verb.
+
+pub mod backup_fetch;
+pub mod backup_list;
+pub mod backup_mark;
+pub mod backup_verify;
+pub mod check;
+pub mod delete;
+pub mod take_over;
+pub mod wal_fetch;
+pub mod wal_push;
+pub mod wal_show;
+pub mod wal_verify;

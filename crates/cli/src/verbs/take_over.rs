@@ -1,0 +1,63 @@
+//! `take-over`, and who the programs beside a server write for.
+
+use std::path::PathBuf;
+
+use walarchive_core::archive::Archive;
+use walarchive_core::control_file::{self, ControlFile};
+use walarchive_core::lease;
+use walarchive_core::{Error, Result, cluster};
+use walarchive_storage::Store;
+
+use crate::print;
+use crate::print::plain;
+use crate::repository::data_dir::usual_data_dir;
+use crate::repository::writer::{situation, writer};
+use crate::repository::{Storage, find, refuse_plain_text};
+
+/// `take-over`.
+#[derive(Debug, clap::Args)]
+pub struct TakeOver {
+    /// The data directory of the server that shall write; else the working directory or PGDATA.
+    #[arg(long, value_name = "DIRECTORY")]
+    pgdata: Option<PathBuf>,
+    #[command(flatten)]
+    storage: Storage,
+}
+
+/// Take the lease for the server of the data directory, whether it runs or not.
+pub async fn run(args: &TakeOver) -> Result<()> {
+    refuse_plain_text()?;
+    let data_dir = args.pgdata.clone().or_else(usual_data_dir).ok_or_else(|| {
+        Error::config(
+            "the data directory of the server that shall write is not known",
+            "Give it with --pgdata, on the machine of that server.",
+        )
+    })?;
+    let settings = find(&args.storage, Some(&data_dir))?;
+    let store = Store::open(&settings.storage)?;
+    let control = ControlFile::read(&data_dir)?;
+    let identity = cluster::ClusterIdentity {
+        system_identifier: control.system_identifier,
+        major_version: control_file::read_major_version(&data_dir)?,
+        segment_size: control.segment_size,
+    };
+    cluster::is_owned(&store, &identity).await?;
+    // Before its recovery has ended its timeline is not known: its server takes the lease then.
+    if situation(&data_dir, control.timeline).in_recovery {
+        lease::request_take_over(&data_dir).await?;
+        return print::out("the server will take the lease over once its recovery has ended");
+    }
+    let writer = writer(&store, &data_dir, control.timeline);
+    let before = writer.take_over().await?;
+    Archive::new(store, identity, settings.compression)
+        .with_writer(writer)
+        .claim()
+        .await?;
+    match before {
+        Some(lease) => print::out(&format!(
+            "took the lease over from the server {}; it will write no more",
+            plain(&lease.name())
+        )),
+        None => print::out("took the lease; nobody had it"),
+    }
+}

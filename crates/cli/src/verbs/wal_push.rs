@@ -1,0 +1,60 @@
+//! `wal-push`.
+
+use std::path::PathBuf;
+
+use walarchive_core::archive::{self, Archive};
+use walarchive_core::control_file::ControlFile;
+use walarchive_core::lease;
+use walarchive_core::wal::WalFileName;
+use walarchive_core::{Error, Result};
+use walarchive_storage::Store;
+
+use crate::repository::{Storage, data_dir, find, refuse_plain_text, writer};
+
+/// `wal-push`.
+#[derive(Debug, clap::Args)]
+pub struct WalPush {
+    /// The WAL file (%p).
+    pub path: PathBuf,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub storage: Storage,
+}
+
+/// Push one WAL file.
+pub async fn run(args: &WalPush) -> Result<()> {
+    let (directory, name) = match (args.path.parent(), args.path.file_name().and_then(|name| name.to_str())) {
+        (Some(directory), Some(name)) => (directory, name.parse::<WalFileName>()?),
+        _ => {
+            return Err(Error::config(
+                format!("\"{}\" is not the path of a WAL file", args.path.display()),
+                "Give the path that the server puts in place of %p.",
+            ));
+        }
+    };
+    refuse_plain_text()?;
+    let settings = find(&args.storage, data_dir::data_dir_of(&args.path).as_deref())?;
+    let store = Store::open(&settings.storage)?;
+    let identity = archive::identity_of(&args.path)?;
+    let writer = data_dir::data_dir_beside(&args.path).map(|data_dir| {
+        let control = ControlFile::read(&data_dir).map_or(0, |control| control.timeline);
+        writer::writer(&store, &data_dir, control.max(timeline_of(&name)))
+    });
+    let archive = match writer {
+        Some(writer) => Archive::new(store, identity, settings.compression).with_writer(writer),
+        // A file that lies elsewhere is an administrator's, who works for whoever holds the lease.
+        None => Archive::new(lease::follower(&store), identity, settings.compression),
+    };
+    let pushed = archive.push(directory, &name).await?;
+    tracing::info!(%name, already_there = pushed.already_there, bytes = pushed.stored_bytes, "pushed");
+    Ok(())
+}
+
+fn timeline_of(name: &WalFileName) -> u32 {
+    match name {
+        WalFileName::History(timeline) => *timeline,
+        WalFileName::Segment(segment) | WalFileName::Partial(segment) | WalFileName::BackupHistory(segment, _) => {
+            segment.timeline
+        }
+    }
+}

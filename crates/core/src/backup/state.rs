@@ -1,0 +1,47 @@
+//! A backup that is being taken.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use walarchive_storage::Store;
+
+use super::claim::Claim;
+use super::pack::notes::Packed;
+use super::pack::packer::Shared;
+use super::progress::Progress;
+use super::read::essential::{Databases, Essential};
+use super::read::unlogged::Unlogged;
+use super::{BackupOptions, BackupRequest, Tablespace};
+
+/// A backup that is being taken. If a step fails, nothing but [`Backup::abort`] makes sense any more.
+pub struct Backup {
+    pub(super) store: Store,
+    pub(super) request: BackupRequest,
+    pub(super) options: BackupOptions,
+    pub(super) progress: Arc<Progress>,
+    pub(super) cancel: CancellationToken,
+    pub(super) name: String,
+    pub(super) claim: Arc<Claim>,
+    pub(super) tars: Vec<Tar>,
+    pub(super) tablespaces: Vec<Tablespace>,
+    /// Relations that were known as unlogged when the data directory was walked.
+    pub(super) unlogged: Unlogged,
+    /// Bytes of all files when the data directory was walked.
+    pub(super) catalog_bytes: u64,
+    /// Of a delta backup: the files that are in no tar.
+    pub(super) left_out: Packed,
+    /// OIDs, by name.
+    pub(super) databases: BTreeMap<String, u32>,
+    /// Which databases there were and are.
+    pub(super) known: Databases,
+    pub(super) essential: Essential,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// A tar that is in the store.
+pub(super) struct Tar {
+    pub(super) file_name: String,
+    pub(super) packed: Packed,
+    pub(super) stored: u64,
+}
