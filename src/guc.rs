@@ -19,10 +19,7 @@ use walarchive_core::{Error, wal_g};
 use walarchive_storage::Store;
 use walarchive_storage::{StorageConfig, StorageOptions};
 
-use crate::pg::settings::{
-    check_backup_schedule as backup_schedule_hook, check_retention as retention_hook, check_storage as storage_hook,
-    check_storage_options as storage_options_hook, define_checked_string,
-};
+use crate::pg::settings::{check_hook, define_checked_string};
 use crate::shmem::MAX_CONCURRENCY;
 
 /// `walarchive.compression`.
@@ -436,6 +433,11 @@ pub fn backup_on_standby() -> bool {
 pub fn retention() -> Option<String> {
     Some(text(&RETENTION)).filter(|policy| !policy.trim().is_empty())
 }
+
+check_hook!(storage_hook: STORAGE_NAME, check_storage => note_rejected);
+check_hook!(storage_options_hook: STORAGE_OPTIONS_NAME, check_storage_options => note_rejected);
+check_hook!(backup_schedule_hook: "walarchive.backup_schedule", check_backup_schedule);
+check_hook!(retention_hook: "walarchive.retention", check_retention);
 
 /// May this be a value of `walarchive.storage`? An empty one means that it is not set.
 pub fn check_storage(value: &str) -> Result<(), Error> {

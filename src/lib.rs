@@ -1,15 +1,16 @@
 //! walarchive: continuous archiving inside the PostgreSQL server.
 //!
-//! The way of a WAL segment: the archiver calls [`archive_module`], which asks the queue in [`shmem`]; the [`worker`] has
+//! The way of a WAL segment: the archiver calls [`archive`], which asks the queue in [`shmem`]; the [`worker`] has
 //! uploaded it already, or does so now, with `walarchive_core::archive`; the archiver wakes and answers true. The way of a
 //! backup: a function in [`api`], or the scheduler in [`worker`], starts a backup worker, which copies with
 //! `walarchive_core::backup`.
 
 mod api;
-mod archive_module;
+mod archive;
 mod bridge;
 mod error;
 mod guc;
+mod launch;
 mod pg;
 mod shmem;
 mod worker;

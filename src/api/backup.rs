@@ -11,7 +11,7 @@ use walarchive_core::Error;
 use super::{bigint, required, timestamp};
 use crate::error::{self, or_raise, raise};
 use crate::guc::ArchiveSettings;
-use crate::pg::backup_worker;
+use crate::launch;
 use crate::pg::latch::{self, Latch};
 use crate::pg::text::{SqlJson, SqlText};
 use crate::pg::{Datum, process, server};
@@ -73,7 +73,7 @@ fn walarchive_backup_push(
         requester: if wait { Latch::mine() } else { Latch::NONE },
     };
     let number = shmem::reserve(wanted).unwrap_or_else(|running| raise(&running));
-    let worker = or_raise(backup_worker::launch(number));
+    let worker = or_raise(launch::launch(number));
     if !wait {
         notice!("the backup runs in the background; see walarchive_progress and walarchive_backups");
         return None;
@@ -120,7 +120,7 @@ fn wait_for(number: u64, worker: &DynamicBackgroundWorker) -> String {
             _ => {}
         }
         if job.worker_pid == 0 && matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped)) {
-            backup_worker::never_started(number);
+            launch::never_started(number);
             continue;
         }
         if process::cancel_pending() && !process::die_pending() {

@@ -1,8 +1,6 @@
 //! The FFI room: everything that touches PostgreSQL's C API unsafely is in here, behind functions that are safe to call
 //! from the process's main thread.
 
-pub mod archive_abi;
-pub mod backup_worker;
 pub mod io_priority;
 pub mod latch;
 pub mod lsn;

@@ -1,12 +1,12 @@
 //! Check hooks of string settings: from C strings to a Rust function and back.
 
-use std::ffi::{CStr, CString, c_char, c_void};
+use std::ffi::{CStr, CString, c_char};
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys;
 use walarchive_core::Error;
 
-/// Define a string setting that is read again on reload, with a check hook of this module.
+/// Define a string setting that is read again on reload, with a check hook that [`check_hook`] defines.
 pub fn define_checked_string(
     name: &'static CStr,
     short: &'static CStr,
@@ -25,7 +25,7 @@ pub fn define_checked_string(
 ///
 /// # Safety
 /// `newval` must be what PostgreSQL hands to a check hook.
-unsafe fn check(name: &str, newval: *mut *mut c_char, check: fn(&str) -> Result<(), Error>) -> bool {
+pub unsafe fn check(name: &str, newval: *mut *mut c_char, check: fn(&str) -> Result<(), Error>) -> bool {
     // SAFETY: the caller's promise; the pointer to the string may be null.
     let value = unsafe {
         newval
@@ -56,7 +56,12 @@ unsafe fn check(name: &str, newval: *mut *mut c_char, check: fn(&str) -> Result<
 }
 
 /// Remember why a value of the configuration files was refused just now: PostgreSQL starts without it.
-fn note(name: &'static str, accepted: bool, source: pg_sys::GucSource::Type) {
+pub fn note(
+    name: &'static str,
+    accepted: bool,
+    source: pg_sys::GucSource::Type,
+    remember: fn(&'static str, Option<String>),
+) {
     // ALTER SYSTEM, which runs in a transaction, sets nothing if it is refused.
     // SAFETY: reads a state of the process.
     if source > pg_sys::GucSource::PGC_S_GLOBAL || unsafe { pg_sys::IsTransactionState() } {
@@ -71,7 +76,7 @@ fn note(name: &'static str, accepted: bool, source: pg_sys::GucSource::Type) {
         };
         detail.map_or_else(String::new, |detail| detail.to_string_lossy().into_owned())
     };
-    crate::guc::note_rejected(name, (!accepted).then(refusal));
+    remember(name, (!accepted).then(refusal));
 }
 
 /// A message as a DETAIL line: a sentence.
@@ -83,62 +88,26 @@ fn sentence(message: String) -> String {
     }
 }
 
-/// Check hook of `walarchive.storage`.
-///
-/// # Safety
-/// To be called by PostgreSQL.
-#[pgrx::pg_guard]
-pub unsafe extern "C-unwind" fn check_storage(
-    newval: *mut *mut c_char,
-    _extra: *mut *mut c_void,
-    source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: PostgreSQL's call.
-    let accepted = unsafe { check("walarchive.storage", newval, crate::guc::check_storage) };
-    note(crate::guc::STORAGE_NAME, accepted, source);
-    accepted
+/// Defines the check hook of a string setting: `hook: "name of the setting", check`, or with `=> remember`, which is told why a
+/// value of the configuration files was refused.
+macro_rules! check_hook {
+    ($hook:ident: $name:expr, $check:path $(=> $remember:path)?) => {
+        /// A check hook.
+        ///
+        /// # Safety
+        /// To be called by PostgreSQL.
+        #[pgrx::pg_guard]
+        unsafe extern "C-unwind" fn $hook(
+            newval: *mut *mut std::ffi::c_char,
+            _extra: *mut *mut std::ffi::c_void,
+            _source: pgrx::pg_sys::GucSource::Type,
+        ) -> bool {
+            // SAFETY: PostgreSQL's call.
+            let accepted = unsafe { $crate::pg::settings::check($name, newval, $check) };
+            $($crate::pg::settings::note($name, accepted, _source, $remember);)?
+            accepted
+        }
+    };
 }
 
-/// Check hook of `walarchive.storage_options`.
-///
-/// # Safety
-/// To be called by PostgreSQL.
-#[pgrx::pg_guard]
-pub unsafe extern "C-unwind" fn check_storage_options(
-    newval: *mut *mut c_char,
-    _extra: *mut *mut c_void,
-    source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: PostgreSQL's call.
-    let accepted = unsafe { check("walarchive.storage_options", newval, crate::guc::check_storage_options) };
-    note(crate::guc::STORAGE_OPTIONS_NAME, accepted, source);
-    accepted
-}
-
-/// Check hook of `walarchive.backup_schedule`.
-///
-/// # Safety
-/// To be called by PostgreSQL.
-#[pgrx::pg_guard]
-pub unsafe extern "C-unwind" fn check_backup_schedule(
-    newval: *mut *mut c_char,
-    _extra: *mut *mut c_void,
-    _source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: PostgreSQL's call.
-    unsafe { check("walarchive.backup_schedule", newval, crate::guc::check_backup_schedule) }
-}
-
-/// Check hook of `walarchive.retention`.
-///
-/// # Safety
-/// To be called by PostgreSQL.
-#[pgrx::pg_guard]
-pub unsafe extern "C-unwind" fn check_retention(
-    newval: *mut *mut c_char,
-    _extra: *mut *mut c_void,
-    _source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: PostgreSQL's call.
-    unsafe { check("walarchive.retention", newval, crate::guc::check_retention) }
-}
+pub(crate) use check_hook;

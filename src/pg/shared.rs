@@ -1,12 +1,13 @@
-//! The three places in shared memory, each behind its lock.
+//! Places in shared memory, each behind its lock.
 
-use pgrx::lwlock::PgLwLock;
+/// Defines statics that live in shared memory, under names that are this library's alone.
+macro_rules! in_shared_memory {
+    ($($place:ident: $content:ty = $name:literal;)*) => {
+        $(
+            // SAFETY: no other place has the name, here or in another library.
+            pub static $place: pgrx::lwlock::PgLwLock<$content> = unsafe { pgrx::lwlock::PgLwLock::new($name) };
+        )*
+    };
+}
 
-use crate::shmem::{Archiving, BackupJob, Scheduling};
-
-// SAFETY: the names are this library's alone.
-pub static ARCHIVING: PgLwLock<Archiving> = unsafe { PgLwLock::new(c"walarchive archiving") };
-// SAFETY: likewise.
-pub static BACKUP: PgLwLock<BackupJob> = unsafe { PgLwLock::new(c"walarchive backup") };
-// SAFETY: likewise.
-pub static SCHEDULING: PgLwLock<Scheduling> = unsafe { PgLwLock::new(c"walarchive scheduling") };
+pub(crate) use in_shared_memory;

@@ -1,10 +1,7 @@
 //! The backup that is running, or the last one: how its worker and the backend that asked for it speak to each other.
 
-use pgrx::PgSqlErrorCode;
-
-use super::schedule::{LastBackup, Outcome};
+use super::Failure;
 use super::text::Text;
-use super::{BACKUP, Failure, SCHEDULING, now_us};
 use crate::pg::latch::Latch;
 
 /// The largest `user_data`, in bytes of JSON.
@@ -191,104 +188,6 @@ impl BackupJob {
             }
             (pid, phase) => format!("Process {pid} is taking {backup}: {}.", phase.name()),
         }
-    }
-}
-
-/// What is asked for.
-#[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
-    /// By the scheduler?
-    pub scheduled: bool,
-    /// Full or delta?
-    pub kind: Kind,
-    /// Never to be deleted by retention.
-    pub permanent: bool,
-    /// JSON, or empty; no longer than [`USER_DATA_BYTES`].
-    pub user_data: &'a str,
-    /// Who waits for it.
-    pub requester: Latch,
-}
-
-/// Take the one place that there is, for a worker that is to be started. Returns the number of the backup, or why there is no
-/// place.
-pub fn reserve(wanted: Wanted<'_>) -> Result<u64, Box<Failure>> {
-    let now = now_us();
-    let mut job = BACKUP.exclusive();
-    if job.is_taken(now) {
-        return Err(Box::new(Failure {
-            sqlstate: PgSqlErrorCode::ERRCODE_OBJECT_IN_USE as i32,
-            message: Text::new("a backup is running already"),
-            detail: Text::new(&job.describe()),
-            hint: Text::new("Wait until it is done, see walarchive_progress, or cancel it with pg_cancel_backend()."),
-        }));
-    }
-    let number = job.number + 1;
-    *job = BackupJob {
-        number,
-        phase: Phase::Starting,
-        requester: wanted.requester,
-        scheduled: wanted.scheduled,
-        kind: wanted.kind,
-        permanent: wanted.permanent,
-        user_data: Text::new(wanted.user_data),
-        started_us: now,
-        ..BackupJob::NONE
-    };
-    Ok(number)
-}
-
-/// Note how the backup of that number ended, and wake who waits. A backup that is complete has succeeded, whatever is said. Only
-/// its worker calls this, or, once that is known to be gone, who started it. Nothing happens if the backup is not running.
-/// Returns a failure of which nobody else tells the log.
-pub fn conclude(number: u64, result: Result<&str, &Failure>) -> Option<Failure> {
-    let job = *BACKUP.share();
-    if job.number != number || !job.phase.is_running() {
-        return None;
-    }
-    let (outcome, name, failure) = match result {
-        Ok(name) => (Outcome::Succeeded, Text::new(name), Failure::NONE),
-        Err(_) if job.complete => (Outcome::Succeeded, job.name, Failure::NONE),
-        Err(failure) if failure.sqlstate == PgSqlErrorCode::ERRCODE_QUERY_CANCELED as i32 => {
-            (Outcome::Canceled, job.name, *failure)
-        }
-        Err(failure) => (Outcome::Failed, job.name, *failure),
-    };
-    // Before the place is free: who sees that sees this, too.
-    let scheduler = {
-        let mut scheduling = SCHEDULING.exclusive();
-        scheduling.last = LastBackup {
-            number,
-            scheduled: job.scheduled,
-            outcome,
-            name,
-            ended_us: now_us(),
-            error: failure.message,
-        };
-        scheduling.scheduler
-    };
-    let requester = {
-        let mut job = BACKUP.exclusive();
-        job.name = name;
-        job.failure = failure;
-        job.phase = match outcome {
-            Outcome::Succeeded => Phase::Done,
-            _ => Phase::Failed,
-        };
-        job.worker_pid = 0;
-        job.worker = Latch::NONE;
-        job.requester
-    };
-    requester.set();
-    scheduler.set();
-    let is_untold = outcome != Outcome::Succeeded && (job.scheduled || requester == Latch::NONE);
-    is_untold.then_some(failure)
-}
-
-/// Whoever asked for the backup of that number does not wait for it any more: who has asked, or nobody.
-pub fn forget_requester(number: u64) {
-    let mut job = BACKUP.exclusive();
-    if job.number == number && !job.scheduled {
-        job.requester = Latch::NONE;
     }
 }
 

@@ -1,7 +1,9 @@
 //! Shared memory: plain data under three locks, which nobody holds while waiting or doing I/O, nor two of them at once.
 
 mod backup;
+mod places;
 mod queue;
+mod reservation;
 mod schedule;
 mod text;
 
@@ -12,11 +14,10 @@ use walarchive_core::Error;
 
 use crate::pg::latch::Latch;
 
-pub use crate::pg::shared::{ARCHIVING, BACKUP, SCHEDULING};
-pub use backup::{
-    BackupJob, Kind, NAME_BYTES, Phase, USER_DATA_BYTES, Wanted, Work, conclude, forget_requester, reserve,
-};
+pub use backup::{BackupJob, Kind, NAME_BYTES, Phase, USER_DATA_BYTES, Work};
+pub use places::{ARCHIVING, BACKUP, SCHEDULING};
 pub use queue::{Ahead, Answer, FileName, FileNumbers, MAX_CONCURRENCY, Queue};
+pub use reservation::{Wanted, conclude, forget_requester, reserve};
 pub use schedule::{LastBackup, LastRetention, Outcome, Scheduling};
 pub use text::Text;
 

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::ffi::c_int;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +15,7 @@ use walarchive_core::formats::UserData;
 use walarchive_core::{Error, Result, StorageError};
 use walarchive_storage::Store;
 
+use super::job::{REFRESH, attempt, interrupted, is_cancelled, set_phase, step};
 use super::repository::Repository;
 use super::{retention, session};
 use crate::bridge::{self, Bridge, Flow};
@@ -25,9 +25,6 @@ use crate::pg::latch::Latch;
 use crate::pg::online_backup::{self, Database, OnlineBackup};
 use crate::pg::{Datum, io_priority, page_cache, process, server};
 use crate::shmem::{self, ARCHIVING, BACKUP, Failure, Kind, Phase, Text, Work};
-
-/// How often the figures of `walarchive_progress` are brought up to date.
-pub(super) const REFRESH: Duration = Duration::from_millis(200);
 
 /// Looking for the archived WAL: at first after this, then more and more seldom.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
@@ -83,20 +80,6 @@ pub extern "C-unwind" fn walarchive_backup_main(_argument: Datum) {
         retention::apply(name);
     }
     conclude(outcome.as_deref().map_err(|failure| &**failure));
-}
-
-/// Errors and ERRORs alike as a failure. An ERROR of PostgreSQL's leaves a transaction and its locks behind, which are left here.
-pub(super) fn attempt<T>(work: impl FnOnce() -> Result<T>) -> Result<T, Box<Failure>> {
-    let done = PgTryBuilder::new(AssertUnwindSafe(|| {
-        work().map_err(|error| Box::new(Failure::from(&error)))
-    }))
-    .catch_others(|caught| Err(Box::new(Failure::from(&caught))))
-    .catch_rust_panic(|caught| Err(Box::new(Failure::from(&caught))))
-    .execute();
-    if done.is_err() {
-        process::abort_transaction();
-    }
-    done
 }
 
 /// Note how the backup ended. The log is told of a failure by whoever asked for the backup; if nobody waits, by this process.
@@ -386,14 +369,6 @@ fn grace() -> Flow {
     }
 }
 
-/// One step that may simply be aborted.
-pub(super) fn step<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    bridge::run(work, Some(REFRESH), || {
-        if interrupted().is_err() { Flow::Stop } else { Flow::Wait }
-    })
-    .unwrap_or(Err(Error::Cancelled))
-}
-
 /// Remove what a backup that did not come to its end has stored. What remains is reported.
 fn clean_up(store: Store, name: String) {
     // A promotion may be what ended the backup: what it stored as a standby it removes as the holder of the lease.
@@ -416,22 +391,6 @@ fn clean_up(store: Store, name: String) {
         &format!("leftovers of backup \"{name}\" remain in the repository"),
         &Failure::from(&left),
     );
-}
-
-fn interrupted() -> Result<()> {
-    if is_cancelled() {
-        return Err(Error::Cancelled);
-    }
-    process::check_for_interrupts();
-    Ok(())
-}
-
-pub(super) fn is_cancelled() -> bool {
-    process::die_pending() || process::cancel_pending() || BACKUP.share().cancelled
-}
-
-pub(super) fn set_phase(phase: Phase) {
-    BACKUP.exclusive().phase = phase;
 }
 
 fn show(progress: &Progress, rate: &mut Rate) {

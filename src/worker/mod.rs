@@ -3,6 +3,7 @@
 
 mod ahead;
 mod backup;
+mod job;
 mod lease;
 mod repository;
 mod retention;

@@ -4,7 +4,7 @@
 use walarchive_core::{Error, Result, layout};
 use walarchive_storage::Store;
 
-use super::backup;
+use super::job;
 use crate::guc::ArchiveSettings;
 use crate::pg::process;
 
@@ -52,7 +52,7 @@ impl Repository {
     fn find(&self, name: &str, now: &ArchiveSettings) -> Result<()> {
         let (before, after) = (self.store.clone(), Store::open(&now.storage)?);
         let claim = layout::backup_claim(name);
-        let found = backup::step(async move {
+        let found = job::step(async move {
             let known = before.get(&claim, CLAIM_BYTES).await?;
             Ok(known.is_some() && known == after.get(&claim, CLAIM_BYTES).await?)
         });

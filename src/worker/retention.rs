@@ -8,7 +8,7 @@ use walarchive_core::retention;
 use walarchive_core::{Error, Result, repository};
 use walarchive_storage::Store;
 
-use super::backup::{self, REFRESH};
+use super::job::{self, REFRESH};
 use crate::bridge::{self, Flow};
 use crate::error::{self, Severity};
 use crate::guc::{self, ArchiveSettings};
@@ -28,8 +28,8 @@ pub(super) fn apply(newest: &str) {
         process::reload_configuration();
     }
     let Some(policy) = guc::retention() else { return };
-    backup::set_phase(Phase::Retention);
-    let applied = backup::attempt(|| {
+    job::set_phase(Phase::Retention);
+    let applied = job::attempt(|| {
         let settings = ArchiveSettings::for_writing()?;
         enforce(&settings, &policy, newest)
     });
@@ -71,7 +71,7 @@ fn enforce(settings: &ArchiveSettings, policy: &str, newest: &str) -> Result<Str
     let begun = Instant::now();
     let mut told: Option<Instant> = None;
     let enforced = bridge::run(work, Some(REFRESH), || {
-        if backup::is_cancelled() || begun.elapsed() > LONGEST {
+        if job::is_cancelled() || begun.elapsed() > LONGEST {
             cancel.cancel();
             match told.get_or_insert_with(Instant::now).elapsed() > ENDING {
                 true => return Flow::Stop,

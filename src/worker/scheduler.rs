@@ -14,7 +14,7 @@ use walarchive_core::{Error, Result, StorageError};
 use crate::bridge::{self, Bridge, Flow};
 use crate::error;
 use crate::guc::{self, ArchiveSettings};
-use crate::pg::backup_worker;
+use crate::launch;
 use crate::pg::latch::{self, Latch};
 use crate::pg::{process, server};
 use crate::shmem::{self, BACKUP, Failure, Kind, LastBackup, Outcome, SCHEDULING, Text, Wanted, now_us};
@@ -175,7 +175,7 @@ impl Scheduler {
             && *started == number
             && matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped))
         {
-            backup_worker::never_started(number);
+            launch::never_started(number);
             return false;
         }
         taken
@@ -295,7 +295,7 @@ impl Scheduler {
             Reason::Retry(failures) => format!("the last {failures} attempts failed"),
         };
         log!("walarchive: starting a scheduled backup: {why}");
-        match backup_worker::launch(number) {
+        match launch::launch(number) {
             Ok(worker) => self.started = Some((number, worker)),
             Err(error) => error::warn("could not start a scheduled backup", &Failure::from(&error)),
         }

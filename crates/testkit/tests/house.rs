@@ -344,7 +344,9 @@ fn circles(graph: &BTreeMap<Module, BTreeSet<Module>>) -> Vec<Vec<Module>> {
 fn is_one_backend(circle: &[Module]) -> bool {
     let backends = ["walarchive_storage", "backends"];
     let of = |room: &Module| room.get(2).cloned();
-    circle.iter().all(|room| room[..2] == backends && of(room) == of(&circle[0]))
+    circle
+        .iter()
+        .all(|room| room[..2] == backends && of(room) == of(&circle[0]))
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, c_char};
 
-use crate::archive_module;
+use super::module;
 
 /// Run a callback so that neither a panic nor a PostgreSQL ERROR leaves it; what comes out of one is "no".
 fn contained(callback: impl FnOnce() -> bool + std::panic::UnwindSafe) -> bool {
@@ -12,11 +12,11 @@ fn contained(callback: impl FnOnce() -> bool + std::panic::UnwindSafe) -> bool {
     let context = unsafe { pg_sys::CurrentMemoryContext };
     let result = pgrx::PgTryBuilder::new(callback)
         .catch_others(|error| {
-            archive_module::report_unexpected(&error);
+            module::report_unexpected(&error);
             false
         })
         .catch_rust_panic(|error| {
-            archive_module::report_unexpected(&error);
+            module::report_unexpected(&error);
             false
         })
         .execute();
@@ -37,22 +37,22 @@ fn file_name(file: *const c_char) -> String {
 }
 
 #[cfg(feature = "pg15")]
-mod abi {
+mod entry {
     use super::*;
     use pgrx::pg_sys::ArchiveModuleCallbacks;
 
     unsafe extern "C-unwind" fn check_configured() -> bool {
-        contained(|| archive_module::check_configured().is_ok())
+        contained(|| module::check_configured().is_ok())
     }
 
     unsafe extern "C-unwind" fn archive_file(file: *const c_char, _path: *const c_char) -> bool {
         let file = file_name(file);
-        contained(move || archive_module::archive_file(&file))
+        contained(move || module::archive_file(&file))
     }
 
     unsafe extern "C-unwind" fn shutdown() {
         contained(|| {
-            archive_module::shutdown();
+            module::shutdown();
             true
         });
     }
@@ -74,7 +74,7 @@ mod abi {
 }
 
 #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
-mod abi {
+mod entry {
     use super::*;
     use std::ffi::c_void;
 
@@ -96,13 +96,13 @@ mod abi {
 
     unsafe extern "C-unwind" fn startup(_state: *mut ArchiveModuleState) {
         contained(|| {
-            archive_module::startup();
+            module::startup();
             true
         });
     }
 
     unsafe extern "C-unwind" fn check_configured(_state: *mut ArchiveModuleState) -> bool {
-        contained(|| match archive_module::check_configured() {
+        contained(|| match module::check_configured() {
             Ok(()) => true,
             Err(_reason) => {
                 #[cfg(any(feature = "pg17", feature = "pg18"))]
@@ -132,12 +132,12 @@ mod abi {
         _path: *const c_char,
     ) -> bool {
         let file = file_name(file);
-        contained(move || archive_module::archive_file(&file))
+        contained(move || module::archive_file(&file))
     }
 
     unsafe extern "C-unwind" fn shutdown(_state: *mut ArchiveModuleState) {
         contained(|| {
-            archive_module::shutdown();
+            module::shutdown();
             true
         });
     }

@@ -3,7 +3,8 @@
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime, DynamicBackgroundWorker};
 use walarchive_core::Error;
 
-use super::process;
+use crate::error;
+use crate::pg::process;
 use crate::shmem::{self, Failure};
 
 /// Start the worker of the backup that was reserved under this number. If there is none to be had, the backup has failed.
@@ -35,6 +36,6 @@ pub fn launch(number: u64) -> Result<DynamicBackgroundWorker, Error> {
 pub fn never_started(number: u64) {
     let error = Error::config("the backup worker did not start", "The server's log says why.");
     if let Some(failure) = shmem::conclude(number, Err(&Failure::from(&error))) {
-        crate::error::warn("backup failed", &failure);
+        error::warn("backup failed", &failure);
     }
 }

@@ -1,0 +1,4 @@
+//! The archive module: what PostgreSQL's archiver calls.
+
+mod abi;
+mod module;

@@ -1,0 +1,9 @@
+//! The three places in shared memory.
+
+use super::{Archiving, BackupJob, Scheduling};
+
+crate::pg::shared::in_shared_memory! {
+    ARCHIVING: Archiving = c"walarchive archiving";
+    BACKUP: BackupJob = c"walarchive backup";
+    SCHEDULING: Scheduling = c"walarchive scheduling";
+}

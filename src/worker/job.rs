@@ -1,0 +1,55 @@
+//! What the steps of a backup worker have in common.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use pgrx::prelude::*;
+use walarchive_core::{Error, Result};
+
+use crate::bridge::{self, Flow};
+use crate::pg::process;
+use crate::shmem::{BACKUP, Failure, Phase};
+
+/// How often the figures of `walarchive_progress` are brought up to date.
+pub(super) const REFRESH: Duration = Duration::from_millis(200);
+
+/// Errors and ERRORs alike as a failure. An ERROR of PostgreSQL's leaves a transaction and its locks behind, which are left here.
+pub(super) fn attempt<T>(work: impl FnOnce() -> Result<T>) -> Result<T, Box<Failure>> {
+    let done = PgTryBuilder::new(AssertUnwindSafe(|| {
+        work().map_err(|error| Box::new(Failure::from(&error)))
+    }))
+    .catch_others(|caught| Err(Box::new(Failure::from(&caught))))
+    .catch_rust_panic(|caught| Err(Box::new(Failure::from(&caught))))
+    .execute();
+    if done.is_err() {
+        process::abort_transaction();
+    }
+    done
+}
+
+/// One step that may simply be aborted.
+pub(super) fn step<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    bridge::run(work, Some(REFRESH), || {
+        if interrupted().is_err() { Flow::Stop } else { Flow::Wait }
+    })
+    .unwrap_or(Err(Error::Cancelled))
+}
+
+/// An error if the backup was cancelled.
+pub(super) fn interrupted() -> Result<()> {
+    if is_cancelled() {
+        return Err(Error::Cancelled);
+    }
+    process::check_for_interrupts();
+    Ok(())
+}
+
+/// Shall the backup end?
+pub(super) fn is_cancelled() -> bool {
+    process::die_pending() || process::cancel_pending() || BACKUP.share().cancelled
+}
+
+/// Tell others how far it is.
+pub(super) fn set_phase(phase: Phase) {
+    BACKUP.exclusive().phase = phase;
+}
