@@ -27,14 +27,18 @@ pub enum Severity {
 fn sqlstate(error: &Error) -> PgSqlErrorCode {
     use PgSqlErrorCode::*;
     match error {
-        Error::Config { .. } | Error::WrongRegion { .. } => ERRCODE_CONFIG_FILE_ERROR,
         Error::Unauthorized { .. } | Error::NoCredentials { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
-        Error::NoSuchStore { .. } | Error::NotFound { .. } | Error::NoBackup { .. } => ERRCODE_UNDEFINED_FILE,
+        Error::NoSuchStore { .. } | Error::NotFound { .. } => ERRCODE_UNDEFINED_FILE,
+        Error::NoBackup { .. } => ERRCODE_UNDEFINED_OBJECT,
+        // A request that had no answer in time, as the client of the store says it.
+        Error::Store { reason, .. } if reason.contains("timed out") => ERRCODE_QUERY_CANCELED,
         Error::Store { .. } | Error::ClockSkew { .. } => ERRCODE_CONNECTION_FAILURE,
         Error::Unsupported { .. } | Error::Encrypted { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
-        Error::Timeout { .. } => ERRCODE_CONNECTION_DOES_NOT_EXIST,
         Error::Conflict { .. } | Error::BackupExists { .. } => ERRCODE_DUPLICATE_FILE,
-        Error::ForeignRepository { .. }
+        // What is not configured, or not as it must be. An argument has a SQLSTATE of its own: see `api::argument`.
+        Error::Config { .. }
+        | Error::WrongRegion { .. }
+        | Error::ForeignRepository { .. }
         | Error::OtherSegmentSize { .. }
         | Error::BehindLink { .. }
         | Error::NotWriter { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -45,7 +49,8 @@ fn sqlstate(error: &Error) -> PgSqlErrorCode {
             std::io::ErrorKind::PermissionDenied => ERRCODE_INSUFFICIENT_PRIVILEGE,
             _ => ERRCODE_IO_ERROR,
         },
-        Error::Cancelled => ERRCODE_QUERY_CANCELED,
+        // A deadline that has passed is one, too: as with PostgreSQL's own timeouts.
+        Error::Cancelled | Error::Timeout { .. } => ERRCODE_QUERY_CANCELED,
     }
 }
 
@@ -53,6 +58,7 @@ impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
         Failure {
             sqlstate: sqlstate(error) as i32,
+            canceled: matches!(error, Error::Cancelled),
             message: Text::new(&error.to_string()),
             detail: Text::new(&error.detail().unwrap_or_default()),
             hint: Text::new(&error.hint().unwrap_or_default()),
@@ -68,6 +74,7 @@ impl From<&CorruptPages> for Failure {
         };
         Failure {
             sqlstate: PgSqlErrorCode::ERRCODE_DATA_CORRUPTED as i32,
+            canceled: false,
             message: Text::new(&format!("the backup holds {count}, as the server's files do")),
             detail: Text::new(&format!("In {corrupt}.")),
             hint: Text::new(
@@ -86,6 +93,7 @@ impl From<&CaughtError> for Failure {
             };
             return Failure {
                 sqlstate: PgSqlErrorCode::ERRCODE_INTERNAL_ERROR as i32,
+                canceled: false,
                 message: Text::new(ereport.message()),
                 detail: Text::EMPTY,
                 hint: Text::new("This is a defect of walarchive; please report it."),
@@ -93,6 +101,7 @@ impl From<&CaughtError> for Failure {
         };
         Failure {
             sqlstate: report.sql_error_code() as i32,
+            canceled: report.sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
             message: Text::new(report.message()),
             detail: Text::new(report.detail().unwrap_or_default()),
             hint: Text::new(report.hint().unwrap_or_default()),
@@ -160,6 +169,7 @@ pub fn left_out(first: &[LeftOut], count: u64) -> Option<Failure> {
     };
     Some(Failure {
         sqlstate: PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION as i32,
+        canceled: false,
         message: Text::new(&match count {
             1 => "1 entry of the data directory is not in the backup".to_owned(),
             _ => format!("{count} entries of the data directory are not in the backup"),

@@ -21,7 +21,7 @@ use walarchive_core::{Error, wal_g};
 
 use crate::pg::settings::{
     check_backup_schedule as backup_schedule_hook, check_retention as retention_hook, check_storage as storage_hook,
-    check_storage_options as storage_options_hook, define_checked_string,
+    check_storage_options as storage_options_hook, define_checked_string, reserve_prefix,
 };
 use crate::shmem::MAX_CONCURRENCY;
 
@@ -255,6 +255,7 @@ pub fn define() {
         &RETENTION,
         Some(retention_hook),
     );
+    reserve_prefix();
     DEFINED.store(true, Ordering::Relaxed);
 }
 
