@@ -1,6 +1,6 @@
 \echo Use "ALTER EXTENSION walarchive UPDATE" to load this file. \quit
 
--- What was granted on views and functions that are made anew ends with them. Say so, as a job that nobody watches may need it.
+-- Views and functions that are made anew lose their privileges. Name them, because a job that nobody watches may need them.
 DO LANGUAGE plpgsql $walarchive$
 DECLARE
     lost text;
@@ -68,8 +68,8 @@ DROP FUNCTION @extschema@.walarchive_delete_garbage(text, boolean);
 DROP FUNCTION @extschema@.walarchive_delete_outside_window(interval, boolean);
 DROP FUNCTION @extschema@.walarchive_delete_gfs(integer, integer, integer, integer, boolean);
 
--- The name of an argument cannot be changed otherwise without losing who may call the function: backups are taken by roles to
--- which that was granted.
+-- A function that is dropped loses its privileges, and CREATE OR REPLACE does not rename an argument. Roles that take backups keep
+-- the right to call this function.
 UPDATE pg_catalog.pg_proc
    SET proargnames = pg_catalog.array_replace(proargnames, 'full', 'full_backup')
  WHERE oid OPERATOR(pg_catalog.=)
@@ -121,7 +121,7 @@ COMMENT ON FUNCTION @extschema@.walarchive_archiver_status() IS
 REVOKE ALL ON FUNCTION @extschema@.walarchive_archiver_status() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.walarchive_archiver_status() TO pg_monitor;
 
--- A view takes its owner's rights on tables, but its caller's on functions: who monitors needs both.
+-- A view uses its owner's rights on tables but its caller's rights on functions, so a monitoring role needs both.
 CREATE VIEW @extschema@.walarchive_status AS
     SELECT uploader_pid,
            uploader_state,

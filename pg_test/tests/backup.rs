@@ -112,7 +112,7 @@ fn the_rate_limit_is_kept_and_seen() {
         primary.psql("SELECT estimated_stop_time IS NOT NULL FROM walarchive_progress") == "t"
     });
     let row = primary.psql(
-        "SELECT bytes_done <= bytes_total, files_done < files_total, backup_name, started < now(),
+        "SELECT bytes_done <= bytes_total, files_done < files_total, backup_name, start_time < now(),
                 estimated_stop_time > now(), waiting_for IS NULL FROM walarchive_progress",
     );
     let row: Vec<&str> = row.split('|').collect();

@@ -76,9 +76,24 @@ fn a_misspelt_setting_is_told() {
     primary.psql("CREATE EXTENSION walarchive");
     let told = refused(&primary, "SET walarchive.retentoin = 'full 7'", "42602");
     assert!(told.contains("\"walarchive\" is a reserved prefix"), "{told}");
-    refused(&primary, "ALTER SYSTEM SET walarchive.retentoin = 'full 7'", "42704");
+    let system = primary.try_psql("ALTER SYSTEM SET walarchive.retentoin = 'full 7'");
+    assert!(
+        system
+            .as_ref()
+            .is_err_and(|error| error.contains("\"walarchive.retentoin\"")),
+        "{system:?}"
+    );
     refused(&primary, "SHOW walarchive.retentoin", "42704");
     assert_eq!(primary.psql("SHOW walarchive.retention"), "");
+    // One that comes into the file later, too.
+    let mark = primary.log_mark();
+    primary.set("walarchive.backup_shedule", "@daily");
+    primary.reload();
+    let told = wait_message(&primary, mark, &["walarchive.backup_shedule"], PATIENCE);
+    assert!(
+        told.contains("reserved prefix") || told.contains("unrecognized configuration parameter"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -188,4 +203,41 @@ fn a_store_that_denies_and_one_that_hangs_are_told_apart() {
     proxy.set([Fault::Silent]);
     let told = refused(&wrong, "SELECT * FROM walarchive_backups", "57014");
     assert!(told.contains(" within "), "{told}");
+}
+
+#[test]
+fn what_a_process_waits_for_has_a_name_where_postgresql_knows_names() {
+    let dir = TestDir::new();
+    let server = S3Server::start(&dir, "bucket");
+    let proxy = FaultProxy::start(server.port());
+    let cluster = Cluster::builder(&dir, "c")
+        .setting("shared_preload_libraries", "walarchive")
+        .setting("archive_mode", "on")
+        .setting("archive_library", "walarchive")
+        .setting("walarchive.backup_rate_limit", "5MB")
+        .setting("walarchive.storage", &server.url("some/prefix"))
+        .setting("walarchive.storage_options", &proxy.options())
+        .envs(server.env())
+        .start();
+    cluster.psql("CREATE EXTENSION walarchive");
+    let wait_for = |process: &str, name: &str| {
+        let name = if cluster.pg().major() < 17 { "Extension" } else { name };
+        let waits = format!("SELECT count(*) FROM pg_stat_activity WHERE {process} AND wait_event = '{name}'");
+        cluster.wait_until(&format!("{process} waits for {name}"), PATIENCE, || {
+            cluster.psql(&waits) == "1"
+        });
+    };
+    let (push, pid) = cluster.background_backend("SELECT walarchive_backup_push()");
+    wait_for(&format!("pid = {pid}"), "WalarchiveBackup");
+    wait_for("backend_type = 'walarchive backup'", "WalarchiveBackupMain");
+    push.cancel();
+    assert!(!push.wait(PATIENCE).success());
+    proxy.set([Fault::Silent]);
+    let (list, pid) = cluster.background_backend("SELECT count(*) FROM walarchive_backups");
+    wait_for(&format!("pid = {pid}"), "WalarchiveStore");
+    list.cancel();
+    assert!(!list.wait(PATIENCE).success());
+    cluster.switch_wal();
+    wait_for("backend_type = 'archiver'", "WalarchiveUpload");
+    proxy.heal();
 }

@@ -6,7 +6,7 @@ COMMENT ON FUNCTION @extschema@.walarchive_archiver_status() IS
 REVOKE ALL ON FUNCTION @extschema@.walarchive_archiver_status() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.walarchive_archiver_status() TO pg_monitor;
 
--- A view takes its owner's rights on tables, but its caller's on functions: who monitors needs both.
+-- A view uses its owner's rights on tables but its caller's rights on functions, so a monitoring role needs both.
 CREATE VIEW @extschema@.walarchive_status AS
     SELECT uploader_pid,
            uploader_state,

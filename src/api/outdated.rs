@@ -1,7 +1,7 @@
-//! The functions of version 0.1.0 whose rows have changed. A server that has the new library, and a database in which nobody has run
-//! ALTER EXTENSION yet, call them by these names: a row of the new shape would not fit what the database expects.
+//! The C names of functions of version 0.1.0 whose rows have changed since. A database calls them when its server has the new
+//! library and nobody has run ALTER EXTENSION there: a row of the new shape would not fit what that database expects.
 //!
-//! The C name of a function ends with the version in which its row has changed last; one whose row is as it always was has none,
+//! A C name ends with the version that last changed the function's rows. A function whose rows never changed has no such ending,
 //! and works in a database of any version.
 
 use pgrx::prelude::*;

@@ -31,8 +31,8 @@ impl Latch {
     }
 }
 
-/// What `pg_stat_activity` and `pg_stat_get_activity` show of a process that waits here: of which kind it is, or whether a
-/// statement waits for the store or for a backup.
+/// What `pg_stat_activity` shows of a process that waits here: its kind, or whether a statement waits for the store or for a
+/// backup.
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 fn wait_event(for_store: bool) -> u32 {
     use std::cell::Cell;
@@ -47,6 +47,7 @@ fn wait_event(for_store: bool) -> u32 {
             Kind::Archiver => c"WalarchiveUpload",
             Kind::Worker("walarchive uploader") => c"WalarchiveUploaderMain",
             Kind::Worker("walarchive scheduler") => c"WalarchiveSchedulerMain",
+            Kind::Worker("walarchive backup") => c"WalarchiveBackupMain",
             _ if for_store => c"WalarchiveStore",
             _ => c"WalarchiveBackup",
         };
