@@ -178,7 +178,7 @@ fn damage_is_data_corrupted_and_a_denied_permission_insufficient_privilege() {
     fs::write(&owner, intact).expect("written");
     primary.psql(&mark);
     let folder = site.object("basebackups_005");
-    fs::set_permissions(&folder, Permissions::from_mode(0)).expect("a mode");
+    fs::set_permissions(&folder, Permissions::from_mode(0o000)).expect("a mode");
     refused(&primary, "SELECT * FROM walarchive_backups", "42501");
     fs::set_permissions(&folder, Permissions::from_mode(0o700)).expect("a mode");
     assert_eq!(primary.psql("SELECT backup_name FROM walarchive_backups"), name);

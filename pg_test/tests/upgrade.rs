@@ -175,3 +175,24 @@ fn a_database_that_was_not_upgraded_gets_clear_answers() {
         "t"
     );
 }
+
+#[test]
+fn what_others_built_upon_the_old_views_is_not_taken_away() {
+    let site = Site::on_files();
+    let primary = site.builder("primary").start();
+    primary.psql("CREATE EXTENSION walarchive VERSION '0.1.0'");
+    primary.psql("CREATE VIEW monitoring AS SELECT backup_name, finish_time FROM walarchive_backups");
+    let refused = primary.try_psql_verbose("ALTER EXTENSION walarchive UPDATE");
+    assert!(
+        refused.stderr.contains("ERROR:  2BP01: ")
+            && refused
+                .stderr
+                .contains("DETAIL:  view monitoring depends on view walarchive_backups"),
+        "{refused:?}"
+    );
+    assert_eq!(primary.psql(VERSION), "0.1.0");
+    primary.psql("DROP VIEW monitoring; ALTER EXTENSION walarchive UPDATE");
+    primary.psql("CREATE VIEW monitoring AS SELECT backup_name, stop_time FROM walarchive_backups");
+    let name = backup(&primary, "");
+    assert_eq!(primary.psql("SELECT backup_name FROM monitoring"), name);
+}
