@@ -25,8 +25,8 @@ CREATE VIEW @extschema@.walarchive_status AS
            pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) oldest_ready AS oldest_ready_age,
            bytes_per_second,
            pg_catalog.make_interval(secs => drained_seconds) AS drained_in,
-           last_error,
-           last_error_time,
+           last_archive_error,
+           last_archive_error_time,
            next_backup_time,
            last_backup_outcome,
            last_backup_name,
@@ -62,8 +62,8 @@ COMMENT ON COLUMN @extschema@.walarchive_status.oldest_ready_age IS 'for how lon
 COMMENT ON COLUMN @extschema@.walarchive_status.bytes_per_second IS 'what the uploads of WAL have moved in a second, lately';
 COMMENT ON COLUMN @extschema@.walarchive_status.drained_in IS
     'when nothing will wait any more, at this speed; null if nothing waits or nothing moves';
-COMMENT ON COLUMN @extschema@.walarchive_status.last_error IS 'why archiving failed last';
-COMMENT ON COLUMN @extschema@.walarchive_status.last_error_time IS 'when it failed';
+COMMENT ON COLUMN @extschema@.walarchive_status.last_archive_error IS 'why archiving failed last';
+COMMENT ON COLUMN @extschema@.walarchive_status.last_archive_error_time IS 'when it failed';
 COMMENT ON COLUMN @extschema@.walarchive_status.next_backup_time IS 'when the next scheduled backup is due; null if none is';
 COMMENT ON COLUMN @extschema@.walarchive_status.last_backup_outcome IS
     'how the last backup ended: succeeded, failed, canceled, or missed because another one ran at its time';
