@@ -28,13 +28,15 @@ fn sqlstate(error: &Error) -> PgSqlErrorCode {
     use PgSqlErrorCode::*;
     match error {
         Error::Storage(error) => sqlstate_of_storage(error),
-        Error::Config { .. } => ERRCODE_CONFIG_FILE_ERROR,
-        Error::NoRepository { .. } | Error::NoBackup { .. } => ERRCODE_UNDEFINED_FILE,
+        Error::NoRepository { .. } => ERRCODE_UNDEFINED_FILE,
+        Error::NoBackup { .. } => ERRCODE_UNDEFINED_OBJECT,
         Error::Encrypted { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
         Error::Conflict { .. } | Error::BackupExists { .. } => ERRCODE_DUPLICATE_FILE,
-        Error::ForeignRepository { .. } | Error::OtherSegmentSize { .. } | Error::NotWriter { .. } => {
-            ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
-        }
+        // What is not configured, or not as it must be. An argument has a SQLSTATE of its own: see `api::argument`.
+        Error::Config { .. }
+        | Error::ForeignRepository { .. }
+        | Error::OtherSegmentSize { .. }
+        | Error::NotWriter { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         Error::InvalidWal { .. } | Error::Damaged { .. } | Error::CorruptPages { .. } => ERRCODE_DATA_CORRUPTED,
         Error::Io { source, .. } => sqlstate_of_io(source),
         Error::Cancelled => ERRCODE_QUERY_CANCELED,
@@ -44,16 +46,20 @@ fn sqlstate(error: &Error) -> PgSqlErrorCode {
 fn sqlstate_of_storage(error: &StorageError) -> PgSqlErrorCode {
     use PgSqlErrorCode::*;
     match error {
-        StorageError::Config { .. } | StorageError::WrongRegion { .. } => ERRCODE_CONFIG_FILE_ERROR,
         StorageError::Unauthorized { .. } | StorageError::NoCredentials { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
         StorageError::NoSuchStore { .. } | StorageError::NotFound { .. } => ERRCODE_UNDEFINED_FILE,
+        // A request that had no answer in time, as the client of the store says it.
+        StorageError::Store { reason, .. } if reason.contains("timed out") => ERRCODE_QUERY_CANCELED,
         StorageError::Store { .. } | StorageError::ClockSkew { .. } => ERRCODE_CONNECTION_FAILURE,
         StorageError::Unsupported { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
-        StorageError::Timeout { .. } => ERRCODE_CONNECTION_DOES_NOT_EXIST,
-        StorageError::BehindLink { .. } | StorageError::Refused(_) => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        StorageError::Config { .. }
+        | StorageError::WrongRegion { .. }
+        | StorageError::BehindLink { .. }
+        | StorageError::Refused(_) => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         StorageError::Damaged { .. } => ERRCODE_DATA_CORRUPTED,
         StorageError::Io { source, .. } => sqlstate_of_io(source),
-        StorageError::Cancelled => ERRCODE_QUERY_CANCELED,
+        // A deadline that has passed is one, too: as with PostgreSQL's own timeouts.
+        StorageError::Timeout { .. } | StorageError::Cancelled => ERRCODE_QUERY_CANCELED,
     }
 }
 
@@ -71,6 +77,7 @@ impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
         Failure {
             sqlstate: sqlstate(error) as i32,
+            canceled: matches!(error, Error::Cancelled),
             message: Text::new(&error.to_string()),
             detail: Text::new(&error.detail().unwrap_or_default()),
             hint: Text::new(&error.hint().unwrap_or_default()),
@@ -86,6 +93,7 @@ impl From<&CorruptPages> for Failure {
         };
         Failure {
             sqlstate: PgSqlErrorCode::ERRCODE_DATA_CORRUPTED as i32,
+            canceled: false,
             message: Text::new(&format!("the backup holds {count}, as the server's files do")),
             detail: Text::new(&format!("In {corrupt}.")),
             hint: Text::new(
@@ -104,6 +112,7 @@ impl From<&CaughtError> for Failure {
             };
             return Failure {
                 sqlstate: PgSqlErrorCode::ERRCODE_INTERNAL_ERROR as i32,
+                canceled: false,
                 message: Text::new(ereport.message()),
                 detail: Text::EMPTY,
                 hint: Text::new("This is a defect of walarchive; please report it."),
@@ -111,6 +120,7 @@ impl From<&CaughtError> for Failure {
         };
         Failure {
             sqlstate: report.sql_error_code() as i32,
+            canceled: report.sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
             message: Text::new(report.message()),
             detail: Text::new(report.detail().unwrap_or_default()),
             hint: Text::new(report.hint().unwrap_or_default()),
@@ -178,6 +188,7 @@ pub fn left_out(first: &[LeftOut], count: u64) -> Option<Failure> {
     };
     Some(Failure {
         sqlstate: PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION as i32,
+        canceled: false,
         message: Text::new(&match count {
             1 => "1 entry of the data directory is not in the backup".to_owned(),
             _ => format!("{count} entries of the data directory are not in the backup"),

@@ -19,7 +19,7 @@ use walarchive_core::{Error, wal_g};
 use walarchive_storage::Store;
 use walarchive_storage::{StorageConfig, StorageOptions};
 
-use crate::pg::settings::{check_hook, define_checked_string};
+use crate::pg::settings::{check_hook, define_checked_string, reserve_prefix};
 use crate::shmem::MAX_CONCURRENCY;
 
 /// `walarchive.compression`.
@@ -153,7 +153,7 @@ pub fn define() {
     int(
         c"walarchive.archive_timeout",
         c"The longest that the archiver waits for one WAL file before it says so and comes again.",
-        c"An upload that gets on goes on. One of which nothing moves for half of this time ends.",
+        c"An upload that makes progress goes on. One that makes none for half of this time ends.",
         &ARCHIVE_TIMEOUT,
         (1, 3600),
         GucFlags::UNIT_S,
@@ -168,8 +168,8 @@ pub fn define() {
     );
     int(
         c"walarchive.lease_interval",
-        c"How often the server that writes into the repository tells there that it lives.",
-        c"Another one may take its place when it has not done so four times.",
+        c"How often the server that writes into the repository renews its lease there.",
+        c"Another server may take over after four intervals without a renewal.",
         &LEASE_INTERVAL,
         (1, 3600),
         GucFlags::UNIT_S,
@@ -208,15 +208,15 @@ pub fn define() {
     );
     int(
         c"walarchive.delta_max_steps",
-        c"Delta backups that may be based on one full backup, directly or upon each other; 0 means full backups only.",
-        c"After so many the next backup is a full one.",
+        c"Delta backups that may follow one full backup; 0 means full backups only.",
+        c"After that many, the next backup is a full one.",
         &DELTA_MAX_STEPS,
         (0, MOST_DELTA_STEPS),
         GucFlags::default(),
     );
     GucRegistry::define_enum_guc(
         c"walarchive.delta_origin",
-        c"Upon which backup a delta backup is taken: the latest one, or the full one that this is based on.",
+        c"The backup that a delta backup is based on: the latest one, or the full one below it.",
         c"",
         &DELTA_ORIGIN,
         context(),
@@ -252,6 +252,7 @@ pub fn define() {
         &RETENTION,
         Some(retention_hook),
     );
+    reserve_prefix();
     DEFINED.store(true, Ordering::Relaxed);
 }
 

@@ -59,10 +59,10 @@ fn the_view_tells_what_was_asked_for_and_what_was_stored() {
     );
     assert_eq!(ask("is_permanent, user_data", &second), "t|{\"ticket\": [17, \"ä\"]}");
     let right = format!(
-        "backup_name = 'base_' || pg_walfile_name(start_lsn), start_lsn < finish_lsn, timeline,
-         start_time BETWEEN '{before}' AND finish_time, finish_time < clock_timestamp(),
-         data_dir = current_setting('data_directory'), pg_version = current_setting('server_version_num')::int,
-         system_identifier = (SELECT system_identifier::text FROM pg_control_system()), hostname <> ''"
+        "backup_name = 'base_' || pg_walfile_name(start_lsn), start_lsn < stop_lsn, timeline,
+         start_time BETWEEN '{before}' AND stop_time, stop_time < clock_timestamp(),
+         data_directory = current_setting('data_directory'), pg_version = current_setting('server_version_num')::int,
+         system_identifier = (SELECT system_identifier FROM pg_control_system()), hostname <> ''"
     );
     assert_eq!(ask(&right, &second), "t|t|1|t|t|t|t|t|t");
 
@@ -109,11 +109,11 @@ fn the_rate_limit_is_kept_and_seen() {
     let worker = wait_copying(&primary);
     assert!(primary.pids_of("walarchive backup").contains(&worker));
     primary.wait_until("the rate is known", PATIENCE, || {
-        primary.psql("SELECT estimated_end IS NOT NULL FROM walarchive_progress") == "t"
+        primary.psql("SELECT estimated_stop_time IS NOT NULL FROM walarchive_progress") == "t"
     });
     let row = primary.psql(
-        "SELECT bytes_done <= bytes_total, files_done < files_total, backup_name, started < now(),
-                estimated_end > now(), waiting_for IS NULL FROM walarchive_progress",
+        "SELECT bytes_done <= bytes_total, files_done < files_total, backup_name, start_time < now(),
+                estimated_stop_time > now(), waiting_for IS NULL FROM walarchive_progress",
     );
     let row: Vec<&str> = row.split('|').collect();
     assert!(row[2].starts_with("base_0"), "{row:?}");

@@ -18,7 +18,7 @@ fn row(cluster: &Cluster, name: &str) -> String {
 
 fn wait_worker(cluster: &Cluster) {
     cluster.wait_until("the worker runs", PATIENCE, || {
-        cluster.psql("SELECT worker_pid IS NOT NULL FROM walarchive_status") == "t"
+        cluster.psql("SELECT uploader_pid IS NOT NULL FROM walarchive_status") == "t"
     });
 }
 
@@ -30,7 +30,7 @@ fn all_is_well(site: &Site) {
         "archive_mode",
         "wal_level",
         "archive_library",
-        "worker",
+        "uploader",
         "archiver",
         "settings",
         "store",
@@ -103,7 +103,7 @@ fn what_is_wrong_is_said() {
         .start();
     cluster.psql("CREATE EXTENSION walarchive");
     let found = rows(&cluster);
-    for name in ["preload", "archive_mode", "archive_library", "worker", "store"] {
+    for name in ["preload", "archive_mode", "archive_library", "uploader", "store"] {
         assert!(found.contains(&format!("{name} failed")), "{found:?}");
     }
     assert_eq!(found.last().map(String::as_str), Some("store failed"), "{found:?}");

@@ -253,7 +253,7 @@ fn another_archive_library_by_reload_and_back() {
     let ours = cluster.switch_wal();
     cluster.wait_archived(&ours, PATIENCE);
     let mut expected = repository.segments();
-    let worker = cluster.wait_pid_of("walarchive worker", None);
+    let worker = cluster.wait_pid_of("walarchive uploader", None);
 
     // The archiver ends itself when its library changes, and PostgreSQL waits ten seconds from its last start.
     let mut archiver = cluster.pid_of("archiver");
@@ -273,7 +273,7 @@ fn another_archive_library_by_reload_and_back() {
         !repository.object(&theirs).exists(),
         "nobody asked walarchive for {theirs}"
     );
-    assert_eq!(cluster.pid_of("walarchive worker"), Some(worker));
+    assert_eq!(cluster.pid_of("walarchive uploader"), Some(worker));
 
     archiver = cluster.pid_of("archiver");
     cluster.set("archive_library", "walarchive");

@@ -63,7 +63,10 @@ fn other_content_is_refused(repository: &Repository, dir: &TestDir, url: &str, c
         "{message}"
     );
     cluster.wait_until("the failure is counted", PATIENCE, || {
-        status(&cluster, "failed_count > 0 AND last_error LIKE '%other content%'") == "t"
+        status(
+            &cluster,
+            "failed_count > 0 AND last_archive_error LIKE '%other content%'",
+        ) == "t"
     });
     assert_eq!(
         fs::read(&object).expect("the object is gone"),

@@ -52,7 +52,7 @@ fn reach(moment: Moment, cluster: &Cluster, repository: &Repository) {
             kill_pid(archiver, Signal::SIGSTOP);
             switch_segments(cluster, 5);
             // A new worker looks for what waits before anybody asks it to.
-            kill_pid(cluster.wait_pid_of("walarchive worker", None), Signal::SIGTERM);
+            kill_pid(cluster.wait_pid_of("walarchive uploader", None), Signal::SIGTERM);
             cluster.wait_until("segments that wait are stored", PATIENCE, || {
                 let stored = |file: &String| repository.object(file).exists();
                 cluster.waiting_files().iter().filter(|file| stored(file)).count() >= 5
@@ -177,17 +177,17 @@ fn a_killed_worker_restarts_the_server_and_archiving_goes_on() {
     let cluster = archiving(&dir, "c", &repository.url()).start();
     let first = present_segment(&cluster);
     cluster.psql("CREATE EXTENSION walarchive");
-    let mut worker = cluster.wait_pid_of("walarchive worker", None);
-    assert_eq!(status(&cluster, "worker_pid"), worker.to_string());
+    let mut worker = cluster.wait_pid_of("walarchive uploader", None);
+    assert_eq!(status(&cluster, "uploader_pid"), worker.to_string());
     repository.set_writable(false);
     switch_segments(&cluster, 10);
     let mark = cluster.log_mark();
     repository.set_writable(true);
     kill_pid(worker, Signal::SIGKILL);
     wait_recovered(&cluster, mark);
-    worker = cluster.wait_pid_of("walarchive worker", Some(worker));
+    worker = cluster.wait_pid_of("walarchive uploader", Some(worker));
     cluster.wait_until("the status view knows the worker", PATIENCE, || {
-        status(&cluster, "worker_pid") == worker.to_string()
+        status(&cluster, "uploader_pid") == worker.to_string()
     });
     let last = cluster.switch_wal();
     wait_drained(&cluster);
@@ -202,7 +202,7 @@ fn a_terminated_worker_comes_back_and_the_server_goes_on() {
     let first = present_segment(&cluster);
     cluster.psql("CREATE EXTENSION walarchive");
     let (session, _) = cluster.background_backend("SELECT pg_sleep(600)");
-    let mut worker = cluster.wait_pid_of("walarchive worker", None);
+    let mut worker = cluster.wait_pid_of("walarchive uploader", None);
     for _ in 0..3 {
         repository.set_writable(false);
         switch_segments(&cluster, 10);
@@ -210,12 +210,12 @@ fn a_terminated_worker_comes_back_and_the_server_goes_on() {
         kill_pid(worker, Signal::SIGTERM);
         cluster.wait_until("the worker has ended", PATIENCE, || !is_alive(worker));
         let last = cluster.switch_wal();
-        worker = cluster.wait_pid_of("walarchive worker", Some(worker));
+        worker = cluster.wait_pid_of("walarchive uploader", Some(worker));
         wait_drained(&cluster);
         repository.assert_complete(&cluster, &first, &last);
     }
     cluster.wait_until("the status view knows the worker", PATIENCE, || {
-        status(&cluster, "worker_pid") == worker.to_string()
+        status(&cluster, "uploader_pid") == worker.to_string()
     });
     session.cancel();
     let output = session.wait(PATIENCE);
@@ -238,8 +238,11 @@ fn without_a_worker_the_archiver_uploads_by_itself() {
     switch_segments(&cluster, 10);
     let last = cluster.switch_wal();
     wait_drained(&cluster);
-    assert_eq!(cluster.pid_of("walarchive worker"), None);
-    assert_eq!(status(&cluster, "worker_pid IS NULL, worker_state"), "t|not running");
+    assert_eq!(cluster.pid_of("walarchive uploader"), None);
+    assert_eq!(
+        status(&cluster, "uploader_pid IS NULL, uploader_state"),
+        "t|not running"
+    );
     assert_eq!(
         status(&cluster, "archived_count, last_archived_wal"),
         format!("{}|{last}", repository.assert_complete(&cluster, &first, &last))
@@ -256,7 +259,7 @@ fn the_worker_uploads_ahead_of_the_archiver() {
     cluster.wait_archived(&segment, PATIENCE);
     let before = repository.segments().len();
     let archiver = cluster.wait_pid_of("archiver", None);
-    let worker = cluster.wait_pid_of("walarchive worker", None);
+    let worker = cluster.wait_pid_of("walarchive uploader", None);
     kill_pid(archiver, Signal::SIGSTOP);
     switch_segments(&cluster, 30);
     // A new worker looks for what waits before anybody asks it to.

@@ -72,7 +72,7 @@ fn the_settings_say_how_long_a_chain_gets() {
     // Most of it is skipped.
     assert!(number(&primary, "compressed_size", second) * 5 < number(&primary, "compressed_size", full));
     // Asked for, it is a full one, or one upon another parent; the latter even where the settings want none.
-    let asked = backup(&primary, "\"full\" => true");
+    let asked = backup(&primary, "full_backup => true");
     assert!(!asked.contains("_D_"), "{asked}");
     primary.set(STEPS, "0");
     primary.reload();
@@ -83,7 +83,7 @@ fn the_settings_say_how_long_a_chain_gets() {
     let off = backup(&primary, "");
     assert!(!off.contains("_D_"), "{off}");
     let both = primary.try_psql(&format!(
-        "SELECT walarchive_backup_push(\"full\" => true, delta_from => '{full}')"
+        "SELECT walarchive_backup_push(full_backup => true, delta_from => '{full}')"
     ));
     assert!(both.as_ref().is_err_and(|error| error.contains("HINT")), "{both:?}");
     let nobody = primary.try_psql("SELECT walarchive_backup_push(delta_from => 'base_000000010000000000000000')");

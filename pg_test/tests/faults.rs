@@ -85,7 +85,7 @@ fn outlast(fault: Fault, hint: &str) {
     cluster.wait_until("the archiver has come back three times", 3 * SOON, || {
         cluster.psql("SELECT failed_count >= 3 FROM pg_stat_archiver") == "t"
     });
-    assert_eq!(status(cluster, "failed_count > 0 AND last_error <> ''"), "t");
+    assert_eq!(status(cluster, "failed_count > 0 AND last_archive_error <> ''"), "t");
     assert!(cluster.waiting_files().contains(&last));
     site.assert_drains(&last);
 }

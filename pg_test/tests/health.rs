@@ -48,7 +48,7 @@ fn a_worker_that_does_not_move_is_blamed_and_not_waited_for() {
     cluster.psql("CREATE EXTENSION walarchive");
     let segment = cluster.switch_wal();
     cluster.wait_archived(&segment, PATIENCE);
-    let worker = cluster.wait_pid_of("walarchive worker", None);
+    let worker = cluster.wait_pid_of("walarchive uploader", None);
     let mark = cluster.log_mark();
     kill_pid(worker, Signal::SIGSTOP);
     switch_segments(&cluster, 3);
@@ -57,12 +57,12 @@ fn a_worker_that_does_not_move_is_blamed_and_not_waited_for() {
     println!("{message}");
     assert!(message.contains("HINT:  "), "{message}");
     assert!(!cluster.log_since(mark).contains("The store does not answer"));
-    let row = cluster.psql("SELECT status, detail FROM walarchive_check() WHERE check_name = 'worker'");
+    let row = cluster.psql("SELECT status, detail FROM walarchive_check() WHERE check_name = 'uploader'");
     assert!(row.starts_with("failed|") && row.contains("does not move"), "{row}");
-    assert_eq!(status(&cluster, "worker_state"), "stuck");
+    assert_eq!(status(&cluster, "uploader_state"), "stuck");
     kill_pid(worker, Signal::SIGCONT);
     cluster.wait_until("the worker moves again", PATIENCE, || {
-        cluster.psql("SELECT status FROM walarchive_check() WHERE check_name = 'worker'") == "ok"
+        cluster.psql("SELECT status FROM walarchive_check() WHERE check_name = 'uploader'") == "ok"
     });
     switch_segments(&cluster, 3);
     wait_drained(&cluster);

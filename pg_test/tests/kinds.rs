@@ -80,7 +80,7 @@ fn a_standby_archives_into_its_own_prefix_with_archive_mode_always() {
         .setting("archive_mode", "always")
         .setting("walarchive.storage", &its.url())
         .standby_of(&primary);
-    standby.wait_pid_of("walarchive worker", None);
+    standby.wait_pid_of("walarchive uploader", None);
     switch_segments(&primary, 10);
     let last = primary.switch_wal();
     wait_drained(&primary);
@@ -90,7 +90,7 @@ fn a_standby_archives_into_its_own_prefix_with_archive_mode_always() {
     wait_drained(&standby);
     assert_eq!(standby.psql("SELECT pg_is_in_recovery()"), "t");
     assert_eq!(
-        status(&standby, "storage, failed_count, worker_pid > 0"),
+        status(&standby, "storage, failed_count, uploader_pid > 0"),
         format!("{}|0|t", its.url())
     );
     let copied = its.segments();

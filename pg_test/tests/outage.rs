@@ -22,7 +22,7 @@ fn assert_reported(cluster: &Cluster, mark: usize, last: &str, hint: &str) {
     cluster.wait_until("the failure is counted", PATIENCE, || {
         status(
             cluster,
-            "failed_count > 0 AND last_error <> '' AND last_error_time > now() - interval '5 min'",
+            "failed_count > 0 AND last_archive_error <> '' AND last_archive_error_time > now() - interval '5 min'",
         ) == "t"
     });
     cluster.wait_until("PostgreSQL counts it too", PATIENCE, || {
@@ -313,7 +313,7 @@ fn wrong_credentials_are_called_so() {
     assert!(message.contains("SignatureDoesNotMatch"), "{message}");
     assert!(message.contains("HINT:  Check the access key"), "{message}");
     cluster.wait_until("the view tells it", PATIENCE, || {
-        status(&cluster, "last_error").contains("denied the permission")
+        status(&cluster, "last_archive_error").contains("denied the permission")
     });
     let error = cluster.try_psql_verbose("SELECT * FROM walarchive_backups").stderr;
     assert!(

@@ -111,7 +111,7 @@ fn is_pruned_and_restored(site: &Site) {
     // What was deleted between the permanent backup and the others is not taken for lost.
     let whole = "SELECT (SELECT string_agg(DISTINCT status, ' ') FROM walarchive_wal_verify('integrity', 'timeline', 'content')),
                         (SELECT string_agg(DISTINCT status, ' ') FROM walarchive_wal_show())";
-    assert_eq!(primary.psql(whole), "OK|OK");
+    assert_eq!(primary.psql(whole), "ok|ok");
     for (name, rows) in kept.iter().zip(["2", "4", "5"]) {
         assert_eq!(restored_rows(site, name), rows, "{name}");
     }

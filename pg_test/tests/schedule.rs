@@ -48,8 +48,8 @@ fn wait_status(cluster: &Cluster, condition: &str) {
 /// Waits until the scheduler has planned, and says when that is for.
 #[track_caller]
 fn wait_planned(cluster: &Cluster) -> String {
-    wait_status(cluster, "next_backup IS NOT NULL");
-    status(cluster, "next_backup")
+    wait_status(cluster, "next_backup_time IS NOT NULL");
+    status(cluster, "next_backup_time")
 }
 
 /// How often a scheduled backup was started since a mark, as the log tells.
@@ -71,7 +71,7 @@ fn the_first_backup_is_taken_at_once_and_the_next_one_is_announced() {
     assert_eq!(
         status(
             &primary,
-            "next_backup IS NULL, last_backup_outcome IS NULL, last_backup_time IS NULL"
+            "next_backup_time IS NULL, last_backup_outcome IS NULL, last_backup_time IS NULL"
         ),
         "t|t|t"
     );
@@ -81,7 +81,7 @@ fn the_first_backup_is_taken_at_once_and_the_next_one_is_announced() {
     assert!(primary.log().contains("there is none in the repository"));
     wait_status(&primary, "last_backup_outcome = 'succeeded'");
     let row = "last_backup_name = (SELECT backup_name FROM walarchive_backups), last_backup_error IS NULL,
-               last_backup_time BETWEEN now() - interval '10 min' AND now(), last_retention IS NULL";
+               last_backup_time BETWEEN now() - interval '10 min' AND now(), last_retention_outcome IS NULL";
     assert_eq!(status(&primary, row), "t|t|t|t");
     assert_eq!(
         primary.psql("SELECT is_permanent, parent IS NULL, user_data IS NULL FROM walarchive_backups"),
@@ -89,14 +89,14 @@ fn the_first_backup_is_taken_at_once_and_the_next_one_is_announced() {
     );
     wait_status(
         &primary,
-        "next_backup > now() AND date_trunc('minute', next_backup) = next_backup
-         AND next_backup < now() + interval '367 days'",
+        "next_backup_time > now() AND date_trunc('minute', next_backup_time) = next_backup_time
+         AND next_backup_time < now() + interval '367 days'",
     );
 
     // Turned off, it plans nothing any more; on again, it knows that there is one already.
     let mark = primary.log_mark();
     change(&primary, &[(SCHEDULE, "")]);
-    wait_status(&primary, "next_backup IS NULL");
+    wait_status(&primary, "next_backup_time IS NULL");
     change(&primary, &[(SCHEDULE, YEARLY)]);
     wait_planned(&primary);
     assert_eq!((started(&primary, mark), count(&primary)), (0, 1));
@@ -152,7 +152,7 @@ fn a_failure_is_told_and_tried_again() {
     wait_message(&primary, mark, &["WARNING", "backup failed"], PATIENCE);
     wait_status(&primary, "last_backup_outcome = 'failed'");
     assert_eq!(
-        status(&primary, "last_backup_error <> '', next_backup IS NOT NULL"),
+        status(&primary, "last_backup_error <> '', next_backup_time IS NOT NULL"),
         "t|t"
     );
     // The retry does not come later than the next scheduled time.
@@ -165,7 +165,7 @@ fn a_failure_is_told_and_tried_again() {
         "last_backup_outcome = 'succeeded' AND last_backup_error IS NULL",
     );
     change(&primary, &[(SCHEDULE, "")]);
-    wait_status(&primary, "next_backup IS NULL");
+    wait_status(&primary, "next_backup_time IS NULL");
 
     // A schedule that is far away leaves it to the pause.
     change(
@@ -181,7 +181,7 @@ fn a_failure_is_told_and_tried_again() {
     wait_status(
         &primary,
         "last_backup_outcome = 'failed'
-         AND next_backup BETWEEN last_backup_time + interval '44 s' AND last_backup_time + interval '61 s'",
+         AND next_backup_time BETWEEN last_backup_time + interval '44 s' AND last_backup_time + interval '61 s'",
     );
     assert_eq!(started(&primary, mark), 1);
 }
@@ -196,11 +196,15 @@ fn a_repository_that_cannot_be_asked_is_told_once() {
     let mark = primary.log_mark();
     change(&primary, &[(SCHEDULE, YEARLY)]);
     let told = wait_message(&primary, mark, &["WARNING", "backups cannot be scheduled"], PATIENCE);
-    wait_status(&primary, "last_backup_error <> '' AND next_backup IS NULL");
-    assert_eq!(status(&primary, "last_backup_outcome"), "succeeded", "{told}");
+    wait_status(&primary, "scheduler_error <> '' AND next_backup_time IS NULL");
+    assert_eq!(
+        status(&primary, "last_backup_outcome, last_backup_error IS NULL"),
+        "succeeded|t",
+        "{told}"
+    );
     set_mode(&folder, 0o700);
     wait_planned(&primary);
-    assert_eq!(status(&primary, "last_backup_error IS NULL"), "t");
+    assert_eq!(status(&primary, "scheduler_error IS NULL"), "t");
     let log = primary.log_since(mark);
     assert_eq!(log.matches("backups cannot be scheduled").count(), 1, "{log}");
     assert_eq!(log.matches("backups can be scheduled again").count(), 1, "{log}");
@@ -226,7 +230,10 @@ fn there_are_never_two_at_once() {
     assert_eq!(started(&primary, mark), 0);
     change(&primary, &[(SCHEDULE, YEARLY), ("walarchive.backup_rate_limit", "0")]);
     let name = manual.wait(PATIENCE).expect_success();
-    wait_status(&primary, "next_backup > now() AND last_backup_outcome = 'succeeded'");
+    wait_status(
+        &primary,
+        "next_backup_time > now() AND last_backup_outcome = 'succeeded'",
+    );
     assert_eq!(status(&primary, "last_backup_name"), name);
     assert_eq!((started(&primary, mark), count(&primary)), (0, 1));
 
@@ -252,7 +259,7 @@ fn there_are_never_two_at_once() {
     );
     wait_status(
         &primary,
-        "last_backup_outcome = 'canceled' AND next_backup > now() + interval '1 second'",
+        "last_backup_outcome = 'canceled' AND next_backup_time > now() + interval '1 second'",
     );
     assert_eq!((started(&primary, mark), count(&primary)), (0, 1));
 }
@@ -295,7 +302,7 @@ fn what_was_missed_is_caught_up_once() {
         &["starting a scheduled backup: it was due at 2026-01-06"],
         PATIENCE,
     );
-    wait_status(&primary, "next_backup > now()");
+    wait_status(&primary, "next_backup_time > now()");
     assert_eq!((started(&primary, mark), count(&primary)), (1, 2));
     // Another start is no reason for another backup.
     let mark = primary.log_mark();
@@ -327,7 +334,7 @@ fn a_standby_takes_none_unless_told_so_and_begins_when_promoted() {
 
     let mark = standby.log_mark();
     change(&standby, &[("walarchive.backup_on_standby", "off")]);
-    wait_status(&standby, "next_backup IS NULL");
+    wait_status(&standby, "next_backup_time IS NULL");
     fs::remove_dir_all(site.object("basebackups_005")).expect("could not remove");
     primary.stop(StopMode::Fast);
     assert_eq!(started(&standby, mark), 0);
@@ -386,7 +393,7 @@ fn without_archiving_there_is_no_scheduled_backup() {
         "{told}"
     );
     assert_eq!(
-        status(&primary, "next_backup IS NULL, last_backup_outcome IS NULL"),
+        status(&primary, "next_backup_time IS NULL, last_backup_outcome IS NULL"),
         "t|t"
     );
     assert_eq!(started(&primary, 0), 0);
@@ -419,11 +426,13 @@ fn retention_is_applied_after_each_backup() {
         !segments.iter().any(|key| key < &format!("wal_005/{}", &names[1][5..])),
         "{segments:?}"
     );
-    let columns =
-        "SELECT last_retention, last_retention_time > last_backup_time - interval '1 min' FROM walarchive_status";
+    let columns = "SELECT last_retention_outcome, last_retention_summary, last_retention_error IS NULL,
+                          last_retention_time > last_backup_time - interval '1 min' FROM walarchive_status";
     let said = primary.psql(columns);
     assert!(
-        said.contains(&format!("deleted 1 backups ({}) and ", names[0])) && said.ends_with("|t"),
+        said.contains(&format!("deleted 1 backups ({}) and ", names[0]))
+            && said.starts_with("succeeded|")
+            && said.ends_with("|t|t"),
         "{said}"
     );
     assert!(primary.log().contains(&format!(
@@ -449,9 +458,19 @@ fn retention_is_applied_after_each_backup() {
         PATIENCE,
     );
     assert_eq!(status(&primary, "last_backup_outcome"), "succeeded");
-    assert!(!status(&primary, "last_retention").is_empty());
+    assert_eq!(
+        status(
+            &primary,
+            "last_retention_outcome, last_retention_summary IS NULL, last_retention_error LIKE '%denied the permission%'"
+        ),
+        "failed|t|t"
+    );
     fs::set_permissions(&tars, Permissions::from_mode(0o700)).expect("could not change a mode");
     let last = backup(&primary, "");
     assert_eq!(primary.psql(kept), format!("{last}|t"));
+    assert_eq!(
+        status(&primary, "last_retention_outcome, last_retention_error IS NULL"),
+        "succeeded|t"
+    );
     assert!(site.objects(&format!("basebackups_005/{}", names[1])).is_empty());
 }

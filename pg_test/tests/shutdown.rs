@@ -60,7 +60,7 @@ fn stop_under_load(mode: StopMode) {
     cluster.wait_until("segments are archived under load", PATIENCE, || {
         repository.segments().len() >= before + 2
     });
-    let worker = cluster.wait_pid_of("walarchive worker", None);
+    let worker = cluster.wait_pid_of("walarchive uploader", None);
     cluster.stop(mode);
     assert!(!is_alive(worker));
     bench.wait(PATIENCE);

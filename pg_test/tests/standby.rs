@@ -198,7 +198,7 @@ fn a_standby_that_always_archives_agrees_with_its_primary() {
     let standby = Cluster::builder(site.dir(), "standby")
         .setting("archive_mode", "always")
         .standby_of(&primary);
-    standby.wait_pid_of("walarchive worker", None);
+    standby.wait_pid_of("walarchive uploader", None);
     for round in 0..3 {
         primary.psql(&format!("CREATE TABLE t{round} AS SELECT generate_series(1, 10000)"));
         let segment = primary.switch_wal();

@@ -25,7 +25,7 @@ fn archived(site: &Site) -> (Cluster, String) {
 /// The rows of the SQL function, as the binary's JSON has them.
 fn by_sql(cluster: &Cluster, checks: &str) -> Vec<String> {
     let rows = cluster.psql(&format!(
-        "SELECT \"check\", status, timeline, start_segment, end_segment, segments_count, segment_status
+        "SELECT check_name, status, timeline, start_segment, end_segment, segments_count, segment_status
            FROM walarchive_wal_verify({checks})"
     ));
     rows.lines().map(str::to_owned).collect()
@@ -42,7 +42,7 @@ fn by_binary(site: &Site, cluster: &Cluster, args: &[&str]) -> Output {
 /// `content` of everything: status and the rows that are no success, "segment: detail".
 fn damaged(cluster: &Cluster) -> Vec<String> {
     let rows = cluster.psql(
-        "SELECT start_segment || ': ' || detail FROM walarchive_wal_verify('content:all') WHERE segment_status <> 'OK'",
+        "SELECT start_segment || ': ' || detail FROM walarchive_wal_verify('content:all') WHERE segment_status <> 'ok'",
     );
     rows.lines().map(str::to_owned).collect()
 }
@@ -94,10 +94,10 @@ fn sql_and_binary_give_the_same_answer() {
     let start = name.trim_start_matches("base_");
     assert_eq!(rows.len(), 2, "{rows:?}");
     assert!(
-        rows[0].starts_with(&format!("integrity|OK|1|{start}|")) && rows[0].ends_with("|FOUND"),
+        rows[0].starts_with(&format!("integrity|ok|1|{start}|")) && rows[0].ends_with("|found"),
         "{rows:?}"
     );
-    assert_eq!(rows[1], "timeline|OK|1||||");
+    assert_eq!(rows[1], "timeline|ok|1||||");
     let output = by_binary(&site, &primary, &["--json"]);
     assert_eq!(output.code, Some(0), "{output:?}");
     let by_json = |path: &str| {
@@ -108,7 +108,7 @@ fn sql_and_binary_give_the_same_answer() {
     };
     let cells: Vec<&str> = rows[0].split('|').collect();
     for (field, cell) in [("start_segment", 3), ("end_segment", 4), ("status", 6)] {
-        let expected = format!("[\"{}\"]", cells[cell]);
+        let expected = format!("[\"{}\"]", cells[cell].to_uppercase());
         assert_eq!(
             by_json(&format!("$.integrity.details[*].{field}")),
             expected,
@@ -127,7 +127,7 @@ fn sql_and_binary_give_the_same_answer() {
     let rows = by_sql(&primary, "'integrity'");
     assert_eq!(
         rows[1],
-        format!("integrity|FAILURE|1|{lost}|{lost}|1|MISSING_LOST"),
+        format!("integrity|failed|1|{lost}|{lost}|1|missing_lost"),
         "{rows:?}"
     );
     let output = by_binary(&site, &primary, &["integrity"]);
@@ -196,7 +196,7 @@ fn damaged_wal_is_named() {
             "{other}: All its WAL is of timeline 1, the file's name says 2."
         )]
     );
-    assert_eq!(by_sql(&primary, "'timeline'"), ["timeline|FAILURE|1||||"]);
+    assert_eq!(by_sql(&primary, "'timeline'"), ["timeline|failed|1||||"]);
     fs::remove_file(object(&site, &other)).expect("could not remove");
 
     write(&object(&site, one), &neighbour);
@@ -230,7 +230,7 @@ fn a_busy_server_is_never_called_damaged() {
     let mut looks = 0;
     while busy.is_running() || looks == 0 {
         let bad = primary
-            .psql("SELECT * FROM walarchive_wal_verify() WHERE status = 'FAILURE' OR segment_status = 'MISSING_LOST'");
+            .psql("SELECT * FROM walarchive_wal_verify() WHERE status = 'failed' OR segment_status = 'missing_lost'");
         assert_eq!(bad, "", "after {looks} looks and {} s", begun.elapsed().as_secs());
         let output = by_binary(&site, &primary, &["--json"]);
         assert_eq!(output.code, Some(0), "after {looks} looks: {output:?}");
@@ -242,7 +242,7 @@ fn a_busy_server_is_never_called_damaged() {
     archive_all(&primary);
     wait_drained(&primary);
     assert!(
-        by_sql(&primary, "")[0].starts_with("integrity|OK|"),
+        by_sql(&primary, "")[0].starts_with("integrity|ok|"),
         "{:?}",
         by_sql(&primary, "")
     );
@@ -263,9 +263,9 @@ fn what_waits_is_delayed_and_not_lost() {
     fs::remove_file(&store).expect("could not remove");
     fs::rename(&away, &store).expect("could not rename");
     let rows = by_sql(&primary, "'integrity'");
-    assert!(rows.iter().all(|row| !row.contains("LOST")), "{rows:?}");
+    assert!(rows.iter().all(|row| !row.contains("lost")), "{rows:?}");
     wait_drained(&primary);
-    assert!(by_sql(&primary, "'integrity'")[0].starts_with("integrity|OK|"));
+    assert!(by_sql(&primary, "'integrity'")[0].starts_with("integrity|ok|"));
 }
 
 #[test]
@@ -278,15 +278,15 @@ fn damaged_backups_are_named() {
         ));
         rows.lines().map(str::to_owned).collect::<Vec<_>>()
     };
-    assert_eq!(verify("<> 'OK'"), Vec::<String>::new());
-    let good = verify("= 'OK'");
+    assert_eq!(verify("<> 'ok'"), Vec::<String>::new());
+    let good = verify("= 'ok'");
     for what in ["manifest|", "pages|", "sentinel|", "tar|", "wal|"] {
         assert!(
             good.iter().any(|row| row.starts_with(what)),
             "{what} is not in {good:?}"
         );
     }
-    let latest = "SELECT count(*) > 0 FROM walarchive_backup_verify('LATEST') WHERE status = 'OK'";
+    let latest = "SELECT count(*) > 0 FROM walarchive_backup_verify('LATEST') WHERE status = 'ok'";
     assert_eq!(primary.psql(latest), "t");
     let output = run(&mut site.walarchive(&["backup-verify", "LATEST"]));
     assert_eq!(output.code, Some(0), "{output:?}");
@@ -304,7 +304,7 @@ fn damaged_backups_are_named() {
     flipped[intact.len() / 2] ^= 0x10;
     for content in [&intact[..intact.len() / 2], &flipped] {
         write(&part, content);
-        let found = verify("= 'FAILURE'");
+        let found = verify("= 'failed'");
         assert!(
             found
                 .iter()
@@ -316,7 +316,7 @@ fn damaged_backups_are_named() {
         assert!(output.stdout.contains("part_001.tar.zst"), "{output:?}");
     }
     fs::remove_file(&part).expect("could not remove");
-    let found = verify("= 'FAILURE'");
+    let found = verify("= 'failed'");
     assert!(
         found
             .iter()
@@ -327,12 +327,12 @@ fn damaged_backups_are_named() {
     let manifest = folder.join("backup_manifest");
     let text = read(&manifest);
     write(&manifest, &text[..text.len() / 2]);
-    assert!(verify("= 'FAILURE'").iter().any(|row| row.starts_with("manifest|")));
+    assert!(verify("= 'failed'").iter().any(|row| row.starts_with("manifest|")));
     write(&manifest, &text);
-    assert_eq!(verify("<> 'OK'"), Vec::<String>::new());
+    assert_eq!(verify("<> 'ok'"), Vec::<String>::new());
     let segment = name.trim_start_matches("base_");
     fs::remove_file(object(&site, segment)).expect("could not remove");
-    let found = verify("= 'FAILURE'");
+    let found = verify("= 'failed'");
     assert!(
         found.len() == 1 && found[0].starts_with(&format!("wal|{segment}|")),
         "{found:?}"

@@ -8,7 +8,7 @@ use pgrx::bgworkers::{BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::prelude::*;
 use walarchive_core::Error;
 
-use super::{bigint, required, timestamp};
+use super::{argument, bigint, required, timestamp};
 use crate::error::{self, or_raise, raise};
 use crate::guc::ArchiveSettings;
 use crate::launch;
@@ -31,7 +31,7 @@ const CLEANUP: Duration = Duration::from_secs(75);
 
 /// Take a base backup. Returns its name; with `wait => false` NULL, at once.
 ///
-/// Whether it is a full or a delta backup is a matter of `walarchive.delta_max_steps`, unless `"full" => true` asks for a full
+/// Whether it is a full or a delta backup is a matter of `walarchive.delta_max_steps`, unless `full_backup => true` asks for a full
 /// one, or `delta_from` names the backup upon which a delta is to be taken.
 ///
 /// The backup is taken by a background worker: it goes on when the client disconnects, and ends when the statement is
@@ -41,13 +41,13 @@ fn walarchive_backup_push(
     permanent: default!(Option<bool>, "false"),
     user_data: default!(Option<SqlJson>, "NULL"),
     wait: default!(Option<bool>, "true"),
-    full: default!(Option<bool>, "false"),
+    full_backup: default!(Option<bool>, "false"),
     delta_from: default!(Option<SqlText>, "NULL"),
 ) -> Option<SqlText> {
     let (permanent, wait) = (required("permanent", permanent), required("wait", wait));
-    let full = required("full", full);
+    let full = required("full_backup", full_backup);
     or_raise(shmem::require_preloaded());
-    let kind = or_raise(kind(full, delta_from.as_ref().map(|name| name.0.as_str())));
+    let kind = argument(kind(full, delta_from.as_ref().map(|name| name.0.as_str())));
     // What is wrong with the settings is said here, not by a worker later.
     or_raise(ArchiveSettings::for_writing());
     if !server::in_recovery() && !server::is_archive_library() {
@@ -57,7 +57,7 @@ fn walarchive_backup_push(
     }
     let user_data = user_data.map(|json| json.0.to_string()).unwrap_or_default();
     if user_data.len() > USER_DATA_BYTES {
-        or_raise(Err(Error::config(
+        argument(Err(Error::config(
             format!(
                 "user_data has {} bytes, no more than {USER_DATA_BYTES} are possible",
                 user_data.len()
@@ -85,7 +85,7 @@ fn kind(full: bool, delta_from: Option<&str>) -> Result<Kind, Error> {
     match (full, delta_from) {
         (true, Some(_)) => Err(Error::config(
             "a backup cannot be full and a delta",
-            "Give either full or delta_from.",
+            "Give either full_backup or delta_from.",
         )),
         (true, None) => Ok(Kind::Full),
         (false, None) => Ok(Kind::Configured),
@@ -284,8 +284,8 @@ fn walarchive_backup_progress() -> TableIterator<
         name!(files_done, i64),
         name!(files_total, i64),
         name!(bytes_per_second, Option<i64>),
-        name!(started, Option<TimestampWithTimeZone>),
-        name!(estimated_end, Option<TimestampWithTimeZone>),
+        name!(start_time, Option<TimestampWithTimeZone>),
+        name!(estimated_stop_time, Option<TimestampWithTimeZone>),
         name!(waiting_for, Option<SqlText>),
         name!(corrupt_pages, i64),
     ),

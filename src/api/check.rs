@@ -16,7 +16,7 @@ use crate::pg::text::SqlText;
 use crate::pg::{latch, process, server};
 use crate::shmem::{self, ARCHIVING};
 
-/// How soon the worker looks around when it is woken, on a machine that has much else to do.
+/// How soon the uploader looks around when it is woken, on a machine that has much else to do.
 const REACTION: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -42,7 +42,7 @@ fn walarchive_check() -> TableIterator<
         archive_mode(),
         wal_level(),
         archive_library(),
-        worker(),
+        uploader(),
         archiver(),
     ];
     match ArchiveSettings::current() {
@@ -114,12 +114,12 @@ fn archive_library() -> Check {
     )
 }
 
-fn worker() -> Check {
-    let name = "worker";
+fn uploader() -> Check {
+    let name = "uploader";
     if shmem::require_preloaded().is_err() {
         return Check::failed(
             name,
-            "there is no worker",
+            "there is no uploader",
             "It starts with the server once walarchive is preloaded.",
         );
     }
@@ -127,19 +127,21 @@ fn worker() -> Check {
     match pid {
         0 => Check::warning(
             name,
-            "the worker is not running: the archiver uploads by itself, one file at a time",
+            "the uploader is not running: the archiver uploads by itself, one file at a time",
             "The server starts it again within a few seconds; if not, see the server's log, and max_worker_processes.",
         ),
-        pid if moves(pid) => Check::ok(name, format!("the worker runs with process ID {pid}")),
+        pid if moves(pid) => Check::ok(name, format!("the uploader runs with process ID {pid}")),
         pid => Check::failed(
             name,
-            format!("the worker, process ID {pid}, does not move: the archiver uploads by itself, one file at a time"),
+            format!(
+                "the uploader, process ID {pid}, does not move: the archiver uploads by itself, one file at a time"
+            ),
             "It is not the store. See the state of that process: if somebody stopped it (SIGSTOP), continue it (SIGCONT).",
         ),
     }
 }
 
-/// Does the worker look around when it is woken? One that has just come or gone does.
+/// Does the uploader look around when it is woken? One that has just come or gone does.
 fn moves(pid: i32) -> bool {
     let (beats, worker) = {
         let archiving = ARCHIVING.share();

@@ -3,10 +3,10 @@
 use chrono::{DateTime, Utc};
 use pgrx::prelude::*;
 use tokio_util::sync::CancellationToken;
-use walarchive_core::retention::{self, Gfs, Mode, Progress, Request, Row, Span};
+use walarchive_core::retention::{self, Garbage, Gfs, Mode, Progress, Request, Row, Span};
 use walarchive_core::{Error, Result, cluster};
 
-use super::{bigint, in_archive, required};
+use super::{argument, bigint, in_archive, required};
 use crate::error::{self, or_raise};
 use crate::guc::ArchiveSettings;
 use crate::pg::server;
@@ -16,186 +16,176 @@ use crate::shmem::{self, BACKUP};
 /// One row of a plan.
 type Shown = (SqlText, SqlText, i64, SqlText, bool);
 
-/// Keep the newest backups, and what they need.
-#[pg_extern(volatile, parallel_unsafe)]
-#[allow(clippy::type_complexity)]
-fn walarchive_delete_retain(
-    count: Option<i32>,
-    mode: default!(Option<SqlText>, "'FULL'"),
-    after: default!(Option<TimestampWithTimeZone>, "NULL"),
-    confirm: default!(Option<bool>, "false"),
-) -> TableIterator<
-    'static,
-    (
-        name!(what, SqlText),
-        name!(key, SqlText),
-        name!(size, i64),
-        name!(why, SqlText),
-        name!(deleted, bool),
-    ),
-> {
-    let (count, mode) = (required("count", count), required("mode", mode));
-    let request = mode
-        .0
-        .parse()
-        .and_then(|mode: Mode| Request::retain(i64::from(count), mode, after.map(utc)));
-    TableIterator::new(delete(request, required("confirm", confirm)))
+/// A function of SQL whose rows are of the type `walarchive_deletion`.
+macro_rules! deletion {
+    ($(#[doc = $what:literal])* fn $name:ident($($arguments:tt)*) $body:block) => {
+        $(#[doc = $what])*
+        #[pg_extern(volatile, parallel_unsafe)]
+        #[allow(clippy::type_complexity)]
+        fn $name($($arguments)*) -> TableIterator<
+            'static,
+            (
+                name!(what, SqlText),
+                name!(key, SqlText),
+                name!(size, i64),
+                name!(why, SqlText),
+                name!(deleted, bool),
+            ),
+        > $body
+    };
 }
 
-/// Delete what is older than a backup or a time.
-#[pg_extern(volatile, parallel_unsafe)]
-#[allow(clippy::type_complexity)]
-fn walarchive_delete_before(
-    target: Option<SqlText>,
-    mode: default!(Option<SqlText>, "''"),
-    confirm: default!(Option<bool>, "false"),
-) -> TableIterator<
-    'static,
-    (
-        name!(what, SqlText),
-        name!(key, SqlText),
-        name!(size, i64),
-        name!(why, SqlText),
-        name!(deleted, bool),
-    ),
-> {
-    let (SqlText(target), mode) = (required("target", target), required("mode", mode));
-    let request = find_full(&mode).and_then(|find_full| {
-        Ok(Request::Before {
-            target: target.parse()?,
-            find_full,
-        })
-    });
-    TableIterator::new(delete(request, required("confirm", confirm)))
+deletion! {
+    /// Keep the newest backups, and what they need.
+    fn walarchive_delete_retain(
+        count: Option<i32>,
+        mode: default!(Option<SqlText>, "'full'"),
+        after: default!(Option<TimestampWithTimeZone>, "NULL"),
+        confirm: default!(Option<bool>, "false"),
+    ) {
+        let count = required("count", count);
+        let request = counted(mode).and_then(|mode| Request::retain(i64::from(count), mode, after.map(utc)));
+        TableIterator::new(delete(request, required("confirm", confirm)))
+    }
 }
 
-/// Delete one backup and what depends on it. WAL is not touched.
-#[pg_extern(volatile, parallel_unsafe)]
-#[allow(clippy::type_complexity)]
-fn walarchive_delete_target(
-    name: Option<SqlText>,
-    mode: default!(Option<SqlText>, "''"),
-    confirm: default!(Option<bool>, "false"),
-) -> TableIterator<
-    'static,
-    (
-        name!(what, SqlText),
-        name!(key, SqlText),
-        name!(size, i64),
-        name!(why, SqlText),
-        name!(deleted, bool),
-    ),
-> {
-    let (SqlText(name), mode) = (required("name", name), required("mode", mode));
-    let request = find_full(&mode).map(|find_full| Request::Target { name, find_full });
-    TableIterator::new(delete(request, required("confirm", confirm)))
+deletion! {
+    /// Delete what is older than a backup or a time.
+    fn walarchive_delete_before(
+        target: Option<SqlText>,
+        mode: default!(Option<SqlText>, "NULL"),
+        confirm: default!(Option<bool>, "false"),
+    ) {
+        let SqlText(target) = required("target", target);
+        let request = find_full(mode).and_then(|find_full| {
+            Ok(Request::Before {
+                target: target.parse()?,
+                find_full,
+            })
+        });
+        TableIterator::new(delete(request, required("confirm", confirm)))
+    }
 }
 
-/// Delete all backups and all WAL; permanent backups, and what walarchive has stored for itself, with `force` only.
-#[pg_extern(volatile, parallel_unsafe)]
-#[allow(clippy::type_complexity)]
-fn walarchive_delete_everything(
-    force: default!(Option<bool>, "false"),
-    confirm: default!(Option<bool>, "false"),
-) -> TableIterator<
-    'static,
-    (
-        name!(what, SqlText),
-        name!(key, SqlText),
-        name!(size, i64),
-        name!(why, SqlText),
-        name!(deleted, bool),
-    ),
-> {
-    let request = Ok(Request::Everything {
-        force: required("force", force),
-    });
-    TableIterator::new(delete(request, required("confirm", confirm)))
+deletion! {
+    /// Delete one backup and what depends on it. WAL is not touched.
+    fn walarchive_delete_target(
+        name: Option<SqlText>,
+        mode: default!(Option<SqlText>, "NULL"),
+        confirm: default!(Option<bool>, "false"),
+    ) {
+        let SqlText(name) = required("name", name);
+        let request = find_full(mode).map(|find_full| Request::Target { name, find_full });
+        TableIterator::new(delete(request, required("confirm", confirm)))
+    }
 }
 
-/// Delete what no backup needs: WAL (`ARCHIVES`), folders of backups that never were complete (`BACKUPS`), or both.
-#[pg_extern(volatile, parallel_unsafe)]
-#[allow(clippy::type_complexity)]
-fn walarchive_delete_garbage(
-    what: default!(Option<SqlText>, "''"),
-    confirm: default!(Option<bool>, "false"),
-) -> TableIterator<
-    'static,
-    (
-        name!(what, SqlText),
-        name!(key, SqlText),
-        name!(size, i64),
-        name!(why, SqlText),
-        name!(deleted, bool),
-    ),
-> {
-    let request = required("what", what).0.parse().map(Request::Garbage);
-    TableIterator::new(delete(request, required("confirm", confirm)))
+deletion! {
+    /// Delete all backups and all WAL; permanent backups, and what walarchive has stored for itself, with `force` only.
+    fn walarchive_delete_everything(
+        force: default!(Option<bool>, "false"),
+        confirm: default!(Option<bool>, "false"),
+    ) {
+        let request = Ok(Request::Everything {
+            force: required("force", force),
+        });
+        TableIterator::new(delete(request, required("confirm", confirm)))
+    }
 }
 
-/// Keep what is needed to restore to any moment of this last span of time.
-#[pg_extern(volatile, parallel_unsafe)]
-#[allow(clippy::type_complexity)]
-fn walarchive_delete_outside_window(
-    window: Option<Interval>,
-    confirm: default!(Option<bool>, "false"),
-) -> TableIterator<
-    'static,
-    (
-        name!(what, SqlText),
-        name!(key, SqlText),
-        name!(size, i64),
-        name!(why, SqlText),
-        name!(deleted, bool),
-    ),
-> {
-    let window = required("window", window);
-    let request = Span::new(window.months().into(), window.days().into(), window.micros()).map(Request::OutsideWindow);
-    TableIterator::new(delete(request, required("confirm", confirm)))
+deletion! {
+    /// Delete what no backup needs: WAL (`archives`), folders of backups that never were complete (`backups`), or both.
+    fn walarchive_delete_garbage(
+        what: default!(Option<SqlText>, "NULL"),
+        confirm: default!(Option<bool>, "false"),
+    ) {
+        let request = garbage(what).map(Request::Garbage);
+        TableIterator::new(delete(request, required("confirm", confirm)))
+    }
 }
 
-/// Keep the newest backup of each of the last days, weeks, months and years having one.
-#[pg_extern(volatile, parallel_unsafe)]
-#[allow(clippy::type_complexity)]
-fn walarchive_delete_gfs(
-    days: Option<i32>,
-    weeks: Option<i32>,
-    months: Option<i32>,
-    years: Option<i32>,
-    confirm: default!(Option<bool>, "false"),
-) -> TableIterator<
-    'static,
-    (
-        name!(what, SqlText),
-        name!(key, SqlText),
-        name!(size, i64),
-        name!(why, SqlText),
-        name!(deleted, bool),
-    ),
-> {
-    let number = |name: &str, number: Option<i32>| {
-        let number = required(name, number);
-        u32::try_from(number).map_err(|_| {
-            Error::config(
-                format!("{number} is not a number of periods"),
-                "Give the numbers of days, weeks, months and years, or 0 for none.",
+deletion! {
+    /// Keep what is needed to restore to any moment of this last span of time.
+    fn walarchive_delete_outside_window(
+        span: Option<Interval>,
+        confirm: default!(Option<bool>, "false"),
+    ) {
+        let span = required("span", span);
+        let request = Span::new(span.months().into(), span.days().into(), span.micros()).map(Request::OutsideWindow);
+        TableIterator::new(delete(request, required("confirm", confirm)))
+    }
+}
+
+deletion! {
+    /// Keep the newest backup of each of the last days, weeks, months and years having one.
+    fn walarchive_delete_gfs(
+        days: Option<i32>,
+        weeks: Option<i32>,
+        months: Option<i32>,
+        years: Option<i32>,
+        confirm: default!(Option<bool>, "false"),
+    ) {
+        let number = |name: &str, number: Option<i32>| {
+            let number = required(name, number);
+            u32::try_from(number).map_err(|_| {
+                Error::config(
+                    format!("{number} is not a number of periods"),
+                    "Give the numbers of days, weeks, months and years, or 0 for none.",
+                )
+            })
+        };
+        let request = || {
+            Gfs::new(
+                number("days", days)?,
+                number("weeks", weeks)?,
+                number("months", months)?,
+                number("years", years)?,
             )
-        })
-    };
-    let request = || {
-        Gfs::new(
-            number("days", days)?,
-            number("weeks", weeks)?,
-            number("months", months)?,
-            number("years", years)?,
-        )
-        .map(Request::Gfs)
-    };
-    TableIterator::new(delete(request(), required("confirm", confirm)))
+            .map(Request::Gfs)
+        };
+        TableIterator::new(delete(request(), required("confirm", confirm)))
+    }
 }
 
-fn find_full(mode: &SqlText) -> Result<bool> {
-    mode.0.parse::<Mode>()?.is_find_full()
+/// Which backups are counted: an empty word is that of version 0.1.0 for none.
+fn counted(mode: Option<SqlText>) -> Result<Mode> {
+    match lower(mode).as_str() {
+        "" => Ok(Mode::Any),
+        "full" => Ok(Mode::Full),
+        "find_full" => Ok(Mode::FindFull),
+        other => Err(Error::config(
+            format!("\"{other}\" is not a mode of deletion"),
+            "Use 'full', 'find_full', or NULL.",
+        )),
+    }
+}
+
+fn find_full(mode: Option<SqlText>) -> Result<bool> {
+    match lower(mode).as_str() {
+        "" => Ok(false),
+        "find_full" => Ok(true),
+        other => Err(Error::config(
+            format!("\"{other}\" is not a mode of this deletion"),
+            "Use 'find_full', or NULL.",
+        )),
+    }
+}
+
+fn garbage(what: Option<SqlText>) -> Result<Garbage> {
+    match lower(what).as_str() {
+        "" => Ok(Garbage::All),
+        "archives" => Ok(Garbage::Archives),
+        "backups" => Ok(Garbage::Backups),
+        other => Err(Error::config(
+            format!("\"{other}\" is not a kind of garbage"),
+            "Use 'archives', 'backups', or NULL for both.",
+        )),
+    }
+}
+
+/// WAL-G's words are in upper case, and its users may write them so.
+fn lower(word: Option<SqlText>) -> String {
+    word.map(|word| word.0.trim().to_ascii_lowercase()).unwrap_or_default()
 }
 
 fn utc(time: TimestampWithTimeZone) -> DateTime<Utc> {
@@ -220,7 +210,7 @@ fn running() -> Vec<String> {
 }
 
 fn delete(request: Result<Request>, confirm: bool) -> Vec<Shown> {
-    let request = or_raise(request);
+    let request = argument(request);
     if confirm {
         or_raise(ArchiveSettings::for_writing());
     }

@@ -6,30 +6,30 @@ use walarchive_core::Lsn;
 use walarchive_core::inventory::{BackupDetail, Inventory, MissingSegments, TimelineInfo};
 use walarchive_core::verify::timed_windows;
 
-use super::{bigint, in_archive, texts, timestamp};
+use super::{bigint, in_archive, texts, timeline as id, timestamp, word};
 use crate::pg::lsn::PgLsn;
 use crate::pg::text::{SqlJson, SqlText};
 
 /// The base backups of the repository, oldest first.
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern(name = "walarchive_backup_list", volatile, parallel_restricted)]
 #[allow(clippy::type_complexity)]
-fn walarchive_backup_list() -> TableIterator<
+fn walarchive_backup_list_0_2() -> TableIterator<
     'static,
     (
         name!(backup_name, SqlText),
         name!(start_time, Option<TimestampWithTimeZone>),
-        name!(finish_time, Option<TimestampWithTimeZone>),
+        name!(stop_time, Option<TimestampWithTimeZone>),
         name!(start_lsn, Option<PgLsn>),
-        name!(finish_lsn, Option<PgLsn>),
-        name!(timeline, Option<i64>),
+        name!(stop_lsn, Option<PgLsn>),
+        name!(timeline, Option<i32>),
         name!(uncompressed_size, i64),
         name!(compressed_size, i64),
         name!(parent, Option<SqlText>),
         name!(chain, Option<Vec<SqlText>>),
         name!(hostname, Option<SqlText>),
-        name!(data_dir, Option<SqlText>),
+        name!(data_directory, Option<SqlText>),
         name!(pg_version, Option<i32>),
-        name!(system_identifier, Option<SqlText>),
+        name!(system_identifier, Option<i64>),
         name!(is_permanent, bool),
         name!(user_data, Option<SqlJson>),
         name!(corrupt_pages, Option<i64>),
@@ -50,7 +50,7 @@ fn walarchive_backup_list() -> TableIterator<
             timestamp(backup.finish_time.timestamp_micros()).filter(|_| known),
             lsn(backup.start_lsn),
             lsn(backup.finish_lsn),
-            backup.timeline.map(i64::from),
+            backup.timeline.map(id),
             bigint(backup.uncompressed_size),
             bigint(backup.compressed_size),
             backup.parent.map(SqlText),
@@ -58,7 +58,7 @@ fn walarchive_backup_list() -> TableIterator<
             text(backup.hostname),
             text(backup.data_dir),
             Some(backup.pg_version as i32).filter(|version| *version != 0),
-            backup.system_identifier.map(|identifier| identifier.to_string().into()),
+            backup.system_identifier.map(u64::cast_signed),
             backup.is_permanent,
             backup.user_data.map(|data| SqlJson(data.to_value())),
             backup.corrupt_pages.map(bigint),
@@ -72,14 +72,14 @@ fn walarchive_backup_list() -> TableIterator<
 }
 
 /// What is archived of each timeline, and what is missing.
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern(name = "walarchive_wal_show", volatile, parallel_restricted)]
 #[allow(clippy::type_complexity)]
-fn walarchive_wal_show() -> TableIterator<
+fn walarchive_wal_show_0_2() -> TableIterator<
     'static,
     (
-        name!(timeline, i64),
-        name!(parent_timeline, Option<i64>),
-        name!(switch_point, Option<PgLsn>),
+        name!(timeline, i32),
+        name!(parent_timeline, Option<i32>),
+        name!(switch_lsn, Option<PgLsn>),
         name!(start_segment, Option<SqlText>),
         name!(end_segment, Option<SqlText>),
         name!(segment_range_size, i64),
@@ -97,8 +97,8 @@ fn walarchive_wal_show() -> TableIterator<
         let text = |text: String| Some(SqlText(text)).filter(|text| !text.0.is_empty());
         let forked = timeline.parent_id != 0;
         (
-            i64::from(timeline.id),
-            forked.then(|| i64::from(timeline.parent_id)),
+            id(timeline.id),
+            forked.then(|| id(timeline.parent_id)),
             forked.then_some(PgLsn(Lsn(timeline.switch_point_lsn))),
             text(timeline.start_segment),
             text(timeline.end_segment),
@@ -106,25 +106,25 @@ fn walarchive_wal_show() -> TableIterator<
             bigint(timeline.segments_count),
             texts(timeline.missing_segments.iter().map(MissingSegments::to_string)),
             texts(timeline.backups.into_iter().map(|backup| backup.backup_name)),
-            timeline.status.as_str().into(),
+            word(timeline.status.as_str()),
             timeline.damaged_history.map(SqlText),
         )
     }))
 }
 
 /// From when to when the cluster can be restored. One row for each stretch of WAL without a gap.
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern(name = "walarchive_recovery_windows", volatile, parallel_restricted)]
 #[allow(clippy::type_complexity)]
-fn walarchive_recovery_windows() -> TableIterator<
+fn walarchive_recovery_windows_0_2() -> TableIterator<
     'static,
     (
-        name!(timeline, i64),
+        name!(timeline, i32),
         name!(start_time, Option<TimestampWithTimeZone>),
         name!(end_time, Option<TimestampWithTimeZone>),
         name!(start_lsn, PgLsn),
         name!(end_lsn, PgLsn),
         name!(backup_name, SqlText),
-        name!(backups, i64),
+        name!(backup_count, i64),
         name!(missing_after, Option<SqlText>),
     ),
 > {
@@ -134,7 +134,7 @@ fn walarchive_recovery_windows() -> TableIterator<
     });
     TableIterator::new(windows.into_iter().map(|window| {
         (
-            i64::from(window.timeline),
+            id(window.timeline),
             timestamp(window.start_time.timestamp_micros()),
             timestamp(window.end_time.timestamp_micros()),
             PgLsn(window.start_lsn),

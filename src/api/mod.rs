@@ -6,6 +6,7 @@ mod delete;
 mod lease;
 mod list;
 mod mark;
+mod outdated;
 mod status;
 mod verify;
 
@@ -59,6 +60,17 @@ fn required<T>(name: &str, argument: Option<T>) -> T {
     })
 }
 
+/// The value of an argument, or an ERROR: what is wrong with one is the caller's matter, not that of the settings.
+fn argument<T>(value: Result<T>) -> T {
+    value.unwrap_or_else(|error| {
+        let mut failure = Failure::from(&error);
+        if let Error::Config { .. } = error {
+            failure.sqlstate = PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE as i32;
+        }
+        error::raise(&failure)
+    })
+}
+
 /// Texts as SQL sees them.
 fn texts(texts: impl IntoIterator<Item = String>) -> Vec<SqlText> {
     texts.into_iter().map(SqlText).collect()
@@ -72,10 +84,17 @@ fn timestamp(us_since_1970: i64) -> Option<TimestampWithTimeZone> {
     TimestampWithTimeZone::try_from(us_since_1970 - POSTGRES_EPOCH_US).ok()
 }
 
+/// A word of WAL-G's, which the binary shows as it is, in the lower case of SQL's other words.
+fn word(word: &str) -> SqlText {
+    SqlText(word.to_ascii_lowercase())
+}
+
+/// A timeline as PostgreSQL's own functions show it.
+fn timeline(number: u32) -> i32 {
+    number.cast_signed()
+}
+
 /// An unsigned figure as SQL's bigint.
 fn bigint(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
-
-// Views and privileges; after all functions.
-extension_sql_file!("../../sql/views.sql", name = "views", finalize);

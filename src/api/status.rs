@@ -38,21 +38,21 @@ fn drained_seconds(waiting: &Waiting, uploaded: u64, counters: &Counters, rate: 
 }
 
 /// One row: the state of archiving and of backups since the server started.
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern(name = "walarchive_archiver_status", volatile, parallel_restricted)]
 #[allow(clippy::type_complexity)]
-fn walarchive_archiver_status() -> TableIterator<
+fn walarchive_archiver_status_0_2() -> TableIterator<
     'static,
     (
-        name!(worker_pid, Option<i32>),
-        name!(worker_state, SqlText),
-        name!(worker_started, Option<TimestampWithTimeZone>),
+        name!(uploader_pid, Option<i32>),
+        name!(uploader_state, SqlText),
+        name!(uploader_start_time, Option<TimestampWithTimeZone>),
         name!(storage, Option<SqlText>),
         name!(last_archived_wal, Option<SqlText>),
         name!(last_archived_time, Option<TimestampWithTimeZone>),
         name!(archived_count, i64),
         name!(failed_count, i64),
-        name!(bytes_in, i64),
-        name!(bytes_out, i64),
+        name!(bytes_read, i64),
+        name!(bytes_stored, i64),
         name!(uploading, i32),
         name!(uploaded_ahead, i32),
         name!(ready_files, i64),
@@ -60,15 +60,18 @@ fn walarchive_archiver_status() -> TableIterator<
         name!(oldest_ready, Option<TimestampWithTimeZone>),
         name!(bytes_per_second, i64),
         name!(drained_seconds, Option<f64>),
-        name!(last_error, Option<SqlText>),
-        name!(last_error_time, Option<TimestampWithTimeZone>),
-        name!(next_backup, Option<TimestampWithTimeZone>),
+        name!(last_archive_error, Option<SqlText>),
+        name!(last_archive_error_time, Option<TimestampWithTimeZone>),
+        name!(next_backup_time, Option<TimestampWithTimeZone>),
         name!(last_backup_outcome, Option<SqlText>),
         name!(last_backup_name, Option<SqlText>),
         name!(last_backup_time, Option<TimestampWithTimeZone>),
         name!(last_backup_error, Option<SqlText>),
-        name!(last_retention, Option<SqlText>),
+        name!(scheduler_error, Option<SqlText>),
+        name!(last_retention_outcome, Option<SqlText>),
+        name!(last_retention_summary, Option<SqlText>),
         name!(last_retention_time, Option<TimestampWithTimeZone>),
+        name!(last_retention_error, Option<SqlText>),
         name!(lease_state, Option<SqlText>),
         name!(lease_epoch, Option<i64>),
         name!(lease_holder, Option<SqlText>),
@@ -124,14 +127,12 @@ fn walarchive_archiver_status() -> TableIterator<
         scheduling.last.outcome.name().map(SqlText::from),
         scheduling.last.name.to_option().map(SqlText),
         timestamp(scheduling.last.ended_us),
-        // What keeps the scheduler from starting any backup is the news.
-        scheduling
-            .trouble
-            .to_option()
-            .or(scheduling.last.error.to_option())
-            .map(SqlText),
+        scheduling.last.error.to_option().map(SqlText),
+        scheduling.trouble.to_option().map(SqlText),
+        scheduling.retention.outcome.name().map(SqlText::from),
         scheduling.retention.summary.to_option().map(SqlText),
         timestamp(scheduling.retention.ended_us),
+        scheduling.retention.error.to_option().map(SqlText),
         lease.as_ref().map(|lease| lease.state.into()),
         lease.as_ref().and_then(|lease| lease.epoch).map(bigint),
         lease.and_then(|lease| lease.holder).map(SqlText),

@@ -11,7 +11,7 @@ use walarchive_core::wal::Segment;
 use walarchive_core::{Error, Lsn};
 use walarchive_storage::Store;
 
-use super::{bigint, required, run};
+use super::{argument, bigint, required, run, timeline, word};
 use crate::bridge;
 use crate::error::or_raise;
 use crate::guc::ArchiveSettings;
@@ -21,16 +21,16 @@ use crate::shmem::{self, ARCHIVING};
 
 /// Is the WAL in the repository whole? `integrity` and `timeline` have the statuses of WAL-G's wal-verify; `content` reads
 /// what was not verified before, `content:all` everything, `content:sample` some of it.
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern(name = "walarchive_wal_verify", volatile, parallel_restricted)]
 #[allow(clippy::type_complexity)]
-fn walarchive_wal_verify(
+fn walarchive_wal_verify_0_2(
     checks: default!(Option<VariadicArray<'_, SqlText>>, "'{integrity,timeline}'"),
 ) -> TableIterator<
     'static,
     (
-        name!(check, SqlText),
+        name!(check_name, SqlText),
         name!(status, SqlText),
-        name!(timeline, Option<i64>),
+        name!(timeline, Option<i32>),
         name!(start_segment, Option<SqlText>),
         name!(end_segment, Option<SqlText>),
         name!(segments_count, Option<i64>),
@@ -40,7 +40,7 @@ fn walarchive_wal_verify(
 > {
     let checks = required("checks", checks);
     let words: Vec<String> = checks.iter().map(|word| required("checks", word).0).collect();
-    let checks = or_raise(Checks::parse(words.iter().map(String::as_str)));
+    let checks = argument(Checks::parse(words.iter().map(String::as_str)));
     let store = store();
     let (mut inventory, mut names) = (None, None);
     if checks.names() {
@@ -61,21 +61,21 @@ fn walarchive_wal_verify(
     TableIterator::new(rows.into_iter().map(|row| {
         (
             row.check.into(),
-            row.status.into(),
-            row.timeline.map(i64::from),
+            verdict(row.status),
+            row.timeline.map(timeline),
             row.start_segment.map(SqlText),
             row.end_segment.map(SqlText),
             row.segments_count.map(bigint),
-            row.segment_status.map(SqlText::from),
+            row.segment_status.map(verdict),
             row.detail.map(SqlText),
         )
     }))
 }
 
 /// Read a base backup to its end; `LATEST` is the newest one. One row for each thing that was looked at; what is not in order has a row of its own.
-#[pg_extern(volatile, parallel_restricted)]
+#[pg_extern(name = "walarchive_backup_verify", volatile, parallel_restricted)]
 #[allow(clippy::type_complexity)]
-fn walarchive_backup_verify(
+fn walarchive_backup_verify_0_2(
     name: Option<SqlText>,
 ) -> TableIterator<
     'static,
@@ -92,9 +92,17 @@ fn walarchive_backup_verify(
     let report: BackupReport =
         run(async move { verify::verify_backup(&store, &inventory, &name, Arc::default()).await });
     TableIterator::new(report.details.into_iter().map(|row| {
-        let (what, status) = (row.what.into(), row.status.as_str().into());
+        let (what, status) = (row.what.into(), verdict(row.status.as_str()));
         (what, status, row.path.into(), row.detail.into())
     }))
+}
+
+/// The words of `walarchive_check`: `ok`, `warning` and `failed`; others as they are, in lower case.
+fn verdict(status: &str) -> SqlText {
+    match status {
+        "FAILURE" => "failed".into(),
+        status => word(status),
+    }
 }
 
 fn store() -> Store {

@@ -31,6 +31,66 @@ impl Latch {
     }
 }
 
+/// What `pg_stat_activity` shows of a process that waits here: its kind, or whether a statement waits for the store or for a
+/// backup.
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+fn wait_event(for_store: bool) -> u32 {
+    use std::cell::Cell;
+    thread_local! {
+        // By whether the process waits for the store, as PostgreSQL numbered them. Only the main thread comes here.
+        static KNOWN: Cell<[u32; 2]> = const { Cell::new([0; 2]) };
+    }
+    let mut known = KNOWN.get();
+    let slot = usize::from(for_store);
+    if known[slot] == 0 {
+        let name = match kind_of_process() {
+            Kind::Archiver => c"WalarchiveUpload",
+            Kind::Worker("walarchive uploader") => c"WalarchiveUploaderMain",
+            Kind::Worker("walarchive scheduler") => c"WalarchiveSchedulerMain",
+            Kind::Worker("walarchive backup") => c"WalarchiveBackupMain",
+            _ if for_store => c"WalarchiveStore",
+            _ => c"WalarchiveBackup",
+        };
+        // SAFETY: a process that waits on its latch is attached to shared memory, where PostgreSQL keeps a copy of the name.
+        known[slot] = unsafe { pg_sys::WaitEventExtensionNew(name.as_ptr()) };
+        KNOWN.set(known);
+    }
+    known[slot]
+}
+
+/// Before 17 an extension's wait events had no names.
+#[cfg(not(any(feature = "pg17", feature = "pg18")))]
+fn wait_event(_for_store: bool) -> u32 {
+    pg_sys::PG_WAIT_EXTENSION
+}
+
+/// What this process is.
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+enum Kind {
+    Archiver,
+    /// A background worker of this type.
+    Worker(&'static str),
+    Backend,
+}
+
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+fn kind_of_process() -> Kind {
+    // SAFETY: set once when the process starts; the entry of a background worker lives as long as the process.
+    unsafe {
+        if pg_sys::MyBackendType == pg_sys::BackendType::B_ARCHIVER {
+            return Kind::Archiver;
+        }
+        match pg_sys::MyBgworkerEntry.as_ref() {
+            Some(entry) => Kind::Worker(
+                std::ffi::CStr::from_ptr(entry.bgw_type.as_ptr())
+                    .to_str()
+                    .unwrap_or_default(),
+            ),
+            None => Kind::Backend,
+        }
+    }
+}
+
 /// Wait until this process's latch is set, `readable` has something to read, or the time is up. The latch is reset. Ends the
 /// process when the postmaster is gone.
 pub fn wait(readable: Option<BorrowedFd<'_>>, timeout: Option<Duration>) {
@@ -52,7 +112,7 @@ pub fn wait(readable: Option<BorrowedFd<'_>>, timeout: Option<Duration>) {
             events as i32,
             socket,
             timeout,
-            pg_sys::PG_WAIT_EXTENSION,
+            wait_event(readable.is_some()),
         );
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }

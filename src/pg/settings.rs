@@ -21,6 +21,12 @@ pub fn define_checked_string(
     }
 }
 
+/// After all settings are defined: another one of this prefix is a misspelt one, of which PostgreSQL warns.
+pub fn reserve_prefix() {
+    // SAFETY: called by _PG_init; a C string.
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"walarchive".as_ptr()) };
+}
+
 /// Run `check` over the new value; a refusal becomes a message with DETAIL and HINT.
 ///
 /// # Safety

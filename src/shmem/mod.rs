@@ -26,6 +26,8 @@ pub use text::Text;
 pub struct Failure {
     /// PostgreSQL's encoding of the SQLSTATE.
     pub sqlstate: i32,
+    /// Somebody wished it, so that nothing has gone wrong. A deadline that has passed has the same SQLSTATE.
+    pub canceled: bool,
     /// The primary message.
     pub message: Text<512>,
     /// DETAIL.
@@ -38,6 +40,7 @@ impl Failure {
     /// Nothing failed.
     pub const NONE: Failure = Failure {
         sqlstate: 0,
+        canceled: false,
         message: Text::EMPTY,
         detail: Text::EMPTY,
         hint: Text::EMPTY,

@@ -31,6 +31,7 @@ pub fn reserve(wanted: Wanted<'_>) -> Result<u64, Box<Failure>> {
     if job.is_taken(now) {
         return Err(Box::new(Failure {
             sqlstate: PgSqlErrorCode::ERRCODE_OBJECT_IN_USE as i32,
+            canceled: false,
             message: Text::new("a backup is running already"),
             detail: Text::new(&job.describe()),
             hint: Text::new("Wait until it is done, see walarchive_progress, or cancel it with pg_cancel_backend()."),
@@ -62,9 +63,7 @@ pub fn conclude(number: u64, result: Result<&str, &Failure>) -> Option<Failure> 
     let (outcome, name, failure) = match result {
         Ok(name) => (Outcome::Succeeded, Text::new(name), Failure::NONE),
         Err(_) if job.complete => (Outcome::Succeeded, job.name, Failure::NONE),
-        Err(failure) if failure.sqlstate == PgSqlErrorCode::ERRCODE_QUERY_CANCELED as i32 => {
-            (Outcome::Canceled, job.name, *failure)
-        }
+        Err(failure) if failure.canceled => (Outcome::Canceled, job.name, *failure),
         Err(failure) => (Outcome::Failed, job.name, *failure),
     };
     // Before the place is free: who sees that sees this, too.

@@ -52,8 +52,12 @@ pub struct LastBackup {
 /// How `walarchive.retention` was applied last.
 #[derive(Debug, Clone, Copy)]
 pub struct LastRetention {
-    /// What was deleted, or why nothing was.
+    /// How that ended.
+    pub outcome: Outcome,
+    /// What was deleted.
     pub summary: Text<512>,
+    /// Why it failed, if it did.
+    pub error: Text<512>,
     /// When: microseconds since 1970.
     pub ended_us: i64,
 }
@@ -88,7 +92,9 @@ impl Scheduling {
             error: Text::EMPTY,
         },
         retention: LastRetention {
+            outcome: Outcome::None,
             summary: Text::EMPTY,
+            error: Text::EMPTY,
             ended_us: 0,
         },
     };

@@ -1,4 +1,4 @@
-//! The background workers: the one that uploads WAL and the scheduler, for as long as the server runs, and the one of a
+//! The background workers: the uploader, which uploads WAL, and the scheduler, for as long as the server runs, and the one of a
 //! backup.
 
 mod ahead;
@@ -24,11 +24,11 @@ use crate::shmem::{ARCHIVING, SCHEDULING, now_us};
 /// After the worker died, PostgreSQL waits this long before it starts it again.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
-/// Ask the postmaster for the upload worker and the scheduler. The first runs from the server's start on, so on a standby too;
+/// Ask the postmaster for the uploader and the scheduler. The first runs from the server's start on, so on a standby too;
 /// the other one as soon as there can be a backup, which on a standby is when it can be read from.
 pub fn register() {
-    BackgroundWorkerBuilder::new("walarchive worker")
-        .set_type("walarchive worker")
+    BackgroundWorkerBuilder::new("walarchive uploader")
+        .set_type("walarchive uploader")
         .set_library("walarchive")
         .set_function("walarchive_worker_main")
         .set_start_time(BgWorkerStartTime::PostmasterStart)
@@ -64,7 +64,7 @@ unsafe extern "C-unwind" fn forget_scheduler(_code: c_int, _argument: Datum) {
     scheduling.next_us = 0;
 }
 
-/// Entry point of the upload worker.
+/// Entry point of the uploader.
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn walarchive_worker_main(_argument: Datum) {

@@ -13,7 +13,7 @@ use crate::bridge::{self, Flow};
 use crate::error::{self, Severity};
 use crate::guc::{self, ArchiveSettings};
 use crate::pg::{process, server};
-use crate::shmem::{LastRetention, Phase, SCHEDULING, Text, now_us};
+use crate::shmem::{LastRetention, Outcome, Phase, SCHEDULING, Text, now_us};
 
 /// The longest that a deletion goes on: while it does, no other backup can be taken. The next one goes on with it.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -34,18 +34,24 @@ pub(super) fn apply(newest: &str) {
         enforce(&settings, &policy, newest)
     });
     bridge::drain();
-    let summary = match &applied {
+    let (outcome, summary, error) = match &applied {
         Ok(deleted) => {
             error::log_line(Severity::Log, &format!("retention \"{policy}\": {deleted}"));
-            Text::new(deleted)
+            (Outcome::Succeeded, Text::new(deleted), Text::EMPTY)
         }
         Err(failure) => {
             error::warn(&format!("could not apply retention \"{policy}\""), failure);
-            failure.message
+            let outcome = match failure.canceled {
+                true => Outcome::Canceled,
+                false => Outcome::Failed,
+            };
+            (outcome, Text::EMPTY, failure.message)
         }
     };
     SCHEDULING.exclusive().retention = LastRetention {
+        outcome,
         summary,
+        error,
         ended_us: now_us(),
     };
 }

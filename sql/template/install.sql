@@ -1,0 +1,3 @@
+\echo Use "CREATE EXTENSION walarchive" to load this file. \quit
+
+@include objects.sql

@@ -1,0 +1,239 @@
+-- What the server does now, for monitoring.
+
+@function walarchive_archiver_status
+COMMENT ON FUNCTION @extschema@.walarchive_archiver_status() IS
+    'the state of archiving and of backups since the server started; see the view walarchive_status';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_archiver_status() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.walarchive_archiver_status() TO pg_monitor;
+
+-- A view uses its owner's rights on tables but its caller's rights on functions, so a monitoring role needs both.
+CREATE VIEW @extschema@.walarchive_status AS
+    SELECT uploader_pid,
+           uploader_state,
+           uploader_start_time,
+           storage,
+           last_archived_wal,
+           last_archived_time,
+           archived_count,
+           failed_count,
+           bytes_read,
+           bytes_stored,
+           uploading,
+           uploaded_ahead,
+           ready_files,
+           ready_bytes,
+           pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) oldest_ready AS oldest_ready_age,
+           bytes_per_second,
+           pg_catalog.make_interval(secs => drained_seconds) AS drained_in,
+           last_archive_error,
+           last_archive_error_time,
+           next_backup_time,
+           last_backup_outcome,
+           last_backup_name,
+           last_backup_time,
+           last_backup_error,
+           scheduler_error,
+           last_retention_outcome,
+           last_retention_summary,
+           last_retention_time,
+           last_retention_error,
+           lease_state,
+           lease_epoch,
+           lease_holder
+      FROM @extschema@.walarchive_archiver_status();
+COMMENT ON VIEW @extschema@.walarchive_status IS
+    'one row: the state of archiving and of backups since the server started';
+COMMENT ON COLUMN @extschema@.walarchive_status.uploader_pid IS 'process ID of the uploader; null while none runs';
+COMMENT ON COLUMN @extschema@.walarchive_status.uploader_state IS 'idle, uploading, stuck or not running';
+COMMENT ON COLUMN @extschema@.walarchive_status.uploader_start_time IS 'when the uploader started';
+COMMENT ON COLUMN @extschema@.walarchive_status.storage IS 'walarchive.storage; null if it is not set';
+COMMENT ON COLUMN @extschema@.walarchive_status.last_archived_wal IS 'the WAL file that was archived last';
+COMMENT ON COLUMN @extschema@.walarchive_status.last_archived_time IS 'when it was archived';
+COMMENT ON COLUMN @extschema@.walarchive_status.archived_count IS 'WAL files that were archived';
+COMMENT ON COLUMN @extschema@.walarchive_status.failed_count IS 'attempts that failed';
+COMMENT ON COLUMN @extschema@.walarchive_status.bytes_read IS 'bytes of WAL files that were read for archiving';
+COMMENT ON COLUMN @extschema@.walarchive_status.bytes_stored IS 'bytes of the objects that were written for them';
+COMMENT ON COLUMN @extschema@.walarchive_status.uploading IS 'WAL files that are being uploaded';
+COMMENT ON COLUMN @extschema@.walarchive_status.uploaded_ahead IS
+    'WAL files that are stored, and that the archiver has not asked for yet';
+COMMENT ON COLUMN @extschema@.walarchive_status.ready_files IS 'WAL files that wait for the archiver';
+COMMENT ON COLUMN @extschema@.walarchive_status.ready_bytes IS 'the size of these files';
+COMMENT ON COLUMN @extschema@.walarchive_status.oldest_ready_age IS 'for how long the oldest of them waits';
+COMMENT ON COLUMN @extschema@.walarchive_status.bytes_per_second IS 'what the uploads of WAL have moved in a second, lately';
+COMMENT ON COLUMN @extschema@.walarchive_status.drained_in IS
+    'when nothing will wait any more, at this speed; null if nothing waits or nothing moves';
+COMMENT ON COLUMN @extschema@.walarchive_status.last_archive_error IS 'why archiving failed last';
+COMMENT ON COLUMN @extschema@.walarchive_status.last_archive_error_time IS 'when it failed';
+COMMENT ON COLUMN @extschema@.walarchive_status.next_backup_time IS 'when the next scheduled backup is due; null if none is';
+COMMENT ON COLUMN @extschema@.walarchive_status.last_backup_outcome IS
+    'how the last backup ended: succeeded, failed, canceled, or missed because another one ran at its time';
+COMMENT ON COLUMN @extschema@.walarchive_status.last_backup_name IS 'its name, if it had one';
+COMMENT ON COLUMN @extschema@.walarchive_status.last_backup_time IS 'when it ended';
+COMMENT ON COLUMN @extschema@.walarchive_status.last_backup_error IS 'why it failed; null if it succeeded';
+COMMENT ON COLUMN @extschema@.walarchive_status.scheduler_error IS
+    'why no backup can be scheduled now; null if nothing is wrong or walarchive.backup_schedule is empty';
+COMMENT ON COLUMN @extschema@.walarchive_status.last_retention_outcome IS
+    'how walarchive.retention was applied last: succeeded, failed or canceled';
+COMMENT ON COLUMN @extschema@.walarchive_status.last_retention_summary IS 'what it deleted; null if it failed';
+COMMENT ON COLUMN @extschema@.walarchive_status.last_retention_time IS 'when it ended';
+COMMENT ON COLUMN @extschema@.walarchive_status.last_retention_error IS 'why it failed; null if it succeeded';
+COMMENT ON COLUMN @extschema@.walarchive_status.lease_state IS
+    'whether this server may write into the repository, as far as it knows: held, waiting, lost, standby or none';
+COMMENT ON COLUMN @extschema@.walarchive_status.lease_epoch IS 'the number of the lease, which grows with each change of the writer';
+COMMENT ON COLUMN @extschema@.walarchive_status.lease_holder IS 'who writes: host and data directory';
+REVOKE ALL ON @extschema@.walarchive_status FROM PUBLIC;
+GRANT SELECT ON @extschema@.walarchive_status TO pg_monitor;
+
+@function walarchive_backup_progress
+COMMENT ON FUNCTION @extschema@.walarchive_backup_progress() IS
+    'the backup that this server takes now; see the view walarchive_progress';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_backup_progress() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.walarchive_backup_progress() TO pg_monitor;
+
+CREATE VIEW @extschema@.walarchive_progress AS
+    SELECT * FROM @extschema@.walarchive_backup_progress();
+COMMENT ON VIEW @extschema@.walarchive_progress IS 'the backup that this server takes now; no row if it takes none';
+COMMENT ON COLUMN @extschema@.walarchive_progress.pid IS 'process ID of the backup; pg_cancel_backend() of it cancels the backup';
+COMMENT ON COLUMN @extschema@.walarchive_progress.backup_name IS 'its name, once it has one';
+COMMENT ON COLUMN @extschema@.walarchive_progress.phase IS
+    'starting, waiting for checkpoint, copying files, writing manifest, waiting for WAL, writing sentinel or applying retention';
+COMMENT ON COLUMN @extschema@.walarchive_progress.bytes_done IS 'bytes read';
+COMMENT ON COLUMN @extschema@.walarchive_progress.bytes_total IS 'bytes to read, as planned';
+COMMENT ON COLUMN @extschema@.walarchive_progress.bytes_stored IS 'bytes handed to the store';
+COMMENT ON COLUMN @extschema@.walarchive_progress.files_done IS 'files read';
+COMMENT ON COLUMN @extschema@.walarchive_progress.files_total IS 'files to read, as planned';
+COMMENT ON COLUMN @extschema@.walarchive_progress.bytes_per_second IS 'bytes read in a second, lately; null while that is not known';
+COMMENT ON COLUMN @extschema@.walarchive_progress.start_time IS 'when the backup was asked for';
+COMMENT ON COLUMN @extschema@.walarchive_progress.estimated_stop_time IS 'when all files will be copied, at this speed';
+COMMENT ON COLUMN @extschema@.walarchive_progress.waiting_for IS 'the WAL file for which the backup waits';
+COMMENT ON COLUMN @extschema@.walarchive_progress.corrupt_pages IS 'pages with a wrong checksum, so far';
+REVOKE ALL ON @extschema@.walarchive_progress FROM PUBLIC;
+GRANT SELECT ON @extschema@.walarchive_progress TO pg_monitor;
+
+-- What the repository holds.
+
+@function walarchive_backup_list
+COMMENT ON FUNCTION @extschema@.walarchive_backup_list() IS
+    'the base backups of the repository, oldest first; see the view walarchive_backups';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_backup_list() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.walarchive_backup_list() TO pg_monitor;
+
+CREATE VIEW @extschema@.walarchive_backups AS
+    SELECT * FROM @extschema@.walarchive_backup_list();
+COMMENT ON VIEW @extschema@.walarchive_backups IS 'the base backups of the repository, oldest first';
+COMMENT ON COLUMN @extschema@.walarchive_backups.backup_name IS 'the name of the backup';
+COMMENT ON COLUMN @extschema@.walarchive_backups.start_time IS 'when it was begun';
+COMMENT ON COLUMN @extschema@.walarchive_backups.stop_time IS 'when all of its files were copied';
+COMMENT ON COLUMN @extschema@.walarchive_backups.start_lsn IS 'where recovery from it begins';
+COMMENT ON COLUMN @extschema@.walarchive_backups.stop_lsn IS 'up to where recovery must come to be consistent';
+COMMENT ON COLUMN @extschema@.walarchive_backups.timeline IS 'the timeline on which it was taken';
+COMMENT ON COLUMN @extschema@.walarchive_backups.uncompressed_size IS 'bytes of its files; of a delta backup, those that it holds itself';
+COMMENT ON COLUMN @extschema@.walarchive_backups.compressed_size IS 'bytes that it takes in the store';
+COMMENT ON COLUMN @extschema@.walarchive_backups.parent IS 'the backup on which this delta is based; null for a full backup';
+COMMENT ON COLUMN @extschema@.walarchive_backups.chain IS
+    'the backups that a restore of this delta needs beside it, from its parent to the full one; null for a full backup';
+COMMENT ON COLUMN @extschema@.walarchive_backups.hostname IS 'the host of the server that took it';
+COMMENT ON COLUMN @extschema@.walarchive_backups.data_directory IS 'the data directory of that server';
+COMMENT ON COLUMN @extschema@.walarchive_backups.pg_version IS 'the version of that server, as server_version_num';
+COMMENT ON COLUMN @extschema@.walarchive_backups.system_identifier IS 'the cluster, as in pg_control_system()';
+COMMENT ON COLUMN @extschema@.walarchive_backups.is_permanent IS 'no retention deletes it';
+COMMENT ON COLUMN @extschema@.walarchive_backups.user_data IS 'what was given to walarchive_backup_push() for it';
+COMMENT ON COLUMN @extschema@.walarchive_backups.corrupt_pages IS
+    'pages with a wrong checksum that it holds; null if checksums were not looked at';
+COMMENT ON COLUMN @extschema@.walarchive_backups.left_out IS 'entries of the data directory that are not in it';
+COMMENT ON COLUMN @extschema@.walarchive_backups.restorable IS 'all that a restore needs is there, by the names of the objects';
+COMMENT ON COLUMN @extschema@.walarchive_backups.problem IS 'why it cannot be restored';
+REVOKE ALL ON @extschema@.walarchive_backups FROM PUBLIC;
+GRANT SELECT ON @extschema@.walarchive_backups TO pg_monitor;
+
+@function walarchive_wal_show
+COMMENT ON FUNCTION @extschema@.walarchive_wal_show() IS
+    'what is archived of each timeline, and what is missing; status is ok or lost_segments';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_wal_show() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.walarchive_wal_show() TO pg_monitor;
+
+@function walarchive_recovery_windows
+COMMENT ON FUNCTION @extschema@.walarchive_recovery_windows() IS
+    'from when to when the cluster can be restored: a row for each stretch of WAL without a gap';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_recovery_windows() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.walarchive_recovery_windows() TO pg_monitor;
+
+-- Is everything in order?
+
+@function walarchive_check
+COMMENT ON FUNCTION @extschema@.walarchive_check() IS
+    'whether all is there that archiving needs: a row for each thing, whose status is ok, warning or failed';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_check() FROM PUBLIC;
+
+@function walarchive_wal_verify
+COMMENT ON FUNCTION @extschema@.walarchive_wal_verify(text[]) IS
+    'whether the WAL in the repository is whole, by integrity, timeline, content, content:all or content:sample; status is ok, warning or failed';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_wal_verify(text[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.walarchive_wal_verify(text[]) TO pg_monitor;
+
+@function walarchive_backup_verify
+COMMENT ON FUNCTION @extschema@.walarchive_backup_verify(text) IS
+    'reads a base backup, or LATEST, to its end: a row for each thing, whose status is ok, warning or failed';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_backup_verify(text) FROM PUBLIC;
+
+-- What writes into the repository.
+
+@function walarchive_backup_push
+COMMENT ON FUNCTION @extschema@.walarchive_backup_push(boolean, jsonb, boolean, boolean, text) IS
+    'take a base backup in a background worker; the answer is its name, or null at once with wait => false';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_backup_push(boolean, jsonb, boolean, boolean, text) FROM PUBLIC;
+
+@function walarchive_backup_mark
+COMMENT ON FUNCTION @extschema@.walarchive_backup_mark(text, boolean) IS
+    'make a backup, and those that it is based on, permanent, or impermanent again; the answer is the names of those that changed';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_backup_mark(text, boolean) FROM PUBLIC;
+
+@function walarchive_take_over
+COMMENT ON FUNCTION @extschema@.walarchive_take_over() IS
+    'make this server the one that writes into the repository; the answer is the one that did before';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_take_over() FROM PUBLIC;
+
+-- What deletes. Each of these only shows what it would delete, unless it is called with confirm => true.
+
+@type walarchive_deletion walarchive_delete_retain
+COMMENT ON TYPE @extschema@.walarchive_deletion IS 'an object of the repository that is to be deleted, or was';
+COMMENT ON COLUMN @extschema@.walarchive_deletion.what IS 'what the object is';
+COMMENT ON COLUMN @extschema@.walarchive_deletion.key IS 'its name in the repository; a folder ends with a slash';
+COMMENT ON COLUMN @extschema@.walarchive_deletion.size IS 'bytes that it takes in the store; 0 if that is not known';
+COMMENT ON COLUMN @extschema@.walarchive_deletion.why IS 'why it goes';
+COMMENT ON COLUMN @extschema@.walarchive_deletion.deleted IS 'it is gone';
+
+@function walarchive_delete_retain walarchive_deletion
+COMMENT ON FUNCTION @extschema@.walarchive_delete_retain(integer, text, timestamptz, boolean) IS
+    'keep the newest backups and what they need: mode is full to count full backups, find_full to keep the full backup of the oldest one, or null to count all';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_delete_retain(integer, text, timestamptz, boolean) FROM PUBLIC;
+
+@function walarchive_delete_before walarchive_deletion
+COMMENT ON FUNCTION @extschema@.walarchive_delete_before(text, text, boolean) IS
+    'delete what is older than a backup or a time: mode is null, or find_full to keep the full backup on which the target is based';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_delete_before(text, text, boolean) FROM PUBLIC;
+
+@function walarchive_delete_target walarchive_deletion
+COMMENT ON FUNCTION @extschema@.walarchive_delete_target(text, text, boolean) IS
+    'delete one backup and what depends on it, but no WAL: mode is null, or find_full to delete the full backup on which it is based, too';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_delete_target(text, text, boolean) FROM PUBLIC;
+
+@function walarchive_delete_everything walarchive_deletion
+COMMENT ON FUNCTION @extschema@.walarchive_delete_everything(boolean, boolean) IS
+    'delete all backups and all WAL; permanent backups, and what walarchive has stored for itself, only with force => true';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_delete_everything(boolean, boolean) FROM PUBLIC;
+
+@function walarchive_delete_garbage walarchive_deletion
+COMMENT ON FUNCTION @extschema@.walarchive_delete_garbage(text, boolean) IS
+    'delete what no backup needs: archives is WAL, backups is what is left of backups that were never complete, null is both';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_delete_garbage(text, boolean) FROM PUBLIC;
+
+@function walarchive_delete_outside_window walarchive_deletion
+COMMENT ON FUNCTION @extschema@.walarchive_delete_outside_window(interval, boolean) IS
+    'keep what is needed to restore to any moment of this last span of time';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_delete_outside_window(interval, boolean) FROM PUBLIC;
+
+@function walarchive_delete_gfs walarchive_deletion
+COMMENT ON FUNCTION @extschema@.walarchive_delete_gfs(integer, integer, integer, integer, boolean) IS
+    'keep the newest backup of each of the last days, weeks, months and years that have one';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_delete_gfs(integer, integer, integer, integer, boolean) FROM PUBLIC;

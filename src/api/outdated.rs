@@ -1,0 +1,50 @@
+//! The C names of functions of version 0.1.0 whose rows have changed since. A database calls them when its server has the new
+//! library and nobody has run ALTER EXTENSION there: a row of the new shape would not fit what that database expects.
+//!
+//! A C name ends with the version that last changed the function's rows. A function whose rows never changed has no such ending,
+//! and works in a database of any version.
+
+use pgrx::prelude::*;
+use walarchive_core::Error;
+
+use crate::error::or_raise;
+
+fn refuse(function: &str) {
+    or_raise(Err(Error::config(
+        format!(
+            "function {function} belongs to an older version of walarchive than the library, which is {}",
+            env!("CARGO_PKG_VERSION")
+        ),
+        "Run ALTER EXTENSION walarchive UPDATE; in this database.",
+    )))
+}
+
+#[pg_extern(sql = false)]
+fn walarchive_archiver_status() {
+    refuse("walarchive_archiver_status()");
+}
+
+#[pg_extern(sql = false)]
+fn walarchive_backup_list() {
+    refuse("walarchive_backup_list()");
+}
+
+#[pg_extern(sql = false)]
+fn walarchive_wal_show() {
+    refuse("walarchive_wal_show()");
+}
+
+#[pg_extern(sql = false)]
+fn walarchive_recovery_windows() {
+    refuse("walarchive_recovery_windows()");
+}
+
+#[pg_extern(sql = false)]
+fn walarchive_wal_verify() {
+    refuse("walarchive_wal_verify(text[])");
+}
+
+#[pg_extern(sql = false)]
+fn walarchive_backup_verify() {
+    refuse("walarchive_backup_verify(text)");
+}
