@@ -1,15 +1,29 @@
-# walarchive: the two commands are `make demo` and `make test`. Both install what is missing first.
+# walarchive: `make` builds it, `make install` copies it to its place. `make demo` and `make test` install first what is missing.
 
 PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config /usr/lib/postgresql/17/bin/pg_config) pg_config)
-export DESTDIR
+export DESTDIR PREFIX
 
-.DEFAULT_GOAL := help
-.PHONY: help demo test test-all torture lint check-sql install uninstall clean
+.DEFAULT_GOAL := build
+.PHONY: help build install uninstall deb demo test test-all torture lint check-sql clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "PG_CONFIG=$(PG_CONFIG)"
+
+build: ## build the release for PG_CONFIG's PostgreSQL; make alone does it
+	@scripts/install build "$(PG_CONFIG)"
+
+install: ## copy it there, and link the binary to where psql is (DESTDIR and PREFIX are honoured)
+	@scripts/install install "$(PG_CONFIG)"
+	@scripts/link add "$(PG_CONFIG)"
+
+uninstall: ## remove what install put there
+	@scripts/link remove "$(PG_CONFIG)"
+	@scripts/install uninstall "$(PG_CONFIG)"
+
+deb: ## make a Debian package for PG_CONFIG's PostgreSQL, for apt install ./FILE.deb
+	@scripts/deb "$(PG_CONFIG)"
 
 demo: ## archive, back up, lose and restore a throw-away cluster before your eyes
 	@scripts/demo
@@ -28,12 +42,6 @@ lint: ## rustfmt and clippy over the whole workspace
 
 check-sql: ## compare the committed install script with what the code declares
 	@scripts/check-sql
-
-install: ## build the release for PG_CONFIG's PostgreSQL and install it (DESTDIR is honoured)
-	@scripts/install install "$(PG_CONFIG)"
-
-uninstall: ## remove what install put there
-	@scripts/install uninstall "$(PG_CONFIG)"
 
 clean: ## remove what was built (what setup downloaded stays)
 	cargo clean

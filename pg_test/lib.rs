@@ -1,4 +1,4 @@
-//! End-to-end tests of walarchive on real PostgreSQL servers; see `tests/`.
+//! End-to-end tests of walarchive on real PostgreSQL servers; see `tests/`, a folder for each capability.
 
 pub mod archiving;
 pub mod ledger;
