@@ -123,7 +123,7 @@ pub(super) fn remarks(variables: &[(OsString, OsString)]) -> Vec<String> {
     if !unknown.is_empty() {
         remarks.push(format!(
             "settings of WAL-G that walarchive does not understand have no effect: {}\n\
-             HINT:  The README says under \"Coming from WAL-G\" which ones are understood.",
+             HINT:  The manual says in docs/wal-g.md which ones are understood.",
             unknown.join(", ")
         ));
     }
@@ -377,9 +377,9 @@ mod tests {
         );
     }
 
-    /// The table of the README is made of what the code knows; this test prints it when they differ.
+    /// The table of the manual is made of what the code knows; this test prints it when they differ.
     #[test]
-    fn the_readme_tells_the_same() {
+    fn the_manual_tells_the_same() {
         let mut table = String::from("| variable | becomes |\n|---|---|\n");
         let code = |names: &[&str]| {
             names
@@ -388,7 +388,9 @@ mod tests {
                 .collect::<Vec<_>>()
                 .join(", ")
         };
-        table.push_str(&format!("| {} | the storage |\n", code(&PREFIXES)));
+        for prefix in PREFIXES {
+            table.push_str(&format!("| `{prefix}` | the storage |\n"));
+        }
         for rule in RULES.iter() {
             let option = match rule.options.first() {
                 Some(option)
@@ -401,9 +403,10 @@ mod tests {
             };
             table.push_str(&format!("| {} | {option} |\n", code(rule.variables)));
         }
-        let secrets: Vec<&str> = SECRETS.iter().flat_map(|(_, names)| *names).copied().collect();
-        table.push_str(&format!("| {} | nothing: read where they are |\n", code(&secrets)));
-        let readme = include_str!("../../../../README.md");
-        assert!(readme.contains(&table), "README.md needs this table:\n{table}");
+        for secret in SECRETS.iter().flat_map(|(_, names)| *names) {
+            table.push_str(&format!("| `{secret}` | nothing: read where it is |\n"));
+        }
+        let manual = include_str!("../../../../docs/wal-g.md");
+        assert!(manual.contains(&table), "docs/wal-g.md needs this table:\n{table}");
     }
 }
