@@ -205,6 +205,33 @@ fn a_store_that_denies_and_one_that_hangs_are_told_apart() {
     assert!(told.contains(" within "), "{told}");
 }
 
+/// Both have the SQLSTATE of a statement that was canceled.
+#[test]
+fn a_backup_that_had_no_answer_has_failed_and_was_not_canceled() {
+    let dir = TestDir::new();
+    let server = S3Server::start(&dir, "bucket");
+    let proxy = FaultProxy::start(server.port());
+    let cluster = Cluster::builder(&dir, "c")
+        .setting("shared_preload_libraries", "walarchive")
+        .setting("archive_mode", "on")
+        .setting("archive_library", "walarchive")
+        .setting("walarchive.archive_timeout", "4s")
+        .setting("walarchive.backup_rate_limit", "1MB")
+        .setting("walarchive.storage", &server.url("some/prefix"))
+        .setting("walarchive.storage_options", &proxy.options())
+        .envs(server.env())
+        .start();
+    cluster.psql("CREATE EXTENSION walarchive");
+    let (push, _) = cluster.background_backend("SELECT walarchive_backup_push()");
+    push.cancel();
+    assert!(!push.wait(PATIENCE).success());
+    let outcome = "SELECT last_backup_outcome FROM walarchive_status";
+    cluster.wait_until("it is canceled", PATIENCE, || cluster.psql(outcome) == "canceled");
+    proxy.set([Fault::Silent]);
+    refused(&cluster, "SELECT walarchive_backup_push()", "57014");
+    assert_eq!(cluster.psql(outcome), "failed");
+}
+
 #[test]
 fn what_a_process_waits_for_has_a_name_where_postgresql_knows_names() {
     let dir = TestDir::new();
