@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use pgrx::prelude::*;
 use tokio_util::sync::CancellationToken;
-use walarchive_core::retention::{self, Garbage, Gfs, Mode, Progress, Request, Row, Span};
+use walarchive_core::retention::{self, Garbage, Gfs, Mode, Progress, Request, Row, Rule, Span};
 use walarchive_core::{Error, Result, cluster};
 
 use super::{argument, bigint, in_archive, required};
@@ -58,10 +58,10 @@ deletion! {
     ) {
         let SqlText(target) = required("target", target);
         let request = find_full(mode).and_then(|find_full| {
-            Ok(Request::Before {
+            Ok(Request::Rule(Rule::Before {
                 target: target.parse()?,
                 find_full,
-            })
+            }))
         });
         TableIterator::new(delete(request, required("confirm", confirm)))
     }
@@ -111,7 +111,7 @@ deletion! {
         confirm: default!(Option<bool>, "false"),
     ) {
         let span = required("span", span);
-        let request = Span::new(span.months().into(), span.days().into(), span.micros()).map(Request::OutsideWindow);
+        let request = Span::new(span.months().into(), span.days().into(), span.micros()).map(|rule| Request::Rule(Rule::OutsideWindow(rule)));
         TableIterator::new(delete(request, required("confirm", confirm)))
     }
 }
@@ -141,7 +141,7 @@ deletion! {
                 number("months", months)?,
                 number("years", years)?,
             )
-            .map(Request::Gfs)
+            .map(|rule| Request::Rule(Rule::Gfs(rule)))
         };
         TableIterator::new(delete(request(), required("confirm", confirm)))
     }

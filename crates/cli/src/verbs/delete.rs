@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use chrono::Utc;
 use clap::Subcommand;
 use tokio_util::sync::CancellationToken;
-use walarchive_core::retention::{self, Action, Applied, Mode, Object, Plan, Progress, Request};
+use walarchive_core::retention::{self, Action, Applied, Mode, Object, Plan, Progress, Request, Rule};
 use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, Result};
 
@@ -118,10 +118,10 @@ impl What {
             }
             What::Before(_) => {
                 let (mode, target) = split("\"delete before [FIND_FULL] NAME|TIME\"")?;
-                Ok(Request::Before {
+                Ok(Request::Rule(Rule::Before {
                     target: target.parse()?,
                     find_full: mode.is_find_full()?,
-                })
+                }))
             }
             What::Target(_) => {
                 let (mode, name) = split("\"delete target [FIND_FULL] NAME\"")?;
@@ -138,8 +138,8 @@ impl What {
             What::Garbage(_) => Ok(Request::Garbage(
                 optional("\"delete garbage [ARCHIVES|BACKUPS]\"")?.parse()?,
             )),
-            What::OutsideWindow(_) => Ok(Request::OutsideWindow(words.join(" ").parse()?)),
-            What::Gfs(_) => Ok(Request::Gfs(optional("\"delete gfs 7,4,12,5\"")?.parse()?)),
+            What::OutsideWindow(_) => Ok(Request::Rule(Rule::OutsideWindow(words.join(" ").parse()?))),
+            What::Gfs(_) => Ok(Request::Rule(Rule::Gfs(optional("\"delete gfs 7,4,12,5\"")?.parse()?))),
         }
     }
 }
@@ -313,10 +313,12 @@ mod tests {
 
     #[test]
     fn wal_g_s_syntax_is_understood() {
-        let retain = |count, mode| Request::Retain {
-            count,
-            mode,
-            after: None,
+        let retain = |count, mode| {
+            Request::Rule(Rule::Retain {
+                count,
+                mode,
+                after: None,
+            })
         };
         assert_eq!(request("retain 3 --confirm"), Ok(retain(3, Mode::Any)));
         assert_eq!(request("retain FULL 3"), Ok(retain(3, Mode::Full)));
@@ -324,18 +326,18 @@ mod tests {
         let after: DateTime<Utc> = "2026-11-20T10:00:00Z".parse().expect("a time");
         assert_eq!(
             request("retain FULL 3 --after 2026-11-20T10:00:00Z"),
-            Ok(Request::Retain {
+            Ok(Request::Rule(Rule::Retain {
                 count: 3,
                 mode: Mode::Full,
                 after: Some(after)
-            })
+            }))
         );
         assert_eq!(
             request("before FIND_FULL 2026-11-20T10:00:00Z"),
-            Ok(Request::Before {
+            Ok(Request::Rule(Rule::Before {
                 target: Before::Time(after),
                 find_full: true
-            })
+            }))
         );
         assert_eq!(
             request("target base_1"),
@@ -353,11 +355,11 @@ mod tests {
         assert_eq!(request("garbage ARCHIVES"), Ok(Request::Garbage(Garbage::Archives)));
         assert_eq!(
             request("outside-window 14 days"),
-            Ok(Request::OutsideWindow("2 weeks".parse().expect("a span")))
+            Ok(Request::Rule(Rule::OutsideWindow("2 weeks".parse().expect("a span"))))
         );
         assert_eq!(
             request("gfs 7,4,12,5"),
-            Ok(Request::Gfs(Gfs::new(7, 4, 12, 5).expect("a rule")))
+            Ok(Request::Rule(Rule::Gfs(Gfs::new(7, 4, 12, 5).expect("a rule"))))
         );
         for args in [
             "",

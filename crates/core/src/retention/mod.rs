@@ -63,7 +63,7 @@ pub use apply::{Applied, Progress, Spared, apply};
 pub use mark::mark;
 pub use plan::{Action, Kept, Object, Plan, Row, Situation};
 pub use planner::plan;
-pub use request::{Before, Garbage, Gfs, Mode, Policy, Request, time};
+pub use request::{Before, Garbage, Gfs, Mode, Policy, Request, Rule, time};
 pub use span::Span;
 
 /// Names of backups that one line of the log shows.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::keep::{Keep, Running};
 use super::plan::{Action, Plan, Situation, leftover, wal_action};
 use super::request::{Garbage, Request};
+use super::rules::Chosen;
 use super::wal::Need;
 use super::{branches, everything, rules, target, uploads};
 use crate::error::Result;
@@ -17,12 +18,21 @@ pub fn plan(inventory: &Inventory, request: &Request, situation: &Situation) -> 
     match request {
         Request::Everything { force } => everything::plan(inventory, situation, *force),
         Request::Target { name, find_full } => target::plan(inventory, situation, name, *find_full),
-        _ => by_rule(inventory, request, situation),
+        Request::Garbage(what) => Ok(keeping(
+            inventory,
+            rules::of_garbage(inventory, *what),
+            Some(*what),
+            situation,
+        )),
+        Request::Rule(rule) => {
+            let chosen = rules::choose(inventory, rule, situation)?;
+            Ok(keeping(inventory, chosen, None, situation))
+        }
     }
 }
 
-fn by_rule(inventory: &Inventory, request: &Request, situation: &Situation) -> Result<Plan> {
-    let chosen = rules::choose(inventory, request, situation)?;
+/// What goes if that is chosen to stay.
+fn keeping(inventory: &Inventory, chosen: Chosen, garbage: Option<Garbage>, situation: &Situation) -> Plan {
     let mut keep = Keep::new(inventory);
     for (index, why) in &chosen.stay {
         keep.keep(*index, why.point_in_time, &why.text);
@@ -50,10 +60,10 @@ fn by_rule(inventory: &Inventory, request: &Request, situation: &Situation) -> R
         force: false,
     };
     plan.actions
-        .extend(leftovers(inventory, situation, |folder| match request {
-            Request::Garbage(Garbage::Archives) => false,
-            Request::Garbage(_) => true,
-            _ => chosen.line.is_some_and(|line| folder.newest < line),
+        .extend(leftovers(inventory, situation, |folder| match garbage {
+            Some(Garbage::Archives) => false,
+            Some(_) => true,
+            None => chosen.line.is_some_and(|line| folder.newest < line),
         }));
     let nameless = situation.protected.iter().any(|name| parse_name(name).0.is_none());
     if nameless && chosen.wal {
@@ -66,7 +76,7 @@ fn by_rule(inventory: &Inventory, request: &Request, situation: &Situation) -> R
     }
     plan.notes.extend(situation.notes.iter().cloned());
     plan.actions.extend(uploads::abandoned(inventory, situation));
-    Ok(plan)
+    plan
 }
 
 /// Folders without a sentinel: those whose deletion was interrupted in any case, of the others those that are `unwanted`.

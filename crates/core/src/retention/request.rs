@@ -158,9 +158,9 @@ impl Gfs {
     }
 }
 
-/// What is to be deleted. All but `Target` and `Everything` say what stays.
+/// A rule that says which backups stay.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
+pub enum Rule {
     /// The newest backups stay, as many as `count` says.
     Retain {
         /// At least 1.
@@ -177,7 +177,20 @@ pub enum Request {
         /// If the first backup that stays is a delta: so does its full one, and what is newer than that. An error without.
         find_full: bool,
     },
-    /// One backup goes, with its dependants. WAL stays.
+    /// What is not needed to restore to any moment of this last span of time.
+    OutsideWindow(Span),
+    /// What is not the newest backup of its day, week, month or year.
+    Gfs(Gfs),
+}
+
+/// What is to be deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// What a rule does not keep.
+    Rule(Rule),
+    /// What is of no use to any backup.
+    Garbage(Garbage),
+    /// One backup, with its dependants. WAL stays.
     Target {
         /// The backup.
         name: String,
@@ -189,19 +202,13 @@ pub enum Request {
         /// Permanent backups too, and all that walarchive keeps in the repository for itself.
         force: bool,
     },
-    /// What is of no use to any backup.
-    Garbage(Garbage),
-    /// What is not needed to restore to any moment of this last span of time.
-    OutsideWindow(Span),
-    /// What is not the newest backup of its day, week, month or year.
-    Gfs(Gfs),
 }
 
 impl Request {
     /// `delete retain`; 0 would be "everything", which is to be asked for by its name.
     pub fn retain(count: i64, mode: Mode, after: Option<DateTime<Utc>>) -> Result<Self> {
         match u32::try_from(count) {
-            Ok(count) if count > 0 => Ok(Request::Retain { count, mode, after }),
+            Ok(count) if count > 0 => Ok(Request::Rule(Rule::Retain { count, mode, after })),
             _ => Err(Error::config(
                 format!("{count} is not a number of backups to retain"),
                 "At least 1 must stay; to delete all backups there is \"delete everything\".",
@@ -257,15 +264,15 @@ impl fmt::Display for Policy {
 
 impl From<Policy> for Request {
     fn from(policy: Policy) -> Self {
-        match policy {
-            Policy::Window(span) => Request::OutsideWindow(span),
-            Policy::Full(count) => Request::Retain {
+        Request::Rule(match policy {
+            Policy::Window(span) => Rule::OutsideWindow(span),
+            Policy::Full(count) => Rule::Retain {
                 count,
                 mode: Mode::Full,
                 after: None,
             },
-            Policy::Gfs(gfs) => Request::Gfs(gfs),
-        }
+            Policy::Gfs(gfs) => Rule::Gfs(gfs),
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Datelike, Utc};
 
 use super::plan::Situation;
-use super::request::{Before, Garbage, Gfs, Mode, Request};
+use super::request::{Before, Garbage, Gfs, Mode, Rule};
 use super::span::Span;
 use crate::error::{Error, Result};
 use crate::inventory::{BackupInfo, Inventory};
@@ -32,6 +32,18 @@ pub(super) struct Chosen {
     pub(super) notes: Vec<String>,
 }
 
+impl Chosen {
+    fn nothing(why: &str) -> Self {
+        Chosen {
+            stay: Vec::new(),
+            why: why.into(),
+            line: None,
+            wal: false,
+            notes: Vec::new(),
+        }
+    }
+}
+
 /// Backups of one sequence, by start time.
 struct Sequence<'a> {
     inventory: &'a Inventory,
@@ -41,37 +53,35 @@ struct Sequence<'a> {
     restorable: Vec<bool>,
 }
 
-/// Apply the rule of a request.
-pub(super) fn choose(inventory: &Inventory, request: &Request, situation: &Situation) -> Result<Chosen> {
-    let words = Words::of(request);
+/// What a deletion of garbage keeps: all backups.
+pub(super) fn of_garbage(inventory: &Inventory, what: Garbage) -> Chosen {
     let mut chosen = Chosen {
-        stay: Vec::new(),
-        why: words.goes.into(),
-        line: None,
-        wal: false,
-        notes: Vec::new(),
+        wal: what != Garbage::Backups,
+        ..Chosen::nothing("")
     };
+    Sequence::of(inventory).stay_from(0, "no backup is garbage", true, &mut chosen);
+    chosen
+}
+
+/// Apply a rule.
+pub(super) fn choose(inventory: &Inventory, rule: &Rule, situation: &Situation) -> Result<Chosen> {
+    let words = Words::of(rule);
+    let mut chosen = Chosen::nothing(&words.goes);
     let sequence = Sequence::of(inventory);
-    if let Request::Garbage(what) = request {
-        sequence.stay_from(0, words.all_stay, true, &mut chosen);
-        chosen.wal = *what != Garbage::Backups;
-        return Ok(chosen);
-    }
     sequence.refuse_alternating()?;
-    let line = match request {
-        Request::Retain { count, mode, after } => sequence.retain(*count as usize, *mode, *after)?,
-        Request::Before { target, find_full } => sequence.before(target, *find_full)?,
-        Request::OutsideWindow(span) => sequence.window(situation.now, span),
-        Request::Gfs(gfs) => sequence.gfs(gfs, &mut chosen),
-        Request::Garbage(_) | Request::Target { .. } | Request::Everything { .. } => None,
+    let line = match rule {
+        Rule::Retain { count, mode, after } => sequence.retain(*count as usize, *mode, *after)?,
+        Rule::Before { target, find_full } => sequence.before(target, *find_full)?,
+        Rule::OutsideWindow(span) => sequence.window(situation.now, span),
+        Rule::Gfs(gfs) => sequence.gfs(gfs, &mut chosen),
     };
     match line {
         None => {
-            sequence.stay_from(0, words.all_stay, false, &mut chosen);
+            sequence.stay_from(0, "nothing says that it is too old", false, &mut chosen);
             chosen.notes.push(words.nothing.to_owned());
         }
         Some(line) => {
-            if !matches!(request, Request::Gfs(_)) {
+            if !matches!(rule, Rule::Gfs(_)) {
                 sequence.stay_from(line, &words.stays, false, &mut chosen);
             }
             chosen.line = Some(sequence.backup(line).started());
@@ -85,20 +95,14 @@ pub(super) fn choose(inventory: &Inventory, request: &Request, situation: &Situa
 struct Words {
     stays: String,
     goes: String,
-    all_stay: &'static str,
     nothing: &'static str,
 }
 
 impl Words {
-    fn of(request: &Request) -> Words {
-        let words = |stays: String, goes: String, nothing| Words {
-            stays,
-            goes,
-            all_stay: "nothing says that it is too old",
-            nothing,
-        };
-        match request {
-            Request::Retain { count, mode, after } => {
+    fn of(rule: &Rule) -> Words {
+        let words = |stays: String, goes: String, nothing| Words { stays, goes, nothing };
+        match rule {
+            Rule::Retain { count, mode, after } => {
                 let backups = match (mode, count) {
                     (Mode::Full, 1) => "newest full backup".to_owned(),
                     (Mode::Full, count) => format!("{count} newest full backups"),
@@ -112,7 +116,7 @@ impl Words {
                     "There are no more backups that can be restored than are to be retained; no backup is deleted.",
                 )
             }
-            Request::Before { target, .. } => {
+            Rule::Before { target, .. } => {
                 let line = match target {
                     Before::Name(name) => format!("\"{name}\""),
                     Before::Time(time) => time.to_string(),
@@ -123,20 +127,16 @@ impl Words {
                     "No backup started after that time; none is deleted, lest none be left.",
                 )
             }
-            Request::OutsideWindow(span) => words(
+            Rule::OutsideWindow(span) => words(
                 format!("needed to restore to any moment of the last {span}"),
                 format!("not needed to restore to any moment of the last {span}"),
                 "No backup that can be restored is older than the window; no backup is deleted.",
             ),
-            Request::Gfs(_) => words(
+            Rule::Gfs(_) => words(
                 String::new(),
                 "not the newest backup of a day, week, month or year that is kept".to_owned(),
                 "No backup can be restored; no backup is deleted.",
             ),
-            _ => Words {
-                all_stay: "no backup is garbage",
-                ..words(String::new(), String::new(), "")
-            },
         }
     }
 }

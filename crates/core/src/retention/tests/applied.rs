@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::layout;
-use crate::retention::{Mode, Progress, Request, apply, draw_up, mark};
+use crate::retention::{Mode, Progress, Request, Rule, apply, draw_up, mark};
 use walarchive_storage::Store;
 use walarchive_testkit::meddler::{Act, Meddler, Op};
 
@@ -66,11 +66,11 @@ pub(super) async fn all_keys(inner: &InMemory) -> BTreeSet<String> {
 }
 
 pub(super) fn retain(count: u32) -> Request {
-    Request::Retain {
+    Request::Rule(Rule::Retain {
         count,
         mode: Mode::Full,
         after: None,
-    }
+    })
 }
 
 pub(super) async fn delete(store: &Store, request: &Request) -> crate::Result<(Plan, crate::retention::Applied)> {

@@ -6,7 +6,7 @@ use super::*;
 use crate::lease::Holder;
 use crate::retention::plan::Situation;
 use crate::retention::planner::plan;
-use crate::retention::request::{Before, Mode, Request};
+use crate::retention::request::{Before, Mode, Request, Rule};
 
 fn full(count: u32) -> Request {
     Request::retain(i64::from(count), Mode::Full, None).expect("a request")
@@ -158,10 +158,10 @@ fn a_failover_is_no_branch() {
         "{:?}",
         keys(&drawn)
     );
-    let before = Request::Before {
+    let before = Request::Rule(Rule::Before {
         target: "base_000000020000000000000014".parse::<Before>().expect("a target"),
         find_full: false,
-    };
+    });
     let drawn = plan(&inventory, &before, &situation(2, 30)).expect("a plan");
     assert!(
         keys(&drawn).contains(&"base_000000010000000000000002".to_owned()),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::retention::{Before, Garbage, Gfs, Mode, Request, Situation, Span, plan};
+use crate::retention::{Before, Garbage, Gfs, Mode, Request, Rule, Situation, Span, plan};
 
 fn now() -> DateTime<Utc> {
     hour(1000)
@@ -10,11 +10,11 @@ fn keys_of(inventory: &Inventory, request: Request) -> Vec<String> {
 }
 
 fn full(count: u32) -> Request {
-    Request::Retain {
+    Request::Rule(Rule::Retain {
         count,
         mode: Mode::Full,
         after: None,
-    }
+    })
 }
 
 fn name(timeline: u32, number: u64) -> String {
@@ -109,10 +109,12 @@ fn deltas_and_their_ancestors_stay_together() {
         [segments(1, [1]), segments(1, [3]), segments(1, 5..=7)].concat(),
         "a delta of the first one is newer than the second one"
     );
-    let retain = |count, mode| Request::Retain {
-        count,
-        mode,
-        after: None,
+    let retain = |count, mode| {
+        Request::Rule(Rule::Retain {
+            count,
+            mode,
+            after: None,
+        })
     };
     let error = plan(&inventory, &retain(1, Mode::Any), &Situation::at(now())).expect_err("a delta");
     assert!(error.to_string().contains(&of_second.name) && error.hint().is_some_and(|hint| hint.contains("FIND_FULL")));
@@ -194,7 +196,11 @@ fn wal_of_descendants_stays_and_that_of_other_branches_goes() {
 fn a_window_reaches_back_to_the_backup_before_it() {
     let backups = vec![backup(1, 700, 700), backup(1, 800, 801), backup(1, 900, 900)];
     let inventory = inventory(backups, wal(1, 699..=999).collect(), vec![]);
-    let window = |hours: i64| Request::OutsideWindow(Span::new(0, 0, hours * 3_600_000_000).expect("a span"));
+    let window = |hours: i64| {
+        Request::Rule(Rule::OutsideWindow(
+            Span::new(0, 0, hours * 3_600_000_000).expect("a span"),
+        ))
+    };
     let gone = |hours| {
         keys_of(&inventory, window(hours))
             .into_iter()
@@ -213,7 +219,9 @@ fn an_abandoned_branch_does_not_shorten_the_window() {
     let objects = wal(1, 700..=750).chain(wal(2, 750..=810)).chain(wal(3, 750..=999));
     let histories = vec![history(2, &[(1, 750)]), history(3, &[(1, 750)])];
     let inventory = inventory(backups, objects.collect(), histories);
-    let window = Request::OutsideWindow(Span::new(0, 0, 100 * 3_600_000_000).expect("a span"));
+    let window = Request::Rule(Rule::OutsideWindow(
+        Span::new(0, 0, 100 * 3_600_000_000).expect("a span"),
+    ));
     assert!(keys_of(&inventory, window).is_empty());
 }
 
@@ -222,7 +230,7 @@ fn one_a_day_a_week_a_month() {
     // One every 6 hours; the newest one is of hour 999.
     let backups: Vec<_> = (1..=166).map(|at| backup(1, at * 6, at * 6)).collect();
     let inventory = inventory(backups, wal(1, 1..=999).collect(), vec![]);
-    let gfs = Request::Gfs(Gfs::new(2, 2, 2, 0).expect("a rule"));
+    let gfs = Request::Rule(Rule::Gfs(Gfs::new(2, 2, 2, 0).expect("a rule")));
     let plan = plan(&inventory, &gfs, &Situation::at(now())).expect("a plan");
     let why: Vec<&str> = plan.kept.iter().map(|kept| kept.why.as_str()).collect();
     assert_eq!(
@@ -246,16 +254,20 @@ fn before_a_name_or_a_time() {
     let second = backup(1, 5, 5);
     let third = delta(&second, 1, 8, 8);
     let inventory = inventory(vec![first, second, third.clone()], wal(1, 1..=9).collect(), vec![]);
-    let before = |target: &str, find_full| Request::Before {
-        target: target.parse().expect("a target"),
-        find_full,
+    let before = |target: &str, find_full| {
+        Request::Rule(Rule::Before {
+            target: target.parse().expect("a target"),
+            find_full,
+        })
     };
     let expected = [vec![name(1, 2)], segments(1, 1..=4)].concat();
     assert_eq!(keys_of(&inventory, before(&name(1, 5), false)), expected);
     assert_eq!(keys_of(&inventory, before(&third.name, true)), expected);
-    let time = |at| Request::Before {
-        target: Before::Time(hour(at)),
-        find_full: false,
+    let time = |at| {
+        Request::Rule(Rule::Before {
+            target: Before::Time(hour(at)),
+            find_full: false,
+        })
     };
     assert_eq!(keys_of(&inventory, time(4)), expected);
     assert!(keys_of(&inventory, time(10)).is_empty(), "none would be left");
@@ -367,10 +379,10 @@ fn young_wal_without_a_backup_stays_and_all_of_it_when_one_begins() {
 #[test]
 fn before_leaves_a_backup_that_can_be_restored() {
     let known = inventory(vec![backup(1, 1, 1), backup(1, 5, 7)], wal(1, 1..=6).collect(), vec![]);
-    let before = Request::Before {
+    let before = Request::Rule(Rule::Before {
         target: Before::Time(hour(4)),
         find_full: false,
-    };
+    });
     let error = plan(&known, &before, &Situation::at(now())).expect_err("refused");
     assert!(
         error.to_string().contains("none of the backups that would stay"),

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::retention::{Before, Garbage, Gfs, Mode, Object, Request, Situation, Span, plan};
+use crate::retention::{Before, Garbage, Gfs, Mode, Object, Request, Rule, Situation, Span, plan};
 
 /// Segments of a timeline.
 const END: u64 = 60;
@@ -70,19 +70,22 @@ fn request() -> impl Strategy<Value = Request> {
     let mode = prop_oneof![Just(Mode::Any), Just(Mode::Full), Just(Mode::FindFull)];
     let after = prop::option::of((0u64..END).prop_map(hour));
     prop_oneof![
-        (1u32..5, mode, after).prop_map(|(count, mode, after)| Request::Retain { count, mode, after }),
-        (0u64..END + 40, any::<bool>()).prop_map(|(at, find_full)| Request::Before {
+        (1u32..5, mode, after).prop_map(|(count, mode, after)| Request::Rule(Rule::Retain { count, mode, after })),
+        (0u64..END + 40, any::<bool>()).prop_map(|(at, find_full)| Request::Rule(Rule::Before {
             target: Before::Time(hour(at)),
             find_full
-        }),
-        (0usize..9, any::<bool>()).prop_map(|(at, find_full)| Request::Before {
+        })),
+        (0usize..9, any::<bool>()).prop_map(|(at, find_full)| Request::Rule(Rule::Before {
             target: Before::Name(at.to_string()),
             find_full
-        }),
+        })),
         prop_oneof![Just(Garbage::All), Just(Garbage::Archives), Just(Garbage::Backups)].prop_map(Request::Garbage),
-        (1i64..100).prop_map(|hours| Request::OutsideWindow(Span::new(0, 0, hours * 3_600_000_000).expect("a span"))),
-        (0u32..4, 0u32..3, 0u32..2, 0u32..2)
-            .prop_filter_map("nothing", |(d, w, m, y)| Gfs::new(d, w, m, y).ok().map(Request::Gfs)),
+        (1i64..100).prop_map(|hours| Request::Rule(Rule::OutsideWindow(
+            Span::new(0, 0, hours * 3_600_000_000).expect("a span")
+        ))),
+        (0u32..4, 0u32..3, 0u32..2, 0u32..2).prop_filter_map("nothing", |(d, w, m, y)| Gfs::new(d, w, m, y)
+            .ok()
+            .map(|rule| Request::Rule(Rule::Gfs(rule)))),
     ]
 }
 
@@ -205,16 +208,16 @@ fn now() -> DateTime<Utc> {
 /// A name where the request has a number for one.
 fn with_name(request: Request, inventory: &Inventory) -> Option<Request> {
     match request {
-        Request::Before {
+        Request::Rule(Rule::Before {
             target: Before::Name(at),
             find_full,
-        } => {
+        }) => {
             let readable: Vec<&BackupInfo> = inventory.backups.iter().filter(|b| b.damaged.is_none()).collect();
             let at: usize = at.parse().ok()?;
-            Some(Request::Before {
+            Some(Request::Rule(Rule::Before {
                 target: Before::Name(readable.get(at)?.name.clone()),
                 find_full,
-            })
+            }))
         }
         request => Some(request),
     }
@@ -273,7 +276,7 @@ proptest! {
         }
         let left = after(&before, &plan, plan.actions.len());
         if !able.is_empty() {
-            prop_assert!(matches!(request, Request::Before { .. }) || !restorable(&left).is_empty(), "none is left");
+            prop_assert!(matches!(request, Request::Rule(Rule::Before { .. })) || !restorable(&left).is_empty(), "none is left");
         }
         let kept: BTreeMap<&str, &str> =
             plan.kept.iter().map(|kept| (kept.name.as_str(), kept.why.as_str())).collect();
@@ -290,7 +293,7 @@ proptest! {
                 prop_assert!(kept.contains_key(link.name.as_str()), "{name} depends on {}", link.name);
             }
             // Not those that stay for another reason than their age.
-            if backup.metadata.is_permanent || kept[name].contains("depends on it") || matches!(request, Request::Gfs(_)) {
+            if backup.metadata.is_permanent || kept[name].contains("depends on it") || matches!(request, Request::Rule(Rule::Gfs(_))) {
                 continue;
             }
             for (timeline, number) in leads_to(&before, backup) {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::layout;
-use crate::retention::{Garbage, Progress, Request, Situation, apply, draw_up, plan};
+use crate::retention::{Garbage, Progress, Request, Rule, Situation, apply, draw_up, plan};
 use walarchive_storage::PendingUploads;
 use walarchive_storage::{PendingUpload, Store};
 
@@ -141,7 +141,7 @@ async fn garbage_has_what_was_abandoned_and_no_more() {
     }
     for request in [
         Request::retain(1, Default::default(), None).expect("a request"),
-        Request::OutsideWindow("1 day".parse().expect("a span")),
+        Request::Rule(Rule::OutsideWindow("1 day".parse().expect("a span"))),
     ] {
         let plan = draw_up(&store, &request, &[], Utc::now()).await.expect("a plan");
         assert!(uploads_of(&plan).is_empty(), "{request:?}");
