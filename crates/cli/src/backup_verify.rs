@@ -8,7 +8,7 @@ use walarchive_core::verify::{self, BackupReport, Status, VerifiedBackup};
 
 use crate::args::Storage;
 use crate::print::plain;
-use crate::{print, progress, settings};
+use crate::{print, progress, settings, take_over, wal};
 
 /// `backup-verify`.
 #[derive(Debug, clap::Args)]
@@ -37,7 +37,8 @@ pub struct BackupVerify {
 pub async fn run(args: &BackupVerify) -> Result<Status> {
     let store = settings::store(&args.storage)?;
     let inventory = Inventory::load(&store).await?;
-    let store = settings::patient_store(&args.storage)?;
+    let data_dir = wal::usual_data_dirs().find(|directory| wal::is_data_dir(directory));
+    let store = take_over::noting(&settings::patient_store(&args.storage)?, data_dir.as_deref()).await?;
     let mut reports = Vec::new();
     for name in names(args, &inventory)? {
         if args.new

@@ -10,7 +10,7 @@ use walarchive_core::verify::{self, Checks, LOOKS, Live, Names, Selection, Statu
 use walarchive_core::{Error, Result};
 
 use crate::args::Storage;
-use crate::{print, progress, settings, wal};
+use crate::{print, progress, settings, take_over, wal};
 
 /// `wal-verify`.
 #[derive(Debug, clap::Args)]
@@ -89,6 +89,7 @@ pub async fn run(args: &WalVerify) -> Result<Status> {
         };
         let progress = Arc::default();
         let store = Store::open(&settings.storage.for_backup())?;
+        let store = take_over::noting(&store, data_dir.as_deref()).await?;
         let work = Box::pin(verify::verify_content(
             &store,
             &inventory,

@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::INTERVAL;
 use super::act::Writer;
 use super::clock::Moment;
 use super::record::View;
-use super::refuse;
+use super::{INTERVAL, LOOK, refuse};
 use crate::error::Result;
 use crate::inventory::read_history;
 use crate::lsn::Lsn;
@@ -80,7 +79,7 @@ impl OnBehalf {
     async fn permit(&self, store: &Store, write: Write, timeline: Option<u32>) -> Result<()> {
         let (before, now) = (self.0.lock().clone(), Moment::now());
         let age = before.as_ref().and_then(|(_, looked)| now.since(looked));
-        if write == Write::Object && age.is_some_and(|age| age < INTERVAL) {
+        if write == Write::Object && age.is_some_and(|age| age < LOOK) {
             return Ok(());
         }
         let view = View::read(store).await?;
