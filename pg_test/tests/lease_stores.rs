@@ -65,6 +65,8 @@ fn has_one_writer(site: &Site) {
     archive_all(&primary);
     assert!(is_stored(site, &late));
     assert_eq!(primary.psql(LEASE), "held|3");
+    // What it writes within seconds of its last look may still come.
+    clone.wait_until("it knows", PATIENCE, || status(&clone, "lease_state") == "lost");
     let mark = clone.log_mark();
     let refused = first_waiting(&clone);
     wait_message(&clone, mark, &["WARNING", "could not archive", REFUSED], PATIENCE);

@@ -145,7 +145,8 @@ impl Writer {
             return Ok(());
         };
         let known = instance.known(self.store.url(), None);
-        if self.in_recovery() || (known.held.is_none() && known.watch.is_none() && !instance.take_over) {
+        let concerned = known.held.is_some() || known.claim.is_some() || known.watch.is_some() || instance.take_over;
+        if self.in_recovery() || !concerned {
             return Ok(());
         }
         self.take_turn(true).await
