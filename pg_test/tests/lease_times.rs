@@ -2,10 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use walarchive_pg_test::archiving::{first_waiting, wait_message};
 use walarchive_pg_test::site::{Site, archive_all, backup};
-use walarchive_testkit::{Builder, Cluster, PATIENCE, Signal, StopMode, kill_pid, run};
+use walarchive_testkit::{
+    Builder, Cluster, Fault, FaultProxy, PATIENCE, S3Server, Signal, StopMode, StoreServer, TestDir, kill_pid, run,
+};
 
 const REFUSED: &str = "is written by another server";
 const LEASE: &str = "SELECT lease_state, lease_epoch FROM walarchive_status";
@@ -166,4 +170,72 @@ fn the_binary_promises_what_the_server_is_set_to() {
     });
     take_over(&site, &datadir);
     assert_eq!(alive(&site)["interval_ms"], 45_000);
+}
+
+/// An S3 server behind a proxy.
+struct Proxied {
+    server: S3Server,
+    proxy: Arc<FaultProxy>,
+}
+
+impl StoreServer for Proxied {
+    fn url(&self, prefix: &str) -> String {
+        self.server.url(prefix)
+    }
+
+    fn options(&self) -> String {
+        self.proxy.options()
+    }
+
+    fn env(&self) -> Vec<(String, String)> {
+        StoreServer::env(&self.server)
+    }
+
+    fn stop(&self) {
+        self.server.stop();
+    }
+
+    fn start_again(&self) {
+        self.server.start_again();
+    }
+}
+
+/// How often a process has slept so far, its main thread that is.
+fn sleeps(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/task/{pid}/status")).expect("the process is there");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.and_then(|count| count.trim().parse().ok()).expect("a count")
+}
+
+/// A renewal that outlasts its interval is waited for, and not asked after twenty times a second.
+#[test]
+fn a_worker_sleeps_while_the_store_hangs() {
+    const LOOKED: Duration = Duration::from_secs(5);
+    let mut proxy = None;
+    let site = Site::on(|dir: &TestDir| {
+        let server = S3Server::start(dir, "bucket");
+        let started = Arc::new(FaultProxy::start(server.port()));
+        proxy = Some(Arc::clone(&started));
+        Proxied { server, proxy: started }
+    });
+    let proxy = proxy.expect("the proxy was started");
+    let primary = site.primary(&[("walarchive.lease_interval", "1s")]);
+    archive_all(&primary);
+    proxy.set([Fault::Silent]);
+    proxy.forget();
+    primary.wait_until("the worker asks for the lease", PATIENCE, || {
+        let mut requests = proxy.requests().into_iter();
+        requests.any(|request| request.target.contains("/lease/"))
+    });
+    // From now on the next renewal is due, after a second, and the last one is not over.
+    let (worker, begun) = (
+        primary.pid_of("walarchive worker").expect("the worker"),
+        std::time::Instant::now(),
+    );
+    let before = sleeps(worker);
+    primary.wait_until("time has passed", PATIENCE, || begun.elapsed() > LOOKED);
+    let woken = sleeps(worker) - before;
+    assert!(woken <= 15, "it woke {woken} times in {LOOKED:?}");
 }
