@@ -85,14 +85,19 @@ impl Writer {
     }
 
     /// May be written now? Takes or renews the lease if need be. Whether somebody else has taken it is asked before a deletion in
-    /// any case, and before another write if nobody in this process has asked lately.
+    /// any case, and before another write begins if nobody in this process has asked lately.
     pub async fn permit(self: &Arc<Self>, write: Write) -> Result<()> {
         let looked = self.looked.lock().clone();
         if let Some(looked) = looked
             && let Some(held) = Instance::permits(&self.data_dir, self.store.url(), &Moment::now())?
         {
             let age = Moment::now().since(&looked);
-            if write == Write::Object && age.is_some_and(|age| age < LOOK) {
+            let enough = match write {
+                Write::Object => age.is_some_and(|age| age < LOOK),
+                Write::Ongoing => true,
+                Write::Deletion => false,
+            };
+            if enough {
                 return Ok(());
             }
             let newest = self.looks.ask(|| Arc::clone(self).look_for_newer(held.epoch)).await?;

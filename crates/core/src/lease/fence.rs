@@ -1,6 +1,7 @@
 //! The fence that stands before each change of a repository.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -79,7 +80,12 @@ impl OnBehalf {
     async fn permit(&self, store: &Store, write: Write, timeline: Option<u32>) -> Result<()> {
         let (before, now) = (self.0.lock().clone(), Moment::now());
         let age = before.as_ref().and_then(|(_, looked)| now.since(looked));
-        if write == Write::Object && age.is_some_and(|age| age < LOOK) {
+        let enough = match write {
+            Write::Object => LOOK,
+            Write::Ongoing => INTERVAL,
+            Write::Deletion => Duration::ZERO,
+        };
+        if age.is_some_and(|age| age < enough) {
             return Ok(());
         }
         let view = View::read(store).await?;

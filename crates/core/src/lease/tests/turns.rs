@@ -159,3 +159,34 @@ async fn a_write_follows_a_look_that_is_young() {
     let says = reason(holder.permit(Write::Object).await);
     assert!(says.contains("has lost it"), "{says}");
 }
+
+/// A write that takes long is not held up by questions while its renewal is young; one that begins asks once.
+#[tokio::test]
+async fn what_goes_on_asks_nothing_and_what_begins_asks_once() {
+    let (dir, meddler) = (data_dir(), Meddler::new(Arc::default()));
+    let store = meddler.store();
+    let long = Situation {
+        interval: TICK * 1000,
+        ..situation(1)
+    };
+    let holder = Writer::new(store, dir.path(), long);
+    holder.permit(Write::Object).await.expect("the first");
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    meddler.rule(move |_, _| {
+        count.fetch_add(1, Ordering::Relaxed);
+        Act::Pass
+    });
+    tokio::time::sleep(LOOK).await;
+    for (write, expected) in [
+        (Write::Ongoing, 0),
+        (Write::Object, 1),
+        (Write::Object, 1),
+        (Write::Ongoing, 1),
+    ] {
+        holder.permit(write).await.expect("permitted");
+        assert_eq!(asked.load(Ordering::Relaxed), expected, "{write:?}");
+    }
+    holder.permit(Write::Deletion).await.expect("permitted");
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+}
