@@ -272,6 +272,11 @@ fn a_restored_server_takes_over_if_that_is_wished() {
             .contains("use --archive-off for a clone, or --take-over to replace it"),
         "{said:?}"
     );
+    assert!(
+        said.stderr
+            .contains("takes its place when it has not renewed the lease for 4 s, be it for a failure of its network"),
+        "{said:?}"
+    );
     let target = site.restore("successor", "LATEST", &["--take-over"]);
     let successor = clone_of(&site, &target, "successor");
     successor.wait_promoted(PATIENCE);
