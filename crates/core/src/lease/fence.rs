@@ -9,7 +9,7 @@ use super::act::Writer;
 use super::clock::Moment;
 use super::record::View;
 use super::{INTERVAL, LOOK, refuse};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::inventory::read_history;
 use crate::lsn::Lsn;
 use crate::storage::{Fence, Store, Write};
@@ -41,9 +41,12 @@ impl Fence for Fenced {
         if !situation.is_standby {
             return Err(refuse::in_recovery(self.writer.store()));
         }
-        self.standby
-            .permit(self.writer.store(), write, Some(situation.timeline))
-            .await
+        let store = self.writer.store();
+        match self.standby.permit(store, write, Some(situation.timeline)).await {
+            // It was promoted since this piece of work began, and is the holder itself.
+            Err(Error::NotWriter { .. }) if self.writer.holds()? => self.writer.permit(write).await,
+            answer => answer,
+        }
     }
 }
 

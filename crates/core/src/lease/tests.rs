@@ -159,7 +159,10 @@ async fn a_promoted_standby_takes_over_at_once_and_the_old_primary_is_refused() 
     assert!(says.contains("timeline 2"), "{says}");
     reason(permit(&store, old.path(), 1).await);
     // A standby that follows the old one writes nothing, either.
-    let says = reason(standby.fenced(&store).put("x", "y".into()).await);
+    let follower = data_dir();
+    let of_old = writer(&store, follower.path(), 1);
+    of_old.set_situation(standby.situation());
+    let says = reason(of_old.fenced(&store).put("x", "y".into()).await);
     assert!(says.contains("follows timeline 1"), "{says}");
     // Without a higher timeline there was no promotion.
     let third = data_dir();

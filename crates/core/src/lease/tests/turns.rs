@@ -190,3 +190,28 @@ async fn what_goes_on_asks_nothing_and_what_begins_asks_once() {
     holder.permit(Write::Deletion).await.expect("permitted");
     assert_eq!(asked.load(Ordering::Relaxed), 2);
 }
+
+/// Work that began on a standby is refused by nobody once the standby was promoted, so it can at least tidy up.
+#[tokio::test]
+async fn a_standby_that_was_promoted_goes_on_as_the_holder() {
+    let (store, old, new) = (store(), data_dir(), data_dir());
+    permit(&store, old.path(), 1).await.expect("the first");
+    std::fs::write(new.path().join("standby.signal"), "").expect("written");
+    let standby = writer(&store, new.path(), 1);
+    standby.set_situation(Situation {
+        in_recovery: true,
+        is_standby: true,
+        ..situation(1)
+    });
+    standby.note_recovery().await.expect("noted");
+    let work = standby.fenced(&store);
+    work.put("x", "y".into()).await.expect("on behalf");
+    std::fs::remove_file(new.path().join("standby.signal")).expect("removed");
+    // Another process of it.
+    let promoted = writer(&store, new.path(), 2);
+    promoted.permit(Write::Object).await.expect("at once");
+    work.delete("x").await.expect("it is the holder");
+    // Somebody else takes it from the standby.
+    writer(&store, old.path(), 2).take_over().await.expect("taken over");
+    reason(work.delete("x").await);
+}
