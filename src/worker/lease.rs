@@ -40,14 +40,21 @@ impl Keeper {
     /// Do what is due. Returns after how long to come again.
     pub(super) fn turn(&mut self, bridge: &'static Bridge) -> Duration {
         while let Ok(result) = self.finished.try_recv() {
+            self.running = None;
             self.tell(result);
         }
-        let now = Instant::now();
-        if now >= self.due && self.running.as_ref().is_none_or(AbortHandle::is_finished) {
-            self.due = now + guc::lease_interval();
+        // One that is over and has said nothing has panicked.
+        self.running.take_if(|task| task.is_finished());
+        let (now, interval) = (Instant::now(), guc::lease_interval());
+        if self.running.is_some() {
+            // Its end wakes the worker.
+            return interval;
+        }
+        if now >= self.due {
+            self.due = now + interval;
             self.running = self.start(bridge);
         }
-        self.due.saturating_duration_since(now).max(Duration::from_millis(50))
+        self.due.saturating_duration_since(now)
     }
 
     fn start(&self, bridge: &'static Bridge) -> Option<AbortHandle> {

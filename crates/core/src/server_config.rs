@@ -1,9 +1,11 @@
 //! The `walarchive.*` settings of a data directory, for the binary: read from the files, since no server may be there.
 
 mod find;
+mod units;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 
@@ -28,6 +30,8 @@ pub struct ServerConfig {
     pub compression_level: Option<String>,
     /// PostgreSQL's own `archive_mode`.
     pub archive_mode: Option<String>,
+    /// `walarchive.lease_interval`.
+    pub lease_interval: Option<Duration>,
     /// Is walarchive among the `shared_preload_libraries`, so that a worker of the server's is at work?
     pub preloads: bool,
 }
@@ -62,6 +66,12 @@ impl ServerConfig {
                 read_file(&file, 0, &mut values, &mut Vec::new())?;
             }
         }
+        // The command line wins over the files. Of what it may hold, this is what the programs beside the server must know of it.
+        for (name, value) in find::settings_of_last_start(data_dir) {
+            if ["walarchive.lease_interval", "shared_preload_libraries"].contains(&name.as_str()) {
+                values.insert(name, value);
+            }
+        }
         let mut take = |name: &str| values.remove(name).filter(|value: &String| !value.is_empty());
         Ok(ServerConfig {
             storage: take("walarchive.storage"),
@@ -70,6 +80,7 @@ impl ServerConfig {
             compression: take("walarchive.compression"),
             compression_level: take("walarchive.compression_level"),
             archive_mode: take("archive_mode"),
+            lease_interval: take("walarchive.lease_interval").and_then(|value| units::seconds(&value)),
             preloads: take("shared_preload_libraries").is_some_and(|libraries| libraries.contains("walarchive")),
         })
     }
@@ -339,6 +350,34 @@ mod tests {
         .expect("written");
         let config = ServerConfig::read(dir.path()).expect("read");
         assert_eq!(config.storage.as_deref(), Some("file:///in-place"));
+    }
+
+    #[test]
+    fn the_command_line_of_the_last_start_wins_over_the_files() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("written");
+        write(
+            "postgresql.conf",
+            "walarchive.lease_interval = '2min'\nshared_preload_libraries = 'pg_stat_statements'\n",
+        );
+        let read = || {
+            let config = ServerConfig::read(dir.path()).expect("read");
+            (
+                config.lease_interval.map(|interval| interval.as_secs()),
+                config.preloads,
+            )
+        };
+        assert_eq!(read(), (Some(120), false));
+        for args in [
+            "\"-c\" \"walarchive.lease_interval=45\" \"--shared-preload-libraries=walarchive\"",
+            "\"-cwalarchive.lease_interval=45s\" \"-c\" \"shared_preload_libraries=a,walarchive\"",
+        ] {
+            write(
+                "postmaster.opts",
+                &format!("/usr/bin/postgres \"-D\" \"/data\" {args}\n"),
+            );
+            assert_eq!(read(), (Some(45), true), "{args}");
+        }
     }
 
     #[test]

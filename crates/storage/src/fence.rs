@@ -9,6 +9,8 @@ use crate::error::Refusal;
 pub enum Write {
     /// An object is written.
     Object,
+    /// The writing of an object that was permitted takes long. To ask much of a link that is slow would make it slower.
+    Ongoing,
     /// Objects are deleted, which nobody can take back.
     Deletion,
 }

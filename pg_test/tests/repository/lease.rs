@@ -129,6 +129,21 @@ fn a_restored_server_goes_on_by_itself_when_the_original_is_gone() {
         restored.psql("SELECT lease_state, lease_epoch FROM walarchive_status"),
         "held|2"
     );
+    let host = primary.datadir().display().to_string();
+    let message = wait_message(
+        &restored,
+        0,
+        &["WARNING", "took the lease of repository", "as epoch 2"],
+        PATIENCE,
+    );
+    for part in [
+        "had not renewed it for ",
+        &host,
+        "archives nothing any more",
+        "walarchive_take_over()",
+    ] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
     let name = backup(&restored, "");
     assert!(name.starts_with("base_00000002"), "{name}");
 }
@@ -257,6 +272,11 @@ fn a_restored_server_takes_over_if_that_is_wished() {
             .contains("use --archive-off for a clone, or --take-over to replace it"),
         "{said:?}"
     );
+    assert!(
+        said.stderr
+            .contains("takes its place when it has not renewed the lease for 4 s, be it for a failure of its network"),
+        "{said:?}"
+    );
     let target = site.restore("successor", "LATEST", &["--take-over"]);
     let successor = clone_of(&site, &target, "successor");
     successor.wait_promoted(PATIENCE);
@@ -364,4 +384,22 @@ fn the_schedule_of_a_clone_begins_no_backup() {
         "{:?}",
         site.objects("basebackups_005")
     );
+}
+
+/// What the binary verifies on the host of a clone is not noted: a mark is a write. On the host of the original it is.
+#[test]
+fn a_verification_beside_a_clone_leaves_no_mark() {
+    let site = Site::on_files();
+    let primary = site.primary(&[("walarchive.lease_interval", "1s")]);
+    backup(&primary, "");
+    archive_all(&primary);
+    let clone = site.restore("clone", "LATEST", &[]);
+    let verify = |datadir: &std::path::Path| {
+        for args in [&["backup-verify", "LATEST"][..], &["wal-verify", "content"]] {
+            run(site.walarchive(args).env("PGDATA", datadir)).expect_success();
+        }
+        site.objects("walarchive_005/verified").len()
+    };
+    assert_eq!(verify(&clone), 0);
+    assert_eq!(verify(primary.datadir()), 2);
 }

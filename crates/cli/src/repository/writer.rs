@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use walarchive_core::cluster::ClusterIdentity;
 use walarchive_core::control_file::ControlFile;
 use walarchive_core::lease::{self, INTERVAL, INTERVAL_OF_BINARY, Situation, Writer};
+use walarchive_core::server_config::ServerConfig;
 use walarchive_core::{Result, cluster};
 use walarchive_storage::Store;
 
@@ -14,19 +16,27 @@ use super::settings::{find, refuse_plain_text};
 
 /// The server of a data directory, as the lease knows it. `timeline` is at least the one that it is on.
 pub fn writer(store: &Store, data_dir: &Path, timeline: u32) -> Arc<Writer> {
-    Writer::new(store.clone(), data_dir, situation(data_dir, timeline))
+    Writer::new(store.clone(), data_dir, situation(store, data_dir, timeline))
 }
 
 /// What a data directory tells of its server.
-pub fn situation(data_dir: &Path, timeline: u32) -> Situation {
+pub fn situation(store: &Store, data_dir: &Path, timeline: u32) -> Situation {
     let exists = |name: &str| data_dir.join(name).exists();
-    let preloads = walarchive_core::server_config::ServerConfig::read(data_dir).is_ok_and(|config| config.preloads);
+    let config = ServerConfig::read(data_dir).unwrap_or_default();
+    // Where no worker of the server's renews, nobody does between two calls.
+    let interval = match config.preloads {
+        true => {
+            let set = config.lease_interval.unwrap_or(INTERVAL);
+            // The server may not have read its files again. It renews as it has promised until then.
+            lease::promised(data_dir, store.url()).map_or(set, |promised| promised.max(set))
+        }
+        false => INTERVAL_OF_BINARY,
+    };
     Situation {
         in_recovery: exists("standby.signal") || exists("recovery.signal"),
         is_standby: exists("standby.signal"),
         timeline,
-        // Where no worker of the server's renews, nobody does between two calls.
-        interval: if preloads { INTERVAL } else { INTERVAL_OF_BINARY },
+        interval,
     }
 }
 
@@ -37,13 +47,25 @@ pub async fn writable(flags: &Storage) -> Result<Store> {
     let data_dir = usual_data_dir();
     let store = Store::open(&find(flags, data_dir.as_deref())?.storage)?;
     let owner = cluster::owner(&store).await?;
-    let ours = data_dir.and_then(|data_dir| {
-        let control = ControlFile::read(&data_dir).ok()?;
-        let ours = owner.is_some_and(|owner| owner.system_identifier == control.system_identifier);
-        ours.then_some((data_dir, control.timeline))
-    });
-    Ok(match ours {
-        Some((data_dir, timeline)) => writer(&store, &data_dir, timeline).fenced(&store),
+    Ok(match server_beside(&store, data_dir.as_deref(), owner.as_ref()) {
+        Some(writer) => writer.fenced(&store),
         None => lease::follower(&store),
     })
+}
+
+/// The store for a verb that reads, and notes what it has found: beside a server that does not write it notes nothing.
+pub async fn noting(store: &Store, data_dir: Option<&Path>) -> Result<Store> {
+    let owner = cluster::owner(store).await?;
+    Ok(match server_beside(store, data_dir, owner.as_ref()) {
+        Some(writer) => writer.fenced_notes(store),
+        None => lease::follower(store),
+    })
+}
+
+/// The server of a data directory, if the repository is that of its cluster.
+fn server_beside(store: &Store, data_dir: Option<&Path>, owner: Option<&ClusterIdentity>) -> Option<Arc<Writer>> {
+    let data_dir = data_dir?;
+    let control = ControlFile::read(data_dir).ok()?;
+    let ours = owner.is_some_and(|owner| owner.system_identifier == control.system_identifier);
+    ours.then(|| writer(store, data_dir, control.timeline))
 }

@@ -7,6 +7,8 @@ use walarchive_core::inventory::{BackupInfo, Inventory};
 use walarchive_core::verify::{self, BackupReport, Status, VerifiedBackup};
 
 use crate::print::plain;
+use crate::repository::data_dir::usual_data_dir;
+use crate::repository::writer::noting;
 use crate::repository::{self, Storage};
 use crate::{print, progress};
 
@@ -37,7 +39,7 @@ pub struct BackupVerify {
 pub async fn run(args: &BackupVerify) -> Result<Status> {
     let store = repository::store(&args.storage)?;
     let inventory = Inventory::load(&store).await?;
-    let store = repository::patient_store(&args.storage)?;
+    let store = noting(&repository::patient_store(&args.storage)?, usual_data_dir().as_deref()).await?;
     let mut reports = Vec::new();
     for name in names(args, &inventory)? {
         if args.new

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use walarchive_core::archive::Archive;
+use walarchive_core::cluster::ClusterIdentity;
 use walarchive_core::control_file::{self, ControlFile};
 use walarchive_core::lease;
 use walarchive_core::{Error, Result, cluster};
@@ -36,14 +37,14 @@ pub async fn run(args: &TakeOver) -> Result<()> {
     let settings = find(&args.storage, Some(&data_dir))?;
     let store = Store::open(&settings.storage)?;
     let control = ControlFile::read(&data_dir)?;
-    let identity = cluster::ClusterIdentity {
+    let identity = ClusterIdentity {
         system_identifier: control.system_identifier,
         major_version: control_file::read_major_version(&data_dir)?,
         segment_size: control.segment_size,
     };
     cluster::is_owned(&store, &identity).await?;
     // Before its recovery has ended its timeline is not known: its server takes the lease then.
-    if situation(&data_dir, control.timeline).in_recovery {
+    if situation(&store, &data_dir, control.timeline).in_recovery {
         lease::request_take_over(&data_dir).await?;
         return print::out("the server will take the lease over once its recovery has ended");
     }

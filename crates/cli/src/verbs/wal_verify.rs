@@ -10,6 +10,7 @@ use walarchive_core::{Error, Result};
 use walarchive_storage::Store;
 
 use crate::repository::data_dir::usual_data_dir;
+use crate::repository::writer::noting;
 use crate::repository::{self, Storage};
 use crate::{print, progress};
 
@@ -89,6 +90,7 @@ pub async fn run(args: &WalVerify) -> Result<Status> {
         };
         let progress = Arc::default();
         let store = Store::open(&settings.storage.for_backup())?;
+        let store = noting(&store, data_dir.as_deref()).await?;
         let work = Box::pin(verify::verify_content(
             &store,
             &inventory,

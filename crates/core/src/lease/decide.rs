@@ -34,18 +34,6 @@ pub enum How {
     TakeOver,
 }
 
-impl How {
-    /// In words, for the object.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            How::First => "first writer",
-            How::Promotion => "promotion of a standby",
-            How::Stale => "the lease was not renewed any more",
-            How::TakeOver => "taken over on request",
-        }
-    }
-}
-
 /// Why a server may not write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Why {
@@ -75,7 +63,10 @@ pub(super) struct Facts<'a> {
     pub(super) known: &'a Known,
     pub(super) view: &'a View,
     pub(super) situation: &'a Situation,
-    pub(super) now: &'a Moment,
+    /// When the look at the store began.
+    pub(super) began: &'a Moment,
+    /// And when it ended.
+    pub(super) ended: &'a Moment,
 }
 
 /// For a server that accepts writes.
@@ -97,9 +88,9 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
             }
         };
     };
-    let held = known.held.as_ref().filter(|held| held.epoch == lease.holder.epoch);
+    let mut drawn = [&known.held, &known.claim].into_iter().flatten();
     let is_ours = lease.holder.instance == instance.id
-        && held.is_some_and(|held| held.tokens.iter().any(|token| token == lease.token()));
+        && drawn.any(|held| held.epoch == lease.holder.epoch && held.has_drawn(lease.token()));
     if is_ours {
         return match facts.sameness {
             Sameness::Same => Decision::Renew,
@@ -141,10 +132,11 @@ fn has_lost(known: &Known, lease: &Lease) -> bool {
     known.lost.is_some() || held.is_some_and(|held| held.epoch < lease.holder.epoch)
 }
 
-/// `then`, if the counter has not moved for long enough.
+/// `then`, if the counter has not moved for long enough. What a look found may be as old as the moment when it began, and as
+/// young as the one when it ended: the process may have slept meanwhile.
 fn silence(facts: &Facts<'_>, epoch: u64, mark: &str, needs: Duration, then: Decision) -> Decision {
-    let watch = Watch::look(facts.known.watch.as_ref(), epoch, mark, needs, facts.now);
-    match watch.lasted(facts.now) >= needs {
+    let watch = Watch::look(facts.known.watch.as_ref(), epoch, mark, needs, facts.ended);
+    match watch.lasted(facts.began) >= needs {
         true => then,
         false => Decision::Refuse(Why::Waits(watch)),
     }

@@ -1,14 +1,15 @@
 //! The fence that stands before each change of a repository.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::act::Writer;
 use super::clock::Moment;
 use super::record::View;
-use super::{INTERVAL, refuse};
-use crate::error::Result;
+use super::{INTERVAL, LOOK, refuse};
+use crate::error::{Error, Result};
 use crate::inventory::read_history;
 use crate::lsn::Lsn;
 use crate::wal::{SegmentSize, TimelineHistory, WalFileName};
@@ -40,8 +41,12 @@ impl Fence for Fenced {
         if !situation.is_standby {
             return Err(refuse::in_recovery(self.writer.store()).into());
         }
-        let timeline = Some(situation.timeline);
-        Ok(self.standby.permit(self.writer.store(), write, timeline).await?)
+        let store = self.writer.store();
+        match self.standby.permit(store, write, Some(situation.timeline)).await {
+            // It was promoted since this piece of work began, and is the holder itself.
+            Err(Error::NotWriter { .. }) if self.writer.holds()? => Ok(self.writer.permit(write).await?),
+            answer => Ok(answer?),
+        }
     }
 }
 
@@ -78,7 +83,12 @@ impl OnBehalf {
     async fn permit(&self, store: &Store, write: Write, timeline: Option<u32>) -> Result<()> {
         let (before, now) = (self.0.lock().clone(), Moment::now());
         let age = before.as_ref().and_then(|(_, looked)| now.since(looked));
-        if write == Write::Object && age.is_some_and(|age| age < INTERVAL) {
+        let enough = match write {
+            Write::Object => LOOK,
+            Write::Ongoing => INTERVAL,
+            Write::Deletion => Duration::ZERO,
+        };
+        if age.is_some_and(|age| age < enough) {
             return Ok(());
         }
         let view = View::read(store).await?;

@@ -68,6 +68,9 @@ pub(super) struct Instance {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Known {
     pub(super) held: Option<Held>,
+    /// A lease that was asked for, and may be held: the answer is not there yet, or was lost.
+    #[serde(default)]
+    pub(super) claim: Option<Held>,
     pub(super) watch: Option<Watch>,
     /// The epoch to which the lease was lost.
     #[serde(default)]
@@ -116,6 +119,10 @@ impl Held {
         age.is_some_and(|age| age < self.interval() * VALID)
     }
 
+    pub(super) fn has_drawn(&self, token: &str) -> bool {
+        self.tokens.iter().any(|drawn| drawn == token)
+    }
+
     /// Draw a token, which is to be written down before it is used.
     pub(super) fn draw(&mut self) -> String {
         let token = random();
@@ -127,7 +134,7 @@ impl Held {
 
     /// What the store shows is one of them, however many were drawn that it did not take.
     pub(super) fn keep(&mut self, shown: &str) {
-        if !self.tokens.iter().any(|token| token == shown) {
+        if !self.has_drawn(shown) {
             self.tokens.insert(0, shown.to_owned());
         }
     }
@@ -197,7 +204,7 @@ impl Instance {
                 copy.repositories = instance.repositories;
                 copy.repositories
                     .values_mut()
-                    .for_each(|known| (known.held, known.lost) = (None, None));
+                    .for_each(|known| (known.held, known.claim, known.lost) = (None, None, None));
                 Ok((copy, Sameness::Other))
             }
             Some(sameness) => Ok((instance, sameness)),
@@ -306,6 +313,13 @@ pub fn mark_restored(data_dir: &Path, take_over: bool, url: &str, seen: Option<(
     instance.known(url, None).watch =
         seen.map(|(lease, at)| Watch::look(None, lease.holder.epoch, &lease.mark(), lease.interval() * STALE, at));
     instance.write(data_dir)
+}
+
+/// The interval that the server of a data directory has promised last, if it holds the lease of that repository.
+pub fn promised(data_dir: &Path, url: &str) -> Option<Duration> {
+    let mut instance = Instance::read(data_dir).ok().flatten()?;
+    let held = instance.repositories.remove(url)?.held?;
+    Some(held.interval())
 }
 
 /// Have the server of a data directory take the lease at its next write, whoever has it.

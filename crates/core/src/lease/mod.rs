@@ -21,14 +21,16 @@
 //! # Fencing
 //! Before each write, whoever writes looks into the file: it must have renewed within [`VALID`] intervals by `CLOCK_BOOTTIME`, which
 //! goes on while a process is stopped or a machine sleeps. If it has not, it reads the lease again first, and renews. Before each
-//! deletion, and as the first thing in a process, it looks for a higher epoch in any case. All processes of a server, and the binary beside it, share the file, under a
-//! lock: any of them may renew, and what one learns the others know.
+//! deletion, and as the first thing in a process, it looks for a higher epoch in any case; before another write when the last look
+//! is older than [`LOOK`]. All processes of a server, and the binary beside it, share the file: any of them may renew, and what
+//! one learns the others know. The file's lock is held while it is read and written, and never while the store is asked.
 
 mod act;
 mod branches;
 mod clock;
 mod decide;
 mod fence;
+mod flight;
 mod instance;
 mod place;
 mod record;
@@ -36,13 +38,14 @@ mod refuse;
 mod status;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 pub use act::Writer;
 pub use branches::{Branch, other_branches};
 pub use clock::Moment;
 pub use decide::{How, Situation};
 pub use fence::follower;
-pub use instance::{FILE, mark_restored, request_take_over};
+pub use instance::{FILE, mark_restored, promised, request_take_over};
 pub use record::{Alive, Holder, Lease};
 pub use refuse::outlook;
 pub use status::{Status, status};
@@ -57,6 +60,10 @@ pub const INTERVAL_OF_BINARY: Duration = Duration::from_secs(900);
 
 /// A lease whose counter has not moved during so many intervals is stale.
 pub const STALE: u32 = 4;
+
+/// A write other than a deletion is permitted when somebody of the same process has looked within this time whether the lease
+/// was taken. So who was replaced stops soon, and long before its next renewal.
+pub const LOOK: Duration = Duration::from_secs(5);
 
 /// A holder may write for so many intervals after it has renewed: well before anybody can call the lease stale.
 pub const VALID: u32 = 3;

@@ -34,7 +34,7 @@ pub struct Place {
 pub enum Sameness {
     /// It is.
     Same,
-    /// The very directory, but elsewhere: its volume was mounted on another machine, or it was renamed.
+    /// The very directory, or a copy of its whole disk, on another machine, or after another boot under another name.
     Moved,
     /// Another directory.
     Other,
@@ -65,11 +65,18 @@ impl Place {
 
     /// Compare what was noted with what is found.
     pub fn compare(&self, found: &Place) -> Sameness {
-        let same_machine = match self.boot == found.boot {
+        // Within a boot the numbers name the directory, wherever it was moved to. After another boot they may name a copy on
+        // another machine, whose disk was cloned.
+        let same = match self.boot == found.boot {
             true => self.device == found.device,
-            false => !self.machine.is_empty() && self.machine == found.machine && self.host == found.host,
+            false => {
+                !self.machine.is_empty()
+                    && self.machine == found.machine
+                    && self.host == found.host
+                    && self.path == found.path
+            }
         };
-        match (self.inodes == found.inodes, same_machine && self.path == found.path) {
+        match (self.inodes == found.inodes, same) {
             (true, true) => Sameness::Same,
             (true, false) => Sameness::Moved,
             (false, _) => Sameness::Other,
@@ -107,7 +114,8 @@ mod tests {
         assert_eq!(other(&|_| {}), Sameness::Same);
         // A reboot: device numbers may be dealt out anew.
         assert_eq!(other(&|p| (p.boot, p.device) = ("c".to_owned(), 2)), Sameness::Same);
-        // The volume in another pod on another node; a snapshot of it beside the original; a renamed directory.
+        // The volume in another pod on another node; a snapshot of it beside the original; a directory that was renamed, before
+        // and after a boot.
         assert_eq!(
             other(&|p| (p.boot, p.host) = ("c".to_owned(), "i".to_owned())),
             Sameness::Moved
@@ -117,7 +125,14 @@ mod tests {
             Sameness::Moved
         );
         assert_eq!(other(&|p| p.device = 2), Sameness::Moved);
-        assert_eq!(other(&|p| p.path = "/d".to_owned()), Sameness::Moved);
+        assert_eq!(
+            other(&|p| (p.path, p.host) = ("/d".to_owned(), "i".to_owned())),
+            Sameness::Same
+        );
+        assert_eq!(
+            other(&|p| (p.boot, p.path) = ("c".to_owned(), "/d".to_owned())),
+            Sameness::Moved
+        );
         assert_eq!(other(&|p| p.inodes = vec![7, 9]), Sameness::Other);
     }
 }

@@ -4,16 +4,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::clock::Moment;
-use super::decide::{Situation, Why};
+use super::decide::{How, Situation, Why};
 use super::instance::Origin;
-use super::record::{Lease, View};
+use super::record::{Holder, Lease, View};
 use crate::error::Error;
 use crate::wal::WalFileName;
 use walarchive_storage::Store;
 
 const LOST: &str = "What waits stays in pg_wal. Rebuild an old primary as a standby, with pg_rewind for example. If this server \
-                    shall write instead of the other one, stop that one and run SELECT walarchive_take_over() here, or \
-                    \"walarchive take-over\". Else set archive_mode = off, or give it a walarchive.storage of its own.";
+                    shall write instead of the other one, which may be a clone, stop that one or set archive_mode = off there, \
+                    and run SELECT walarchive_take_over() here, or \"walarchive take-over\". Else set archive_mode = off, or give it a walarchive.storage of its own.";
 
 const WAITS: &str = "For a clone set archive_mode = off, or give it a walarchive.storage of its own. To replace the other server, \
                      stop that one; to do so at once run SELECT walarchive_take_over() here, or \"walarchive take-over\".";
@@ -54,8 +54,8 @@ pub(super) fn error(
             let needs = Duration::from_millis(watch.needs_ms);
             (
                 format!(
-                    "{holder} This server, on \"{own}\",{copied} goes on by itself once nobody has renewed the lease for {}; so \
-                     far it is {lasted} s.",
+                    "{holder} This server, on \"{own}\",{copied} takes its place once nobody has renewed the lease for {}, be it \
+                     for a failure of the network; so far it is {lasted} s.",
                     seconds(needs)
                 ),
                 WAITS,
@@ -125,6 +125,31 @@ fn holder(lease: &Lease) -> String {
     )
 }
 
+/// Say that this server writes from now on, and what that means for the other one.
+pub(super) fn announce(url: &str, holder: &Holder, how: How, before: Option<&Lease>) {
+    let Holder {
+        epoch,
+        timeline,
+        how: why,
+        ..
+    } = holder;
+    match before {
+        Some(before) if how == How::Stale => tracing::warn!(
+            "took the lease of repository \"{url}\" as epoch {epoch} on timeline {timeline}: {why}. {} archives nothing any more, \
+             also when it comes back. If it is to go on instead of this server, set archive_mode = off here, or stop this server, \
+             and run \"SELECT walarchive_take_over()\" there",
+            before.name()
+        ),
+        Some(before) => tracing::info!(
+            "took the lease of repository \"{url}\" as epoch {epoch} on timeline {timeline}, from {}: {why}",
+            before.name()
+        ),
+        None => tracing::info!(
+            "took the lease of repository \"{url}\" as epoch {epoch} on timeline {timeline}, from nobody: {why}"
+        ),
+    }
+}
+
 pub(super) fn seconds(duration: Duration) -> String {
     format!("{} s", duration.as_millis().div_ceil(1000))
 }
@@ -160,8 +185,8 @@ pub fn outlook(then: Option<(&Lease, &Moment)>, now: Option<(&Lease, &Moment)>, 
         _ => format!("renewed its lease here {} s ago, by its clock", ago.max(0)),
     };
     format!(
-        "the server {name} {life}; this copy will not archive while it lives (it waits for {} without a renewal); use \
-         --archive-off for a clone, or --take-over to replace it",
-        seconds(lease.interval() * crate::lease::STALE)
+        "the server {name} {life}; this copy will not archive while it lives, and takes its place when it has not renewed the lease \
+         for {}, be it for a failure of its network; use --archive-off for a clone, or --take-over to replace it",
+        seconds(lease.interval() * super::STALE)
     )
 }

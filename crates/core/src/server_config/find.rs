@@ -5,29 +5,51 @@ use std::path::{Path, PathBuf};
 
 use super::read_file;
 
-/// That of the last start. `postmaster.opts` holds the command line, each argument in quotes:
-/// `/usr/…/postgres "-D" "/data" "-c" "config_file=/etc/…/postgresql.conf"`. None if it names none that is there.
+/// That of the last start. None if its command line names none that is there.
 pub(super) fn config_file_of_last_start(data_dir: &Path) -> Option<PathBuf> {
-    let line = std::fs::read_to_string(data_dir.join("postmaster.opts")).ok()?;
-    let args: Vec<&str> = line.split('"').skip(1).step_by(2).collect();
-    let (mut config_file, mut directory) = (None, None);
-    for (at, arg) in args.iter().enumerate() {
-        let after = |flag: &str| match arg.strip_prefix(flag) {
-            Some("") => args.get(at + 1).copied(),
-            rest => rest,
-        };
-        let setting = arg.strip_prefix("--").or_else(|| after("-c"));
-        if let Some((name, value)) = setting.and_then(|setting| setting.split_once('='))
-            && name.replace('-', "_") == "config_file"
-        {
-            config_file = Some(PathBuf::from(value));
-        }
-        if let Some(value) = after("-D") {
-            directory = Some(Path::new(value).join("postgresql.conf"));
-        }
-    }
-    let found = config_file.or(directory)?;
+    let args = arguments_of_last_start(data_dir);
+    let config_file = settings(&args).rfind(|(name, _)| name == "config_file");
+    let directory = || {
+        let directory = options(&args, "-D").last()?;
+        Some(Path::new(&directory).join("postgresql.conf"))
+    };
+    let found = config_file.map(|(_, file)| PathBuf::from(file)).or_else(directory)?;
     (found.is_absolute() && found.is_file()).then_some(found)
+}
+
+/// What the command line of the last start sets.
+pub(super) fn settings_of_last_start(data_dir: &Path) -> Vec<(String, String)> {
+    settings(&arguments_of_last_start(data_dir)).collect()
+}
+
+/// `postmaster.opts` holds the command line, each argument in quotes:
+/// `/usr/…/postgres "-D" "/data" "-c" "config_file=/etc/…/postgresql.conf"`.
+fn arguments_of_last_start(data_dir: &Path) -> Vec<String> {
+    let line = std::fs::read_to_string(data_dir.join("postmaster.opts")).unwrap_or_default();
+    line.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// The values of an option, as `-D /data` or `-D/data`.
+fn options<'a>(args: &'a [String], flag: &'a str) -> impl DoubleEndedIterator<Item = String> + 'a {
+    args.iter()
+        .enumerate()
+        .filter_map(move |(at, arg)| match arg.strip_prefix(flag)? {
+            "" => args.get(at + 1).cloned(),
+            value => Some(value.to_owned()),
+        })
+}
+
+/// `-c name=value` and `--name=value`.
+fn settings(args: &[String]) -> impl DoubleEndedIterator<Item = (String, String)> {
+    let long = args.iter().filter_map(|arg| arg.strip_prefix("--").map(str::to_owned));
+    let all: Vec<(String, String)> = options(args, "-c")
+        .chain(long)
+        .filter_map(|setting| {
+            let (name, value) = setting.split_once('=')?;
+            Some((name.replace('-', "_"), value.to_owned()))
+        })
+        .collect();
+    all.into_iter()
 }
 
 /// That of the cluster with this data directory.

@@ -171,7 +171,7 @@ impl VerifiedBackup {
     pub async fn write(store: &Store, backup: &BackupInfo, status: Status, now: DateTime<Utc>) -> Result<()> {
         let key = layout::verified_backup(&backup.name);
         if status == Status::Failure {
-            return Ok(store.delete(&key).await?);
+            return noted(store.delete(&key).await);
         }
         let record = VerifiedBackup {
             name: backup.name.clone(),
@@ -199,7 +199,18 @@ async fn write<T: Serialize>(store: &Store, key: &str, record: &T) -> Result<()>
             "This is a defect of walarchive; please report it.",
         )
     })?;
-    Ok(store.put(key, Bytes::from(text)).await?)
+    noted(store.put(key, Bytes::from(text)).await)
+}
+
+/// Beside a server that does not write nothing is noted, and that is no failure of what was read.
+fn noted(written: Result<(), StorageError>) -> Result<()> {
+    match written.map_err(Error::from) {
+        Err(refused @ Error::NotWriter { .. }) => {
+            tracing::debug!(error = %refused, "what was verified is not noted");
+            Ok(())
+        }
+        written => written,
+    }
 }
 
 #[cfg(test)]

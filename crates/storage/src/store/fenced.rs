@@ -95,6 +95,10 @@ impl Store {
 
 /// A fence that cannot tell, since the store does not answer, is asked again as long as an operation may wait.
 async fn permit_again(fence: &dyn Fence, write: Write, patience: Duration) -> Result<()> {
+    let write = match write {
+        Write::Object => Write::Ongoing,
+        other => other,
+    };
     let until = Instant::now() + patience;
     loop {
         match fence.permit(write).await {
@@ -118,6 +122,37 @@ mod tests {
 
     use super::*;
     use crate::error::Refusal;
+
+    /// Notes what it was asked for.
+    #[derive(Debug, Default)]
+    struct Asked(parking_lot::Mutex<Vec<Write>>);
+
+    #[async_trait::async_trait]
+    impl Fence for Asked {
+        async fn permit(&self, write: Write) -> Result<(), Refusal> {
+            self.0.lock().push(write);
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_goes_on_is_told_from_what_begins() {
+        let config = ThrottleConfig {
+            wait_put_per_call: AGAIN * 3,
+            wait_delete_per_call: AGAIN * 3,
+            ..ThrottleConfig::default()
+        };
+        let (store, asked) = (
+            Store::of(Arc::new(ThrottledStore::new(InMemory::new(), config)), "memory:"),
+            Arc::new(Asked::default()),
+        );
+        let store = store.with_fence(asked.clone());
+        store.put("x", "y".into()).await.expect("written");
+        store.delete("x").await.expect("deleted");
+        let mut asked = asked.0.lock().clone();
+        asked.dedup();
+        assert_eq!(asked, [Write::Object, Write::Ongoing, Write::Deletion]);
+    }
 
     /// Permits so many times.
     #[derive(Debug)]

@@ -1,0 +1,379 @@
+//! A turn of a server: look, decide, act. No lock is held while the store is asked: several processes of a server may be at it at
+//! once. Each writes down the token that it drew before it uses it, and each finds what the others drew.
+
+use std::time::Duration;
+
+use chrono::Utc;
+
+use super::act::Writer;
+use super::clock::Moment;
+use super::decide::{Decision, Facts, How, Why, decide};
+use super::instance::{Held, Instance, Known, Origin, Seen, Watch, lock};
+use super::place::Place;
+use super::record::{Alive, Holder, Lease, VERSION, View, json, read};
+use super::refuse;
+use crate::error::{Error, Result};
+use crate::layout;
+use walarchive_storage::{CreateOnly, Created};
+
+/// On a store that overwrites where it should not, another server may have taken the same epoch at the same moment. After this
+/// what it wrote is there.
+const READ_BACK: Duration = Duration::from_secs(2);
+
+/// What a look found, and when it began and ended: what it found was so at some moment in between.
+struct Look {
+    view: View,
+    began: Moment,
+    ended: Moment,
+}
+
+/// What is to be done with the store, after it was written down.
+enum Step {
+    Nothing,
+    /// Another process of this server took the lease after the look.
+    LookAgain,
+    Renew(Renewal),
+    Acquire(Box<Holder>, How),
+}
+
+struct Renewal {
+    alive: Alive,
+    /// Was the last renewal young when this one was decided?
+    young: bool,
+    /// Could the token be written down?
+    noted: bool,
+}
+
+impl Writer {
+    /// Look, decide, act. With `renew` also if the last sign of life is young.
+    pub(super) async fn take_turn(&self, renew: bool) -> Result<()> {
+        let mut look = self.look().await?;
+        let mut step = self.settle(&look, renew, true).await?;
+        if matches!(step, Step::LookAgain) {
+            look = self.look().await?;
+            step = self.settle(&look, renew, false).await?;
+        }
+        match step {
+            Step::Nothing | Step::LookAgain => {}
+            Step::Renew(renewal) => self.renew(renewal).await?,
+            Step::Acquire(holder, how) => self.acquire(*holder, how, &look.view).await?,
+        }
+        self.has_looked(look.began);
+        Ok(())
+    }
+
+    async fn look(&self) -> Result<Look> {
+        let instance = Instance::read(self.data_directory())?;
+        let known = instance.and_then(|mut instance| instance.repositories.remove(self.store().url()));
+        let began = Moment::now();
+        let view = match known.and_then(|known| known.held) {
+            // Nothing was deleted or taken over since, mostly.
+            Some(held) => match read::<Holder>(self.store(), &layout::lease_holder(held.epoch)).await? {
+                Some(holder) => View::after(self.store(), &holder).await?,
+                None => View::read(self.store()).await?,
+            },
+            None => View::read(self.store()).await?,
+        };
+        Ok(Look {
+            view,
+            began,
+            ended: Moment::now(),
+        })
+    }
+
+    /// Decide, and write down what is to be known before the store is told.
+    async fn settle(&self, look: &Look, renew: bool, may_look_again: bool) -> Result<Step> {
+        let (view, url, situation) = (&look.view, self.store().url(), self.situation());
+        let _lock = lock(self.data_directory()).await?;
+        let (mut instance, sameness) = Instance::of(self.data_directory())?;
+        let token = view.lease.as_ref().map(|lease| lease.token().to_owned());
+        let known = instance.known(url, token.as_deref());
+        if may_look_again && known.held.as_ref().is_some_and(|held| held.epoch > view.highest) {
+            return Ok(Step::LookAgain);
+        }
+        known.seen = view.lease.as_ref().map(|lease| Seen {
+            epoch: lease.holder.epoch,
+            holder: lease.name(),
+            timeline: lease.timeline(),
+        });
+        let known = known.clone();
+        let young = known.held.as_ref().is_some_and(|held| held.is_valid(&Moment::now()));
+        let decision = decide(&Facts {
+            instance: &instance,
+            sameness,
+            known: &known,
+            view,
+            situation: &situation,
+            began: &look.began,
+            ended: &look.ended,
+        });
+        match decision {
+            Decision::Renew if young && !renew && !instance.take_over => Ok(Step::Nothing),
+            Decision::Renew => self.draw_renewal(instance, view, young),
+            Decision::Acquire(how) => self.draw_claim(instance, view, how, &look.began),
+            Decision::Refuse(why) => Err(self.refuse(instance, view, &why)?),
+        }
+    }
+
+    /// Under the lock.
+    fn draw_renewal(&self, mut instance: Instance, view: &View, young: bool) -> Result<Step> {
+        let (url, situation) = (self.store().url(), self.situation());
+        let Some(lease) = &view.lease else {
+            return Ok(Step::Nothing);
+        };
+        let known = instance.known(url, None);
+        let is_of_lease = |held: &Held| held.epoch == lease.holder.epoch;
+        // What was only claimed turned out to be there.
+        let claimed = known.claim.take_if(|claim| is_of_lease(claim));
+        let Some(mut held) = known.held.take_if(|held| is_of_lease(held)).or(claimed) else {
+            return Ok(Step::Nothing);
+        };
+        let drawn = held.draw();
+        held.keep(lease.token());
+        // The others count by what the store says, which is the old interval or the new one while the answer is not there.
+        held.interval_ms = held.interval_ms.min(millis(situation.interval));
+        *known = Known {
+            held: Some(held),
+            seen: known.seen.take(),
+            ..Known::default()
+        };
+        instance.place = Some(Place::of(self.data_directory())?);
+        instance.origin = Origin::Own;
+        (instance.take_over, instance.standby) = (false, false);
+        // On a disk that is full no new token can be noted, and archiving must go on to make room: the last one does again.
+        let (token, noted) = match instance.write(self.data_directory()) {
+            Ok(()) => (drawn, true),
+            Err(error) if lease.alive.is_some() => {
+                tracing::warn!(%error, "the lease is renewed with its last token");
+                (lease.token().to_owned(), false)
+            }
+            Err(error) => return Err(error),
+        };
+        let counter = lease.alive.as_ref().map_or(0, |alive| alive.counter) + 1;
+        Ok(Step::Renew(Renewal {
+            alive: self.alive(&instance.id, lease.holder.epoch, token, counter),
+            young,
+            noted,
+        }))
+    }
+
+    async fn renew(&self, renewal: Renewal) -> Result<()> {
+        let Renewal { alive, young, noted } = renewal;
+        match self.give_sign_of_life(&alive).await {
+            Err(Error::Io { .. }) if !noted => {}
+            outcome => outcome?,
+        }
+        if young {
+            return Ok(());
+        }
+        // Whoever took this lease for stale may have come between the look and the sign of life.
+        let view = View::read(self.store()).await?;
+        if view.highest <= alive.epoch {
+            return Ok(());
+        }
+        let _lock = lock(self.data_directory()).await?;
+        let (mut instance, _) = Instance::of(self.data_directory())?;
+        let held = instance.known(self.store().url(), None).held.as_ref();
+        match held.is_some_and(|held| held.epoch >= view.highest) {
+            // It was another process of this server.
+            true => Ok(()),
+            false => Err(self.refuse(instance, &view, &Why::Lost)?),
+        }
+    }
+
+    fn alive(&self, instance: &str, epoch: u64, token: String, counter: u64) -> Alive {
+        let situation = self.situation();
+        Alive {
+            version: VERSION,
+            epoch,
+            instance: instance.to_owned(),
+            token,
+            counter,
+            interval_ms: millis(situation.interval),
+            timeline: situation.timeline,
+            time: Utc::now(),
+        }
+    }
+
+    /// Tell the store, and note when.
+    async fn give_sign_of_life(&self, alive: &Alive) -> Result<()> {
+        let sent = Moment::now();
+        self.store()
+            .put(&layout::lease_alive(alive.epoch), json(alive)?)
+            .await?;
+        let _lock = lock(self.data_directory()).await?;
+        let (mut instance, _) = Instance::of(self.data_directory())?;
+        let known = instance.known(self.store().url(), None);
+        let Some(held) = known.held.as_mut().filter(|held| held.epoch == alive.epoch) else {
+            return Ok(());
+        };
+        // Of two processes that promised different intervals at once, the shorter one counts until the next renewal.
+        held.interval_ms = match held.tokens.last() == Some(&alive.token) {
+            true => alive.interval_ms,
+            false => held.interval_ms.min(alive.interval_ms),
+        };
+        let is_later = |before: &Moment| sent.since(before).is_none_or(|after| !after.is_zero());
+        if held.renewed.as_ref().is_none_or(is_later) {
+            held.renewed = Some(sent);
+        }
+        instance.write(self.data_directory())
+    }
+
+    /// Under the lock. If the answer of the store is lost, the token tells later who wrote the object.
+    fn draw_claim(&self, mut instance: Instance, view: &View, how: How, now: &Moment) -> Result<Step> {
+        let (situation, epoch) = (self.situation(), view.highest + 1);
+        let known = instance.known(self.store().url(), None);
+        let lasted = known.watch.as_ref().map(|watch| watch.lasted(now));
+        let earlier = known.claim.take_if(|claim| claim.epoch == epoch);
+        let mut claim = earlier.unwrap_or(Held {
+            epoch,
+            tokens: Vec::new(),
+            renewed: None,
+            interval_ms: millis(situation.interval),
+        });
+        let token = claim.draw();
+        known.claim = Some(claim);
+        instance.write(self.data_directory())?;
+        let here = Place::of(self.data_directory())?;
+        let holder = Holder {
+            version: VERSION,
+            epoch,
+            instance: instance.id,
+            hostname: here.host,
+            data_directory: here.path,
+            timeline: situation.timeline,
+            since: Utc::now(),
+            how: how.in_words(view.lease.as_ref(), lasted),
+            token,
+        };
+        Ok(Step::Acquire(Box::new(holder), how))
+    }
+
+    async fn acquire(&self, holder: Holder, how: How, before: &View) -> Result<()> {
+        let (url, epoch) = (self.store().url(), holder.epoch);
+        let is_ours = self.create(&holder).await?;
+        let view = match is_ours {
+            true => View::default(),
+            false => View::read(self.store()).await?,
+        };
+        let alive = {
+            let _lock = lock(self.data_directory()).await?;
+            let (mut instance, _) = Instance::of(self.data_directory())?;
+            let known = instance.known(url, None);
+            if !is_ours {
+                known.claim = None;
+                let watch = Watch::look(None, epoch, "", self.situation().interval, &Moment::now());
+                return Err(self.refuse(instance, &view, &Why::Waits(watch))?);
+            }
+            let other = known.held.take_if(|held| held.epoch == epoch);
+            let mut held = other.or(known.claim.take()).unwrap_or(Held {
+                epoch,
+                tokens: Vec::new(),
+                renewed: None,
+                interval_ms: millis(self.situation().interval),
+            });
+            held.keep(&holder.token);
+            let first = held.draw();
+            *known = Known {
+                held: Some(held),
+                seen: Some(Seen {
+                    epoch,
+                    holder: holder.name(),
+                    timeline: holder.timeline,
+                }),
+                ..Known::default()
+            };
+            instance.place = Some(Place::of(self.data_directory())?);
+            instance.origin = Origin::Own;
+            (instance.take_over, instance.standby) = (false, false);
+            instance.write(self.data_directory())?;
+            self.alive(&instance.id, epoch, first, 1)
+        };
+        self.give_sign_of_life(&alive).await?;
+        refuse::announce(url, &holder, how, before.lease.as_ref());
+        Ok(())
+    }
+
+    /// Returns whether the epoch is ours.
+    async fn create(&self, holder: &Holder) -> Result<bool> {
+        let (key, content) = (layout::lease_holder(holder.epoch), json(holder)?);
+        let created = self.store().create(&key, content.clone()).await?;
+        if created == Created::Yes && self.store().create_only().is_none() {
+            // Nobody has asked this store whether it keeps its promise.
+            self.store().probe_create_only(&key, content).await?;
+        }
+        if created == Created::Yes && self.store().create_only() == Some(CreateOnly::Honoured) {
+            return Ok(true);
+        }
+        if created == Created::Yes {
+            tokio::time::sleep(READ_BACK).await;
+        }
+        let Some(found) = read::<Holder>(self.store(), &key).await? else {
+            return Ok(false);
+        };
+        // Ours may be there since an attempt whose answer was lost, or another process of this server was faster.
+        let instance = Instance::read(self.data_directory())?;
+        let known = instance.and_then(|mut instance| instance.repositories.remove(self.store().url()));
+        let known = known.unwrap_or_default();
+        let drawn = [known.claim, known.held].into_iter().flatten();
+        let mut drawn = drawn
+            .filter(|held| held.epoch == holder.epoch)
+            .flat_map(|held| held.tokens);
+        Ok(found.token == holder.token || drawn.any(|token| token == found.token))
+    }
+
+    /// Write down what was learned, and return what is to be said. Under the lock.
+    fn refuse(&self, mut instance: Instance, view: &View, why: &Why) -> Result<Error> {
+        let known = instance.known(self.store().url(), None);
+        match why {
+            Why::Lost => {
+                let held = known.held.take();
+                let to = view.lease.as_ref().map_or(view.highest, |lease| lease.holder.epoch);
+                known.lost = Some(to);
+                known.watch = None;
+                if let (Some(held), Some(lease)) = (held, &view.lease) {
+                    tracing::warn!(
+                        "lost the lease of repository \"{}\", which was held as epoch {}, to {} as epoch {to}",
+                        self.store().url(),
+                        held.epoch,
+                        lease.name()
+                    );
+                }
+            }
+            Why::Older => known.watch = None,
+            Why::Waits(watch) => known.watch = Some(watch.clone()),
+        }
+        let origin = instance.origin;
+        // A directory that nothing was written into has its identity from now on.
+        if Instance::read(self.data_directory())?.as_ref() != Some(&instance) {
+            instance.write(self.data_directory())?;
+        }
+        Ok(refuse::error(
+            self.store(),
+            self.data_directory(),
+            view,
+            why,
+            origin,
+            self.situation(),
+        ))
+    }
+}
+
+fn millis(interval: Duration) -> u64 {
+    u64::try_from(interval.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl How {
+    /// For the object, and so for the one that is replaced.
+    fn in_words(self, before: Option<&Lease>, lasted: Option<Duration>) -> String {
+        match (self, before, lasted) {
+            (How::First, ..) => "first writer".to_owned(),
+            (How::Promotion, ..) => "promotion of a standby".to_owned(),
+            (How::TakeOver, ..) => "taken over on request".to_owned(),
+            (How::Stale, Some(before), Some(lasted)) => {
+                format!("{} had not renewed it for {}", before.name(), refuse::seconds(lasted))
+            }
+            (How::Stale, ..) => "the lease was not renewed any more".to_owned(),
+        }
+    }
+}
