@@ -35,10 +35,19 @@ const OF_THE_SYSTEM: [&str; 15] = [
 /// Below those, and yet places for data.
 const FOR_DATA: [&str; 2] = ["/dev/shm", "/usr/local"];
 
-/// Confirm the locations that need no question: those that the user gave are confirmed already, those of the server whose
-/// directory is restored into are its own, and where root restores for another user, that one must own the directory or, where it
-/// is absent, the one in which it is made: then root does nothing for the repository that this user could not do himself.
-pub(super) fn confirm(tablespaces: &mut [Tablespace], found: &Directories, owner: Option<Owner>) -> Result<()> {
+/// So many are named in an error.
+const NAMED: usize = 8;
+
+/// Confirm the locations that need no question: those that the user gave are confirmed already, and those of the server whose
+/// directory is restored into are its own. Others must be accepted. That, too, takes no directory of the system, and where root
+/// restores for another user, that one must own the directory or, where it is absent, the one in which it is made: then root does
+/// nothing for the repository that this user could not do himself.
+pub(super) fn confirm(
+    tablespaces: &mut [Tablespace],
+    found: &Directories,
+    accepted: bool,
+    owner: Option<Owner>,
+) -> Result<()> {
     let links = found
         .target
         .as_ref()
@@ -51,7 +60,7 @@ pub(super) fn confirm(tablespaces: &mut [Tablespace], found: &Directories, owner
         };
         let is_own = |links| leads_to(links, OsStr::new(&tablespace.oid), location);
         tablespace.confirmed =
-            links.as_ref().is_some_and(is_own) || needs_no_question(location, geteuid().is_root(), owner)?;
+            links.as_ref().is_some_and(is_own) || (accepted && may_be_accepted(location, geteuid().is_root(), owner)?);
     }
     Ok(())
 }
@@ -62,7 +71,7 @@ pub(super) fn is_of_the_system(real: &Path) -> bool {
     is_below(&OF_THE_SYSTEM) && !is_below(&FOR_DATA)
 }
 
-fn needs_no_question(location: &Path, is_root: bool, owner: Option<Owner>) -> Result<bool> {
+fn may_be_accepted(location: &Path, is_root: bool, owner: Option<Owner>) -> Result<bool> {
     let real = settled(location)?;
     if is_of_the_system(&real) {
         return Ok(false);
@@ -93,25 +102,38 @@ impl RestorePlan {
         unconfirmed.for_each(|tablespace| tablespace.confirmed = true);
     }
 
-    /// An error if one is not confirmed.
+    /// An error if some are not confirmed.
     pub fn check_locations(&self) -> Result<()> {
-        let Some((tablespace, location)) = self
+        let places: Vec<_> = self
             .unconfirmed()
-            .find_map(|tablespace| Some((tablespace, tablespace.location.as_ref()?)))
-        else {
+            .filter_map(|tablespace| Some((tablespace.oid.as_str(), tablespace.location.as_ref()?)))
+            .collect();
+        let Some((oid, _)) = places.first() else {
             return Ok(());
         };
+        let would: Vec<String> = places
+            .iter()
+            .take(NAMED)
+            .map(|(oid, location)| format!("tablespace {oid} would go to {location:?}"))
+            .collect();
+        let more = match places.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(", {more} more elsewhere"),
+        };
+        let hint = match self.accepts_originals {
+            false => format!(
+                "Say where it goes: --tablespace-map {oid}=DIR, or --tablespace-map-all DIR for all of them. \
+                 --tablespace-map-original puts them where the repository says that they were."
+            ),
+            true => format!(
+                "Say where it goes with --tablespace-map {oid}=DIR. --tablespace-map-original takes no directory of the system, and \
+                 for root only those that the user of --owner owns or could make."
+            ),
+        };
+        let would = would.join(", ");
         Err(Error::config(
-            format!(
-                "tablespace {} would go to \"{}\", and only the repository says so",
-                tablespace.oid,
-                location.display()
-            ),
-            format!(
-                "Say where it goes with --tablespace-map {}=DIRECTORY. Root takes a place from the repository only with --owner, \
-                 if that user owns the directory or the one in which it is made; nobody takes a directory of the system.",
-                tablespace.oid
-            ),
+            format!("{would}{more}, and only the repository says so"),
+            hint,
         ))
     }
 }
@@ -125,7 +147,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let uid = dir.path().metadata().expect("there").uid();
         let owned = |uid| Some(Owner { uid, gid: 1 });
-        let ask = |path: &Path, is_root, owner| needs_no_question(path, is_root, owner).expect("looked");
+        let ask = |path: &Path, is_root, owner| may_be_accepted(path, is_root, owner).expect("looked");
         let absent = dir.path().join("a/b");
         assert!(ask(&absent, false, None) && ask(dir.path(), false, None));
         assert!(!ask(&absent, true, None), "nobody is named");
