@@ -10,7 +10,7 @@ use super::{bigint, in_archive, required};
 use crate::error::{self, or_raise};
 use crate::guc::ArchiveSettings;
 use crate::pg::server;
-use crate::pg::text::{SqlText, message};
+use crate::pg::text::SqlText;
 use crate::shmem::{self, BACKUP};
 
 /// One row of a plan.
@@ -251,11 +251,11 @@ fn delete(request: Result<Request>, confirm: bool) -> Vec<Shown> {
         error::notice(note);
     }
     for spared in applied.iter().flat_map(|applied| &applied.spared) {
-        ereport!(
-            PgLogLevel::WARNING,
+        error::warning(
             PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-            message(&format!("backup \"{}\" was not deleted: {}", spared.name, spared.why)).into_owned(),
-            "No WAL was deleted. Call the function again to have a plan of what is there now."
+            &format!("backup \"{}\" was not deleted: {}", spared.name, spared.why),
+            "No WAL was deleted. Call the function again to have a plan of what is there now.",
+            "",
         );
     }
     let deleted = |index: usize| applied.as_ref().is_some_and(|applied| applied.deleted[index]);
