@@ -12,6 +12,8 @@ use crate::shmem::{Failure, Text};
 /// So many things that were left out are named to the client; the log and the metadata of the backup have more.
 const NAMED: usize = 8;
 
+mod repeat;
+
 /// How a line that core logged appears in the server's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
@@ -112,6 +114,9 @@ fn report<'a>(failure: &'a Failure, message: &'a str) -> Report<'a> {
 /// A WARNING: `context: message`, with DETAIL and HINT.
 pub fn warn(context: &str, failure: &Failure) {
     let message = format!("{context}: {}", failure.message.as_str());
+    if repeat::is_said(&message) {
+        return;
+    }
     report::emit(PgLogLevel::WARNING, &report(failure, &message));
 }
 
@@ -210,6 +215,7 @@ fn plain(level: PgLogLevel, message: &str, detail: &str) {
 pub fn log_line(severity: Severity, text: &str) {
     let text = format!("walarchive: {}", printable::line(text));
     match severity {
+        Severity::Warning if repeat::is_said(&text) => {}
         Severity::Warning => warning(PgSqlErrorCode::ERRCODE_WARNING, &text, "", ""),
         Severity::Log => plain(PgLogLevel::LOG, &text, ""),
         Severity::Debug => plain(PgLogLevel::DEBUG1, &text, ""),

@@ -11,7 +11,7 @@ use crate::error::{self, or_raise};
 use crate::guc::ArchiveSettings;
 use crate::pg::server;
 use crate::pg::text::SqlText;
-use crate::shmem::{self, BACKUP};
+use crate::shmem::{self, BACKUP, Failure, Text};
 
 /// One row of a plan.
 type Shown = (SqlText, SqlText, i64, SqlText, bool);
@@ -35,10 +35,11 @@ fn walarchive_delete_retain(
     ),
 > {
     let (count, mode) = (required("count", count), required("mode", mode));
+    let after = after.map(|after| utc("after", after));
     let request = mode
         .0
         .parse()
-        .and_then(|mode: Mode| Request::retain(i64::from(count), mode, after.map(utc)));
+        .and_then(|mode: Mode| Request::retain(i64::from(count), mode, after));
     TableIterator::new(delete(request, required("confirm", confirm)))
 }
 
@@ -198,14 +199,21 @@ fn find_full(mode: &SqlText) -> Result<bool> {
     mode.0.parse::<Mode>()?.is_find_full()
 }
 
-fn utc(time: TimestampWithTimeZone) -> DateTime<Utc> {
-    let us_since_2000 = time.into_inner();
-    let time = us_since_2000
+/// A time of the calendar. An ERROR names the argument that is none.
+fn utc(name: &str, time: TimestampWithTimeZone) -> DateTime<Utc> {
+    let time = time
+        .into_inner()
         .checked_add(super::POSTGRES_EPOCH_US)
         .and_then(DateTime::from_timestamp_micros);
-    time.unwrap_or(match us_since_2000 < 0 {
-        true => DateTime::<Utc>::MIN_UTC,
-        false => DateTime::<Utc>::MAX_UTC,
+    time.unwrap_or_else(|| {
+        error::raise(&Failure {
+            sqlstate: PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE as i32,
+            message: Text::new(&format!("argument \"{name}\" is no time that a backup can have")),
+            hint: Text::new(
+                "Give a time of the calendar, such as '2026-11-20 10:00:00+00', or leave the argument out.",
+            ),
+            ..Failure::NONE
+        })
     })
 }
 
