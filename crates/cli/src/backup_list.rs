@@ -8,7 +8,7 @@ use crate::{print, settings};
 
 /// List the backups on stdout.
 pub async fn run(args: &BackupList) -> Result<()> {
-    let backups = BackupDetail::list(&settings::store(&args.storage)?).await?;
+    let backups = BackupDetail::list(&settings::store(&args.storage).await?).await?;
     print::out(&match args.json {
         true => print::json(&backups),
         false => table(&backups, args.detail),

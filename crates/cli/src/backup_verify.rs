@@ -35,9 +35,9 @@ pub struct BackupVerify {
 
 /// Verify, print what was found, and tell the worst.
 pub async fn run(args: &BackupVerify) -> Result<Status> {
-    let store = settings::store(&args.storage)?;
+    let store = settings::store(&args.storage).await?;
     let inventory = Inventory::load(&store).await?;
-    let store = settings::patient_store(&args.storage)?;
+    let store = settings::patient_store(&args.storage).await?;
     let mut reports = Vec::new();
     for name in names(args, &inventory)? {
         if args.new

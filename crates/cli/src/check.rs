@@ -18,7 +18,7 @@ pub async fn run(args: &args::Check) -> Result<Status> {
     if let Err(error) = settings::refuse_plain_text() {
         checks.push(Check::of_error("encryption", &error));
     }
-    match Store::open(&settings.storage) {
+    match Store::open_settled(&settings.storage).await {
         Ok(store) => {
             checks.extend(check::check_store(&store, None).await);
             // Where the store itself fails there is nothing more to be learned.

@@ -34,7 +34,7 @@ pub async fn run(args: &TakeOver) -> Result<()> {
         )
     })?;
     let settings = settings::find(&args.storage, Some(&data_dir))?;
-    let store = Store::open(&settings.storage)?;
+    let store = Store::open_settled(&settings.storage).await?;
     let control = ControlFile::read(&data_dir)?;
     let identity = cluster::ClusterIdentity {
         system_identifier: control.system_identifier,
@@ -84,7 +84,7 @@ fn situation(data_dir: &Path, timeline: u32) -> Situation {
 pub async fn writable(flags: &Storage) -> Result<Store> {
     settings::refuse_plain_text()?;
     let data_dir = wal::usual_data_dirs().find(|directory| wal::is_data_dir(directory));
-    let store = Store::open(&settings::find(flags, data_dir.as_deref())?.storage)?;
+    let store = Store::open_settled(&settings::find(flags, data_dir.as_deref())?.storage).await?;
     let owner = cluster::owner(&store).await?;
     let ours = data_dir.and_then(|data_dir| {
         let control = ControlFile::read(&data_dir).ok()?;

@@ -22,7 +22,11 @@ pub async fn fetch(args: &WalFetch) -> Result<()> {
         )
     })?;
     let settings = settings::find(&args.storage, data_dir_of(&args.path).as_deref())?;
-    let store = Store::open(&settings.storage)?;
+    // A standby asks again; the recovery of a primary would end here.
+    let store = match is_standby(&args.path) {
+        true => Store::open(&settings.storage)?,
+        false => Store::open_settled(&settings.storage).await?,
+    };
     let fetched = archive::fetch(&store, &name, &args.path, settings.reads_first).await?;
     tracing::info!(%name, bytes = fetched.file_bytes, "fetched");
     Ok(())

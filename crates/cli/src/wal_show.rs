@@ -9,7 +9,7 @@ use crate::{print, settings};
 
 /// Show every timeline on stdout.
 pub async fn run(args: &Show) -> Result<()> {
-    let timelines = TimelineInfo::all(&Inventory::load(&settings::store(&args.storage)?).await?);
+    let timelines = TimelineInfo::all(&Inventory::load(&settings::store(&args.storage).await?).await?);
     print::out(&match args.json {
         true => print::json(&timelines),
         false if timelines.is_empty() => "no WAL and no backups".to_owned(),
@@ -19,7 +19,7 @@ pub async fn run(args: &Show) -> Result<()> {
 
 /// Show from when to when can be restored.
 pub async fn windows(args: &Show) -> Result<()> {
-    let store = settings::store(&args.storage)?;
+    let store = settings::store(&args.storage).await?;
     let windows = timed_windows(&store, &Inventory::load(&store).await?).await?;
     print::out(&match args.json {
         true => print::json(&windows),

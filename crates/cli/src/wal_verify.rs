@@ -69,7 +69,7 @@ pub async fn run(args: &WalVerify) -> Result<Status> {
     let usual = || wal::usual_data_dirs().find(|directory| wal::is_data_dir(directory));
     let data_dir = args.pgdata.clone().or_else(usual);
     let settings = settings::find(&args.storage, data_dir.as_deref())?;
-    let store = Store::open(&settings.storage)?;
+    let store = Store::open_settled(&settings.storage).await?;
     let (mut inventory, mut names) = (None, None);
     if checks.names() {
         for _ in 0..LOOKS {
@@ -88,7 +88,7 @@ pub async fn run(args: &WalVerify) -> Result<Status> {
             None => Inventory::load(&store).await?,
         };
         let progress = Arc::default();
-        let store = Store::open(&settings.storage.for_backup())?;
+        let store = Store::open_settled(&settings.storage.for_backup()).await?;
         let work = Box::pin(verify::verify_content(
             &store,
             &inventory,
