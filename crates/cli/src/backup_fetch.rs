@@ -252,7 +252,9 @@ fn cancelled_by_signal() -> Result<CancellationToken> {
 fn incomplete(target: &Path, has_links: bool) {
     // Nothing behind a link is kept by --delta.
     let next = match has_links {
-        true => "empty it, the directories of its tablespaces and the places of --link",
+        true => {
+            "empty the places of --link and run the same command with --delta, or empty it and the directories of its tablespaces, too,"
+        }
         false => "run the same command with --delta to go on, or empty it, and the directories of its tablespaces,",
     };
     eprintln!(

@@ -164,6 +164,7 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
             let found = existing::compare(
                 &place.directories,
                 &place.tablespaces,
+                &place.links,
                 place.major,
                 table.as_ref(),
                 owner,
@@ -300,13 +301,6 @@ impl Place {
         place.directories = Directories::find(&place.target, &place.tablespaces)?;
         let accepted = options.tablespace_map.accepts_originals();
         locations::confirm(&mut place.tablespaces, &place.directories, accepted, options.owner)?;
-        if options.mode == RestoreMode::Delta && !place.links.is_empty() {
-            return Err(Error::config(
-                "--link cannot be combined with --delta",
-                "A restore with --link needs an empty directory, and empty places for the links. If one was interrupted, empty these \
-                 and restore anew.",
-            ));
-        }
         let others = place
             .tablespaces
             .iter()

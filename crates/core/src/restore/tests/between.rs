@@ -165,7 +165,7 @@ async fn who_interrupts_in_time_loses_nothing() {
     is_as_before(true);
     // In the middle of the removal, what is left stays.
     let tree = tree::Tree::open(root::Directories::default(), &repository.target(), &[], None).expect("open");
-    let cleaned = super::super::existing::clean(&tree, &[], 15, None, None, &cancel);
+    let cleaned = super::super::existing::clean(&tree, &[], &[], 15, None, None, &cancel);
     assert!(matches!(cleaned, Err(Error::Cancelled)));
     is_as_before(true);
 }
