@@ -217,8 +217,11 @@ pub enum Error {
 /// The result of everything that can fail in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-const TOO_SLOW: &str = "The store does not answer in time, or the link to it is slow. Check the store and the network; if \
-                        they are as fast as they can be, raise walarchive.archive_timeout.";
+/// In the name of each object with WAL.
+const WAL_OBJECT: &str = "/wal_005/";
+
+const TOO_SLOW: &str = "The store does not answer in time, or the link to it is slow. Check the store and the network. A server \
+                        waits longer with a larger walarchive.archive_timeout.";
 
 impl Error {
     /// An invalid setting or argument, with what to change.
@@ -362,6 +365,10 @@ impl Error {
             Error::Damaged { reason, .. } if reason.contains(MAY_BE_ENCRYPTED) => {
                 "If WAL-G encrypted it, read it with WAL-G and the key, as walarchive cannot decrypt yet. Else look for another \
                  copy of the object, or restore from another backup."
+            }
+            Error::Damaged { object, .. } if object.contains(WAL_OBJECT) => {
+                "Recovery cannot go beyond it. If a server still has the file in pg_wal, move the object away and archive the file \
+                 by walarchive wal-push; else restore up to a target before it, or take another backup."
             }
             Error::Damaged { .. } => {
                 "What the repository holds under this name cannot be used. Look for another copy of the object, or \
