@@ -1,16 +1,18 @@
 //! Core's errors as server messages: SQLSTATE, message, DETAIL and HINT.
 
-use pgrx::{PgLogLevel, PgSqlErrorCode, ereport};
+use pgrx::{PgLogLevel, PgSqlErrorCode};
 use walarchive_core::backup::CorruptPages;
 use walarchive_core::formats::LeftOut;
 use walarchive_core::{Error, StorageError, printable, wal_g};
 
-use crate::pg::text::message;
-use crate::pg::{CaughtError, ErrorReport};
+use crate::pg::CaughtError;
+use crate::pg::report::{self, Report};
 use crate::shmem::{Failure, Text};
 
 /// So many things that were left out are named to the client; the log and the metadata of the backup have more.
 const NAMED: usize = 8;
+
+mod repeat;
 
 /// How a line that core logged appears in the server's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,27 +130,27 @@ impl From<&CaughtError> for Failure {
     }
 }
 
-fn report(failure: &Failure, text: String) -> ErrorReport {
-    let shown = |text: &str| message(text).into_owned();
-    let sqlstate = PgSqlErrorCode::from(failure.sqlstate as isize);
-    let mut report = ErrorReport::new(sqlstate, shown(&text), "walarchive");
-    if let Some(detail) = failure.detail.to_option() {
-        report = report.set_detail(shown(&detail));
+fn report<'a>(failure: &'a Failure, message: &'a str) -> Report<'a> {
+    Report {
+        sqlstate: PgSqlErrorCode::from(failure.sqlstate as isize),
+        message,
+        detail: failure.detail.as_str(),
+        hint: failure.hint.as_str(),
     }
-    if let Some(hint) = failure.hint.to_option() {
-        report = report.set_hint(shown(&hint));
-    }
-    report
 }
 
 /// A WARNING: `context: message`, with DETAIL and HINT.
 pub fn warn(context: &str, failure: &Failure) {
-    report(failure, format!("{context}: {}", failure.message.as_str())).report(PgLogLevel::WARNING);
+    let message = format!("{context}: {}", failure.message.as_str());
+    if repeat::is_said(&message) {
+        return;
+    }
+    report::emit(PgLogLevel::WARNING, &report(failure, &message));
 }
 
 /// A WARNING, with DETAIL and HINT.
 pub fn notify(failure: &Failure) {
-    report(failure, failure.message.as_str().to_owned()).report(PgLogLevel::WARNING);
+    report::emit(PgLogLevel::WARNING, &report(failure, failure.message.as_str()));
 }
 
 /// Name, once, the variables of WAL-G in the server's environment that it does not read, and those that keep it from writing.
@@ -159,12 +161,9 @@ pub fn warn_of_wal_g() {
             "walarchive: variables of WAL-G have no effect on this server: {}",
             unread.join(", ")
         );
-        ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "walarchive")
-            .set_hint(
-                "The server has settings of its own, such as walarchive.storage and walarchive.compression; the binary \
-                 \"walarchive\" reads these variables.",
-            )
-            .report(PgLogLevel::WARNING);
+        let hint = "The server has settings of its own, such as walarchive.storage and walarchive.compression; the binary \
+                    \"walarchive\" reads these variables.";
+        warning(PgSqlErrorCode::ERRCODE_WARNING, &message, "", hint);
     }
     if let Err(refused) = wal_g::refuse_plain_text(std::env::vars_os()) {
         warn("WAL cannot be archived", &Failure::from(&refused));
@@ -173,7 +172,7 @@ pub fn warn_of_wal_g() {
 
 /// A NOTICE, with DETAIL and HINT.
 pub fn tell(failure: &Failure) {
-    report(failure, failure.message.as_str().to_owned()).report(PgLogLevel::NOTICE);
+    report::emit(PgLogLevel::NOTICE, &report(failure, failure.message.as_str()));
 }
 
 /// What a backup says of what it has left out; none if that is nothing.
@@ -202,8 +201,7 @@ pub fn left_out(first: &[LeftOut], count: u64) -> Option<Failure> {
 
 /// End the statement with this failure.
 pub fn raise(failure: &Failure) -> ! {
-    report(failure, failure.message.as_str().to_owned()).report(PgLogLevel::ERROR);
-    unreachable!("an ERROR does not return")
+    report::raise(&report(failure, failure.message.as_str()))
 }
 
 /// The value, or the end of the statement.
@@ -211,21 +209,44 @@ pub fn or_raise<T>(result: Result<T, Error>) -> T {
     result.unwrap_or_else(|error| raise(&Failure::from(&error)))
 }
 
+/// A WARNING.
+pub fn warning(sqlstate: PgSqlErrorCode, message: &str, detail: &str, hint: &str) {
+    let report = Report {
+        sqlstate,
+        message,
+        detail,
+        hint,
+    };
+    report::emit(PgLogLevel::WARNING, &report);
+}
+
 /// A NOTICE to the client.
 pub fn notice(text: &str) {
-    pgrx::notice!("{}", message(text));
+    notice_with_detail(text, "");
+}
+
+/// A NOTICE to the client, with DETAIL.
+pub fn notice_with_detail(text: &str, detail: &str) {
+    plain(PgLogLevel::NOTICE, text, detail);
+}
+
+fn plain(level: PgLogLevel, message: &str, detail: &str) {
+    let report = Report {
+        sqlstate: PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+        message,
+        detail,
+        hint: "",
+    };
+    report::emit(level, &report);
 }
 
 /// A line of core's for the server's log.
 pub fn log_line(severity: Severity, text: &str) {
-    let text = message(&printable::line(text)).into_owned();
+    let text = format!("walarchive: {}", printable::line(text));
     match severity {
-        Severity::Warning => ereport!(
-            PgLogLevel::WARNING,
-            PgSqlErrorCode::ERRCODE_WARNING,
-            format!("walarchive: {text}")
-        ),
-        Severity::Log => pgrx::log!("walarchive: {text}"),
-        Severity::Debug => pgrx::debug1!("walarchive: {text}"),
+        Severity::Warning if repeat::is_said(&text) => {}
+        Severity::Warning => warning(PgSqlErrorCode::ERRCODE_WARNING, &text, "", ""),
+        Severity::Log => plain(PgLogLevel::LOG, &text, ""),
+        Severity::Debug => plain(PgLogLevel::DEBUG1, &text, ""),
     }
 }

@@ -51,9 +51,8 @@ fn walarchive_backup_push(
     // What is wrong with the settings is said here, not by a worker later.
     or_raise(ArchiveSettings::for_writing());
     if !server::in_recovery() && !server::is_archive_library() {
-        warning!(
-            "archive_library is not walarchive; the backup waits until somebody else archives its WAL into the repository"
-        );
+        let waits = "archive_library is not walarchive; the backup waits until somebody else archives its WAL into the repository";
+        error::warning(PgSqlErrorCode::ERRCODE_WARNING, waits, "", "");
     }
     let user_data = user_data.map(|json| json.0.to_string()).unwrap_or_default();
     if user_data.len() > USER_DATA_BYTES {
@@ -75,7 +74,7 @@ fn walarchive_backup_push(
     let number = shmem::reserve(wanted).unwrap_or_else(|running| raise(&running));
     let worker = or_raise(launch::launch(number));
     if !wait {
-        notice!("the backup runs in the background; see walarchive_progress and walarchive_backups");
+        error::notice("the backup runs in the background; see walarchive_progress and walarchive_backups");
         return None;
     }
     Some(wait_for(number, &worker).into())
@@ -176,7 +175,8 @@ fn cancel(number: u64) {
         }
         latch::wait(None, Some(LIVENESS));
     }
-    warning!("the backup has been told to end, and is still removing what it has stored");
+    let told = "the backup has been told to end, and is still removing what it has stored";
+    error::warning(PgSqlErrorCode::ERRCODE_WARNING, told, "", "");
 }
 
 /// While it lives, this session waits for a backup, and tells its client and the log how that ended.
@@ -256,15 +256,13 @@ impl Notices {
         } else {
             "Check that the archiver works: see walarchive_status, pg_stat_archiver and the server's log."
         };
-        ereport!(
-            PgLogLevel::NOTICE,
-            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-            format!(
+        error::notice_with_detail(
+            &format!(
                 "all files are copied; waiting since {} s for WAL segment \"{}\" to be archived",
                 waited.as_secs(),
                 job.waiting_for.as_str()
             ),
-            format!("Cancelling discards the backup. {hint}")
+            &format!("Cancelling discards the backup. {hint}"),
         );
     }
 }

@@ -10,8 +10,8 @@ use super::{argument, bigint, in_archive, required};
 use crate::error::{self, or_raise};
 use crate::guc::ArchiveSettings;
 use crate::pg::server;
-use crate::pg::text::{SqlText, message};
-use crate::shmem::{self, BACKUP};
+use crate::pg::text::SqlText;
+use crate::shmem::{self, BACKUP, Failure, Text};
 
 /// One row of a plan.
 type Shown = (SqlText, SqlText, i64, SqlText, bool);
@@ -44,7 +44,8 @@ deletion! {
         confirm: default!(Option<bool>, "false"),
     ) {
         let count = required("count", count);
-        let request = counted(mode).and_then(|mode| Request::retain(i64::from(count), mode, after.map(utc)));
+        let after = after.map(|after| utc("after", after));
+        let request = counted(mode).and_then(|mode| Request::retain(i64::from(count), mode, after));
         TableIterator::new(delete(request, required("confirm", confirm)))
     }
 }
@@ -188,14 +189,21 @@ fn lower(word: Option<SqlText>) -> String {
     word.map(|word| word.0.trim().to_ascii_lowercase()).unwrap_or_default()
 }
 
-fn utc(time: TimestampWithTimeZone) -> DateTime<Utc> {
-    let us_since_2000 = time.into_inner();
-    let time = us_since_2000
+/// A time of the calendar. An ERROR names the argument that is none.
+fn utc(name: &str, time: TimestampWithTimeZone) -> DateTime<Utc> {
+    let time = time
+        .into_inner()
         .checked_add(super::POSTGRES_EPOCH_US)
         .and_then(DateTime::from_timestamp_micros);
-    time.unwrap_or(match us_since_2000 < 0 {
-        true => DateTime::<Utc>::MIN_UTC,
-        false => DateTime::<Utc>::MAX_UTC,
+    time.unwrap_or_else(|| {
+        error::raise(&Failure {
+            sqlstate: PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE as i32,
+            message: Text::new(&format!("argument \"{name}\" is no time that a backup can have")),
+            hint: Text::new(
+                "Give a time of the calendar, such as '2026-11-20 10:00:00+00', or leave the argument out.",
+            ),
+            ..Failure::NONE
+        })
     })
 }
 
@@ -241,11 +249,11 @@ fn delete(request: Result<Request>, confirm: bool) -> Vec<Shown> {
         error::notice(note);
     }
     for spared in applied.iter().flat_map(|applied| &applied.spared) {
-        ereport!(
-            PgLogLevel::WARNING,
+        error::warning(
             PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
-            message(&format!("backup \"{}\" was not deleted: {}", spared.name, spared.why)).into_owned(),
-            "No WAL was deleted. Call the function again to have a plan of what is there now."
+            &format!("backup \"{}\" was not deleted: {}", spared.name, spared.why),
+            "No WAL was deleted. Call the function again to have a plan of what is there now.",
+            "",
         );
     }
     let deleted = |index: usize| applied.as_ref().is_some_and(|applied| applied.deleted[index]);

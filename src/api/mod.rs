@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use pgrx::prelude::*;
 use walarchive_core::archive::Archive;
+use walarchive_core::storage::Store;
 use walarchive_core::{Error, Result};
 
 use crate::bridge::{self, Flow};
@@ -36,7 +37,13 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T>> + Send + 'static,
 {
-    let archive = or_raise(ArchiveSettings::current().and_then(|settings| bridge::archive(&settings)));
+    let settings = or_raise(ArchiveSettings::current());
+    let archive = bridge::archive(&settings).unwrap_or_else(|_| {
+        // A file of credentials may be half written.
+        let wanted = settings.storage.clone();
+        run(async move { Store::open_settled(&wanted).await });
+        or_raise(bridge::archive(&settings))
+    });
     run(work(archive))
 }
 

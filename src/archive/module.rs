@@ -13,7 +13,7 @@ use walarchive_core::{Error, StorageError};
 use walarchive_storage::Motion;
 
 use crate::bridge::{self, Bridge};
-use crate::error;
+use crate::error::{self, Severity};
 use crate::guc::{self, ArchiveSettings};
 use crate::pg::latch::{self, Latch};
 use crate::pg::{CaughtError, process, server};
@@ -74,7 +74,7 @@ pub fn archive_file(file: &str) -> bool {
         Ok(()) => true,
         // What is on its way is no failure; that the archiver comes again is the server's business.
         Err(failure) if failure.sqlstate == 0 => {
-            pgrx::log!("walarchive: {}", failure.message.as_str());
+            error::log_line(Severity::Log, failure.message.as_str());
             false
         }
         Err(failure) => {

@@ -7,10 +7,11 @@ pub mod lsn;
 pub mod online_backup;
 pub mod page_cache;
 pub mod process;
+pub mod report;
 pub mod server;
 pub mod settings;
 pub mod shared;
 pub mod text;
 
-pub use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
+pub use pgrx::pg_sys::panic::CaughtError;
 pub use pgrx::pg_sys::{Datum, Oid};

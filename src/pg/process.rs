@@ -158,3 +158,11 @@ pub fn disable_backtraces() {
         }
     }
 }
+
+/// Is this the archiver or a worker, and not the session of a client?
+pub fn is_in_background() -> bool {
+    use pg_sys::BackendType::{B_ARCHIVER, B_BG_WORKER};
+    // SAFETY: set once when the process starts.
+    let kind = unsafe { pg_sys::MyBackendType };
+    kind == B_ARCHIVER || kind == B_BG_WORKER
+}

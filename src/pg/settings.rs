@@ -46,7 +46,7 @@ pub unsafe fn check(name: &str, newval: *mut *mut c_char, check: fn(&str) -> Res
         Err(_) => Err(Error::config("the value is not UTF-8", "Use ASCII or UTF-8.")),
     };
     let Err(error) = refused else { return true };
-    let copy = |text: String| CString::new(super::text::message(&text).into_owned()).unwrap_or_default();
+    let copy = |text: String| CString::new(super::text::message(&text)).unwrap_or_default();
     // PostgreSQL's own message repeats the value, which may be a credential that was put into the wrong place.
     let message = copy(format!("invalid value for parameter \"{name}\""));
     let detail = copy(sentence(error.to_string()));

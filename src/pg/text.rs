@@ -128,14 +128,28 @@ fn convertible(conversion: Oid, encoding: i32, text: &str) -> usize {
     usize::try_from(converted).unwrap_or(0).min(length)
 }
 
-/// A message for client and log, in characters that every encoding has: PostgreSQL takes it for text of the database's encoding.
-pub fn message(text: &str) -> Cow<'_, str> {
+/// A message for client and log, as bytes of the database's encoding. What that does not have becomes visible.
+pub(super) fn message(text: &str) -> Vec<u8> {
     let text = printable::lines(text);
     let encoding = encoding();
     if text.is_ascii() || encoding == UTF8 || encoding == SQL_ASCII {
-        return text;
+        return text.into_owned().into_bytes();
     }
-    Cow::Owned(printable::escape(&text, |letter| !letter.is_ascii()).into_owned())
+    // SAFETY: reads a variable of the main thread. Conversions are looked up in the catalog.
+    match unsafe { pg_sys::IsTransactionState() } {
+        true => to_server(&shown(&text)),
+        false => ascii(&text).into_bytes(),
+    }
+}
+
+/// Likewise, in characters that every encoding has; in UTF-8 and where there is no encoding, all stay as they are.
+pub(super) fn ascii(text: &str) -> String {
+    let text = printable::lines(text);
+    let encoding = encoding();
+    match encoding == UTF8 || encoding == SQL_ASCII {
+        true => text.into_owned(),
+        false => printable::escape(&text, |letter| !letter.is_ascii()).into_owned(),
+    }
 }
 
 impl FromDatum for SqlText {

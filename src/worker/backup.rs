@@ -126,13 +126,12 @@ fn take(begun: &Begun) -> Result<String> {
             "Set archive_mode to on and archive_library to walarchive, and restart the server.",
         ));
     }
+    let wanted = settings.storage.for_backup();
+    let store = step(async move { Store::open_settled(&wanted).await })?;
     let archive = bridge::archive(&settings)?;
     let claimed = Arc::clone(&archive);
     step(async move { claimed.claim().await })?;
-    let store = bridge::writable(
-        &archive,
-        Store::open(&settings.storage.for_backup())?.with_brake(bridge::brake().clone()),
-    );
+    let store = bridge::writable(&archive, store.with_brake(bridge::brake().clone()));
 
     set_phase(Phase::Checkpoint);
     let (permanent, user_data, started_us) = {

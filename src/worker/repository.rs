@@ -50,7 +50,9 @@ impl Repository {
     }
 
     fn find(&self, name: &str, now: &ArchiveSettings) -> Result<()> {
-        let (before, after) = (self.store.clone(), Store::open(&now.storage)?);
+        let wanted = now.storage.clone();
+        let after = backup::step(async move { Store::open_settled(&wanted).await })?;
+        let before = self.store.clone();
         let claim = layout::backup_claim(name);
         let found = job::step(async move {
             let known = before.get(&claim, CLAIM_BYTES).await?;

@@ -59,7 +59,9 @@ pub(super) fn apply(newest: &str) {
 /// Carry the policy out, and say what was deleted. `newest` is the backup that has just been taken.
 fn enforce(settings: &ArchiveSettings, policy: &str, newest: &str) -> Result<String> {
     let archive = bridge::archive(settings)?;
-    let store = bridge::writable(&archive, Store::open(&settings.storage.for_backup())?);
+    let wanted = settings.storage.for_backup();
+    let store = backup::step(async move { Store::open_settled(&wanted).await })?;
+    let store = bridge::writable(&archive, store);
     let (policy, protected) = (policy.to_owned(), vec![newest.to_owned()]);
     let (cancel, identity) = (CancellationToken::new(), server::identity());
     let work = {

@@ -185,7 +185,9 @@ fn what_may_pass_never_stops_a_standby() {
         if signal {
             std::fs::write(place.path("data/standby.signal"), "").expect("written");
         }
-        for (what, state) in states {
+        // A primary waits for such a file.
+        let seen = if signal { &states[..] } else { &states[2..3] };
+        for (what, state) in seen {
             state();
             let ca_option = format!("ca_cert_file={}", ca.display());
             let output = place.run(&[
@@ -210,6 +212,58 @@ fn what_may_pass_never_stops_a_standby() {
         std::fs::write(place.path("data/postgresql.conf"), "walarchive.storage = 'ftp://x'\n").expect("written");
         let (exit, says) = code(&place.run(&["wal-fetch", SEGMENT, "pg_wal/X"]));
         assert_eq!(exit, if signal { 1 } else { 200 }, "{says}");
+    }
+}
+
+/// The file is whole after a moment: what is said is then of the store, which is not there.
+#[test]
+fn verbs_wait_for_a_credentials_file_that_is_being_written() {
+    use std::os::unix::fs::PermissionsExt;
+    for verb in [
+        &["backup-list"][..],
+        &["wal-show"],
+        &["wal-fetch", SEGMENT, "pg_wal/X"],
+        &["backup-fetch", "restored", "LATEST"],
+        &["check"],
+    ] {
+        let place = Place::new();
+        let file = place.path("credentials");
+        let write = |content: &str| {
+            std::fs::write(&file, content).expect("written");
+            std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).expect("mode set");
+        };
+        write("aws_access_key_id = AK\naws_secr");
+        let child = Command::new(env!("CARGO_BIN_EXE_walarchive"))
+            .args(verb)
+            .args([
+                "--storage",
+                "s3://b/p",
+                "--storage-option",
+                "aws_endpoint=https://127.0.0.1:1",
+            ])
+            .arg("--credentials-file")
+            .arg(&file)
+            .current_dir(place.path("data"))
+            .env_clear()
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("run");
+        // It need not have begun by then: that the whole file is read is seen either way.
+        std::thread::sleep(std::time::Duration::from_millis(700));
+        write("aws_access_key_id = AK\naws_secret_access_key = SK\n");
+        let output = child.wait_with_output().expect("ended");
+        let says = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        println!("{verb:?}: {says}");
+        assert!(
+            !output.status.success() && says.contains("Connection refused"),
+            "{verb:?}: {says}"
+        );
+        assert!(says.contains("waiting up to 10 s"), "{verb:?}: {says}");
     }
 }
 

@@ -96,3 +96,31 @@ fn no_description_of_a_backup_takes_more_memory_than_a_good_one() {
     place.write(&metadata, r#""start_lsn":33554472,"finish_lsn":33554744"#, "user_data");
     place.expect(&["backup-list"], "0/2000028");
 }
+
+/// A list of files is read up to a bound, and refused there.
+#[test]
+fn a_list_of_files_without_end_is_refused_in_bounded_memory() {
+    const TOO_MANY: usize = (1 << 24) + 10;
+    /// In kB. At the bound backup-fetch was measured at 583 MB, and backup-verify at 833 MB.
+    const BOUND: u64 = 700 << 10;
+    let place = Place::new();
+    let sentinel =
+        r#"{"LSN":33554472,"FinishLSN":33554744,"PgVersion":150018,"Spec":{"base_prefix":"/d","tablespaces":[]}}"#;
+    std::fs::write(place.path(&format!("{NAME}_backup_stop_sentinel.json")), sentinel).expect("written");
+    let tars = place.path(NAME).join("tar_partitions");
+    std::fs::create_dir(&tars).expect("made");
+    for tar in ["part_001.tar.zst", "pg_control.tar.zst", "backup_label.tar.zst"] {
+        std::fs::write(tars.join(tar), "x").expect("written");
+    }
+    let list = std::fs::File::create(place.path(NAME).join("files_metadata.json")).expect("created");
+    let mut list = BufWriter::with_capacity(1 << 20, list);
+    write!(list, "{{\"Files\":{{\"/base/5/0\":{{}}").expect("written");
+    for number in 1..TOO_MANY {
+        write!(list, ",\"/base/5/{number}\":{{}}").expect("written");
+    }
+    write!(list, "}}}}").expect("written");
+    list.flush().expect("written");
+    let (said, peak) = place.run(&["backup-fetch", "data", NAME, "--dry-run", "--allow-gap"]);
+    assert!(said.contains("it lists more than 16777216 files"), "{said}");
+    assert!(peak > (400 << 10) && peak < BOUND, "{peak} kB: {said}");
+}

@@ -135,6 +135,9 @@ pub enum Error {
 /// The result of everything that can fail in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// In the name of each object with WAL.
+const WAL_OBJECT: &str = "/wal_005/";
+
 impl Error {
     /// An invalid setting or argument, with what to change.
     pub fn config(message: impl Into<String>, hint: impl Into<String>) -> Self {
@@ -249,6 +252,10 @@ impl Error {
             Error::Damaged { reason, .. } if reason.contains(MAY_BE_ENCRYPTED) => {
                 "If WAL-G encrypted it, read it with WAL-G and the key, as walarchive cannot decrypt yet. Else look for another \
                  copy of the object, or restore from another backup."
+            }
+            Error::Damaged { object, .. } if object.contains(WAL_OBJECT) => {
+                "Recovery cannot go beyond it. If a server still has the file in pg_wal, move the object away and archive the file \
+                 by walarchive wal-push; else restore up to a target before it, or take another backup."
             }
             Error::Damaged { .. } => {
                 "What the repository holds under this name cannot be used. Look for another copy of the object, or \

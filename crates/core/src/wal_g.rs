@@ -86,10 +86,10 @@ pub fn refuse_plain_text(environment: impl IntoIterator<Item = (impl AsRef<OsStr
     }
     Err(Error::config(
         format!(
-            "WAL-G's settings ask for encryption, and walarchive cannot encrypt yet: {}",
+            "WAL-G's settings ask for encryption, and walarchive, which cannot encrypt yet, writes nothing: {}",
             asking.join(", ")
         ),
-        "Nothing was written. Go on with WAL-G, or take the setting out of the environment, the configuration file or the \
+        "Go on with WAL-G, or take the setting out of the environment, the configuration file or the \
          envdir if the repository is to be in plain text.",
     ))
 }

@@ -96,6 +96,12 @@ impl StorageOptions {
                  walarchive.credentials_file, where nobody else can read them.",
             ));
         }
+        if value.trim().starts_with(QUOTE) || value.trim().ends_with(QUOTE) {
+            return Err(Error::config(
+                format!("the value of storage option \"{key}\" begins or ends with a single quote"),
+                FORM,
+            ));
+        }
         if key.is_empty() || value.trim().is_empty() {
             return Err(Error::config("a storage option has no key or no value", FORM));
         }
@@ -171,6 +177,10 @@ pub(crate) fn is_true(value: &str) -> bool {
 const FORM: &str = "Write options as \"key=value\", separated by commas or spaces, and put a value that holds such into double \
                     quotes: os_project_name=\"My Project\".";
 
+/// A list has double quotes. No value begins or ends with a single one: somebody took it for such a quote, and it would be sent to the
+/// store as a part of the value.
+const QUOTE: char = '\'';
+
 const SEPARATORS: [char; 5] = [',', ' ', '\t', '\n', '\r'];
 
 /// The items of a list, without their quotes.
@@ -242,6 +252,15 @@ mod tests {
             ("os_project_name=My Project", "not of the form"),
             ("a=1,=2", "not of the form"),
             ("a=\"\"", "no key or no value"),
+            ("a='b", "\"a\" begins or ends with a single quote"),
+            (
+                "aws_region='eu-central-1'",
+                "\"aws_region\" begins or ends with a single quote",
+            ),
+            (
+                "aws_region=eu-central-1',allow_http=true",
+                "begins or ends with a single quote",
+            ),
         ] {
             let error = bad.parse::<StorageOptions>().expect_err(bad);
             assert!(error.to_string().contains(says), "{bad}: {error}");
@@ -268,7 +287,7 @@ mod tests {
             // As backup-fetch writes it into restore_command.
             assert_eq!(of(becomes).expect(becomes), becomes);
         }
-        for bad in ["a", "=1", "a=My Project,b=2", "a=\"x", "a="] {
+        for bad in ["a='1", "a=1'", "a", "=1", "a=My Project,b=2", "a=\"x", "a="] {
             let error = of(bad).expect_err(bad);
             assert!(error.hint().is_some(), "{bad}: {error}");
         }

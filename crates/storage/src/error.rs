@@ -148,8 +148,8 @@ pub struct Refusal {
 /// The result of everything that can fail in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-const TOO_SLOW: &str = "The store does not answer in time, or the link to it is slow. Check the store and the network; if \
-                        they are as fast as they can be, raise walarchive.archive_timeout.";
+const TOO_SLOW: &str = "The store does not answer in time, or the link to it is slow. Check the store and the network. A server \
+                        waits longer with a larger walarchive.archive_timeout.";
 
 impl Error {
     /// A wrong option, with what to change.

@@ -15,6 +15,12 @@ const HINT: &str = "walarchive.storage is a URL: \"s3://bucket/prefix\", \"gs://
 /// The URL, if a store can be opened by it. Looks at its text only.
 pub(super) fn parse(text: &str) -> Result<Url> {
     let text = text.trim();
+    if text.starts_with(QUOTES) || text.ends_with(QUOTES) || in_bucket(text).contains(QUOTES) {
+        return Err(Error::config(
+            format!("storage {} has a quote where none belongs", redact(text).escape_debug()),
+            HINT,
+        ));
+    }
     // A URL without a slash there is read as one with it.
     let path = text
         .get(..5)
@@ -54,6 +60,15 @@ pub(super) fn parse(text: &str) -> Result<Url> {
         }
     };
     Err(Error::config(format!("storage \"{}\" {problem}", redact(text)), HINT))
+}
+
+/// In a configuration file a value has one pair of quotes around it, and a quote too many would be asked for as a host's name.
+const QUOTES: [char; 2] = ['\'', '"'];
+
+/// What follows the scheme, up to the first slash; empty for a path.
+fn in_bucket(text: &str) -> &str {
+    let rest = text.split_once("://").map_or("", |(_, rest)| rest);
+    rest.split('/').next().unwrap_or_default()
 }
 
 /// A prefix must be one that the keys below it can have. The text is looked at as it was written: a URL forgets dots.
@@ -145,6 +160,25 @@ mod tests {
             assert_eq!(error.to_string(), says);
             assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
         }
+    }
+
+    #[test]
+    fn a_quote_too_many_is_refused() {
+        for text in [
+            "'s3://bucket/p'",
+            "\"s3://bucket/p",
+            "s3://bucket/p'",
+            "s3://'bucket'/p",
+            "s3://buc\"ket",
+            "file:///x'",
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(
+                error.to_string().ends_with("has a quote where none belongs"),
+                "{text}: {error}"
+            );
+        }
+        assert!(parse("s3://bucket/bob's/p").is_ok() && parse("file:///bob's/x").is_ok());
     }
 
     #[test]

@@ -101,6 +101,9 @@ fn a_stop_does_not_wait_for_a_store_that_hangs() {
     assert!(cluster.waiting_files().contains(&segment));
     let log = cluster.log_since(mark);
     assert!(log.contains("walarchive.shutdown_timeout"), "{log}");
+    // The archiver tries six times.
+    let said = log.matches("could not archive").count();
+    assert_eq!(said, 1, "{log}");
     proxy.heal();
     cluster.start_again();
     wait_drained(&cluster);

@@ -44,7 +44,7 @@ fn a_database_that_moves_while_it_is_backed_up_is_not_lost() {
     archive_all(&primary);
     lose(&primary);
     fs::remove_dir_all(&space).expect("could not remove the tablespace");
-    let target = site.restore("restored", "LATEST", &[]);
+    let target = site.restore("restored", "LATEST", &["--tablespace-map-original"]);
     let restored = site.restored("restored").attach(&target);
     restored.wait_promoted(PATIENCE);
     assert_eq!(restored.psql_db("mover", "SELECT count(*) FROM t"), "1000");

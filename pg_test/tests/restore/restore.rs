@@ -130,7 +130,17 @@ fn tablespaces_move_and_are_not_overwritten() {
     // Lost as well, it comes back to where it was.
     lose(&primary);
     fs::remove_dir_all(&old).expect("could not remove the tablespace");
-    let target = site.restore("third", "LATEST", &[]);
+    // Nobody is there to be asked: a test's standard input is no terminal.
+    let (target, refused) = site.backup_fetch("third", "LATEST", &[]);
+    let place = format!("tablespace {oid} would go to {old:?}, and only the repository says so");
+    assert!(
+        refused.code == Some(1)
+            && refused.stderr.contains(&place)
+            && refused.stderr.contains("--tablespace-map-original"),
+        "{refused:?}"
+    );
+    assert!(!target.exists() && !old.exists());
+    let target = site.restore("third", "LATEST", &["--tablespace-map-original"]);
     assert_eq!(
         fs::read_link(target.join("pg_tblspc").join(&oid)).expect("no link"),
         old

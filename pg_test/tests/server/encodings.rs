@@ -35,6 +35,12 @@ const CALLS: &[&str] = &[
     "walarchive_delete_retain(NULL)",
     "walarchive_delete_retain(1, T)",
     "walarchive_delete_retain(-1)",
+    "walarchive_delete_retain(3, 'full', 'infinity')",
+    "walarchive_delete_retain(3, 'full', '-infinity')",
+    "walarchive_delete_retain(3, 'full', '294276-12-31 23:59:59')",
+    "walarchive_delete_before('infinity')",
+    "walarchive_delete_before('-infinity')",
+    "walarchive_delete_before('294276-12-31')",
     "walarchive_delete_retain(1, confirm => NULL)",
     "walarchive_delete_before(T)",
     "walarchive_delete_before(NULL)",
@@ -67,8 +73,6 @@ const ANSWERED: &[&str] = &[
     "walarchive_delete_retain(1, NULL)",
     "walarchive_delete_before('2020-01-01 00:00:00+00', NULL)",
     "walarchive_delete_garbage(NULL)",
-    "walarchive_delete_retain(1, after => 'infinity')",
-    "walarchive_delete_retain(1, after => '-infinity')",
     "walarchive_delete_gfs(2147483647, 2147483647, 2147483647, 2147483647)",
     "walarchive_delete_outside_window('178000000 years')",
     "walarchive_backup_list()",
@@ -80,7 +84,15 @@ const ANSWERED: &[&str] = &[
 ];
 
 fn ask(cluster: &Cluster, database: &str, sql: &str) -> Output {
+    ask_in(cluster, database, "auto", sql)
+}
+
+/// The statement, too, is of this encoding.
+fn ask_in(cluster: &Cluster, database: &str, encoding: &str, sql: &str) -> Output {
     let mut psql = cluster.client("psql");
+    if encoding != "auto" {
+        psql.env("PGCLIENTENCODING", encoding);
+    }
     psql.args(["-d", database, "-X", "-A", "-t", "-q", "-v", "VERBOSITY=verbose"]);
     run(psql.args(["-v", "ON_ERROR_STOP=1", "-c", sql]))
 }
@@ -118,6 +130,12 @@ fn no_argument_in_no_encoding_ends_in_more_than_a_message() {
                 told.lines().count() <= 5 && !told.contains("panicked"),
                 "{call}: {told}"
             );
+            if call.contains("'full', '") {
+                assert!(
+                    told.contains("22023") && told.contains("argument \"after\""),
+                    "{call}: {told}"
+                );
+            }
             if call.contains("NULL") && !call.contains("ARRAY") {
                 assert!(
                     told.contains("22004") && told.contains("must not be null"),
@@ -163,6 +181,65 @@ fn no_argument_in_no_encoding_ends_in_more_than_a_message() {
     for defect in ["panicked", "stack backtrace", "std::panicking", "/rustc/"] {
         assert!(!log.contains(defect), "{defect}: {log}");
     }
+}
+
+/// Errors, warnings and notices are text of the database's encoding; what that does not have is escaped.
+#[test]
+fn messages_are_in_the_encoding_of_the_database() {
+    let site = Site::on_files();
+    let primary = site.primary(&[]);
+    backup(&primary, "");
+    let objects = ["é", "語", "☃"];
+    for letter in objects {
+        let odd = site.object(&format!("wal_005/odd_{letter}_\t"));
+        std::fs::write(odd, "").expect("could not write");
+    }
+    for (encoding, shown) in [
+        ("LATIN1", ["é", "\\u{8a9e}", "\\u{2603}"]),
+        ("EUC_JP", ["é", "語", "\\u{2603}"]),
+        ("UTF8", objects),
+        ("SQL_ASCII", objects),
+    ] {
+        let database = format!("in_{}", encoding.to_lowercase());
+        primary.psql(&format!(
+            "CREATE DATABASE {database} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+        ));
+        ask(&primary, &database, "CREATE EXTENSION walarchive").expect_success();
+        let ask = |sql: &str| ask_in(&primary, &database, "UTF8", sql);
+        // Warnings of what cannot be read.
+        let mark = primary.log_mark();
+        let told = ask("SELECT * FROM walarchive_wal_show()").stderr;
+        for letter in shown {
+            assert!(
+                told.contains(&format!("odd_{letter}_")),
+                "{letter} in {encoding}: {told}"
+            );
+        }
+        // In the log they are as in the database; the test reads what is no UTF-8 as U+FFFD.
+        let log = primary.log_since(mark);
+        assert!(log.contains("WARNING") && log.contains(shown[2]), "{log}");
+        // An error that repeats what it was given, also when somebody catches it.
+        let letter = shown.iter().find(|letter| !letter.starts_with('\\')).expect("one");
+        let refused = ask(&format!("SELECT walarchive_backup_verify('base_ab{letter}')"));
+        assert!(
+            refused.stderr.contains("ERROR:") && refused.stderr.contains(&format!("base_ab{letter}")),
+            "{encoding}: {refused:?}"
+        );
+        let caught = ask(&format!(
+            "DO $$ BEGIN PERFORM walarchive_backup_verify('base_ab{letter}');
+             EXCEPTION WHEN OTHERS THEN RAISE NOTICE 'caught %', SQLERRM; END $$;
+             SELECT 1 / 0"
+        ));
+        assert!(
+            caught.stderr.contains("caught ") && caught.stderr.contains(&format!("base_ab{letter}")),
+            "{encoding}: {caught:?}"
+        );
+        assert!(caught.stderr.contains("division by zero"), "{encoding}: {caught:?}");
+    }
+    // A client that has no such letters hears of it in an error of PostgreSQL's, and the server lives.
+    let foreign = ask_in(&primary, "in_utf8", "LATIN1", "SELECT * FROM walarchive_wal_show()");
+    assert!(foreign.stderr.contains("22P05") || foreign.success(), "{foreign:?}");
+    assert!(!primary.log().contains("terminated by signal"), "{}", primary.log());
 }
 
 #[test]

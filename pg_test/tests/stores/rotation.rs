@@ -170,6 +170,25 @@ fn a_secret_that_kubernetes_mounts_is_taken_and_followed() {
     wait_drained(cluster);
 }
 
+/// Sessions and backups are processes of their own, which begin with what the file holds then.
+#[test]
+fn what_begins_while_the_file_is_half_written_waits_for_the_rest() {
+    let place = Rotation::new(&[]);
+    let cluster = &place.cluster;
+    for statement in [
+        "SELECT walarchive_backup_push()",
+        "SELECT count(*) FROM walarchive_backup_list()",
+    ] {
+        let half = credentials(&place.server, None);
+        put(cluster, &place.file, &half[..half.len() / 2]);
+        let begun = cluster.background_psql(statement);
+        // The session has said, or has had the time to say, that it waits.
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        place.replace(None);
+        begun.wait(PATIENCE).expect_success();
+    }
+}
+
 fn nix_is_root() -> bool {
     let id = run(Command::new("id").arg("-u")).expect_success();
     id.trim() == "0"

@@ -60,15 +60,15 @@ pub fn find(flags: &Storage, data_dir: Option<&Path>) -> Result<Settings> {
 }
 
 /// The store of a verb that looks at a repository as a whole, wherever the server is.
-pub fn store(flags: &Storage) -> Result<Store> {
+pub async fn store(flags: &Storage) -> Result<Store> {
     let data_dir = usual_data_dir();
-    Ok(Store::open(&find(flags, data_dir.as_deref())?.storage)?)
+    Ok(Store::open_settled(&find(flags, data_dir.as_deref())?.storage).await?)
 }
 
 /// The same for work of hours, after the store has answered: what passes within some minutes does not end it.
-pub fn patient_store(flags: &Storage) -> Result<Store> {
+pub async fn patient_store(flags: &Storage) -> Result<Store> {
     let data_dir = usual_data_dir();
-    Ok(Store::open(&find(flags, data_dir.as_deref())?.storage.for_backup())?)
+    Ok(Store::open_settled(&find(flags, data_dir.as_deref())?.storage.for_backup()).await?)
 }
 
 fn find_in(flags: &Storage, environment: Environment<'_>, server: &ServerConfig) -> Result<Settings> {

@@ -45,7 +45,7 @@ pub fn situation(store: &Store, data_dir: &Path, timeline: u32) -> Situation {
 pub async fn writable(flags: &Storage) -> Result<Store> {
     refuse_plain_text()?;
     let data_dir = usual_data_dir();
-    let store = Store::open(&find(flags, data_dir.as_deref())?.storage)?;
+    let store = Store::open_settled(&find(flags, data_dir.as_deref())?.storage).await?;
     let owner = cluster::owner(&store).await?;
     Ok(match server_beside(&store, data_dir.as_deref(), owner.as_ref()) {
         Some(writer) => writer.fenced(&store),

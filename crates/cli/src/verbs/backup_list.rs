@@ -22,7 +22,7 @@ pub struct BackupList {
 
 /// List the backups on stdout.
 pub async fn run(args: &BackupList) -> Result<()> {
-    let backups = BackupDetail::list(&repository::store(&args.storage)?).await?;
+    let backups = BackupDetail::list(&repository::store(&args.storage).await?).await?;
     print::out(&match args.json {
         true => print::json(&backups),
         false => table(&backups, args.detail),

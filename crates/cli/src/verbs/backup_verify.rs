@@ -37,9 +37,9 @@ pub struct BackupVerify {
 
 /// Verify, print what was found, and tell the worst.
 pub async fn run(args: &BackupVerify) -> Result<Status> {
-    let store = repository::store(&args.storage)?;
+    let store = repository::store(&args.storage).await?;
     let inventory = Inventory::load(&store).await?;
-    let store = noting(&repository::patient_store(&args.storage)?, usual_data_dir().as_deref()).await?;
+    let store = noting(&repository::patient_store(&args.storage).await?, usual_data_dir().as_deref()).await?;
     let mut reports = Vec::new();
     for name in names(args, &inventory)? {
         if args.new

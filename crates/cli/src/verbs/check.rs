@@ -31,7 +31,7 @@ pub async fn run(args: &Check) -> Result<Status> {
     if let Err(error) = repository::refuse_plain_text() {
         checks.push(Found::of_error("encryption", &error));
     }
-    match Store::open(&settings.storage) {
+    match Store::open_settled(&settings.storage).await {
         Ok(store) => {
             checks.extend(check::check_store(&store, None).await);
             // Where the store itself fails there is nothing more to be learned.

@@ -156,7 +156,7 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
     let common = &args.what.words().common;
     let store = match common.confirm {
         true => writable(&common.storage).await?,
-        false => repository::store(&common.storage)?,
+        false => repository::store(&common.storage).await?,
     };
     store.check_fence().await?;
     let plan = retention::draw_up_for(&store, &request, &[], Utc::now(), common.force).await?;
@@ -167,7 +167,7 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
         true => {
             let progress = Progress::default();
             let cancel = CancellationToken::new();
-            let store = repository::patient_store(&common.storage)?.with_fence_of(&store);
+            let store = repository::patient_store(&common.storage).await?.with_fence_of(&store);
             let work = Box::pin(retention::apply(&store, &plan, &progress, &cancel));
             Some(progress::show_deletion(&progress, work).await?)
         }

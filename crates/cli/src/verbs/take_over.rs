@@ -35,7 +35,7 @@ pub async fn run(args: &TakeOver) -> Result<()> {
         )
     })?;
     let settings = find(&args.storage, Some(&data_dir))?;
-    let store = Store::open(&settings.storage)?;
+    let store = Store::open_settled(&settings.storage).await?;
     let control = ControlFile::read(&data_dir)?;
     let identity = ClusterIdentity {
         system_identifier: control.system_identifier,

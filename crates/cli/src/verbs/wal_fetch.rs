@@ -7,7 +7,7 @@ use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, Result};
 use walarchive_storage::Store;
 
-use crate::repository::data_dir::data_dir_of;
+use crate::repository::data_dir::{data_dir_of, is_standby};
 use crate::repository::{Storage, find};
 
 /// `wal-fetch`.
@@ -31,7 +31,11 @@ pub async fn run(args: &WalFetch) -> Result<()> {
         )
     })?;
     let settings = find(&args.storage, data_dir_of(&args.path).as_deref())?;
-    let store = Store::open(&settings.storage)?;
+    // A standby asks again; the recovery of a primary would end here.
+    let store = match is_standby(&args.path) {
+        true => Store::open(&settings.storage)?,
+        false => Store::open_settled(&settings.storage).await?,
+    };
     let fetched = archive::fetch(&store, &name, &args.path, settings.reads_first).await?;
     tracing::info!(%name, bytes = fetched.file_bytes, "fetched");
     Ok(())

@@ -20,7 +20,7 @@ pub struct Show {
 
 /// Show every timeline on stdout.
 pub async fn run(args: &Show) -> Result<()> {
-    let timelines = TimelineInfo::all(&Inventory::load(&repository::store(&args.storage)?).await?);
+    let timelines = TimelineInfo::all(&Inventory::load(&repository::store(&args.storage).await?).await?);
     print::out(&match args.json {
         true => print::json(&timelines),
         false if timelines.is_empty() => "no WAL and no backups".to_owned(),
@@ -30,7 +30,7 @@ pub async fn run(args: &Show) -> Result<()> {
 
 /// Show from when to when can be restored.
 pub async fn windows(args: &Show) -> Result<()> {
-    let store = repository::store(&args.storage)?;
+    let store = repository::store(&args.storage).await?;
     let windows = timed_windows(&store, &Inventory::load(&store).await?).await?;
     print::out(&match args.json {
         true => print::json(&windows),

@@ -70,7 +70,7 @@ pub async fn run(args: &WalVerify) -> Result<Status> {
     let checks = args.checks()?;
     let data_dir = args.pgdata.clone().or_else(usual_data_dir);
     let settings = repository::find(&args.storage, data_dir.as_deref())?;
-    let store = Store::open(&settings.storage)?;
+    let store = Store::open_settled(&settings.storage).await?;
     let (mut inventory, mut names) = (None, None);
     if checks.names() {
         for _ in 0..LOOKS {
@@ -89,7 +89,7 @@ pub async fn run(args: &WalVerify) -> Result<Status> {
             None => Inventory::load(&store).await?,
         };
         let progress = Arc::default();
-        let store = Store::open(&settings.storage.for_backup())?;
+        let store = Store::open_settled(&settings.storage.for_backup()).await?;
         let store = noting(&store, data_dir.as_deref()).await?;
         let work = Box::pin(verify::verify_content(
             &store,

@@ -57,13 +57,15 @@ fn with_hole(backup: &str, reach: &Reach, hole: &Hole) -> Check {
         true => Check::warning(
             NAME,
             detail,
-            "They may still be on their way; look again in ten minutes.",
+            "They may still be on their way: look again in ten minutes. If walarchive.storage was another one for a while, they are in \
+             that repository: copy them from there.",
         ),
         false => Check::failed(
             NAME,
             detail,
             "Look for them in pg_wal of the server that wrote them, a primary before a failover for example, and archive them by \
-             walarchive wal-push; or take another backup now.",
+             walarchive wal-push. If walarchive.storage was another one for a while, they are in that repository: copy them from \
+             there. Or take another backup now.",
         ),
     }
 }

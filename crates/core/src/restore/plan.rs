@@ -50,6 +50,8 @@ pub struct RestorePlan {
     pub target: PathBuf,
     /// Where the tablespaces go.
     pub tablespaces: Vec<Tablespace>,
+    /// They may go to where they were; see [`TablespaceMap::accept_originals`](super::TablespaceMap::accept_originals).
+    pub(crate) accepts_originals: bool,
     /// Where `pg_wal` leads, if it is a link.
     pub wal_directory: Option<PathBuf>,
     /// Links of the original that are links again.
@@ -133,6 +135,7 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
             let found = existing::compare(
                 &place.directories,
                 &place.tablespaces,
+                &place.links,
                 place.major,
                 table.as_ref(),
                 owner,
@@ -168,6 +171,7 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
         ancestors: links.into_iter().skip(1).map(|link| link.backup).collect(),
         recovery: options.recovery,
         outlook,
+        accepts_originals: options.tablespace_map.accepts_originals(),
         archive_off: options.archive_off,
         mode: options.mode,
         owner: options.owner,
@@ -266,14 +270,8 @@ impl Place {
             RestoreMode::Delta => vacant::check_directories(target, &place.tablespaces, false)?,
         };
         place.directories = Directories::find(&place.target, &place.tablespaces)?;
-        locations::confirm(&mut place.tablespaces, &place.directories, options.owner)?;
-        if options.mode == RestoreMode::Delta && !place.links.is_empty() {
-            return Err(Error::config(
-                "--link cannot be combined with --delta",
-                "A restore with --link needs an empty directory, and empty places for the links. If one was interrupted, empty these \
-                 and restore anew.",
-            ));
-        }
+        let accepted = options.tablespace_map.accepts_originals();
+        locations::confirm(&mut place.tablespaces, &place.directories, accepted, options.owner)?;
         let others = place
             .tablespaces
             .iter()

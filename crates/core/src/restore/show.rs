@@ -73,7 +73,10 @@ impl fmt::Display for RestorePlan {
                 None => writeln!(f, "tablespace:   {} inside the data directory", tablespace.oid)?,
             }
             if !tablespace.confirmed && self.mode != RestoreMode::VerifyOnly {
-                writeln!(f, "    that place is not confirmed: only the repository names it")?;
+                writeln!(
+                    f,
+                    "    that place is not confirmed: only the repository names it; see --tablespace-map-original"
+                )?;
             }
         }
         if let Some(existing) = &self.existing {

@@ -5,8 +5,11 @@ use super::options::RestoreMode;
 use super::plan::RestorePlan;
 use crate::error::{Error, Result};
 
+/// So many are named in an error.
+const NAMED: usize = 8;
+
 impl RestorePlan {
-    /// The tablespaces whose places only the repository names. [`crate::restore::run::apply`] refuses as long as there are some.
+    /// The tablespaces whose places only the repository names. [`super::run::apply::apply`] refuses as long as there are some.
     pub fn unconfirmed(&self) -> impl Iterator<Item = &Tablespace> {
         // Who only reads writes to none of them.
         let writes = self.mode != RestoreMode::VerifyOnly;
@@ -21,25 +24,38 @@ impl RestorePlan {
         unconfirmed.for_each(|tablespace| tablespace.confirmed = true);
     }
 
-    /// An error if one is not confirmed.
+    /// An error if some are not confirmed.
     pub fn check_locations(&self) -> Result<()> {
-        let Some((tablespace, location)) = self
+        let places: Vec<_> = self
             .unconfirmed()
-            .find_map(|tablespace| Some((tablespace, tablespace.location.as_ref()?)))
-        else {
+            .filter_map(|tablespace| Some((tablespace.oid.as_str(), tablespace.location.as_ref()?)))
+            .collect();
+        let Some((oid, _)) = places.first() else {
             return Ok(());
         };
+        let would: Vec<String> = places
+            .iter()
+            .take(NAMED)
+            .map(|(oid, location)| format!("tablespace {oid} would go to {location:?}"))
+            .collect();
+        let more = match places.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(", {more} more elsewhere"),
+        };
+        let hint = match self.accepts_originals {
+            false => format!(
+                "Say where it goes: --tablespace-map {oid}=DIR, or --tablespace-map-all DIR for all of them. \
+                 --tablespace-map-original puts them where the repository says that they were."
+            ),
+            true => format!(
+                "Say where it goes with --tablespace-map {oid}=DIR. --tablespace-map-original takes no directory of the system, and \
+                 for root only those that the user of --owner owns or could make."
+            ),
+        };
+        let would = would.join(", ");
         Err(Error::config(
-            format!(
-                "tablespace {} would go to \"{}\", and only the repository says so",
-                tablespace.oid,
-                location.display()
-            ),
-            format!(
-                "Say where it goes with --tablespace-map {}=DIRECTORY. Root takes a place from the repository only with --owner, \
-                 if that user owns the directory or the one in which it is made; nobody takes a directory of the system.",
-                tablespace.oid
-            ),
+            format!("{would}{more}, and only the repository says so"),
+            hint,
         ))
     }
 }

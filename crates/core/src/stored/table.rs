@@ -270,7 +270,8 @@ impl TableBuilder {
 
     /// May no more files be added? With what is known of them they would take more memory than anybody plans with.
     pub(crate) fn is_full(&self) -> bool {
-        self.entries.len() >= self.limit
+        // A SHA-256 takes as much as an entry: both together stay below 1 GB.
+        self.entries.len() >= self.limit || self.entries.len() + self.shas.len() >= self.limit * 7 / 4
     }
 
     #[cfg(test)]
@@ -409,6 +410,13 @@ mod tests {
         builder.describe("/a", Stored::Full, false);
         assert!(!builder.is_full());
         builder.describe("/b", Stored::Full, false);
+        assert!(builder.is_full());
+        let mut builder = TableBuilder::with_limit(8);
+        for number in 0..7 {
+            assert!(!builder.is_full(), "{number}");
+            let sha = Some((ChecksumAlgorithm::Sha256, vec![7; 32]));
+            builder.list(&listed(&number.to_string(), sha), false).expect("new");
+        }
         assert!(builder.is_full());
         // What is in the limit takes less than 1 GB while it is being put in order.
         assert!(size_of::<Entry>() * FILES_LIMIT <= 512 << 20);

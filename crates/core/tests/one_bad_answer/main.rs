@@ -10,3 +10,4 @@ mod passing;
 mod renewal;
 mod resets;
 mod s3;
+mod tokens;

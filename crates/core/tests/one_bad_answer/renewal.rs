@@ -100,6 +100,23 @@ async fn a_file_that_is_half_written_changes_nothing() {
     assert_eq!(place.mock.requests().last().map(key_of), Some("NEW"));
 }
 
+/// Line by line, so that the token comes last: the half of it is a pair of keys that no store takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_was_opened_on_half_a_file_goes_on_with_the_whole() {
+    let place = Place::new(|request| match request.header("x-amz-security-token") {
+        Some(_) => fine(request),
+        None => denial(403, "InvalidAccessKeyId"),
+    });
+    place.replace(&credentials("KEY"));
+    let store = place.store();
+    let work = tokio::spawn(async move { perform(&store, "put").await });
+    while place.mock.requests().is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    place.replace(&format!("{}aws_session_token = TOKEN\n", credentials("KEY")));
+    work.await.expect("no panic").expect("written");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_file_is_looked_at_no_more_than_needed() {
     let place = Place::new(fine);

@@ -270,12 +270,12 @@ mod tests {
             ),
             (
                 "account_name=a,azure_environment_name=x",
-                "",
+                "# none",
                 "the Azure environment \"x\" is not known",
             ),
             (
                 "account_name=a,colour=red",
-                "",
+                "# none",
                 "storage option \"colour\" is not known for Azure",
             ),
             (

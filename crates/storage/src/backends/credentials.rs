@@ -29,7 +29,15 @@ pub(crate) fn text(path: &Path) -> Result<String> {
             "It holds lines like \"aws_access_key_id = …\".",
         ));
     }
-    std::fs::read_to_string(path).map_err(|error| unreadable("read", path, &error))
+    let text = std::fs::read_to_string(path).map_err(|error| unreadable("read", path, &error))?;
+    // So is one that is about to be written. Without it, credentials would be looked for elsewhere.
+    if text.trim().is_empty() {
+        return Err(Error::config(
+            format!("credentials file \"{}\" is empty", path.display()),
+            "Put the credentials into it, or do not name it. It is looked at again by itself.",
+        ));
+    }
+    Ok(text)
 }
 
 /// Who follows the links to a file may read it by PostgreSQL's rule for `ssl_key_file`: it belongs to the user of the process

@@ -11,8 +11,8 @@ use object_store::client::{
 };
 use rustls::pki_types::CertificateDer;
 
-use super::verdict::Verdict;
-use super::{Followed, Signer, Watch, verdict};
+use super::verdict::{self, Verdict};
+use super::{Followed, LOOK_EVERY, Signer, Watch};
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
 use crate::http;
@@ -143,7 +143,7 @@ impl HttpService for Service {
             _ => return self.client.get().execute(request).await,
         };
         let mut attempts = self.with.retry.begin();
-        let (mut changes, mut skews) = (0, 0);
+        let (mut changes, mut skews, mut waits) = (0, 0, 0);
         loop {
             let mut attempt = request.clone();
             let number = match signer.sign(&mut attempt).await {
@@ -157,7 +157,9 @@ impl HttpService for Service {
             };
             let (response, mut verdict) = verdict::of(self.client.get().execute(attempt).await?).await?;
             if verdict == (Verdict::Denied { mute: true }) && signer.were_accepted() {
-                verdict = self.ask_why(&**signer, &request).await.unwrap_or(verdict);
+                // If that one is accepted, the credentials were replaced just between.
+                let why = self.ask_why(&**signer, &request).await;
+                verdict = why.filter(|why| *why != Verdict::Accepted).unwrap_or(verdict);
             }
             // Where the store accepted requests before, the work's whole patience is for who replaces the credentials, or
             // sets the clock.
@@ -187,6 +189,11 @@ impl HttpService for Service {
                     (changes <= enough).then_some(AT_ONCE)
                 }
                 Verdict::Credentials if signer.were_accepted() => attempts.next_pause(None),
+                // A secret of which the end is still to be written.
+                Verdict::Credentials if signer.is_fresh() && waits < BELIEVED_AFTER => {
+                    waits += 1;
+                    Some(LOOK_EVERY)
+                }
                 Verdict::Credentials | Verdict::Denied { .. } => None,
             };
             let Some(pause) = again else { return Ok(response) };

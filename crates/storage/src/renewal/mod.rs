@@ -6,6 +6,7 @@
 
 mod connector;
 mod follow;
+mod settle;
 mod sign;
 mod verdict;
 mod watch;
@@ -13,6 +14,7 @@ mod watch;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use object_store::CredentialProvider;
@@ -25,6 +27,9 @@ pub(super) use follow::{Followed, LOOK_EVERY};
 pub(super) use sign::{Apply, Signer, Signing};
 pub(super) use verdict::Skew;
 pub(super) use watch::Watch;
+
+/// Whoever writes a file of credentials is done within this time.
+const FRESH: Duration = Duration::from_secs(3);
 
 /// Credentials as they were read once.
 pub(super) struct Made<C> {
@@ -114,6 +119,11 @@ impl<C: PartialEq + Send + Sync + 'static> Renewing<C> {
     /// Would a look find something new?
     fn has_changed(&self) -> bool {
         self.made.has_changed()
+    }
+
+    /// Was one of the files changed a moment ago, so that what was read of it may be the half of what is to come?
+    fn is_fresh(&self) -> bool {
+        self.made.in_use().watch.has_just_changed(FRESH)
     }
 
     fn note_acceptance(&self) {

@@ -33,6 +33,9 @@ pub(crate) trait Signer: fmt::Debug + Send + Sync {
     /// Sleep so long, or until the credentials' files change.
     async fn pause(&self, pause: Duration);
 
+    /// Were the credentials' files changed a moment ago?
+    fn is_fresh(&self) -> bool;
+
     fn note_acceptance(&self);
 
     /// Has the store accepted any of these credentials?
@@ -88,6 +91,10 @@ impl<C: PartialEq + Send + Sync + 'static, A: Apply<C>> Signer for Signing<C, A>
                 return;
             }
         }
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.credentials.is_fresh()
     }
 
     fn note_acceptance(&self) {

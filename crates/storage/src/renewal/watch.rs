@@ -2,6 +2,9 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::settle;
 
 /// Files as they were just before they were read. Links are followed: what counts is what they lead to.
 #[derive(Debug, Clone, Default)]
@@ -39,6 +42,12 @@ impl Watch {
         let path = path.into();
         let stamp = Stamp::of(&path);
         self.0.push((path, stamp));
+    }
+
+    /// Was one of the files changed within this time?
+    pub(in crate::storage) fn has_just_changed(&self, within: Duration) -> bool {
+        let mut there = self.0.iter().filter(|(_, stamp)| stamp.is_some());
+        there.any(|(path, _)| settle::has_just_changed(path, within))
     }
 
     /// Is one of the files another one than when it was added?

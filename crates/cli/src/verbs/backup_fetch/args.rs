@@ -54,6 +54,10 @@ pub struct BackupFetch {
     /// Put tablespaces into DIR/<oid>, but for those that --tablespace-map puts elsewhere.
     #[arg(long, value_name = "DIR")]
     tablespace_map_all: Option<PathBuf>,
+    /// Put tablespaces where they were, as the repository says, but for those that --tablespace-map puts elsewhere. Never into a
+    /// directory of the system, and for root only where the user of --owner could make them.
+    #[arg(long, conflicts_with = "tablespace_map_all")]
+    tablespace_map_original: bool,
     /// Write the configuration files that lay outside of the original's data directory, as on Debian, into DIR.
     #[arg(long, value_name = "DIR", conflicts_with = "verify_only")]
     pub config_dir: Option<PathBuf>,
@@ -162,6 +166,9 @@ impl BackupFetch {
             .try_for_each(|text| tablespace_map.add(text))?;
         if let Some(directory) = &self.tablespace_map_all {
             tablespace_map.put_all(directory)?;
+        }
+        if self.tablespace_map_original {
+            tablespace_map.accept_originals();
         }
         let mut links = LinkMap::default();
         self.link.iter().try_for_each(|text| links.add(text))?;

@@ -38,7 +38,7 @@ const LONGEST_ANSWER: u64 = 100;
 /// Restore a backup.
 pub async fn run(args: &BackupFetch) -> Result<()> {
     let (mut plan, storage, configuration) = prepare(args).await?;
-    let store = Store::open(&storage)?;
+    let store = Store::open_settled(&storage).await?;
     let seen = holder(&store).await;
     if is_root() && args.owner.is_none() {
         eprintln!(
@@ -143,7 +143,7 @@ pub async fn verify(args: &BackupFetch) -> Result<Status> {
 async fn prepare(args: &BackupFetch) -> Result<(RestorePlan, StorageConfig, Option<ConfigurationPlan>)> {
     let data_dir = usual_data_dir();
     let settings = repository::find(&args.storage, data_dir.as_deref())?;
-    let store = Store::open(&settings.storage)?;
+    let store = Store::open_settled(&settings.storage).await?;
     let mut options = args.options()?;
     if let Some(mode) = args.mode().filter(|_| !args.verify_only) {
         options.recovery = Some(RecoverySettings {
@@ -158,7 +158,7 @@ async fn prepare(args: &BackupFetch) -> Result<(RestorePlan, StorageConfig, Opti
     }
     let selection = select(args, &store).await?;
     // A store that answers has the patience of a backup: hours of work do not end with one bad answer.
-    let patient = Store::open(&settings.storage.for_backup())?;
+    let patient = Store::open_settled(&settings.storage.for_backup()).await?;
     let plan = plan(&patient, &selection.backup.name, &args.directory, options).await?;
     let (name, metadata) = (&selection.backup.name, &selection.backup.metadata);
     let configuration = match &args.config_dir {
@@ -256,7 +256,9 @@ fn cancelled_by_signal() -> Result<CancellationToken> {
 fn incomplete(target: &Path, has_links: bool) {
     // Nothing behind a link is kept by --delta.
     let next = match has_links {
-        true => "empty it, the directories of its tablespaces and the places of --link",
+        true => {
+            "empty the places of --link and run the same command with --delta, or empty it and the directories of its tablespaces, too,"
+        }
         false => "run the same command with --delta to go on, or empty it, and the directories of its tablespaces,",
     };
     eprintln!(

@@ -10,7 +10,7 @@ use super::*;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renewal_that_many_wait_for_is_one() {
     let (dir, meddler) = (data_dir(), Meddler::new(Arc::default()));
-    let store = meddler.store();
+    let store = Store::of(Arc::new(meddler.clone()), "memory:");
     let holder = writer(&store, dir.path(), 1);
     holder.permit(Write::Object).await.expect("the first");
     tokio::time::sleep(TICK * (VALID + 1)).await;
@@ -50,7 +50,7 @@ async fn who_asks_the_store_holds_no_lock() {
         )),
         "memory:",
     );
-    writer(&meddler.store(), dir.path(), 1)
+    writer(&Store::of(Arc::new(meddler.clone()), "memory:"), dir.path(), 1)
         .permit(Write::Object)
         .await
         .expect("the first");
@@ -58,11 +58,11 @@ async fn who_asks_the_store_holds_no_lock() {
     let never = tokio::spawn(async move { stopped.tick().await });
     tokio::time::sleep(TICK / 2).await;
     assert!(!never.is_finished());
-    let other = writer(&meddler.store(), dir.path(), 1);
+    let other = writer(&Store::of(Arc::new(meddler.clone()), "memory:"), dir.path(), 1);
     let begun = std::time::Instant::now();
     other.tick().await.expect("renewed");
     assert!(begun.elapsed() < TICK * 10, "{:?}", begun.elapsed());
-    assert_eq!(epoch(&meddler.store()).await, 1);
+    assert_eq!(epoch(&Store::of(Arc::new(meddler.clone()), "memory:")).await, 1);
     never.abort();
 }
 
@@ -92,7 +92,7 @@ async fn processes_of_one_server_that_race_for_the_lease_are_one_holder() {
 #[tokio::test]
 async fn a_claim_that_came_to_nothing_makes_nobody_forget_what_he_lost() {
     let (dir, other, meddler) = (data_dir(), data_dir(), Meddler::new(Arc::default()));
-    let store = meddler.store();
+    let store = Store::of(Arc::new(meddler.clone()), "memory:");
     permit(&store, dir.path(), 1).await.expect("the first");
     // What is there is not its own any more, and it claims the next epoch; the machine dies before the store hears of it.
     let key = layout::lease_alive(1);
@@ -120,7 +120,7 @@ async fn a_claim_that_came_to_nothing_makes_nobody_forget_what_he_lost() {
 #[tokio::test]
 async fn a_look_that_took_long_proves_no_silence() {
     let (dir, copied, meddler) = (data_dir(), data_dir(), Meddler::new(Arc::default()));
-    let store = meddler.store();
+    let store = Store::of(Arc::new(meddler.clone()), "memory:");
     permit(&store, dir.path(), 1).await.expect("the first");
     reason(permit(&store, copied.path(), 1).await);
     let slow = Store::of(
@@ -164,7 +164,7 @@ async fn a_write_follows_a_look_that_is_young() {
 #[tokio::test]
 async fn what_goes_on_asks_nothing_and_what_begins_asks_once() {
     let (dir, meddler) = (data_dir(), Meddler::new(Arc::default()));
-    let store = meddler.store();
+    let store = Store::of(Arc::new(meddler.clone()), "memory:");
     let long = Situation {
         interval: TICK * 1000,
         ..situation(1)

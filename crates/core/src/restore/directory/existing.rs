@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::directories::Directories;
-use super::links::refused_by_delta;
+use super::links::{MappedLink, refused_by_delta};
 use super::owner::Owner;
 use super::root::is_kind;
 use super::tablespaces::Tablespace;
@@ -93,6 +93,7 @@ struct Compared {
 pub(crate) fn compare(
     found: &Directories,
     tablespaces: &[Tablespace],
+    links: &[MappedLink],
     major: u32,
     table: Option<&Table>,
     owner: Option<Owner>,
@@ -118,10 +119,10 @@ pub(crate) fn compare(
             if is_own || entry.is_link_of(tablespaces) || entry.is_link_to_wal(wal) {
                 return Ok(());
             }
-            let number = number_of(entry, table, tablespaces);
+            let number = number_of(entry, table, tablespaces, links);
             let known = table.zip(number).filter(|_| !is_always_new(entry.path));
             if entry.is_directory {
-                check_place(entry, tablespaces)?;
+                check_place(entry, tablespaces, links)?;
                 // Only of a manifest it is sure that it lists all files, so that this is the place of a directory.
                 if let Some((_, number)) = known.filter(|(table, number)| is_directory(table, *number)) {
                     kept.set(number);
@@ -129,7 +130,9 @@ pub(crate) fn compare(
                 return Ok(());
             }
             let stat = entry.stat()?;
-            if is_kind(&stat, SFlag::S_IFLNK) && is_of_server(Path::new(OsStr::from_bytes(entry.path))) {
+            // Where a link is to lead is new, so this one is replaced.
+            let is_wanted = entry.is_in_place_of(links);
+            if is_kind(&stat, SFlag::S_IFLNK) && !is_wanted && is_of_server(Path::new(OsStr::from_bytes(entry.path))) {
                 return Err(refused_by_delta(&entry.full(), entry.target().as_deref()));
             }
             let freed = entry.frees(&stat);
@@ -184,15 +187,30 @@ pub(crate) fn compare(
 }
 
 /// Its number in the table; none of what must go, as it is in the place of a link.
-fn number_of(entry: &Entry<'_>, table: Option<&Table>, tablespaces: &[Tablespace]) -> Option<usize> {
-    let is_placed = !entry.is_in_place_of_link(tablespaces);
+fn number_of(
+    entry: &Entry<'_>,
+    table: Option<&Table>,
+    tablespaces: &[Tablespace],
+    links: &[MappedLink],
+) -> Option<usize> {
+    let is_placed = !entry.is_in_place_of_link(tablespaces) && !entry.is_in_place_of(links);
     table.filter(|_| is_placed).and_then(|table| table.find(entry.path))
 }
 
 /// No link can be made where a file system is mounted.
-fn check_place(directory: &Entry<'_>, tablespaces: &[Tablespace]) -> Result<()> {
-    if !directory.is_in_place_of_link(tablespaces) || !directory.is_mounted(&directory.stat()?) {
+fn check_place(directory: &Entry<'_>, tablespaces: &[Tablespace], links: &[MappedLink]) -> Result<()> {
+    let is_wanted = directory.is_in_place_of(links);
+    if !(is_wanted || directory.is_in_place_of_link(tablespaces)) || !directory.is_mounted(&directory.stat()?) {
         return Ok(());
+    }
+    if is_wanted {
+        return Err(Error::config(
+            format!(
+                "directory \"{}\" is on a file system that is mounted where the link of --link belongs",
+                directory.full().display()
+            ),
+            "Unmount it, or leave out this --link.",
+        ));
     }
     Err(Error::config(
         format!(
@@ -247,6 +265,7 @@ fn compare_files(table: &Table, candidates: &Mutex<Receiver<Candidate>>, kept: &
 pub(crate) fn clean(
     tree: &Tree,
     tablespaces: &[Tablespace],
+    links: &[MappedLink],
     major: u32,
     table: Option<&Table>,
     kept: Option<&Bits>,
@@ -256,7 +275,7 @@ pub(crate) fn clean(
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let number = number_of(entry, table, tablespaces);
+        let number = number_of(entry, table, tablespaces, links);
         let is_kept = kept.zip(number).is_some_and(|(kept, number)| kept.get(number));
         let is_link = entry.is_link_of(tablespaces) || entry.is_link_to_wal(tree.wal());
         let stays = is_kept || is_link || entry.path == MARKER.as_bytes();

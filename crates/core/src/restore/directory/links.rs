@@ -316,8 +316,8 @@ pub(crate) fn refused_by_delta(link: &Path, target: Option<&Path>) -> Error {
             "\"{}\" is a symbolic link{target}, and --delta does not restore through it",
             link.display()
         ),
-        "Restore into an empty directory, with --link to have such a link again; or remove the link, then it becomes a directory or file \
-         here, and what it leads to is left alone.",
+        "To have a link again, add --link OLD=NEW, with the link's path in the data directory and a place that is empty or absent. Or \
+         remove the link: then it becomes a directory or file here. Either way, what it leads to now is left alone.",
     )
 }
 

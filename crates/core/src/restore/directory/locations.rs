@@ -13,10 +13,16 @@ use super::system::is_of_the_system;
 use super::tablespaces::{Tablespace, settled};
 use crate::error::Result;
 
-/// Confirm the locations that need no question: those that the user gave are confirmed already, those of the server whose
-/// directory is restored into are its own, and where root restores for another user, that one must own the directory or, where it
-/// is absent, the one in which it is made: then root does nothing for the repository that this user could not do himself.
-pub(crate) fn confirm(tablespaces: &mut [Tablespace], found: &Directories, owner: Option<Owner>) -> Result<()> {
+/// Confirm the locations that need no question: those that the user gave are confirmed already, and those of the server whose
+/// directory is restored into are its own. Others must be accepted. That, too, takes no directory of the system, and where root
+/// restores for another user, that one must own the directory or, where it is absent, the one in which it is made: then root does
+/// nothing for the repository that this user could not do himself.
+pub(crate) fn confirm(
+    tablespaces: &mut [Tablespace],
+    found: &Directories,
+    accepted: bool,
+    owner: Option<Owner>,
+) -> Result<()> {
     let links = found
         .target
         .as_ref()
@@ -29,12 +35,12 @@ pub(crate) fn confirm(tablespaces: &mut [Tablespace], found: &Directories, owner
         };
         let is_own = |links| leads_to(links, OsStr::new(&tablespace.oid), location);
         tablespace.confirmed =
-            links.as_ref().is_some_and(is_own) || needs_no_question(location, geteuid().is_root(), owner)?;
+            links.as_ref().is_some_and(is_own) || (accepted && may_be_accepted(location, geteuid().is_root(), owner)?);
     }
     Ok(())
 }
 
-fn needs_no_question(location: &Path, is_root: bool, owner: Option<Owner>) -> Result<bool> {
+fn may_be_accepted(location: &Path, is_root: bool, owner: Option<Owner>) -> Result<bool> {
     let real = settled(location)?;
     if is_of_the_system(&real) {
         return Ok(false);
@@ -58,7 +64,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let uid = dir.path().metadata().expect("there").uid();
         let owned = |uid| Some(Owner { uid, gid: 1 });
-        let ask = |path: &Path, is_root, owner| needs_no_question(path, is_root, owner).expect("looked");
+        let ask = |path: &Path, is_root, owner| may_be_accepted(path, is_root, owner).expect("looked");
         let absent = dir.path().join("a/b");
         assert!(ask(&absent, false, None) && ask(dir.path(), false, None));
         assert!(!ask(&absent, true, None), "nobody is named");

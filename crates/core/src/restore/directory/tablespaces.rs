@@ -23,6 +23,7 @@ pub struct Tablespace {
 pub struct TablespaceMap {
     each: Vec<(String, PathBuf)>,
     all: Option<PathBuf>,
+    originals: bool,
 }
 
 impl TablespaceMap {
@@ -60,6 +61,16 @@ impl TablespaceMap {
         }
         self.all = Some(directory.to_owned());
         Ok(())
+    }
+
+    /// Put the others where the repository says that they were.
+    pub fn accept_originals(&mut self) {
+        self.originals = true;
+    }
+
+    /// Are they to go to where they were?
+    pub(super) fn accepts_originals(&self) -> bool {
+        self.originals
     }
 
     fn matches(old: &str, oid: &str, location: &str) -> bool {

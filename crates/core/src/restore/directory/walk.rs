@@ -11,6 +11,7 @@ use nix::fcntl::readlinkat;
 use nix::sys::stat::FileStat;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::links::MappedLink;
 use super::owner::Owner;
 use super::root;
 use super::root::{LOST_AND_FOUND, Root, failed, leads_to};
@@ -88,6 +89,16 @@ impl Entry<'_> {
         let oid = below.split(|byte| *byte == b'/').next();
         let mut linked = tablespaces.iter().filter(|tablespace| tablespace.location.is_some());
         linked.any(|tablespace| Some(tablespace.oid.as_bytes()) == oid)
+    }
+
+    /// Does it lie in the data directory where one of these links belongs, or below? What has its path in the backup is to be where
+    /// the link leads.
+    pub(super) fn is_in_place_of(&self, links: &[MappedLink]) -> bool {
+        let is_at = |link: &MappedLink| {
+            let rest = self.path.strip_prefix(link.path.as_bytes());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        };
+        self.above == 0 && links.iter().any(is_at)
     }
 
     /// Does it lie in a file system that is mounted below the root?

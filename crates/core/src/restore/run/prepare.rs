@@ -54,7 +54,15 @@ pub(crate) fn prepare(plan: &mut RestorePlan, progress: &Progress, cancel: &Canc
         }
         lock_out(&tree, planned, progress, condition::is_used)?;
         let kept = plan.existing.as_ref().map(|existing| &existing.kept);
-        existing::clean(&tree, &plan.tablespaces, plan.major, plan.table.as_ref(), kept, cancel)?;
+        existing::clean(
+            &tree,
+            &plan.tablespaces,
+            &plan.links,
+            plan.major,
+            plan.table.as_ref(),
+            kept,
+            cancel,
+        )?;
     }
     progress.is_writing.store(true, Ordering::Relaxed);
     tree.link(&plan.tablespaces)?;

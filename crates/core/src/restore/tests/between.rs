@@ -174,7 +174,7 @@ async fn who_interrupts_in_time_loses_nothing() {
         None,
     )
     .expect("open");
-    let cleaned = crate::restore::directory::existing::clean(&tree, &[], 15, None, None, &cancel);
+    let cleaned = crate::restore::directory::existing::clean(&tree, &[], &[], 15, None, None, &cancel);
     assert!(matches!(cleaned, Err(Error::Cancelled)));
     is_as_before(true);
 }

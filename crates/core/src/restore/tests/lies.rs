@@ -1,8 +1,9 @@
 //! Repositories that lie: about whose they are, where things belong, how much there is.
 
 use super::*;
-use crate::cluster;
-use crate::cluster::ClusterIdentity;
+use std::os::unix::fs::MetadataExt;
+
+use crate::cluster::{self, ClusterIdentity};
 use crate::wal::SegmentSize;
 
 const VERSION: &str = "/pg_tblspc/16400/PG_15_202209061/5/1";
@@ -52,6 +53,63 @@ async fn a_place_that_only_the_repository_names_is_asked_for() {
         planned.confirm_locations();
         planned.check_locations().expect("confirmed");
     }
+}
+
+/// Where a place is harmless, too, the repository alone does not choose it: somebody must say that it may.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_harmless_place_is_taken_when_it_is_accepted() {
+    let outside = tempfile::tempdir().expect("a directory");
+    let place = outside.path().join("space");
+    let meta = outside.path().metadata().expect("there");
+    let mut owner = Owner {
+        uid: meta.uid(),
+        gid: meta.gid(),
+    };
+    if owner.uid == 0 {
+        owner = Owner {
+            uid: 12_345,
+            gid: 12_345,
+        };
+        std::os::unix::fs::chown(outside.path(), Some(owner.uid), Some(owner.gid)).expect("given");
+    }
+    let listed: [(&str, &[u8]); 1] = [(&VERSION[1..], CONTENT)];
+    let repository = Repository::new(&with_location(&place), &[file(VERSION, CONTENT)], &listed).await;
+    let options = |owner, accepted| {
+        let mut options = RestoreOptions {
+            owner,
+            ..RestoreOptions::default()
+        };
+        if accepted {
+            options.tablespace_map.accept_originals();
+        }
+        options
+    };
+    let is_root = nix::unistd::geteuid().is_root();
+    let named = is_root.then_some(owner);
+    let error = repository.restore_with(options(named, false)).await.expect_err("asked");
+    let hint = error.hint().unwrap_or_default();
+    assert!(error.to_string().contains("only the repository says so"), "{error}");
+    for flag in [
+        "--tablespace-map 16400=",
+        "--tablespace-map-all",
+        "--tablespace-map-original",
+    ] {
+        assert!(hint.contains(flag), "{flag}: {hint}");
+    }
+    if is_root {
+        let error = repository.restore_with(options(None, true)).await.expect_err("root");
+        let hint = error.hint().unwrap_or_default();
+        assert!(hint.contains("user of --owner"), "{hint}");
+    }
+    assert!(!place.exists() && !repository.target().exists());
+    let planned = plan(&repository.store, BACKUP, &repository.target(), options(named, true))
+        .await
+        .expect("planned");
+    planned.check_locations().expect("accepted");
+    assert!(!planned.to_string().contains("not confirmed"), "{planned}");
+    drop(planned);
+    repository.restore_with(options(named, true)).await.expect("restored");
+    assert!(place.join("PG_15_202209061/5/1").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -184,10 +184,43 @@ async fn a_delta_restore_removes_nothing_behind_a_link() {
             assert!(link.exists() && !link.is_symlink() && behind.exists());
         }
     }
-    let repository = with_links().await;
-    let mut options = linked(&repository, &[("base", "one")]);
-    options.mode = RestoreMode::Delta;
-    refused(&repository, options, "--link cannot be combined with --delta").await;
+}
+
+/// What lies behind a link is fetched anew into the new place; the rest is compared, and kept if it is as in the backup.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delta_restore_makes_links_anew() {
+    for was_link in [true, false] {
+        let repository = with_links().await;
+        repository.restore().await.expect("restored");
+        let target = repository.target();
+        let content = std::fs::read(target.join("base/5/1")).expect("read");
+        repository.write("base/5/2", b"not in the backup");
+        let behind = at(&repository, "behind");
+        if was_link {
+            std::fs::rename(target.join("base/5"), &behind).expect("moved");
+            symlink(&behind, target.join("base/5")).expect("linked");
+        }
+        let kept = target.join("PG_VERSION").metadata().expect("there").ino();
+        let delta_to = |place: &str| {
+            let mut options = linked(&repository, &[("base/5", place)]);
+            options.mode = RestoreMode::Delta;
+            options
+        };
+        if was_link {
+            let error = repository.restore_with(delta_to("behind")).await.expect_err("in use");
+            assert!(error.to_string().contains("behind\" is not empty"), "{error}");
+            assert!(behind.join("2").exists());
+        }
+        repository.restore_with(delta_to("new")).await.expect("restored");
+        assert_eq!(
+            std::fs::read_link(target.join("base/5")).expect("a link"),
+            at(&repository, "new")
+        );
+        assert_eq!(std::fs::read(target.join("base/5/1")).expect("read"), content);
+        assert!(!target.join("base/5/2").exists());
+        assert_eq!(target.join("PG_VERSION").metadata().expect("there").ino(), kept, "kept");
+        assert_eq!(behind.join("2").exists(), was_link, "what a link led to is left alone");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,53 @@
+//! A process that works in the background tries again by itself, and what fails may fail many times a second. One line a minute says
+//! it as well.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::pg::process;
+
+/// The same text is said once in this time.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// Texts that are remembered.
+const MOST: usize = 64;
+
+static SAID: Mutex<Vec<(String, Instant)>> = Mutex::new(Vec::new());
+
+/// Has this process said it within the last minute? If not, it says it now. A session tells its client everything.
+pub(super) fn is_said(text: &str) -> bool {
+    process::is_in_background() && is_repeated(&mut SAID.lock(), text, Instant::now())
+}
+
+fn is_repeated(said: &mut Vec<(String, Instant)>, text: &str, now: Instant) -> bool {
+    said.retain(|(_, at)| now.duration_since(*at) < PAUSE);
+    if said.iter().any(|(known, _)| known == text) {
+        return true;
+    }
+    // More than that are no repetition.
+    if said.len() < MOST {
+        said.push((text.to_owned(), now));
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn once_a_minute() {
+        let (mut said, now) = (Vec::new(), Instant::now());
+        assert!(!is_repeated(&mut said, "a", now) && !is_repeated(&mut said, "b", now));
+        assert!(is_repeated(&mut said, "a", now + PAUSE / 2) && is_repeated(&mut said, "b", now));
+        assert!(
+            !is_repeated(&mut said, "a", now + PAUSE),
+            "counted from when it was said"
+        );
+        for number in 0..1000 {
+            assert!(!is_repeated(&mut said, &number.to_string(), now + PAUSE));
+        }
+        assert!(said.len() <= MOST);
+    }
+}
