@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 use walarchive_core::Error;
 use walarchive_core::archive::{Fingerprint, Pushed};
-use walarchive_core::storage::Motion;
+use walarchive_core::storage::{Brake, Motion};
 use walarchive_core::wal::WalFileName;
 
 use crate::bridge::{self, Bridge};
@@ -250,7 +250,7 @@ impl Call {
         let (motion, name) = (Arc::new(Motion::default()), *name);
         let (sender, outcome) = channel();
         let noting = Arc::clone(&motion);
-        let work = async move { archive.push_noting(&directory, &name, noting).await };
+        let work = async move { archive.push_noting(&directory, &name, noting, Brake::default()).await };
         let task = Bridge::get().spawn(work, move |result| {
             // Nobody waits for it any more if this fails.
             let _ = sender.send(result);

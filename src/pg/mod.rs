@@ -12,6 +12,7 @@ pub mod process;
 pub mod server;
 pub mod settings;
 pub mod shared;
+pub mod sockets;
 pub mod text;
 
 pub use pgrx::pg_sys::panic::{CaughtError, ErrorReport};
