@@ -21,7 +21,10 @@ use crate::guc::{self, ArchiveSettings};
 use crate::pg::{process, server, sockets};
 use crate::shmem::{ARCHIVING, Ahead as Room, Failure, Text};
 
-/// How often the worker looks around with nothing to do, and while files are on their way.
+/// The worker does not look around sooner than that.
+const SOON: Duration = Duration::from_millis(10);
+
+/// How often it does so with nothing to do, and while files are on their way.
 const IDLE: Duration = Duration::from_secs(10);
 const BUSY: Duration = Duration::from_secs(1);
 
@@ -102,13 +105,13 @@ impl Uploader {
             let longest = match self.running.is_empty() {
                 true => IDLE,
                 false if self.slow => BUSY,
-                false => self.behind_in().min(BUSY),
+                false => self.behind_in().clamp(SOON, BUSY),
             };
             let wake_in = self
                 .ahead
                 .resumes_in()
                 .unwrap_or(longest)
-                .clamp(Duration::from_millis(10), longest);
+                .clamp(SOON, longest);
             let lease_in = self.lease.turn(self.bridge);
             self.bridge.wait(Some(wake_in.min(lease_in)));
         }
