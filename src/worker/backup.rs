@@ -23,7 +23,7 @@ use crate::error::{self, Severity};
 use crate::guc::{self, ArchiveSettings};
 use crate::pg::latch::Latch;
 use crate::pg::online_backup::{self, Database, OnlineBackup};
-use crate::pg::{Datum, io_priority, page_cache, process, server, sockets};
+use crate::pg::{Datum, io_priority, page_cache, process, server};
 use crate::shmem::{self, ARCHIVING, BACKUP, Failure, Kind, Phase, Text, Work};
 
 /// How often the figures of `walarchive_progress` are brought up to date.
@@ -436,7 +436,6 @@ pub(super) fn set_phase(phase: Phase) {
 
 fn show(progress: &Progress, rate: &mut Rate) {
     bridge::brake().hold(ARCHIVING.share().needs_the_link());
-    sockets::keep_little_unsent();
     let now = progress.snapshot();
     let bytes_per_second = rate.update(Instant::now(), now.bytes_done).unwrap_or(0);
     BACKUP.exclusive().work = Work {

@@ -18,7 +18,7 @@ use super::lease::Keeper;
 use crate::bridge::{self, Bridge};
 use crate::error;
 use crate::guc::{self, ArchiveSettings};
-use crate::pg::{process, server, sockets};
+use crate::pg::{process, server};
 use crate::shmem::{ARCHIVING, Ahead as Room, Failure, Text};
 
 /// The worker does not look around sooner than that.
@@ -27,9 +27,6 @@ const SOON: Duration = Duration::from_millis(10);
 /// How often it does so with nothing to do, and while files are on their way.
 const IDLE: Duration = Duration::from_secs(10);
 const BUSY: Duration = Duration::from_secs(1);
-
-/// How often connections are looked at, at most.
-const LOOK: Duration = Duration::from_millis(200);
 
 /// WAL that is on its way for longer than this waits for the link.
 const BEHIND: Duration = Duration::from_secs(2);
@@ -58,8 +55,6 @@ pub(super) struct Uploader {
     pace: Pace,
     /// The last upload of which that is known took long, or does so.
     slow: bool,
-    /// When the connections were looked at last.
-    looked: Option<Instant>,
     /// All that moves.
     motion: Arc<Motion>,
     rate: Rate,
@@ -78,7 +73,6 @@ impl Uploader {
             running: HashMap::new(),
             pace: Pace::default(),
             slow: false,
-            looked: None,
             motion: Arc::default(),
             rate: Rate::default(),
             sender,
@@ -107,11 +101,7 @@ impl Uploader {
                 false if self.slow => BUSY,
                 false => self.behind_in().clamp(SOON, BUSY),
             };
-            let wake_in = self
-                .ahead
-                .resumes_in()
-                .unwrap_or(longest)
-                .clamp(SOON, longest);
+            let wake_in = self.ahead.resumes_in().unwrap_or(longest).clamp(SOON, longest);
             let lease_in = self.lease.turn(self.bridge);
             self.bridge.wait(Some(wake_in.min(lease_in)));
         }
@@ -130,10 +120,6 @@ impl Uploader {
     /// Where the link is what is scarce, a backup leaves it to WAL, and what the archiver will ask for last to what it asks
     /// for first.
     fn give_way(&mut self) {
-        if self.looked.is_none_or(|at| at.elapsed() >= LOOK) {
-            sockets::keep_little_unsent();
-            self.looked = Some(Instant::now());
-        }
         if self.behind_in().is_zero() {
             self.slow = true;
             self.pace.late(self.running.len());

@@ -45,6 +45,7 @@ use motion::Flow;
 
 pub use create::{CreateOnly, Created};
 pub use fence::{Fence, Write};
+pub use http::on_connection;
 pub use list::Listed;
 pub use motion::{Brake, Motion};
 pub use pending::{Pending, PendingUpload};

@@ -10,6 +10,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::addresses::Shuffled;
+use super::opened;
 use super::outgoing::STALLED;
 use super::pool::Pool;
 use super::tls;
@@ -127,6 +128,7 @@ impl Wanted {
             .tcp_keepalive_interval(KEEPALIVE)
             .tcp_keepalive_retries(QUESTIONS)
             .tcp_user_timeout(self.patience)
+            .connector_layer(opened::layer())
             // None of the stores' protocols needs one, and secrets are not for whoever sends a redirection.
             .redirect(redirect::Policy::none())
             .https_only(!self.has(Key::AllowHttp));

@@ -14,6 +14,7 @@ pub(super) mod bounds;
 mod client;
 mod incoming;
 mod listing;
+mod opened;
 mod outgoing;
 pub(super) mod pool;
 pub(super) mod redirect;
@@ -30,7 +31,9 @@ use rustls::pki_types::CertificateDer;
 use self::pool::Pool;
 use super::url::place;
 use crate::config::StorageConfig;
-pub(super) use outgoing::{Outgoing, Sending, Unanswered};
+pub use opened::on_connection;
+pub(super) use opened::opened;
+pub(super) use outgoing::{Outgoing, STALLED, Sending, Unanswered};
 pub(super) use service::Connector;
 
 /// How long to wait for a connection.
