@@ -256,28 +256,44 @@ fn a_link_that_is_slow_for_ten_minutes() {
     slow_for(Duration::from_secs(600), 30 << 10, 100);
 }
 
-/// WAL that does not compress, and a backup, over links of three rates and two lengths.
+/// Rates, segments that take a while at that rate, and how a backup is compressed so that it takes a while, too.
+const TABLE: [(u64, usize, &str); 3] = [(MB, 24, "none"), (200 << 10, 12, "none"), (50 << 10, 6, "zstd")];
+
 #[test]
-#[ignore = "takes half an hour"]
-fn the_table() {
-    for (rate, segments) in [(MB, 24), (200 << 10, 12), (50 << 10, 6)] {
+#[ignore = "takes seven minutes"]
+fn the_table_of_wal() {
+    let site = Site::new("60s");
+    for (rate, segments, _) in TABLE {
         for latency in [20, 300] {
-            let site = Site::new("60s");
             let fault = Fault::Latency(Duration::from_millis(latency));
-            site.drain(&format!("WAL, {latency} ms"), segments, rate, [fault.clone()]);
-            site.cluster.set("walarchive.compression", "zstd");
+            site.drain(&format!("WAL, {latency} ms"), segments, rate, [fault]);
+        }
+    }
+}
+
+#[test]
+#[ignore = "takes nine minutes"]
+fn the_table_of_backups() {
+    let site = Site::new("60s");
+    for (rate, _, compression) in TABLE {
+        for latency in [20, 300] {
+            site.cluster.set("walarchive.compression", compression);
             site.cluster.reload();
+            site.proxy
+                .set([Fault::Link(rate), Fault::Latency(Duration::from_millis(latency))]);
             site.proxy.forget();
             let begun = Instant::now();
             let backup = site.cluster.background_psql("SELECT walarchive_backup_push()");
             backup.wait(10 * PATIENCE).expect_success();
             let (took, bytes) = (begun.elapsed(), site.proxy.carried());
-            let alone = bytes as f64 / rate as f64;
+            let alone = Duration::from_secs_f64(bytes as f64 / rate as f64);
             println!(
-                "backup, {latency} ms: {bytes} bytes at {rate} B/s: {:.1} s, the link alone {alone:.1} s: {:.2} times",
+                "backup, {latency} ms: {bytes} bytes at {rate} B/s: {:.1} s, the link alone {:.1} s: {:.2} times",
                 took.as_secs_f64(),
-                took.as_secs_f64() / alone
+                alone.as_secs_f64(),
+                took.as_secs_f64() / alone.as_secs_f64()
             );
+            assert!(took < alone.mul_f64(1.15) + LOADED, "{took:?} instead of {alone:?}");
         }
     }
 }

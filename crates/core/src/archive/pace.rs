@@ -117,6 +117,7 @@ impl Pace {
 
     fn decide(&mut self, rate: u64, most: usize) {
         let limit = self.limit(most);
+        self.quick = false;
         match self.trial {
             Trial::More(before, old) if rate.saturating_mul(1000) < old.saturating_mul(WORTH) => {
                 self.limit = before;
@@ -222,7 +223,7 @@ mod tests {
         assert_eq!(pace.limit(MOST), MOST);
         pace.late(MOST);
         assert_eq!(pace.limit(MOST), FIRST);
-        // More that were found to be worth it are no matter of lateness.
+        // More that are tried, or were found to be worth it, are no matter of lateness.
         simulate(&mut pace, 400, 10_000, 100, 0);
         let before = pace.limit(MOST);
         pace.late(before);
