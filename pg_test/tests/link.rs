@@ -293,7 +293,12 @@ fn the_table_of_backups() {
                 alone.as_secs_f64(),
                 took.as_secs_f64() / alone.as_secs_f64()
             );
-            assert!(took < alone.mul_f64(1.15) + LOADED, "{took:?} instead of {alone:?}");
+            // A backup begins and ends with some thirty small requests, one after the other.
+            let far = Duration::from_millis(30 * latency);
+            assert!(
+                took < alone.mul_f64(1.15) + far + LOADED,
+                "{took:?} instead of {alone:?}"
+            );
         }
     }
 }
@@ -335,7 +340,7 @@ fn a_backup_yields_to_wal() {
     // The backup sends on until WAL has been late for so long, and what it has handed over by then goes first: of each of its
     // connections what the HTTP client holds, what the kernel has not sent, and what the far end of the link has not read.
     let late = rate * 5 / 2;
-    let handed_over = 4 * ((64 << 10) + (192 << 10) + (128 << 10) + (64 << 10));
+    let handed_over = 4 * ((64 << 10) + (128 << 10) + (128 << 10) + (64 << 10));
     let allowed = Duration::from_secs_f64((wal as f64 * 1.15 + (late + handed_over) as f64) / rate as f64);
     println!(
         "{wal} bytes of WAL beside a backup: {:.1} s, the link alone {:.1} s, at most {:.1} s",

@@ -1,6 +1,7 @@
 //! One connection that was let in: requests with deadlines.
 
 use std::collections::{HashMap, VecDeque};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -31,7 +32,7 @@ pub(super) const WINDOW: usize = 4 << 20;
 /// Fewer are on their way where the answer to a write takes longer than that: what was handed over cannot be held back when WAL
 /// needs the link, and it is more to be sent again when the connection breaks.
 const SLOW: Duration = Duration::from_secs(1);
-const FIRST_WINDOW: usize = 512 << 10;
+const FIRST_WINDOW: usize = 128 << 10;
 const SMALLEST_WINDOW: usize = 64 << 10;
 
 /// What every server takes in one read or write, and what we ask at most of one that takes more.
@@ -310,21 +311,38 @@ impl OpenFile {
         for bytes in payload {
             for chunk in bytes.chunks(most) {
                 while window.is_full() {
-                    flow.motion.allow(STALLED);
-                    self.session.ask(answered(&mut pending)).await?;
-                    flow.motion.moved(window.answered(Instant::now()) as u64);
+                    self.settle(&mut pending, &mut window, &flow).await?;
                 }
-                flow.stand_back(chunk.len().min(STANDING_BACK)).await;
+                let mut stand_back = pin!(flow.stand_back(chunk.len().min(STANDING_BACK)));
+                loop {
+                    tokio::select! {
+                        biased;
+                        () = &mut stand_back => break,
+                        // Others on this connection wait behind what is on its way, and want to see that it moves.
+                        settled = self.settle(&mut pending, &mut window, &flow), if !pending.is_empty() => settled?,
+                    }
+                }
                 window.sent(Instant::now(), chunk.len());
                 pending.push(self.session.raw.write(&self.handle, offset, chunk.to_vec()));
                 offset += chunk.len() as u64;
             }
         }
         while !pending.is_empty() {
-            flow.motion.allow(STALLED);
-            self.session.ask(answered(&mut pending)).await?;
-            flow.motion.moved(window.answered(Instant::now()) as u64);
+            self.settle(&mut pending, &mut window, &flow).await?;
         }
+        Ok(())
+    }
+
+    /// Wait for the answer to one of the writes.
+    async fn settle<T>(
+        &self,
+        pending: &mut FuturesUnordered<impl Future<Output = Result<T, SftpError>>>,
+        window: &mut Window,
+        flow: &Flow,
+    ) -> Result<(), Failure> {
+        flow.motion.allow(STALLED);
+        self.session.ask(answered(pending)).await?;
+        flow.motion.moved(window.answered(Instant::now()) as u64);
         Ok(())
     }
 
