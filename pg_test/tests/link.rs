@@ -192,8 +192,8 @@ fn the_oldest_wal_goes_first_when_the_link_becomes_slow() {
     );
 }
 
-/// Slow for so long, and then as fast as ever.
-fn slow_for(while_slow: Duration, rate: u64, segments: usize) {
+/// Slow for so long, and then as fast as ever. So many bytes may be sent again.
+fn slow_for(while_slow: Duration, rate: u64, segments: usize, again: u64) {
     let site = Site::new("5s");
     let mark = site.cluster.log_mark();
     let (before, names) = (site.stored(), site.names());
@@ -229,8 +229,8 @@ fn slow_for(while_slow: Duration, rate: u64, segments: usize) {
         begun.elapsed().saturating_sub(took).as_secs_f64()
     );
     assert!(site.names().len() - names.len() >= segments);
-    // Nothing is sent again: beside the segments there are the files of the lease.
-    assert!(sent < bytes + bytes / 100, "{sent} bytes were sent for {bytes}");
+    // Beside the segments there are the files of the lease.
+    assert!(sent < bytes + bytes / 100 + again, "{sent} bytes were sent for {bytes}");
     // What it could carry while it was slow it did, but for what is under way.
     let could = rate * while_slow.as_secs();
     assert!(
@@ -247,13 +247,14 @@ fn slow_for(while_slow: Duration, rate: u64, segments: usize) {
 #[test]
 fn a_link_that_is_slow_for_a_while() {
     // The first segment alone needs longer than a stalled upload is given.
-    slow_for(Duration::from_secs(45), 20 << 10, 40);
+    slow_for(Duration::from_secs(45), 20 << 10, 40, 0);
 }
 
 #[test]
 #[ignore = "takes ten minutes"]
 fn a_link_that_is_slow_for_ten_minutes() {
-    slow_for(Duration::from_secs(600), 30 << 10, 100);
+    // In so long a time a connection may break.
+    slow_for(Duration::from_secs(600), 30 << 10, 100, MB);
 }
 
 /// Rates, segments that take a while at that rate, and how a backup is compressed so that it takes a while, too.
