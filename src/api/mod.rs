@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use pgrx::prelude::*;
 use walarchive_core::archive::Archive;
-use walarchive_core::storage::Store;
+use walarchive_storage::Store;
 use walarchive_core::{Error, Result};
 
 use crate::bridge::{self, Flow};

@@ -10,7 +10,7 @@ use tokio::task::AbortHandle;
 use walarchive_core::archive::{Fingerprint, Pushed};
 use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, StorageError};
-use walarchive_storage::Motion;
+use walarchive_storage::{Brake, Motion};
 
 use crate::bridge::{self, Bridge};
 use crate::error::{self, Severity};
@@ -250,7 +250,7 @@ impl Call {
         let (motion, name) = (Arc::new(Motion::default()), *name);
         let (sender, outcome) = channel();
         let noting = Arc::clone(&motion);
-        let work = async move { archive.push_noting(&directory, &name, noting).await };
+        let work = async move { archive.push_noting(&directory, &name, noting, Brake::default()).await };
         let task = Bridge::get().spawn(work, move |result| {
             // Nobody waits for it any more if this fails.
             let _ = sender.send(result);

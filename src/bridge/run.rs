@@ -11,8 +11,10 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
+use walarchive_storage;
+
 use super::log;
-use crate::pg::latch;
+use crate::pg::{latch, sockets};
 
 /// Threads that poll futures. The work that takes time runs on tokio's blocking threads, as many as there are tasks.
 const POLLING_THREADS: usize = 2;
@@ -30,6 +32,7 @@ impl Bridge {
         static BRIDGE: OnceCell<Bridge> = OnceCell::new();
         BRIDGE.get_or_init(|| {
             log::install();
+            storage::on_connection(sockets::keep_little_unsent);
             Bridge::start().unwrap_or_else(|error| panic!("could not start walarchive's threads: {error}"))
         })
     }

@@ -11,6 +11,7 @@ pub mod report;
 pub mod server;
 pub mod settings;
 pub mod shared;
+pub mod sockets;
 pub mod text;
 
 pub use pgrx::pg_sys::panic::CaughtError;

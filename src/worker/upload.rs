@@ -11,7 +11,7 @@ use walarchive_core::archive::{Pace, Pushed};
 use walarchive_core::backup::Rate;
 use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, Result};
-use walarchive_storage::Motion;
+use walarchive_storage::{Brake, Motion};
 
 use super::ahead::{Ahead, Failed};
 use super::lease::Keeper;
@@ -21,7 +21,10 @@ use crate::guc::{self, ArchiveSettings};
 use crate::pg::{process, server};
 use crate::shmem::{ARCHIVING, Ahead as Room, Failure, Text};
 
-/// How often the worker looks around with nothing to do, and while files are on their way.
+/// The worker does not look around sooner than that.
+const SOON: Duration = Duration::from_millis(10);
+
+/// How often it does so with nothing to do, and while files are on their way.
 const IDLE: Duration = Duration::from_secs(10);
 const BUSY: Duration = Duration::from_secs(1);
 
@@ -40,6 +43,7 @@ struct Running {
     task: AbortHandle,
     begun: Instant,
     motion: Arc<Motion>,
+    brake: Brake,
 }
 
 pub(super) struct Uploader {
@@ -49,6 +53,8 @@ pub(super) struct Uploader {
     lease: Keeper,
     running: HashMap<WalFileName, Running>,
     pace: Pace,
+    /// The last upload of which that is known took long, or does so.
+    slow: bool,
     /// All that moves.
     motion: Arc<Motion>,
     rate: Rate,
@@ -66,6 +72,7 @@ impl Uploader {
             lease: Keeper::new(),
             running: HashMap::new(),
             pace: Pace::default(),
+            slow: false,
             motion: Arc::default(),
             rate: Rate::default(),
             sender,
@@ -87,13 +94,14 @@ impl Uploader {
                 error::warn("could not look ahead for WAL files", &Failure::from(&error));
                 self.ahead.failed(None, Instant::now());
             }
+            self.give_way();
             self.show();
-            let longest = if self.running.is_empty() { IDLE } else { BUSY };
-            let wake_in = self
-                .ahead
-                .resumes_in()
-                .unwrap_or(longest)
-                .clamp(Duration::from_millis(10), longest);
+            let longest = match self.running.is_empty() {
+                true => IDLE,
+                false if self.slow => BUSY,
+                false => self.behind_in().clamp(SOON, BUSY),
+            };
+            let wake_in = self.ahead.resumes_in().unwrap_or(longest).clamp(SOON, longest);
             let lease_in = self.lease.turn(self.bridge);
             self.bridge.wait(Some(wake_in.min(lease_in)));
         }
@@ -103,17 +111,38 @@ impl Uploader {
         }
     }
 
+    /// In how long the upload that began first will have taken long.
+    fn behind_in(&self) -> Duration {
+        let first = self.running.values().map(|running| running.begun).min();
+        first.map_or(BEHIND, |begun| BEHIND.saturating_sub(begun.elapsed()))
+    }
+
+    /// Where the link is what is scarce, a backup leaves it to WAL, and what the archiver will ask for last to what it asks
+    /// for first.
+    fn give_way(&mut self) {
+        if self.behind_in().is_zero() {
+            self.slow = true;
+            self.pace.late(self.running.len());
+        }
+        let limit = self.pace.limit(guc::upload_concurrency());
+        let mut running: Vec<_> = self.running.iter().collect();
+        running.sort_unstable_by_key(|(name, _)| **name);
+        for (place, (_, running)) in running.into_iter().enumerate() {
+            running.brake.hold(place >= limit);
+        }
+    }
+
     /// Say that the worker lives, and how far it is.
     fn show(&mut self) {
         let now = Instant::now();
         let rate = self.rate.update(now, self.motion.bytes());
-        let oldest = self.running.values().map(|running| running.begun).min();
         let mut archiving = ARCHIVING.exclusive();
         archiving.beat();
         if let Some(rate) = rate {
             archiving.bytes_per_second = rate;
         }
-        archiving.behind = oldest.is_some_and(|begun| now.saturating_duration_since(begun) > BEHIND);
+        // Not from one segment to the next: a backup would take the link each time until that one is late, too.
+        archiving.behind = self.slow && !self.running.is_empty();
         for (name, running) in &self.running {
             archiving
                 .queue
@@ -177,6 +206,7 @@ impl Uploader {
                     self.ahead.succeeded();
                     let bytes = if pushed.already_there { 0 } else { pushed.stored_bytes };
                     let now = Instant::now();
+                    self.slow = now - begun >= BEHIND;
                     self.pace.succeeded(now, bytes, now - begun, guc::upload_concurrency());
                 }
                 (Err(_), None) => {}
@@ -266,9 +296,10 @@ impl Uploader {
         let (generation, sender, directory) = (settings.generation(), self.sender.clone(), self.directory.clone());
         let archive = bridge::archive(settings);
         let motion = self.motion.part();
-        let noting = Arc::clone(&motion);
+        let (noting, brake) = (Arc::clone(&motion), Brake::default());
+        let held = brake.clone();
         // How long the archiver waits is its affair: what is on its way goes on, and the archiver finds it done.
-        let work = async move { archive?.push_noting(&directory, &name, noting).await };
+        let work = async move { archive?.push_noting(&directory, &name, noting, held).await };
         let task = self.bridge.spawn(work, move |result| {
             // The loop has ended if nobody takes it.
             let _ = sender.send(Finished {
@@ -278,7 +309,13 @@ impl Uploader {
             });
         });
         let begun = Instant::now();
-        self.running.insert(name, Running { task, begun, motion });
+        let running = Running {
+            task,
+            begun,
+            motion,
+            brake,
+        };
+        self.running.insert(name, running);
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Pace {
     limit: usize,
     trial: Trial,
     rest: u32,
+    /// So many were begun since uploads were quick, not since they were worth it.
+    quick: bool,
     /// Uploads that began before the trial, and tell nothing.
     ignore: usize,
     begun: Option<Instant>,
@@ -49,6 +51,7 @@ impl Default for Pace {
             limit: FIRST,
             trial: Trial::Measure,
             rest: 0,
+            quick: false,
             ignore: 0,
             begun: None,
             count: 0,
@@ -75,6 +78,15 @@ impl Pace {
         self.measure(Trial::Measure, self.limit);
     }
 
+    /// An upload takes long, while so many are on their way. If all were quick before, nothing is known of the link as it is
+    /// now.
+    pub fn late(&mut self, running: usize) {
+        if std::mem::take(&mut self.quick) {
+            self.limit = self.limit.min(FIRST);
+            self.measure(Trial::Measure, running);
+        }
+    }
+
     /// An upload of so many stored bytes has succeeded.
     pub fn succeeded(&mut self, now: Instant, bytes: u64, took: Duration, most: usize) {
         if took < QUICK {
@@ -82,6 +94,7 @@ impl Pace {
                 self.limit += 1;
             }
             self.rest = 0;
+            self.quick = true;
             return self.measure(Trial::Measure, 0);
         }
         if self.ignore > 0 {
@@ -104,6 +117,7 @@ impl Pace {
 
     fn decide(&mut self, rate: u64, most: usize) {
         let limit = self.limit(most);
+        self.quick = false;
         match self.trial {
             Trial::More(before, old) if rate.saturating_mul(1000) < old.saturating_mul(WORTH) => {
                 self.limit = before;
@@ -200,6 +214,23 @@ mod tests {
         let (limits, rate) = simulate(&mut Pace::default(), 400, 10_000, 100, 0);
         assert!(mean(&limits) > 6.5, "{limits:?}");
         assert!(rate > 0.6, "{rate}");
+    }
+
+    #[test]
+    fn what_was_fast_and_is_slow_is_tried_anew() {
+        let mut pace = Pace::default();
+        simulate(&mut pace, 40, 10_000, 10_000, 20);
+        assert_eq!(pace.limit(MOST), MOST);
+        pace.late(MOST);
+        assert_eq!(pace.limit(MOST), FIRST);
+        // More that are tried, or were found to be worth it, are no matter of lateness.
+        simulate(&mut pace, 400, 10_000, 100, 0);
+        let before = pace.limit(MOST);
+        pace.late(before);
+        assert!(before > FIRST && pace.limit(MOST) == before);
+        // And what is fast again is so at once.
+        simulate(&mut pace, MOST, 10_000, 10_000, 20);
+        assert_eq!(pace.limit(MOST), MOST);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::files::read_full;
 use crate::lease::Writer;
 use crate::wal::WalFileName;
 use crate::{cluster, layout, repository};
-use walarchive_storage::{CreateOnly, Created, Motion, RangeReader, Store, Write};
+use walarchive_storage::{Brake, CreateOnly, Created, Motion, RangeReader, Store, Write};
 
 /// Bytes that are compared at once.
 const CHUNK: usize = 256 << 10;
@@ -106,14 +106,21 @@ impl Archive {
     /// there was found to have the same content. Never overwrites. Memory is bounded, whatever the size of a segment. It takes
     /// the time that it needs, as long as something moves.
     pub async fn push(&self, directory: &Path, name: &WalFileName) -> Result<Pushed> {
-        self.push_noting(directory, name, Arc::default()).await
+        self.push_noting(directory, name, Arc::default(), Brake::default())
+            .await
     }
 
-    /// The same; how far it is can be read in `motion`.
-    pub async fn push_noting(&self, directory: &Path, name: &WalFileName, motion: Arc<Motion>) -> Result<Pushed> {
+    /// The same; how far it is can be read in `motion`, and it stands back while the brake is held.
+    pub async fn push_noting(
+        &self,
+        directory: &Path,
+        name: &WalFileName,
+        motion: Arc<Motion>,
+        brake: Brake,
+    ) -> Result<Pushed> {
         // The first time it is much, and it shall not make every push so large.
         Box::pin(self.claim()).await?;
-        let store = self.store.noting(Arc::clone(&motion));
+        let store = self.store.noting(Arc::clone(&motion)).with_brake(brake);
         if self.store.may_vanish() && self.store.size(layout::CLUSTER).await?.is_none() {
             return Err(repository::none_in(&self.store));
         }

@@ -10,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::addresses::Shuffled;
-use super::outgoing::STALLED;
+use super::opened;
 use super::pool::Pool;
 use super::tls;
 
@@ -18,6 +18,12 @@ use super::tls;
 /// connection.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const QUESTIONS: u32 = 3;
+
+/// A connection ends when its peer has acknowledged nothing, or taken nothing, for so long. That an upload stalls is seen
+/// sooner, by what the network takes of it; this is for what is handed over and not answered. It must not be short: the kernel
+/// counts from the first time that the peer's window was full, also if the window opens now and then by less than it has to
+/// send, as before a proxy whose own link is slow.
+const VANISHED: Duration = Duration::from_secs(300);
 
 pub(crate) const USER_AGENT: &str = concat!("walarchive/", env!("CARGO_PKG_VERSION"));
 
@@ -36,8 +42,7 @@ struct Wanted {
     tls: Option<ClientConfig>,
 }
 
-/// The clients for these options, that trust these certificates too. A connection ends when the peer takes nothing for the
-/// time that a request may wait.
+/// The clients for these options, that trust these certificates too.
 pub(super) fn pool(
     options: &ClientOptions,
     trusted: &[CertificateDer<'static>],
@@ -47,7 +52,7 @@ pub(super) fn pool(
         store: "HTTP client",
         source,
     };
-    let wanted = Wanted::read(options, trusted, request_timeout.max(STALLED)).map_err(failed)?;
+    let wanted = Wanted::read(options, trusted, request_timeout.max(VANISHED)).map_err(failed)?;
     Pool::new(move || wanted.builder().build()).map_err(|error| failed(error.into()))
 }
 
@@ -127,6 +132,7 @@ impl Wanted {
             .tcp_keepalive_interval(KEEPALIVE)
             .tcp_keepalive_retries(QUESTIONS)
             .tcp_user_timeout(self.patience)
+            .connector_layer(opened::layer())
             // None of the stores' protocols needs one, and secrets are not for whoever sends a redirection.
             .redirect(redirect::Policy::none())
             .https_only(!self.has(Key::AllowHttp));

@@ -15,6 +15,7 @@ pub(crate) mod certificates;
 mod client;
 mod incoming;
 mod listing;
+mod opened;
 mod outgoing;
 pub(super) mod pool;
 pub(super) mod redirect;
@@ -31,7 +32,9 @@ use rustls::pki_types::CertificateDer;
 use self::pool::Pool;
 use crate::config::StorageConfig;
 use crate::url::place;
-pub(super) use outgoing::{Outgoing, Sending, Unanswered};
+pub use opened::on_connection;
+pub(super) use opened::opened;
+pub(super) use outgoing::{Outgoing, STALLED, Sending, Unanswered};
 pub(super) use service::Connector;
 
 /// How long to wait for a connection.

@@ -11,8 +11,9 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::transfer::motion::{Flow, Motion, Pause};
 
-/// What is handed over at a time, in bytes.
-const PIECE: usize = 16 << 10;
+/// What is handed over at a time, in bytes. The HTTP client takes sixteen of them before it waits for the network, and what it
+/// has taken can no longer be held back.
+const PIECE: usize = 4 << 10;
 
 /// What may lie between us and the network, on one connection, in bytes: in the HTTP client and in the kernel's socket buffer
 /// (the third figure of `net.ipv4.tcp_wmem`, and some).

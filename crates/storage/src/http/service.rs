@@ -125,9 +125,21 @@ impl Service {
             if !passing || !was_slow || stalled || first.elapsed() > SIGNED_FOR {
                 return outcome;
             }
-            tracing::debug!("a request that took long is repeated");
+            let failure = match &outcome {
+                Ok((response, _)) => response.status().to_string(),
+                Err(error) => chain(error),
+            };
+            tracing::debug!(failure, "a request that took long is repeated");
             tokio::time::sleep(PAUSE).await;
         }
+    }
+}
+
+/// The error and its causes.
+fn chain(error: &dyn Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
     }
 }
 

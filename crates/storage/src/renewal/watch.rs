@@ -45,7 +45,7 @@ impl Watch {
     }
 
     /// Was one of the files changed within this time?
-    pub(in crate::storage) fn has_just_changed(&self, within: Duration) -> bool {
+    pub(crate) fn has_just_changed(&self, within: Duration) -> bool {
         let mut there = self.0.iter().filter(|(_, stamp)| stamp.is_some());
         there.any(|(path, _)| settle::has_just_changed(path, within))
     }

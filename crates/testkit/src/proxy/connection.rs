@@ -55,6 +55,7 @@ pub(super) fn serve(shared: &Shared, client: &TcpStream) -> io::Result<()> {
         copy_body(framing, &mut from_client, &mut |bytes| {
             carried += bytes.len() as u64;
             if breaks && matches!(framing, Framing::Length(length) if carried > length / 2) {
+                shared.broken.fetch_add(1, Ordering::Relaxed);
                 // With unread data before it, this is a reset.
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
@@ -159,7 +160,7 @@ fn wait_for_an_end(shared: &Shared, mut client: &TcpStream) -> io::Result<()> {
 
 /// One direction of a connection.
 #[derive(Default)]
-struct Pace {
+pub(super) struct Pace {
     /// Bytes, since the faults were set.
     moved: u64,
     set: usize,
@@ -168,7 +169,7 @@ struct Pace {
 }
 
 impl Pace {
-    fn down() -> Self {
+    pub(super) fn down() -> Self {
         Pace {
             down: true,
             ..Pace::default()
@@ -183,7 +184,13 @@ impl Pace {
         self.write(shared, &mut client, bytes, slow)
     }
 
-    fn write(&mut self, shared: &Shared, to: &mut impl Write, mut bytes: &[u8], trickles: bool) -> io::Result<()> {
+    pub(super) fn write(
+        &mut self,
+        shared: &Shared,
+        to: &mut impl Write,
+        mut bytes: &[u8],
+        trickles: bool,
+    ) -> io::Result<()> {
         let set = shared.set.load(Ordering::Relaxed);
         if self.set != set {
             (self.moved, self.set) = (0, set);

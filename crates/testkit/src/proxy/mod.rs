@@ -1,9 +1,10 @@
-//! An HTTP proxy on loopback that misbehaves on request.
+//! A proxy on loopback that misbehaves on request.
 
 mod connection;
 mod fault;
 mod http;
 mod link;
+mod tunnel;
 
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -61,6 +62,8 @@ const SEGMENT: u32 = 1400;
 #[derive(Default)]
 struct Shared {
     upstream: u16,
+    /// Does it not read what it passes on?
+    opaque: bool,
     faults: Mutex<Vec<Fault>>,
     /// How often they were set.
     set: AtomicUsize,
@@ -74,6 +77,8 @@ struct Shared {
     carried: AtomicU64,
     /// Requests that have a body.
     senders: AtomicUsize,
+    /// Of those, the ones whose connection broke by a fault.
+    broken: AtomicUsize,
 }
 
 fn small_buffer(listener: &TcpListener) {
@@ -91,12 +96,24 @@ impl FaultProxy {
     /// Starts one, without faults, before the server on this loopback port.
     #[track_caller]
     pub fn start(upstream_port: u16) -> FaultProxy {
+        Self::before(upstream_port, false)
+    }
+
+    /// The same before a server that does not speak HTTP. It knows no requests, so only faults of connections show.
+    #[track_caller]
+    pub fn tunnel(upstream_port: u16) -> FaultProxy {
+        Self::before(upstream_port, true)
+    }
+
+    #[track_caller]
+    fn before(upstream_port: u16, opaque: bool) -> FaultProxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("no free port on loopback");
         // What lies here has not passed the link yet: the kernel would take megabytes. Its connections inherit it.
         small_buffer(&listener);
         let port = listener.local_addr().expect("a listener without an address").port();
         let shared = Arc::new(Shared {
             upstream: upstream_port,
+            opaque,
             ..Shared::default()
         });
         let listener = Listener::start(listener, &shared);
@@ -160,13 +177,19 @@ impl FaultProxy {
         lock(&self.shared.seen).len()
     }
 
-    /// Bytes of requests that were passed on so far.
+    /// Bytes of requests that were passed on so far; all that clients sent, where it does not read them.
     pub fn carried(&self) -> u64 {
         self.shared.carried.load(Ordering::Relaxed)
     }
 
+    /// How many connections broke in the middle of a request so far, by [`Fault::ResetEvery`].
+    pub fn broken(&self) -> usize {
+        self.shared.broken.load(Ordering::Relaxed)
+    }
+
     /// Counts from zero again.
     pub fn forget(&self) {
+        self.shared.broken.store(0, Ordering::Relaxed);
         lock(&self.shared.seen).clear();
         self.shared.carried.store(0, Ordering::Relaxed);
     }
@@ -197,7 +220,10 @@ impl Listener {
                 let shared = Arc::clone(&shared);
                 std::thread::spawn(move || {
                     // A connection that breaks is what tests are made of; nobody is to be told.
-                    let _ = connection::serve(&shared, &stream);
+                    let _ = match shared.opaque {
+                        true => tunnel::serve(&shared, &stream),
+                        false => connection::serve(&shared, &stream),
+                    };
                     let _ = stream.shutdown(Shutdown::Both);
                     lock(&shared.open).retain(|(other, _)| *other != id);
                 });

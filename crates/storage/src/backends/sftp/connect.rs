@@ -15,6 +15,7 @@ use super::config::Settings;
 use super::failure::{Failure, lost};
 use super::known_hosts::HostKeys;
 use super::session::{Features, Session, WINDOW};
+use crate::http;
 
 /// Everything until the first request.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -142,7 +143,7 @@ async fn dial(host: &str, port: u16) -> Result<TcpStream, Failure> {
         match tokio::time::timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 stream.set_nodelay(true)?;
-                return Ok(stream);
+                return Ok(http::opened(stream));
             }
             Ok(Err(error)) => failure = lost(format!("Connecting to {address} failed: {error}.")),
             Err(_) => {

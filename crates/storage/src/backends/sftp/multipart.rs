@@ -92,7 +92,7 @@ impl MultipartUpload for Multipart {
                         extensions: Default::default(),
                     });
                 }
-                Err(failure) if failure.is_transient() && retry.again().await => {}
+                Err(failure) if failure.is_transient() && retry.again(&failure).await => {}
                 Err(failure) => return Err(failure.at(&self.location)),
             }
         }

@@ -87,7 +87,7 @@ impl Pool {
                 work(session, unsure).await
             };
             match attempt.await {
-                Err(failure) if self.may_pass(&failure) && retry.again().await => {
+                Err(failure) if self.may_pass(&failure) && retry.again(&failure).await => {
                     tracing::debug!(%failure, "trying again to reach the SFTP server");
                 }
                 result => return result,

@@ -144,7 +144,7 @@ impl Reader {
                 Err(failure) => {
                     self.file = None;
                     self.ask_again_from(self.at);
-                    if !failure.is_transient() || !self.retry.again().await {
+                    if !failure.is_transient() || !self.retry.again(&failure).await {
                         return Err(failure);
                     }
                     tracing::debug!(location = %self.location, %failure, "trying again to read from the SFTP server");

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::failure::Failure;
 use crate::config::StorageConfig;
 use crate::transfer::motion::Flow;
 
@@ -62,10 +63,12 @@ impl Policy {
 }
 
 impl Retry {
-    /// Pauses before the next attempt. False, at once: there shall be none.
-    pub(super) async fn again(&mut self) -> bool {
+    /// Pauses before the next attempt, after this failure of the last one. False, at once: there shall be none.
+    pub(super) async fn again(&mut self, failure: &Failure) -> bool {
         let moved = Flow::current().motion.bytes();
-        if moved > self.moved && self.since.elapsed() >= self.policy.patience && self.renewals > 0 {
+        // What was given up because nothing moved was not slow.
+        let stalled = matches!(failure, Failure::Timeout(_));
+        if !stalled && moved > self.moved && self.since.elapsed() >= self.policy.patience && self.renewals > 0 {
             // The attempt took long because the link is slow: the patience begins anew.
             let renewals = self.renewals - 1;
             *self = Retry {
@@ -93,6 +96,7 @@ pub(super) fn chance() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::failure::lost;
     use super::*;
 
     fn policy(request_timeout: Duration) -> Policy {
@@ -103,12 +107,30 @@ mod tests {
         })
     }
 
+    fn broken() -> Failure {
+        lost("The connection broke.")
+    }
+
+    #[tokio::test]
+    async fn what_was_slow_is_tried_again_and_what_stalled_is_not() {
+        let work = async {
+            for (failure, again) in [(Failure::Timeout(Duration::from_secs(1)), false), (broken(), true)] {
+                let mut retry = policy(Duration::from_secs(1)).start();
+                tokio::time::sleep(Duration::from_millis(1100)).await;
+                Flow::current().motion.moved(1 << 20);
+                assert_eq!(retry.again(&failure).await, again, "{failure}");
+            }
+        };
+        let done = Flow::default().watch(Duration::from_secs(60), work).await;
+        assert_eq!(done, Some(()));
+    }
+
     #[tokio::test]
     async fn an_archiver_gives_up_soon_and_a_backup_goes_on() {
         for (request_timeout, attempts) in [(1000, 4..=4), (10, 4..=8)] {
             let mut retry = policy(Duration::from_millis(request_timeout)).start();
             let (start, mut made) = (Instant::now(), 1);
-            while retry.again().await {
+            while retry.again(&broken()).await {
                 made += 1;
             }
             assert!(attempts.contains(&made), "{made}");
@@ -117,6 +139,6 @@ mod tests {
         // A pause that would go beyond the end is not begun.
         let mut retry = policy(Duration::ZERO).start();
         retry.pause = Duration::from_secs(10);
-        assert!(!retry.again().await);
+        assert!(!retry.again(&broken()).await);
     }
 }

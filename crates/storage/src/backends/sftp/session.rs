@@ -1,7 +1,9 @@
 //! One connection that was let in: requests with deadlines.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -19,16 +21,27 @@ use tokio_util::sync::CancellationToken;
 use super::config::Settings;
 use super::connect::Client;
 use super::failure::{Failure, lost};
+use crate::http::STALLED;
 use crate::transfer::motion::Flow;
 
 const POSIX_RENAME: &str = "posix-rename@openssh.com";
 
-/// Bytes of one file that are on their way at a time.
+/// Bytes of one file that are on their way at a time, at the most.
 pub(super) const WINDOW: usize = 4 << 20;
+
+/// Fewer are on their way where the answer to a write takes longer than that: what was handed over cannot be held back when WAL
+/// needs the link, and it is more to be sent again when the connection breaks.
+const SLOW: Duration = Duration::from_secs(1);
+const FIRST_WINDOW: usize = 128 << 10;
+const SMALLEST_WINDOW: usize = 64 << 10;
 
 /// What every server takes in one read or write, and what we ask at most of one that takes more.
 const USUAL_BYTES: u32 = 32 << 10;
 const MOST_BYTES: u32 = 128 << 10;
+
+/// What is sent in one write, in bytes, if the server takes it. Only an answer tells how far it is, and on a slow link that
+/// others use too it comes soon enough only for little.
+const WRITTEN: usize = 32 << 10;
 
 /// For so many bytes, at the most, a write waits when it stands back: the server is not to lose its patience.
 const STANDING_BACK: usize = 16 << 10;
@@ -75,6 +88,8 @@ pub(super) struct Session {
     _handle: Handle<Client>,
     closed: CancellationToken,
     last_answer: Mutex<Instant>,
+    /// Files that are being written.
+    writing: AtomicUsize,
     pub features: Features,
     request_timeout: Duration,
     root: String,
@@ -127,6 +142,7 @@ impl Session {
             _handle: handle,
             closed,
             last_answer: Mutex::new(Instant::now()),
+            writing: AtomicUsize::new(0),
             features,
             request_timeout: settings.request_timeout,
             root: settings.root.clone(),
@@ -141,18 +157,19 @@ impl Session {
         &self.raw
     }
 
+    /// How long the server may be silent. What is asked while files are written waits behind what is sent of them.
+    fn patience(&self) -> Duration {
+        match self.writing.load(Ordering::Relaxed) {
+            0 => self.request_timeout,
+            _ => self.request_timeout.max(STALLED),
+        }
+    }
+
     /// Waits for an answer while the server answers anything: several transfers may share a slow link. One that is silent
     /// for the whole time is given up, and the connection with it.
     pub(super) async fn ask<T>(&self, request: impl Future<Output = Result<T, SftpError>>) -> Result<T, Failure> {
-        self.ask_within(self.request_timeout, request).await
-    }
-
-    async fn ask_within<T>(
-        &self,
-        limit: Duration,
-        request: impl Future<Output = Result<T, SftpError>>,
-    ) -> Result<T, Failure> {
         let asked = Instant::now();
+        let mut limit = self.patience();
         tokio::pin!(request);
         loop {
             let until = asked.max(*self.last_answer.lock()) + limit;
@@ -170,6 +187,7 @@ impl Session {
                 }
                 () = self.closed.cancelled() => return Err(lost("The connection to the SFTP server was lost.")),
                 () = tokio::time::sleep_until(until) => {
+                    limit = limit.max(self.patience());
                     if asked.max(*self.last_answer.lock()) + limit <= Instant::now() {
                         self.closed.cancel();
                         return Err(Failure::Timeout(limit));
@@ -286,24 +304,45 @@ impl OpenFile {
 
     /// Several requests are on their way at a time.
     pub(super) async fn write(&self, mut offset: u64, payload: &PutPayload) -> Result<(), Failure> {
-        let most = self.session.features.write_bytes as usize;
+        let most = (self.session.features.write_bytes as usize).min(WRITTEN);
         let flow = Flow::current();
-        let mut pending = FuturesUnordered::new();
+        let _writing = Writing::of(&self.session);
+        let (mut pending, mut window) = (FuturesUnordered::new(), Window::new());
         for bytes in payload {
             for chunk in bytes.chunks(most) {
-                while pending.len() >= (WINDOW / most).max(1) {
-                    self.session.ask(answered(&mut pending)).await?;
-                    flow.motion.moved(most as u64);
+                while window.is_full() {
+                    self.settle(&mut pending, &mut window, &flow).await?;
                 }
-                flow.stand_back(chunk.len().min(STANDING_BACK)).await;
+                let mut stand_back = pin!(flow.stand_back(chunk.len().min(STANDING_BACK)));
+                loop {
+                    tokio::select! {
+                        biased;
+                        () = &mut stand_back => break,
+                        // Others on this connection wait behind what is on its way, and want to see that it moves.
+                        settled = self.settle(&mut pending, &mut window, &flow), if !pending.is_empty() => settled?,
+                    }
+                }
+                window.sent(Instant::now(), chunk.len());
                 pending.push(self.session.raw.write(&self.handle, offset, chunk.to_vec()));
                 offset += chunk.len() as u64;
             }
         }
         while !pending.is_empty() {
-            self.session.ask(answered(&mut pending)).await?;
-            flow.motion.moved(most as u64);
+            self.settle(&mut pending, &mut window, &flow).await?;
         }
+        Ok(())
+    }
+
+    /// Wait for the answer to one of the writes.
+    async fn settle<T>(
+        &self,
+        pending: &mut FuturesUnordered<impl Future<Output = Result<T, SftpError>>>,
+        window: &mut Window,
+        flow: &Flow,
+    ) -> Result<(), Failure> {
+        flow.motion.allow(STALLED);
+        self.session.ask(answered(pending)).await?;
+        flow.motion.moved(window.answered(Instant::now()) as u64);
         Ok(())
     }
 
@@ -319,6 +358,62 @@ impl OpenFile {
         self.open = false;
         let handle = std::mem::take(&mut self.handle);
         self.session.ask(self.session.raw.close(handle)).await.map(|_| ())
+    }
+}
+
+/// A file is being written while this is there.
+struct Writing<'a>(&'a Session);
+
+impl<'a> Writing<'a> {
+    fn of(session: &'a Session) -> Self {
+        session.writing.fetch_add(1, Ordering::Relaxed);
+        Writing(session)
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.0.writing.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How much of a file is on its way, and how much may be.
+struct Window {
+    most: usize,
+    /// When each write was sent that is not answered, and how many bytes it has.
+    sent: VecDeque<(Instant, usize)>,
+    bytes: usize,
+}
+
+impl Window {
+    fn new() -> Self {
+        Window {
+            most: FIRST_WINDOW,
+            sent: VecDeque::new(),
+            bytes: 0,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes >= self.most
+    }
+
+    fn sent(&mut self, now: Instant, bytes: usize) {
+        self.sent.push_back((now, bytes));
+        self.bytes += bytes;
+    }
+
+    /// The oldest write was answered. Returns its bytes.
+    fn answered(&mut self, now: Instant) -> usize {
+        let Some((at, bytes)) = self.sent.pop_front() else {
+            return 0;
+        };
+        self.bytes -= bytes;
+        self.most = match now - at > SLOW {
+            true => (self.most / 2).max(SMALLEST_WINDOW),
+            false => (self.most + bytes).min(WINDOW),
+        };
+        bytes
     }
 }
 
@@ -340,5 +435,31 @@ impl Drop for OpenFile {
                 let _ = session.ask(session.raw.close(handle)).await;
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_much_is_on_its_way_as_is_answered_soon() {
+        let (begin, mut window) = (Instant::now(), Window::new());
+        let mut at = begin;
+        let mut pass = |window: &mut Window, answer_after: Duration, times: usize| {
+            for _ in 0..times {
+                while !window.is_full() {
+                    window.sent(at, WRITTEN);
+                }
+                at += answer_after;
+                while window.answered(at) > 0 {}
+            }
+        };
+        pass(&mut window, Duration::from_millis(300), 10);
+        assert_eq!(window.most, WINDOW);
+        pass(&mut window, Duration::from_secs(3), 1);
+        assert_eq!(window.most, SMALLEST_WINDOW);
+        pass(&mut window, Duration::from_millis(20), 10);
+        assert_eq!(window.most, WINDOW, "what is fast again is so soon");
     }
 }

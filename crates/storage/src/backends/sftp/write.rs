@@ -42,7 +42,7 @@ pub(super) async fn put(pool: &Arc<Pool>, key: &str, payload: &PutPayload, publi
             self::publish(&session, temporary, &target, publish, again).await
         };
         match attempt.await {
-            Err(failure) if failure.is_transient() && retry.again().await => {
+            Err(failure) if failure.is_transient() && retry.again(&failure).await => {
                 tracing::debug!(target, %failure, "trying again to write to the SFTP server");
             }
             result => return result,
