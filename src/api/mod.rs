@@ -41,7 +41,7 @@ where
     let archive = bridge::archive(&settings).unwrap_or_else(|_| {
         // A file of credentials may be half written.
         let wanted = settings.storage.clone();
-        run(async move { Store::open_settled(&wanted).await });
+        run(async move { Ok(Store::open_settled(&wanted).await?) });
         or_raise(bridge::archive(&settings))
     });
     run(work(archive))

@@ -11,7 +11,6 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
-use walarchive_storage;
 
 use super::log;
 use crate::pg::{latch, sockets};
@@ -32,7 +31,7 @@ impl Bridge {
         static BRIDGE: OnceCell<Bridge> = OnceCell::new();
         BRIDGE.get_or_init(|| {
             log::install();
-            storage::on_connection(sockets::keep_little_unsent);
+            walarchive_storage::on_connection(sockets::keep_little_unsent);
             Bridge::start().unwrap_or_else(|error| panic!("could not start walarchive's threads: {error}"))
         })
     }

@@ -127,7 +127,7 @@ fn take(begun: &Begun) -> Result<String> {
         ));
     }
     let wanted = settings.storage.for_backup();
-    let store = step(async move { Store::open_settled(&wanted).await })?;
+    let store = step(async move { Ok(Store::open_settled(&wanted).await?) })?;
     let archive = bridge::archive(&settings)?;
     let claimed = Arc::clone(&archive);
     step(async move { claimed.claim().await })?;

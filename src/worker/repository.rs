@@ -51,7 +51,7 @@ impl Repository {
 
     fn find(&self, name: &str, now: &ArchiveSettings) -> Result<()> {
         let wanted = now.storage.clone();
-        let after = backup::step(async move { Store::open_settled(&wanted).await })?;
+        let after = job::step(async move { Ok(Store::open_settled(&wanted).await?) })?;
         let before = self.store.clone();
         let claim = layout::backup_claim(name);
         let found = job::step(async move {

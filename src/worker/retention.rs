@@ -60,7 +60,7 @@ pub(super) fn apply(newest: &str) {
 fn enforce(settings: &ArchiveSettings, policy: &str, newest: &str) -> Result<String> {
     let archive = bridge::archive(settings)?;
     let wanted = settings.storage.for_backup();
-    let store = backup::step(async move { Store::open_settled(&wanted).await })?;
+    let store = job::step(async move { Ok(Store::open_settled(&wanted).await?) })?;
     let store = bridge::writable(&archive, store);
     let (policy, protected) = (policy.to_owned(), vec![newest.to_owned()]);
     let (cancel, identity) = (CancellationToken::new(), server::identity());

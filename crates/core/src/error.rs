@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use walarchive_storage::Error as StorageError;
 use walarchive_storage::Refusal;
@@ -10,7 +11,7 @@ use walarchive_storage::Refusal;
 pub(crate) const MAY_BE_ENCRYPTED: &str = "so it may be encrypted";
 
 /// What can go wrong. [`Error::is_transient`] alone decides whether something is tried again.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// A setting or an argument that cannot be right.
     #[error("{message}")]
@@ -100,7 +101,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// The system's error.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// A backup of this name exists, or is being taken.
     #[error("a backup named \"{name}\" exists already")]
@@ -152,7 +153,7 @@ impl Error {
         Error::Io {
             operation,
             path: path.as_ref().to_path_buf(),
-            source,
+            source: Arc::new(source),
         }
     }
 
@@ -309,9 +310,9 @@ impl From<StorageError> for Error {
             },
             StorageError::Cancelled => Error::Cancelled,
             // A fence is made here, and says why in this crate's own terms.
-            StorageError::Refused(Refusal { reason, is_final }) => match reason.downcast() {
-                Ok(error) => *error,
-                Err(reason) => Error::Storage(StorageError::Refused(Refusal { reason, is_final })),
+            StorageError::Refused(refusal) => match refusal.reason.downcast_ref::<Error>() {
+                Some(error) => error.clone(),
+                None => Error::Storage(StorageError::Refused(refusal)),
             },
             error => Error::Storage(error),
         }
@@ -323,7 +324,7 @@ impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         Refusal {
             is_final: matches!(error, Error::NotWriter { .. }),
-            reason: Box::new(error),
+            reason: Arc::new(error),
         }
     }
 }

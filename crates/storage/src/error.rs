@@ -4,10 +4,11 @@ mod hints;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What can go wrong. [`Error::is_transient`] alone decides whether something is tried again.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// An option of the store, or a file that one names, that cannot be right.
     #[error("{message}")]
@@ -125,7 +126,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// The system's error.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// The work was cancelled from outside.
     #[error("canceled on request")]
@@ -136,11 +137,11 @@ pub enum Error {
 }
 
 /// Why a fence does not permit a change.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{reason}")]
 pub struct Refusal {
     /// The error of whoever made the fence.
-    pub reason: Box<dyn std::error::Error + Send + Sync>,
+    pub reason: Arc<dyn std::error::Error + Send + Sync>,
     /// Is this an answer, as opposed to a fence that cannot tell at the moment?
     pub is_final: bool,
 }
@@ -165,7 +166,7 @@ impl Error {
         Error::Io {
             operation,
             path: path.as_ref().to_path_buf(),
-            source,
+            source: Arc::new(source),
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures::future::{BoxFuture, FutureExt, Shared, WeakShared};
 use parking_lot::Mutex;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 type Answer<T> = BoxFuture<'static, Arc<Result<T>>>;
 
@@ -54,7 +54,7 @@ impl<T: Copy + Send + Sync + 'static> Flight<T> {
             if let Some((number, outcome)) = &under_way.answered
                 && *number > before
             {
-                return outcome.as_ref().as_ref().copied().map_err(again);
+                return outcome.as_ref().clone();
             }
         }
     }
@@ -75,104 +75,13 @@ impl<T: Copy + Send + Sync + 'static> Flight<T> {
     }
 }
 
-/// The same error for another one who waits.
-fn again(error: &Error) -> Error {
-    match error {
-        Error::NotWriter { message, reason, hint } => Error::NotWriter {
-            message: message.clone(),
-            reason: reason.clone(),
-            hint: hint.clone(),
-        },
-        Error::Config { message, hint } => Error::Config {
-            message: message.clone(),
-            hint: hint.clone(),
-        },
-        Error::Timeout {
-            operation,
-            object,
-            deadline,
-        } => Error::Timeout {
-            operation,
-            object: object.clone(),
-            deadline: *deadline,
-        },
-        Error::Unauthorized {
-            operation,
-            object,
-            reason,
-            credentials,
-        } => Error::Unauthorized {
-            operation,
-            object: object.clone(),
-            reason: reason.clone(),
-            credentials: credentials.clone(),
-        },
-        Error::ClockSkew {
-            operation,
-            object,
-            reason,
-        } => Error::ClockSkew {
-            operation,
-            object: object.clone(),
-            reason: reason.clone(),
-        },
-        Error::NoCredentials { object, reason } => Error::NoCredentials {
-            object: object.clone(),
-            reason: reason.clone(),
-        },
-        Error::NoSuchStore { target, reason } => Error::NoSuchStore {
-            target: target.clone(),
-            reason: reason.clone(),
-        },
-        Error::WrongRegion { target, region, reason } => Error::WrongRegion {
-            target: target.clone(),
-            region: region.clone(),
-            reason: reason.clone(),
-        },
-        Error::Unsupported {
-            operation,
-            object,
-            reason,
-        } => Error::Unsupported {
-            operation,
-            object: object.clone(),
-            reason: reason.clone(),
-        },
-        Error::Store {
-            operation,
-            object,
-            reason,
-        } => Error::Store {
-            operation,
-            object: object.clone(),
-            reason: reason.clone(),
-        },
-        Error::Io {
-            operation,
-            path,
-            source,
-        } => Error::Io {
-            operation,
-            path: path.clone(),
-            source: match source.raw_os_error() {
-                Some(code) => std::io::Error::from_raw_os_error(code),
-                None => std::io::Error::new(source.kind(), source.to_string()),
-            },
-        },
-        other => Error::Store {
-            operation: "read",
-            object: crate::layout::LEASE_FOLDER.to_owned(),
-            reason: other.to_string(),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
     use super::*;
+    use crate::error::Error;
 
     #[tokio::test]
     async fn all_that_wait_share_two_questions_at_most() {

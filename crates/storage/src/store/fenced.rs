@@ -165,7 +165,7 @@ mod tests {
                 .0
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
             left.map(|_| ()).map_err(|_| Refusal {
-                reason: "it is another's".into(),
+                reason: Arc::from(Box::<dyn std::error::Error + Send + Sync>::from("it is another's")),
                 is_final: true,
             })
         }

@@ -69,7 +69,7 @@ impl TablespaceMap {
     }
 
     /// Are they to go to where they were?
-    pub(super) fn accepts_originals(&self) -> bool {
+    pub(crate) fn accepts_originals(&self) -> bool {
         self.originals
     }
 
