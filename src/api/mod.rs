@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use pgrx::prelude::*;
 use walarchive_core::archive::Archive;
-use walarchive_storage::Store;
 use walarchive_core::{Error, Result};
+use walarchive_storage::Store;
 
 use crate::bridge::{self, Flow};
 use crate::error::{self, or_raise};

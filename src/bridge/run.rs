@@ -11,7 +11,6 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
-
 use super::log;
 use crate::pg::{latch, sockets};
 

@@ -39,7 +39,11 @@ pub struct BackupVerify {
 pub async fn run(args: &BackupVerify) -> Result<Status> {
     let store = repository::store(&args.storage).await?;
     let inventory = Inventory::load(&store).await?;
-    let store = noting(&repository::patient_store(&args.storage).await?, usual_data_dir().as_deref()).await?;
+    let store = noting(
+        &repository::patient_store(&args.storage).await?,
+        usual_data_dir().as_deref(),
+    )
+    .await?;
     let mut reports = Vec::new();
     for name in names(args, &inventory)? {
         if args.new
