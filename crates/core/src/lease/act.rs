@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 
 use super::clock::Moment;
 use super::decide::Situation;
-use super::fence::{Fenced, Followed, IfHeld};
 use super::flight::Flight;
+use super::followed::Followed;
 use super::instance::{Instance, Known, Origin, lock};
 use super::place::Place;
 use super::record::{Lease, View};
@@ -16,7 +16,7 @@ use super::{LOOK, refuse, status};
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::wal::{SegmentSize, WalFileName};
-use walarchive_storage::{Fence, Store, Write};
+use walarchive_storage::{Store, Write};
 
 /// One server and one repository.
 #[derive(Debug)]
@@ -64,18 +64,6 @@ impl Writer {
     /// Does the server accept no writes now?
     pub fn in_recovery(&self) -> bool {
         self.situation().in_recovery
-    }
-
-    /// The same store, in which nothing is written that this server may not write now. A standby may write on behalf of the
-    /// holder whose timeline it follows, for as long as that one holds.
-    pub fn fenced(self: &Arc<Self>, store: &Store) -> Store {
-        let fence: Arc<dyn Fence> = Arc::new(Fenced::new(Arc::clone(self)));
-        store.with_fence(fence)
-    }
-
-    /// The same for work that reads and notes what it has found: it is noted only if this server writes anyway.
-    pub fn fenced_notes(self: &Arc<Self>, store: &Store) -> Store {
-        store.with_fence(Arc::new(IfHeld::new(Arc::clone(self))))
     }
 
     /// Is the lease held, with a young renewal?

@@ -10,10 +10,21 @@ use super::clock::Moment;
 use super::record::View;
 use super::{INTERVAL, LOOK, refuse};
 use crate::error::{Error, Result};
-use crate::inventory::read_history;
-use crate::lsn::Lsn;
-use crate::wal::{SegmentSize, TimelineHistory, WalFileName};
 use walarchive_storage::{Fence, Refusal, Store, Write};
+
+impl Writer {
+    /// The same store, in which nothing is written that this server may not write now. A standby may write on behalf of the
+    /// holder whose timeline it follows, for as long as that one holds.
+    pub fn fenced(self: &Arc<Self>, store: &Store) -> Store {
+        let fence: Arc<dyn Fence> = Arc::new(Fenced::new(Arc::clone(self)));
+        store.with_fence(fence)
+    }
+
+    /// The same for work that reads and notes what it has found: it is noted only if this server writes anyway.
+    pub fn fenced_notes(self: &Arc<Self>, store: &Store) -> Store {
+        store.with_fence(Arc::new(IfHeld::new(Arc::clone(self))))
+    }
+}
 
 /// Of one piece of work of a server: as the holder, or as a standby of the holder.
 #[derive(Debug)]
@@ -127,54 +138,4 @@ pub fn follower(store: &Store) -> Store {
         behalf: OnBehalf::default(),
     };
     store.with_fence(Arc::new(fence))
-}
-
-/// What a standby that archives, too (`archive_mode = always`), goes by: the holder's timeline, looked up now and then.
-#[derive(Debug, Default)]
-pub(super) struct Followed(Mutex<Option<(Moment, Option<TimelineHistory>)>>);
-
-impl Followed {
-    /// May a standby write this file, which is not in the archive? Only what is of the holder's history.
-    pub(super) async fn permit(&self, store: &Store, name: &WalFileName, size: SegmentSize) -> Result<()> {
-        let (known, now) = (self.0.lock().clone(), Moment::now());
-        let young = known.filter(|(looked, _)| now.since(looked).is_some_and(|age| age < INTERVAL));
-        if let Some((_, history)) = &young
-            && has(history.as_ref(), name, size)
-        {
-            return Ok(());
-        }
-        let Some(lease) = View::read(store).await?.lease else {
-            *self.0.lock() = Some((now, None));
-            return Ok(());
-        };
-        let timeline = lease.timeline();
-        let text = read_history(store, timeline).await?;
-        let history = text.and_then(|text| TimelineHistory::parse(timeline, &text));
-        let history = history.unwrap_or(TimelineHistory {
-            timeline,
-            ancestors: Vec::new(),
-        });
-        let permitted = has(Some(&history), name, size);
-        *self.0.lock() = Some((now, Some(history)));
-        match permitted {
-            true => Ok(()),
-            false => Err(refuse::not_of_holder(store, &lease, name)),
-        }
-    }
-}
-
-/// Is the file of that history? Without a lease, and so without a holder, all are.
-fn has(history: Option<&TimelineHistory>, name: &WalFileName, size: SegmentSize) -> bool {
-    let Some(history) = history else { return true };
-    let leads = |timeline: u32, end: Lsn| history.leads_from(timeline, end);
-    match name {
-        WalFileName::History(timeline) => leads(*timeline, Lsn(0)),
-        WalFileName::Segment(segment) => {
-            let end = segment.start(size).0.saturating_add(size.bytes());
-            leads(segment.timeline, Lsn(end))
-        }
-        WalFileName::Partial(segment) | WalFileName::BackupHistory(segment, _) => {
-            leads(segment.timeline, segment.start(size))
-        }
-    }
 }

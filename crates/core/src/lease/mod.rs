@@ -31,6 +31,7 @@ mod clock;
 mod decide;
 mod fence;
 mod flight;
+mod followed;
 mod instance;
 mod place;
 mod record;

@@ -1,0 +1,62 @@
+//! Whose WAL a standby may archive, too.
+
+use parking_lot::Mutex;
+use walarchive_storage::Store;
+
+use super::clock::Moment;
+use super::record::View;
+use super::{INTERVAL, refuse};
+use crate::error::Result;
+use crate::inventory::read_history;
+use crate::lsn::Lsn;
+use crate::wal::{SegmentSize, TimelineHistory, WalFileName};
+
+/// What a standby that archives, too (`archive_mode = always`), goes by: the holder's timeline, looked up now and then.
+#[derive(Debug, Default)]
+pub(super) struct Followed(Mutex<Option<(Moment, Option<TimelineHistory>)>>);
+
+impl Followed {
+    /// May a standby write this file, which is not in the archive? Only what is of the holder's history.
+    pub(super) async fn permit(&self, store: &Store, name: &WalFileName, size: SegmentSize) -> Result<()> {
+        let (known, now) = (self.0.lock().clone(), Moment::now());
+        let young = known.filter(|(looked, _)| now.since(looked).is_some_and(|age| age < INTERVAL));
+        if let Some((_, history)) = &young
+            && has(history.as_ref(), name, size)
+        {
+            return Ok(());
+        }
+        let Some(lease) = View::read(store).await?.lease else {
+            *self.0.lock() = Some((now, None));
+            return Ok(());
+        };
+        let timeline = lease.timeline();
+        let text = read_history(store, timeline).await?;
+        let history = text.and_then(|text| TimelineHistory::parse(timeline, &text));
+        let history = history.unwrap_or(TimelineHistory {
+            timeline,
+            ancestors: Vec::new(),
+        });
+        let permitted = has(Some(&history), name, size);
+        *self.0.lock() = Some((now, Some(history)));
+        match permitted {
+            true => Ok(()),
+            false => Err(refuse::not_of_holder(store, &lease, name)),
+        }
+    }
+}
+
+/// Is the file of that history? Without a lease, and so without a holder, all are.
+fn has(history: Option<&TimelineHistory>, name: &WalFileName, size: SegmentSize) -> bool {
+    let Some(history) = history else { return true };
+    let leads = |timeline: u32, end: Lsn| history.leads_from(timeline, end);
+    match name {
+        WalFileName::History(timeline) => leads(*timeline, Lsn(0)),
+        WalFileName::Segment(segment) => {
+            let end = segment.start(size).0.saturating_add(size.bytes());
+            leads(segment.timeline, Lsn(end))
+        }
+        WalFileName::Partial(segment) | WalFileName::BackupHistory(segment, _) => {
+            leads(segment.timeline, segment.start(size))
+        }
+    }
+}
