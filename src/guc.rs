@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use walarchive_core::backup::OnChecksumFailure;
-use walarchive_core::backup::delta::{Origin, Wanted};
+use walarchive_core::backup::delta::{Origin, WantedParent};
 use walarchive_core::codec::Compression as CoreCompression;
 use walarchive_core::formats::manifest::ChecksumAlgorithm;
 use walarchive_core::retention::Policy;
@@ -401,8 +401,8 @@ pub fn delta_max_steps() -> Option<u32> {
 }
 
 /// The kind of backup that is taken if nobody says otherwise.
-pub fn configured_kind() -> Wanted {
-    Wanted::Automatic {
+pub fn configured_kind() -> WantedParent {
+    WantedParent::Automatic {
         max_steps: delta_max_steps().unwrap_or(0),
         origin: match DELTA_ORIGIN.get() {
             DeltaOrigin::Latest => Origin::Latest,

@@ -15,7 +15,7 @@ use crate::launch;
 use crate::pg::latch::{self, Latch};
 use crate::pg::text::{SqlJson, SqlText};
 use crate::pg::{Datum, process, server};
-use crate::shmem::{self, BACKUP, BackupJob, Kind, NAME_BYTES, Phase, Text, USER_DATA_BYTES, Wanted, now_us};
+use crate::shmem::{self, BACKUP, BackupJob, BackupWanted, Kind, NAME_BYTES, Phase, Text, USER_DATA_BYTES, now_us};
 
 /// A worker that dies without a word is noticed at the latest after this.
 const LIVENESS: Duration = Duration::from_secs(1);
@@ -64,7 +64,7 @@ fn walarchive_backup_push(
             "Keep large data elsewhere, and a reference to it here.",
         )))
     }
-    let wanted = Wanted {
+    let wanted = BackupWanted {
         scheduled: false,
         kind,
         permanent,

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use pgrx::prelude::*;
 use tokio_util::sync::CancellationToken;
-use walarchive_core::retention::{self, Garbage, Gfs, Mode, Progress, Request, Row, Rule, Span};
+use walarchive_core::retention::{self, DeletionProgress, Garbage, Gfs, Mode, Request, Row, Rule, Span};
 use walarchive_core::{Error, Result, cluster};
 
 use super::{argument, bigint, in_archive, required};
@@ -231,7 +231,7 @@ fn delete(request: Result<Request>, confirm: bool) -> Vec<Shown> {
         }
         let plan = retention::draw_up(store, &request, &running, Utc::now()).await?;
         // A statement that is cancelled drops this future, which is safe at any point.
-        let (progress, cancel) = (Progress::default(), CancellationToken::new());
+        let (progress, cancel) = (DeletionProgress::default(), CancellationToken::new());
         let applied = match confirm {
             true => Some(retention::apply(store, &plan, &progress, &cancel).await?),
             false => None,

@@ -6,7 +6,9 @@ use pgrx::datum::VariadicArray;
 use pgrx::prelude::*;
 use walarchive_core::cluster;
 use walarchive_core::inventory::Inventory;
-use walarchive_core::verify::{self, Archiving, BackupReport, Checks, LOOKS, Live, Names, Position, Status, WalReport};
+use walarchive_core::verify::{
+    self, Archiving, BackupReport, Checks, LOOKS, Live, Names, Position, VerifyStatus, WalReport,
+};
 use walarchive_core::wal::Segment;
 use walarchive_core::{Error, Lsn};
 use walarchive_storage::Store;
@@ -46,7 +48,7 @@ fn walarchive_wal_verify_0_2(
     if checks.names() {
         for _ in 0..LOOKS {
             let (loaded, found) = look(&store);
-            let failed = found.status() == Status::Failure;
+            let failed = found.status() == VerifyStatus::Failure;
             (inventory, names) = (Some(loaded), Some(found));
             if !failed {
                 break;

@@ -17,7 +17,7 @@ use crate::pg::latch::Latch;
 pub use backup::{BackupJob, Kind, NAME_BYTES, Phase, USER_DATA_BYTES, Work};
 pub use places::{ARCHIVING, BACKUP, SCHEDULING};
 pub use queue::{Ahead, Answer, FileName, FileNumbers, MAX_CONCURRENCY, Queue};
-pub use reservation::{Wanted, conclude, forget_requester, reserve};
+pub use reservation::{BackupWanted, conclude, forget_requester, reserve};
 pub use schedule::{LastBackup, LastRetention, Outcome, Scheduling};
 pub use text::Text;
 

@@ -10,7 +10,7 @@ use crate::pg::latch::Latch;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
+pub struct BackupWanted<'a> {
     /// By the scheduler?
     pub scheduled: bool,
     /// Full or delta?
@@ -25,7 +25,7 @@ pub struct Wanted<'a> {
 
 /// Take the one place that there is, for a worker that is to be started. Returns the number of the backup, or why there is no
 /// place.
-pub fn reserve(wanted: Wanted<'_>) -> Result<u64, Box<Failure>> {
+pub fn reserve(wanted: BackupWanted<'_>) -> Result<u64, Box<Failure>> {
     let now = now_us();
     let mut job = BACKUP.exclusive();
     if job.is_taken(now) {

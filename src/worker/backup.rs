@@ -9,8 +9,8 @@ use once_cell::sync::OnceCell;
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 use tokio_util::sync::CancellationToken;
-use walarchive_core::backup::delta::{self, Choice, Wanted};
-use walarchive_core::backup::{Backup, BackupOptions, BackupRequest, PreparedBackup, Progress, Rate, discard};
+use walarchive_core::backup::delta::{self, Choice, WantedParent};
+use walarchive_core::backup::{Backup, BackupOptions, BackupProgress, BackupRequest, PreparedBackup, Rate, discard};
 use walarchive_core::formats::UserData;
 use walarchive_core::{Error, Result, StorageError};
 use walarchive_storage::Store;
@@ -156,7 +156,7 @@ fn take(begun: &Begun) -> Result<String> {
         on_checksum_failure: guc::on_checksum_failure(),
         find_resident: Some(page_cache::resident),
     };
-    let progress = Arc::new(Progress::default());
+    let progress = Arc::new(BackupProgress::default());
     let cancel = CancellationToken::new();
     let mut backup = {
         let (store, progress, cancel) = (store.clone(), Arc::clone(&progress), cancel.clone());
@@ -177,11 +177,11 @@ fn take(begun: &Begun) -> Result<String> {
 fn choose_parent(store: &Store, request: &mut BackupRequest) -> Result<()> {
     let wanted = match BACKUP.share().kind {
         Kind::Configured => guc::configured_kind(),
-        Kind::Full => Wanted::Full,
-        Kind::Upon(name) => Wanted::Upon(name.as_str().to_owned()),
+        Kind::Full => WantedParent::Full,
+        Kind::Upon(name) => WantedParent::Upon(name.as_str().to_owned()),
     };
     let limit = match &wanted {
-        Wanted::Automatic { max_steps, .. } => format!(" of at most {max_steps}"),
+        WantedParent::Automatic { max_steps, .. } => format!(" of at most {max_steps}"),
         _ => String::new(),
     };
     let (store, asked, in_recovery) = (store.clone(), request.clone(), server::in_recovery());
@@ -204,7 +204,7 @@ fn choose_parent(store: &Store, request: &mut BackupRequest) -> Result<()> {
 fn copy(
     mut backup: Backup,
     repository: &mut Repository,
-    progress: &Arc<Progress>,
+    progress: &Arc<BackupProgress>,
     cancel: &CancellationToken,
 ) -> Result<Backup> {
     set_phase(Phase::Copying);
@@ -239,7 +239,7 @@ fn finish(
     mut backup: Backup,
     databases: &[Database],
     begun: &Begun,
-    progress: &Arc<Progress>,
+    progress: &Arc<BackupProgress>,
 ) -> Result<PreparedBackup> {
     set_phase(Phase::Finishing);
     let online = begun.online.take();
@@ -392,7 +392,7 @@ fn clean_up(store: Store, name: String) {
     );
 }
 
-fn show(progress: &Progress, rate: &mut Rate) {
+fn show(progress: &BackupProgress, rate: &mut Rate) {
     bridge::brake().hold(ARCHIVING.share().needs_the_link());
     let now = progress.snapshot();
     let bytes_per_second = rate.update(Instant::now(), now.bytes_done).unwrap_or(0);

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use pgrx::bgworkers::{BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::prelude::*;
 use walarchive_core::inventory;
-use walarchive_core::schedule::{self, Decision, Plan, Reason, Schedule};
+use walarchive_core::schedule::{self, Attempts, Decision, Reason, Schedule};
 use walarchive_core::{Error, Result, StorageError};
 
 use crate::bridge::{self, Bridge, Flow};
@@ -17,7 +17,7 @@ use crate::guc::{self, ArchiveSettings};
 use crate::launch;
 use crate::pg::latch::{self, Latch};
 use crate::pg::{process, server};
-use crate::shmem::{self, BACKUP, Failure, Kind, LastBackup, Outcome, SCHEDULING, Text, Wanted, now_us};
+use crate::shmem::{self, BACKUP, BackupWanted, Failure, Kind, LastBackup, Outcome, SCHEDULING, Text, now_us};
 
 /// The longest wait for a scheduled time. The clock may be set meanwhile, and the machine may sleep.
 const RECHECK: Duration = Duration::from_secs(60);
@@ -42,7 +42,7 @@ pub(super) struct Scheduler {
     /// Of which settings the plan is: the generation, and the schedule.
     basis: Option<(u64, Schedule)>,
     /// None until the repository has told when the newest backup was taken.
-    plan: Option<Plan>,
+    plan: Option<Attempts>,
     /// When it has told so last.
     listed: Instant,
     /// The last backup that the plan knows of.
@@ -124,7 +124,7 @@ impl Scheduler {
         self.due = None;
         let mut plan = match self.plan.take() {
             Some(plan) => plan,
-            None => Plan::new(self.list(&settings)?, Utc::now()),
+            None => Attempts::new(self.list(&settings)?, Utc::now()),
         };
         self.learn_ends(&mut plan, &schedule);
         let mut decision = plan.next(&schedule, Utc::now());
@@ -262,7 +262,7 @@ impl Scheduler {
     }
 
     /// Tell the plan what has become of backups.
-    fn learn_ends(&mut self, plan: &mut Plan, schedule: &Schedule) {
+    fn learn_ends(&mut self, plan: &mut Attempts, schedule: &Schedule) {
         let last: LastBackup = SCHEDULING.share().last;
         if last.number == self.seen {
             return;
@@ -279,7 +279,7 @@ impl Scheduler {
     }
 
     fn start(&mut self, reason: Reason) {
-        let wanted = Wanted {
+        let wanted = BackupWanted {
             scheduled: true,
             kind: Kind::Configured,
             permanent: false,

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use walarchive_core::check::Status;
+use walarchive_core::check::CheckStatus;
 use walarchive_core::{Error, Result, StorageError, printable, verify};
 
 use crate::repository::data_dir::is_standby;
@@ -103,11 +103,11 @@ pub fn of_restore(result: Result<()>) -> ExitCode {
 }
 
 /// For `check`: what monitoring systems expect of their plug-ins.
-pub fn of_check(result: Result<Status>) -> ExitCode {
+pub fn of_check(result: Result<CheckStatus>) -> ExitCode {
     match result {
-        Ok(Status::Ok) => ExitCode::SUCCESS,
-        Ok(Status::Warning) => ExitCode::from(1),
-        Ok(Status::Failed) => ExitCode::from(2),
+        Ok(CheckStatus::Ok) => ExitCode::SUCCESS,
+        Ok(CheckStatus::Warning) => ExitCode::from(1),
+        Ok(CheckStatus::Failed) => ExitCode::from(2),
         Err(error) => {
             print(&error);
             ExitCode::from(2)
@@ -124,10 +124,10 @@ pub fn of_delete(result: Result<ExitCode>) -> ExitCode {
 }
 
 /// For `wal-verify` and `backup-verify`. A warning is no reason to wake anybody: what waits will come.
-pub fn of_verify(result: Result<verify::Status>) -> ExitCode {
+pub fn of_verify(result: Result<verify::VerifyStatus>) -> ExitCode {
     match result {
-        Ok(verify::Status::Ok | verify::Status::Warning) => ExitCode::SUCCESS,
-        Ok(verify::Status::Failure) => ExitCode::from(FAILED),
+        Ok(verify::VerifyStatus::Ok | verify::VerifyStatus::Warning) => ExitCode::SUCCESS,
+        Ok(verify::VerifyStatus::Failure) => ExitCode::from(FAILED),
         Err(error) => {
             print(&error);
             ExitCode::from(USAGE)

@@ -5,14 +5,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use walarchive_core::restore::Progress;
+use walarchive_core::restore::ReadProgress;
 use walarchive_core::retention;
 
 /// How often the bar is drawn.
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Show the progress on stderr, if that is a terminal, while the work is done.
-pub async fn show<T>(progress: Arc<Progress>, quiet: bool, work: impl Future<Output = T>) -> T {
+pub async fn show<T>(progress: Arc<ReadProgress>, quiet: bool, work: impl Future<Output = T>) -> T {
     let target = match quiet {
         true => ProgressDrawTarget::hidden(),
         // Hidden too where stderr is not a terminal.
@@ -29,7 +29,7 @@ pub async fn show<T>(progress: Arc<Progress>, quiet: bool, work: impl Future<Out
 }
 
 /// The same for a deletion.
-pub async fn show_deletion<T>(progress: &retention::Progress, work: impl Future<Output = T>) -> T {
+pub async fn show_deletion<T>(progress: &retention::DeletionProgress, work: impl Future<Output = T>) -> T {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     let template = "{spinner} {human_pos} of {human_len} {wide_bar} {per_sec}, {eta} left, {msg}";
     watch(&bar, template, work, |bar| {

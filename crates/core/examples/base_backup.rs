@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
-use walarchive_core::backup::{Backup, BackupOptions, BackupRequest, Progress, StopResult};
+use walarchive_core::backup::{Backup, BackupOptions, BackupProgress, BackupRequest, StopResult};
 use walarchive_core::control_file::{ControlFile, PG_CONTROL};
 use walarchive_core::inventory::list_backups;
 use walarchive_core::restore::{RestoreMode, RestoreOptions, apply, plan};
@@ -95,7 +95,7 @@ async fn take(dir: &str, store: &str, spare_cache: bool) -> Result<()> {
         find_resident: spare_cache.then_some(page_cache::resident),
         ..BackupOptions::default()
     };
-    let (progress, start) = (Arc::new(Progress::default()), Instant::now());
+    let (progress, start) = (Arc::new(BackupProgress::default()), Instant::now());
     let cancel = CancellationToken::new();
     let mut backup = Backup::begin(&store, request, options, Arc::clone(&progress), cancel).await?;
     backup.copy().await?;

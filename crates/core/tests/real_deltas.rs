@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use walarchive_core::backup::delta::{Choice, Origin, Wanted, choose};
+use walarchive_core::backup::delta::{Choice, Origin, WantedParent, choose};
 use walarchive_core::backup::{Backup, BackupOptions, BackupRequest, StopResult};
 use walarchive_core::codec::Format;
 use walarchive_core::control_file::ControlFile;
@@ -82,7 +82,7 @@ impl Site {
     }
 
     /// A backup, while `work` goes on. Returns its name, and how many of its files are increments and are left out.
-    async fn back_up(&self, wanted: &Wanted) -> (String, usize, usize) {
+    async fn back_up(&self, wanted: &WantedParent) -> (String, usize, usize) {
         let mut session = Session::begin(&self.cluster);
         let start = session.ask("SELECT pg_backup_start('test', true)");
         let control = ControlFile::read(self.cluster.datadir()).expect("intact");
@@ -358,7 +358,7 @@ fn torture(seed: u64) {
             .elapsed();
         age.is_ok_and(|age| age > Duration::from_secs(3))
     });
-    let wanted = Wanted::Automatic {
+    let wanted = WantedParent::Automatic {
         max_steps: DELTAS as u32,
         origin: if seed % 3 == 2 {
             Origin::LatestFull
@@ -368,7 +368,7 @@ fn torture(seed: u64) {
     };
     let mut points = Vec::new();
     for step in 0..=DELTAS {
-        let kind = if step == 0 { &Wanted::Full } else { &wanted };
+        let kind = if step == 0 { &WantedParent::Full } else { &wanted };
         let done = AtomicBool::new(false);
         let (backup, incremented, skipped) = std::thread::scope(|scope| {
             let (mut random, done, cluster) = (Random(random.below(u64::MAX)), &done, &site.cluster);

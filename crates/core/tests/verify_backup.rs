@@ -8,7 +8,7 @@ use walarchive_core::backup::{Backup, BackupOptions, BackupRequest, StopResult};
 use walarchive_core::cluster::{self, ClusterIdentity};
 use walarchive_core::control_file::{ControlFile, read_major_version};
 use walarchive_core::inventory::Inventory;
-use walarchive_core::verify::{BackupReport, Status, VerifiedBackup, verify_backup};
+use walarchive_core::verify::{BackupReport, VerifiedBackup, VerifyStatus, verify_backup};
 use walarchive_core::{Lsn, layout};
 use walarchive_storage::StorageConfig;
 use walarchive_storage::Store;
@@ -69,7 +69,7 @@ async fn verify(store: &Store, name: &str) -> BackupReport {
 
 /// What is not in order: its kind, path and detail.
 fn problems(report: &BackupReport) -> Vec<(&str, &str, &str)> {
-    let bad = report.details.iter().filter(|row| row.status != Status::Ok);
+    let bad = report.details.iter().filter(|row| row.status != VerifyStatus::Ok);
     bad.map(|row| (row.what, row.path.as_str(), row.detail.as_str()))
         .collect()
 }
@@ -87,7 +87,7 @@ async fn all_page_checksums_are_those_of_pg_checksums() {
     // What a crash leaves is not copied.
     let name = back_up(&store, cluster.datadir()).await;
     let report = verify(&store, &name).await;
-    assert_eq!((report.status, problems(&report)), (Status::Ok, Vec::new()));
+    assert_eq!((report.status, problems(&report)), (VerifyStatus::Ok, Vec::new()));
     let output = run(cluster.pg().program("pg_checksums").arg("-D").arg(cluster.datadir())).expect_success();
     let scanned = output.lines().find_map(|line| line.strip_prefix("Blocks scanned:"));
     let scanned: u64 = scanned.expect("a number").trim().parse().expect("a number");
@@ -105,7 +105,7 @@ async fn all_page_checksums_are_those_of_pg_checksums() {
     let inventory = Inventory::load(&store).await.expect("loaded");
     let backup = inventory.backup(&name).expect("there");
     let remembered = VerifiedBackup::read(&store, backup).await.expect("read");
-    assert_eq!(remembered.map(|record| record.status), Some(Status::Ok));
+    assert_eq!(remembered.map(|record| record.status), Some(VerifyStatus::Ok));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,7 +127,7 @@ async fn a_page_that_was_damaged_before_it_was_copied_is_named() {
         *found == path && detail.contains("1 pages have a wrong checksum, the first are 3."),
         "{detail}"
     );
-    assert_eq!(report.status, Status::Warning);
+    assert_eq!(report.status, VerifyStatus::Warning);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,7 +198,7 @@ async fn damage_is_named() {
         )]
     );
     store.put(&part, intact).await.expect("written");
-    assert_eq!(verify(&store, &name).await.status, Status::Ok);
+    assert_eq!(verify(&store, &name).await.status, VerifyStatus::Ok);
 
     let manifest = layout::backup_manifest(&name);
     let text = store.get(&manifest, u64::MAX).await.expect("read").expect("there");

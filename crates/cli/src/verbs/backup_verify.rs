@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use walarchive_core::Result;
 use walarchive_core::inventory::{BackupInfo, Inventory};
-use walarchive_core::verify::{self, BackupReport, Status, VerifiedBackup};
+use walarchive_core::verify::{self, BackupReport, VerifiedBackup, VerifyStatus};
 
 use crate::print::plain;
 use crate::repository::data_dir::usual_data_dir;
@@ -36,7 +36,7 @@ pub struct BackupVerify {
 }
 
 /// Verify, print what was found, and tell the worst.
-pub async fn run(args: &BackupVerify) -> Result<Status> {
+pub async fn run(args: &BackupVerify) -> Result<VerifyStatus> {
     let store = repository::store(&args.storage).await?;
     let inventory = Inventory::load(&store).await?;
     let store = noting(
@@ -62,7 +62,7 @@ pub async fn run(args: &BackupVerify) -> Result<Status> {
         false => reports.iter().map(table).collect::<Vec<_>>().join("\n"),
     };
     let worst = reports.iter().map(|report| report.status).max();
-    print::out(&text).map(|()| worst.unwrap_or(Status::Ok))
+    print::out(&text).map(|()| worst.unwrap_or(VerifyStatus::Ok))
 }
 
 fn names(args: &BackupVerify, inventory: &Inventory) -> Result<Vec<String>> {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use walarchive_core::Result;
-use walarchive_core::check::{self, Check as Found, Status};
+use walarchive_core::check::{self, Check as Found, CheckStatus};
 use walarchive_storage::Store;
 
 use crate::print;
@@ -21,7 +21,7 @@ pub struct Check {
 }
 
 /// Check the store, print a row for each thing that was looked at, and tell the worst.
-pub async fn run(args: &Check) -> Result<Status> {
+pub async fn run(args: &Check) -> Result<CheckStatus> {
     let data_dir = usual_data_dir();
     let settings = repository::find(&args.storage, data_dir.as_deref())?;
     let mut checks = vec![Found::ok(

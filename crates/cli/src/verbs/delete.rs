@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use chrono::Utc;
 use clap::Subcommand;
 use tokio_util::sync::CancellationToken;
-use walarchive_core::retention::{self, Action, Applied, Mode, Object, Plan, Progress, Request, Rule};
+use walarchive_core::retention::{self, Action, Applied, DeletionPlan, DeletionProgress, Mode, Object, Request, Rule};
 use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, Result};
 
@@ -165,7 +165,7 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
         .for_each(|note| eprintln!("walarchive: note: {}", plain(note)));
     let applied = match common.confirm {
         true => {
-            let progress = Progress::default();
+            let progress = DeletionProgress::default();
             let cancel = CancellationToken::new();
             let store = repository::patient_store(&common.storage).await?.with_fence_of(&store);
             let work = Box::pin(retention::apply(&store, &plan, &progress, &cancel));
@@ -202,7 +202,7 @@ fn is_deleted(applied: Option<&Applied>, index: usize) -> bool {
 }
 
 /// Row by row: there may be hundreds of thousands.
-fn print_json(plan: &Plan, applied: Option<&Applied>) -> Result<()> {
+fn print_json(plan: &DeletionPlan, applied: Option<&Applied>) -> Result<()> {
     for (index, action) in plan.actions.iter().enumerate() {
         let row = serde_json::to_string(&action.row(is_deleted(applied, index))).unwrap_or_default();
         print::piece(&format!("{}{row}", if index == 0 { "[" } else { ",\n " }))?;
@@ -219,7 +219,7 @@ struct Line<'a> {
     deleted: bool,
 }
 
-fn lines<'a>(plan: &'a Plan, applied: Option<&Applied>) -> Vec<Line<'a>> {
+fn lines<'a>(plan: &'a DeletionPlan, applied: Option<&Applied>) -> Vec<Line<'a>> {
     let mut lines: Vec<Line<'a>> = Vec::new();
     for (index, action) in plan.actions.iter().enumerate() {
         let deleted = is_deleted(applied, index);
@@ -260,7 +260,7 @@ fn follows(before: &Action, action: &Action) -> bool {
     }
 }
 
-fn table(plan: &Plan, applied: Option<&Applied>) -> String {
+fn table(plan: &DeletionPlan, applied: Option<&Applied>) -> String {
     if plan.actions.is_empty() {
         return format!("nothing to delete; {} backups are kept", plan.kept.len());
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use walarchive_core::cluster;
 use walarchive_core::inventory::Inventory;
-use walarchive_core::verify::{self, Checks, LOOKS, Live, Names, Selection, Status, WalReport};
+use walarchive_core::verify::{self, Checks, LOOKS, Live, Names, Selection, VerifyStatus, WalReport};
 use walarchive_core::{Error, Result};
 use walarchive_storage::Store;
 
@@ -66,7 +66,7 @@ impl WalVerify {
 }
 
 /// Verify, and print what was found.
-pub async fn run(args: &WalVerify) -> Result<Status> {
+pub async fn run(args: &WalVerify) -> Result<VerifyStatus> {
     let checks = args.checks()?;
     let data_dir = args.pgdata.clone().or_else(usual_data_dir);
     let settings = repository::find(&args.storage, data_dir.as_deref())?;
@@ -75,7 +75,7 @@ pub async fn run(args: &WalVerify) -> Result<Status> {
     if checks.names() {
         for _ in 0..LOOKS {
             let (loaded, found) = look(args, &store, data_dir.as_ref()).await?;
-            let failed = found.status() == Status::Failure;
+            let failed = found.status() == VerifyStatus::Failure;
             (inventory, names) = (Some(loaded), Some(found));
             if !failed {
                 break;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use super::source::{Fingerprint, Source};
+use super::source::{Fingerprint, SegmentSource};
 use crate::blocking::blocking;
 use crate::cluster::ClusterIdentity;
 use crate::codec::Compression;
@@ -128,7 +128,7 @@ impl Archive {
         let key = layout::wal(name, self.compression.format());
         let source = {
             let (path, name, identity) = (path.clone(), *name, self.identity);
-            blocking(move || Source::open(&path, &name, &identity)).await?
+            blocking(move || SegmentSource::open(&path, &name, &identity)).await?
         };
         let (file_bytes, fingerprint) = (source.bytes(), source.fingerprint());
         let (created, stored_bytes) = match self.found_by_standby(&store, name, &key).await? {
@@ -176,7 +176,7 @@ impl Archive {
         }
     }
 
-    async fn push_at_once(&self, store: &Store, source: Source, key: &str) -> Result<(Created, u64)> {
+    async fn push_at_once(&self, store: &Store, source: SegmentSource, key: &str) -> Result<(Created, u64)> {
         let (identity, compression) = (self.identity, self.compression);
         let expected = source.bytes() as usize / 4;
         let body = blocking(move || source.compress(&identity, compression, Vec::with_capacity(expected))).await?;
@@ -184,7 +184,7 @@ impl Archive {
         Ok((store.create(key, body.into()).await?, bytes))
     }
 
-    async fn push_in_parts(&self, store: &Store, source: Source, key: &str) -> Result<(Created, u64)> {
+    async fn push_in_parts(&self, store: &Store, source: SegmentSource, key: &str) -> Result<(Created, u64)> {
         // Before gigabytes are compressed and sent.
         if let Some(bytes) = store.size(key).await? {
             return Ok((Created::Exists, bytes));

@@ -49,7 +49,7 @@ impl From<&Metadata> for Fingerprint {
 }
 
 /// A local WAL file that was opened for archiving, and whose size is right.
-pub(super) struct Source {
+pub(super) struct SegmentSource {
     path: PathBuf,
     name: WalFileName,
     file: File,
@@ -57,13 +57,13 @@ pub(super) struct Source {
     bytes: u64,
 }
 
-impl Source {
+impl SegmentSource {
     /// Open the file and check its size.
     pub(super) fn open(path: &Path, name: &WalFileName, identity: &ClusterIdentity) -> Result<Self> {
         let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
         let meta = file.metadata().map_err(|error| Error::io("open", path, error))?;
         check_size(path, name, meta.len(), identity)?;
-        Ok(Source {
+        Ok(SegmentSource {
             path: path.to_owned(),
             name: *name,
             file,

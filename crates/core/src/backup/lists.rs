@@ -11,7 +11,7 @@ use super::read::unlogged::Unlogged;
 use super::state::Backup;
 use crate::blocking::blocking;
 use crate::error::Result;
-use crate::formats::files_metadata::{Entry, FilesMetadataWriter};
+use crate::formats::files_metadata::{FileEntry, FilesMetadataWriter};
 use crate::formats::manifest::{ManifestFile, ManifestWriter, WalRange};
 use crate::layout;
 
@@ -76,9 +76,9 @@ async fn store_files_metadata(backup: &mut Backup, late: Arc<Unlogged>) -> Resul
     let key = layout::files_metadata(&backup.name);
     let object = backup.store.object_url(&key);
     store_stream(&backup.store, &key, &backup.cancel, move |upload| {
-        let each = |members: &Lines, take: &mut dyn FnMut(Entry<'_>) -> io::Result<()>| {
+        let each = |members: &Lines, take: &mut dyn FnMut(FileEntry<'_>) -> io::Result<()>| {
             members.each(|line| {
-                let entry = Entry::of_line(line)?;
+                let entry = FileEntry::of_line(line)?;
                 match is_late(&late, || entry.name())? {
                     true => Ok(()),
                     false => take(entry),

@@ -35,7 +35,7 @@ use crate::wal::{Segment, SegmentSize};
 
 pub use pack::rate::Rate;
 pub use prepared::{PreparedBackup, discard};
-pub use progress::{Phase, Progress, Snapshot};
+pub use progress::{BackupProgress, Phase, Snapshot};
 pub use read::cache::{FindResident, Residency};
 pub use read::configuration::ConfigurationFiles;
 pub use read::corrupt::{CorruptPages, OnChecksumFailure};
@@ -44,7 +44,7 @@ pub use state::Backup;
 
 /// A tablespace and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tablespace {
+pub struct TablespaceLink {
     /// OID.
     pub oid: u32,
     /// The directory that `pg_tblspc/<oid>` links to.
@@ -76,7 +76,7 @@ pub struct BackupRequest {
     pub start_time: DateTime<Utc>,
     /// May be empty: the links in `pg_tblspc` are followed in any case. A location given here goes into the sentinel
     /// instead of the text of the link.
-    pub tablespaces: Vec<Tablespace>,
+    pub tablespaces: Vec<TablespaceLink>,
     /// Directories below the data directory, relative to it, whose content the server is configured to write and no restore
     /// needs: that of `log_directory`.
     pub emptied: Vec<PathBuf>,

@@ -12,12 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
 use super::delta::Parent;
-use super::progress::{Phase, Progress};
+use super::progress::{BackupProgress, Phase};
 use super::read::configuration;
 use super::read::corrupt::CorruptPages;
-use super::read::walk::Owner;
-use super::state::{Backup, Tar};
-use super::{StopResult, Tablespace, lists};
+use super::read::walk::Attributes;
+use super::state::{Backup, SentTar};
+use super::{StopResult, TablespaceLink, lists};
 use crate::blocking::blocking;
 use crate::error::{Error, Result, StorageError};
 use crate::formats::{Configuration, ExtendedMetadata, LeftOut, Sentinel, TablespaceLocation, TablespaceSpec};
@@ -49,7 +49,7 @@ pub struct PreparedBackup {
     is_complete: AtomicBool,
     /// The sentinel is there.
     is_written: AtomicBool,
-    progress: Arc<Progress>,
+    progress: Arc<BackupProgress>,
     cancel: CancellationToken,
 }
 
@@ -319,9 +319,9 @@ async fn store_configuration(backup: &Backup) -> Result<Option<Configuration>> {
     Ok(Some(configuration))
 }
 
-async fn pack_label(backup: &Backup, stop: &StopResult) -> Result<Tar> {
+async fn pack_label(backup: &Backup, stop: &StopResult) -> Result<SentTar> {
     let now = Utc::now();
-    let owner = Owner {
+    let owner = Attributes {
         mode: 0o600,
         uid: nix::unistd::geteuid().as_raw(),
         gid: nix::unistd::getegid().as_raw(),
@@ -370,11 +370,11 @@ fn sentinel(backup: &Backup, stop: &StopResult) -> Sentinel {
     }
 }
 
-fn spec(data_dir: &str, tablespaces: &[Tablespace]) -> Option<TablespaceSpec> {
+fn spec(data_dir: &str, tablespaces: &[TablespaceLink]) -> Option<TablespaceSpec> {
     if tablespaces.is_empty() {
         return None;
     }
-    let location = |tablespace: &Tablespace| TablespaceLocation {
+    let location = |tablespace: &TablespaceLink| TablespaceLocation {
         loc: tablespace.location.to_string_lossy().into_owned(),
         link: Path::new("pg_tblspc")
             .join(tablespace.oid.to_string())

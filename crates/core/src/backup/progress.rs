@@ -46,7 +46,7 @@ impl Phase {
 
 /// Counters that the tasks of a backup share. Loads and stores are independent: a snapshot is near the truth, not a cut.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub struct BackupProgress {
     phase: AtomicU8,
     bytes_done: AtomicU64,
     bytes_total: AtomicU64,
@@ -76,7 +76,7 @@ pub struct Snapshot {
     pub corrupt_pages: u64,
 }
 
-impl Progress {
+impl BackupProgress {
     /// The counters now.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {

@@ -15,16 +15,16 @@ use super::pack::packer::{Packer, Shared};
 use super::pack::stream::store_stream;
 use super::plan::Group;
 use super::prepared::PreparedBackup;
-use super::progress::{Phase, Progress};
+use super::progress::{BackupProgress, Phase};
 use super::read::corrupt::Findings;
 use super::read::essential::{Databases, Essential};
 use super::read::files::FileList;
 use super::read::links::Links;
-use super::read::source::Source;
+use super::read::source::SourceFacts;
 use super::read::unlogged::Unlogged;
 use super::read::walk;
-use super::read::walk::{Directory, Owner, Tree};
-use super::state::{Backup, Tar};
+use super::read::walk::{Attributes, DataDirectory, Directory};
+use super::state::{Backup, SentTar};
 use super::{BackupOptions, BackupRequest, StopResult, label, plan, prepared};
 use crate::blocking::blocking;
 use crate::control_file::{ControlFile, PG_CONTROL, PG_CONTROL_BYTES};
@@ -39,7 +39,7 @@ impl Backup {
         store: &Store,
         request: BackupRequest,
         options: BackupOptions,
-        progress: Arc<Progress>,
+        progress: Arc<BackupProgress>,
         cancel: CancellationToken,
     ) -> Result<Self> {
         let name = request.name();
@@ -138,12 +138,12 @@ impl Backup {
         let (request, cancel) = (self.request.clone(), self.cancel.clone());
         let shared = Arc::clone(&self.shared);
         let planned = blocking(move || {
-            let source = Source::look(&request.data_dir)?;
+            let source = SourceFacts::look(&request.data_dir)?;
             Ok((source, walk::walk(&request, &shared.links, &cancel)?))
         });
         let (source, tree) = planned.await?;
         self.shared.source.get_or_init(|| source);
-        let Tree {
+        let DataDirectory {
             directories,
             files,
             tablespaces,
@@ -252,7 +252,7 @@ impl Backup {
         file_name: String,
         threads: u32,
         fill: impl FnOnce(&mut Packer) -> Result<()> + Send + 'static,
-    ) -> impl Future<Output = Result<Tar>> + Send + 'static {
+    ) -> impl Future<Output = Result<SentTar>> + Send + 'static {
         self.pack_about(0, file_name, threads, fill)
     }
 
@@ -263,7 +263,7 @@ impl Backup {
         file_name: String,
         threads: u32,
         fill: impl FnOnce(&mut Packer) -> Result<()> + Send + 'static,
-    ) -> impl Future<Output = Result<Tar>> + Send + 'static {
+    ) -> impl Future<Output = Result<SentTar>> + Send + 'static {
         let (store, shared) = (self.store.clone(), Arc::clone(&self.shared));
         let key = layout::tar(&self.name, &file_name);
         async move {
@@ -276,7 +276,7 @@ impl Backup {
                 packer.finish()
             })
             .await?;
-            Ok(Tar {
+            Ok(SentTar {
                 file_name,
                 packed,
                 stored,
@@ -286,7 +286,7 @@ impl Backup {
 }
 
 /// An intact copy, and that of the right cluster.
-fn read_control(data_dir: &Path, expected: u64) -> Result<(Vec<u8>, Owner)> {
+fn read_control(data_dir: &Path, expected: u64) -> Result<(Vec<u8>, Attributes)> {
     let path = data_dir.join(PG_CONTROL);
     let (control, content) = ControlFile::read_with_content(data_dir)?;
     if control.system_identifier != expected {
@@ -299,5 +299,5 @@ fn read_control(data_dir: &Path, expected: u64) -> Result<(Vec<u8>, Owner)> {
         ));
     }
     let meta = std::fs::metadata(&path).map_err(|error| Error::io("read", &path, error))?;
-    Ok((content, Owner::from(&meta)))
+    Ok((content, Attributes::from(&meta)))
 }

@@ -9,22 +9,22 @@ use walarchive_storage::Store;
 use super::claim::Claim;
 use super::pack::notes::Packed;
 use super::pack::packer::Shared;
-use super::progress::Progress;
+use super::progress::BackupProgress;
 use super::read::essential::{Databases, Essential};
 use super::read::unlogged::Unlogged;
-use super::{BackupOptions, BackupRequest, Tablespace};
+use super::{BackupOptions, BackupRequest, TablespaceLink};
 
 /// A backup that is being taken. If a step fails, nothing but [`Backup::abort`] makes sense any more.
 pub struct Backup {
     pub(super) store: Store,
     pub(super) request: BackupRequest,
     pub(super) options: BackupOptions,
-    pub(super) progress: Arc<Progress>,
+    pub(super) progress: Arc<BackupProgress>,
     pub(super) cancel: CancellationToken,
     pub(super) name: String,
     pub(super) claim: Arc<Claim>,
-    pub(super) tars: Vec<Tar>,
-    pub(super) tablespaces: Vec<Tablespace>,
+    pub(super) tars: Vec<SentTar>,
+    pub(super) tablespaces: Vec<TablespaceLink>,
     /// Relations that were known as unlogged when the data directory was walked.
     pub(super) unlogged: Unlogged,
     /// Bytes of all files when the data directory was walked.
@@ -40,7 +40,7 @@ pub struct Backup {
 }
 
 /// A tar that is in the store.
-pub(super) struct Tar {
+pub(super) struct SentTar {
     pub(super) file_name: String,
     pub(super) packed: Packed,
     pub(super) stored: u64,

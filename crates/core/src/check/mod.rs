@@ -15,7 +15,7 @@ pub use lease::check_lease;
 
 /// How a check ended; the worst comes last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Status {
+pub enum CheckStatus {
     /// As it should be.
     Ok,
     /// It works, but not as it should.
@@ -24,13 +24,13 @@ pub enum Status {
     Failed,
 }
 
-impl Status {
+impl CheckStatus {
     /// "ok", "warning" or "failed".
     pub fn as_str(self) -> &'static str {
         match self {
-            Status::Ok => "ok",
-            Status::Warning => "warning",
-            Status::Failed => "failed",
+            CheckStatus::Ok => "ok",
+            CheckStatus::Warning => "warning",
+            CheckStatus::Failed => "failed",
         }
     }
 }
@@ -41,7 +41,7 @@ pub struct Check {
     /// What was looked at.
     pub name: &'static str,
     /// How it is.
-    pub status: Status,
+    pub status: CheckStatus,
     /// What was found.
     pub detail: String,
     /// What to do about it, as a sentence.
@@ -55,7 +55,7 @@ impl Check {
     pub fn ok(name: &'static str, detail: impl Into<String>) -> Self {
         Check {
             name,
-            status: Status::Ok,
+            status: CheckStatus::Ok,
             detail: detail.into(),
             hint: None,
             latency: None,
@@ -65,7 +65,7 @@ impl Check {
     /// It works, but somebody should know.
     pub fn warning(name: &'static str, detail: impl Into<String>, hint: impl Into<String>) -> Self {
         Check {
-            status: Status::Warning,
+            status: CheckStatus::Warning,
             hint: Some(hint.into()),
             ..Check::ok(name, detail)
         }
@@ -74,7 +74,7 @@ impl Check {
     /// It does not work.
     pub fn failed(name: &'static str, detail: impl Into<String>, hint: impl Into<String>) -> Self {
         Check {
-            status: Status::Failed,
+            status: CheckStatus::Failed,
             hint: Some(hint.into()),
             ..Check::ok(name, detail)
         }
@@ -87,7 +87,7 @@ impl Check {
             None => error.to_string(),
         };
         Check {
-            status: Status::Failed,
+            status: CheckStatus::Failed,
             hint: error.hint(),
             ..Check::ok(name, detail)
         }
@@ -107,8 +107,8 @@ impl Check {
 }
 
 /// The worst of them.
-pub fn worst(checks: &[Check]) -> Status {
-    checks.iter().map(|check| check.status).max().unwrap_or(Status::Ok)
+pub fn worst(checks: &[Check]) -> CheckStatus {
+    checks.iter().map(|check| check.status).max().unwrap_or(CheckStatus::Ok)
 }
 
 /// Look at the store, and at the repository in it. `identity` is that of the cluster that archives, where it is known. The
@@ -118,7 +118,7 @@ pub async fn check_store(store: &Store, identity: Option<&ClusterIdentity>) -> V
     let mut checks = scratch::checks(store).await;
     if checks
         .iter()
-        .any(|check| check.status == Status::Failed && scratch::IS_NEEDED.contains(&check.name))
+        .any(|check| check.status == CheckStatus::Failed && scratch::IS_NEEDED.contains(&check.name))
     {
         return checks;
     }

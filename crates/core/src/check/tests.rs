@@ -46,7 +46,7 @@ async fn a_new_repository_lacks_nothing_but_a_backup() {
         vec![],
         "something is left behind"
     );
-    assert_eq!(worst(&checks), Status::Warning);
+    assert_eq!(worst(&checks), CheckStatus::Warning);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,7 +60,7 @@ async fn it_says_which_way_is_in_use_where_create_only_is_not_honoured() {
         let checks = check_store(&store, None).await;
         let again = checks.iter().find(|check| check.name == "create again").expect("a row");
         assert!(
-            again.status == Status::Warning && again.detail.contains(says) && again.hint.is_some(),
+            again.status == CheckStatus::Warning && again.detail.contains(says) && again.hint.is_some(),
             "{again:?}"
         );
         assert_eq!(
@@ -86,7 +86,10 @@ async fn another_clusters_repository_and_a_backup_without_wal_fail() {
         .await
         .expect("written");
     let checks = check_store(&store, Some(&identity(2))).await;
-    let failed: Vec<_> = checks.iter().filter(|check| check.status == Status::Failed).collect();
+    let failed: Vec<_> = checks
+        .iter()
+        .filter(|check| check.status == CheckStatus::Failed)
+        .collect();
     assert_eq!(failed.len(), 2, "{checks:?}");
     assert!(failed[0].name == "owner" && failed[0].detail.contains("belongs to another cluster"));
     assert!(
@@ -160,6 +163,6 @@ async fn without_a_store_there_is_one_row() {
     std::fs::remove_dir(&place).expect("removed");
     std::fs::write(&place, "a file where the store was").expect("written");
     let checks = check_store(&store, None).await;
-    assert_eq!(worst(&checks), Status::Failed);
+    assert_eq!(worst(&checks), CheckStatus::Failed);
     assert!(checks.iter().all(|check| check.name != "owner"), "{checks:?}");
 }

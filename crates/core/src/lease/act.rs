@@ -198,7 +198,7 @@ impl Writer {
     }
 
     /// As the data directory knows it.
-    pub fn status(&self) -> Result<status::Status> {
+    pub fn status(&self) -> Result<status::LeaseStatus> {
         status::status(&self.data_dir, self.store.url(), self.situation())
     }
 

@@ -49,7 +49,7 @@ pub use fence::follower;
 pub use instance::{FILE, mark_restored, promised, request_take_over};
 pub use record::{Alive, Holder, Lease};
 pub use refuse::outlook;
-pub use status::{Status, status};
+pub use status::{LeaseStatus, status};
 
 use std::time::Duration;
 

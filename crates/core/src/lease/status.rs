@@ -8,7 +8,7 @@ use crate::error::Result;
 
 /// For a status view.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
+pub struct LeaseStatus {
     /// "held", "waiting", "lost", "standby", or "none" when this server has not written yet.
     pub state: &'static str,
     /// The epoch that was seen last.
@@ -20,7 +20,7 @@ pub struct Status {
 }
 
 /// Of a server and a repository.
-pub fn status(data_dir: &Path, url: &str, situation: Situation) -> Result<Status> {
+pub fn status(data_dir: &Path, url: &str, situation: Situation) -> Result<LeaseStatus> {
     let instance = Instance::read(data_dir)?;
     let known = instance
         .and_then(|mut instance| instance.repositories.remove(url))
@@ -33,7 +33,7 @@ pub fn status(data_dir: &Path, url: &str, situation: Situation) -> Result<Status
         false if known.watch.is_some() || known.seen.is_some() => "waiting",
         false => "none",
     };
-    Ok(Status {
+    Ok(LeaseStatus {
         state,
         epoch: known.seen.as_ref().map(|seen| seen.epoch),
         holder: known.seen.as_ref().map(|seen| seen.holder.clone()),

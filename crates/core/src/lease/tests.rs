@@ -333,7 +333,7 @@ async fn a_check_tells_a_lease_that_cannot_be_read() {
         .await
         .expect("put");
     let checks = crate::check::check_lease(&store, None, None).await;
-    assert_eq!(checks[0].status, crate::check::Status::Warning);
+    assert_eq!(checks[0].status, crate::check::CheckStatus::Warning);
     assert_eq!(
         checks[0].detail,
         "somebody holds the lease as epoch 99, but its object cannot be read"
@@ -352,21 +352,21 @@ async fn a_check_names_the_holder_and_a_store_that_overwrites() {
     assert!(row(dir.path()).await.1.starts_with("nobody holds the lease yet"));
     permit(&store, dir.path(), 1).await.expect("the first");
     let (status, detail) = row(dir.path()).await;
-    assert_eq!(status, crate::check::Status::Ok);
+    assert_eq!(status, crate::check::CheckStatus::Ok);
     assert!(
         detail.starts_with("this server writes: ") && detail.contains("reads back what he wrote"),
         "{detail}"
     );
     reason(permit(&store, other.path(), 1).await);
     let (status, detail) = row(other.path()).await;
-    assert_eq!(status, crate::check::Status::Warning);
+    assert_eq!(status, crate::check::CheckStatus::Warning);
     assert!(
         detail.contains("does not write: ") && detail.contains(&dir.path().display().to_string()),
         "{detail}"
     );
     writer(&store, other.path(), 1).take_over().await.expect("taken over");
     reason(permit(&store, dir.path(), 1).await);
-    assert_eq!(row(dir.path()).await.0, crate::check::Status::Failed);
+    assert_eq!(row(dir.path()).await.0, crate::check::CheckStatus::Failed);
 }
 
 #[test]

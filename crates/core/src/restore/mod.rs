@@ -23,7 +23,7 @@ mod unconfirmed;
 #[cfg(test)]
 mod tests;
 
-pub use crate::stored::progress::Progress;
+pub use crate::stored::progress::ReadProgress;
 pub use crate::stored::tars::Tar;
 pub use configuration::{ConfigurationPlan, notes_on_places};
 pub use directory::links::{LinkMap, MappedLink};

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::formats::files_metadata::Listener;
 use crate::stored::contents::Sets;
 use crate::stored::level::{Bits, Level};
-use crate::stored::metadata::{Entry, listen_to, metadata_object};
+use crate::stored::metadata::{FileFlags, listen_to, metadata_object};
 use crate::stored::table::{Stored, Table};
 use crate::stored::tars::TarKind;
 use walarchive_storage::Store;
@@ -18,9 +18,9 @@ struct Needed {
 }
 
 impl Listener for Needed {
-    type File = Entry;
+    type File = FileFlags;
 
-    fn file(&mut self, _: &str, _: Entry) -> Result<(), String> {
+    fn file(&mut self, _: &str, _: FileFlags) -> Result<(), String> {
         Ok(())
     }
 

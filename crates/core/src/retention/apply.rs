@@ -12,7 +12,7 @@ use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
 use super::dependants::Known;
-use super::plan::{ABANDONED_AFTER, Action, Object, Plan};
+use super::plan::{ABANDONED_AFTER, Action, DeletionPlan, Object};
 use super::uploads::Discard;
 use crate::error::{Error, Result};
 use crate::inventory::{read_sentinel, write_continuous};
@@ -26,7 +26,7 @@ const BATCH: usize = 1000;
 
 /// How far a deletion is; read it from any thread.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub struct DeletionProgress {
     /// Rows of the plan that are done.
     pub done: AtomicU64,
     /// All of them.
@@ -61,7 +61,7 @@ impl Applied {
     }
 
     /// Stored bytes of what is gone.
-    pub fn bytes(&self, plan: &Plan) -> u64 {
+    pub fn bytes(&self, plan: &DeletionPlan) -> u64 {
         let rows = plan.actions.iter().zip(&self.deleted).filter(|(_, deleted)| **deleted);
         rows.fold(0, |sum, (action, _)| sum.saturating_add(action.size))
     }
@@ -69,7 +69,12 @@ impl Applied {
 
 /// Carry the plan out. [`Error::Cancelled`] if it was cancelled: what is gone by then is gone, and the rest is whole. So is it
 /// after a failure; a new plan takes up what is left.
-pub async fn apply(store: &Store, plan: &Plan, progress: &Progress, cancel: &CancellationToken) -> Result<Applied> {
+pub async fn apply(
+    store: &Store,
+    plan: &DeletionPlan,
+    progress: &DeletionProgress,
+    cancel: &CancellationToken,
+) -> Result<Applied> {
     progress.total.store(plan.actions.len() as u64, Ordering::Relaxed);
     let mut applied = Applied {
         deleted: vec![false; plan.actions.len()],
@@ -168,7 +173,12 @@ fn stop_if(cancel: &CancellationToken) -> Result<()> {
 }
 
 /// Returns why it stays, if it does.
-async fn delete_backup(store: &Store, plan: &Plan, action: &Action, known: &Known<'_>) -> Result<Option<Spared>> {
+async fn delete_backup(
+    store: &Store,
+    plan: &DeletionPlan,
+    action: &Action,
+    known: &Known<'_>,
+) -> Result<Option<Spared>> {
     let (name, check) = match &action.object {
         Object::Backup { name, start_lsn } => (name, Some(*start_lsn)),
         Object::Leftover { name, .. } => (name, None),
@@ -223,7 +233,7 @@ async fn delete_backup(store: &Store, plan: &Plan, action: &Action, known: &Know
 
 /// What speaks against the deletion of a leftover, now that everybody can see that it has begun. By the clock of the store: ours
 /// may be a day ahead.
-async fn completed_or_young(store: &Store, plan: &Plan, name: &str, begun: bool) -> Result<Option<String>> {
+async fn completed_or_young(store: &Store, plan: &DeletionPlan, name: &str, begun: bool) -> Result<Option<String>> {
     let marker = layout::backup_deletion(name);
     let objects = store.list(&layout::backup_folder(name)).await?;
     if store.size(&layout::sentinel(name)).await?.is_some() {
@@ -242,7 +252,7 @@ async fn completed_or_young(store: &Store, plan: &Plan, name: &str, begun: bool)
 /// What speaks against the deletion, now that everybody can see that it has begun.
 async fn objection(
     store: &Store,
-    plan: &Plan,
+    plan: &DeletionPlan,
     name: &str,
     planned: Option<Lsn>,
     known: &Known<'_>,

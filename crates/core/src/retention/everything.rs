@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::keep::{backup_action, in_order};
-use super::plan::{Action, Object, Plan, Situation, leftover, wal_action};
+use super::plan::{Action, DeletionPlan, Object, Situation, leftover, wal_action};
 use super::{branches, uploads};
 use crate::error::{Error, Result};
 use crate::inventory::Inventory;
@@ -11,7 +11,7 @@ use crate::layout;
 use crate::wal::WalFileName;
 
 /// Fails if permanent backups exist, or one may be running; with `force` only if one is known to be running.
-pub(super) fn plan(inventory: &Inventory, situation: &Situation, force: bool) -> Result<Plan> {
+pub(super) fn plan(inventory: &Inventory, situation: &Situation, force: bool) -> Result<DeletionPlan> {
     if let Some(running) = situation.protected.first() {
         return Err(Error::config(
             format!("backup \"{running}\" is being taken"),
@@ -61,11 +61,11 @@ pub(super) fn plan(inventory: &Inventory, situation: &Situation, force: bool) ->
             why: Arc::clone(&why),
         }));
     }
-    Ok(Plan {
+    Ok(DeletionPlan {
         actions,
         notes: situation.notes.clone(),
         force,
-        ..Plan::default()
+        ..DeletionPlan::default()
     })
 }
 

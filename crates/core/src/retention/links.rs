@@ -1,7 +1,7 @@
 //! Symbolic links in a repository that is a directory. Listings follow them, so that a folder may lie on another file system;
 //! deletion does not: what lies behind one may be anything that the server's user may remove.
 
-use super::plan::{Action, Kept, Object, Plan};
+use super::plan::{Action, DeletionPlan, Kept, Object};
 use crate::layout;
 
 /// Links that are named one by one.
@@ -9,7 +9,7 @@ const NAMED: usize = 20;
 
 /// Take out of the plan what lies behind these links or has one in it, and name the links. Where a backup stays for that, all
 /// WAL stays with it.
-pub(super) fn leave(plan: &mut Plan, links: &[String]) {
+pub(super) fn leave(plan: &mut DeletionPlan, links: &[String]) {
     if links.is_empty() {
         return;
     }

@@ -59,9 +59,9 @@ use crate::lease::{Holder, Lease};
 use crate::{description, layout, repository};
 use walarchive_storage::Store;
 
-pub use apply::{Applied, Progress, Spared, apply};
+pub use apply::{Applied, DeletionProgress, Spared, apply};
 pub use mark::mark;
-pub use plan::{Action, Kept, Object, Plan, Row, Situation};
+pub use plan::{Action, DeletionPlan, Kept, Object, Row, Situation};
 pub use planner::plan;
 pub use request::{Before, Garbage, Gfs, Mode, Policy, Request, Rule, time};
 pub use span::Span;
@@ -76,7 +76,12 @@ const CLOCK_AHEAD: TimeDelta = TimeDelta::days(1);
 const CONCURRENCY: usize = 8;
 
 /// Look at the repository and plan. `protected` are the names of backups that the caller knows to be running.
-pub async fn draw_up(store: &Store, request: &Request, protected: &[String], now: DateTime<Utc>) -> Result<Plan> {
+pub async fn draw_up(
+    store: &Store,
+    request: &Request,
+    protected: &[String],
+    now: DateTime<Utc>,
+) -> Result<DeletionPlan> {
     draw_up_for(store, request, protected, now, false).await
 }
 
@@ -87,7 +92,7 @@ pub async fn draw_up_for(
     protected: &[String],
     now: DateTime<Utc>,
     regardless_of_branches: bool,
-) -> Result<Plan> {
+) -> Result<DeletionPlan> {
     let inventory = look(store).await?;
     let own = match request {
         Request::Everything { force: true } => store.list(layout::OWN_FOLDER).await?,
@@ -114,7 +119,7 @@ pub async fn draw_up_for(
 #[derive(Debug)]
 pub struct Enforced {
     /// What was planned.
-    pub plan: Plan,
+    pub plan: DeletionPlan,
     /// What was done of it.
     pub applied: Applied,
 }
@@ -175,7 +180,7 @@ pub async fn enforce(
     }
     let plan = draw_up(store, &Request::from(*policy), protected, now).await?;
     plan.notes.iter().for_each(|note| tracing::warn!("retention: {note}"));
-    let applied = apply(store, &plan, &Progress::default(), cancel).await?;
+    let applied = apply(store, &plan, &DeletionProgress::default(), cancel).await?;
     Ok(Enforced { plan, applied })
 }
 

@@ -162,7 +162,7 @@ pub struct Kept {
 /// What is to be deleted, in this order: backups, dependants before what they depend on; leftovers; WAL, history files after it;
 /// uploads that were never completed; what is walarchive's own.
 #[derive(Debug, Clone, Default)]
-pub struct Plan {
+pub struct DeletionPlan {
     /// What goes.
     pub actions: Vec<Action>,
     /// The backups that stay, oldest first.
@@ -175,7 +175,7 @@ pub struct Plan {
     pub(super) force: bool,
 }
 
-impl Plan {
+impl DeletionPlan {
     /// Stored bytes of all that goes.
     pub fn bytes(&self) -> u64 {
         self.actions

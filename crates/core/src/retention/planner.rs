@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::keep::{Keep, Running};
-use super::plan::{Action, Plan, Situation, leftover, wal_action};
+use super::plan::{Action, DeletionPlan, Situation, leftover, wal_action};
 use super::request::{Garbage, Request};
 use super::rules::Chosen;
 use super::wal::Need;
@@ -14,7 +14,7 @@ use crate::inventory::{Inventory, Unfinished, parse_name};
 use crate::wal::WalFileName;
 
 /// What has to be deleted to fulfil the request. Asks nobody, and changes nothing.
-pub fn plan(inventory: &Inventory, request: &Request, situation: &Situation) -> Result<Plan> {
+pub fn plan(inventory: &Inventory, request: &Request, situation: &Situation) -> Result<DeletionPlan> {
     match request {
         Request::Everything { force } => everything::plan(inventory, situation, *force),
         Request::Target { name, find_full } => target::plan(inventory, situation, name, *find_full),
@@ -32,7 +32,7 @@ pub fn plan(inventory: &Inventory, request: &Request, situation: &Situation) -> 
 }
 
 /// What goes if that is chosen to stay.
-fn keeping(inventory: &Inventory, chosen: Chosen, garbage: Option<Garbage>, situation: &Situation) -> Plan {
+fn keeping(inventory: &Inventory, chosen: Chosen, garbage: Option<Garbage>, situation: &Situation) -> DeletionPlan {
     let mut keep = Keep::new(inventory);
     for (index, why) in &chosen.stay {
         keep.keep(*index, why.point_in_time, &why.text);
@@ -52,7 +52,7 @@ fn keeping(inventory: &Inventory, chosen: Chosen, garbage: Option<Garbage>, situ
     let running = Running::find(inventory, situation);
     keep.parents(&running);
 
-    let mut plan = Plan {
+    let mut plan = DeletionPlan {
         actions: keep.doomed(&chosen.why),
         kept: keep.kept(),
         notes: chosen.notes,

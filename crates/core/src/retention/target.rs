@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use super::branches;
 use super::keep::{Running, backup_action, in_order};
-use super::plan::{Kept, Plan, Situation, leftover};
+use super::plan::{DeletionPlan, Kept, Situation, leftover};
 use crate::error::{Error, Result};
 use crate::inventory::{Inventory, parse_name};
 
 /// WAL is not touched.
-pub(super) fn plan(inventory: &Inventory, situation: &Situation, name: &str, find_full: bool) -> Result<Plan> {
+pub(super) fn plan(inventory: &Inventory, situation: &Situation, name: &str, find_full: bool) -> Result<DeletionPlan> {
     let Some(index) = inventory.backups.iter().position(|backup| backup.name == name) else {
         // For its error.
-        return crate::retention::rules::known(inventory, name).map(|_| Plan::default());
+        return crate::retention::rules::known(inventory, name).map(|_| DeletionPlan::default());
     };
     let backup = &inventory.backups[index];
     let mut root = index;
@@ -44,10 +44,10 @@ pub(super) fn plan(inventory: &Inventory, situation: &Situation, name: &str, fin
         .collect();
     let interrupted = inventory.unfinished.iter().filter(|folder| folder.deleting);
     actions.extend(interrupted.filter(|folder| folder.start.is_some()).map(leftover));
-    Ok(Plan {
+    Ok(DeletionPlan {
         actions,
         kept,
-        ..Plan::default()
+        ..DeletionPlan::default()
     })
 }
 

@@ -13,7 +13,7 @@ use croner::{Cron, CronDateTime};
 use crate::error::{Error, Result};
 use crate::inventory::BackupInfo;
 
-pub use plan::{Decision, LONGEST_PAUSE, Plan, Reason};
+pub use plan::{Attempts, Decision, LONGEST_PAUSE, Reason};
 
 /// A cron expression, as crontab has it: minute, hour, day of month, month, day of week; with six fields, seconds come first.
 /// `@hourly`, `@daily`, `@weekly`, `@monthly` and `@yearly` stand for their expressions.

@@ -36,7 +36,7 @@ pub enum Decision {
 
 /// What has become of scheduled backups so far.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Plan {
+pub struct Attempts {
     /// What was scheduled until then is done. None: no backup has ever been taken.
     settled: Option<DateTime<Utc>>,
     /// Attempts that failed since.
@@ -45,10 +45,10 @@ pub struct Plan {
     retry: Option<DateTime<Utc>>,
 }
 
-impl Plan {
+impl Attempts {
     /// With what the repository tells: when its newest backup was complete.
     pub fn new(newest: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Self {
-        let mut plan = Plan {
+        let mut plan = Attempts {
             settled: None,
             failures: 0,
             retry: None,
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn without_any_backup_the_first_is_due_at_once() {
         let now = at("11-21T10:30:00");
-        let mut plan = Plan::new(None, now);
+        let mut plan = Attempts::new(None, now);
         assert_eq!(plan.next(&hourly(), now), Decision::Due(Reason::First));
         plan.succeeded(now);
         assert_eq!(plan.next(&hourly(), now), Decision::Wait(at("11-21T11:00:00")));
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn what_was_missed_is_caught_up_once() {
         let now = at("11-21T10:30:00");
-        let mut plan = Plan::new(Some(at("11-18T04:10:00")), now);
+        let mut plan = Attempts::new(Some(at("11-18T04:10:00")), now);
         let due = Decision::Due(Reason::Scheduled(at("11-18T05:00:00")));
         assert_eq!(plan.next(&hourly(), now), due);
         plan.succeeded(at("11-21T10:40:00"));
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_backup_that_runs_at_a_scheduled_time_is_the_one_of_that_time() {
-        let mut plan = Plan::new(Some(at("11-21T09:10:00")), at("11-21T09:30:00"));
+        let mut plan = Attempts::new(Some(at("11-21T09:10:00")), at("11-21T09:30:00"));
         // Somebody's own, from 09:50 to 11:20.
         plan.succeeded(at("11-21T11:20:00"));
         let wait = Decision::Wait(at("11-21T12:00:00"));
@@ -171,7 +171,7 @@ mod tests {
     fn failures_are_retried_more_and_more_seldom() {
         let schedule = schedule("0 0 1 1 *");
         let mut now = at("11-21T10:30:00");
-        let mut plan = Plan::new(None, now);
+        let mut plan = Attempts::new(None, now);
         for (attempt, minutes) in [1, 2, 4, 8, 16, 32, 60, 60, 60].into_iter().enumerate() {
             plan.failed_with(&schedule, now, 0.0);
             let retry = now + TimeDelta::minutes(minutes);
@@ -190,7 +190,7 @@ mod tests {
     fn a_retry_is_not_later_than_the_next_scheduled_time() {
         let schedule = schedule("*/5 * * * * *");
         let now = at("11-21T10:30:01");
-        let mut plan = Plan::new(None, now);
+        let mut plan = Attempts::new(None, now);
         for _ in 0..20 {
             plan.failed(&schedule, now);
         }
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn a_cancelled_backup_does_not_come_back_before_its_time() {
         let now = at("11-21T10:30:00");
-        let mut plan = Plan::new(None, now);
+        let mut plan = Attempts::new(None, now);
         plan.cancelled(now);
         plan.learn(None, now);
         assert_eq!(plan.next(&hourly(), now), Decision::Wait(at("11-21T11:00:00")));
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn what_somebody_else_took_ends_the_retries() {
         let now = at("11-21T10:30:00");
-        let mut plan = Plan::new(Some(at("11-21T08:10:00")), now);
+        let mut plan = Attempts::new(Some(at("11-21T08:10:00")), now);
         plan.failed(&hourly(), now);
         plan.learn(Some(at("11-21T08:10:00")), now);
         assert_eq!(plan.failures, 1, "nothing new");
@@ -222,21 +222,21 @@ mod tests {
     #[test]
     fn a_clock_that_jumps_back_repeats_nothing_and_delays_nothing_for_long() {
         // By an hour: what was done at 10:00 is not done again when 10:00 comes again.
-        let mut plan = Plan::new(Some(at("11-21T10:05:00")), at("11-21T09:05:00"));
+        let mut plan = Attempts::new(Some(at("11-21T10:05:00")), at("11-21T09:05:00"));
         let wait = Decision::Wait(at("11-21T11:00:00"));
         assert_eq!(plan.next(&hourly(), at("11-21T09:05:00")), wait);
         assert_eq!(plan.next(&hourly(), at("11-21T10:00:00")), wait);
         // By years: the clock was wrong then.
         let future = at("11-21T10:05:00") + TimeDelta::days(3000);
         let now = at("11-21T10:05:00");
-        assert_eq!(Plan::new(Some(future), now).next(&hourly(), now), wait);
-        let mut plan = Plan::new(None, future);
+        assert_eq!(Attempts::new(Some(future), now).next(&hourly(), now), wait);
+        let mut plan = Attempts::new(None, future);
         plan.succeeded(future);
         assert_eq!(plan.next(&hourly(), now), wait);
         assert_eq!(plan.next(&hourly(), at("11-21T10:59:00")), wait);
         assert!(matches!(plan.next(&hourly(), at("11-21T11:00:00")), Decision::Due(_)));
         // And so it is with retries.
-        let mut plan = Plan::new(None, future);
+        let mut plan = Attempts::new(None, future);
         plan.failed(&hourly(), future);
         assert_eq!(plan.next(&hourly(), now), Decision::Wait(now + LONGEST_PAUSE));
     }
@@ -269,7 +269,7 @@ mod tests {
         fn there_is_never_a_storm(events in events(), every in 1..180_i64) {
             let schedule = hourly();
             let start = at("11-21T10:30:00");
-            let (mut now, mut newest, mut plan) = (start, None, Plan::new(None, start));
+            let (mut now, mut newest, mut plan) = (start, None, Attempts::new(None, start));
             let (mut taken, mut allowed, mut failing) = (0_i64, 1_i64, false);
             for event in events {
                 match event {
@@ -313,7 +313,7 @@ mod tests {
                         newest = Some(now);
                         plan.succeeded(now);
                     }
-                    Event::Restart => plan = Plan::new(newest, now),
+                    Event::Restart => plan = Attempts::new(newest, now),
                 }
                 prop_assert!(taken <= allowed, "{taken} of {allowed}");
             }

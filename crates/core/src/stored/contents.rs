@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use super::chain::{Link, without_metadata};
 use super::fetch::read_with;
 use super::level::{Kinds, Level, announced};
-use super::metadata::{Entry, LIMIT, listen_to, metadata_object};
-use super::names::{NAMED, Source, names};
+use super::metadata::{FileFlags, LIMIT, listen_to, metadata_object};
+use super::names::{ListSource, NAMED, names};
 use super::survey::Survey;
 use super::table::{Stored, Table, TableBuilder, Twice};
 use super::tars::{Tar, TarKind, list_tars};
@@ -144,9 +144,9 @@ struct Newest {
 }
 
 impl Listener for Newest {
-    type File = Entry;
+    type File = FileFlags;
 
-    fn file(&mut self, path: &str, file: Entry) -> Result<(), String> {
+    fn file(&mut self, path: &str, file: FileFlags) -> Result<(), String> {
         if self.builder.is_full() {
             return Err(too_many());
         }
@@ -302,9 +302,9 @@ struct Older {
 }
 
 impl Listener for Older {
-    type File = Entry;
+    type File = FileFlags;
 
-    fn file(&mut self, path: &str, file: Entry) -> Result<(), String> {
+    fn file(&mut self, path: &str, file: FileFlags) -> Result<(), String> {
         self.files += 1;
         let Some(number) = self.table.find(path.trim_matches('/').as_bytes()) else {
             return Ok(());
@@ -399,7 +399,14 @@ async fn check_seen(store: &Store, newest: &Link, link: &Link, table: &Table, op
     }
     let keys = (0..table.len()).filter(unseen).take(NAMED).map(|file| table.key(file));
     let (keys, source) = (keys.collect(), layout::files_metadata(&newest.backup));
-    let names = names(store, &newest.backup, Source::FilesMetadata, table.keys().clone(), keys).await?;
+    let names = names(
+        store,
+        &newest.backup,
+        ListSource::FilesMetadata,
+        table.keys().clone(),
+        keys,
+    )
+    .await?;
     Err(Error::damaged(
         store.object_url(&layout::files_metadata(&link.backup)),
         format!(

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::metadata::{Entry, listen_to, metadata_object};
+use super::metadata::{FileFlags, listen_to, metadata_object};
 use crate::error::{Error, Result};
 use crate::formats::files_metadata::Listener;
 use walarchive_storage::Store;
@@ -135,9 +135,9 @@ impl Names {
 }
 
 impl Listener for Names {
-    type File = Entry;
+    type File = FileFlags;
 
-    fn file(&mut self, _: &str, _: Entry) -> Result<(), String> {
+    fn file(&mut self, _: &str, _: FileFlags) -> Result<(), String> {
         Ok(())
     }
 

@@ -17,16 +17,16 @@ pub(crate) const LIMIT: u64 = 16 << 30;
 /// What is read of an entry.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
-pub(crate) struct Entry {
+pub(crate) struct FileFlags {
     is_incremented: bool,
     is_skipped: bool,
 }
 
-impl Entry {
+impl FileFlags {
     pub(crate) fn stored(&self) -> Stored {
         match self {
-            Entry { is_skipped: true, .. } => Stored::Skipped,
-            Entry {
+            FileFlags { is_skipped: true, .. } => Stored::Skipped,
+            FileFlags {
                 is_incremented: true, ..
             } => Stored::Increment,
             _ => Stored::Full,

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 
 use super::fetch::read_with;
-use super::metadata::{Entry, LIMIT, listen_to, metadata_object};
+use super::metadata::{FileFlags, LIMIT, listen_to, metadata_object};
 use super::table::{Key, Keys};
 use crate::error::Result;
 use crate::formats::files_metadata::Listener;
@@ -18,7 +18,7 @@ pub(crate) const NAMED: usize = 10;
 
 /// What lists the files of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum ListSource {
     FilesMetadata,
     Manifest,
 }
@@ -39,9 +39,9 @@ impl Names {
 }
 
 impl Listener for Names {
-    type File = Entry;
+    type File = FileFlags;
 
-    fn file(&mut self, path: &str, _: Entry) -> Result<(), String> {
+    fn file(&mut self, path: &str, _: FileFlags) -> Result<(), String> {
         self.look_at(path.trim_matches('/').as_bytes());
         Ok(())
     }
@@ -51,7 +51,7 @@ impl Listener for Names {
 pub(crate) async fn names(
     store: &Store,
     backup: &str,
-    source: Source,
+    source: ListSource,
     keys: Keys,
     wanted: HashSet<Key>,
 ) -> Result<Vec<String>> {
@@ -60,7 +60,7 @@ pub(crate) async fn names(
         wanted,
         found: Vec::new(),
     };
-    let names = if source == Source::FilesMetadata {
+    let names = if source == ListSource::FilesMetadata {
         let (key, size) = metadata_object(store, backup).await?;
         listen_to(store, &key, size, names).await?
     } else {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 /// How far a restore is; read it from any thread.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub struct ReadProgress {
     /// Stored bytes that were downloaded.
     pub bytes_done: AtomicU64,
     /// Stored bytes to download.

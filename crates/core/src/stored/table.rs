@@ -32,7 +32,7 @@ impl Keys {
 
 /// One file.
 #[derive(Debug, Clone, Copy)]
-struct Entry {
+struct FileRow {
     key: Key,
     /// Of the manifest.
     size: u64,
@@ -54,7 +54,7 @@ const HAS_SHA: u8 = 32;
 /// It comes back without its content.
 const LEFT_OUT: u8 = 64;
 
-impl Entry {
+impl FileRow {
     fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }
@@ -119,7 +119,7 @@ pub(crate) enum Stored {
 #[derive(Debug)]
 pub(crate) struct Table {
     keys: Keys,
-    entries: Vec<Entry>,
+    entries: Vec<FileRow>,
     shas: Vec<[u8; 32]>,
     pub(crate) has_metadata: bool,
     pub(crate) has_manifest: bool,
@@ -220,7 +220,7 @@ pub(crate) struct TableBuilder {
     keys: Keys,
     /// So many entries at the most.
     limit: usize,
-    entries: Vec<Entry>,
+    entries: Vec<FileRow>,
     shas: Vec<[u8; 32]>,
     /// So many are in order, to be found.
     sorted: usize,
@@ -249,7 +249,7 @@ pub(crate) struct Twice;
 impl TableBuilder {
     /// A file as its files metadata says.
     pub(crate) fn describe(&mut self, path: &str, stored: Stored, is_left_out: bool) {
-        self.entries.push(Entry {
+        self.entries.push(FileRow {
             key: self.keys.of(path.trim_matches('/').as_bytes()),
             size: 0,
             sum: 0,
@@ -306,7 +306,7 @@ impl TableBuilder {
                 entry.flags |= flags;
                 (entry.size, entry.sum) = (file.size, sum);
             }
-            None => self.entries.push(Entry {
+            None => self.entries.push(FileRow {
                 key,
                 size: file.size,
                 sum,
@@ -419,11 +419,11 @@ mod tests {
         }
         assert!(builder.is_full());
         // What is in the limit takes less than 1 GB while it is being put in order.
-        assert!(size_of::<Entry>() * FILES_LIMIT <= 512 << 20);
+        assert!(size_of::<FileRow>() * FILES_LIMIT <= 512 << 20);
     }
 
     #[test]
     fn an_entry_is_small() {
-        assert_eq!(size_of::<Entry>(), 32);
+        assert_eq!(size_of::<FileRow>(), 32);
     }
 }

@@ -10,12 +10,12 @@ use futures::StreamExt;
 use rand::RngExt;
 use serde::Serialize;
 
-use super::Status;
+use super::VerifyStatus;
 use super::record::Verified;
 use crate::encrypted::blame;
 use crate::error::{Error, Result, StorageError};
 use crate::inventory::{Inventory, SegmentRange, WalObject};
-use crate::stored::progress::Progress;
+use crate::stored::progress::ReadProgress;
 use crate::wal::{Segment, SegmentSize, WalFileName, WalWalker, Walked};
 use walarchive_storage::{RangeReader, Store};
 
@@ -44,7 +44,7 @@ pub enum Selection {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Content {
     /// FAILURE if something is damaged; WARNING if there is no WAL at all.
-    pub status: Status,
+    pub status: VerifyStatus,
     /// In order of timeline and WAL.
     pub details: Vec<ContentRow>,
     /// Segments that were read.
@@ -65,7 +65,7 @@ pub struct ContentRow {
     /// How many.
     pub segments_count: u64,
     /// OK or FAILURE.
-    pub status: Status,
+    pub status: VerifyStatus,
     /// What is wrong, as sentences.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
@@ -90,7 +90,7 @@ pub async fn verify_content(
     store: &Store,
     inventory: &Inventory,
     selection: Selection,
-    progress: Arc<Progress>,
+    progress: Arc<ReadProgress>,
 ) -> Result<Content> {
     let verified = Verified::read(store).await?;
     let selected = select(inventory, &verified, selection);
@@ -188,7 +188,7 @@ async fn check_chunk(
     store: &Store,
     inventory: &Inventory,
     chunk: Chunk,
-    progress: &Arc<Progress>,
+    progress: &Arc<ReadProgress>,
 ) -> (Vec<Outcome>, Option<Error>) {
     let mut walker = WalWalker::new(inventory.segment_size, inventory.system_identifier);
     if let Some(before) = chunk.before {
@@ -218,7 +218,7 @@ pub(super) async fn check_object(
     mut walker: WalWalker,
     object: WalObject,
     size: SegmentSize,
-    progress: &Arc<Progress>,
+    progress: &Arc<ReadProgress>,
 ) -> (WalWalker, Result<Option<Walked>>) {
     let Some(segment) = object.name.segment() else {
         return (walker, Ok(None));
@@ -241,7 +241,7 @@ fn walk(
     reader: RangeReader,
     object: &WalObject,
     size: SegmentSize,
-    progress: &Progress,
+    progress: &ReadProgress,
 ) -> Result<Option<Walked>> {
     let mut source = Counted {
         inner: reader,
@@ -293,7 +293,7 @@ fn walk(
 /// Counts downloaded bytes.
 struct Counted<'a> {
     inner: RangeReader,
-    progress: &'a Progress,
+    progress: &'a ReadProgress,
 }
 
 impl Read for Counted<'_> {
@@ -341,7 +341,7 @@ fn report(inventory: &Inventory, mut outcomes: Vec<Outcome>, known_count: u64) -
             start_segment: None,
             end_segment: None,
             segments_count: 0,
-            status: Status::Failure,
+            status: VerifyStatus::Failure,
             detail: Some(format!("{} cannot be used: {reason}", WalFileName::History(*timeline))),
         })
         .collect();
@@ -374,8 +374,8 @@ fn report(inventory: &Inventory, mut outcomes: Vec<Outcome>, known_count: u64) -
     details.sort_by_key(|row| row.timeline_id);
     let status = details.iter().map(|row| row.status).max();
     let nothing = match known_count {
-        0 => Status::Warning,
-        _ => Status::Ok,
+        0 => VerifyStatus::Warning,
+        _ => VerifyStatus::Ok,
     };
     Content {
         status: status.unwrap_or(nothing),
@@ -392,8 +392,8 @@ fn row(range: &SegmentRange, problem: Option<&str>) -> ContentRow {
         end_segment: Some(range.last.to_string()),
         segments_count: range.count,
         status: match problem {
-            None => Status::Ok,
-            Some(_) => Status::Failure,
+            None => VerifyStatus::Ok,
+            Some(_) => VerifyStatus::Failure,
         },
         detail: problem.map(str::to_owned),
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Archiving, Live, Status};
+use super::{Archiving, Live, VerifyStatus};
 use crate::inventory::{BackupInfo, Inventory, SegmentRange};
 use crate::wal::TimelineHistory;
 
@@ -40,7 +40,7 @@ impl SegmentStatus {
 pub struct Integrity {
     /// OK if all was found, FAILURE if a segment is lost; WARNING if some are not there yet, or if there is nothing to look
     /// at.
-    pub status: Status,
+    pub status: VerifyStatus,
     /// In order of the WAL.
     pub details: Vec<IntegrityRow>,
 }
@@ -155,13 +155,13 @@ pub fn integrity(inventory: &Inventory, live: &Live) -> Integrity {
     }
 }
 
-fn status(details: &[IntegrityRow]) -> Status {
+fn status(details: &[IntegrityRow]) -> VerifyStatus {
     let worst = details.iter().map(|row| match row.status {
-        SegmentStatus::Found => Status::Ok,
-        SegmentStatus::MissingDelayed | SegmentStatus::MissingUploading => Status::Warning,
-        SegmentStatus::MissingLost => Status::Failure,
+        SegmentStatus::Found => VerifyStatus::Ok,
+        SegmentStatus::MissingDelayed | SegmentStatus::MissingUploading => VerifyStatus::Warning,
+        SegmentStatus::MissingLost => VerifyStatus::Failure,
     });
-    worst.max().unwrap_or(Status::Warning)
+    worst.max().unwrap_or(VerifyStatus::Warning)
 }
 
 /// The timeline at whose end the way is, and the number of the segment before which it ends.

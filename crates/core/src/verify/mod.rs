@@ -32,7 +32,7 @@ use walarchive_storage::Store;
 /// What a check found, in WAL-G's words. Ordered: the worst is the greatest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
-pub enum Status {
+pub enum VerifyStatus {
     /// All is well.
     Ok,
     /// Not all is there yet, or not all could be found out.
@@ -41,18 +41,18 @@ pub enum Status {
     Failure,
 }
 
-impl Status {
+impl VerifyStatus {
     /// The word.
     pub fn as_str(self) -> &'static str {
         match self {
-            Status::Ok => "OK",
-            Status::Warning => "WARNING",
-            Status::Failure => "FAILURE",
+            VerifyStatus::Ok => "OK",
+            VerifyStatus::Warning => "WARNING",
+            VerifyStatus::Failure => "FAILURE",
         }
     }
 }
 
-impl fmt::Display for Status {
+impl fmt::Display for VerifyStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -73,7 +73,7 @@ pub struct Names {
 
 impl Names {
     /// The worse of both.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> VerifyStatus {
         self.integrity.status.max(self.timeline.status)
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::Status;
+use super::VerifyStatus;
 use crate::error::{Error, Result, StorageError};
 use crate::inventory::{BackupInfo, Inventory, WalObject};
 use crate::layout;
@@ -155,7 +155,7 @@ pub struct VerifiedBackup {
     /// When.
     pub time: DateTime<Utc>,
     /// What was found: never a failure.
-    pub status: Status,
+    pub status: VerifyStatus,
     /// When its sentinel was written, by the store's clock: another time, another backup.
     pub sentinel_written: DateTime<Utc>,
 }
@@ -168,9 +168,9 @@ impl VerifiedBackup {
     }
 
     /// Remember the result of a verification; a failure makes what was remembered before forgotten.
-    pub async fn write(store: &Store, backup: &BackupInfo, status: Status, now: DateTime<Utc>) -> Result<()> {
+    pub async fn write(store: &Store, backup: &BackupInfo, status: VerifyStatus, now: DateTime<Utc>) -> Result<()> {
         let key = layout::verified_backup(&backup.name);
-        if status == Status::Failure {
+        if status == VerifyStatus::Failure {
             return noted(store.delete(&key).await);
         }
         let record = VerifiedBackup {
@@ -299,7 +299,7 @@ mod tests {
     async fn a_backup_that_failed_is_not_remembered() {
         let store = Store::of(std::sync::Arc::new(object_store::memory::InMemory::new()), "memory:");
         let mut backup = BackupInfo::example("base_000000010000000000000002");
-        VerifiedBackup::write(&store, &backup, Status::Ok, time(1))
+        VerifiedBackup::write(&store, &backup, VerifyStatus::Ok, time(1))
             .await
             .expect("written");
         let read = VerifiedBackup::read(&store, &backup).await.expect("read");
@@ -308,7 +308,7 @@ mod tests {
         backup.written = time(5);
         assert_eq!(VerifiedBackup::read(&store, &backup).await.expect("read"), None);
         backup.written = original;
-        VerifiedBackup::write(&store, &backup, Status::Failure, time(2))
+        VerifiedBackup::write(&store, &backup, VerifyStatus::Failure, time(2))
             .await
             .expect("removed");
         assert_eq!(VerifiedBackup::read(&store, &backup).await.expect("read"), None);

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Content, Integrity, Names, Selection, Status, TimelineCheck};
+use super::{Content, Integrity, Names, Selection, TimelineCheck, VerifyStatus};
 use crate::error::{Error, Result};
 
 /// Segments of a sample, unless another number is asked for.
@@ -112,7 +112,7 @@ impl WalReport {
     }
 
     /// The worst of all.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> VerifyStatus {
         let integrity = self.integrity.as_ref().map(|found| found.status);
         let timeline = self.timeline.as_ref().map(|found| found.status);
         let content = self.content.as_ref().map(|found| found.status);
@@ -120,7 +120,7 @@ impl WalReport {
             .into_iter()
             .flatten()
             .max()
-            .unwrap_or(Status::Ok)
+            .unwrap_or(VerifyStatus::Ok)
     }
 
     /// As a table. A check that found nothing to look at has one row.

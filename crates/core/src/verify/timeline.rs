@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Live, Status};
+use super::{Live, VerifyStatus};
 use crate::inventory::Inventory;
 use crate::lease::{Holder, other_branches};
 use crate::wal::WalFileName;
@@ -13,7 +13,7 @@ pub struct TimelineCheck {
     /// OK if the server is on the repository's highest timeline; WARNING if no server is known, or nothing was archived on
     /// its timeline yet, or another branch goes on beside it; FAILURE if the repository has a higher one: another server archives here, or this one follows an
     /// abandoned timeline.
-    pub status: Status,
+    pub status: VerifyStatus,
     /// The two timelines.
     pub details: TimelineDetails,
     /// The branches that somebody else has written beside the server's, as sentences.
@@ -48,9 +48,9 @@ pub fn timeline(inventory: &Inventory, live: &Live, writers: &[Holder]) -> Timel
         branches.iter().map(|branch| branch.describe(own)).collect()
     });
     let status = match (current, highest) {
-        (Some(current), Some(highest)) if current < highest => Status::Failure,
-        (Some(current), Some(highest)) if current == highest && branches.is_empty() => Status::Ok,
-        _ => Status::Warning,
+        (Some(current), Some(highest)) if current < highest => VerifyStatus::Failure,
+        (Some(current), Some(highest)) if current == highest && branches.is_empty() => VerifyStatus::Ok,
+        _ => VerifyStatus::Warning,
     };
     TimelineCheck {
         status,

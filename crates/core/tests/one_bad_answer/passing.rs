@@ -90,7 +90,7 @@ async fn a_check_reaches_its_clock_row() {
     let store = walarchive_storage::Store::open(&config).expect("a store");
     let checks = walarchive_core::check::check_store(&store, None).await;
     let clock = checks.iter().find(|check| check.name == "clock").expect("a row");
-    assert_eq!(clock.status, walarchive_core::check::Status::Failed);
+    assert_eq!(clock.status, walarchive_core::check::CheckStatus::Failed);
     assert!(
         clock.detail.contains("UTC here") && clock.detail.contains("s behind"),
         "{}",

@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 use walarchive_core::inventory::{find_backup, list_backups};
 use walarchive_core::lease::{self, Lease, Moment};
 use walarchive_core::restore::{
-    ConfigurationPlan, Progress, RecoveryMode, RecoverySettings, RestoreCommand, RestorePlan, Restored, Selection,
+    ConfigurationPlan, ReadProgress, RecoveryMode, RecoverySettings, RestoreCommand, RestorePlan, Restored, Selection,
     apply, notes_on_places, plan, select_backup, target_history,
 };
-use walarchive_core::verify::Status;
+use walarchive_core::verify::VerifyStatus;
 use walarchive_core::{Error, Result, StorageError, printable};
 use walarchive_storage::StorageConfig;
 use walarchive_storage::Store;
@@ -71,7 +71,7 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
     }
     let ignores_invalid_pages = plan.ignores_invalid_pages();
     let (name, target, has_links) = (plan.backup.clone(), plan.target.clone(), !plan.links.is_empty());
-    let (progress, started) = (Arc::<Progress>::default(), Instant::now());
+    let (progress, started) = (Arc::<ReadProgress>::default(), Instant::now());
     let work = Box::pin(apply(plan, Arc::clone(&progress), cancelled_by_signal()?));
     let restored = progress::show(Arc::clone(&progress), args.quiet, work)
         .await
@@ -117,7 +117,7 @@ async fn holder(store: &Store) -> Option<(Lease, Moment)> {
 }
 
 /// Read all that a restore would take. A damaged backup is an answer, not an error.
-pub async fn verify(args: &BackupFetch) -> Result<Status> {
+pub async fn verify(args: &BackupFetch) -> Result<VerifyStatus> {
     let verified = async {
         let (plan, ..) = prepare(args).await?;
         let (name, progress) = (plan.backup.clone(), Arc::default());
@@ -129,12 +129,12 @@ pub async fn verify(args: &BackupFetch) -> Result<Status> {
             printable::line(&name),
             read.files
         );
-        Ok(Status::Ok)
+        Ok(VerifyStatus::Ok)
     };
     match Box::pin(verified).await {
         Err(error @ (Error::Damaged { .. } | Error::Storage(StorageError::NotFound { .. }))) => {
             exit::print(&error);
-            Ok(Status::Failure)
+            Ok(VerifyStatus::Failure)
         }
         verified => verified,
     }

@@ -2,7 +2,7 @@
 
 use super::fit::Unfit;
 use super::load::load;
-use super::{Choice, Origin, Parent, Wanted, fit};
+use super::{Choice, Origin, Parent, WantedParent, fit};
 use crate::backup::BackupRequest;
 use crate::error::{Error, Result};
 use crate::inventory;
@@ -11,16 +11,21 @@ use walarchive_storage::Store;
 
 /// What kind of backup it becomes. To be called after `pg_backup_start`: where the backup starts counts. `in_recovery`: is this
 /// server a standby? An error if a parent was named that is none; or the store's.
-pub async fn choose(store: &Store, request: &BackupRequest, in_recovery: bool, wanted: &Wanted) -> Result<Choice> {
+pub async fn choose(
+    store: &Store,
+    request: &BackupRequest,
+    in_recovery: bool,
+    wanted: &WantedParent,
+) -> Result<Choice> {
     let chooser = Chooser {
         store,
         request,
         in_recovery,
     };
     match wanted {
-        Wanted::Full | Wanted::Automatic { max_steps: 0, .. } => Ok(Choice::Full { why: None }),
-        Wanted::Automatic { max_steps, origin } => chooser.automatic(*max_steps, *origin).await,
-        Wanted::Upon(name) => chooser.named(name).await,
+        WantedParent::Full | WantedParent::Automatic { max_steps: 0, .. } => Ok(Choice::Full { why: None }),
+        WantedParent::Automatic { max_steps, origin } => chooser.automatic(*max_steps, *origin).await,
+        WantedParent::Upon(name) => chooser.named(name).await,
     }
 }
 

@@ -45,7 +45,7 @@ pub(in crate::backup) struct Known<'a> {
 #[derive(Debug, Default)]
 pub(in crate::backup) struct ParentFiles {
     /// Ordered by key.
-    entries: Vec<Entry>,
+    entries: Vec<KnownFile>,
     /// The checksums, one after the other.
     sums: Vec<u8>,
     /// The pages that are all-visible: of each file that has some the bytes, after their number.
@@ -55,7 +55,7 @@ pub(in crate::backup) struct ParentFiles {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Entry {
+struct KnownFile {
     key: Key,
     size: u64,
     inode: u64,
@@ -164,7 +164,7 @@ impl ParentFiles {
 
 /// The table while the manifest is read.
 #[derive(Debug, Default)]
-pub(super) struct Listed(Vec<Entry>);
+pub(super) struct Listed(Vec<KnownFile>);
 
 impl Listed {
     /// How many there are.
@@ -174,7 +174,7 @@ impl Listed {
 
     /// A file, relative to the data directory.
     pub(super) fn add(&mut self, path: &str, size: u64) {
-        self.0.push(Entry {
+        self.0.push(KnownFile {
             key: key(path),
             size,
             inode: 0,
@@ -295,6 +295,6 @@ mod tests {
 
     #[test]
     fn it_is_compact() {
-        assert_eq!(size_of::<Entry>(), 48);
+        assert_eq!(size_of::<KnownFile>(), 48);
     }
 }

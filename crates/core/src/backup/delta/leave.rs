@@ -9,7 +9,7 @@ use crate::backup::pack::notes::{Notes, Packed};
 use crate::backup::pack::packer::{Shared, described, member_name};
 use crate::backup::read::files::{FileEntry, FileList};
 use crate::backup::read::rules;
-use crate::backup::read::walk::Owner;
+use crate::backup::read::walk::Attributes;
 use crate::error::{Error, Result};
 use crate::formats::files_metadata::FileDescription;
 use crate::formats::manifest::ManifestFile;
@@ -30,9 +30,8 @@ pub(in crate::backup) fn leave_out(
         }
         let delta = shared.delta.get().filter(|delta| delta.may_be_unchanged(&file.path));
         let unchanged = match delta {
-            Some(delta) => {
-                look(shared, &file)?.and_then(|found| Some((delta.unchanged(&file.path, &found)?, Owner::from(&found))))
-            }
+            Some(delta) => look(shared, &file)?
+                .and_then(|found| Some((delta.unchanged(&file.path, &found)?, Attributes::from(&found)))),
             None => None,
         };
         let Some((unchanged, owner)) = unchanged else {

@@ -48,7 +48,7 @@ pub enum Origin {
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wanted {
+pub enum WantedParent {
     /// A full backup.
     Full,
     /// A delta backup if a parent fits, else a full one.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 
 use crate::backup::read::pages::Found;
-use crate::backup::read::walk::Owner;
+use crate::backup::read::walk::Attributes;
 
 /// A file that is being packed.
 pub(crate) struct Input<'a> {
@@ -15,7 +15,7 @@ pub(crate) struct Input<'a> {
     pub(crate) file: &'a File,
     /// In bytes, when it was opened.
     pub(crate) size: u64,
-    pub(crate) owner: &'a Owner,
+    pub(crate) owner: &'a Attributes,
 }
 
 /// What became of a file that was to be an increment.

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 
 use super::spool::{Lines, Spool};
-use crate::formats::files_metadata::{Entry, FileDescription};
+use crate::formats::files_metadata::{FileDescription, FileEntry};
 use crate::formats::manifest::ManifestFile;
 
 /// Taken while a tar is packed.
@@ -19,7 +19,7 @@ pub(crate) struct Notes {
 /// Of a tar that is complete.
 #[derive(Default)]
 pub(crate) struct Packed {
-    /// Of each member its name, as the tar has it, and what it is: lines of [`Entry::line`].
+    /// Of each member its name, as the tar has it, and what it is: lines of [`FileEntry::line`].
     pub(crate) members: Lines,
     /// Of each regular file its entry in the manifest: lines of [`ManifestFile::line`].
     pub(crate) manifest: Lines,
@@ -30,7 +30,8 @@ pub(crate) struct Packed {
 impl Notes {
     /// A member, for the files metadata. JSON knows text only: of a name that is not UTF-8 it has what can be read of it.
     pub(crate) fn member(&mut self, name: &OsStr, description: &FileDescription) -> io::Result<()> {
-        self.members.push(&Entry::line(&name.to_string_lossy(), description)?)
+        self.members
+            .push(&FileEntry::line(&name.to_string_lossy(), description)?)
     }
 
     /// A regular file, for the manifest.

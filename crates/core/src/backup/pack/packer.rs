@@ -18,14 +18,14 @@ use super::notes::{Notes, Packed};
 use super::stream::{Counted, sink_error};
 use super::tar_stream::TarStream;
 use crate::backup::delta::{Delta, Way, is_paged};
-use crate::backup::progress::Progress;
+use crate::backup::progress::BackupProgress;
 use crate::backup::read::cache::FindResident;
 use crate::backup::read::corrupt::Findings;
 use crate::backup::read::files::FileEntry;
 use crate::backup::read::links::Links;
 use crate::backup::read::pages::PageReader;
-use crate::backup::read::source::{Source, changed};
-use crate::backup::read::walk::{Directory, Owner};
+use crate::backup::read::source::{SourceFacts, changed};
+use crate::backup::read::walk::{Attributes, Directory};
 use crate::backup::read::{rules, unlogged};
 use crate::codec::{Compression, Encoder};
 use crate::error::{Error, Result};
@@ -43,7 +43,7 @@ pub(crate) struct Shared {
     /// Where the backup starts.
     pub(crate) start: Lsn,
     /// Known once the copying has begun.
-    pub(crate) source: OnceLock<Source>,
+    pub(crate) source: OnceLock<SourceFacts>,
     /// Likewise, of a delta backup.
     pub(crate) delta: OnceLock<Delta>,
     pub(crate) corrupt: Findings,
@@ -52,7 +52,7 @@ pub(crate) struct Shared {
     pub(crate) algorithm: ChecksumAlgorithm,
     pub(crate) limiter: Limiter,
     pub(crate) links: Links,
-    pub(crate) progress: Arc<Progress>,
+    pub(crate) progress: Arc<BackupProgress>,
     /// Cancelled with the backup, and when another tar failed.
     pub(crate) stop: CancellationToken,
 }
@@ -121,7 +121,7 @@ impl Packer {
             self.shared.progress.vanished(entry.size);
             return Ok(());
         };
-        let (size, owner) = (before.len(), Owner::from(&before));
+        let (size, owner) = (before.len(), Attributes::from(&before));
         self.shared.progress.resized(entry.size, size);
         let input = Input {
             path: &entry.path,
@@ -187,7 +187,7 @@ impl Packer {
     }
 
     /// Add a file from memory, under its path in the data directory.
-    pub(crate) fn bytes(&mut self, path: &Path, mut content: &[u8], owner: &Owner) -> Result<()> {
+    pub(crate) fn bytes(&mut self, path: &Path, mut content: &[u8], owner: &Attributes) -> Result<()> {
         let size = content.len() as u64;
         let next = |buffer: &mut [u8]| {
             let (taken, rest) = content.split_at(content.len().min(buffer.len()));
@@ -205,7 +205,7 @@ impl Packer {
         &mut self,
         path: &Path,
         size: u64,
-        owner: &Owner,
+        owner: &Attributes,
         mut next: impl FnMut(&mut [u8]) -> Result<usize>,
     ) -> Result<Vec<u8>> {
         self.begin_member(path, size, owner)?;
@@ -231,7 +231,7 @@ impl Packer {
     }
 
     /// Begin the member of a file.
-    pub(crate) fn begin_member(&mut self, path: &Path, size: u64, owner: &Owner) -> Result<()> {
+    pub(crate) fn begin_member(&mut self, path: &Path, size: u64, owner: &Attributes) -> Result<()> {
         let written = self.tar.file(member_name(path).as_bytes(), size, owner);
         self.written(written)
     }
@@ -250,7 +250,7 @@ impl Packer {
     }
 
     /// Add what `pg_backup_stop` returned: a member with no leading slash. It is in the manifest if a restore leaves it.
-    pub(crate) fn label(&mut self, name: &str, content: &[u8], owner: &Owner, is_restored: bool) -> Result<()> {
+    pub(crate) fn label(&mut self, name: &str, content: &[u8], owner: &Attributes, is_restored: bool) -> Result<()> {
         let size = content.len() as u64;
         let written = self
             .tar
@@ -332,7 +332,7 @@ fn open(links: &Links, path: &Path, full: &Path) -> Result<Option<(File, Metadat
 }
 
 /// What can be said of any member.
-pub(crate) fn described(owner: &Owner) -> FileDescription {
+pub(crate) fn described(owner: &Attributes) -> FileDescription {
     let (seconds, nanoseconds) = owner.modified;
     FileDescription {
         mtime: DateTime::from_timestamp(seconds, nanoseconds).unwrap_or_default(),

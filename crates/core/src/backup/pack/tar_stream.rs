@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use tar::{EntryType, Header};
 
-use crate::backup::read::walk::Owner;
+use crate::backup::read::walk::Attributes;
 
 const BLOCK: u64 = 512;
 /// The bytes that a header has for the name.
@@ -24,12 +24,12 @@ impl<W: Write> TarStream<W> {
     }
 
     /// A directory. It needs no closing.
-    pub(crate) fn directory(&mut self, name: &[u8], owner: &Owner) -> io::Result<()> {
+    pub(crate) fn directory(&mut self, name: &[u8], owner: &Attributes) -> io::Result<()> {
         self.header(EntryType::Directory, name, 0, owner)
     }
 
     /// Begin a regular file. Exactly `size` bytes must follow by [`TarStream::content`], then [`TarStream::pad`].
-    pub(crate) fn file(&mut self, name: &[u8], size: u64, owner: &Owner) -> io::Result<()> {
+    pub(crate) fn file(&mut self, name: &[u8], size: u64, owner: &Attributes) -> io::Result<()> {
         self.header(EntryType::Regular, name, size, owner)
     }
 
@@ -49,10 +49,10 @@ impl<W: Write> TarStream<W> {
         Ok(self.sink)
     }
 
-    fn header(&mut self, kind: EntryType, name: &[u8], size: u64, owner: &Owner) -> io::Result<()> {
+    fn header(&mut self, kind: EntryType, name: &[u8], size: u64, owner: &Attributes) -> io::Result<()> {
         if name.len() > NAME_BYTES {
             let length = name.len() as u64 + 1;
-            let root = Owner {
+            let root = Attributes {
                 mode: 0o644,
                 uid: 0,
                 gid: 0,
@@ -66,7 +66,7 @@ impl<W: Write> TarStream<W> {
         self.block(kind, &name[..name.len().min(NAME_BYTES)], size, owner)
     }
 
-    fn block(&mut self, kind: EntryType, name: &[u8], size: u64, owner: &Owner) -> io::Result<()> {
+    fn block(&mut self, kind: EntryType, name: &[u8], size: u64, owner: &Attributes) -> io::Result<()> {
         let mut header = Header::new_gnu();
         header.as_mut_bytes()[..name.len()].copy_from_slice(name);
         header.set_entry_type(kind);
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn names_of_every_length_come_back() {
-        let owner = Owner {
+        let owner = Attributes {
             mode: 0o640,
             uid: 70_000,
             gid: 3_000_000,
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn a_file_may_be_larger_than_octal_digits_tell() {
         let mut tar = TarStream::new(Vec::new());
-        let owner = Owner {
+        let owner = Attributes {
             mode: 0o600,
             uid: 0,
             gid: 0,

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::links::Links;
 use super::rules;
-use super::walk::Owner;
+use super::walk::Attributes;
 use crate::backup::pack::tar_stream::TarStream;
 use crate::codec::Compression;
 use crate::error::{Error, Result};
@@ -75,7 +75,7 @@ pub(crate) fn take(
         };
         let size = content.len() as u64;
         let written = tar
-            .file(path.as_os_str().as_encoded_bytes(), size, &Owner::from(&meta))
+            .file(path.as_os_str().as_encoded_bytes(), size, &Attributes::from(&meta))
             .and_then(|()| tar.content(&content))
             .and_then(|()| tar.pad(size));
         written.map_err(failed)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use parking_lot::Mutex;
 
-use crate::backup::progress::Progress;
+use crate::backup::progress::BackupProgress;
 use crate::error::{Error, Result};
 use crate::formats::files_metadata::CorruptBlocks;
 
@@ -94,7 +94,7 @@ impl Findings {
     }
 
     /// A file has corrupt pages. [`Error::CorruptPages`] if that is to end the backup.
-    pub(crate) fn add(&self, file: &Path, found: &CorruptBlocks, progress: &Progress) -> Result<()> {
+    pub(crate) fn add(&self, file: &Path, found: &CorruptBlocks, progress: &BackupProgress) -> Result<()> {
         if self.on_failure == OnChecksumFailure::Error {
             return Err(Error::CorruptPages {
                 file: file.to_owned(),
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn some_are_named_and_all_are_counted() {
-        let (findings, progress) = (Findings::new(OnChecksumFailure::Warning), Progress::default());
+        let (findings, progress) = (Findings::new(OnChecksumFailure::Warning), BackupProgress::default());
         assert_eq!(findings.close(), CorruptPages::default());
         let add = |file: &str, blocks| {
             findings
@@ -172,7 +172,7 @@ mod tests {
     fn they_end_the_backup_where_that_is_wanted() {
         let findings = Findings::new(OnChecksumFailure::Error);
         let error = findings
-            .add(Path::new("base/5/1"), &found(2, &[3, 4]), &Progress::default())
+            .add(Path::new("base/5/1"), &found(2, &[3, 4]), &BackupProgress::default())
             .expect_err("it ends");
         assert_eq!(error.to_string(), "file \"base/5/1\" has pages with a wrong checksum");
         let detail = "The checksum of blocks 3, 4 is wrong, also when read again.";

@@ -15,7 +15,7 @@ const MARGIN: i64 = 2_000_000_001;
 
 /// What has to be known of a data directory to read its files.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Source {
+pub(crate) struct SourceFacts {
     /// `RELSEG_SIZE`.
     pub(crate) segment_pages: u32,
     /// Are there checksums that can be verified?
@@ -27,7 +27,7 @@ pub(crate) struct Source {
     reference: i64,
 }
 
-impl Source {
+impl SourceFacts {
     /// Look at it, after `pg_backup_start` and before the first file is read.
     pub(crate) fn look(data_dir: &Path) -> Result<Self> {
         let path = data_dir.join(PG_CONTROL);
@@ -40,7 +40,7 @@ impl Source {
                 "the checksums of pages of this size are not verified"
             );
         }
-        Ok(Source {
+        Ok(SourceFacts {
             segment_pages: control.relation_segment_pages,
             data_checksums: control.data_checksums && known_pages,
             device: meta.dev(),
@@ -86,7 +86,7 @@ mod tests {
         let path = dir.path().join("f");
         std::fs::write(&path, "content").expect("written");
         let before = std::fs::metadata(&path).expect("there");
-        let source = |reference| Source {
+        let source = |reference| SourceFacts {
             segment_pages: 131_072,
             data_checksums: true,
             device: before.dev(),
@@ -96,7 +96,7 @@ mod tests {
         assert!(source(late).shows_writes(&before, &before));
         assert!(!source(late - 1).shows_writes(&before, &before), "too young");
         assert!(!source(0).shows_writes(&before, &before), "a clock that was set back");
-        let elsewhere = Source {
+        let elsewhere = SourceFacts {
             device: before.dev() + 1,
             ..source(late)
         };

@@ -14,19 +14,19 @@ use super::files::FileList;
 use super::links::{Links, target_of};
 use super::rules;
 use super::unlogged::Unlogged;
-use crate::backup::{BackupRequest, Tablespace};
+use crate::backup::{BackupRequest, TablespaceLink};
 use crate::control_file::PG_CONTROL;
 use crate::error::{Error, Result};
 use crate::formats::FILES_LIMIT;
 
 /// What was found. Paths are relative to the data directory; those in tablespaces go through `pg_tblspc/<oid>`.
 #[derive(Debug, Default)]
-pub(crate) struct Tree {
+pub(crate) struct DataDirectory {
     /// Parents before their children.
     pub(crate) directories: Vec<Directory>,
     /// Without `pg_control`, which is copied last.
     pub(crate) files: FileList,
-    pub(crate) tablespaces: Vec<Tablespace>,
+    pub(crate) tablespaces: Vec<TablespaceLink>,
     /// Only their init forks are among the files.
     pub(crate) unlogged: Unlogged,
     pub(crate) essential: Essential,
@@ -35,12 +35,12 @@ pub(crate) struct Tree {
 #[derive(Debug)]
 pub(crate) struct Directory {
     pub(crate) path: PathBuf,
-    pub(crate) owner: Owner,
+    pub(crate) owner: Attributes,
 }
 
 /// What a tar keeps of a file beside its content.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Owner {
+pub(crate) struct Attributes {
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -48,9 +48,9 @@ pub(crate) struct Owner {
     pub(crate) modified: (i64, u32),
 }
 
-impl From<&Metadata> for Owner {
+impl From<&Metadata> for Attributes {
     fn from(meta: &Metadata) -> Self {
-        Owner {
+        Attributes {
             mode: meta.mode() & 0o7777,
             uid: meta.uid(),
             gid: meta.gid(),
@@ -61,13 +61,13 @@ impl From<&Metadata> for Owner {
 
 /// Walk the data directory and its tablespaces. What vanishes meanwhile is not there. Links that are followed, and what is left
 /// out, go to `links`. An error if anything is missing without which no server starts.
-pub(crate) fn walk(request: &BackupRequest, links: &Links, cancel: &CancellationToken) -> Result<Tree> {
+pub(crate) fn walk(request: &BackupRequest, links: &Links, cancel: &CancellationToken) -> Result<DataDirectory> {
     let mut walker = Walker {
         request,
         links,
         version: format!("PG_{}_", request.major_version()),
         cancel,
-        tree: Tree::default(),
+        tree: DataDirectory::default(),
         locations: HashSet::new(),
         above: Vec::new(),
     };
@@ -88,7 +88,7 @@ struct Walker<'a> {
     /// How the names of this major version's directories in tablespaces begin.
     version: String,
     cancel: &'a CancellationToken,
-    tree: Tree,
+    tree: DataDirectory,
     /// Of tablespaces that lie inside the data directory, against all advice: they are walked once, as tablespaces. The same for
     /// what links of the server's own lead to inside the data directory.
     locations: HashSet<PathBuf>,
@@ -112,7 +112,7 @@ impl Walker<'_> {
                 self.locations.insert(place);
             }
             let given = self.request.tablespaces.iter().find(|tablespace| tablespace.oid == oid);
-            self.tree.tablespaces.push(Tablespace {
+            self.tree.tablespaces.push(TablespaceLink {
                 oid,
                 location: given.map_or(target, |tablespace| tablespace.location.clone()),
             });
@@ -206,7 +206,7 @@ impl Walker<'_> {
         if meta.is_dir() {
             self.tree.directories.push(Directory {
                 path: path.to_owned(),
-                owner: Owner::from(&meta),
+                owner: Attributes::from(&meta),
             });
             if self.is_emptied(path) {
                 self.children_of_pg_wal(path, &meta);
@@ -274,7 +274,7 @@ impl Walker<'_> {
             self.links.follow(path, target, true);
             self.tree.directories.push(Directory {
                 path: path.to_owned(),
-                owner: Owner::from(&meta),
+                owner: Attributes::from(&meta),
             });
             if is_emptied {
                 self.children_of_pg_wal(path, &meta);
@@ -302,7 +302,7 @@ impl Walker<'_> {
         for name in ["archive_status"].into_iter().chain(summaries) {
             self.tree.directories.push(Directory {
                 path: path.join(name),
-                owner: Owner::from(parent),
+                owner: Attributes::from(parent),
             });
         }
     }

@@ -36,7 +36,7 @@ fn corrupt() -> Cluster {
 async fn corrupt_pages_are_copied_and_reported() {
     let (cluster, repository) = (corrupt(), tempfile::tempdir().expect("a directory"));
     let store = file_store(repository.path());
-    let (progress, cancel) = (Arc::new(Progress::default()), CancellationToken::new());
+    let (progress, cancel) = (Arc::new(BackupProgress::default()), CancellationToken::new());
     let options = BackupOptions::default();
     let begun = Backup::begin(&store, request(&cluster.data_dir()), options, progress.clone(), cancel);
     let mut backup = begun.await.expect("begun");

@@ -24,7 +24,7 @@ async fn everything_is_in_it_and_nothing_else() {
         tar_bytes: 20_000,
         ..BackupOptions::default()
     };
-    let progress = Arc::new(Progress::default());
+    let progress = Arc::new(BackupProgress::default());
     let cancel = CancellationToken::new();
     let begun = Backup::begin(&store, request(&cluster.data_dir()), options, progress.clone(), cancel);
     let mut backup = begun.await.expect("begun");
@@ -169,7 +169,7 @@ async fn what_changes_after_the_walk_changes_the_totals() {
         tar_bytes: 1 << 30,
         ..BackupOptions::default()
     };
-    let (progress, cancel) = (Arc::new(Progress::default()), CancellationToken::new());
+    let (progress, cancel) = (Arc::new(BackupProgress::default()), CancellationToken::new());
     let begun = Backup::begin(&store, request(&cluster.data_dir()), options, progress.clone(), cancel);
     let mut backup = begun.await.expect("begun");
     let copy = tokio::spawn(async move { (backup.copy().await, backup) });

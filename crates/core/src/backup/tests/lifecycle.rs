@@ -73,7 +73,7 @@ async fn a_cancel_leaves_nothing() {
         compression: Compression::Plain,
         ..BackupOptions::default()
     };
-    let (progress, cancel) = (Arc::new(Progress::default()), CancellationToken::new());
+    let (progress, cancel) = (Arc::new(BackupProgress::default()), CancellationToken::new());
     let begun = Backup::begin(
         &store,
         request(&cluster.data_dir()),

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use all_visible::AllVisible;
 pub use stream::{Listener, listen};
-pub use write::{Entry, FilesMetadataWriter, TarFileSetsWriter};
+pub use write::{FileEntry, FilesMetadataWriter, TarFileSetsWriter};
 
 /// The whole object. It can be larger than 1 GB as text, so it is only ever written and read as a stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,12 +7,12 @@ use super::{DatabaseObjects, FileDescription};
 
 /// The name of a file and what is said of it, each as JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry<'a> {
+pub struct FileEntry<'a> {
     name: &'a str,
     description: &'a str,
 }
 
-impl<'a> Entry<'a> {
+impl<'a> FileEntry<'a> {
     /// As a line of text, to be kept until it can be written: it holds no line feed.
     pub fn line(name: &str, description: &FileDescription) -> io::Result<String> {
         // In JSON that serde writes there is no tab.
@@ -28,7 +28,7 @@ impl<'a> Entry<'a> {
         let (name, description) = line
             .split_once('\t')
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-        Ok(Entry { name, description })
+        Ok(FileEntry { name, description })
     }
 
     /// The name of the file.
@@ -61,7 +61,7 @@ impl<W: Write> FilesMetadataWriter<W> {
     }
 
     /// Add a file. The names must differ.
-    pub fn file(&mut self, entry: Entry<'_>) -> io::Result<()> {
+    pub fn file(&mut self, entry: FileEntry<'_>) -> io::Result<()> {
         comma(&mut self.sink, &mut self.first)?;
         write!(self.sink, "{}:{}", entry.name, entry.description)
     }
@@ -90,7 +90,7 @@ impl<W: Write> TarFileSetsWriter<W> {
     }
 
     /// Add a member to the tar that was begun last.
-    pub fn member(&mut self, entry: Entry<'_>) -> io::Result<()> {
+    pub fn member(&mut self, entry: FileEntry<'_>) -> io::Result<()> {
         comma(&mut self.sink, &mut self.first_member)?;
         self.sink.write_all(entry.name.as_bytes())
     }
@@ -161,12 +161,12 @@ mod tests {
         expected
             .files
             .insert("/in no tar".to_owned(), FileDescription::default());
-        let line = |name: &str| Entry::line(name, &expected.files[name]).expect("a line");
+        let line = |name: &str| FileEntry::line(name, &expected.files[name]).expect("a line");
         let mut files = FilesMetadataWriter::new(Vec::new()).expect("begun");
         for name in expected.files.keys() {
             assert!(!line(name).contains('\n'));
             let line = line(name);
-            let entry = Entry::of_line(&line).expect("an entry");
+            let entry = FileEntry::of_line(&line).expect("an entry");
             assert_eq!(entry.name().expect("a name"), *name);
             files.file(entry).expect("written");
         }
@@ -174,7 +174,7 @@ mod tests {
         for (tar, members) in &expected.tar_file_sets {
             sets.tar(tar).expect("begun");
             for name in members {
-                sets.member(Entry::of_line(&line(name)).expect("an entry"))
+                sets.member(FileEntry::of_line(&line(name)).expect("an entry"))
                     .expect("written");
             }
         }
@@ -192,6 +192,6 @@ mod tests {
         let empty = FilesMetadataWriter::new(Vec::new()).and_then(FilesMetadataWriter::tar_file_sets);
         let text = empty.and_then(|sets| sets.finish(&BTreeMap::new())).expect("written");
         assert_eq!(text, br#"{"Files":{},"TarFileSets":{},"DatabasesByNames":{}}"#);
-        assert!(Entry::of_line("no tab").is_err());
+        assert!(FileEntry::of_line("no tab").is_err());
     }
 }

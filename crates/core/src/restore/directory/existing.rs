@@ -17,7 +17,7 @@ use super::owner::Owner;
 use super::root::is_kind;
 use super::tablespaces::Tablespace;
 use super::tree::Tree;
-use super::walk::{Entry, walk};
+use super::walk::{DirectoryEntry, walk};
 use crate::error::{Error, Result};
 use crate::files::copy;
 use crate::places::is_of_server;
@@ -113,7 +113,7 @@ pub(crate) fn compare(
                 scope.spawn(|| compare_files(table, &receiver, &kept, &compared));
             }
         }
-        let mut look = |entry: &Entry<'_>| {
+        let mut look = |entry: &DirectoryEntry<'_>| {
             // Of the two of our own one stays until the end, and the other is replaced.
             let is_own = [MARKER, BACKUP_MANIFEST].iter().any(|own| entry.path == own.as_bytes());
             if is_own || entry.is_link_of(tablespaces) || entry.is_link_to_wal(wal) {
@@ -188,7 +188,7 @@ pub(crate) fn compare(
 
 /// Its number in the table; none of what must go, as it is in the place of a link.
 fn number_of(
-    entry: &Entry<'_>,
+    entry: &DirectoryEntry<'_>,
     table: Option<&Table>,
     tablespaces: &[Tablespace],
     links: &[MappedLink],
@@ -198,7 +198,7 @@ fn number_of(
 }
 
 /// No link can be made where a file system is mounted.
-fn check_place(directory: &Entry<'_>, tablespaces: &[Tablespace], links: &[MappedLink]) -> Result<()> {
+fn check_place(directory: &DirectoryEntry<'_>, tablespaces: &[Tablespace], links: &[MappedLink]) -> Result<()> {
     let is_wanted = directory.is_in_place_of(links);
     if !(is_wanted || directory.is_in_place_of_link(tablespaces)) || !directory.is_mounted(&directory.stat()?) {
         return Ok(());
@@ -271,7 +271,7 @@ pub(crate) fn clean(
     kept: Option<&Bits>,
     cancel: &CancellationToken,
 ) -> Result<()> {
-    let mut look = |entry: &Entry<'_>| {
+    let mut look = |entry: &DirectoryEntry<'_>| {
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }

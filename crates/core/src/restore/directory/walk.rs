@@ -23,7 +23,7 @@ use crate::error::Result;
 const STAT_BLOCK: u64 = 512;
 
 /// A file, a directory or something else.
-pub(crate) struct Entry<'a> {
+pub(crate) struct DirectoryEntry<'a> {
     /// The path below the data directory, with slashes between its components; in a tablespace it begins with
     /// `pg_tblspc/<oid>`.
     pub(crate) path: &'a [u8],
@@ -39,7 +39,7 @@ pub(crate) struct Entry<'a> {
     name: &'a OsStr,
 }
 
-impl Entry<'_> {
+impl DirectoryEntry<'_> {
     fn failed(&self, operation: &'static str, error: Errno) -> crate::Error {
         failed(operation, self.full(), error)
     }
@@ -140,7 +140,7 @@ pub(crate) fn walk(
     tablespaces: &BTreeMap<Vec<u8>, Root>,
     wal: Option<&Root>,
     major: u32,
-    each: &mut impl FnMut(&Entry<'_>) -> Result<()>,
+    each: &mut impl FnMut(&DirectoryEntry<'_>) -> Result<()>,
 ) -> Result<()> {
     // That of a file system is nobody's to look into.
     let all = |name: &OsStr, is_directory: bool| !is_directory || name != LOST_AND_FOUND;
@@ -192,7 +192,7 @@ impl Walk<'_> {
         directory: &File,
         path: &mut Vec<u8>,
         which: &dyn Fn(&OsStr, bool) -> bool,
-        each: &mut impl FnMut(&Entry<'_>) -> Result<()>,
+        each: &mut impl FnMut(&DirectoryEntry<'_>) -> Result<()>,
     ) -> Result<()> {
         let length = path.len();
         let full = |path: &[u8]| {
@@ -215,7 +215,7 @@ impl Walk<'_> {
                     self.go(&inner, path, &|_, _| true, each)?;
                 }
             }
-            each(&Entry {
+            each(&DirectoryEntry {
                 path,
                 is_directory,
                 tablespace: self.tablespace,

@@ -18,7 +18,7 @@ use crate::restore::directory::tree::Tree;
 use crate::restore::options::RestoreMode;
 use crate::restore::plan::RestorePlan;
 use crate::stored::member::{BACKUP_LABEL, MARKER, PG_CONTROL, path_of};
-use crate::stored::progress::Progress;
+use crate::stored::progress::ReadProgress;
 use crate::stored::tars::{Tar, TarKind};
 use walarchive_storage::{RangeReader, Store};
 
@@ -33,11 +33,11 @@ pub struct Restored {
     pub stored_bytes: u64,
 }
 
-/// Restore. When this fails or is cancelled while [`Progress::is_writing`] is set, the directory is incomplete: it has no
+/// Restore. When this fails or is cancelled while [`ReadProgress::is_writing`] is set, the directory is incomplete: it has no
 /// `global/pg_control`, so no server starts on it, and it must be emptied before the next attempt, or that must be one with
 /// [`RestoreMode::Delta`]. Before that, nothing was removed. When it returns, everything is on disk. A directory that was
 /// changed since the plan is refused, and one in which something is stays as it is if a tar that is needed cannot be read.
-pub async fn apply(plan: RestorePlan, progress: Arc<Progress>, cancel: CancellationToken) -> Result<Restored> {
+pub async fn apply(plan: RestorePlan, progress: Arc<ReadProgress>, cancel: CancellationToken) -> Result<Restored> {
     plan.check_locations()?;
     progress.bytes_total.store(plan.stored_bytes(), Ordering::Relaxed);
     let cancel = cancel.child_token();

@@ -6,7 +6,7 @@ use super::context::Context;
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::stored::member::{PG_CONTROL, TABLESPACE_MAP};
-use crate::stored::names::{NAMED, Source, names};
+use crate::stored::names::{ListSource, NAMED, names};
 use crate::stored::table::{Key, Stored, Table};
 use walarchive_storage::Store;
 
@@ -15,8 +15,8 @@ pub(crate) async fn check_complete(context: &Context, store: &Store, backup: &st
     let Some(table) = &context.table else { return Ok(()) };
     let object = store.object_url(&layout::backup_folder(backup));
     let source = match table.has_metadata {
-        true => Source::FilesMetadata,
-        false => Source::Manifest,
+        true => ListSource::FilesMetadata,
+        false => ListSource::Manifest,
     };
     if let (files, Some((file, pages))) = context.assembly.rest() {
         let keys = HashSet::from([table.key(file)]);
@@ -32,13 +32,13 @@ pub(crate) async fn check_complete(context: &Context, store: &Store, backup: &st
     let missing = Missing::of(context, table);
     if missing.count > 0 {
         let source = match table.has_manifest {
-            true => Source::Manifest,
+            true => ListSource::Manifest,
             false => source,
         };
         let names = names(store, backup, source, table.keys().clone(), missing.keys).await?;
         let of = match source {
-            Source::Manifest => "Of the files in its manifest",
-            Source::FilesMetadata => "Of the files that it has from older backups",
+            ListSource::Manifest => "Of the files in its manifest",
+            ListSource::FilesMetadata => "Of the files that it has from older backups",
         };
         return Err(Error::damaged(
             object,

@@ -14,7 +14,7 @@ use crate::restore::directory::output::Output;
 use crate::restore::directory::tree::Tree;
 use crate::stored::level::{Bits, Level};
 use crate::stored::member::{BACKUP_LABEL, MemberPath, PG_CONTROL};
-use crate::stored::progress::Progress;
+use crate::stored::progress::ReadProgress;
 use crate::stored::table::{Expected, Found, Key, Keys, Stored, Table};
 
 /// Of a whole restore.
@@ -35,7 +35,7 @@ pub(crate) struct Context {
     pub(crate) label: AtomicBool,
     /// May the group read the backup's files? Known when `PG_VERSION` was seen.
     pub(crate) group: OnceLock<bool>,
-    pub(crate) progress: Arc<Progress>,
+    pub(crate) progress: Arc<ReadProgress>,
     pub(crate) cancel: CancellationToken,
 }
 
@@ -86,7 +86,7 @@ impl Context {
         tree: Option<Tree>,
         table: Option<Table>,
         kept: Option<Bits>,
-        progress: Arc<Progress>,
+        progress: Arc<ReadProgress>,
         cancel: CancellationToken,
     ) -> Self {
         let files = table.as_ref().map_or(0, Table::len);

@@ -13,7 +13,7 @@ use crate::restore::directory::tree::Tree;
 use crate::restore::directory::{condition, existing};
 use crate::restore::plan::RestorePlan;
 use crate::stored::member::{MARKER, PG_CONTROL, path_of};
-use crate::stored::progress::Progress;
+use crate::stored::progress::ReadProgress;
 use walarchive_storage::Store;
 
 /// Can these objects be read, none of which is empty? A listing does not tell: a store may have moved them to where they must
@@ -36,7 +36,7 @@ pub(crate) async fn check_readable(
 }
 
 /// Make the directories ready; blocks. Until the end a mark says whose they are; what is not in the backup goes.
-pub(crate) fn prepare(plan: &mut RestorePlan, progress: &Progress, cancel: &CancellationToken) -> Result<Tree> {
+pub(crate) fn prepare(plan: &mut RestorePlan, progress: &ReadProgress, cancel: &CancellationToken) -> Result<Tree> {
     let found = std::mem::take(&mut plan.directories);
     let tree = Tree::open(found, &plan.target, &plan.tablespaces, plan.owner)?;
     let planned = plan.condition.as_ref();
@@ -74,7 +74,7 @@ pub(crate) fn prepare(plan: &mut RestorePlan, progress: &Progress, cancel: &Canc
 pub(crate) fn lock_out(
     tree: &Tree,
     planned: &Condition,
-    progress: &Progress,
+    progress: &ReadProgress,
     is_used: impl FnOnce(&Root) -> Result<bool>,
 ) -> Result<()> {
     let control = path_of(PG_CONTROL)?;

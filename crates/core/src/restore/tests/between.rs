@@ -103,7 +103,7 @@ async fn a_server_that_is_starting_is_seen() {
     let condition = plan.condition.take().expect("something is there");
     let tree = crate::restore::directory::tree::Tree::open(found, &plan.target, &[], None).expect("open");
     repository.write("postmaster.pid", b"1");
-    let progress = Progress::default();
+    let progress = ReadProgress::default();
     let lock_out = |is_used: &dyn Fn(&crate::restore::directory::root::Root) -> Result<bool>| {
         crate::restore::run::prepare::lock_out(&tree, &condition, &progress, is_used)
     };
@@ -142,7 +142,7 @@ impl Repository {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_interrupts_in_time_loses_nothing() {
     let (repository, before) = changed().await;
-    let (progress, cancel) = (Arc::<Progress>::default(), CancellationToken::new());
+    let (progress, cancel) = (Arc::<ReadProgress>::default(), CancellationToken::new());
     cancel.cancel();
     let is_as_before = |is_marked: bool| {
         assert_eq!(repository.files(), before);
@@ -188,7 +188,7 @@ async fn a_backup_that_cannot_be_read_costs_nothing() {
     for tar in [&tar, &layout::tar(BACKUP, "part_002.tar.zst")] {
         repository.store.delete(tar).await.expect("deleted");
     }
-    let progress = Arc::<Progress>::default();
+    let progress = Arc::<ReadProgress>::default();
     let error = apply(plan, Arc::clone(&progress), CancellationToken::new())
         .await
         .expect_err("gone");
@@ -207,7 +207,7 @@ async fn what_is_complete_cannot_be_interrupted() {
     let target = repository.target();
     let control = target.join("global/pg_control");
     let context = || {
-        let (progress, cancel) = (Arc::<Progress>::default(), CancellationToken::new());
+        let (progress, cancel) = (Arc::<ReadProgress>::default(), CancellationToken::new());
         cancel.cancel();
         progress.is_writing.store(true, Ordering::Relaxed);
         let tree = crate::restore::directory::tree::Tree::open(

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::inventory::Inventory;
-use crate::verify::{Status, verify_backup};
+use crate::verify::{VerifyStatus, verify_backup};
 
 fn link(name: &'static str, target: &'static str) -> Member {
     Member(name, EntryType::Symlink, target, Vec::new())
@@ -22,7 +22,7 @@ async fn failures(sentinel: &str, members: &[Member], metadata: Option<&str>) ->
     let report = verify_backup(&repository.store, &inventory, BACKUP, Arc::default()).await;
     let found = report.expect("verified").details.into_iter();
     let bad = found.filter(|row| {
-        row.status == Status::Failure && row.what == "file" && row.path != crate::stored::member::PG_CONTROL
+        row.status == VerifyStatus::Failure && row.what == "file" && row.path != crate::stored::member::PG_CONTROL
     });
     let mut paths: Vec<String> = bad.map(|row| row.path).collect();
     paths.sort();

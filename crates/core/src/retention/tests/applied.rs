@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::layout;
-use crate::retention::{Mode, Progress, Request, Rule, apply, draw_up, mark};
+use crate::retention::{DeletionProgress, Mode, Request, Rule, apply, draw_up, mark};
 use walarchive_storage::Store;
 use walarchive_testkit::meddler::{Act, Meddler, Op};
 
@@ -73,9 +73,12 @@ pub(super) fn retain(count: u32) -> Request {
     })
 }
 
-pub(super) async fn delete(store: &Store, request: &Request) -> crate::Result<(Plan, crate::retention::Applied)> {
+pub(super) async fn delete(
+    store: &Store,
+    request: &Request,
+) -> crate::Result<(DeletionPlan, crate::retention::Applied)> {
     let plan = draw_up(store, request, &[], Utc::now()).await?;
-    let applied = apply(store, &plan, &Progress::default(), &CancellationToken::new()).await?;
+    let applied = apply(store, &plan, &DeletionProgress::default(), &CancellationToken::new()).await?;
     Ok((plan, applied))
 }
 
@@ -167,7 +170,7 @@ async fn what_changes_after_the_plan_is_spared_with_all_wal() {
     let sentinel = store.get(&key, 1 << 20).await.expect("read").expect("there");
     let marked = String::from_utf8_lossy(&sentinel).replacen('{', "{\"IsPermanent\": true,", 1);
     store.put(&key, marked.into()).await.expect("written");
-    let applied = apply(&store, &plan, &Progress::default(), &CancellationToken::new())
+    let applied = apply(&store, &plan, &DeletionProgress::default(), &CancellationToken::new())
         .await
         .expect("applied");
     assert_eq!(applied.spared.len(), 1);
@@ -207,7 +210,7 @@ async fn a_backup_that_is_completed_or_gone_meanwhile_is_no_leftover() {
     let plan = draw_up(&store, &garbage, &[], later).await.expect("a plan");
     assert_eq!(keys(&plan), [SECOND]);
     let run = || async {
-        apply(&store, &plan, &Progress::default(), &CancellationToken::new())
+        apply(&store, &plan, &DeletionProgress::default(), &CancellationToken::new())
             .await
             .expect("applied")
     };
@@ -218,7 +221,7 @@ async fn a_backup_that_is_completed_or_gone_meanwhile_is_no_leftover() {
     // Two deletions of one plan.
     let plan = draw_up(&store, &retain(1), &[], Utc::now()).await.expect("a plan");
     for _ in 0..2 {
-        let applied = apply(&store, &plan, &Progress::default(), &CancellationToken::new())
+        let applied = apply(&store, &plan, &DeletionProgress::default(), &CancellationToken::new())
             .await
             .expect("applied");
         assert!(applied.spared.is_empty() && applied.deleted.iter().all(|deleted| *deleted));
@@ -226,7 +229,7 @@ async fn a_backup_that_is_completed_or_gone_meanwhile_is_no_leftover() {
     let cancelled = CancellationToken::new();
     cancelled.cancel();
     let (_, store) = memory().await;
-    let outcome = apply(&store, &plan, &Progress::default(), &cancelled).await;
+    let outcome = apply(&store, &plan, &DeletionProgress::default(), &cancelled).await;
     assert!(matches!(outcome, Err(crate::Error::Cancelled)));
     assert!(store.size(&layout::sentinel(FIRST)).await.expect("asked").is_some());
 }

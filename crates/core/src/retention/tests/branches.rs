@@ -144,7 +144,7 @@ fn a_branch_is_named_with_its_writer() {
     for own in [1, 2] {
         let found = crate::verify::timeline(&inventory, &at(own), &writers);
         assert_eq!(found.branches, described(own));
-        assert!(found.status != crate::verify::Status::Ok);
+        assert!(found.status != crate::verify::VerifyStatus::Ok);
     }
 }
 

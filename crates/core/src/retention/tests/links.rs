@@ -48,7 +48,7 @@ fn is_whole(precious: &Path) -> bool {
     .all(|file| std::fs::read(precious.join(file)).is_ok_and(|content| content == b"precious"))
 }
 
-fn names(plan: &Plan, link: &str) -> bool {
+fn names(plan: &DeletionPlan, link: &str) -> bool {
     let start = format!("\"{link}\" is a symbolic link");
     plan.notes.iter().any(|note| note.starts_with(&start))
 }

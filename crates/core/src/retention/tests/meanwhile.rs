@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::applied::{DELTA, FIRST, SECOND, THIRD, all_keys, delete, fill, memory, retain};
 use super::*;
 use crate::layout;
-use crate::retention::{Progress, Request, apply, draw_up};
+use crate::retention::{DeletionProgress, Request, apply, draw_up};
 use walarchive_storage::StorageConfig;
 use walarchive_storage::Store;
 use walarchive_testkit::meddler::{Act, Meddler, Op};
@@ -84,7 +84,7 @@ async fn an_abandoned_delta_does_not_keep_its_parent_for_ever() {
         let file = std::fs::File::open(dir.path().join(claim)).expect("opened");
         file.set_modified(SystemTime::now() - Duration::from_secs(hours * 3600))
             .expect("set");
-        let applied = apply(&store, &plan, &Progress::default(), &CancellationToken::new()).await;
+        let applied = apply(&store, &plan, &DeletionProgress::default(), &CancellationToken::new()).await;
         assert_eq!(applied.expect("applied").spared.len(), spared, "{hours} hours");
     }
 }

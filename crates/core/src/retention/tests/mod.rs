@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Object, Plan};
+use super::{DeletionPlan, Object};
 use crate::codec::Format;
 use crate::inventory::{BackupInfo, Delta, Inventory, Unfinished, WalObject};
 use crate::lsn::Lsn;
@@ -106,7 +106,7 @@ fn inventory(backups: Vec<BackupInfo>, mut wal: Vec<WalObject>, histories: Vec<T
 }
 
 /// What is left when that many actions of the plan were carried out.
-fn after(inventory: &Inventory, plan: &Plan, actions: usize) -> Inventory {
+fn after(inventory: &Inventory, plan: &DeletionPlan, actions: usize) -> Inventory {
     let mut backups_gone = HashSet::new();
     let mut leftovers_gone = HashSet::new();
     let mut wal_gone = HashSet::new();
@@ -138,7 +138,7 @@ fn after(inventory: &Inventory, plan: &Plan, actions: usize) -> Inventory {
 }
 
 /// The keys that a plan deletes, without folder and suffix.
-fn keys(plan: &Plan) -> Vec<String> {
+fn keys(plan: &DeletionPlan) -> Vec<String> {
     let keys = plan.actions.iter().map(|action| action.key());
     keys.map(|key| {
         let name = key.rsplit('/').next().unwrap_or_default();

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::layout;
-use crate::retention::{Garbage, Progress, Request, Rule, Situation, apply, draw_up, plan};
+use crate::retention::{DeletionProgress, Garbage, Request, Rule, Situation, apply, draw_up, plan};
 use walarchive_storage::PendingUploads;
 use walarchive_storage::{PendingUpload, Store};
 
@@ -106,13 +106,13 @@ fn keys_in(uploads: &[&str]) -> Vec<PendingUpload> {
     uploads.iter().map(|key| upload(key, 25)).collect()
 }
 
-fn uploads_of(plan: &Plan) -> Vec<String> {
+fn uploads_of(plan: &DeletionPlan) -> Vec<String> {
     let uploads = plan.actions.iter().filter(|action| action.what() == "upload");
     uploads.map(|action| action.key()).collect()
 }
 
-async fn run(store: &Store, plan: &Plan) -> crate::retention::Applied {
-    apply(store, plan, &Progress::default(), &CancellationToken::new())
+async fn run(store: &Store, plan: &DeletionPlan) -> crate::retention::Applied {
+    apply(store, plan, &DeletionProgress::default(), &CancellationToken::new())
         .await
         .expect("applied")
 }

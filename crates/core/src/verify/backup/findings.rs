@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::verify::Status;
+use crate::verify::VerifyStatus;
 
 /// Of one kind of finding, so many are told one by one.
 const TOLD: usize = 100;
@@ -13,7 +13,7 @@ pub struct BackupFinding {
     /// What kind of thing: "sentinel", "manifest", "tar", "file", "pages", "configuration" or "wal".
     pub what: &'static str,
     /// OK, or what it means.
-    pub status: Status,
+    pub status: VerifyStatus,
     /// The object's key, the file's path or the name of the segment.
     pub path: String,
     /// A sentence.
@@ -24,7 +24,7 @@ pub struct BackupFinding {
 #[derive(Debug)]
 pub(super) struct Findings {
     rows: Vec<BackupFinding>,
-    pub(super) worst: Status,
+    pub(super) worst: VerifyStatus,
     untold: u64,
 }
 
@@ -32,7 +32,7 @@ impl Default for Findings {
     fn default() -> Self {
         Findings {
             rows: Vec::new(),
-            worst: Status::Ok,
+            worst: VerifyStatus::Ok,
             untold: 0,
         }
     }
@@ -42,12 +42,12 @@ impl Findings {
     pub(super) fn add(
         &mut self,
         what: &'static str,
-        status: Status,
+        status: VerifyStatus,
         path: impl Into<String>,
         detail: impl Into<String>,
     ) {
         self.worst = self.worst.max(status);
-        if self.rows.iter().filter(|row| row.what == what).count() >= TOLD && status != Status::Ok {
+        if self.rows.iter().filter(|row| row.what == what).count() >= TOLD && status != VerifyStatus::Ok {
             self.untold += 1;
             return;
         }

@@ -22,10 +22,10 @@ use crate::stored::essential::Essential;
 use crate::stored::level::Bits;
 use crate::stored::member::{BACKUP_LABEL, MemberPath, PG_CONTROL, TABLESPACE_MAP};
 use crate::stored::members::{Member, Stop, TRUNCATED, each_member};
-use crate::stored::progress::Progress;
+use crate::stored::progress::ReadProgress;
 use crate::stored::table::{Expected, Found, Key, Keys, Stored, Table};
 use crate::stored::tars::{Tar, TarKind};
-use crate::verify::Status;
+use crate::verify::VerifyStatus;
 use crate::verify::page_checksum::{PageChecker, first_page};
 use walarchive_storage::RangeReader;
 
@@ -49,11 +49,11 @@ pub(super) struct Context {
     pub(super) pages: Mutex<Pages>,
     /// Of a backup without a table.
     pub(super) essential: Mutex<Essential>,
-    pub(super) progress: Arc<Progress>,
+    pub(super) progress: Arc<ReadProgress>,
 }
 
 impl Context {
-    pub(super) fn new(table: Option<Table>, start: Lsn, findings: Findings, progress: Arc<Progress>) -> Self {
+    pub(super) fn new(table: Option<Table>, start: Lsn, findings: Findings, progress: Arc<ReadProgress>) -> Self {
         Context {
             seen: Bits::none(table.as_ref().map_or(0, Table::len)),
             table,
@@ -115,7 +115,7 @@ pub(super) struct Pages {
 /// Counts downloaded bytes.
 struct Counted<'a> {
     inner: &'a mut RangeReader,
-    progress: &'a Progress,
+    progress: &'a ReadProgress,
 }
 
 impl Read for Counted<'_> {
@@ -160,10 +160,10 @@ pub(super) fn read_tar(context: &Context, tar: &Tar, mut reader: RangeReader) ->
     };
     let mut findings = context.findings.lock();
     match damaged {
-        Some(reason) => findings.add("tar", Status::Failure, tar.key.clone(), reason),
+        Some(reason) => findings.add("tar", VerifyStatus::Failure, tar.key.clone(), reason),
         None => {
             let detail = format!("It was read to its end: {files} files, {bytes} bytes.");
-            findings.add("tar", Status::Ok, tar.key.clone(), detail);
+            findings.add("tar", VerifyStatus::Ok, tar.key.clone(), detail);
         }
     }
     Ok(())
@@ -175,7 +175,10 @@ fn look_at_member(context: &Context, tar: &Tar, entry: &mut Member<'_, '_>) -> R
     let name = || String::from_utf8_lossy(&raw).escape_debug().to_string();
     let refused = |reason: &str| {
         let detail = format!("In {}: {reason}; a restore refuses it.", tar.name);
-        context.findings.lock().add("file", Status::Failure, name(), detail);
+        context
+            .findings
+            .lock()
+            .add("file", VerifyStatus::Failure, name(), detail);
         Ok(None)
     };
     let kind = entry.header().entry_type();
@@ -197,12 +200,18 @@ fn look_at_member(context: &Context, tar: &Tar, entry: &mut Member<'_, '_>) -> R
                 "In {}: it is a symbolic link, and what the server has behind it is not in the backup.",
                 tar.name
             );
-            context.findings.lock().add("file", Status::Failure, name(), detail);
+            context
+                .findings
+                .lock()
+                .add("file", VerifyStatus::Failure, name(), detail);
             return Ok(None);
         }
         EntryType::Symlink | EntryType::Char | EntryType::Block | EntryType::Fifo => {
             let detail = format!("In {}: it is a link or a device; a restore leaves it out.", tar.name);
-            context.findings.lock().add("file", Status::Warning, name(), detail);
+            context
+                .findings
+                .lock()
+                .add("file", VerifyStatus::Warning, name(), detail);
             // In the place of a file that the manifest lists it is no replacement for it.
             let is_listed = |table: &Table| {
                 found
@@ -359,7 +368,7 @@ impl File<'_> {
             self.fails(wrong);
         } else if let Some(pages) = pages.as_ref().filter(|pages| pages.bad > 0) {
             let mut findings = self.context.findings.lock();
-            findings.add("pages", Status::Warning, self.path.to_string(), bad_pages(pages));
+            findings.add("pages", VerifyStatus::Warning, self.path.to_string(), bad_pages(pages));
         }
         if let Some(found) = pages {
             let mut pages = self.context.pages.lock();
@@ -370,7 +379,7 @@ impl File<'_> {
 
     fn fails(&self, reason: String) {
         let mut findings = self.context.findings.lock();
-        findings.add("file", Status::Failure, self.path.to_string(), reason);
+        findings.add("file", VerifyStatus::Failure, self.path.to_string(), reason);
     }
 }
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use self::findings::Findings;
 use self::members::{Context, read_tar};
-use super::Status;
+use super::VerifyStatus;
 use super::record::VerifiedBackup;
 use crate::blocking::blocking;
 use crate::error::{Error, Result};
@@ -22,8 +22,8 @@ use crate::stored::configuration;
 use crate::stored::contents::{MISSING_TAR, Own, read_own};
 use crate::stored::essential::Essential;
 use crate::stored::member::{BACKUP_LABEL, PG_CONTROL, TABLESPACE_MAP};
-use crate::stored::names::{NAMED, Source, names};
-use crate::stored::progress::Progress;
+use crate::stored::names::{ListSource, NAMED, names};
+use crate::stored::progress::ReadProgress;
 use crate::stored::survey::Survey;
 use crate::stored::table::Stored;
 use crate::stored::tars::{Tar, TarKind, list_tars};
@@ -41,7 +41,7 @@ pub struct BackupReport {
     /// The backup.
     pub backup_name: String,
     /// The worst of the findings.
-    pub status: Status,
+    pub status: VerifyStatus,
     /// One for each thing.
     pub details: Vec<BackupFinding>,
 }
@@ -52,7 +52,7 @@ pub async fn verify_backup(
     store: &Store,
     inventory: &Inventory,
     name: &str,
-    progress: Arc<Progress>,
+    progress: Arc<ReadProgress>,
 ) -> Result<BackupReport> {
     let backup = match inventory.backup(name) {
         Some(backup) => backup.clone(),
@@ -65,9 +65,9 @@ pub async fn verify_backup(
         look_at_tars(store, &backup, &mut findings, &progress).await?;
         if let Some(described) = &backup.metadata.configuration {
             let (status, detail) = match configuration::check(store, &backup.name, described).await? {
-                Some(wrong) => (Status::Failure, wrong),
+                Some(wrong) => (VerifyStatus::Failure, wrong),
                 None => (
-                    Status::Ok,
+                    VerifyStatus::Ok,
                     format!("It holds the {} files of the server.", described.files.len()),
                 ),
             };
@@ -89,7 +89,7 @@ pub async fn verify_backup(
 fn look_at_sentinel(store: &Store, inventory: &Inventory, backup: &BackupInfo, findings: &mut Findings) {
     let path = layout::sentinel(&backup.name);
     if let Some(damaged) = &backup.damaged {
-        findings.add("sentinel", Status::Failure, path, damaged.clone());
+        findings.add("sentinel", VerifyStatus::Failure, path, damaged.clone());
         return;
     }
     let of_backup = backup.metadata.system_identifier;
@@ -97,19 +97,19 @@ fn look_at_sentinel(store: &Store, inventory: &Inventory, backup: &BackupInfo, f
         && of_backup != of_repository
     {
         let detail = format!("The backup is of cluster {of_backup}, the repository of {of_repository}.");
-        findings.add("sentinel", Status::Failure, path, detail);
+        findings.add("sentinel", VerifyStatus::Failure, path, detail);
     } else if let Err(parent) = inventory.chain(backup) {
         let detail = format!("Its ancestor \"{parent}\" is not in \"{}\".", store.url());
-        findings.add("sentinel", Status::Failure, path, detail);
+        findings.add("sentinel", VerifyStatus::Failure, path, detail);
     } else {
-        findings.add("sentinel", Status::Ok, path, "It can be read.");
+        findings.add("sentinel", VerifyStatus::Ok, path, "It can be read.");
     }
 }
 
 fn look_at_wal(inventory: &Inventory, backup: &BackupInfo, findings: &mut Findings) {
     let Some(needed) = inventory.needed(backup) else {
         let detail = "The backup's name does not tell its timeline, so its WAL is not known.";
-        findings.add("wal", Status::Warning, backup.name.clone(), detail);
+        findings.add("wal", VerifyStatus::Warning, backup.name.clone(), detail);
         return;
     };
     let missing = inventory.missing(backup);
@@ -118,11 +118,11 @@ fn look_at_wal(inventory: &Inventory, backup: &BackupInfo, findings: &mut Findin
             "{} segments from here to {} are missing: the backup cannot be made consistent.",
             range.count, range.last
         );
-        findings.add("wal", Status::Failure, range.first.to_string(), detail);
+        findings.add("wal", VerifyStatus::Failure, range.first.to_string(), detail);
     }
     if missing.is_empty() {
         let detail = format!("{} segments to {} are there.", needed.count, needed.last);
-        findings.add("wal", Status::Ok, needed.first.to_string(), detail);
+        findings.add("wal", VerifyStatus::Ok, needed.first.to_string(), detail);
     }
 }
 
@@ -130,7 +130,7 @@ async fn look_at_tars(
     store: &Store,
     backup: &BackupInfo,
     findings: &mut Findings,
-    progress: &Arc<Progress>,
+    progress: &Arc<ReadProgress>,
 ) -> Result<()> {
     let Some(tars) = unless_damaged(list_tars(store, &backup.name).await, "tar", findings)? else {
         return Ok(());
@@ -155,9 +155,14 @@ async fn look_at_tars(
         Some(manifest) => format!("It is intact and lists {} files.", manifest.files),
         None => "The backup has none, as WAL-G's have none: the content of files is not compared.".to_owned(),
     };
-    findings.add("manifest", Status::Ok, path, detail);
+    findings.add("manifest", VerifyStatus::Ok, path, detail);
     for name in missing_tars {
-        findings.add("tar", Status::Failure, layout::tar(&backup.name, &name), MISSING_TAR);
+        findings.add(
+            "tar",
+            VerifyStatus::Failure,
+            layout::tar(&backup.name, &name),
+            MISSING_TAR,
+        );
     }
     let total = tars.iter().map(|tar| tar.size).sum();
     progress.bytes_total.fetch_add(total, Ordering::Relaxed);
@@ -204,12 +209,12 @@ fn unless_damaged<T>(result: Result<T>, what: &'static str, findings: &mut Findi
     match result {
         Ok(found) => Ok(Some(found)),
         Err(Error::Damaged { object, reason }) => {
-            findings.add(what, Status::Failure, object, reason);
+            findings.add(what, VerifyStatus::Failure, object, reason);
             Ok(None)
         }
         Err(Error::Encrypted { object, reason }) => {
             let detail = format!("It is encrypted, and no key is configured. {reason}");
-            findings.add(what, Status::Failure, object, detail);
+            findings.add(what, VerifyStatus::Failure, object, detail);
             Ok(None)
         }
         Err(error) => Err(error),
@@ -226,9 +231,9 @@ async fn conclude_files(store: &Store, context: &Context, backup: &BackupInfo) -
     let Some(table) = &context.table else { return Ok(()) };
     let map = table.find(TABLESPACE_MAP.as_bytes());
     let (source, status) = match table.has_manifest {
-        true => (Source::Manifest, Status::Failure),
+        true => (ListSource::Manifest, VerifyStatus::Failure),
         // WAL-G lists files that vanished while it packed them.
-        false => (Source::FilesMetadata, Status::Warning),
+        false => (ListSource::FilesMetadata, VerifyStatus::Warning),
     };
     // What is skipped is in no tar of this backup.
     let is_missing = |file: &usize| {
@@ -247,7 +252,7 @@ async fn conclude_files(store: &Store, context: &Context, backup: &BackupInfo) -
     let (count, some) = (keys.len(), keys.into_iter().take(NAMED).collect());
     let names = names(store, &backup.name, source, table.keys().clone(), some).await?;
     let mut findings = context.findings.lock();
-    if source == Source::FilesMetadata {
+    if source == ListSource::FilesMetadata {
         let first = names.first().map_or("", String::as_str);
         let detail = format!("{count} files of the backup's files metadata are in no tar, the first is \"{first}\".");
         findings.add("file", status, layout::files_metadata(&backup.name), detail);
@@ -273,7 +278,7 @@ async fn conclude_files(store: &Store, context: &Context, backup: &BackupInfo) -
 fn conclude_essential(context: &Context, essential: &Essential, backup: &BackupInfo) {
     let mut findings = context.findings.lock();
     for (path, detail) in essential.missing(&backup.metadata.incomplete_databases) {
-        findings.add("file", Status::Failure, path, detail);
+        findings.add("file", VerifyStatus::Failure, path, detail);
     }
 }
 
@@ -287,7 +292,7 @@ fn conclude(context: &Context, backup: &BackupInfo) {
             file.is_some_and(|file| table.is_listed(file))
         });
         if !context.has_seen(needed) && !is_listed {
-            findings.add("file", Status::Failure, needed, "It is in no tar.");
+            findings.add("file", VerifyStatus::Failure, needed, "It is in no tar.");
         }
     }
     if let Some(control) = &*context.control.lock() {
@@ -297,7 +302,7 @@ fn conclude(context: &Context, backup: &BackupInfo) {
             true => format!("{} page checksums were looked at.", pages.checked),
         };
         if pages.bad == 0 {
-            findings.add("pages", Status::Ok, backup.name.clone(), detail);
+            findings.add("pages", VerifyStatus::Ok, backup.name.clone(), detail);
         }
         let of_backup = backup.metadata.system_identifier;
         if of_backup.is_some_and(|of_backup| of_backup != control.system_identifier) {
@@ -305,7 +310,7 @@ fn conclude(context: &Context, backup: &BackupInfo) {
                 "It is of cluster {}, the sentinel says otherwise.",
                 control.system_identifier
             );
-            findings.add("file", Status::Failure, PG_CONTROL, detail);
+            findings.add("file", VerifyStatus::Failure, PG_CONTROL, detail);
         }
     }
 }

@@ -20,7 +20,7 @@ async fn verify(store: &Store, selection: Selection) -> Content {
 
 /// The segment and the text of each row that is no success.
 fn problems(content: &Content) -> Vec<(String, String)> {
-    let bad = content.details.iter().filter(|row| row.status != Status::Ok);
+    let bad = content.details.iter().filter(|row| row.status != VerifyStatus::Ok);
     bad.map(|row| {
         (
             row.start_segment.clone().unwrap_or_default(),
@@ -36,7 +36,7 @@ async fn what_was_verified_is_not_read_again() {
     let content = verify(&store, Selection::New).await;
     assert_eq!(
         (content.status, content.verified_count, content.known_count),
-        (Status::Ok, 8, 0)
+        (VerifyStatus::Ok, 8, 0)
     );
     let [row] = &content.details[..] else {
         panic!("{content:?}")
@@ -49,7 +49,7 @@ async fn what_was_verified_is_not_read_again() {
     let content = verify(&store, Selection::New).await;
     assert_eq!(
         (content.status, content.verified_count, content.known_count),
-        (Status::Ok, 0, 8)
+        (VerifyStatus::Ok, 0, 8)
     );
     assert_eq!(verify(&store, Selection::All).await.verified_count, 8);
     assert_eq!(verify(&store, Selection::Sample(3)).await.verified_count, 3);
@@ -96,7 +96,7 @@ async fn each_kind_of_damage_is_named_and_nothing_else() {
             };
             assert_eq!(*segment, segments[2].0.to_string());
             assert!(detail.contains(says), "\"{detail}\" does not say \"{says}\"");
-            assert_eq!(found.status, Status::Failure);
+            assert_eq!(found.status, VerifyStatus::Failure);
             // It is not remembered as verified, and the others are: the second time it is the only new one.
             assert_eq!(found.verified_count, if selection == Selection::All { 8 } else { 1 });
         }
@@ -165,7 +165,7 @@ async fn a_record_that_goes_on_in_a_segment_that_comes_later_is_checked() {
     put(&store, segments[0].0, &damaged).await;
     assert_eq!(
         verify(&store, Selection::New).await.status,
-        Status::Ok,
+        VerifyStatus::Ok,
         "nobody can know"
     );
     put(&store, segments[1].0, &segments[1].1).await;
@@ -178,7 +178,7 @@ async fn a_record_that_goes_on_in_a_segment_that_comes_later_is_checked() {
     // Neither is remembered as verified now.
     assert_eq!(verify(&store, Selection::New).await.verified_count, 2);
     put(&store, segments[0].0, &segments[0].1).await;
-    assert_eq!(verify(&store, Selection::New).await.status, Status::Ok);
+    assert_eq!(verify(&store, Selection::New).await.status, VerifyStatus::Ok);
     assert_eq!(verify(&store, Selection::New).await.verified_count, 0);
 }
 
@@ -186,6 +186,6 @@ async fn a_record_that_goes_on_in_a_segment_that_comes_later_is_checked() {
 async fn an_empty_repository_is_no_success() {
     assert_eq!(
         verify(&repository().await, Selection::All).await.status,
-        Status::Warning
+        VerifyStatus::Warning
     );
 }

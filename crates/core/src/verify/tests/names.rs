@@ -45,7 +45,7 @@ fn at(timeline: u32, number: u64) -> Live {
 }
 
 /// "timeline:first-last STATUS" of each row, and the status.
-fn told(inventory: &Inventory, live: &Live) -> (Vec<String>, Status) {
+fn told(inventory: &Inventory, live: &Live) -> (Vec<String>, VerifyStatus) {
     let found = integrity(inventory, live);
     let rows = found.details.iter().map(|row| {
         let number = |segment: Segment| segment.number(size());
@@ -74,7 +74,7 @@ fn from_the_oldest_backup_to_the_position() {
     let inventory = inventory(vec![backup(1, 5, false), backup(1, 8, false)], &[(1, 2..=9)]);
     assert_eq!(
         told(&inventory, &at(1, 10)),
-        (vec!["1:5-9 FOUND".to_owned()], Status::Ok)
+        (vec!["1:5-9 FOUND".to_owned()], VerifyStatus::Ok)
     );
     let mut live = at(1, 14);
     live.waiting.extend([segment(1, 11), segment(1, 12)]);
@@ -88,10 +88,10 @@ fn from_the_oldest_backup_to_the_position() {
     ];
     assert_eq!(
         told(&inventory, &live),
-        (rows.map(str::to_owned).to_vec(), Status::Failure)
+        (rows.map(str::to_owned).to_vec(), VerifyStatus::Failure)
     );
     live.waiting.insert(segment(1, 13));
-    assert_eq!(told(&inventory, &live).1, Status::Warning);
+    assert_eq!(told(&inventory, &live).1, VerifyStatus::Warning);
     // Without a server: as far as the repository goes.
     assert_eq!(told(&inventory, &Live::default()).0, ["1:5-9 FOUND"]);
 }
@@ -99,8 +99,8 @@ fn from_the_oldest_backup_to_the_position() {
 #[test]
 fn without_a_backup_from_the_first_segment_that_is_known() {
     let none = inventory(Vec::new(), &[]);
-    assert_eq!(told(&none, &at(1, 7)), (Vec::new(), Status::Warning));
-    assert_eq!(told(&none, &Live::default()), (Vec::new(), Status::Warning));
+    assert_eq!(told(&none, &at(1, 7)), (Vec::new(), VerifyStatus::Warning));
+    assert_eq!(told(&none, &Live::default()), (Vec::new(), VerifyStatus::Warning));
     let mut live = at(1, 7);
     live.waiting.insert(segment(1, 6));
     assert_eq!(told(&none, &live).0, ["1:6-6 MISSING_DELAYED"]);
@@ -127,7 +127,7 @@ fn backwards_through_the_timelines() {
     let rows = ["1:3-5 FOUND", "2:6-7 FOUND", "3:8-9 FOUND"];
     assert_eq!(
         told(&inventory, &at(3, 10)),
-        (rows.map(str::to_owned).to_vec(), Status::Ok)
+        (rows.map(str::to_owned).to_vec(), VerifyStatus::Ok)
     );
     assert_eq!(told(&inventory, &Live::default()).0, rows);
     // Two promotions within one segment.
@@ -158,7 +158,7 @@ fn a_permanent_backup_keeps_what_it_needs_and_no_more() {
     let kept = inventory(backups.clone(), &[(1, 2..=3), (1, 9..=11)]);
     assert_eq!(
         told(&kept, &at(1, 12)),
-        (vec!["1:2-3 FOUND".into(), "1:9-11 FOUND".into()], Status::Ok)
+        (vec!["1:2-3 FOUND".into(), "1:9-11 FOUND".into()], VerifyStatus::Ok)
     );
     let lost = inventory(backups, &[(1, 2..=2), (1, 9..=11)]);
     assert_eq!(
@@ -195,17 +195,21 @@ fn numbers_that_no_server_has_cost_nothing() {
         timeline: 1,
         lsn: Lsn(u64::MAX),
     });
-    assert_eq!(told(&inventory, &live).1, Status::Failure);
+    assert_eq!(told(&inventory, &live).1, VerifyStatus::Failure);
 }
 
 #[test]
 fn the_timelines_are_compared() {
     let inventory = inventory(Vec::new(), &[(1, 2..=3), (2, 3..=4)]);
     let status = |live: &Live| timeline(&inventory, live, &[]).status;
-    assert_eq!(status(&at(2, 5)), Status::Ok);
-    assert_eq!(status(&at(1, 5)), Status::Failure, "another server was promoted");
-    assert_eq!(status(&at(3, 5)), Status::Warning, "nothing is archived on it yet");
-    assert_eq!(status(&Live::default()), Status::Warning);
+    assert_eq!(status(&at(2, 5)), VerifyStatus::Ok);
+    assert_eq!(status(&at(1, 5)), VerifyStatus::Failure, "another server was promoted");
+    assert_eq!(
+        status(&at(3, 5)),
+        VerifyStatus::Warning,
+        "nothing is archived on it yet"
+    );
+    assert_eq!(status(&Live::default()), VerifyStatus::Warning);
 }
 
 #[tokio::test]

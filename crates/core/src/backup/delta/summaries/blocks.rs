@@ -36,15 +36,15 @@ struct Blocks {
 }
 
 /// One relation, to be added to.
-pub(super) struct Entry<'a> {
+pub(super) struct RelationBlocks<'a> {
     changed: &'a mut Changed,
     others: &'a mut Vec<Blocks>,
 }
 
 impl ChangedBlocks {
     /// That of a relation.
-    pub(super) fn entry(&mut self, locator: Locator) -> Entry<'_> {
-        Entry {
+    pub(super) fn entry(&mut self, locator: Locator) -> RelationBlocks<'_> {
+        RelationBlocks {
             changed: self.relations.entry(locator).or_insert(Changed::From(u32::MAX)),
             others: &mut self.others,
         }
@@ -85,7 +85,7 @@ impl ChangedBlocks {
     }
 }
 
-impl Entry<'_> {
+impl RelationBlocks<'_> {
     pub(super) fn limit_to(&mut self, block: u32) {
         match self.changed {
             Changed::From(limit) => *limit = block.min(*limit),

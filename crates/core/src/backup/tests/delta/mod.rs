@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::backup::delta::{Choice, Origin, Parent, Wanted, choose};
+use crate::backup::delta::{Choice, Origin, Parent, WantedParent, choose};
 use crate::cluster::ClusterIdentity;
 use crate::control_file::tests::sample_with;
 use crate::formats::files_metadata::{AllVisible, FileDescription, FilesMetadata};
@@ -150,11 +150,11 @@ impl World {
         }
     }
 
-    async fn choose(&self, wanted: &Wanted) -> crate::Result<Choice> {
+    async fn choose(&self, wanted: &WantedParent) -> crate::Result<Choice> {
         choose(&self.store, &self.request(), false, wanted).await
     }
 
-    async fn parent(&self, wanted: &Wanted) -> Parent {
+    async fn parent(&self, wanted: &WantedParent) -> Parent {
         match self.choose(wanted).await.expect("chosen") {
             Choice::Delta(parent) => parent,
             Choice::Full { why } => panic!("no parent: {why:?}"),
@@ -325,8 +325,8 @@ impl World {
     }
 }
 
-fn latest(max_steps: u32) -> Wanted {
-    Wanted::Automatic {
+fn latest(max_steps: u32) -> WantedParent {
+    WantedParent::Automatic {
         max_steps,
         origin: Origin::Latest,
     }

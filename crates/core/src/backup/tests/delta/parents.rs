@@ -3,7 +3,7 @@
 use super::*;
 use crate::error::Error;
 
-async fn why(world: &World, wanted: &Wanted) -> String {
+async fn why(world: &World, wanted: &WantedParent) -> String {
     match world.choose(wanted).await.expect("chosen") {
         Choice::Full { why } => why.unwrap_or_default(),
         Choice::Delta(parent) => panic!("{} is a parent", parent.name),
@@ -12,7 +12,10 @@ async fn why(world: &World, wanted: &Wanted) -> String {
 
 /// What is said if the backup is asked for by name.
 async fn refusal(world: &World, name: &str) -> String {
-    let error = world.choose(&Wanted::Upon(name.to_owned())).await.expect_err("refused");
+    let error = world
+        .choose(&WantedParent::Upon(name.to_owned()))
+        .await
+        .expect_err("refused");
     assert!(error.hint().is_some_and(|hint| hint.ends_with('.')), "{error:?}");
     error.to_string()
 }
@@ -20,7 +23,7 @@ async fn refusal(world: &World, name: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn steps_are_counted() {
     let mut world = World::new(false).await;
-    assert_eq!(why(&world, &Wanted::Full).await, "");
+    assert_eq!(why(&world, &WantedParent::Full).await, "");
     assert_eq!(why(&world, &latest(0)).await, "");
     assert_eq!(
         why(&world, &latest(2)).await,
@@ -42,7 +45,7 @@ async fn steps_are_counted() {
         why(&world, &latest(2)).await,
         format!("\"{}\" is 2 steps away from its full backup", names[2])
     );
-    let full = |max_steps| Wanted::Automatic {
+    let full = |max_steps| WantedParent::Automatic {
         max_steps,
         origin: Origin::LatestFull,
     };
@@ -50,7 +53,7 @@ async fn steps_are_counted() {
     let parent = world.parent(&full(3)).await;
     assert_eq!((parent.count, parent.name), (1, root.clone()));
     // By name whatever the limit is, and one that is not the newest.
-    let parent = world.parent(&Wanted::Upon(names[1].clone())).await;
+    let parent = world.parent(&WantedParent::Upon(names[1].clone())).await;
     assert_eq!((parent.count, &parent.full_name), (2, &root));
     let upon = world.take(Some(parent)).await;
     world.check(&upon).await;
@@ -141,7 +144,7 @@ async fn what_is_of_no_use_is_not_asked() {
     assert!(refusal(&world, &later).await.ends_with(
         ": it cannot be restored (WAL segment \"000000010000000000000003\", which it needs, is not in the archive)"
     ));
-    let none = world.choose(&Wanted::Upon("base_x".to_owned())).await;
+    let none = world.choose(&WantedParent::Upon("base_x".to_owned())).await;
     assert!(matches!(none, Err(Error::NoBackup { .. })));
 
     let asked = |change: fn(&mut BackupRequest)| {
@@ -149,7 +152,7 @@ async fn what_is_of_no_use_is_not_asked() {
         change(&mut request);
         let (store, root) = (world.store.clone(), root.clone());
         async move {
-            let named = choose(&store, &request, false, &Wanted::Upon(root)).await;
+            let named = choose(&store, &request, false, &WantedParent::Upon(root)).await;
             named.expect_err("refused").to_string()
         }
     };

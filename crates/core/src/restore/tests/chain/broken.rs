@@ -244,7 +244,7 @@ async fn a_file_that_was_put_together_is_compared_with_the_manifest() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delta_backup_is_verified_by_itself_and_with_its_chain() {
     use crate::inventory::Inventory;
-    use crate::verify::{Status, verify_backup};
+    use crate::verify::{VerifyStatus, verify_backup};
     for algorithm in [None, Some(ChecksumAlgorithm::Crc32c)] {
         let chain = good(algorithm).await;
         let key = layout::tar(&chain.names[2], "part_001.tar.zst");
@@ -256,7 +256,7 @@ async fn a_delta_backup_is_verified_by_itself_and_with_its_chain() {
             // No control file of these can be read, they are no whole clusters, and there is no WAL.
             let bad = found.filter(|row| {
                 let is_whole = !row.detail.starts_with("It is not in the backup: ");
-                row.status != Status::Ok
+                row.status != VerifyStatus::Ok
                     && row.what != "wal"
                     && row.path != crate::stored::member::PG_CONTROL
                     && is_whole
