@@ -125,7 +125,9 @@ impl Writer {
     /// May a server in recovery write this WAL file, which is not in the archive? A standby that archives too may, if the file is
     /// of the history of the holder's timeline.
     pub async fn permit_standby(&self, name: &WalFileName, size: SegmentSize) -> Result<()> {
-        match self.situation().is_standby {
+        // While a standby is promoted its standby.signal is gone already, and its recovery goes on for a moment.
+        let was_standby = || Instance::read(&self.data_dir).map(|found| found.is_some_and(|instance| instance.standby));
+        match self.situation().is_standby || was_standby()? {
             true => self.followed.permit(&self.store, name, size).await,
             false => Err(refuse::in_recovery(&self.store)),
         }

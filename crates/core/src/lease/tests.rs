@@ -323,6 +323,12 @@ async fn a_standby_archives_the_history_of_the_holder_only() {
     }
     standby.set_situation(in_recovery(false));
     assert!(reason(permitted("000000020000000000000005").await).contains("is no standby"));
+    // One that is being promoted has no standby.signal any more, and is in recovery still.
+    let signal = other.path().join("standby.signal");
+    std::fs::write(&signal, "").expect("written");
+    standby.note_recovery().await.expect("noted");
+    std::fs::remove_file(&signal).expect("removed");
+    permitted("000000020000000000000005").await.expect("of the holder");
 }
 
 #[tokio::test]
