@@ -112,6 +112,8 @@ async fn a_store_that_asks_for_more_patience_than_there_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_pass_by_itself_is_asked_once() {
     let site = Site::new();
+    // A denial is not final while somebody may be writing the credentials.
+    site.wait_settled();
     // A backup has patience for ten minutes.
     let store = site.backup_store();
     for code in [301, 400, 401, 403, 404] {

@@ -43,6 +43,19 @@ impl Site {
         }
     }
 
+    /// Wait until nobody can think that the credentials were written just now.
+    pub fn wait_settled(&self) {
+        let written = self
+            .dir
+            .join("credentials")
+            .metadata()
+            .and_then(|meta| meta.modified())
+            .expect("there");
+        walarchive_testkit::wait_until("the credentials are old", Duration::from_secs(20), || {
+            written.elapsed().is_ok_and(|age| age > Duration::from_secs(5))
+        });
+    }
+
     /// As an archiver with a short `walarchive.archive_timeout` has it.
     pub fn config(&self) -> StorageConfig {
         let mut config = StorageConfig::new(self.server.url("prefix"));

@@ -13,7 +13,8 @@ use crate::suite::Trouble;
 /// A server and what is needed to use it.
 pub struct Place {
     pub server: Box<dyn StoreServer>,
-    credentials: PathBuf,
+    /// None where the server needs none that a file can hold.
+    credentials: Option<PathBuf>,
     // Dropped after the server that works in it.
     _dir: TestDir,
 }
@@ -22,7 +23,8 @@ impl Place {
     pub fn new(start: impl FnOnce(&TestDir) -> Box<dyn StoreServer>) -> Place {
         let dir = TestDir::new();
         let server = start(&dir);
-        let credentials = dir.credentials_file("credentials", &server.credentials());
+        let lines = server.credentials();
+        let credentials = (!lines.is_empty()).then(|| dir.credentials_file("credentials", &lines));
         Place {
             server,
             credentials,
@@ -44,7 +46,7 @@ impl Place {
     pub fn config(&self, prefix: &str) -> Result<StorageConfig, Trouble> {
         let mut config = StorageConfig::new(self.server.url(prefix));
         config.options = self.server.options().parse()?;
-        config.credentials_file = Some(self.credentials.clone());
+        config.credentials_file = self.credentials.clone();
         Ok(config)
     }
 
