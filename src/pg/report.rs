@@ -156,23 +156,21 @@ fn exchange(next: Exchange) {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn exchange_text(_unused: *mut c_void) {
-    let mut next = NEXT.lock();
-    let Some(Exchange { plain, encoded }) = next.as_ref() else {
-        return;
-    };
+    // Without the lock: an error in here comes back to here, and does not unwind what it leaves.
+    let Some(next) = NEXT.lock().take() else { return };
     // SAFETY: the server calls this when a report is on its stack. The copy must not lie where the report lies.
     let is_this = unsafe {
         let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
         let report = pg_sys::CopyErrorData();
         pg_sys::MemoryContextSwitchTo(before);
         let message = (*report).message;
-        let is_this = !message.is_null() && CStr::from_ptr(message) == plain.as_c_str();
+        let is_this = !message.is_null() && CStr::from_ptr(message) == next.plain.as_c_str();
         let is_error = (*report).elevel >= PgLogLevel::ERROR as c_int;
         pg_sys::FreeErrorData(report);
         is_error && is_this
     };
-    if is_this {
-        encoded.set();
-        *next = None;
+    match is_this {
+        true => next.encoded.set(),
+        false => *NEXT.lock() = Some(next),
     }
 }

@@ -15,7 +15,7 @@ use walarchive_core::formats::UserData;
 use walarchive_core::{Error, Result, StorageError};
 use walarchive_storage::Store;
 
-use super::job::{REFRESH, attempt, interrupted, is_cancelled, set_phase, step};
+use super::job::{REFRESH, attempt, give_way, interrupted, is_cancelled, set_phase, step};
 use super::repository::Repository;
 use super::{retention, session};
 use crate::bridge::{self, Bridge, Flow};
@@ -24,7 +24,7 @@ use crate::guc::{self, ArchiveSettings};
 use crate::pg::latch::Latch;
 use crate::pg::online_backup::{self, Database, OnlineBackup};
 use crate::pg::{Datum, io_priority, page_cache, process, server};
-use crate::shmem::{self, ARCHIVING, BACKUP, Failure, Kind, Phase, Text, Work};
+use crate::shmem::{self, BACKUP, Failure, Kind, Phase, Text, Work};
 
 /// Looking for the archived WAL: at first after this, then more and more seldom.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
@@ -351,7 +351,11 @@ fn defect(what: &str) -> Error {
 
 /// One step that comes to its end, whatever happens; its requests have deadlines.
 fn whole<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    bridge::run(work, Some(REFRESH), grace).unwrap_or(Err(Error::Cancelled))
+    let each = || {
+        give_way();
+        grace()
+    };
+    bridge::run(work, Some(REFRESH), each).unwrap_or(Err(Error::Cancelled))
 }
 
 /// A worker that is told to end, as all are when the server stops, has this time to tidy up. What it leaves is removed by
@@ -393,7 +397,7 @@ fn clean_up(store: Store, name: String) {
 }
 
 fn show(progress: &BackupProgress, rate: &mut Rate) {
-    bridge::brake().hold(ARCHIVING.share().needs_the_link());
+    give_way();
     let now = progress.snapshot();
     let bytes_per_second = rate.update(Instant::now(), now.bytes_done).unwrap_or(0);
     BACKUP.exclusive().work = Work {

@@ -8,7 +8,7 @@ use walarchive_core::{Error, Result};
 
 use crate::bridge::{self, Flow};
 use crate::pg::process;
-use crate::shmem::{BACKUP, Failure, Phase};
+use crate::shmem::{ARCHIVING, BACKUP, Failure, Phase};
 
 /// How often the figures of `walarchive_progress` are brought up to date.
 pub(super) const REFRESH: Duration = Duration::from_millis(200);
@@ -30,9 +30,15 @@ pub(super) fn attempt<T>(work: impl FnOnce() -> Result<T>) -> Result<T, Box<Fail
 /// One step that may simply be aborted.
 pub(super) fn step<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     bridge::run(work, Some(REFRESH), || {
+        give_way();
         if interrupted().is_err() { Flow::Stop } else { Flow::Wait }
     })
     .unwrap_or(Err(Error::Cancelled))
+}
+
+/// Leave the link to WAL that is late, or no longer. In every wait: what is held back comes to no end by itself.
+pub(super) fn give_way() {
+    bridge::brake().hold(ARCHIVING.share().needs_the_link());
 }
 
 /// An error if the backup was cancelled.

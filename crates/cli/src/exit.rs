@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use walarchive_core::check::CheckStatus;
 use walarchive_core::{Error, Result, StorageError, printable, verify};
 
-use crate::repository::data_dir::is_standby;
+use crate::repository::data_dir::{has_history_itself, is_standby};
 
 /// `wal-fetch`: the archive does not have the file.
 pub const NOT_FOUND: u8 = 74;
@@ -77,7 +77,7 @@ fn verb(mut arguments: impl Iterator<Item = OsString>) -> Option<OsString> {
 }
 
 /// For `wal-fetch`. A missing file is an everyday answer and no error: recovery asks for the next segment until there is none.
-pub fn of_wal_fetch(result: Result<()>, path: &Path) -> ExitCode {
+pub fn of_wal_fetch(result: Result<()>, name: &str, path: &Path) -> ExitCode {
     let Err(error) = result else {
         return ExitCode::SUCCESS;
     };
@@ -86,6 +86,10 @@ pub fn of_wal_fetch(result: Result<()>, path: &Path) -> ExitCode {
         return ExitCode::from(NOT_FOUND);
     }
     print(&error);
+    if has_history_itself(name, path) {
+        eprintln!("walarchive: note: recovery is over: the server goes on without \"{name}\" from the archive");
+        return ExitCode::from(FAILED);
+    }
     // PostgreSQL on a standby asks again, and meanwhile tries to stream.
     let goes_on_trying = error.may_pass() && is_standby(path);
     ExitCode::from(if goes_on_trying { FAILED } else { FATAL })

@@ -43,7 +43,7 @@ fn run(args: Args) -> ExitCode {
     match args.command {
         Command::WalFetch(args) => {
             let result = ready.and_then(|()| within_runtime(false, wal_fetch::run(&args)));
-            exit::of_wal_fetch(result, &args.path)
+            exit::of_wal_fetch(result, &args.name, &args.path)
         }
         Command::WalPush(args) => exit::of_plain(ready.and_then(|()| within_runtime(false, wal_push::run(&args)))),
         Command::BackupList(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, backup_list::run(&args)))),

@@ -161,6 +161,28 @@ fn an_archive_that_cannot_be_asked_stops_recovery_but_not_a_standby() {
     assert_eq!(code(&command.output().expect("run")).0, 1);
 }
 
+/// At the end of recovery there is no signal file any more, and the server asks for the history of the timeline that it leaves.
+#[test]
+fn the_end_of_recovery_goes_on_without_the_archive_if_the_server_has_the_history() {
+    let place = Place::new();
+    let missing = format!("{}/missing", place.url());
+    let ask = |name: &str| {
+        let command = ["wal-fetch", name, "pg_wal/RECOVERYHISTORY", "--storage", &missing];
+        code(&place.run(&command))
+    };
+    // Timeline 1 has none.
+    let (exit, says) = ask("00000001.history");
+    assert!(exit == 1 && says.contains("recovery is over"), "{exit} {says}");
+    assert_eq!(ask("00000002.history").0, 200);
+    std::fs::write(place.path("data/pg_wal/00000002.history"), "1\t0/3000000\tx\n").expect("written");
+    assert_eq!(ask("00000002.history").0, 1);
+    assert_eq!(ask(SEGMENT).0, 200);
+    // Recovery goes on: a newer timeline may be in the archive.
+    std::fs::write(place.path("data/recovery.signal"), "").expect("written");
+    assert_eq!(ask("00000002.history").0, 200);
+    assert_eq!(ask("00000001.history").0, 200);
+}
+
 #[test]
 fn what_may_pass_never_stops_a_standby() {
     use std::os::unix::fs::PermissionsExt;

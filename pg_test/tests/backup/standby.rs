@@ -191,6 +191,38 @@ fn a_standby_lives_from_the_archive_and_outlives_its_loss() {
     assert_eq!(rows(), "1 2 3 4 5");
 }
 
+/// At the end of recovery the server asks for the history of the timeline that it leaves, when there is no signal file any more.
+#[test]
+fn a_promotion_does_not_need_the_store() {
+    let site = Site::on_files();
+    let primary = site.primary(&[]);
+    primary.psql("CREATE TABLE t AS SELECT 1 AS a");
+    let road = site.dir().join("road");
+    let fetch = format!("walarchive wal-fetch %f \"%p\" --storage file://{}", road.display());
+    let mut leader = primary;
+    for (name, timeline) in [("first", "2"), ("second", "3")] {
+        symlink(site.dir().join("store"), &road).expect("could not link");
+        let builder = Cluster::builder(site.dir(), name).setting("restore_command", &fetch);
+        let standby = eager(builder).standby_of(&leader);
+        catch_up(&standby, &leader);
+        fs::remove_file(&road).expect("could not remove the link");
+        leader.stop(walarchive_testkit::StopMode::Fast);
+        let mark = standby.log_mark();
+        standby.psql("SELECT pg_promote(wait => false)");
+        standby.wait_promoted(PATIENCE);
+        let log = standby.log_since(mark);
+        assert!(log.contains("recovery is over"), "{log}");
+        standby.psql("INSERT INTO t VALUES (2)");
+        archive_all(&standby);
+        let insert_in = standby.psql("SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 8, 1)");
+        assert_eq!(insert_in, timeline);
+        leader = standby;
+    }
+    // The history is whole.
+    let last = fs::read_to_string(leader.datadir().join("pg_wal/00000003.history")).expect("a history");
+    assert!(last.starts_with("1\t") && last.contains("\n2\t"), "{last}");
+}
+
 #[test]
 fn a_standby_that_always_archives_agrees_with_its_primary() {
     let site = Site::on_files();

@@ -3,10 +3,26 @@
 use std::path::{Path, PathBuf};
 
 use walarchive_core::server_config::data_directories;
+use walarchive_core::wal::WalFileName;
 
 /// Is the server that wants the file a standby?
 pub fn is_standby(path: &Path) -> bool {
     data_dir_of(path).is_some_and(|data_dir| data_dir.join("standby.signal").exists())
+}
+
+/// Can the server that wants the file go on without an answer? At the end of recovery, when the signal files are gone already, it
+/// asks for the history of the timeline that it leaves, and takes its own copy if the archive has none. Without that history,
+/// which only timeline 1 has not, the next one would not be whole. A server that is kept from ending its recovery here stays on
+/// the old timeline when it is started again.
+pub fn has_history_itself(name: &str, path: &Path) -> bool {
+    let Ok(WalFileName::History(timeline)) = name.parse() else {
+        return false;
+    };
+    data_dir_of(path).is_some_and(|data_dir| {
+        let exists = |name: &str| data_dir.join(name).exists();
+        let is_over = !exists("standby.signal") && !exists("recovery.signal");
+        is_over && (timeline == 1 || exists(&format!("pg_wal/{name}")))
+    })
 }
 
 /// The data directory that a path in `pg_wal` belongs to: the directory above `pg_wal`, or the working directory, which is

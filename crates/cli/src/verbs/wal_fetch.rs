@@ -7,7 +7,7 @@ use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, Result};
 use walarchive_storage::Store;
 
-use crate::repository::data_dir::{data_dir_of, is_standby};
+use crate::repository::data_dir::{data_dir_of, has_history_itself, is_standby};
 use crate::repository::{Storage, find};
 
 /// `wal-fetch`.
@@ -32,7 +32,8 @@ pub async fn run(args: &WalFetch) -> Result<()> {
     })?;
     let settings = find(&args.storage, data_dir_of(&args.path).as_deref())?;
     // A standby asks again; the recovery of a primary would end here.
-    let store = match is_standby(&args.path) {
+    let may_fail = is_standby(&args.path) || has_history_itself(&args.name, &args.path);
+    let store = match may_fail {
         true => Store::open(&settings.storage)?,
         false => Store::open_settled(&settings.storage).await?,
     };
