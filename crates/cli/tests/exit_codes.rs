@@ -183,6 +183,51 @@ fn the_end_of_recovery_goes_on_without_the_archive_if_the_server_has_the_history
     assert_eq!(ask("00000001.history").0, 200);
 }
 
+/// A promotion waits for several calls in a row, and `pg_ctl promote` for a minute.
+#[test]
+fn a_standby_waits_for_a_silent_store_for_seconds_only() {
+    let place = Place::new();
+    std::fs::write(place.path("data/standby.signal"), "").expect("written");
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let endpoint = format!("http://{}", silent.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        while let Ok((connection, _)) = silent.accept() {
+            held.push(connection);
+        }
+    });
+    let fetch = |name: &str| {
+        let begun = std::time::Instant::now();
+        let output = Command::new(env!("CARGO_BIN_EXE_walarchive"))
+            .args([
+                "wal-fetch",
+                name,
+                "pg_wal/RECOVERYXLOG",
+                "--storage",
+                "s3://bucket/prefix",
+            ])
+            .args([
+                "--storage-option",
+                "allow_http=true",
+                "--storage-option",
+                "aws_region=x",
+            ])
+            .args(["--storage-option", &format!("aws_endpoint={endpoint}")])
+            .current_dir(place.path("data"))
+            .env_clear()
+            .envs([("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x")])
+            .output()
+            .expect("run");
+        (code(&output), begun.elapsed().as_secs())
+    };
+    let ((exit, says), seconds) = fetch(SEGMENT);
+    assert!(exit == 1 && says.contains("HINT:"), "{exit} {says}");
+    assert!(seconds < 18, "{seconds} s");
+    // No server has ever written that one, so no store is asked for it.
+    let ((exit, says), seconds) = fetch("00000001.history");
+    assert!(exit == 74 && seconds < 5, "{exit} after {seconds} s: {says}");
+}
+
 #[test]
 fn what_may_pass_never_stops_a_standby() {
     use std::os::unix::fs::PermissionsExt;

@@ -1,14 +1,19 @@
 //! `wal-fetch`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use walarchive_core::archive;
 use walarchive_core::wal::WalFileName;
-use walarchive_core::{Error, Result};
+use walarchive_core::{Error, Result, StorageError};
 use walarchive_storage::Store;
 
 use crate::repository::data_dir::{data_dir_of, has_history_itself, is_standby};
 use crate::repository::{Storage, find};
+
+/// How long a store may not move while a standby waits for it: PostgreSQL asks again some seconds later, and tries to stream
+/// meanwhile.
+const PATIENCE_OF_STANDBY: Duration = Duration::from_secs(10);
 
 /// `wal-fetch`.
 #[derive(Debug, clap::Args)]
@@ -30,11 +35,24 @@ pub async fn run(args: &WalFetch) -> Result<()> {
             "Give the name that the server puts in place of %f, as in restore_command = 'walarchive wal-fetch %f \"%p\"'.",
         )
     })?;
-    let settings = find(&args.storage, data_dir_of(&args.path).as_deref())?;
+    // PostgreSQL asks for it when a standby of the first timeline is promoted. No server has ever written one.
+    if name == WalFileName::History(1) {
+        return Err(StorageError::NotFound {
+            object: args.name.clone(),
+        }
+        .into());
+    }
+    let mut settings = find(&args.storage, data_dir_of(&args.path).as_deref())?;
     // A standby asks again; the recovery of a primary would end here.
     let may_fail = is_standby(&args.path) || has_history_itself(&args.name, &args.path);
     let store = match may_fail {
-        true => Store::open(&settings.storage)?,
+        true => {
+            // A promotion waits for some of these calls, one after the other.
+            let storage = &mut settings.storage;
+            storage.request_timeout = storage.request_timeout.min(PATIENCE_OF_STANDBY);
+            storage.patience = Duration::ZERO;
+            Store::open(storage)?
+        }
         false => Store::open_settled(&settings.storage).await?,
     };
     let fetched = archive::fetch(&store, &name, &args.path, settings.reads_first).await?;
