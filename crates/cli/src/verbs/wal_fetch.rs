@@ -35,16 +35,16 @@ pub async fn run(args: &WalFetch) -> Result<()> {
             "Give the name that the server puts in place of %f, as in restore_command = 'walarchive wal-fetch %f \"%p\"'.",
         )
     })?;
+    let mut settings = find(&args.storage, data_dir_of(&args.path).as_deref())?;
+    // A standby asks again; the recovery of a primary would end here.
+    let may_fail = is_standby(&args.path) || has_history_itself(&args.name, &args.path);
     // PostgreSQL asks for it when a standby of the first timeline is promoted. No server has ever written one.
-    if name == WalFileName::History(1) {
+    if may_fail && name == WalFileName::History(1) {
         return Err(StorageError::NotFound {
             object: args.name.clone(),
         }
         .into());
     }
-    let mut settings = find(&args.storage, data_dir_of(&args.path).as_deref())?;
-    // A standby asks again; the recovery of a primary would end here.
-    let may_fail = is_standby(&args.path) || has_history_itself(&args.name, &args.path);
     let store = match may_fail {
         true => {
             // A promotion waits for some of these calls, one after the other.
