@@ -1,7 +1,7 @@
 //! One tar: every member checked before it gets its name.
 
 use std::cell::RefCell;
-use std::io::{self, Read};
+use std::io::Read;
 use std::sync::atomic::Ordering;
 
 use tar::EntryType;
@@ -13,15 +13,13 @@ use crate::error::{Error, Result};
 use crate::restore::directory::output::Output;
 use crate::stored::member::{MemberPath, PG_CONTROL, PG_VERSION, TABLESPACE_MAP};
 use crate::stored::members::{Stop, TRUNCATED, each_member};
+use crate::stored::progress::Counted;
 use crate::stored::tars::{Tar, TarKind};
 use walarchive_storage::RangeReader;
 
 /// Unpack a tar; blocks. `object` is its URL, for messages.
 pub(crate) fn extract(context: &Context, step: &Step, tar: &Tar, object: &str, mut reader: RangeReader) -> Result<()> {
-    let source = Counted {
-        inner: &mut reader,
-        context,
-    };
+    let source = Counted::new(&mut reader, &context.progress).until(&context.cancel);
     let unpacker = Unpacker {
         context,
         step,
@@ -189,25 +187,5 @@ impl Unpacker<'_> {
 
     fn damaged(&self, reason: impl Into<String>) -> Error {
         Error::damaged(self.object, reason)
-    }
-}
-
-/// Counts downloaded bytes, and stops when the restore is cancelled.
-struct Counted<'a> {
-    inner: &'a mut RangeReader,
-    context: &'a Context,
-}
-
-impl Read for Counted<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.context.cancel.is_cancelled() {
-            return Err(io::Error::other("canceled"));
-        }
-        let bytes = self.inner.read(buffer)?;
-        self.context
-            .progress
-            .bytes_done
-            .fetch_add(bytes as u64, Ordering::Relaxed);
-        Ok(bytes)
     }
 }

@@ -22,8 +22,8 @@ use crate::stored::essential::Essential;
 use crate::stored::level::Bits;
 use crate::stored::member::{BACKUP_LABEL, MemberPath, PG_CONTROL, TABLESPACE_MAP};
 use crate::stored::members::{Member, Stop, TRUNCATED, each_member};
-use crate::stored::progress::ReadProgress;
-use crate::stored::table::{Expected, Found, Key, Keys, Stored, Table};
+use crate::stored::progress::{Counted, ReadProgress};
+use crate::stored::table::{Found, Key, Keys, Listing, Stored, Table};
 use crate::stored::tars::{Tar, TarKind};
 use crate::verify::VerifyStatus;
 use crate::verify::page_checksum::{PageChecker, first_page};
@@ -112,27 +112,10 @@ pub(super) struct Pages {
     pub(super) bad: u64,
 }
 
-/// Counts downloaded bytes.
-struct Counted<'a> {
-    inner: &'a mut RangeReader,
-    progress: &'a ReadProgress,
-}
-
-impl Read for Counted<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let bytes = self.inner.read(buffer)?;
-        self.progress.bytes_done.fetch_add(bytes as u64, Ordering::Relaxed);
-        Ok(bytes)
-    }
-}
-
 /// Read a tar to its end; blocks. What is wrong with it becomes a finding.
 pub(super) fn read_tar(context: &Context, tar: &Tar, mut reader: RangeReader) -> Result<()> {
     let (mut files, mut bytes) = (0u64, 0u64);
-    let source = Counted {
-        inner: &mut reader,
-        progress: &context.progress,
-    };
+    let source = Counted::new(&mut reader, &context.progress);
     let result = each_member(tar.format, source, |entry| {
         if let Some(size) = look_at_member(context, tar, entry)? {
             files += 1;
@@ -235,8 +218,8 @@ fn look_at_member(context: &Context, tar: &Tar, entry: &mut Member<'_, '_>) -> R
     }
     let always = path.is(PG_CONTROL) || path.is(BACKUP_LABEL);
     let described = context.table.as_ref().filter(|table| table.has_metadata);
-    let stored = described.map(|table| found.described.and_then(|file| table.stored(file)));
-    if stored == Some(None) && !always {
+    let stored = described.and_then(|table| table.stored(found.described?));
+    if described.is_some() && stored.is_none() && !always {
         return Ok(None);
     }
     if context.see(&path, found) {
@@ -246,7 +229,7 @@ fn look_at_member(context: &Context, tar: &Tar, entry: &mut Member<'_, '_>) -> R
         context.essential.lock().note(&path.joined());
     }
     let file = File { context, path, found };
-    match stored.flatten() {
+    match stored {
         Some(Stored::Increment) => file.read_increment(entry).map(Some),
         _ => file.read(entry).map(Some),
     }
@@ -268,11 +251,8 @@ struct File<'a> {
 impl File<'_> {
     fn read(&self, entry: &mut Member<'_, '_>) -> Result<u64, Stop> {
         let size = entry.size();
-        let expected = self.expected();
-        let mut sum = expected
-            .flatten()
-            .and_then(|expected| expected.sum)
-            .map(|sum| (sum, sum.begin()));
+        let expected = self.listing().expected();
+        let mut sum = expected.and_then(|expected| expected.sum).map(|sum| (sum, sum.begin()));
         let mut pages = self.pages();
         let mut kept = Vec::new();
         let mut buffer = vec![0; BUFFER_BYTES.min(usize::try_from(size).unwrap_or(BUFFER_BYTES)).max(1)];
@@ -338,16 +318,14 @@ impl File<'_> {
         Ok(size)
     }
 
-    /// None if there is no manifest; the inner one if it does not list the file.
-    fn expected(&self) -> Option<Option<Expected>> {
-        let table = self.context.table.as_ref().filter(|table| table.has_manifest)?;
-        Some(self.found.own.and_then(|file| table.expected(file)))
+    fn listing(&self) -> Listing {
+        Listing::of(self.context.table.as_ref(), self.found)
     }
 
     fn wrong_size(&self, size: u64) -> Option<String> {
-        match self.expected()? {
-            None if !self.path.is(BACKUP_LABEL) => Some("It is not in the backup manifest.".to_owned()),
-            Some(expected) if expected.size != size => Some(format!(
+        match self.listing() {
+            Listing::Unlisted if !self.path.is(BACKUP_LABEL) => Some("It is not in the backup manifest.".to_owned()),
+            Listing::Listed(expected) if expected.size != size => Some(format!(
                 "It has {size} bytes, the backup manifest says {}.",
                 expected.size
             )),
