@@ -100,7 +100,7 @@ async fn a_parent_on_a_branch_that_was_left_is_refused() {
     put("rubbish").await;
     let target = chain.target();
     let planned = plan(&chain.store, chain.newest(), &target, RestoreOptions::default());
-    let notes = planned.await.expect("planned").notes;
+    let notes = planned.await.expect("planned").plan.notes;
     assert!(
         notes.iter().any(|note| note.contains("has no history of timeline 3")),
         "{notes:?}"
