@@ -15,6 +15,7 @@ use super::options::{RestoreMode, RestoreOptions};
 use super::plan::{Fetch, Held, PlannedRestore, RestorePlan};
 use super::{beside, outlook};
 use crate::blocking::blocking;
+use crate::data_dir::TABLESPACE_MAP;
 use crate::error::{Error, Result};
 use crate::formats::Sentinel;
 use crate::inventory::find_backup;
@@ -23,7 +24,7 @@ use crate::stored::contents::Contents;
 use crate::stored::databases::Databases;
 use crate::stored::fetch::{read_with, whole};
 use crate::stored::level::{Bits, Level};
-use crate::stored::member::{MemberPath, TABLESPACE_MAP};
+use crate::stored::member::MemberPath;
 use crate::stored::survey::Survey;
 use crate::stored::table::Table;
 use crate::stored::tars::{Tar, TarKind, list_tars};
@@ -238,8 +239,7 @@ impl Place {
         };
         place.target = match options.mode {
             RestoreMode::VerifyOnly => return Ok(place),
-            RestoreMode::Fresh => vacant::check_directories(target, &place.tablespaces, true)?,
-            RestoreMode::Delta => vacant::check_directories(target, &place.tablespaces, false)?,
+            mode => vacant::check_directories(target, &place.tablespaces, mode)?,
         };
         place.directories = Directories::find(&place.target, &place.tablespaces)?;
         let accepted = options.tablespace_map.accepts_originals();

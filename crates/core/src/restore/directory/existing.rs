@@ -18,11 +18,12 @@ use super::root::{Root, is_kind};
 use super::tablespaces::Tablespace;
 use super::tree::Tree;
 use super::walk::{DirectoryEntry, walk};
+use crate::data_dir::{BACKUP_MANIFEST, PG_WAL};
 use crate::error::{Error, Result};
 use crate::files::copy;
 use crate::places::is_of_server;
 use crate::stored::level::Bits;
-use crate::stored::member::{BACKUP_MANIFEST, MARKER, is_always_new};
+use crate::stored::member::{MARKER, is_always_new};
 use crate::stored::survey::BLOCK;
 use crate::stored::table::Table;
 
@@ -214,7 +215,8 @@ impl Survey<'_> {
         }
         if number.is_none() {
             self.figures.removed += 1;
-            let is_wal = entry.path.starts_with(b"pg_wal/") || entry.path == b"pg_wal";
+            let below = entry.path.strip_prefix(PG_WAL.as_bytes());
+            let is_wal = below.is_some_and(|below| below.is_empty() || below[0] == b'/');
             self.figures.removed_wal += u64::from(is_wal);
         }
         Ok(())

@@ -12,13 +12,14 @@ use super::extract::extract;
 use super::prepare::{check_readable, prepare};
 use super::{readback, recovery, stubs};
 use crate::blocking::blocking;
+use crate::data_dir::{BACKUP_LABEL, PG_CONTROL, PG_WAL};
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::restore::directory::tree::Tree;
 use crate::restore::options::RestoreMode;
 use crate::restore::plan::{Fetch, PlannedRestore, RestorePlan};
 use crate::stored::level::Level;
-use crate::stored::member::{BACKUP_LABEL, MARKER, PG_CONTROL, path_of};
+use crate::stored::member::{MARKER, path_of};
 use crate::stored::progress::ReadProgress;
 use crate::stored::tars::{Tar, TarKind};
 use walarchive_storage::{RangeReader, Store};
@@ -121,10 +122,10 @@ async fn check(context: &Arc<Context>, plan: &RestorePlan) -> Result<()> {
 async fn settle(context: &Arc<Context>, plan: &RestorePlan) -> Result<()> {
     let (context, further) = (Arc::clone(context), plan.further_settings());
     let recovery = plan.recovery.clone();
-    let parameters = plan.outlook.as_ref().and_then(|outlook| outlook.parameters.clone());
+    let parameters = plan.outlook.as_ref().and_then(|outlook| outlook.parameters);
     blocking(move || {
         if let Some(tree) = &context.tree {
-            tree.create_directory(&path_of("pg_wal")?, 0o700)?;
+            tree.create_directory(&path_of(PG_WAL)?, 0o700)?;
             recovery::write(recovery.as_ref(), &further, parameters.as_ref(), tree)?;
             // Where `PG_VERSION` was kept, so was the mode of the directory.
             let is_open = context
@@ -132,7 +133,7 @@ async fn settle(context: &Arc<Context>, plan: &RestorePlan) -> Result<()> {
                 .get()
                 .map_or_else(|| tree.is_open_to_group(), |open| Ok(*open))?;
             if is_open {
-                tree.create_directory(&path_of("pg_wal")?, 0o750)?;
+                tree.create_directory(&path_of(PG_WAL)?, 0o750)?;
                 tree.open_to_group(&recovery::OWN_FILES)?;
             }
         }

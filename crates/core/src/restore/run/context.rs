@@ -8,12 +8,13 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::assemble::Assembly;
+use crate::data_dir::{BACKUP_LABEL, PG_CONTROL};
 use crate::error::{Error, Result};
 use crate::formats::FILES_LIMIT;
 use crate::restore::directory::output::Output;
 use crate::restore::directory::tree::Tree;
 use crate::stored::level::{Bits, Level, Taken};
-use crate::stored::member::{BACKUP_LABEL, MemberPath, PG_CONTROL};
+use crate::stored::member::MemberPath;
 use crate::stored::progress::ReadProgress;
 use crate::stored::table::{Found, Key, Keys, Listing, Table};
 

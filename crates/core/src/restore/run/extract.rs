@@ -8,10 +8,12 @@ use tar::EntryType;
 
 use super::context::{Context, Step, Want};
 use super::place::{Member, Placed};
+use crate::data_dir::{PG_CONTROL, PG_VERSION, TABLESPACE_MAP};
 use crate::encrypted::blame;
 use crate::error::{Error, Result};
 use crate::restore::directory::output::Output;
-use crate::stored::member::{MemberPath, PG_CONTROL, PG_VERSION, TABLESPACE_MAP};
+use crate::restore::directory::tree::Flush;
+use crate::stored::member::MemberPath;
 use crate::stored::members::{Stop, TRUNCATED, each_member};
 use crate::stored::progress::Counted;
 use crate::stored::tars::{Tar, TarKind};
@@ -59,7 +61,7 @@ impl Unpacker<'_> {
             return Err(self.damaged(TRUNCATED).into());
         }
         match self.control.take() {
-            Some((control, mode)) => Ok(control.keep(mode, true)?),
+            Some((control, mode)) => Ok(control.keep(mode, Flush::Now)?),
             None => Ok(()),
         }
     }
@@ -175,7 +177,7 @@ impl Unpacker<'_> {
         };
         match member.place(entry, is_increment)? {
             Placed::Whole(output) if is_control => *self.control.borrow_mut() = Some((output, mode)),
-            Placed::Whole(output) => output.keep(mode, false)?,
+            Placed::Whole(output) => output.keep(mode, Flush::AtTheEnd)?,
             Placed::Done => {}
             // It does not count yet.
             Placed::InPart => return Ok(()),

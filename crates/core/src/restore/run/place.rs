@@ -5,11 +5,13 @@ use std::sync::atomic::Ordering;
 
 use super::assemble::{Pages, Unfinished};
 use super::context::Context;
+use crate::data_dir::BACKUP_LABEL;
 use crate::error::{Error, Result};
 use crate::files::read_full;
 use crate::formats::increment::{IncrementHeader, PAGE_BYTES};
 use crate::restore::directory::output::Output;
-use crate::stored::member::{BACKUP_LABEL, MemberPath};
+use crate::restore::directory::tree::Flush;
+use crate::stored::member::MemberPath;
 use crate::stored::members::Stop;
 use crate::stored::table::{Expected, Found, Listing, Sum};
 
@@ -191,7 +193,7 @@ impl Member<'_> {
             return Err(self.wrong("and the newer pages of the file have a checksum other than in the backup manifest"));
         }
         self.context.assembled.set(number);
-        output.keep(file.mode, false)?;
+        output.keep(file.mode, Flush::AtTheEnd)?;
         Ok(Placed::Done)
     }
 

@@ -6,6 +6,7 @@ use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 
 use super::recovery::put;
+use crate::data_dir::PG_CONTROL;
 use crate::error::{Error, Result};
 use crate::restore::directory::condition::{Condition, Marker};
 use crate::restore::directory::existing::Intended;
@@ -13,7 +14,7 @@ use crate::restore::directory::root::Root;
 use crate::restore::directory::tree::Tree;
 use crate::restore::directory::{condition, existing};
 use crate::restore::plan::{Fetch, Held, RestorePlan};
-use crate::stored::member::{MARKER, PG_CONTROL, path_of};
+use crate::stored::member::{MARKER, path_of};
 use crate::stored::progress::ReadProgress;
 use walarchive_storage::Store;
 

@@ -11,6 +11,7 @@ use tar::EntryType;
 
 use super::findings::Findings;
 use crate::control_file::{ControlFile, PG_CONTROL_BYTES};
+use crate::data_dir::{BACKUP_LABEL, PG_CONTROL, TABLESPACE_MAP};
 use crate::encrypted::blame;
 use crate::error::{Error, Result, StorageError};
 use crate::files::read_full;
@@ -20,7 +21,7 @@ use crate::lsn::Lsn;
 use crate::places;
 use crate::stored::essential::Essential;
 use crate::stored::level::Bits;
-use crate::stored::member::{BACKUP_LABEL, MemberPath, PG_CONTROL, TABLESPACE_MAP};
+use crate::stored::member::MemberPath;
 use crate::stored::members::{Member, Stop, TRUNCATED, each_member};
 use crate::stored::progress::{Counted, ReadProgress};
 use crate::stored::table::{Found, Key, Keys, Listing, Stored, Table};
