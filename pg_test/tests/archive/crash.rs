@@ -253,7 +253,7 @@ fn without_a_worker_the_archiver_uploads_by_itself() {
 fn the_worker_uploads_ahead_of_the_archiver() {
     let dir = TestDir::new();
     let repository = Repository::new(&dir, "repository");
-    let (cluster, segment) = has_archived(&dir, &repository.url());
+    let (cluster, _) = has_archived(&dir, &repository.url());
     let before = repository.segments().len();
     let archiver = cluster.wait_pid_of("archiver", None);
     let worker = cluster.wait_pid_of("walarchive uploader", None);

@@ -43,7 +43,7 @@ fn an_archiver_that_fails_is_a_row_of_the_check() {
 fn a_worker_that_does_not_move_is_blamed_and_not_waited_for() {
     let dir = TestDir::new();
     let repository = Repository::new(&dir, "repository");
-    let (cluster, segment) = has_archived(&dir, &repository.url());
+    let (cluster, _) = has_archived(&dir, &repository.url());
     let worker = cluster.wait_pid_of("walarchive uploader", None);
     let mark = cluster.log_mark();
     kill_pid(worker, Signal::SIGSTOP);
