@@ -78,6 +78,12 @@ impl Context {
         self.table.as_ref().map_or(none, |table| table.find_member(path))
     }
 
+    /// Something is to be said of a member.
+    fn finding(&self, status: VerifyStatus, raw: &[u8], detail: String) {
+        let name = String::from_utf8_lossy(raw).escape_debug().to_string();
+        self.findings.lock().add("file", status, name, detail);
+    }
+
     /// Returns whether it was seen before.
     fn see(&self, path: &MemberPath, found: Found) -> bool {
         match found.number() {
@@ -156,13 +162,9 @@ pub(super) fn read_tar(context: &Context, tar: &Tar, mut reader: RangeReader) ->
 /// The bytes of a file that was read; none of what a restore does not take.
 fn look_at_member(context: &Context, tar: &Tar, entry: &mut Member<'_, '_>) -> Result<Option<u64>, Stop> {
     let raw = entry.path_bytes().into_owned();
-    let name = || String::from_utf8_lossy(&raw).escape_debug().to_string();
     let refused = |reason: &str| {
         let detail = format!("In {}: {reason}; a restore refuses it.", tar.name);
-        context
-            .findings
-            .lock()
-            .add("file", VerifyStatus::Failure, name(), detail);
+        context.finding(VerifyStatus::Failure, &raw, detail);
         Ok(None)
     };
     let kind = entry.header().entry_type();
@@ -184,28 +186,13 @@ fn look_at_member(context: &Context, tar: &Tar, entry: &mut Member<'_, '_>) -> R
                 "In {}: it is a symbolic link, and what the server has behind it is not in the backup.",
                 tar.name
             );
-            context
-                .findings
-                .lock()
-                .add("file", VerifyStatus::Failure, name(), detail);
+            context.finding(VerifyStatus::Failure, &raw, detail);
             return Ok(None);
         }
         EntryType::Symlink | EntryType::Char | EntryType::Block | EntryType::Fifo => {
             let detail = format!("In {}: it is a link or a device; a restore leaves it out.", tar.name);
-            context
-                .findings
-                .lock()
-                .add("file", VerifyStatus::Warning, name(), detail);
-            // In the place of a file that the manifest lists it is no replacement for it.
-            let is_listed = |table: &Table| {
-                found
-                    .number()
-                    .is_some_and(|file| table.has_manifest && table.is_listed(file))
-            };
-            let is_needed = path.is(PG_CONTROL) || path.is(BACKUP_LABEL);
-            if !is_needed && !context.table.as_ref().is_some_and(is_listed) {
-                context.see(&path, found);
-            }
+            context.finding(VerifyStatus::Warning, &raw, detail);
+            see_left_out(context, &path, found);
             return Ok(None);
         }
         EntryType::Regular | EntryType::Continuous if !raw.ends_with(b"/") => {}
@@ -217,10 +204,9 @@ fn look_at_member(context: &Context, tar: &Tar, entry: &mut Member<'_, '_>) -> R
     if path.is(PG_CONTROL) && tar.kind != TarKind::Control {
         return refused("it must be in the tar that is restored last");
     }
-    let always = path.is(PG_CONTROL) || path.is(BACKUP_LABEL);
     let described = context.table.as_ref().filter(|table| table.has_metadata);
     let stored = described.and_then(|table| table.stored(found.described?));
-    if described.is_some() && stored.is_none() && !always {
+    if described.is_some() && stored.is_none() && !is_always_needed(&path) {
         return Ok(None);
     }
     if context.see(&path, found) {
@@ -234,6 +220,21 @@ fn look_at_member(context: &Context, tar: &Tar, entry: &mut Member<'_, '_>) -> R
         Some(Stored::Increment) => file.read_increment(entry).map(Some),
         _ => file.read(entry).map(Some),
     }
+}
+
+/// A link or a device was seen. In the place of a file that the manifest lists it is no replacement for it.
+fn see_left_out(context: &Context, path: &MemberPath, found: Found) {
+    let table = context.table.as_ref().filter(|table| table.has_manifest);
+    let is_listed = table
+        .zip(found.number())
+        .is_some_and(|(table, file)| table.is_listed(file));
+    if !is_always_needed(path) && !is_listed {
+        context.see(path, found);
+    }
+}
+
+fn is_always_needed(path: &MemberPath) -> bool {
+    path.is(PG_CONTROL) || path.is(BACKUP_LABEL)
 }
 
 /// Is this a place where the server has data? WAL-G packs the link where it finds one there.
