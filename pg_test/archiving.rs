@@ -19,6 +19,16 @@ pub fn archiving(dir: &TestDir, name: &str, url: &str) -> Builder {
         .setting("wal_keep_size", "2GB")
 }
 
+/// Such a cluster that runs, and a segment that it has archived.
+#[track_caller]
+pub fn has_archived(dir: &TestDir, url: &str) -> (Cluster, String) {
+    let cluster = archiving(dir, "c", url).start();
+    cluster.psql("CREATE EXTENSION walarchive");
+    let segment = cluster.switch_wal();
+    cluster.wait_archived(&segment, PATIENCE);
+    (cluster, segment)
+}
+
 /// The name of the segment that is being written.
 #[track_caller]
 pub fn present_segment(cluster: &Cluster) -> String {

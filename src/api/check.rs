@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 use walarchive_core::check::{self, Check};
+use walarchive_core::data_dir::PG_WAL;
 use walarchive_core::{Error, wal_g};
 use walarchive_storage::Store;
 
@@ -181,7 +182,7 @@ fn archiver() -> Check {
             "See the rows \"preload\", \"archive_mode\" and \"archive_library\".",
         );
     }
-    let waiting = match waiting(&server::data_directory().join("pg_wal")) {
+    let waiting = match waiting(&server::data_directory().join(PG_WAL)) {
         Ok(waiting) => waiting,
         Err(error) => return Check::of_error(name, &error),
     };

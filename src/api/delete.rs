@@ -3,7 +3,9 @@
 use chrono::{DateTime, Utc};
 use pgrx::prelude::*;
 use tokio_util::sync::CancellationToken;
-use walarchive_core::retention::{self, DeletionProgress, Garbage, Gfs, Mode, Request, Row, Rule, Span};
+use walarchive_core::retention::{
+    self, Confirmed, DeletionProgress, Garbage, Gfs, Mode, Order, OtherBranches, Request, Row, Rule, Span,
+};
 use walarchive_core::{Error, Result, cluster};
 
 use super::{argument, bigint, in_archive, required};
@@ -223,19 +225,22 @@ fn delete(request: Result<Request>, confirm: bool) -> Vec<Shown> {
         or_raise(ArchiveSettings::for_writing());
     }
     let (identity, running) = (server::identity(), running());
-    let (plan, applied) = in_archive(move |archive| async move {
+    let deletion = in_archive(move |archive| async move {
         let store = &archive.writable();
         cluster::is_owned(store, &identity).await?;
-        if confirm {
-            store.check_fence().await?;
-        }
-        let plan = retention::draw_up(store, &request, &running, Utc::now()).await?;
-        // A statement that is cancelled drops this future, which is safe at any point.
+        // A statement that is cancelled drops this future.
         let (progress, cancel) = (DeletionProgress::default(), CancellationToken::new());
-        let applied = match confirm {
-            true => Some(retention::apply(store, &plan, &progress, &cancel).await?),
-            false => None,
+        let confirmed = confirm.then_some(Confirmed {
+            store,
+            progress: &progress,
+            cancel: &cancel,
+        });
+        let order = Order {
+            request: &request,
+            protected: &running,
+            others: OtherBranches::Keep,
         };
+        let deletion = retention::delete(store, order, confirmed, |_| {}).await?;
         // The lease is among what has been deleted; nobody shall write it anew.
         if confirm
             && request == (Request::Everything { force: true })
@@ -243,12 +248,12 @@ fn delete(request: Result<Request>, confirm: bool) -> Vec<Shown> {
         {
             writer.forget().await?;
         }
-        Ok((plan, applied))
+        Ok(deletion)
     });
-    for note in &plan.notes {
+    for note in &deletion.plan.notes {
         error::notice(note);
     }
-    for spared in applied.iter().flat_map(|applied| &applied.spared) {
+    for spared in deletion.applied.iter().flat_map(|applied| &applied.spared) {
         error::warning(
             PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             &format!("backup \"{}\" was not deleted: {}", spared.name, spared.why),
@@ -256,13 +261,7 @@ fn delete(request: Result<Request>, confirm: bool) -> Vec<Shown> {
             "",
         );
     }
-    let deleted = |index: usize| applied.as_ref().is_some_and(|applied| applied.deleted[index]);
-    let rows = plan
-        .actions
-        .iter()
-        .enumerate()
-        .map(|(index, action)| action.row(deleted(index)));
-    rows.map(shown).collect()
+    deletion.rows().map(shown).collect()
 }
 
 fn shown(row: Row) -> Shown {

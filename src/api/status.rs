@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use pgrx::prelude::*;
+use walarchive_core::data_dir::PG_WAL;
 use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, Result, lease};
 
@@ -91,7 +92,7 @@ fn walarchive_archiver_status_0_2() -> TableIterator<
         )
     };
     let scheduling = *SCHEDULING.share();
-    let waiting = or_raise(waiting(&server::data_directory().join("pg_wal")));
+    let waiting = or_raise(waiting(&server::data_directory().join(PG_WAL)));
     // Without asking the store: what this server has learned of it.
     let lease = Some(guc::storage_url()).filter(|url| !url.is_empty()).map(|url| {
         let url = url.trim_end_matches('/').to_owned();

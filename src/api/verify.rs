@@ -4,11 +4,8 @@ use std::sync::Arc;
 
 use pgrx::datum::VariadicArray;
 use pgrx::prelude::*;
-use walarchive_core::cluster;
 use walarchive_core::inventory::Inventory;
-use walarchive_core::verify::{
-    self, Archiving, BackupReport, Checks, LOOKS, Live, Names, Position, VerifyStatus, WalReport,
-};
+use walarchive_core::verify::{self, Archiving, BackupReport, Checks, Live, Looks, Names, Position, WalReport};
 use walarchive_core::wal::Segment;
 use walarchive_core::{Error, Lsn};
 use walarchive_storage::Store;
@@ -44,17 +41,12 @@ fn walarchive_wal_verify_0_2(
     let words: Vec<String> = checks.iter().map(|word| required("checks", word).0).collect();
     let checks = argument(Checks::parse(words.iter().map(String::as_str)));
     let store = store();
-    let (mut inventory, mut names) = (None, None);
-    if checks.names() {
-        for _ in 0..LOOKS {
-            let (loaded, found) = look(&store);
-            let failed = found.status() == VerifyStatus::Failure;
-            (inventory, names) = (Some(loaded), Some(found));
-            if !failed {
-                break;
-            }
-        }
+    let mut looks = Looks::default();
+    while checks.names() && looks.go_on() {
+        let (inventory, names) = look(&store);
+        looks.add(inventory, names);
     }
+    let (inventory, names) = looks.last();
     let content = checks.content.map(|selection| {
         let inventory = inventory.unwrap_or_else(|| load(&store));
         run(async move { verify::verify_content(&store, &inventory, selection, Arc::default()).await })
@@ -126,14 +118,7 @@ fn look(store: &Store) -> (Inventory, Names) {
     let (timeline, lsn) = server::wal_position();
     let inventory = load(store);
     let (identity, own) = (server::identity(), server::identity().system_identifier);
-    if inventory.system_identifier == Some(own) {
-        or_raise(cluster::check_segment_size(
-            store,
-            inventory.segment_size,
-            identity.segment_size,
-        ));
-    }
-    if let Some(owner) = inventory.system_identifier.filter(|owner| *owner != own) {
+    if let Some(owner) = or_raise(verify::other_owner(store, &inventory, own, identity.segment_size)) {
         or_raise(Err(Error::ForeignRepository {
             repository: store.url().to_owned(),
             reason: format!("Its system identifier is {owner}, this cluster's is {own}."),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 use walarchive_core::archive::{Fingerprint, Pushed};
+use walarchive_core::data_dir::PG_WAL;
 use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, StorageError};
 use walarchive_storage::{Brake, Motion};
@@ -102,7 +103,7 @@ fn archive(file: &str) -> Result<(), Box<Failure>> {
     shmem::require_preloaded().map_err(|refused| Box::new(Failure::from(&refused)))?;
     let name: WalFileName = file.parse().map_err(noted)?;
     let settings = ArchiveSettings::for_writing().map_err(noted)?;
-    let path = server::data_directory().join("pg_wal").join(file);
+    let path = server::data_directory().join(PG_WAL).join(file);
     let numbers = Fingerprint::of(&path).map_err(noted)?.to_numbers();
     let call = Call {
         file: Text::new(file),
@@ -246,7 +247,7 @@ impl Call {
 
     fn begin(&self, name: &WalFileName, settings: &ArchiveSettings) -> Result<Own, Error> {
         let archive = bridge::archive(settings)?;
-        let directory = server::data_directory().join("pg_wal");
+        let directory = server::data_directory().join(PG_WAL);
         let (motion, name) = (Arc::new(Motion::default()), *name);
         let (sender, outcome) = channel();
         let noting = Arc::clone(&motion);

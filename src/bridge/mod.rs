@@ -12,6 +12,7 @@ use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use walarchive_core::Error;
 use walarchive_core::archive::Archive;
+use walarchive_core::data_dir::STANDBY_SIGNAL;
 use walarchive_core::lease::{Situation, Writer};
 use walarchive_storage::{Brake, Store};
 
@@ -66,7 +67,7 @@ pub fn situation() -> Situation {
     let in_recovery = pg::server::in_recovery();
     Situation {
         in_recovery,
-        is_standby: in_recovery && pg::server::data_directory().join("standby.signal").exists(),
+        is_standby: in_recovery && pg::server::data_directory().join(STANDBY_SIGNAL).exists(),
         timeline: pg::server::wal_position().0,
         interval: guc::lease_interval(),
     }

@@ -46,7 +46,6 @@ pub struct Slot {
     numbers: FileNumbers,
     /// Bytes that were sent of it, repetitions included.
     sent: u64,
-    failure: Failure,
 }
 
 impl Slot {
@@ -57,7 +56,6 @@ impl Slot {
         generation: 0,
         numbers: [0; 3],
         sent: 0,
-        failure: Failure::NONE,
     };
 }
 
@@ -82,6 +80,9 @@ pub struct Queue {
     slots: [Slot; SLOTS],
     /// The last file that the archiver was told to be done: it may not have renamed its `.ready` file yet.
     acknowledged: FileName,
+    /// Why the slot that failed did. The archiver waits for one file at a time, so there is at most one such slot, and
+    /// one place is enough: a failure is many times as large as a slot.
+    failure: Failure,
 }
 
 impl Queue {
@@ -89,6 +90,7 @@ impl Queue {
     pub const EMPTY: Queue = Queue {
         slots: [Slot::EMPTY; SLOTS],
         acknowledged: Text::EMPTY,
+        failure: Failure::NONE,
     };
 
     /// The archiver asks for a file, with what it knows of it. A file that was uploaded with other settings, or that has
@@ -107,7 +109,7 @@ impl Queue {
                 }
                 State::Failed => {
                     slot.state = State::Empty;
-                    return Answer::Failed(slot.failure);
+                    return Answer::Failed(self.failure);
                 }
                 State::Done => slot.state = State::Requested,
                 State::Empty | State::Requested | State::Uploading => {}
@@ -201,9 +203,19 @@ impl Queue {
     pub fn fail(&mut self, name: &FileName, failure: Failure) -> bool {
         let Some(slot) = self.uploading(name) else { return false };
         slot.sent = 0;
-        slot.state = if slot.wanted { State::Failed } else { State::Empty };
-        slot.failure = failure;
-        slot.wanted
+        if !slot.wanted {
+            slot.state = State::Empty;
+            return false;
+        }
+        slot.state = State::Failed;
+        self.failure = failure;
+        // An archiver that died has not fetched the failure of the file that it waited for. That file is asked for anew.
+        for slot in self.slots.iter_mut().filter(|slot| slot.name != *name) {
+            if slot.state == State::Failed {
+                slot.state = State::Empty;
+            }
+        }
+        true
     }
 
     /// The worker is gone, or has just come: nothing is being uploaded.
@@ -317,6 +329,60 @@ mod tests {
         assert!(queue.fail(&name(1), Failure::NONE));
         assert!(matches!(queue.ask(&name(1), 7, NUMBERS), Answer::Failed(_)));
         assert!(matches!(queue.ask(&name(1), 7, NUMBERS), Answer::Wait));
+    }
+
+    fn failure(message: &str) -> Failure {
+        Failure {
+            message: Text::new(message),
+            ..Failure::NONE
+        }
+    }
+
+    #[test]
+    fn the_archiver_gets_the_failure_of_its_own_file() {
+        let mut queue = Queue::EMPTY;
+        for number in [1, 2] {
+            queue.ask(&name(number), 7, NUMBERS);
+            queue.take_request();
+        }
+        queue.look_ahead(&name(3));
+        assert!(queue.fail(&name(2), failure("of 2")));
+        // One that nobody waits for leaves no trace.
+        assert!(!queue.fail(&name(3), failure("of 3")));
+        assert!(matches!(queue.ask(&name(3), 7, NUMBERS), Answer::Wait));
+        match queue.ask(&name(2), 7, NUMBERS) {
+            Answer::Failed(failure) => assert_eq!(failure.message.as_str(), "of 2"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_failure_that_was_never_fetched_is_not_told_of_another_file() {
+        let mut queue = Queue::EMPTY;
+        for number in [1, 2] {
+            queue.ask(&name(number), 7, NUMBERS);
+            queue.take_request();
+        }
+        assert!(queue.fail(&name(1), failure("of 1")));
+        assert!(queue.fail(&name(2), failure("of 2")));
+        assert!(matches!(queue.ask(&name(1), 7, NUMBERS), Answer::Wait));
+        assert_eq!(queue.take_request(), Some(name(1)), "it is tried again");
+        match queue.ask(&name(2), 7, NUMBERS) {
+            Answer::Failed(failure) => assert_eq!(failure.message.as_str(), "of 2"),
+            other => panic!("{other:?}"),
+        }
+        assert!(queue.fail(&name(1), failure("of 1 again")));
+        match queue.ask(&name(1), 7, NUMBERS) {
+            Answer::Failed(failure) => assert_eq!(failure.message.as_str(), "of 1 again"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn slots_are_small() {
+        assert!(size_of::<Slot>() <= 128, "{}", size_of::<Slot>());
+        let slots = SLOTS * size_of::<Slot>();
+        assert!(size_of::<Queue>() <= slots + size_of::<Failure>() + 64);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 use walarchive_core::archive::{Pace, Pushed};
 use walarchive_core::backup::Rate;
+use walarchive_core::data_dir::PG_WAL;
 use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, Result};
 use walarchive_storage::{Brake, Motion};
@@ -67,7 +68,7 @@ impl Uploader {
         let (sender, finished) = channel();
         Uploader {
             bridge: Bridge::get(),
-            directory: server::data_directory().join("pg_wal"),
+            directory: server::data_directory().join(PG_WAL),
             ahead: Ahead::new(),
             lease: Keeper::new(),
             running: HashMap::new(),

@@ -33,7 +33,12 @@ pub async fn show_deletion<T>(progress: &retention::DeletionProgress, work: impl
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     let template = "{spinner} {human_pos} of {human_len} {wide_bar} {per_sec}, {eta} left, {msg}";
     watch(&bar, template, work, |bar| {
-        bar.set_length(progress.total.load(Ordering::Relaxed));
+        let total = progress.total.load(Ordering::Relaxed);
+        // Nothing is deleted yet, or nothing is to be.
+        if total == 0 {
+            return;
+        }
+        bar.set_length(total);
         bar.set_position(progress.done.load(Ordering::Relaxed));
         bar.set_message(HumanBytes(progress.bytes.load(Ordering::Relaxed)).to_string());
     })

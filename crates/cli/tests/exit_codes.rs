@@ -1,68 +1,11 @@
 //! The exit codes that PostgreSQL and scripts act upon, seen from outside.
 
+mod support;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
-const SEGMENT: &str = "000000010000000000000003";
-const SEGMENT_BYTES: usize = 1 << 20;
-
-/// A working directory that looks like a data directory, with a store beside it.
-struct Place {
-    dir: tempfile::TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        let place = Place {
-            dir: tempfile::tempdir().expect("a directory"),
-        };
-        for name in ["store", "data/pg_wal", "data/global", "data/base"] {
-            std::fs::create_dir_all(place.path(name)).expect("created");
-        }
-        std::fs::write(place.path("data/PG_VERSION"), "15\n").expect("written");
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn url(&self) -> String {
-        format!("file://{}", self.path("store").display())
-    }
-
-    /// Run the binary in the data directory, with nothing of the test's own environment.
-    fn run(&self, args: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_walarchive"))
-            .args(args)
-            .current_dir(self.path("data"))
-            .env_clear()
-            .output()
-            .expect("run")
-    }
-
-    fn fetch(&self, storage: &str) -> (i32, String) {
-        code(&self.run(&["wal-fetch", SEGMENT, "pg_wal/RECOVERYXLOG", "--storage", storage]))
-    }
-}
-
-fn code(output: &Output) -> (i32, String) {
-    let code = output.status.code().expect("an exit code");
-    (code, String::from_utf8_lossy(&output.stderr).into_owned())
-}
-
-/// A segment as far as anybody looks at it here.
-fn segment() -> Vec<u8> {
-    let mut bytes: Vec<u8> = (0..SEGMENT_BYTES).map(|at| (at % 251) as u8).collect();
-    bytes[..40].fill(0);
-    bytes[0..2].copy_from_slice(&0xD110u16.to_le_bytes());
-    bytes[2..4].copy_from_slice(&2u16.to_le_bytes());
-    bytes[4..8].copy_from_slice(&1u32.to_le_bytes());
-    bytes[8..16].copy_from_slice(&(3 * SEGMENT_BYTES as u64).to_le_bytes());
-    bytes[24..32].copy_from_slice(&7u64.to_le_bytes());
-    bytes[32..36].copy_from_slice(&(SEGMENT_BYTES as u32).to_le_bytes());
-    bytes
-}
+use support::{Place, SEGMENT, SEGMENT_BYTES, code, segment};
 
 /// The one object in the store's WAL folder.
 fn object(place: &Place) -> PathBuf {
@@ -86,7 +29,8 @@ fn files_in(directory: &Path) -> Vec<String> {
 fn a_segment_goes_there_and_comes_back() {
     let place = Place::new();
     std::fs::write(place.path("data/pg_wal").join(SEGMENT), segment()).expect("written");
-    let push = |place: &Place| code(&place.run(&["wal-push", &format!("pg_wal/{SEGMENT}"), "--storage", &place.url()]));
+    let push =
+        |place: &Place| code(&place.output(&["wal-push", &format!("pg_wal/{SEGMENT}"), "--storage", &place.url()]));
     assert_eq!(push(&place), (0, String::new()));
     assert_eq!(push(&place), (0, String::new()), "the same again is fine");
     assert_eq!(place.fetch(&place.url()), (0, String::new()));
@@ -95,7 +39,7 @@ fn a_segment_goes_there_and_comes_back() {
     std::fs::remove_file(place.path("data/pg_wal/RECOVERYXLOG")).expect("removed");
     let conf = format!("walarchive.storage = '{}'\n", place.url());
     std::fs::write(place.path("data/postgresql.auto.conf"), conf).expect("written");
-    assert_eq!(code(&place.run(&["wal-fetch", SEGMENT, "pg_wal/RECOVERYXLOG"])).0, 0);
+    assert_eq!(code(&place.output(&["wal-fetch", SEGMENT, "pg_wal/RECOVERYXLOG"])).0, 0);
     assert!(place.path("data/pg_wal/RECOVERYXLOG").exists());
     // Other content under that name is refused.
     let mut other = segment();
@@ -257,7 +201,7 @@ fn what_may_pass_never_stops_a_standby() {
         for (what, state) in seen {
             state();
             let ca_option = format!("ca_cert_file={}", ca.display());
-            let output = place.run(&[
+            let output = place.output(&[
                 "wal-fetch",
                 SEGMENT,
                 "pg_wal/X",
@@ -277,7 +221,7 @@ fn what_may_pass_never_stops_a_standby() {
         }
         // A setting of the server that is being mended.
         std::fs::write(place.path("data/postgresql.conf"), "walarchive.storage = 'ftp://x'\n").expect("written");
-        let (exit, says) = code(&place.run(&["wal-fetch", SEGMENT, "pg_wal/X"]));
+        let (exit, says) = code(&place.output(&["wal-fetch", SEGMENT, "pg_wal/X"]));
         assert_eq!(exit, if signal { 1 } else { 200 }, "{says}");
     }
 }
@@ -339,7 +283,7 @@ fn damage_is_200_and_leaves_nothing() {
     for (what, signal) in [("cut", false), ("flipped", false), ("cut", true)] {
         let place = Place::new();
         std::fs::write(place.path("data/pg_wal").join(SEGMENT), segment()).expect("written");
-        let push = place.run(&["wal-push", &format!("pg_wal/{SEGMENT}"), "--storage", &place.url()]);
+        let push = place.output(&["wal-push", &format!("pg_wal/{SEGMENT}"), "--storage", &place.url()]);
         assert_eq!(code(&push), (0, String::new()));
         std::fs::remove_file(place.path("data/pg_wal").join(SEGMENT)).expect("removed");
         let object = object(&place);
@@ -385,15 +329,15 @@ fn a_mistake_in_restore_command_stops_recovery() {
             "file:///tmp",
         ],
     ] {
-        let (exit, says) = code(&place.run(args));
+        let (exit, says) = code(&place.output(args));
         assert!(exit == 200 && !says.is_empty(), "{args:?}: {exit} {says}");
     }
-    let (_, says) = code(&place.run(&["wal-fetch", "nonsense", "x", "--storage", "file:///tmp"]));
+    let (_, says) = code(&place.output(&["wal-fetch", "nonsense", "x", "--storage", "file:///tmp"]));
     assert!(
         says.contains("\"nonsense\" is not the name of a WAL file") && says.contains("in place of %f"),
         "not the hint of wal-push: {says}"
     );
-    assert_eq!(code(&place.run(&["wal-fetch", "--help"])).0, 0);
+    assert_eq!(code(&place.output(&["wal-fetch", "--help"])).0, 0);
 }
 
 #[test]
@@ -425,7 +369,7 @@ fn other_usage_errors_are_2() {
         &["check", "--nonsense"],
         &["help", "nonsense"],
     ] {
-        let (exit, says) = code(&place.run(args));
+        let (exit, says) = code(&place.output(args));
         assert!(exit == 2 && !says.is_empty(), "{args:?}: {exit} {says}");
     }
     for args in [
@@ -435,7 +379,7 @@ fn other_usage_errors_are_2() {
         &["help", "delete"],
         &["delete", "retain", "--help"],
     ] {
-        assert_eq!(code(&place.run(args)).0, 0, "{args:?}");
+        assert_eq!(code(&place.output(args)).0, 0, "{args:?}");
     }
 }
 
@@ -464,7 +408,7 @@ fn a_named_pipe_is_no_wal_file() {
 fn backup_fetch_tells_a_refusal_from_a_failing_archive() {
     let place = Place::new();
     let fetch = |place: &Place, directory: &str, name: &str, storage: &str| {
-        code(&place.run(&["backup-fetch", directory, name, "--storage", storage, "-q"]))
+        code(&place.output(&["backup-fetch", directory, name, "--storage", storage, "-q"]))
     };
     let (exit, says) = fetch(&place, "../new", "LATEST", &place.url());
     assert!(exit == 1 && says.contains("no backup can be restored"), "{exit} {says}");
@@ -481,17 +425,17 @@ fn backup_fetch_tells_a_refusal_from_a_failing_archive() {
         "a backup without tars: {exit} {says}"
     );
     assert!(!place.path("new").exists());
-    let list = place.run(&["backup-list", "--json", "--storage", &place.url()]);
+    let list = place.output(&["backup-list", "--json", "--storage", &place.url()]);
     let listed: serde_json::Value = serde_json::from_slice(&list.stdout).expect("JSON");
     assert_eq!(listed[0]["backup_name"], name);
     assert_eq!(
         (&listed[0]["finish_lsn"], &listed[0]["user_data"]["a"]),
         (&2.into(), &1.into())
     );
-    let table = place.run(&["backup-list", "--storage", &place.url()]);
+    let table = place.output(&["backup-list", "--storage", &place.url()]);
     assert!(String::from_utf8_lossy(&table.stdout).contains(name), "{table:?}");
     std::fs::write(&sentinel, "{").expect("written");
-    let table = place.run(&["backup-list", "--storage", &place.url()]);
+    let table = place.output(&["backup-list", "--storage", &place.url()]);
     assert!(
         table.status.success() && String::from_utf8_lossy(&table.stdout).contains("damaged"),
         "{table:?}"

@@ -1,93 +1,18 @@
 //! The binary in WAL-G's place: its variables, its configuration file, its directory of variables, and objects that it encrypted.
 
+mod support;
+
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-const SEGMENT: &str = "000000010000000000000003";
-const SEGMENT_BYTES: usize = 1 << 20;
+use support::{Place, SEGMENT, SEGMENT_BYTES, code, segment};
+
 const SECRET: &str = "hunter2hunter2hunter2hunter2hunt";
-
-/// A data directory with a segment in it, a store, and a home.
-struct Place {
-    dir: tempfile::TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        let place = Place {
-            dir: tempfile::tempdir().expect("a directory"),
-        };
-        for name in ["store", "home", "data/pg_wal", "data/global", "data/base"] {
-            std::fs::create_dir_all(place.path(name)).expect("created");
-        }
-        place.write("data/PG_VERSION", b"15\n", 0o600);
-        place.write(&format!("data/pg_wal/{SEGMENT}"), &segment(), 0o600);
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn write(&self, name: &str, content: &[u8], mode: u32) {
-        std::fs::write(self.path(name), content).expect("written");
-        std::fs::set_permissions(self.path(name), std::fs::Permissions::from_mode(mode)).expect("set");
-    }
-
-    fn command(&self, args: &[&str], environment: &[(&str, &str)]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_walarchive"));
-        command.args(args).current_dir(self.path("data")).env_clear();
-        command.env("HOME", self.path("home")).envs(environment.iter().copied());
-        command
-    }
-
-    fn run(&self, args: &[&str], environment: &[(&str, &str)]) -> (i32, String) {
-        code(&self.command(args, environment).output().expect("run"))
-    }
-
-    fn push(&self, environment: &[(&str, &str)]) -> (i32, String) {
-        self.run(&["wal-push", &format!("pg_wal/{SEGMENT}")], environment)
-    }
-
-    fn store(&self) -> String {
-        self.path("store").display().to_string()
-    }
-
-    /// What lies in the store's folder of WAL.
-    fn stored(&self) -> Vec<String> {
-        let Ok(folder) = std::fs::read_dir(self.path("store/wal_005")) else {
-            return Vec::new();
-        };
-        let names = folder.map(|entry| entry.expect("read").file_name().to_string_lossy().into_owned());
-        names.collect()
-    }
-}
-
-fn code(output: &Output) -> (i32, String) {
-    let code = output.status.code().expect("an exit code");
-    (code, String::from_utf8_lossy(&output.stderr).into_owned())
-}
-
-/// A segment as far as anybody looks at it here.
-fn segment() -> Vec<u8> {
-    let mut bytes: Vec<u8> = (0..SEGMENT_BYTES).map(|at| (at % 251) as u8).collect();
-    bytes[..40].fill(0);
-    bytes[0..2].copy_from_slice(&0xD110u16.to_le_bytes());
-    bytes[2..4].copy_from_slice(&2u16.to_le_bytes());
-    bytes[4..8].copy_from_slice(&1u32.to_le_bytes());
-    bytes[8..16].copy_from_slice(&(3 * SEGMENT_BYTES as u64).to_le_bytes());
-    bytes[24..32].copy_from_slice(&7u64.to_le_bytes());
-    bytes[32..36].copy_from_slice(&(SEGMENT_BYTES as u32).to_le_bytes());
-    bytes
-}
 
 #[test]
 fn no_verb_writes_where_encryption_is_configured() {
-    let place = Place::new();
+    let place = Place::with_segment();
     let store = place.store();
     let json = format!(r#"{{"WALG_FILE_PREFIX": "{store}", "walg_pgp_key_path": "/k"}}"#);
     place.write("config.json", json.as_bytes(), 0o600);
@@ -170,7 +95,7 @@ fn the_configuration_file_and_the_directory_are_read_like_the_environment() {
         ),
         ("env/WALG_FILE_PREFIX", "STORE\n"),
     ] {
-        let place = Place::new();
+        let place = Place::with_segment();
         std::fs::create_dir(place.path("env")).expect("made");
         place.write("env/WALG_COMPRESSION_METHOD", b"lz4", 0o600);
         place.write(name, text.replace("STORE", &place.store()).as_bytes(), 0o600);
@@ -201,7 +126,7 @@ fn the_configuration_file_and_the_directory_are_read_like_the_environment() {
             "{name}"
         );
     }
-    let place = Place::new();
+    let place = Place::with_segment();
     place.write(
         "home/.walg.json",
         br#"{"WALG_FILE_PREFIX": "/nowhere", "AWS_SECRET_ACCESS_KEY": "x"#,
@@ -231,7 +156,7 @@ fn the_configuration_file_and_the_directory_are_read_like_the_environment() {
 /// Secrets of the file reach the store, and nothing else.
 #[test]
 fn keys_of_the_configuration_file_sign_requests() {
-    let place = Place::new();
+    let place = Place::with_segment();
     let server = TcpListener::bind("127.0.0.1:0").expect("bound");
     let endpoint = format!("http://{}", server.local_addr().expect("an address"));
     let config = format!(
@@ -272,7 +197,7 @@ fn keys_of_the_configuration_file_sign_requests() {
 
 #[test]
 fn variables_without_effect_are_named_once() {
-    let place = Place::new();
+    let place = Place::with_segment();
     let store = place.store();
     let (exit, says) = place.push(&[
         ("WALG_FILE_PREFIX", &store),
@@ -323,7 +248,7 @@ fn an_encrypted_object_is_told_from_a_damaged_one() {
             true,
         ),
     ] {
-        let place = Place::new();
+        let place = Place::with_segment();
         let store = place.store();
         let environment = [("WALG_FILE_PREFIX", store.as_str())];
         std::fs::create_dir(place.path("store/wal_005")).expect("made");
@@ -348,7 +273,7 @@ fn an_encrypted_object_is_told_from_a_damaged_one() {
 
 #[test]
 fn an_encrypted_backup_is_told_from_a_damaged_one() {
-    let place = Place::new();
+    let place = Place::with_segment();
     let store = place.store();
     let environment = [("WALG_FILE_PREFIX", store.as_str())];
     let name = "base_000000010000000000000003";

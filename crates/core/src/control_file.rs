@@ -3,12 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::data_dir::{PG_CONTROL, PG_VERSION};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::wal::SegmentSize;
-
-/// Where the server keeps it, relative to the data directory.
-pub const PG_CONTROL: &str = "global/pg_control";
 
 /// The bytes of the file, most of them zero, in every version.
 pub const PG_CONTROL_BYTES: u64 = 8192;
@@ -103,7 +101,7 @@ fn content(bytes: &[u8]) -> Option<&[u8]> {
 
 /// The major version of a data directory, from its `PG_VERSION`.
 pub fn read_major_version(data_dir: &Path) -> Result<u32> {
-    let path: PathBuf = data_dir.join("PG_VERSION");
+    let path: PathBuf = data_dir.join(PG_VERSION);
     let text = std::fs::read_to_string(&path).map_err(|error| Error::io("read", &path, error))?;
     text.trim()
         .parse()

@@ -13,6 +13,7 @@ pub mod check;
 pub mod cluster;
 pub mod codec;
 pub mod control_file;
+pub mod data_dir;
 mod description;
 mod encrypted;
 pub mod error;

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
+use crate::data_dir::PG_VERSION;
+
 /// What the server itself has at the top of its data directory.
 const OF_SERVER_AT_TOP: [&str; 15] = [
-    "PG_VERSION",
+    PG_VERSION,
     "base",
     "current_logfiles",
     "global",
@@ -55,7 +57,7 @@ pub(crate) fn is_of_server(path: &Path) -> bool {
 }
 
 fn is_file_of_database(name: &str) -> bool {
-    matches!(name, "PG_VERSION" | "pg_filenode.map" | "pg_control") || relation(name).is_some()
+    matches!(name, PG_VERSION | "pg_filenode.map" | "pg_control") || relation(name).is_some()
 }
 
 /// The file node and the fork (the main one is empty) of a relation's file.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use walarchive_pg_test::archiving::{
-    archiving, first_waiting, present_segment, status, switch_segments, wait_drained, wait_message,
+    archiving, first_waiting, has_archived, present_segment, status, switch_segments, wait_drained, wait_message,
 };
 use walarchive_pg_test::repository::{Repository, segment_name, segment_number};
 use walarchive_pg_test::site::{Site, archive_all, backup, lose, start_segment};
@@ -136,10 +136,7 @@ fn an_object_of_other_content_on_s3_is_left_alone_and_reported() {
 fn the_same_content_again_is_fine() {
     let dir = TestDir::new();
     let repository = Repository::new(&dir, "repository");
-    let cluster = archiving(&dir, "c", &repository.url()).start();
-    cluster.psql("CREATE EXTENSION walarchive");
-    let segment = cluster.switch_wal();
-    cluster.wait_archived(&segment, PATIENCE);
+    let (cluster, segment) = has_archived(&dir, &repository.url());
     let before = repository.snapshot();
     cluster.stop(StopMode::Fast);
 

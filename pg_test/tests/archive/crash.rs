@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use walarchive_pg_test::archiving::{archiving, present_segment, status, switch_segments, wait_drained};
+use walarchive_pg_test::archiving::{archiving, has_archived, present_segment, status, switch_segments, wait_drained};
 use walarchive_pg_test::ledger::Ledger;
 use walarchive_pg_test::repository::Repository;
 use walarchive_testkit::{Cluster, PATIENCE, Signal, StopMode, TestDir, is_alive, kill_pid};
@@ -253,10 +253,7 @@ fn without_a_worker_the_archiver_uploads_by_itself() {
 fn the_worker_uploads_ahead_of_the_archiver() {
     let dir = TestDir::new();
     let repository = Repository::new(&dir, "repository");
-    let cluster = archiving(&dir, "c", &repository.url()).start();
-    cluster.psql("CREATE EXTENSION walarchive");
-    let segment = cluster.switch_wal();
-    cluster.wait_archived(&segment, PATIENCE);
+    let (cluster, _) = has_archived(&dir, &repository.url());
     let before = repository.segments().len();
     let archiver = cluster.wait_pid_of("archiver", None);
     let worker = cluster.wait_pid_of("walarchive uploader", None);

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use walarchive_pg_test::archiving::{archiving, first_waiting, status, switch_segments, wait_drained, wait_message};
+use walarchive_pg_test::archiving::{
+    archiving, first_waiting, has_archived, status, switch_segments, wait_drained, wait_message,
+};
 use walarchive_pg_test::repository::Repository;
 use walarchive_testkit::{Cluster, Fault, FaultProxy, PATIENCE, S3Server, Signal, StopMode, TestDir, kill_pid};
 
@@ -14,10 +16,7 @@ fn archiver_row(cluster: &Cluster) -> String {
 fn an_archiver_that_fails_is_a_row_of_the_check() {
     let dir = TestDir::new();
     let repository = Repository::new(&dir, "repository");
-    let cluster = archiving(&dir, "c", &repository.url()).start();
-    cluster.psql("CREATE EXTENSION walarchive");
-    let segment = cluster.switch_wal();
-    cluster.wait_archived(&segment, PATIENCE);
+    let (cluster, segment) = has_archived(&dir, &repository.url());
     let row = archiver_row(&cluster);
     assert!(row.starts_with("ok|nothing waits") && row.contains(&segment), "{row}");
 
@@ -44,10 +43,7 @@ fn an_archiver_that_fails_is_a_row_of_the_check() {
 fn a_worker_that_does_not_move_is_blamed_and_not_waited_for() {
     let dir = TestDir::new();
     let repository = Repository::new(&dir, "repository");
-    let cluster = archiving(&dir, "c", &repository.url()).start();
-    cluster.psql("CREATE EXTENSION walarchive");
-    let segment = cluster.switch_wal();
-    cluster.wait_archived(&segment, PATIENCE);
+    let (cluster, _) = has_archived(&dir, &repository.url());
     let worker = cluster.wait_pid_of("walarchive uploader", None);
     let mark = cluster.log_mark();
     kill_pid(worker, Signal::SIGSTOP);

@@ -31,13 +31,24 @@ fn give_to_server(site: &Site, path: &Path) {
     .expect_success();
 }
 
+/// The same for all of them, while the server is stopped. Returns where they are now.
+fn move_all_away(site: &Site, primary: &Cluster, paths: &[&str]) -> PathBuf {
+    primary.stop(StopMode::Fast);
+    let disk = site.dir().join("disk2");
+    for path in paths {
+        move_away(primary, &disk, path);
+    }
+    give_to_server(site, &disk);
+    primary.start_again();
+    wait_settled(primary);
+    disk
+}
+
 #[test]
 fn data_behind_links_comes_back() {
     let site = Site::on_files();
     let primary = site.primary(&[("walarchive.delta_max_steps", "1")]);
     primary.psql("CREATE TABLE t AS SELECT a, md5(a::text) FROM generate_series(1, 20000) a");
-    primary.stop(StopMode::Fast);
-    let disk = site.dir().join("disk2");
     let links = [
         "base/5",
         "base",
@@ -47,12 +58,7 @@ fn data_behind_links_comes_back() {
         "postgresql.conf",
         "pg_wal",
     ];
-    for path in links {
-        move_away(&primary, &disk, path);
-    }
-    give_to_server(&site, &disk);
-    primary.start_again();
-    wait_settled(&primary);
+    move_all_away(&site, &primary, &links);
     let full = backup(&primary, "");
     primary.psql("INSERT INTO t SELECT a, 'more' FROM generate_series(1, 1000) a");
     let delta = backup(&primary, "");
@@ -99,8 +105,6 @@ fn data_behind_links_goes_where_the_user_has_his_disks() {
     let site = Site::on_files();
     let primary = site.primary(&[("walarchive.delta_max_steps", "1")]);
     primary.psql("CREATE TABLE t AS SELECT a, md5(a::text) FROM generate_series(1, 20000) a");
-    primary.stop(StopMode::Fast);
-    let disk = site.dir().join("disk2");
     let links = [
         "base/5",
         "base",
@@ -109,12 +113,7 @@ fn data_behind_links_goes_where_the_user_has_his_disks() {
         "pg_multixact/members",
         "postgresql.conf",
     ];
-    for path in links {
-        move_away(&primary, &disk, path);
-    }
-    give_to_server(&site, &disk);
-    primary.start_again();
-    wait_settled(&primary);
+    let disk = move_all_away(&site, &primary, &links);
     backup(&primary, "");
     primary.psql("INSERT INTO t SELECT a, 'more' FROM generate_series(1, 1000) a");
     let name = backup(&primary, "");

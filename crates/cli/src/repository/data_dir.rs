@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use walarchive_core::data_dir::{STANDBY_SIGNAL, above_pg_wal, is_data_dir};
 use walarchive_core::server_config::data_directories;
 use walarchive_core::wal::WalFileName;
 
 /// Is the server that wants the file a standby?
 pub fn is_standby(path: &Path) -> bool {
-    data_dir_of(path).is_some_and(|data_dir| data_dir.join("standby.signal").exists())
+    data_dir_of(path).is_some_and(|data_dir| data_dir.join(STANDBY_SIGNAL).exists())
 }
 
 /// Can the server that wants the file go on without an answer? At the end of recovery, when the signal files are gone already, it
@@ -48,11 +49,6 @@ pub fn usual_data_dirs() -> impl Iterator<Item = PathBuf> {
     usual.chain(std::iter::once_with(known).flatten())
 }
 
-/// `PG_VERSION` is in every data directory, but also in those of databases.
-pub fn is_data_dir(directory: &Path) -> bool {
-    directory.join("PG_VERSION").is_file() && directory.join("global").is_dir()
-}
-
 /// The first of the usual ones that is one.
 pub fn usual_data_dir() -> Option<PathBuf> {
     usual_data_dirs().find(|directory| is_data_dir(directory))
@@ -60,12 +56,5 @@ pub fn usual_data_dir() -> Option<PathBuf> {
 
 /// The data directory in whose `pg_wal` the file lies.
 pub fn data_dir_beside(path: &Path) -> Option<PathBuf> {
-    let path = std::path::absolute(path).ok()?;
-    let pg_wal = path
-        .parent()
-        .filter(|folder| folder.file_name().is_some_and(|name| name == "pg_wal"))?;
-    pg_wal
-        .parent()
-        .filter(|directory| is_data_dir(directory))
-        .map(Path::to_path_buf)
+    above_pg_wal(path).filter(|directory| is_data_dir(directory))
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use walarchive_core::cluster::ClusterIdentity;
 use walarchive_core::control_file::ControlFile;
+use walarchive_core::data_dir::{RECOVERY_SIGNAL, STANDBY_SIGNAL};
 use walarchive_core::lease::{self, INTERVAL, INTERVAL_OF_BINARY, Situation, Writer};
 use walarchive_core::server_config::ServerConfig;
 use walarchive_core::{Result, cluster};
@@ -33,8 +34,8 @@ pub fn situation(store: &Store, data_dir: &Path, timeline: u32) -> Situation {
         false => INTERVAL_OF_BINARY,
     };
     Situation {
-        in_recovery: exists("standby.signal") || exists("recovery.signal"),
-        is_standby: exists("standby.signal"),
+        in_recovery: exists(STANDBY_SIGNAL) || exists(RECOVERY_SIGNAL),
+        is_standby: exists(STANDBY_SIGNAL),
         timeline,
         interval,
     }

@@ -2,10 +2,12 @@
 
 use std::process::ExitCode;
 
-use chrono::Utc;
 use clap::Subcommand;
 use tokio_util::sync::CancellationToken;
-use walarchive_core::retention::{self, Action, Applied, DeletionPlan, DeletionProgress, Mode, Object, Request, Rule};
+use walarchive_core::retention::{
+    self, Action, Confirmed, Deletion, DeletionPlan, DeletionProgress, Mode, Object, Order, OtherBranches, Request,
+    Rule,
+};
 use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, Result};
 
@@ -158,27 +160,36 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
         true => writable(&common.storage).await?,
         false => repository::store(&common.storage).await?,
     };
-    store.check_fence().await?;
-    let plan = retention::draw_up_for(&store, &request, &[], Utc::now(), common.force).await?;
-    plan.notes
-        .iter()
-        .for_each(|note| eprintln!("walarchive: note: {}", plain(note)));
-    let applied = match common.confirm {
-        true => {
-            let progress = DeletionProgress::default();
-            let cancel = CancellationToken::new();
-            let store = repository::patient_store(&common.storage).await?.with_fence_of(&store);
-            let work = Box::pin(retention::apply(&store, &plan, &progress, &cancel));
-            Some(progress::show_deletion(&progress, work).await?)
-        }
+    let patient = match common.confirm {
+        true => Some(repository::patient_store(&common.storage).await?.with_fence_of(&store)),
         false => None,
     };
+    let (progress, cancel) = (DeletionProgress::default(), CancellationToken::new());
+    let confirmed = patient.as_ref().map(|store| Confirmed {
+        store,
+        progress: &progress,
+        cancel: &cancel,
+    });
+    let order = Order {
+        request: &request,
+        protected: &[],
+        others: match common.force {
+            true => OtherBranches::Delete,
+            false => OtherBranches::Keep,
+        },
+    };
+    let notes = |plan: &DeletionPlan| {
+        let notes = plan.notes.iter();
+        notes.for_each(|note| eprintln!("walarchive: note: {}", plain(note)));
+    };
+    let work = Box::pin(retention::delete(&store, order, confirmed, notes));
+    let deletion = progress::show_deletion(&progress, work).await?;
     match common.json {
-        true => print_json(&plan, applied.as_ref())?,
-        false => print::out(&table(&plan, applied.as_ref()))?,
+        true => print_json(&deletion)?,
+        false => print::out(&table(&deletion))?,
     }
-    let Some(applied) = applied else {
-        if !plan.actions.is_empty() {
+    let Some(applied) = deletion.applied else {
+        if !deletion.plan.actions.is_empty() {
             eprintln!("walarchive: nothing was deleted; add --confirm to delete");
         }
         return Ok(ExitCode::SUCCESS);
@@ -197,17 +208,13 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
     Ok(ExitCode::from(exit::FAILED))
 }
 
-fn is_deleted(applied: Option<&Applied>, index: usize) -> bool {
-    applied.is_some_and(|applied| applied.deleted.get(index).copied().unwrap_or(false))
-}
-
 /// Row by row: there may be hundreds of thousands.
-fn print_json(plan: &DeletionPlan, applied: Option<&Applied>) -> Result<()> {
-    for (index, action) in plan.actions.iter().enumerate() {
-        let row = serde_json::to_string(&action.row(is_deleted(applied, index))).unwrap_or_default();
+fn print_json(deletion: &Deletion) -> Result<()> {
+    for (index, row) in deletion.rows().enumerate() {
+        let row = serde_json::to_string(&row).unwrap_or_default();
         print::piece(&format!("{}{row}", if index == 0 { "[" } else { ",\n " }))?;
     }
-    print::out(if plan.actions.is_empty() { "[]" } else { "]" })
+    print::out(if deletion.plan.actions.is_empty() { "[]" } else { "]" })
 }
 
 /// Consecutive WAL files with one reason are one row.
@@ -219,10 +226,10 @@ struct Line<'a> {
     deleted: bool,
 }
 
-fn lines<'a>(plan: &'a DeletionPlan, applied: Option<&Applied>) -> Vec<Line<'a>> {
-    let mut lines: Vec<Line<'a>> = Vec::new();
-    for (index, action) in plan.actions.iter().enumerate() {
-        let deleted = is_deleted(applied, index);
+fn lines(deletion: &Deletion) -> Vec<Line<'_>> {
+    let mut lines: Vec<Line<'_>> = Vec::new();
+    for (index, action) in deletion.plan.actions.iter().enumerate() {
+        let deleted = deletion.is_deleted(index);
         match lines.last_mut() {
             Some(line) if line.deleted == deleted && follows(line.last, action) => {
                 line.last = action;
@@ -260,11 +267,12 @@ fn follows(before: &Action, action: &Action) -> bool {
     }
 }
 
-fn table(plan: &DeletionPlan, applied: Option<&Applied>) -> String {
+fn table(deletion: &Deletion) -> String {
+    let (plan, applied) = (&deletion.plan, deletion.applied.as_ref());
     if plan.actions.is_empty() {
         return format!("nothing to delete; {} backups are kept", plan.kept.len());
     }
-    let rows = lines(plan, applied).into_iter().map(|line| {
+    let rows = lines(deletion).into_iter().map(|line| {
         let key = match line.count {
             1 => line.first.key(),
             count => format!("{} … {} ({count})", line.first.key(), name(&line.last.key())),
@@ -299,7 +307,7 @@ fn name(key: &str) -> &str {
 mod tests {
     use super::*;
     use crate::args::{Args, Command};
-    use chrono::DateTime;
+    use chrono::{DateTime, Utc};
     use clap::Parser;
     use walarchive_core::retention::{Before, Garbage, Gfs};
 

@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use walarchive_core::cluster;
 use walarchive_core::inventory::Inventory;
-use walarchive_core::verify::{self, Checks, LOOKS, Live, Names, Selection, VerifyStatus, WalReport};
+use walarchive_core::verify::{self, Checks, Live, Looks, Names, Selection, VerifyStatus, WalReport};
 use walarchive_core::{Error, Result};
 use walarchive_storage::Store;
 
@@ -71,17 +70,12 @@ pub async fn run(args: &WalVerify) -> Result<VerifyStatus> {
     let data_dir = args.pgdata.clone().or_else(usual_data_dir);
     let settings = repository::find(&args.storage, data_dir.as_deref())?;
     let store = Store::open_settled(&settings.storage).await?;
-    let (mut inventory, mut names) = (None, None);
-    if checks.names() {
-        for _ in 0..LOOKS {
-            let (loaded, found) = look(args, &store, data_dir.as_ref()).await?;
-            let failed = found.status() == VerifyStatus::Failure;
-            (inventory, names) = (Some(loaded), Some(found));
-            if !failed {
-                break;
-            }
-        }
+    let mut looks = Looks::default();
+    while checks.names() && looks.go_on() {
+        let (inventory, names) = look(args, &store, data_dir.as_ref()).await?;
+        looks.add(inventory, names);
     }
+    let (inventory, names) = looks.last();
     let mut content = None;
     if let Some(selection) = checks.content {
         let inventory = match inventory {
@@ -118,25 +112,20 @@ async fn look(args: &WalVerify, store: &Store, data_dir: Option<&PathBuf>) -> Re
     let inventory = Inventory::load(store).await?;
     let mut live = Live::default();
     if let Some((of_data_dir, control)) = found {
-        match inventory.system_identifier {
-            Some(owner) if owner != control.system_identifier => {
+        let own = control.system_identifier;
+        match verify::other_owner(store, &inventory, own, control.segment_size)? {
+            Some(owner) => {
                 if let Some(pgdata) = &args.pgdata {
                     return Err(Error::ForeignRepository {
                         repository: store.url().to_owned(),
                         reason: format!(
-                            "Its system identifier is {owner}, that of \"{}\" is {}.",
-                            pgdata.display(),
-                            control.system_identifier
+                            "Its system identifier is {owner}, that of \"{}\" is {own}.",
+                            pgdata.display()
                         ),
                     });
                 }
             }
-            owner => {
-                if owner.is_some() {
-                    cluster::check_segment_size(store, inventory.segment_size, control.segment_size)?;
-                }
-                live = of_data_dir;
-            }
+            None => live = of_data_dir,
         }
     }
     let names = verify::verify_names(store, &inventory, live).await?;

@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::cluster::ClusterIdentity;
 use crate::control_file;
 use crate::control_file::ControlFile;
+use crate::data_dir::{PG_CONTROL, above_pg_wal};
 use crate::error::{Error, Result};
 use crate::wal::{FirstPage, LONG_HEADER_BYTES, SegmentSize};
 
@@ -14,8 +15,8 @@ use crate::wal::{FirstPage, LONG_HEADER_BYTES, SegmentSize};
 /// file's own first page does.
 pub fn identity_of(path: &Path) -> Result<ClusterIdentity> {
     if let Some(data_dir) = data_directory_near(path) {
-        let control = ControlFile::read(data_dir)?;
-        let major_version = control_file::read_major_version(data_dir)?;
+        let control = ControlFile::read(&data_dir)?;
+        let major_version = control_file::read_major_version(&data_dir)?;
         return Ok(ClusterIdentity {
             system_identifier: control.system_identifier,
             major_version,
@@ -41,17 +42,11 @@ pub fn identity_of(path: &Path) -> Result<ClusterIdentity> {
 
 /// The system identifier of the data directory in whose `pg_wal` the file lies or will lie, if there is one.
 pub(super) fn system_identifier_near(path: &Path) -> Option<u64> {
-    ControlFile::read(data_directory_near(path)?)
+    ControlFile::read(&data_directory_near(path)?)
         .ok()
         .map(|control| control.system_identifier)
 }
 
-fn data_directory_near(path: &Path) -> Option<&Path> {
-    let pg_wal = path.parent()?;
-    // A relative "pg_wal/…" is how the server names it: the data directory is the working directory.
-    let data_dir = match pg_wal.parent()? {
-        parent if parent.as_os_str().is_empty() => Path::new("."),
-        parent => parent,
-    };
-    (pg_wal.file_name()? == "pg_wal" && data_dir.join("global/pg_control").is_file()).then_some(data_dir)
+fn data_directory_near(path: &Path) -> Option<PathBuf> {
+    above_pg_wal(path).filter(|data_dir| data_dir.join(PG_CONTROL).is_file())
 }

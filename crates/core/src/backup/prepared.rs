@@ -19,15 +19,13 @@ use super::read::walk::Attributes;
 use super::state::{Backup, SentTar};
 use super::{StopResult, TablespaceLink, lists};
 use crate::blocking::blocking;
+use crate::data_dir::{BACKUP_LABEL, TABLESPACE_MAP};
 use crate::error::{Error, Result, StorageError};
 use crate::formats::{Configuration, ExtendedMetadata, LeftOut, Sentinel, TablespaceLocation, TablespaceSpec};
 use crate::inventory::missing_segments;
 use crate::wal::Segment;
 use crate::{description, layout, retention};
 use walarchive_storage::{Created, Store};
-
-const LABEL: &str = "backup_label";
-const TABLESPACE_MAP: &str = "tablespace_map";
 
 /// The longest that removing the claim of a complete backup may take.
 const CLAIM_REMOVAL: Duration = Duration::from_secs(10);
@@ -331,7 +329,7 @@ async fn pack_label(backup: &Backup, stop: &StopResult) -> Result<SentTar> {
     let map = stop.tablespace_map.clone().filter(|map| !map.is_empty());
     let file_name = layout::backup_label_name(backup.options.compression.format());
     let pack = backup.pack(file_name, 0, move |packer| {
-        packer.label(LABEL, content.as_bytes(), &owner, true)?;
+        packer.label(BACKUP_LABEL, content.as_bytes(), &owner, true)?;
         // A restore makes the links itself and writes no such file, so the manifest must not ask for it.
         map.map_or(Ok(()), |map| {
             packer.label(TABLESPACE_MAP, map.as_bytes(), &owner, false)

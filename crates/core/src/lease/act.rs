@@ -13,6 +13,7 @@ use super::instance::{Instance, Known, Origin, lock};
 use super::place::Place;
 use super::record::{Lease, View};
 use super::{LOOK, refuse, status};
+use crate::data_dir::{RECOVERY_SIGNAL, STANDBY_SIGNAL};
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::wal::{SegmentSize, WalFileName};
@@ -165,11 +166,11 @@ impl Writer {
     /// called while it is in recovery.
     pub async fn note_recovery(&self) -> Result<()> {
         let exists = |name: &str| self.data_dir.join(name).exists();
-        let standby = exists("standby.signal");
+        let standby = exists(STANDBY_SIGNAL);
         let known = Instance::read(&self.data_dir)?;
         let unchanged = match &known {
             Some(instance) if standby => instance.standby && instance.place == Place::of(&self.data_dir).ok(),
-            Some(instance) => !(exists("recovery.signal") && instance.standby),
+            Some(instance) => !(exists(RECOVERY_SIGNAL) && instance.standby),
             None => !standby,
         };
         if unchanged {

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::directory::tablespaces::{Tablespace, settled};
 use super::outlook::Outlook;
 use crate::control_file::ControlFile;
+use crate::data_dir::POSTMASTER_PID;
 use crate::formats::Sentinel;
 
 /// What the user must know before a server is started on the copy, as sentences.
@@ -17,7 +18,7 @@ pub(super) fn notes(
     let mut notes = Vec::new();
     let original = Path::new(&sentinel.data_dir);
     if is_beside(original, sentinel, target) {
-        let runs = match original.join("postmaster.pid").exists() {
+        let runs = match original.join(POSTMASTER_PID).exists() {
             true => "; a server seems to run there",
             false => "",
         };

@@ -5,7 +5,7 @@ use crate::formats::files_metadata::Listener;
 use crate::stored::contents::Sets;
 use crate::stored::level::{Bits, Level};
 use crate::stored::metadata::{FileFlags, listen_to, metadata_object};
-use crate::stored::table::{Stored, Table};
+use crate::stored::table::Table;
 use crate::stored::tars::TarKind;
 use walarchive_storage::Store;
 
@@ -53,7 +53,7 @@ pub(super) async fn narrow(
     let mut narrowed = Vec::with_capacity(levels.len());
     for mut level in levels {
         let there = (0..table.len()).filter(|file| there.get(*file));
-        there.for_each(|file| level.taken.set(file, Stored::Skipped));
+        there.for_each(|file| level.taken.leave(file));
         // Without files metadata nobody knows what is in which tar.
         if table.has_metadata {
             let (key, size) = metadata_object(store, &level.backup).await?;

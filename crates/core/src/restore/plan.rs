@@ -1,45 +1,85 @@
 //! What a restore will do, before it does anything.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::directory::condition::Condition;
 use super::directory::directories::Directories;
-use super::directory::existing::Existing;
+use super::directory::existing::Figures;
 use super::directory::links::MappedLink;
 use super::directory::owner::Owner;
-use super::directory::space::Need;
 use super::directory::tablespaces::Tablespace;
-use super::directory::{condition, existing, links, locations, owner, space, tablespaces, vacant, wal_directory};
-use super::narrow::narrow;
-use super::options::{RestoreMode, RestoreOptions};
+use super::options::RestoreMode;
 use super::outlook::Outlook;
 use super::settings::RecoverySettings;
-use super::{beside, outlook};
-use crate::blocking::blocking;
-use crate::error::{Error, Result};
 use crate::formats::Sentinel;
-use crate::inventory::find_backup;
-use crate::stored::chain::Link;
-use crate::stored::contents::{Contents, ManifestInfo};
+use crate::stored::contents::ManifestInfo;
 use crate::stored::databases::Databases;
-use crate::stored::fetch::{read_with, whole};
 use crate::stored::level::{Bits, Level};
-use crate::stored::member::{MemberPath, TABLESPACE_MAP};
-use crate::stored::survey::Survey;
 use crate::stored::table::Table;
-use crate::stored::tars::{Tar, TarKind, list_tars};
-use crate::stored::{chain, contents};
-use crate::{cluster, layout};
 use walarchive_storage::Store;
 
-/// More than any tablespace map has, in bytes.
-const MAP_LIMIT: u64 = 16 << 20;
-/// The first version with `recovery.signal`.
-const RECOVERY_SIGNAL_SINCE: u32 = 120_000;
+/// A restore that was checked as far as it can be without downloading the data: the plan, and what it needs to be carried out
+/// by [`crate::restore::run::apply`].
+#[derive(Debug)]
+pub struct PlannedRestore {
+    /// To be shown.
+    pub plan: RestorePlan,
+    pub(crate) held: Held,
+    pub(crate) fetch: Fetch,
+}
 
-/// A restore that was checked as far as it can be without downloading the data. [`crate::restore::run::apply`] carries it out; its
-/// `Display` is the dry run.
+/// The directories of a restore that exist. As long as this is there, no other restore works on them.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) directories: Directories,
+    /// None if nothing is in the target.
+    pub(crate) condition: Option<Condition>,
+}
+
+/// Which files are fetched from where.
+#[derive(Debug)]
+pub(crate) struct Fetch {
+    /// What is taken from which backup, the newest first.
+    pub(crate) levels: Vec<Level>,
+    pub(crate) table: Option<Table>,
+    /// The files that are in the target already; none if nothing is there.
+    pub(crate) kept: Option<Bits>,
+}
+
+impl Fetch {
+    /// How many files are fetched, if it is known which there are.
+    pub(super) fn files(&self) -> u64 {
+        let Some(table) = &self.table else { return 0 };
+        let taken = |file: &usize| {
+            let taken = self.levels.iter().any(|level| level.taken.get(*file).is_some());
+            // Of directories there are entries too, but none in the manifest.
+            taken && (!table.has_manifest || table.is_listed(*file))
+        };
+        (0..table.len()).filter(taken).count() as u64
+    }
+
+    pub(super) fn downloads(&self) -> Vec<Download> {
+        let download = |level: &Level| Download {
+            backup: level.backup.clone(),
+            tars: level.tars.len(),
+            bytes: level.tars.iter().map(|tar| tar.size).sum(),
+        };
+        self.levels.iter().map(download).collect()
+    }
+}
+
+/// What is downloaded of one backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Download {
+    /// Its name.
+    pub backup: String,
+    /// Tars.
+    pub tars: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What a restore will do. Its `Display` is the dry run.
 #[derive(Debug)]
 pub struct RestorePlan {
     /// The backup's name.
@@ -70,296 +110,16 @@ pub struct RestorePlan {
     pub concurrency: usize,
     /// What the user should know, as sentences.
     pub notes: Vec<String>,
-    /// What is taken from which backup, the newest first.
-    pub(crate) levels: Vec<Level>,
-    pub(crate) table: Option<Table>,
+    /// What is downloaded of which backup, the newest first.
+    pub downloads: Vec<Download>,
+    /// The files that are fetched, if it is known which there are.
+    pub fetched_files: u64,
     pub(crate) manifest: Option<ManifestInfo>,
     pub(crate) owner: Option<Owner>,
     pub(crate) databases: Databases,
-    /// Those that exist. As long as the plan is there, no other restore works on them.
-    pub(crate) directories: Directories,
-    /// None if nothing is in the target.
-    pub(crate) condition: Option<Condition>,
     /// What is in the target already.
-    pub(crate) existing: Option<Existing>,
+    pub(crate) existing: Option<Figures>,
     /// Of the server.
     pub(crate) major: u32,
     pub(crate) store: Store,
-}
-
-/// Find out everything about the restore of a backup into `target`, and refuse what cannot be done. Writes nothing.
-pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOptions) -> Result<RestorePlan> {
-    owner::check(options.owner)?;
-    let links = chain::links(store, backup).await?;
-    let sentinel = links[0].sentinel.clone();
-    check_cluster(store, &links).await?;
-    if options.recovery.is_some() && (1..RECOVERY_SIGNAL_SINCE).contains(&sentinel.pg_version) {
-        return Err(Error::config(
-            format!(
-                "recovery settings are not written for a server of version {}",
-                sentinel.pg_version
-            ),
-            "Use --no-recovery and write recovery.conf by hand, as servers before 12 want it.",
-        ));
-    }
-    let mut notes = Vec::new();
-    chain::check_timelines(store, &links, &mut notes).await?;
-    let mut place = Place::find(store, backup, target, &sentinel, &options).await?;
-    let outlook = match &options.recovery {
-        Some(recovery) => outlook::look(store, &links[0], recovery, options.allow_gap, &mut notes).await?,
-        None => None,
-    };
-    if options.mode != RestoreMode::VerifyOnly {
-        notes.extend(beside::notes(
-            &sentinel,
-            &place.target,
-            &place.tablespaces,
-            outlook.as_ref(),
-        ));
-    }
-    let databases = Databases::find(store, backup, &options.databases).await?;
-    let Contents {
-        mut table,
-        mut levels,
-        manifest,
-        survey,
-    } = contents::read(store, &links, place.survey(databases), &mut notes).await?;
-    survey.databases.check(&survey.found, backup)?;
-    if manifest.is_none() {
-        notes.push("The backup has no manifest, so the content of its files cannot be compared with one.".to_owned());
-    }
-    let mut existing = None;
-    if place.condition.is_some() {
-        let (owner, threads) = (options.owner, options.concurrency);
-        (place, table, existing) = blocking(move || {
-            let found = existing::compare(
-                &place.directories,
-                &place.tablespaces,
-                &place.links,
-                place.major,
-                table.as_ref(),
-                owner,
-                threads,
-            )?;
-            Ok((place, table, found))
-        })
-        .await?;
-        notes.extend(existing.as_ref().and_then(Existing::note));
-        notes.extend(existing.as_ref().and_then(Existing::note_of_others));
-    }
-    if let Some(known) = table.take() {
-        table = Some(match there(&known, existing.as_ref()) {
-            None => known,
-            Some(there) => {
-                let narrowed;
-                (narrowed, levels) = narrow(store, known, levels, &there).await?;
-                narrowed
-            }
-        });
-    }
-    if options.check_space && options.mode != RestoreMode::VerifyOnly {
-        space::check(&place.needs(&survey, &sentinel, manifest.is_some(), existing.as_ref()))?;
-    }
-    Ok(RestorePlan {
-        backup: backup.to_owned(),
-        target: place.target,
-        tablespaces: place.tablespaces,
-        wal_directory: place.directories.wal.as_ref().map(|wal| wal.path.clone()),
-        links: place.links,
-        directories: place.directories,
-        condition: place.condition,
-        ancestors: links.into_iter().skip(1).map(|link| link.backup).collect(),
-        recovery: options.recovery,
-        outlook,
-        accepts_originals: options.tablespace_map.accepts_originals(),
-        archive_off: options.archive_off,
-        mode: options.mode,
-        owner: options.owner,
-        databases: survey.databases,
-        existing,
-        major: sentinel.pg_version / 10_000,
-        sentinel,
-        concurrency: options.concurrency.max(1),
-        notes,
-        levels,
-        table,
-        manifest,
-        store: store.clone(),
-    })
-}
-
-/// All backups of the chain must be of the cluster to which the repository belongs.
-async fn check_cluster(store: &Store, links: &[Link]) -> Result<()> {
-    let Some(owner) = cluster::owner(store).await? else {
-        return Ok(());
-    };
-    let of = |link: &Link| link.sentinel.system_identifier.filter(|of_backup| *of_backup != 0);
-    let foreign = links
-        .iter()
-        .find_map(|link| Some((link, of(link)?)).filter(|(_, of_backup)| *of_backup != owner.system_identifier));
-    let Some((link, of_backup)) = foreign else {
-        return Ok(());
-    };
-    Err(Error::config(
-        format!(
-            "backup \"{}\" is of the cluster with system identifier {of_backup}, the repository of {}",
-            link.backup, owner.system_identifier
-        ),
-        "One of them is not what it was. If the prefix really has backups of two clusters, copy that backup, those that it is \
-         based on and their WAL to a prefix of their own, and restore from there.",
-    ))
-}
-
-/// The files that need not be fetched: those that are kept, and those that a manifest allows to make without a tar.
-fn there(table: &Table, existing: Option<&Existing>) -> Option<Bits> {
-    let is_stub = |file: &usize| table.has_manifest && table.is_listed(*file) && table.is_left_out(*file);
-    let is_kept = |file: &usize| existing.is_some_and(|existing| existing.kept.get(*file));
-    let mut files = (0..table.len())
-        .filter(|file| is_stub(file) || is_kept(file))
-        .peekable();
-    files.peek()?;
-    let there = Bits::none(table.len());
-    for file in files {
-        there.set(file);
-    }
-    Some(there)
-}
-
-/// The directories of a restore.
-#[derive(Debug)]
-struct Place {
-    target: PathBuf,
-    tablespaces: Vec<Tablespace>,
-    links: Vec<MappedLink>,
-    major: u32,
-    /// Those of them that exist.
-    directories: Directories,
-    /// None if nothing is in the target.
-    condition: Option<Condition>,
-}
-
-impl Place {
-    async fn find(
-        store: &Store,
-        backup: &str,
-        target: &Path,
-        sentinel: &Sentinel,
-        options: &RestoreOptions,
-    ) -> Result<Self> {
-        let source = store.object_url(&layout::sentinel(backup));
-        let found = match &sentinel.tablespaces {
-            Some(spec) => tablespaces::of_spec(spec, &source)?,
-            None => read_tablespace_map(store, &list_tars(store, backup).await?).await?,
-        };
-        let mut place = Place {
-            target: target.to_owned(),
-            tablespaces: tablespaces::resolve(found, &options.tablespace_map, &source)?,
-            links: match options.links.is_empty() {
-                true => Vec::new(),
-                false => options
-                    .links
-                    .resolve(&find_backup(store, backup).await?.metadata.links)?,
-            },
-            major: sentinel.pg_version / 10_000,
-            directories: Directories::default(),
-            condition: None,
-        };
-        place.target = match options.mode {
-            RestoreMode::VerifyOnly => return Ok(place),
-            RestoreMode::Fresh => vacant::check_directories(target, &place.tablespaces, true)?,
-            RestoreMode::Delta => vacant::check_directories(target, &place.tablespaces, false)?,
-        };
-        place.directories = Directories::find(&place.target, &place.tablespaces)?;
-        let accepted = options.tablespace_map.accepts_originals();
-        locations::confirm(&mut place.tablespaces, &place.directories, accepted, options.owner)?;
-        let others = place
-            .tablespaces
-            .iter()
-            .filter_map(|tablespace| tablespace.location.as_ref());
-        let others = others
-            .map(|location| tablespaces::settled(location))
-            .collect::<Result<Vec<_>>>()?;
-        let mut taken = [&[place.target.clone()][..], &others[..]].concat();
-        place.directories.wal = wal_directory::find(
-            options.wal_directory.as_deref(),
-            &place.target,
-            &place.directories,
-            &taken,
-            options.mode == RestoreMode::Delta,
-        )?;
-        if let Some(wal) = &place.directories.wal {
-            taken.push(tablespaces::settled(&wal.path)?);
-        }
-        place.directories.links = links::find_places(&place.links, &taken, options.owner)?;
-        if options.mode == RestoreMode::Delta {
-            place.condition = condition::check_directories(&place.directories, &place.tablespaces, sentinel)?;
-        }
-        Ok(place)
-    }
-
-    fn survey(&self, databases: Databases) -> Survey {
-        let mut survey = Survey::new(databases);
-        survey.linked = self
-            .links
-            .iter()
-            .map(|link| (link.path.clone().into_bytes(), 0))
-            .collect();
-        survey
-    }
-
-    /// What will be written where.
-    fn needs(
-        &self,
-        survey: &Survey,
-        sentinel: &Sentinel,
-        has_manifest: bool,
-        existing: Option<&Existing>,
-    ) -> Vec<Need> {
-        let places = self.tablespaces.iter().map(|tablespace| {
-            let place = tablespace.location.as_ref().unwrap_or(&self.target);
-            (place, tablespace.oid.parse().ok())
-        });
-        let places = std::iter::once((&self.target, None)).chain(places);
-        let need = |(place, tablespace): (&PathBuf, Option<u32>)| Need {
-            place: place.clone(),
-            bytes: match (has_manifest, tablespace) {
-                (true, _) => survey.bytes.get(&tablespace).copied().unwrap_or(0),
-                (false, _) => 0,
-            },
-            room: existing
-                .and_then(|existing| existing.room.get(&tablespace).copied())
-                .unwrap_or(0),
-            // Of what goes where only the sum is known.
-            bytes_anywhere: match (has_manifest, tablespace) {
-                (false, None) if survey.databases.is_all() => {
-                    sentinel.data_catalog_size.unwrap_or(sentinel.uncompressed_size)
-                }
-                _ => 0,
-            },
-        };
-        let behind_links = self.links.iter().zip(&survey.linked).map(|(link, (_, bytes))| Need {
-            place: link.location.clone(),
-            bytes: if has_manifest { *bytes } else { 0 },
-            ..Need::default()
-        });
-        places.map(need).chain(behind_links).collect()
-    }
-}
-
-/// The tablespaces as `pg_backup_stop` returned them, for a sentinel that does not name any.
-async fn read_tablespace_map(store: &Store, tars: &[Tar]) -> Result<Vec<(String, String)>> {
-    let Some(tar) = tars.iter().find(|tar| tar.kind == TarKind::Label) else {
-        return Ok(Vec::new());
-    };
-    let content = read_with(store, &tar.key, tar.size, |source| {
-        let mut archive = tar::Archive::new(source.take(MAP_LIMIT));
-        for entry in archive.entries()? {
-            let mut entry = entry?;
-            if MemberPath::parse(&entry.path_bytes()).is_ok_and(|path| path.is(TABLESPACE_MAP)) {
-                return Ok(whole(&mut entry, MAP_LIMIT)?);
-            }
-        }
-        Ok(Vec::new())
-    });
-    Ok(tablespaces::of_map_file(&String::from_utf8_lossy(&content.await?)))
 }

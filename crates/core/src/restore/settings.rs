@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use walarchive_storage::StorageConfig;
 
 use super::target::{RecoveryTarget, RestoreTarget};
+use crate::data_dir::{RECOVERY_SIGNAL, STANDBY_SIGNAL};
 
 /// The settings of the five kinds of target.
 const TARGETS: [&str; 5] = [
@@ -41,8 +42,8 @@ impl RecoveryMode {
     /// The file that selects it.
     pub fn file_name(self) -> &'static str {
         match self {
-            RecoveryMode::Recovery => "recovery.signal",
-            RecoveryMode::Standby => "standby.signal",
+            RecoveryMode::Recovery => RECOVERY_SIGNAL,
+            RecoveryMode::Standby => STANDBY_SIGNAL,
         }
     }
 }

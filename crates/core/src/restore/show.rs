@@ -3,48 +3,59 @@
 use std::fmt;
 use std::path::Path;
 
+use chrono::{DateTime, Utc};
+
+use super::directory::tablespaces::Tablespace;
 use super::options::RestoreMode;
+use super::outlook::Outlook;
 use super::plan::RestorePlan;
-use crate::stored::tars::Tar;
+use super::settings::RecoverySettings;
 
 impl RestorePlan {
-    /// The tars to download.
-    pub fn tars(&self) -> impl Iterator<Item = &Tar> {
-        self.levels.iter().flat_map(|level| &level.tars)
-    }
-
-    /// The files that are fetched, if it is known which there are.
-    pub fn fetched_files(&self) -> u64 {
-        let Some(table) = &self.table else { return 0 };
-        let taken = |file: &usize| {
-            let taken = self.levels.iter().any(|level| level.taken.get(*file).is_some());
-            // Of directories there are entries too, but none in the manifest.
-            taken && (!table.has_manifest || table.is_listed(*file))
-        };
-        (0..table.len()).filter(taken).count() as u64
-    }
-
     /// Bytes to download.
     pub fn stored_bytes(&self) -> u64 {
-        self.tars().map(|tar| tar.size).sum()
+        self.downloads.iter().map(|download| download.bytes).sum()
     }
 }
 
 impl fmt::Display for RestorePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.show_backup(f)?;
+        self.show_places(f)?;
+        self.show_existing(f)?;
+        self.show_databases(f)?;
+        self.show_download(f)?;
+        if self.archive_off {
+            writeln!(f, "archiving:    off, in postgresql.auto.conf")?;
+        }
+        show_recovery(f, self.recovery.as_ref())?;
+        if let Some(outlook) = &self.outlook {
+            show_outlook(f, outlook)?;
+        }
+        self.notes
+            .iter()
+            .try_for_each(|note| writeln!(f, "note:         {note}"))
+    }
+}
+
+impl RestorePlan {
+    fn show_backup(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sentinel = &self.sentinel;
         writeln!(f, "backup:       {} in {}", self.backup, self.store.url())?;
         writeln!(
             f,
             "taken:        {} to {}, LSN {} to {}",
-            sentinel.start_time.format("%Y-%m-%d %H:%M:%S+00"),
-            sentinel.finish_time.format("%Y-%m-%d %H:%M:%S+00"),
+            shown(sentinel.start_time),
+            shown(sentinel.finish_time),
             sentinel.start_lsn,
             sentinel.finish_lsn
         )?;
         self.ancestors
             .iter()
-            .try_for_each(|ancestor| writeln!(f, "based on:     {ancestor}"))?;
+            .try_for_each(|ancestor| writeln!(f, "based on:     {ancestor}"))
+    }
+
+    fn show_places(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "directory:    {}", self.target.display())?;
         if let Some(wal) = &self.wal_directory {
             writeln!(f, "pg_wal:       a link to {}", wal.display())?;
@@ -58,101 +69,109 @@ impl fmt::Display for RestorePlan {
                 link.original.escape_debug()
             )?;
         }
-        for tablespace in &self.tablespaces {
-            match &tablespace.location {
-                Some(location) if Path::new(&tablespace.original) == location => {
-                    writeln!(f, "tablespace:   {} at {}", tablespace.oid, location.display())?;
-                }
-                Some(location) => writeln!(
-                    f,
-                    "tablespace:   {} at {} (was {})",
-                    tablespace.oid,
-                    location.display(),
-                    tablespace.original
-                )?,
-                None => writeln!(f, "tablespace:   {} inside the data directory", tablespace.oid)?,
+        self.tablespaces
+            .iter()
+            .try_for_each(|tablespace| self.show_tablespace(f, tablespace))
+    }
+
+    fn show_tablespace(&self, f: &mut fmt::Formatter<'_>, tablespace: &Tablespace) -> fmt::Result {
+        match &tablespace.location {
+            Some(location) if Path::new(&tablespace.original) == location => {
+                writeln!(f, "tablespace:   {} at {}", tablespace.oid, location.display())?;
             }
-            if !tablespace.confirmed && self.mode != RestoreMode::VerifyOnly {
-                writeln!(
-                    f,
-                    "    that place is not confirmed: only the repository names it; see --tablespace-map-original"
-                )?;
-            }
+            Some(location) => writeln!(
+                f,
+                "tablespace:   {} at {} (was {})",
+                tablespace.oid,
+                location.display(),
+                tablespace.original
+            )?,
+            None => writeln!(f, "tablespace:   {} inside the data directory", tablespace.oid)?,
         }
-        if let Some(existing) = &self.existing {
+        if !tablespace.confirmed && self.mode != RestoreMode::VerifyOnly {
             writeln!(
                 f,
-                "there:        {} files, {} bytes are as in the backup and are kept; {} are fetched; {} are not in it and are removed",
-                existing.kept_files,
-                existing.kept_bytes,
-                self.fetched_files(),
-                existing.removed
+                "    that place is not confirmed: only the repository names it; see --tablespace-map-original"
             )?;
         }
-        if !self.databases.is_all() {
-            let oids: Vec<String> = self.databases.wanted().map(|oid| oid.to_string()).collect();
+        Ok(())
+    }
+
+    fn show_existing(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(existing) = &self.existing else { return Ok(()) };
+        writeln!(
+            f,
+            "there:        {} files, {} bytes are as in the backup and are kept; {} are fetched; {} are not in it and are removed",
+            existing.kept_files, existing.kept_bytes, self.fetched_files, existing.removed
+        )
+    }
+
+    fn show_databases(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.databases.is_all() {
+            return Ok(());
+        }
+        let oids: Vec<String> = self.databases.wanted().map(|oid| oid.to_string()).collect();
+        writeln!(
+            f,
+            "databases:    {}; relations of others come back as files of zeros, to be dropped",
+            oids.join(", ")
+        )?;
+        if self.ignores_invalid_pages() {
             writeln!(
                 f,
-                "databases:    {}; relations of others come back as files of zeros, to be dropped",
-                oids.join(", ")
+                "their pages:  recovery goes on at them, by ignore_invalid_pages = on in postgresql.auto.conf"
             )?;
-            if self.ignores_invalid_pages() {
-                writeln!(
-                    f,
-                    "their pages:  recovery goes on at them, by ignore_invalid_pages = on in postgresql.auto.conf"
-                )?;
-            }
         }
+        Ok(())
+    }
+
+    fn show_download(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
             "download:     {} tars, {} bytes, {} at a time",
-            self.tars().count(),
+            self.downloads.iter().map(|download| download.tars).sum::<usize>(),
             self.stored_bytes(),
             self.concurrency
         )?;
-        for level in self.levels.iter().filter(|_| self.levels.len() > 1) {
-            let bytes: u64 = level.tars.iter().map(|tar| tar.size).sum();
-            writeln!(f, "    {} tars, {bytes} bytes of {}", level.tars.len(), level.backup)?;
+        for download in self.downloads.iter().filter(|_| self.downloads.len() > 1) {
+            let (tars, bytes) = (download.tars, download.bytes);
+            writeln!(f, "    {tars} tars, {bytes} bytes of {}", download.backup)?;
         }
-        writeln!(f, "unpacked:     {} bytes", sentinel.uncompressed_size)?;
+        writeln!(f, "unpacked:     {} bytes", self.sentinel.uncompressed_size)?;
         match &self.manifest {
-            Some(manifest) => writeln!(f, "checked with: the backup manifest ({} files)", manifest.files)?,
-            None => writeln!(f, "checked with: the checksums of the tars only")?,
+            Some(manifest) => writeln!(f, "checked with: the backup manifest ({} files)", manifest.files),
+            None => writeln!(f, "checked with: the checksums of the tars only"),
         }
-        if self.archive_off {
-            writeln!(f, "archiving:    off, in postgresql.auto.conf")?;
-        }
-        match &self.recovery {
-            None => writeln!(f, "recovery:     no settings are written")?,
-            Some(recovery) => {
-                writeln!(
-                    f,
-                    "recovery:     {}, and in postgresql.auto.conf:",
-                    recovery.mode.file_name()
-                )?;
-                recovery
-                    .settings()
-                    .iter()
-                    .try_for_each(|line| writeln!(f, "    {line}"))?;
-            }
-        }
-        if let Some(outlook) = &self.outlook {
-            write!(
-                f,
-                "its WAL:      goes on to LSN {} on timeline {}",
-                outlook.end, outlook.timeline
-            )?;
-            match outlook.last_time {
-                Some(time) => writeln!(
-                    f,
-                    ", the last transaction in it at {}",
-                    time.format("%Y-%m-%d %H:%M:%S+00")
-                )?,
-                None => writeln!(f)?,
-            }
-        }
-        self.notes
-            .iter()
-            .try_for_each(|note| writeln!(f, "note:         {note}"))
     }
+}
+
+fn show_recovery(f: &mut fmt::Formatter<'_>, recovery: Option<&RecoverySettings>) -> fmt::Result {
+    let Some(recovery) = recovery else {
+        return writeln!(f, "recovery:     no settings are written");
+    };
+    writeln!(
+        f,
+        "recovery:     {}, and in postgresql.auto.conf:",
+        recovery.mode.file_name()
+    )?;
+    recovery
+        .settings()
+        .iter()
+        .try_for_each(|line| writeln!(f, "    {line}"))
+}
+
+fn show_outlook(f: &mut fmt::Formatter<'_>, outlook: &Outlook) -> fmt::Result {
+    write!(
+        f,
+        "its WAL:      goes on to LSN {} on timeline {}",
+        outlook.end, outlook.timeline
+    )?;
+    match outlook.last_time {
+        Some(time) => writeln!(f, ", the last transaction in it at {}", shown(time)),
+        None => writeln!(f),
+    }
+}
+
+fn shown(time: DateTime<Utc>) -> impl fmt::Display {
+    time.format("%Y-%m-%d %H:%M:%S+00")
 }

@@ -76,9 +76,15 @@ pub async fn apply(
     cancel: &CancellationToken,
 ) -> Result<Applied> {
     progress.total.store(plan.actions.len() as u64, Ordering::Relaxed);
-    let mut applied = Applied {
-        deleted: vec![false; plan.actions.len()],
-        spared: Vec::new(),
+    let mut work = Work {
+        store,
+        plan,
+        progress,
+        cancel,
+        applied: Applied {
+            deleted: vec![false; plan.actions.len()],
+            spared: Vec::new(),
+        },
     };
     // WAL that the plan has no use for may be of use to a backup that stays against the plan.
     let first = plan
@@ -87,22 +93,9 @@ pub async fn apply(
         .position(|action| matches!(action.object, Object::Wal(_) | Object::Upload(_) | Object::Own(_)));
     let (backups, rest) = plan.actions.split_at(first.unwrap_or(plan.actions.len()));
     let mut known = Known::new(backups);
-    for (index, action) in backups.iter().enumerate() {
-        stop_if(cancel)?;
-        match delete_backup(store, plan, action, &known).await? {
-            None => {
-                applied.deleted[index] = true;
-                progress.bytes.fetch_add(action.size, Ordering::Relaxed);
-            }
-            Some(spared) => {
-                known.spare(&spared.name);
-                applied.spared.push(spared);
-            }
-        }
-        progress.done.fetch_add(1, Ordering::Relaxed);
-    }
-    if !applied.spared.is_empty() {
-        return Ok(applied);
+    work.delete_backups(backups, &mut known).await?;
+    if !work.applied.spared.is_empty() {
+        return Ok(work.applied);
     }
     let is_common = |action: &Action| matches!(action.object, Object::Wal(_) | Object::Own(_));
     // Where no backup stays, one that has begun since may need the WAL, as on a standby, and the owner.
@@ -111,46 +104,89 @@ pub async fn apply(
         && let Some(name) = known.newcomer(store).await?
     {
         let why = "it has been begun meanwhile".to_owned();
-        applied.spared.push(Spared { name, why });
-        return Ok(applied);
+        work.applied.spared.push(Spared { name, why });
+        return Ok(work.applied);
     }
     if rest.iter().any(|action| matches!(action.object, Object::Wal(_))) && !plan.continuous.is_empty() {
         write_continuous(store, &plan.continuous).await?;
     }
-    let mut at = backups.len();
     let mut discard = Discard::new(store, plan.force);
+    let mut at = backups.len();
     for stage in stages(rest) {
-        if matches!(stage.first(), Some(action) if matches!(action.object, Object::Upload(_))) {
-            for action in stage {
-                tokio::select! {
-                    biased;
-                    () = cancel.cancelled() => return Err(Error::Cancelled),
-                    gone = discard.one(action) => applied.deleted[at] = gone?,
-                }
-                if applied.deleted[at] {
-                    progress.bytes.fetch_add(action.size, Ordering::Relaxed);
-                }
-                progress.done.fetch_add(1, Ordering::Relaxed);
-                at += 1;
-            }
-            continue;
+        match stage.first().map(|action| &action.object) {
+            Some(Object::Upload(_)) => work.discard_uploads(at, stage, &mut discard).await?,
+            _ => work.delete_objects(at, stage).await?,
         }
-        for batch in stage.chunks(BATCH) {
+        at += stage.len();
+    }
+    Ok(work.applied)
+}
+
+/// A deletion under way.
+struct Work<'a> {
+    store: &'a Store,
+    plan: &'a DeletionPlan,
+    progress: &'a DeletionProgress,
+    cancel: &'a CancellationToken,
+    applied: Applied,
+}
+
+impl Work<'_> {
+    /// The first actions of the plan.
+    async fn delete_backups(&mut self, backups: &[Action], known: &mut Known<'_>) -> Result<()> {
+        for (index, action) in backups.iter().enumerate() {
+            stop_if(self.cancel)?;
+            match delete_backup(self.store, self.plan, action, known).await? {
+                None => {
+                    self.applied.deleted[index] = true;
+                    self.progress.bytes.fetch_add(action.size, Ordering::Relaxed);
+                }
+                Some(spared) => {
+                    known.spare(&spared.name);
+                    self.applied.spared.push(spared);
+                }
+            }
+            self.progress.done.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// The actions from this one on are uploads.
+    async fn discard_uploads(&mut self, first: usize, uploads: &[Action], discard: &mut Discard<'_>) -> Result<()> {
+        for (at, action) in (first..).zip(uploads) {
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return Err(Error::Cancelled),
+                gone = discard.one(action) => self.applied.deleted[at] = gone?,
+            }
+            if self.applied.deleted[at] {
+                self.progress.bytes.fetch_add(action.size, Ordering::Relaxed);
+            }
+            self.progress.done.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// The actions from this one on are objects, in one stage.
+    async fn delete_objects(&mut self, first: usize, objects: &[Action]) -> Result<()> {
+        let progress = self.progress;
+        let mut at = first;
+        for batch in objects.chunks(BATCH) {
             let keys: Vec<String> = batch.iter().map(Action::key).collect();
-            let deletion = store.delete_many(&keys, |index| {
+            let deletion = self.store.delete_many(&keys, |index| {
                 progress.done.fetch_add(1, Ordering::Relaxed);
                 progress.bytes.fetch_add(batch[index].size, Ordering::Relaxed);
             });
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => return Err(Error::Cancelled),
+                () = self.cancel.cancelled() => return Err(Error::Cancelled),
                 deleted = deletion => deleted?,
             }
-            applied.deleted[at..at + batch.len()].fill(true);
+            self.applied.deleted[at..at + batch.len()].fill(true);
             at += batch.len();
         }
+        Ok(())
     }
-    Ok(applied)
 }
 
 /// WAL, then history files, uploads, then what is walarchive's own, the owner of the repository last: each stage only when the one

@@ -30,6 +30,7 @@
 
 mod apply;
 mod branches;
+mod deletion;
 mod dependants;
 mod everything;
 mod keep;
@@ -60,8 +61,9 @@ use crate::{description, layout, repository};
 use walarchive_storage::Store;
 
 pub use apply::{Applied, DeletionProgress, Spared, apply};
+pub use deletion::{Confirmed, Deletion, Order, delete};
 pub use mark::mark;
-pub use plan::{Action, DeletionPlan, Kept, Object, Row, Situation};
+pub use plan::{Action, DeletionPlan, Kept, Object, OtherBranches, Row, Situation};
 pub use planner::plan;
 pub use request::{Before, Garbage, Gfs, Mode, Policy, Request, Rule, time};
 pub use span::Span;
@@ -82,16 +84,16 @@ pub async fn draw_up(
     protected: &[String],
     now: DateTime<Utc>,
 ) -> Result<DeletionPlan> {
-    draw_up_for(store, request, protected, now, false).await
+    draw_up_for(store, request, protected, now, OtherBranches::Keep).await
 }
 
-/// The same; with `regardless_of_branches` also what other branches of the history need that are not older.
-pub async fn draw_up_for(
+/// The same, with a word on other branches of the history.
+async fn draw_up_for(
     store: &Store,
     request: &Request,
     protected: &[String],
     now: DateTime<Utc>,
-    regardless_of_branches: bool,
+    others: OtherBranches,
 ) -> Result<DeletionPlan> {
     let inventory = look(store).await?;
     let own = match request {
@@ -102,7 +104,7 @@ pub async fn draw_up_for(
     let situation = Situation {
         own_timeline: Lease::read(store).await?.map(|lease| lease.timeline()),
         writers: Holder::all(store).await?,
-        regardless_of_branches,
+        regardless_of_branches: others == OtherBranches::Delete,
         now,
         protected: protected.to_vec(),
         own,

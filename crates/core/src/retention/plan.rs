@@ -150,6 +150,15 @@ pub struct Row {
     pub deleted: bool,
 }
 
+/// What becomes of what other branches of the history need to be restored that are not older.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtherBranches {
+    /// It stays.
+    Keep,
+    /// It goes like everything else.
+    Delete,
+}
+
 /// A backup that stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::chain::{Link, without_metadata};
 use super::fetch::read_with;
-use super::level::{Kinds, Level, announced};
+use super::level::{Kinds, Level, Taken, announced};
 use super::metadata::{FileFlags, LIMIT, listen_to, metadata_object};
 use super::names::{ListSource, NAMED, names};
 use super::survey::Survey;
@@ -85,11 +85,13 @@ pub(crate) async fn read(store: &Store, links: &[Link], survey: Survey, notes: &
 fn take_newest(table: &Table) -> Kinds {
     let mut taken = Kinds::none(table.len());
     for file in 0..table.len() {
-        let stored = match table.has_metadata {
-            true => table.stored(file),
-            false => Some(Stored::Full),
+        let how = match table.has_metadata {
+            true => table.stored(file).and_then(Stored::taken),
+            false => Some(Taken::Full),
         };
-        stored.into_iter().for_each(|stored| taken.set(file, stored));
+        if let Some(how) = how {
+            taken.take(file, how);
+        }
     }
     taken
 }
@@ -313,7 +315,9 @@ impl Listener for Older {
             return Ok(());
         }
         let stored = file.stored();
-        self.taken.set(number, stored);
+        if let Some(how) = stored.taken() {
+            self.taken.take(number, how);
+        }
         self.open[number] = match stored {
             Stored::Full => 0,
             Stored::Increment | Stored::Skipped => SEEN,

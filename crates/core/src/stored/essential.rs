@@ -3,15 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::databases::database_of;
+use crate::data_dir::PG_VERSION;
 
 /// More databases than any cluster has: those beyond are not looked at.
 const LIMIT: usize = 100_000;
 
 /// The OID of `template1`, from which `CREATE DATABASE` copies.
 const TEMPLATE1: u32 = 1;
-
-/// The name of the file that each database has, and the data directory.
-const VERSION: &[u8] = b"PG_VERSION";
 
 /// What was seen of it.
 #[derive(Debug, Default)]
@@ -29,11 +27,11 @@ impl Essential {
     pub(crate) fn note(&mut self, path: &[u8]) {
         match database_of(path) {
             Some((oid, name)) if self.databases.len() < LIMIT || self.databases.contains_key(&oid) => {
-                *self.databases.entry(oid).or_default() |= name == VERSION;
+                *self.databases.entry(oid).or_default() |= name == PG_VERSION.as_bytes();
             }
             Some(_) => {}
             None => {
-                self.has_version |= path == VERSION;
+                self.has_version |= path == PG_VERSION.as_bytes();
                 // Up to PostgreSQL 9.6 it was called pg_clog.
                 let transactions = path.strip_prefix(b"pg_xact/").or(path.strip_prefix(b"pg_clog/"));
                 self.has_transactions |= transactions.is_some_and(|name| !name.is_empty());
@@ -51,7 +49,7 @@ impl Essential {
     /// What is missing, and why that matters, as a sentence. Of the databases `incomplete` nothing is asked.
     pub(crate) fn missing(&self, incomplete: &[u32]) -> Vec<(String, String)> {
         let mut missing = Vec::new();
-        let needed = [(self.has_version, "PG_VERSION"), (self.has_transactions, "pg_xact")];
+        let needed = [(self.has_version, PG_VERSION), (self.has_transactions, "pg_xact")];
         for (_, what) in needed.iter().filter(|(is_there, _)| !is_there) {
             let detail = "It is not in the backup: a server does not start without it.";
             missing.push(((*what).to_owned(), detail.to_owned()));

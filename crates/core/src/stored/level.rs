@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::table::Stored;
 use super::tars::Tar;
 use crate::formats::Sentinel;
 
@@ -29,6 +28,15 @@ pub(crate) fn announced(sentinel: &Sentinel) -> Option<u64> {
     announced.map(|bytes| bytes.saturating_add(SLACK))
 }
 
+/// How a file is taken from a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Whole.
+    Full,
+    /// As an increment on what an older backup has.
+    Increment,
+}
+
 /// Of each file of a table, whether and how it is taken from one backup, in two bits.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Kinds(Vec<u8>);
@@ -39,22 +47,30 @@ impl Kinds {
         Kinds(vec![0; files.div_ceil(4)])
     }
 
-    pub(crate) fn get(&self, file: usize) -> Option<Stored> {
+    /// None if it is not taken.
+    pub(crate) fn get(&self, file: usize) -> Option<Taken> {
         match self.0[file / 4] >> (file % 4 * 2) & 3 {
-            1 => Some(Stored::Full),
-            2 => Some(Stored::Increment),
+            1 => Some(Taken::Full),
+            2 => Some(Taken::Increment),
             _ => None,
         }
     }
 
-    /// What is skipped is not taken.
-    pub(crate) fn set(&mut self, file: usize, stored: Stored) {
-        let (byte, shift) = (&mut self.0[file / 4], file % 4 * 2);
-        let bits = match stored {
-            Stored::Full => 1,
-            Stored::Increment => 2,
-            Stored::Skipped => 0,
+    pub(crate) fn take(&mut self, file: usize, taken: Taken) {
+        let bits = match taken {
+            Taken::Full => 1,
+            Taken::Increment => 2,
         };
+        self.put(file, bits);
+    }
+
+    /// It is not taken after all.
+    pub(crate) fn leave(&mut self, file: usize) {
+        self.put(file, 0);
+    }
+
+    fn put(&mut self, file: usize, bits: u8) {
+        let (byte, shift) = (&mut self.0[file / 4], file % 4 * 2);
         *byte = *byte & !(3 << shift) | bits << shift;
     }
 }
@@ -89,14 +105,14 @@ mod tests {
         let mut kinds = Kinds::none(9);
         let bits = Bits::none(65);
         for file in [0, 3, 8] {
-            kinds.set(file, Stored::Increment);
+            kinds.take(file, Taken::Increment);
         }
-        kinds.set(3, Stored::Full);
-        kinds.set(0, Stored::Skipped);
+        kinds.take(3, Taken::Full);
+        kinds.leave(0);
         let found: Vec<_> = (0..9)
             .filter_map(|file| kinds.get(file).map(|kind| (file, kind)))
             .collect();
-        assert_eq!(found, [(3, Stored::Full), (8, Stored::Increment)]);
+        assert_eq!(found, [(3, Taken::Full), (8, Taken::Increment)]);
         assert!(!bits.set(64) && bits.set(64) && !bits.set(0));
         assert_eq!((0..65).filter(|file| bits.get(*file)).collect::<Vec<_>>(), [0, 64]);
     }

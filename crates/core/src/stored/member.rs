@@ -2,14 +2,11 @@
 
 use std::fmt;
 
+use crate::data_dir::{
+    BACKUP_LABEL, BACKUP_MANIFEST, PG_CONTROL, PG_WAL, POSTMASTER_OPTS, POSTMASTER_PID, RECOVERY_SIGNAL,
+    STANDBY_SIGNAL, TABLESPACE_MAP,
+};
 use crate::error::{Error, Result};
-
-/// Files of the data directory that a restore treats in a way of its own.
-pub(crate) const PG_CONTROL: &str = "global/pg_control";
-pub(crate) const BACKUP_LABEL: &str = "backup_label";
-pub(crate) const PG_VERSION: &str = "PG_VERSION";
-pub(crate) const TABLESPACE_MAP: &str = "tablespace_map";
-pub(crate) const BACKUP_MANIFEST: &str = "backup_manifest";
 
 /// The longest name that a file can have (`NAME_MAX`), in bytes.
 pub(crate) const LONGEST_NAME: usize = 255;
@@ -19,17 +16,17 @@ pub(crate) const MARKER: &str = "walarchive_restore.json";
 
 /// No backup holds these; if one did, the restored server would not start, or not do what it is asked for.
 const NEVER: [&str; 6] = [
-    "postmaster.pid",
-    "postmaster.opts",
-    "recovery.signal",
-    "standby.signal",
+    POSTMASTER_PID,
+    POSTMASTER_OPTS,
+    RECOVERY_SIGNAL,
+    STANDBY_SIGNAL,
     BACKUP_MANIFEST,
     MARKER,
 ];
 
 /// Directories whose content no backup holds. WAL-G packs a link where one of them is a link; what is needed is the directory.
 const CONTENT_LEFT_OUT: [&str; 10] = [
-    "pg_wal",
+    PG_WAL,
     "log",
     "pg_log",
     "pg_dynshmem",

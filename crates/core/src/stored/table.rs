@@ -6,6 +6,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::unix::ffi::OsStrExt;
 
+use super::level::Taken;
 use super::member::MemberPath;
 use crate::formats::FILES_LIMIT;
 use crate::formats::manifest::{ChecksumAlgorithm, Checksummer, ManifestFile};
@@ -69,6 +70,36 @@ pub(crate) struct Expected {
     pub(crate) sum: Option<Sum>,
 }
 
+/// What is known of a file from the manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Listing {
+    /// There is no manifest.
+    NoManifest,
+    /// The manifest does not list the file.
+    Unlisted,
+    /// The manifest says this of it.
+    Listed(Expected),
+}
+
+impl Listing {
+    /// Of a member; without a table there is no manifest either.
+    pub(crate) fn of(table: Option<&Table>, found: Found) -> Self {
+        let Some(table) = table.filter(|table| table.has_manifest) else {
+            return Listing::NoManifest;
+        };
+        let expected = found.own.and_then(|file| table.expected(file));
+        expected.map_or(Listing::Unlisted, Listing::Listed)
+    }
+
+    /// None if the manifest says nothing of the file.
+    pub(crate) fn expected(self) -> Option<Expected> {
+        match self {
+            Listing::Listed(expected) => Some(expected),
+            Listing::NoManifest | Listing::Unlisted => None,
+        }
+    }
+}
+
 /// A checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sum {
@@ -113,6 +144,17 @@ pub(crate) enum Stored {
     Increment,
     /// Unchanged since the parent, in no tar.
     Skipped,
+}
+
+impl Stored {
+    /// How it is taken from that backup; none if the backup does not hold it.
+    pub(crate) fn taken(self) -> Option<Taken> {
+        match self {
+            Stored::Full => Some(Taken::Full),
+            Stored::Increment => Some(Taken::Increment),
+            Stored::Skipped => None,
+        }
+    }
 }
 
 /// The files of a backup by path. Files are numbered from 0.
@@ -385,6 +427,32 @@ mod tests {
         let crc = Some(Sum::Crc32c(0x0403_0201));
         assert_eq!(sums, [None, crc, Some(Sum::Sha256([7; 32]))]);
         assert_eq!(table.find(b"/a"), None);
+    }
+
+    #[test]
+    fn what_no_manifest_says_is_told_from_what_it_does_not_list() {
+        let mut builder = TableBuilder::default();
+        builder.describe("/a", Stored::Full, false);
+        builder.describe("/b", Stored::Full, false);
+        builder.all_described().expect("once each");
+        let of = |table: &Table, path: &[u8]| {
+            let file = table.find(path);
+            let found = Found {
+                own: file,
+                described: file,
+            };
+            Listing::of(Some(table), found)
+        };
+        let mut with_manifest = TableBuilder::default();
+        with_manifest.list(&listed("a", None), false).expect("new");
+        with_manifest.all_listed().expect("once");
+        let table = builder.finish().expect("a table");
+        assert_eq!(of(&table, b"a"), Listing::NoManifest);
+        let table = with_manifest.finish().expect("a table");
+        assert_eq!(of(&table, b"b"), Listing::Unlisted);
+        let expected = Expected { size: 1, sum: None };
+        assert_eq!(of(&table, b"a"), Listing::Listed(expected));
+        assert_eq!(of(&table, b"a").expected(), Some(expected));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::record::Verified;
 use crate::encrypted::blame;
 use crate::error::{Error, Result, StorageError};
 use crate::inventory::{Inventory, SegmentRange, WalObject};
-use crate::stored::progress::ReadProgress;
+use crate::stored::progress::{Counted, ReadProgress};
 use crate::wal::{Segment, SegmentSize, WalFileName, WalWalker, Walked};
 use walarchive_storage::{RangeReader, Store};
 
@@ -238,15 +238,12 @@ pub(super) async fn check_object(
 
 fn walk(
     walker: &mut WalWalker,
-    reader: RangeReader,
+    mut reader: RangeReader,
     object: &WalObject,
     size: SegmentSize,
     progress: &ReadProgress,
 ) -> Result<Option<Walked>> {
-    let mut source = Counted {
-        inner: reader,
-        progress,
-    };
+    let mut source = Counted::new(&mut reader, progress);
     let read = object.format.decoder(&mut source).and_then(|mut decoder| {
         let mut buffer = vec![0; BUFFER_BYTES];
         let mut fed = 0;
@@ -266,7 +263,7 @@ fn walk(
         }
     });
     let mut walked = walker.end();
-    let mut blame = |why: String| match blame(&mut source.inner, object.key(), object.format, why) {
+    let mut blame = |why: String| match blame(&mut reader, object.key(), object.format, why) {
         Error::Storage(StorageError::NotFound { .. }) => Ok(None),
         Error::Damaged { reason, .. } => Ok(Some(reason)),
         Error::Encrypted { reason, .. } => Ok(Some(format!("It is encrypted, and no key is configured. {reason}"))),
@@ -288,20 +285,6 @@ fn walk(
         *walker = walker.anew();
     }
     Ok(Some(walked))
-}
-
-/// Counts downloaded bytes.
-struct Counted<'a> {
-    inner: RangeReader,
-    progress: &'a ReadProgress,
-}
-
-impl Read for Counted<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.inner.read(buffer)?;
-        self.progress.bytes_done.fetch_add(bytes as u64, Ordering::Relaxed);
-        Ok(bytes)
-    }
 }
 
 /// Who may only read is told what was found all the same.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::codec::Format;
 use crate::control_file::ControlFile;
+use crate::data_dir::{PG_WAL, RECOVERY_SIGNAL, STANDBY_SIGNAL};
 use crate::error::{Error, Result};
 use crate::inventory::SegmentRange;
 use crate::layout;
@@ -71,7 +72,7 @@ impl Live {
         let marked = PgWal::read(data_dir)?;
         let complete: Vec<Segment> = marked.ready.union(&marked.done).copied().collect();
         let position = position(&control, &complete);
-        let standby = ["standby.signal", "recovery.signal"]
+        let standby = [STANDBY_SIGNAL, RECOVERY_SIGNAL]
             .iter()
             .any(|file| data_dir.join(file).exists());
         let archiving = match ServerConfig::read(data_dir)?.archive_mode.as_deref() {
@@ -127,7 +128,7 @@ fn position(control: &ControlFile, complete: &[Segment]) -> Position {
 }
 
 fn read_history(data_dir: &Path, timeline: u32) -> Option<TimelineHistory> {
-    let path = data_dir.join("pg_wal").join(WalFileName::History(timeline).to_string());
+    let path = data_dir.join(PG_WAL).join(WalFileName::History(timeline).to_string());
     TimelineHistory::parse(timeline, &std::fs::read_to_string(path).ok()?)
 }
 
@@ -143,7 +144,7 @@ impl PgWal {
     /// In this order: a file that is archived in between is seen as done, and so is neither missed nor taken to wait.
     fn read(data_dir: &Path) -> Result<Self> {
         let mut found = PgWal::default();
-        let pg_wal = data_dir.join("pg_wal");
+        let pg_wal = data_dir.join(PG_WAL);
         each_name(&pg_wal, |name| found.files.extend(name.parse::<Segment>()))?;
         each_name(&pg_wal.join("archive_status"), |name| {
             if let Some((Ok(segment), status)) = name.split_once('.').map(|(name, status)| (name.parse(), status)) {

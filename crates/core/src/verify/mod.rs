@@ -5,6 +5,7 @@ mod backup;
 mod content;
 mod integrity;
 mod live;
+mod looks;
 mod page_checksum;
 mod record;
 mod report;
@@ -19,14 +20,17 @@ pub use backup::{BackupFinding, BackupReport, verify_backup};
 pub use content::{Content, ContentRow, Selection, verify_content};
 pub use integrity::{Integrity, IntegrityRow, SegmentStatus, integrity};
 pub use live::{Archiving, Live, Position};
+pub use looks::Looks;
 pub use record::{Verified, VerifiedBackup};
 pub use report::{Checks, WalReport, WalRow};
 pub use timeline::{TimelineCheck, TimelineDetails, timeline};
 pub use times::timed_windows;
 
+use crate::cluster;
 use crate::error::Result;
 use crate::inventory::Inventory;
 use crate::lease::Holder;
+use crate::wal::SegmentSize;
 use walarchive_storage::Store;
 
 /// What a check found, in WAL-G's words. Ordered: the worst is the greatest.
@@ -58,10 +62,6 @@ impl fmt::Display for VerifyStatus {
     }
 }
 
-/// How often `integrity` and `timeline` are looked at before a failure is believed, each time with everything looked at
-/// anew: meanwhile a retention may have removed old WAL, or the server may have been promoted.
-pub const LOOKS: usize = 2;
-
 /// The answers of `integrity` and `timeline`, in the shape of `wal-g wal-verify --json`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Names {
@@ -75,6 +75,17 @@ impl Names {
     /// The worse of both.
     pub fn status(&self) -> VerifyStatus {
         self.integrity.status.max(self.timeline.status)
+    }
+}
+
+/// The owner of the repository, if that is another cluster than the one with this system identifier. Of the same cluster its
+/// WAL segments must have the same size.
+pub fn other_owner(store: &Store, inventory: &Inventory, own: u64, segment_size: SegmentSize) -> Result<Option<u64>> {
+    match inventory.system_identifier {
+        Some(owner) if owner == own => {
+            cluster::check_segment_size(store, inventory.segment_size, segment_size).map(|()| None)
+        }
+        owner => Ok(owner),
     }
 }
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use object_store::path::Path;
 use quick_xml::Reader;
-use quick_xml::events::Event;
+use quick_xml::events::{BytesStart, Event};
 use url::form_urlencoded;
 
 use crate::odd::escaped;
@@ -150,6 +150,12 @@ struct Entry {
     name: Option<Name>,
 }
 
+/// A name or a marker that is being read.
+struct Value {
+    starts: usize,
+    encoded: bool,
+}
+
 /// Look at a page, which was asked for with this query.
 pub(super) fn sift(body: &[u8], query: &str) -> Result<Sifted, NoPage> {
     let other = || NoPage::Other(shown(body));
@@ -161,76 +167,127 @@ pub(super) fn sift(body: &[u8], query: &str) -> Result<Sifted, NoPage> {
     }
     let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     let mut reader = Reader::from_reader(body);
-    let (mut sifted, mut kept, mut copied) = (Sifted::default(), Vec::new(), 0);
-    let (mut depth, mut entry, mut value) = (0_usize, None::<Entry>, None::<(usize, bool)>);
+    let mut sieve = Sieve::new(body, query);
     let mut closed = false;
     loop {
         let before = position(&reader);
         match reader.read_event().map_err(|_| other())? {
             Event::Start(tag) => {
-                depth += 1;
-                if depth > DEPTH {
+                sieve.start(&tag, before, position(&reader));
+                if sieve.depth > DEPTH {
                     return Err(other());
-                }
-                let (full, tag_name) = (tag.name(), tag.name());
-                let name = local(tag_name.as_ref());
-                let encoded = || {
-                    let attribute = tag.try_get_attribute("Encoded").ok().flatten();
-                    attribute.is_some_and(|attribute| attribute.value.as_ref() == b"true")
-                };
-                match &entry {
-                    None if ENTRIES.contains(&name) => {
-                        entry = Some(Entry {
-                            starts: before,
-                            depth,
-                            is_folder: name.ends_with(b"Prefixes") || name.ends_with(b"Prefix"),
-                            name: None,
-                        });
-                    }
-                    None if NEXT.contains(&name) => value = Some((position(&reader), false)),
-                    Some(entry) if depth == entry.depth + 1 && NAMES.contains(&local(full.as_ref())) => {
-                        value = Some((position(&reader), encoded()));
-                    }
-                    _ => {}
                 }
             }
             Event::End(tag) => {
-                let tag_name = tag.name();
-                let name = local(tag_name.as_ref());
-                if let Some((starts, encoded)) = value.take() {
-                    let raw = &body[starts..before];
-                    match &mut entry {
-                        Some(entry) => entry.name = Some(judge(raw, entry.is_folder, encoded)),
-                        None if NEXT.contains(&name) && leads_back(raw, query) => return Err(NoPage::Circle),
-                        None => {}
-                    }
-                }
-                if let Some(ended) = entry.take_if(|entry| entry.depth == depth) {
-                    let name = ended.name.unwrap_or_else(|| Name::Odd(String::new()));
-                    if name != Name::Key {
-                        kept.extend_from_slice(&body[copied..ended.starts]);
-                        copied = position(&reader);
-                        if let Name::Odd(name) = name {
-                            sifted.odd.push(name);
-                        }
-                        sifted.body = Some(Vec::new());
-                    }
-                }
-                depth = depth.saturating_sub(1);
-                closed |= depth == 0;
+                sieve.end(local(tag.name().as_ref()), before, position(&reader))?;
+                closed |= sieve.depth == 0;
             }
-            Event::Empty(tag) if depth == 0 => closed |= PAGES.contains(&local(tag.name().as_ref())),
-            Event::Eof if closed => break,
+            Event::Empty(tag) if sieve.depth == 0 => closed |= PAGES.contains(&local(tag.name().as_ref())),
+            Event::Eof if closed => return Ok(sieve.finish()),
             // A page that breaks off is not the whole of it.
             Event::Eof => return Err(other()),
             _ => {}
         }
     }
-    if sifted.body.is_some() {
-        kept.extend_from_slice(&body[copied..]);
-        sifted.body = Some(kept);
+}
+
+/// Goes through a page, and leaves out entries that have no key.
+struct Sieve<'a> {
+    body: &'a [u8],
+    query: &'a str,
+    depth: usize,
+    entry: Option<Entry>,
+    value: Option<Value>,
+    /// What stays of the body so far, and up to where that was copied or left out.
+    kept: Vec<u8>,
+    copied: usize,
+    has_gaps: bool,
+    odd: Vec<String>,
+}
+
+impl<'a> Sieve<'a> {
+    fn new(body: &'a [u8], query: &'a str) -> Self {
+        Sieve {
+            body,
+            query,
+            depth: 0,
+            entry: None,
+            value: None,
+            kept: Vec::new(),
+            copied: 0,
+            has_gaps: false,
+            odd: Vec::new(),
+        }
     }
-    Ok(sifted)
+
+    /// An element begins here, and its content there.
+    fn start(&mut self, tag: &BytesStart<'_>, here: usize, content: usize) {
+        self.depth += 1;
+        let name = tag.name();
+        let name = local(name.as_ref());
+        let value = |encoded| Value {
+            starts: content,
+            encoded,
+        };
+        match &self.entry {
+            None if ENTRIES.contains(&name) => {
+                self.entry = Some(Entry {
+                    starts: here,
+                    depth: self.depth,
+                    is_folder: name.ends_with(b"Prefixes") || name.ends_with(b"Prefix"),
+                    name: None,
+                });
+            }
+            None if NEXT.contains(&name) => self.value = Some(value(false)),
+            Some(entry) if self.depth == entry.depth + 1 && NAMES.contains(&name) => {
+                let attribute = tag.try_get_attribute("Encoded").ok().flatten();
+                let encoded = attribute.is_some_and(|attribute| attribute.value.as_ref() == b"true");
+                self.value = Some(value(encoded));
+            }
+            _ => {}
+        }
+    }
+
+    /// An element's content ends here, and the element there.
+    fn end(&mut self, name: &[u8], here: usize, there: usize) -> Result<(), NoPage> {
+        if let Some(value) = self.value.take() {
+            let raw = &self.body[value.starts..here];
+            match &mut self.entry {
+                Some(entry) => entry.name = Some(judge(raw, entry.is_folder, value.encoded)),
+                None if NEXT.contains(&name) && leads_back(raw, self.query) => return Err(NoPage::Circle),
+                None => {}
+            }
+        }
+        let depth = self.depth;
+        if let Some(ended) = self.entry.take_if(|entry| entry.depth == depth) {
+            match ended.name.unwrap_or_else(|| Name::Odd(String::new())) {
+                Name::Key => {}
+                Name::Folder => self.leave_out(ended.starts, there),
+                Name::Odd(name) => {
+                    self.leave_out(ended.starts, there);
+                    self.odd.push(name);
+                }
+            }
+        }
+        self.depth = depth.saturating_sub(1);
+        Ok(())
+    }
+
+    fn leave_out(&mut self, from: usize, to: usize) {
+        self.kept.extend_from_slice(&self.body[self.copied..from]);
+        self.copied = to;
+        self.has_gaps = true;
+    }
+
+    fn finish(mut self) -> Sifted {
+        if self.has_gaps {
+            self.kept.extend_from_slice(&self.body[self.copied..]);
+        }
+        Sifted {
+            body: self.has_gaps.then_some(self.kept),
+            odd: self.odd,
+        }
+    }
 }
 
 fn position(reader: &Reader<&[u8]>) -> usize {

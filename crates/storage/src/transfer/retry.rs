@@ -10,8 +10,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Attempts that may break after they got on for long.
 const RENEWALS: u32 = 10;
 
-/// How often and how long: the same as for object_store's own stores.
-#[derive(Debug, Clone)]
+/// The archiver has better to do than to wait here: it comes again, and says meanwhile what is wrong.
+const SHORT_RETRIES: u32 = 3;
+
+/// How often and how long: as for object_store's own stores. Pauses double and are spread by chance.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Retry {
     patience: Duration,
     retries: u32,
@@ -33,20 +36,20 @@ impl Retry {
     pub(crate) fn new(config: &StorageConfig) -> Self {
         Retry {
             patience: config.patience,
-            // An archiver has better to do than to wait here: it comes again, and says meanwhile what is wrong.
+            // A backup tries again until its patience ends.
             retries: if config.patience > config.request_timeout {
-                20
+                u32::MAX
             } else {
-                3
+                SHORT_RETRIES
             },
             longest_pause: (config.patience / 10).max(Duration::from_secs(1)),
         }
     }
 
     /// The patience begins to run.
-    pub(crate) fn begin(&self) -> Attempts {
+    pub(crate) fn begin(self) -> Attempts {
         Attempts {
-            retry: self.clone(),
+            retry: self,
             since: Instant::now(),
             made: 0,
             moved: Flow::current().motion.bytes(),
@@ -86,6 +89,11 @@ impl Attempts {
         self.moved = moved;
     }
 
+    /// An attempt failed because nothing moved any more. That is no slow link, so the patience goes on.
+    pub(crate) fn stalled(&mut self) {
+        self.moved = Flow::current().motion.bytes();
+    }
+
     /// How often something was tried again so far.
     pub(crate) fn made(&self) -> u32 {
         self.made
@@ -105,10 +113,19 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_and_end() {
-        let mut attempts = attempts(600);
-        let pauses: Vec<_> = std::iter::from_fn(|| attempts.next_pause(None)).collect();
-        assert!(pauses.len() > 8 && pauses.len() <= 20, "{pauses:?}");
+    fn pauses_grow_and_end_with_the_patience() {
+        let (mut attempts, mut pauses) = (attempts(600), Vec::new());
+        while let Some(pause) = attempts.next_pause(None) {
+            pauses.push(pause);
+            // As if it had been waited for.
+            attempts.since -= pause;
+        }
+        assert!(pauses.len() > 8 && pauses.len() < 30, "{pauses:?}");
+        let all = pauses.iter().sum::<Duration>();
+        assert!(
+            all < Duration::from_secs(600) && all > Duration::from_secs(530),
+            "{all:?}"
+        );
         assert!(pauses[0] >= FIRST_PAUSE / 2 && pauses[0] < FIRST_PAUSE);
         assert!(
             pauses.iter().all(|pause| *pause < Duration::from_secs(60)),

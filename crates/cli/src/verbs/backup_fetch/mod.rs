@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use walarchive_core::inventory::{find_backup, list_backups};
 use walarchive_core::lease::{self, Lease, Moment};
 use walarchive_core::restore::{
-    ConfigurationPlan, ReadProgress, RecoveryMode, RecoverySettings, RestoreCommand, RestorePlan, Restored, Selection,
-    apply, notes_on_places, plan, select_backup, target_history,
+    ConfigurationPlan, PlannedRestore, ReadProgress, RecoveryMode, RecoverySettings, RestoreCommand, RestorePlan,
+    Restored, Selection, apply, notes_on_places, plan, select_backup, target_history,
 };
 use walarchive_core::verify::VerifyStatus;
 use walarchive_core::{Error, Result, StorageError, printable};
@@ -37,7 +37,8 @@ const LONGEST_ANSWER: u64 = 100;
 
 /// Restore a backup.
 pub async fn run(args: &BackupFetch) -> Result<()> {
-    let (mut plan, storage, configuration) = prepare(args).await?;
+    let (mut restore, storage, configuration) = prepare(args).await?;
+    let plan = &mut restore.plan;
     let store = Store::open_settled(&storage).await?;
     let seen = holder(&store).await;
     if is_root() && args.owner.is_none() {
@@ -58,11 +59,11 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
         }
         return Ok(());
     }
-    if ask_for_locations(&plan)? {
+    if ask_for_locations(plan)? {
         plan.confirm_locations();
     }
     plan.check_locations()?;
-    let mut next = next_step(&plan, storage.credentials_file.is_none());
+    let mut next = next_step(plan, storage.credentials_file.is_none());
     if let Some(configuration) = &configuration {
         let settings = configuration.settings(&plan.target).join(" -c ");
         next.push_str(&format!(
@@ -72,7 +73,7 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
     let ignores_invalid_pages = plan.ignores_invalid_pages();
     let (name, target, has_links) = (plan.backup.clone(), plan.target.clone(), !plan.links.is_empty());
     let (progress, started) = (Arc::<ReadProgress>::default(), Instant::now());
-    let work = Box::pin(apply(plan, Arc::clone(&progress), cancelled_by_signal()?));
+    let work = Box::pin(apply(restore, Arc::clone(&progress), cancelled_by_signal()?));
     let restored = progress::show(Arc::clone(&progress), args.quiet, work)
         .await
         .inspect_err(|_| {
@@ -119,9 +120,9 @@ async fn holder(store: &Store) -> Option<(Lease, Moment)> {
 /// Read all that a restore would take. A damaged backup is an answer, not an error.
 pub async fn verify(args: &BackupFetch) -> Result<VerifyStatus> {
     let verified = async {
-        let (plan, ..) = prepare(args).await?;
-        let (name, progress) = (plan.backup.clone(), Arc::default());
-        let work = Box::pin(apply(plan, Arc::clone(&progress), CancellationToken::new()));
+        let (restore, ..) = prepare(args).await?;
+        let (name, progress) = (restore.plan.backup.clone(), Arc::default());
+        let work = Box::pin(apply(restore, Arc::clone(&progress), CancellationToken::new()));
         let read = progress::show(progress, args.quiet, work).await?;
         let bytes = HumanBytes(read.bytes);
         println!(
@@ -140,7 +141,7 @@ pub async fn verify(args: &BackupFetch) -> Result<VerifyStatus> {
     }
 }
 
-async fn prepare(args: &BackupFetch) -> Result<(RestorePlan, StorageConfig, Option<ConfigurationPlan>)> {
+async fn prepare(args: &BackupFetch) -> Result<(PlannedRestore, StorageConfig, Option<ConfigurationPlan>)> {
     let data_dir = usual_data_dir();
     let settings = repository::find(&args.storage, data_dir.as_deref())?;
     let store = Store::open_settled(&settings.storage).await?;
@@ -159,7 +160,8 @@ async fn prepare(args: &BackupFetch) -> Result<(RestorePlan, StorageConfig, Opti
     let selection = select(args, &store).await?;
     // A store that answers has the patience of a backup: hours of work do not end with one bad answer.
     let patient = Store::open_settled(&settings.storage.for_backup()).await?;
-    let plan = plan(&patient, &selection.backup.name, &args.directory, options).await?;
+    let restore = plan(&patient, &selection.backup.name, &args.directory, options).await?;
+    let plan = &restore.plan;
     let (name, metadata) = (&selection.backup.name, &selection.backup.metadata);
     let configuration = match &args.config_dir {
         Some(directory) => ConfigurationPlan::read(&patient, name, metadata, directory).await?,
@@ -184,7 +186,7 @@ async fn prepare(args: &BackupFetch) -> Result<(RestorePlan, StorageConfig, Opti
     }
     let notes = selection.notes.iter().chain(&plan.notes).chain(&places);
     notes.for_each(|note| say(args, &format!("note: {note}")));
-    Ok((plan, settings.storage, configuration))
+    Ok((restore, settings.storage, configuration))
 }
 
 /// Ask, if somebody is there to ask, whether tablespaces may go to places that only the repository names.

@@ -18,9 +18,8 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::backup::read::rules;
+use crate::data_dir::PG_VERSION;
 use crate::error::{Error, Result};
-
-const PG_VERSION: &str = "PG_VERSION";
 
 /// A `PG_VERSION` so much older than the start of the parent was there before it for sure, whatever was done to the clock.
 const SETTLED_AFTER: TimeDelta = TimeDelta::hours(1);

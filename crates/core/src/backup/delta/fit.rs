@@ -4,7 +4,8 @@ use std::io::{self, Read};
 
 use crate::backup::BackupRequest;
 use crate::codec::Format;
-use crate::control_file::{ControlFile, PG_CONTROL, PG_CONTROL_BYTES};
+use crate::control_file::{ControlFile, PG_CONTROL_BYTES};
+use crate::data_dir::{PG_CONTROL, PG_WAL};
 use crate::error::{Error, Result, StorageError};
 use crate::inventory::{BackupDetail, BackupInfo, Inventory, read_history, read_sentinel};
 use crate::layout;
@@ -146,7 +147,7 @@ async fn on_our_way(
 async fn history(store: &Store, request: &BackupRequest) -> Result<Option<TimelineHistory>> {
     let timeline = request.timeline;
     let name = WalFileName::History(timeline).to_string();
-    let path = request.data_dir.join("pg_wal").join(name);
+    let path = request.data_dir.join(PG_WAL).join(name);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => match read_history(store, timeline).await {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::rules;
+use crate::data_dir::PG_VERSION;
 use crate::error::{Error, Result};
 
 /// The OID of `template1`, from which `CREATE DATABASE` copies.
@@ -33,7 +34,7 @@ impl Essential {
         let (Some(parent), name) = (path.parent(), path.file_name().unwrap_or_default()) else {
             return;
         };
-        let is_version = name == "PG_VERSION";
+        let is_version = name == PG_VERSION;
         if parent.as_os_str().is_empty() {
             self.has_version |= is_version;
         } else if parent == Path::new("pg_xact") {
@@ -50,7 +51,7 @@ impl Essential {
     /// After the walk: is everything there without which no server starts?
     pub(crate) fn check(&self, data_dir: &Path) -> Result<()> {
         let missing = match self {
-            Essential { has_version: false, .. } => "PG_VERSION",
+            Essential { has_version: false, .. } => PG_VERSION,
             Essential {
                 has_transactions: false,
                 ..
@@ -88,7 +89,7 @@ impl Essential {
             let has_file = |directory: &PathBuf| {
                 std::fs::read_dir(data_dir.join(directory)).is_ok_and(|mut entries| entries.next().is_some())
             };
-            let came_late = |directory: &PathBuf| data_dir.join(directory).join("PG_VERSION").exists();
+            let came_late = |directory: &PathBuf| data_dir.join(directory).join(PG_VERSION).exists();
             match has_version {
                 true => directories.iter().any(came_late),
                 false => directories.iter().any(has_file) && !directories.iter().any(came_late),

@@ -3,6 +3,10 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use crate::data_dir::{
+    BACKUP_LABEL, BACKUP_MANIFEST, PG_WAL, POSTMASTER_OPTS, POSTMASTER_PID, RECOVERY_SIGNAL, STANDBY_SIGNAL,
+    TABLESPACE_MAP,
+};
 use crate::places;
 use crate::places::is_number;
 pub(crate) use crate::places::{is_of_server, relation};
@@ -19,26 +23,26 @@ const EMPTIED: [&str; 7] = [
 ];
 
 /// The same, at the top only. `pg_wal` comes back from the archive.
-const EMPTIED_AT_TOP: [&str; 3] = ["log", "pg_log", "pg_wal"];
+const EMPTIED_AT_TOP: [&str; 3] = ["log", "pg_log", PG_WAL];
 
 /// Files that are of the running server or of its start, at any depth.
 const LEFT_OUT: [&str; 8] = [
-    "backup_label",
-    "backup_manifest",
+    BACKUP_LABEL,
+    BACKUP_MANIFEST,
     "current_logfiles.tmp",
     "pg_internal.init",
     "postgresql.auto.conf.tmp",
-    "postmaster.opts",
-    "postmaster.pid",
-    "tablespace_map",
+    POSTMASTER_OPTS,
+    POSTMASTER_PID,
+    TABLESPACE_MAP,
 ];
 
 /// The same, at the top only: a restore writes its own.
 const LEFT_OUT_AT_TOP: [&str; 5] = [
     "backup_label.old",
     "recovery.conf",
-    "recovery.signal",
-    "standby.signal",
+    RECOVERY_SIGNAL,
+    STANDBY_SIGNAL,
     "tablespace_map.old",
 ];
 

@@ -4,7 +4,8 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::control_file::{ControlFile, PG_CONTROL};
+use crate::control_file::ControlFile;
+use crate::data_dir::PG_CONTROL;
 use crate::error::{Error, Result};
 use crate::page;
 use crate::page::PAGE_BYTES;

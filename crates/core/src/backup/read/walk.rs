@@ -15,7 +15,7 @@ use super::links::{Links, target_of};
 use super::rules;
 use super::unlogged::Unlogged;
 use crate::backup::{BackupRequest, TablespaceLink};
-use crate::control_file::PG_CONTROL;
+use crate::data_dir::{PG_CONTROL, PG_WAL};
 use crate::error::{Error, Result};
 use crate::formats::FILES_LIMIT;
 
@@ -295,7 +295,7 @@ impl Walker<'_> {
 
     /// The server expects these in `pg_wal`.
     fn children_of_pg_wal(&mut self, path: &Path, parent: &Metadata) {
-        if path != Path::new("pg_wal") {
+        if path != Path::new(PG_WAL) {
             return;
         }
         let summaries = (self.request.major_version() >= 17).then_some("summaries");

@@ -4,9 +4,8 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use super::root::{LOST_AND_FOUND, Root, device, enter_existing, entries, failed, leads_to};
+use crate::data_dir::PG_WAL;
 use crate::error::Result;
-
-const PG_WAL: &str = "pg_wal";
 
 /// Has the directory nothing that a restore would have to respect? That is `lost+found`; directories on which file systems are
 /// mounted, with no more in them; and in a data directory, which `wal` belongs to if it is given, an empty `pg_wal` or the link to

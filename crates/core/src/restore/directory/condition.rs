@@ -15,14 +15,13 @@ use super::root::{Root, leads_to};
 use super::tablespaces::Tablespace;
 use super::tree::Tree;
 use crate::control_file::ControlFile;
+use crate::data_dir::{PG_CONTROL, POSTMASTER_PID};
 use crate::error::{Error, Result};
 use crate::formats::Sentinel;
-use crate::stored::member::{MARKER, PG_CONTROL};
+use crate::stored::member::MARKER;
 
 /// More than the files that are read here have, in bytes.
 const LIMIT: u64 = 1 << 20;
-
-const POSTMASTER_PID: &str = "postmaster.pid";
 
 /// Says whose directory it is while `pg_control` is not there.
 #[derive(Debug, Serialize, Deserialize)]

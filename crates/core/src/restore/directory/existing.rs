@@ -5,35 +5,53 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use nix::sys::stat::SFlag;
+use nix::sys::stat::{FileStat, SFlag};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::directories::Directories;
 use super::links::{MappedLink, refused_by_delta};
 use super::owner::Owner;
-use super::root::is_kind;
+use super::root::{Root, is_kind};
 use super::tablespaces::Tablespace;
 use super::tree::Tree;
 use super::walk::{DirectoryEntry, walk};
+use crate::data_dir::{BACKUP_MANIFEST, PG_WAL};
 use crate::error::{Error, Result};
 use crate::files::copy;
 use crate::places::is_of_server;
 use crate::stored::level::Bits;
-use crate::stored::member::{BACKUP_MANIFEST, MARKER, is_always_new};
+use crate::stored::member::{MARKER, is_always_new};
 use crate::stored::survey::BLOCK;
 use crate::stored::table::Table;
 
 /// Files that are open at a time and wait to be compared.
 const WAITING: usize = 64;
 
+/// What the directory is to be.
+#[derive(Clone, Copy)]
+pub(crate) struct Intended<'a> {
+    pub(crate) tablespaces: &'a [Tablespace],
+    pub(crate) links: &'a [MappedLink],
+    /// Of the server.
+    pub(crate) major: u32,
+    /// The files; none if it is not known which there are.
+    pub(crate) table: Option<&'a Table>,
+}
+
 /// What was found in the directory.
 #[derive(Debug)]
 pub(crate) struct Existing {
     /// The files and directories that are as in the backup.
     pub(crate) kept: Bits,
+    pub(crate) figures: Figures,
+}
+
+/// Of what was found in the directory.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
     pub(crate) kept_files: u64,
     pub(crate) kept_bytes: u64,
     /// Files and links that are not in the backup.
@@ -50,7 +68,7 @@ pub(crate) struct Existing {
 
 type Room = BTreeMap<Option<u32>, u64>;
 
-impl Existing {
+impl Figures {
     /// What is lost of the databases that are not restored, as a sentence.
     pub(crate) fn note_of_others(&self) -> Option<String> {
         (self.emptied > 0).then(|| {
@@ -92,109 +110,133 @@ struct Compared {
 /// Compare what is there with the manifest, in so many threads; blocks. Writes nothing. Without a table nothing is kept.
 pub(crate) fn compare(
     found: &Directories,
-    tablespaces: &[Tablespace],
-    links: &[MappedLink],
-    major: u32,
-    table: Option<&Table>,
+    intended: Intended<'_>,
     owner: Option<Owner>,
     threads: usize,
 ) -> Result<Option<Existing>> {
     let Some(target) = &found.target else { return Ok(None) };
     let wal = found.wal.as_ref().and_then(|wal| wal.root.as_ref());
-    let kept = Bits::none(table.map_or(0, Table::len));
+    let kept = Bits::none(intended.table.map_or(0, Table::len));
     let compared = Mutex::new(Compared::default());
-    let (mut removed, mut removed_wal) = (0, 0);
-    let (mut emptied, mut emptied_bytes) = (0, 0);
     let (sender, receiver) = sync_channel::<Candidate>(WAITING);
     let receiver = Mutex::new(receiver);
-    std::thread::scope(|scope| {
-        if let Some(table) = table {
+    let mut figures = std::thread::scope(|scope| {
+        if let Some(table) = intended.table {
             for _ in 0..threads.max(1) {
                 scope.spawn(|| compare_files(table, &receiver, &kept, &compared));
             }
         }
-        let mut look = |entry: &DirectoryEntry<'_>| {
-            // Of the two of our own one stays until the end, and the other is replaced.
-            let is_own = [MARKER, BACKUP_MANIFEST].iter().any(|own| entry.path == own.as_bytes());
-            if is_own || entry.is_link_of(tablespaces) || entry.is_link_to_wal(wal) {
-                return Ok(());
-            }
-            let number = number_of(entry, table, tablespaces, links);
-            let known = table.zip(number).filter(|_| !is_always_new(entry.path));
-            if entry.is_directory {
-                check_place(entry, tablespaces, links)?;
-                // Only of a manifest it is sure that it lists all files, so that this is the place of a directory.
-                if let Some((_, number)) = known.filter(|(table, number)| is_directory(table, *number)) {
-                    kept.set(number);
-                }
-                return Ok(());
-            }
-            let stat = entry.stat()?;
-            // Where a link is to lead is new, so this one is replaced.
-            let is_wanted = entry.is_in_place_of(links);
-            if is_kind(&stat, SFlag::S_IFLNK) && !is_wanted && is_of_server(Path::new(OsStr::from_bytes(entry.path))) {
-                return Err(refused_by_delta(&entry.full(), entry.target().as_deref()));
-            }
-            let freed = entry.frees(&stat);
-            // Root gives no file away that has another name elsewhere.
-            let may_be_kept = is_kind(&stat, SFlag::S_IFREG) && (owner.is_none() || stat.st_nlink == 1);
-            let number_to_compare = known
-                .filter(|(table, number)| may_be_kept && is_as_large(table, *number, stat.st_size as u64))
-                .map(|(_, number)| number);
-            let candidate = number_to_compare.zip(entry.open());
-            match candidate {
-                Some((number, content)) => {
-                    // The receivers go on until this ends.
-                    let _ = sender.send(Candidate {
-                        content,
-                        number,
-                        tablespace: entry.tablespace,
-                        freed,
-                    });
-                }
-                None => *compared.lock().room.entry(entry.tablespace).or_default() += freed,
-            }
-            // One that takes no space is of zeros already.
-            if stat.st_blocks > 0
-                && table
-                    .zip(number)
-                    .is_some_and(|(table, number)| table.is_left_out(number))
-            {
-                emptied += 1;
-                emptied_bytes += stat.st_size as u64;
-            }
-            if number.is_none() {
-                removed += 1;
-                removed_wal += u64::from(entry.path.starts_with(b"pg_wal/") || entry.path == b"pg_wal");
-            }
-            Ok(())
+        let mut survey = Survey {
+            intended,
+            wal,
+            owner,
+            kept: &kept,
+            compared: &compared,
+            // The threads end when it goes out of scope.
+            candidates: sender,
+            figures: Figures::default(),
         };
-        let walked = walk(target, &found.tablespaces, wal, major, &mut look);
-        drop(sender);
-        walked
+        let mut look = |entry: &DirectoryEntry<'_>| survey.look(entry);
+        walk(target, &found.tablespaces, wal, intended.major, &mut look)?;
+        Ok::<_, Error>(survey.figures)
     })?;
     let compared = compared.into_inner();
-    Ok(Some(Existing {
-        kept,
-        kept_files: compared.files,
-        kept_bytes: compared.bytes,
-        removed,
-        removed_wal,
-        emptied,
-        emptied_bytes,
-        room: compared.room,
-    }))
+    figures.kept_files = compared.files;
+    figures.kept_bytes = compared.bytes;
+    figures.room = compared.room;
+    Ok(Some(Existing { kept, figures }))
 }
 
-/// Its number in the table; none of what must go, as it is in the place of a link.
-fn number_of(
-    entry: &DirectoryEntry<'_>,
-    table: Option<&Table>,
-    tablespaces: &[Tablespace],
-    links: &[MappedLink],
-) -> Option<usize> {
-    let is_placed = !entry.is_in_place_of_link(tablespaces) && !entry.is_in_place_of(links);
-    table.filter(|_| is_placed).and_then(|table| table.find(entry.path))
+/// Looks at one after the other of what is in the directory.
+struct Survey<'a> {
+    intended: Intended<'a>,
+    wal: Option<&'a Root>,
+    owner: Option<Owner>,
+    kept: &'a Bits,
+    compared: &'a Mutex<Compared>,
+    candidates: SyncSender<Candidate>,
+    figures: Figures,
+}
+
+impl Survey<'_> {
+    fn look(&mut self, entry: &DirectoryEntry<'_>) -> Result<()> {
+        // Of the two of our own one stays until the end, and the other is replaced.
+        let is_own = [MARKER, BACKUP_MANIFEST].iter().any(|own| entry.path == own.as_bytes());
+        if is_own || entry.is_link_of(self.intended.tablespaces) || entry.is_link_to_wal(self.wal) {
+            return Ok(());
+        }
+        let number = self.intended.number_of(entry);
+        if entry.is_directory {
+            return self.look_at_directory(entry, number);
+        }
+        self.look_at_file(entry, number)
+    }
+
+    /// What the table has under that number, if the file may stay.
+    fn known<'a>(&'a self, entry: &DirectoryEntry<'_>, number: Option<usize>) -> Option<(&'a Table, usize)> {
+        self.intended.table.zip(number).filter(|_| !is_always_new(entry.path))
+    }
+
+    fn look_at_directory(&self, entry: &DirectoryEntry<'_>, number: Option<usize>) -> Result<()> {
+        check_place(entry, self.intended.tablespaces, self.intended.links)?;
+        // Only of a manifest it is sure that it lists all files, so that this is the place of a directory.
+        let known = self.known(entry, number);
+        if let Some((_, number)) = known.filter(|(table, number)| is_directory(table, *number)) {
+            self.kept.set(number);
+        }
+        Ok(())
+    }
+
+    fn look_at_file(&mut self, entry: &DirectoryEntry<'_>, number: Option<usize>) -> Result<()> {
+        let stat = entry.stat()?;
+        // Where a link is to lead is new, so this one is replaced.
+        let is_wanted = entry.is_in_place_of(self.intended.links);
+        if is_kind(&stat, SFlag::S_IFLNK) && !is_wanted && is_of_server(Path::new(OsStr::from_bytes(entry.path))) {
+            return Err(refused_by_delta(&entry.full(), entry.target().as_deref()));
+        }
+        let freed = entry.frees(&stat);
+        match self.to_compare(entry, number, &stat).zip(entry.open()) {
+            Some((number, content)) => {
+                // The receivers go on until this ends.
+                let _ = self.candidates.send(Candidate {
+                    content,
+                    number,
+                    tablespace: entry.tablespace,
+                    freed,
+                });
+            }
+            None => *self.compared.lock().room.entry(entry.tablespace).or_default() += freed,
+        }
+        let is_left_out = |(table, number): (&Table, usize)| table.is_left_out(number);
+        // One that takes no space is of zeros already.
+        if stat.st_blocks > 0 && self.intended.table.zip(number).is_some_and(is_left_out) {
+            self.figures.emptied += 1;
+            self.figures.emptied_bytes += stat.st_size as u64;
+        }
+        if number.is_none() {
+            self.figures.removed += 1;
+            let below = entry.path.strip_prefix(PG_WAL.as_bytes());
+            let is_wal = below.is_some_and(|below| below.is_empty() || below[0] == b'/');
+            self.figures.removed_wal += u64::from(is_wal);
+        }
+        Ok(())
+    }
+
+    /// The number of a file that may be as it should be.
+    fn to_compare(&self, entry: &DirectoryEntry<'_>, number: Option<usize>, stat: &FileStat) -> Option<usize> {
+        // Root gives no file away that has another name elsewhere.
+        let may_be_kept = is_kind(stat, SFlag::S_IFREG) && (self.owner.is_none() || stat.st_nlink == 1);
+        let (table, number) = self.known(entry, number).filter(|_| may_be_kept)?;
+        is_as_large(table, number, stat.st_size as u64).then_some(number)
+    }
+}
+
+impl Intended<'_> {
+    /// The number of a file in the table; none of what must go, as it is in the place of a link.
+    fn number_of(&self, entry: &DirectoryEntry<'_>) -> Option<usize> {
+        let is_placed = !entry.is_in_place_of_link(self.tablespaces) && !entry.is_in_place_of(self.links);
+        self.table.filter(|_| is_placed)?.find(entry.path)
+    }
 }
 
 /// No link can be made where a file system is mounted.
@@ -264,10 +306,7 @@ fn compare_files(table: &Table, candidates: &Mutex<Receiver<Candidate>>, kept: &
 /// and its room is free. Everything that stays goes to `owner`. Whoever cancels keeps what is not removed yet.
 pub(crate) fn clean(
     tree: &Tree,
-    tablespaces: &[Tablespace],
-    links: &[MappedLink],
-    major: u32,
-    table: Option<&Table>,
+    intended: Intended<'_>,
     kept: Option<&Bits>,
     cancel: &CancellationToken,
 ) -> Result<()> {
@@ -275,14 +314,14 @@ pub(crate) fn clean(
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let number = number_of(entry, table, tablespaces, links);
+        let number = intended.number_of(entry);
         let is_kept = kept.zip(number).is_some_and(|(kept, number)| kept.get(number));
-        let is_link = entry.is_link_of(tablespaces) || entry.is_link_to_wal(tree.wal());
+        let is_link = entry.is_link_of(intended.tablespaces) || entry.is_link_to_wal(tree.wal());
         let stays = is_kept || is_link || entry.path == MARKER.as_bytes();
         if !stays && entry.remove()? {
             return Ok(());
         }
         tree.owner().map_or(Ok(()), |owner| entry.give(owner))
     };
-    walk(tree.target(), tree.tablespaces(), tree.wal(), major, &mut look)
+    walk(tree.target(), tree.tablespaces(), tree.wal(), intended.major, &mut look)
 }

@@ -11,6 +11,7 @@ use super::owner::Owner;
 use super::root::Root;
 use super::system::is_of_the_system;
 use super::tablespaces::{halves, settled};
+use crate::data_dir::PG_WAL;
 use crate::error::{Error, Result};
 use crate::formats::FollowedLink;
 use crate::places;
@@ -82,7 +83,7 @@ fn find<'a>(old: &str, followed: &'a [FollowedLink]) -> Result<&'a FollowedLink>
     match (by_path, &by_target[..]) {
         (Some(link), _) => Ok(link),
         (None, [link]) => Ok(*link),
-        (None, []) if old == "pg_wal" => Err(Error::config(
+        (None, []) if old == PG_WAL => Err(Error::config(
             "pg_wal is not put elsewhere with --link",
             "Use --waldir.",
         )),
@@ -124,7 +125,7 @@ fn check_place(path: &str) -> Result<()> {
     let refused = |hint: &str| Error::config(format!("\"{}\" cannot be made a link", path.escape_debug()), hint);
     let in_tablespace = path == "pg_tblspc" || path.starts_with("pg_tblspc/");
     match MemberPath::parse(path.as_bytes()) {
-        _ if path == "pg_wal" => Err(refused("Use --waldir.")),
+        _ if path == PG_WAL => Err(refused("Use --waldir.")),
         _ if in_tablespace => Err(refused("Tablespaces go elsewhere with --tablespace-map.")),
         // A restore treats them in a way of its own, and servers write them anew.
         Ok(_) if is_always_new(path.as_bytes()) => Err(refused("It is restored as a file only.")),

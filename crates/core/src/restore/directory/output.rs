@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
-use super::tree::NewFile;
+use super::tree::{Flush, NewFile};
 use crate::error::{Error, Result};
 
 /// A file of the target, or nowhere: a backup can be read with all checks of a restore and without writing anything.
@@ -47,9 +47,9 @@ impl Output {
     }
 
     /// Give it its name.
-    pub(crate) fn keep(self, mode: u32, durably: bool) -> Result<()> {
+    pub(crate) fn keep(self, mode: u32, flush: Flush) -> Result<()> {
         match self {
-            Output::File(new) => new.keep(mode, durably),
+            Output::File(new) => new.keep(mode, flush),
             Output::Nowhere => Ok(()),
         }
     }

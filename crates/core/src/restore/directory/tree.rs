@@ -24,6 +24,7 @@ use super::links::OpenLink;
 use super::owner::Owner;
 use super::root::{Root, device, failed, give, give_named, leads_to, open_file, open_own};
 use super::tablespaces::Tablespace;
+use crate::data_dir::PG_WAL;
 use crate::error::{Error, Result};
 use crate::stored::member::{LONGEST_NAME, MemberPath};
 
@@ -161,7 +162,7 @@ impl Tree {
     /// Create the links to the tablespaces, to the directory for WAL and to the other places, unless they are there.
     pub(crate) fn link(&self, tablespaces: &[Tablespace]) -> Result<()> {
         if let Some(wal) = &self.wal {
-            self.link_one(&[], OsStr::new("pg_wal"), &wal.path)?;
+            self.link_one(&[], OsStr::new(PG_WAL), &wal.path)?;
         }
         // One may lie behind another.
         for link in &self.links {
@@ -273,7 +274,7 @@ impl Tree {
                 Some(root) => (root, rest),
                 None => (&self.target, components),
             },
-            [first, rest @ ..] if first == b"pg_wal" => match &self.wal {
+            [first, rest @ ..] if first == PG_WAL.as_bytes() => match &self.wal {
                 Some(root) => (root, rest),
                 None => (&self.target, components),
             },
@@ -419,21 +420,30 @@ impl Spot<'_> {
     }
 }
 
+/// When a new file is brought to disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flush {
+    /// With its name, before anything else happens.
+    Now,
+    /// Together with all others; see [`Tree::sync`].
+    AtTheEnd,
+}
+
 impl NewFile {
     /// Give the file its final name and mode.
-    pub(crate) fn keep(mut self, mode: u32, durably: bool) -> Result<()> {
+    pub(crate) fn keep(mut self, mode: u32, flush: Flush) -> Result<()> {
         let mode = Permissions::from_mode(mode & 0o750 | 0o600);
         self.file
             .set_permissions(mode)
             .map_err(|error| Error::io("set the mode of", &self.path, error))?;
         let sync = |file: &File, path: &Path| file.sync_all().map_err(|error| Error::io("flush", path, error));
-        if durably {
+        if flush == Flush::Now {
             sync(&self.file, &self.path)?;
         }
         renameat(&self.directory, &self.temporary[..], &self.directory, &self.name[..])
             .map_err(|error| failed("rename", self.path.clone(), error))?;
         self.kept = true;
-        if durably {
+        if flush == Flush::Now {
             sync(&self.directory, &self.path)?;
         }
         Ok(())

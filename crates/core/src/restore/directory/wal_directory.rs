@@ -10,6 +10,7 @@ use super::bare::is_bare;
 use super::directories::{Directories, WalDirectory};
 use super::root::Root;
 use super::tablespaces::settled;
+use crate::data_dir::PG_WAL;
 use crate::error::{Error, Result};
 use crate::wal::WalFileName;
 
@@ -25,7 +26,7 @@ pub(crate) fn find(
     others: &[PathBuf],
     is_own: bool,
 ) -> Result<Option<WalDirectory>> {
-    let link = target.join("pg_wal");
+    let link = target.join(PG_WAL);
     let known = std::fs::read_link(&link).ok();
     let Some(path) = wanted.map(Path::to_owned).or_else(|| known.clone()) else {
         return Ok(None);

@@ -17,6 +17,7 @@ use super::root;
 use super::root::{LOST_AND_FOUND, Root, failed, leads_to};
 use super::tablespaces::Tablespace;
 use super::wal_directory::is_of_server;
+use crate::data_dir::PG_WAL;
 use crate::error::Result;
 
 /// The unit of `st_blocks`, in bytes.
@@ -76,7 +77,7 @@ impl DirectoryEntry<'_> {
 
     /// Is it the link `pg_wal` to the directory for WAL?
     pub(crate) fn is_link_to_wal(&self, wal: Option<&Root>) -> bool {
-        let is_it = self.path == b"pg_wal" && self.above == 0 && !self.is_directory;
+        let is_it = self.path == PG_WAL.as_bytes() && self.above == 0 && !self.is_directory;
         is_it && wal.is_some_and(|wal| leads_to(self.directory, self.name, &wal.path))
     }
 
@@ -152,7 +153,7 @@ pub(crate) fn walk(
     }
     .go(target.directory(), &mut Vec::new(), &all, each)?;
     if let Some(root) = wal {
-        let mut path = b"pg_wal".to_vec();
+        let mut path = PG_WAL.as_bytes().to_vec();
         let walk = Walk {
             root,
             device: root.device()?,

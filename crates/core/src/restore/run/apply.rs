@@ -12,12 +12,14 @@ use super::extract::extract;
 use super::prepare::{check_readable, prepare};
 use super::{readback, recovery, stubs};
 use crate::blocking::blocking;
+use crate::data_dir::{BACKUP_LABEL, PG_CONTROL, PG_WAL};
 use crate::error::{Error, Result};
 use crate::layout;
 use crate::restore::directory::tree::Tree;
 use crate::restore::options::RestoreMode;
-use crate::restore::plan::RestorePlan;
-use crate::stored::member::{BACKUP_LABEL, MARKER, PG_CONTROL, path_of};
+use crate::restore::plan::{Fetch, PlannedRestore, RestorePlan};
+use crate::stored::level::Level;
+use crate::stored::member::{MARKER, path_of};
 use crate::stored::progress::ReadProgress;
 use crate::stored::tars::{Tar, TarKind};
 use walarchive_storage::{RangeReader, Store};
@@ -37,83 +39,121 @@ pub struct Restored {
 /// `global/pg_control`, so no server starts on it, and it must be emptied before the next attempt, or that must be one with
 /// [`RestoreMode::Delta`]. Before that, nothing was removed. When it returns, everything is on disk. A directory that was
 /// changed since the plan is refused, and one in which something is stays as it is if a tar that is needed cannot be read.
-pub async fn apply(plan: RestorePlan, progress: Arc<ReadProgress>, cancel: CancellationToken) -> Result<Restored> {
+pub async fn apply(
+    restore: PlannedRestore,
+    progress: Arc<ReadProgress>,
+    cancel: CancellationToken,
+) -> Result<Restored> {
+    let PlannedRestore { plan, held, fetch } = restore;
     plan.check_locations()?;
     progress.bytes_total.store(plan.stored_bytes(), Ordering::Relaxed);
     let cancel = cancel.child_token();
     // Threads that unpack do not notice when nobody waits for them any more.
     let _guard = cancel.clone().drop_guard();
-    if plan.condition.is_some() {
-        let tars = plan.tars().filter(|tar| tar.size > 0);
-        let keys = tars.map(|tar| tar.key.clone()).collect();
-        check_readable(&plan.store, keys, plan.concurrency, &cancel).await?;
+    if held.condition.is_some() {
+        check_readable(&plan.store, keys(&fetch), plan.concurrency, &cancel).await?;
     }
     let (shown, cancelled) = (Arc::clone(&progress), cancel.clone());
-    let (mut plan, tree) = blocking(move || {
-        let mut plan = plan;
+    let (plan, tree, fetch) = blocking(move || {
         let tree = match plan.mode {
             RestoreMode::VerifyOnly => None,
-            _ => Some(prepare(&mut plan, &shown, &cancelled)?),
+            _ => Some(prepare(&plan, held, &fetch, &shown, &cancelled)?),
         };
-        Ok((plan, tree))
+        Ok((plan, tree, fetch))
     })
     .await?;
-    let kept = plan.existing.take().map(|existing| existing.kept);
-    let (table, levels) = (plan.table.take(), std::mem::take(&mut plan.levels));
+    let Fetch { levels, table, kept } = fetch;
     let context = Arc::new(Context::new(tree, table, kept, Arc::clone(&progress), cancel));
-    let store = &plan.store;
     if let Some(manifest) = plan.manifest.as_ref().filter(|_| !plan.databases.is_all()) {
-        stubs::make(&context, store, manifest).await?;
+        stubs::make(&context, &plan.store, manifest).await?;
     }
+    let control = unpack(&context, &plan, levels).await?;
+    check(&context, &plan).await?;
+    settle(&context, &plan).await?;
+    finish(&context, &plan, control).await?;
+    Ok(Restored {
+        files: progress.files_done.load(Ordering::Relaxed),
+        bytes: progress.bytes_written.load(Ordering::Relaxed),
+        stored_bytes: progress.bytes_done.load(Ordering::Relaxed),
+    })
+}
+
+/// Of all tars in which there is something.
+fn keys(fetch: &Fetch) -> Vec<String> {
+    let tars = fetch.levels.iter().flat_map(|level| &level.tars);
+    let full = tars.filter(|tar| tar.size > 0);
+    full.map(|tar| tar.key.clone()).collect()
+}
+
+/// The tars with `pg_control`, which come last.
+type Control = (Arc<Step>, Vec<Tar>);
+
+/// All but `pg_control`.
+async fn unpack(context: &Arc<Context>, plan: &RestorePlan, levels: Vec<Level>) -> Result<Option<Control>> {
     let mut control = None;
     for mut level in levels {
         let tars = std::mem::take(&mut level.tars);
         let (last, tars): (Vec<Tar>, Vec<Tar>) = tars.into_iter().partition(|tar| tar.kind == TarKind::Control);
         let step = Arc::new(Step::new(level, context.table.as_ref()));
-        extract_all(&context, &step, store, tars, plan.concurrency).await?;
+        extract_all(context, &step, &plan.store, tars, plan.concurrency).await?;
         if step.is_newest() {
             control = Some((step, last));
         }
     }
-    let backup = store.object_url(&layout::backup_folder(&plan.backup));
+    Ok(control)
+}
+
+/// Is all there that the backup should have?
+async fn check(context: &Arc<Context>, plan: &RestorePlan) -> Result<()> {
+    let (store, backup) = (&plan.store, &plan.backup);
     if !context.label.load(Ordering::Relaxed) {
         // Without it, the server would start from the wrong checkpoint and find nothing wrong.
-        return Err(Error::damaged(backup, format!("No tar has \"{BACKUP_LABEL}\".")));
+        let folder = store.object_url(&layout::backup_folder(backup));
+        return Err(Error::damaged(folder, format!("No tar has \"{BACKUP_LABEL}\".")));
     }
-    check_complete(&context, store, &plan.backup).await?;
-    if let Some(manifest) = &plan.manifest {
-        readback::finish_manifest(&context, store, manifest, plan.concurrency).await?;
+    check_complete(context, store, backup).await?;
+    match &plan.manifest {
+        Some(manifest) => readback::finish_manifest(context, store, manifest, plan.concurrency).await,
+        None => Ok(()),
     }
-    let further = plan.further_settings();
-    let (finishing, recovery) = (Arc::clone(&context), plan.recovery);
-    let parameters = plan.outlook.and_then(|outlook| outlook.parameters);
+}
+
+/// Write what recovery is told, and bring everything to disk.
+async fn settle(context: &Arc<Context>, plan: &RestorePlan) -> Result<()> {
+    let (context, further) = (Arc::clone(context), plan.further_settings());
+    let recovery = plan.recovery.clone();
+    let parameters = plan.outlook.as_ref().and_then(|outlook| outlook.parameters);
     blocking(move || {
-        if let Some(tree) = &finishing.tree {
-            tree.create_directory(&path_of("pg_wal")?, 0o700)?;
+        if let Some(tree) = &context.tree {
+            tree.create_directory(&path_of(PG_WAL)?, 0o700)?;
             recovery::write(recovery.as_ref(), &further, parameters.as_ref(), tree)?;
             // Where `PG_VERSION` was kept, so was the mode of the directory.
-            let is_open = finishing
+            let is_open = context
                 .group
                 .get()
                 .map_or_else(|| tree.is_open_to_group(), |open| Ok(*open))?;
             if is_open {
-                tree.create_directory(&path_of("pg_wal")?, 0o750)?;
+                tree.create_directory(&path_of(PG_WAL)?, 0o750)?;
                 tree.open_to_group(&recovery::OWN_FILES)?;
             }
         }
-        if finishing.cancel.is_cancelled() {
+        if context.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        finishing.tree.as_ref().map_or(Ok(()), Tree::sync)
+        context.tree.as_ref().map_or(Ok(()), Tree::sync)
     })
-    .await?;
+    .await
+}
+
+/// `pg_control` comes, and with it a directory on which a server starts.
+async fn finish(context: &Arc<Context>, plan: &RestorePlan, control: Option<Control>) -> Result<()> {
     let extracted = match control {
-        Some((step, tars)) => extract_all(&context, &step, store, tars, 1).await,
+        Some((step, tars)) => extract_all(context, &step, &plan.store, tars, 1).await,
         None => Ok(()),
     };
     if let Err(error) = extracted {
         // It may have failed after the file had its name.
-        let failed = Arc::clone(&context);
+        let failed = Arc::clone(context);
         blocking(move || {
             failed.tree.as_ref().into_iter().for_each(take_control_away);
             Ok(())
@@ -122,16 +162,11 @@ pub async fn apply(plan: RestorePlan, progress: Arc<ReadProgress>, cancel: Cance
         return Err(error);
     }
     if !context.control.load(Ordering::Relaxed) {
-        let folder = store.object_url(&layout::tar_folder(&plan.backup));
+        let folder = plan.store.object_url(&layout::tar_folder(&plan.backup));
         return Err(Error::damaged(folder, format!("No tar has \"{PG_CONTROL}\".")));
     }
-    let completed = Arc::clone(&context);
-    blocking(move || complete(&completed, Tree::sync)).await?;
-    Ok(Restored {
-        files: progress.files_done.load(Ordering::Relaxed),
-        bytes: progress.bytes_written.load(Ordering::Relaxed),
-        stored_bytes: progress.bytes_done.load(Ordering::Relaxed),
-    })
+    let completed = Arc::clone(context);
+    blocking(move || complete(&completed, Tree::sync)).await
 }
 
 /// The end, when `pg_control` has its name: it is too late to cancel anything.

@@ -190,6 +190,7 @@ mod tests {
 
     use super::*;
     use crate::restore::directory::directories::Directories;
+    use crate::restore::directory::tree::Flush;
     use crate::restore::directory::tree::Tree;
     use crate::stored::member::MemberPath;
 
@@ -243,7 +244,7 @@ mod tests {
                 file.cut(*pages);
             }
             prop_assert!(file.is_complete());
-            output.keep(0o600, false).expect("kept");
+            output.keep(0o600, Flush::AtTheEnd).expect("kept");
             let content = std::fs::read(place.path().join("1")).expect("read");
             let pages: Vec<u8> = content.chunks(PAGE_BYTES as usize).map(|page| page[0]).collect();
             prop_assert_eq!(pages, expected);

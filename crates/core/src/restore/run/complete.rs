@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 
 use super::context::Context;
+use crate::data_dir::{PG_CONTROL, TABLESPACE_MAP};
 use crate::error::{Error, Result};
 use crate::layout;
-use crate::stored::member::{PG_CONTROL, TABLESPACE_MAP};
 use crate::stored::names::{ListSource, NAMED, names};
 use crate::stored::table::{Key, Stored, Table};
 use walarchive_storage::Store;

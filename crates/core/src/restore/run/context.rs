@@ -8,14 +8,15 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::assemble::Assembly;
+use crate::data_dir::{BACKUP_LABEL, PG_CONTROL};
 use crate::error::{Error, Result};
 use crate::formats::FILES_LIMIT;
 use crate::restore::directory::output::Output;
 use crate::restore::directory::tree::Tree;
-use crate::stored::level::{Bits, Level};
-use crate::stored::member::{BACKUP_LABEL, MemberPath, PG_CONTROL};
+use crate::stored::level::{Bits, Level, Taken};
+use crate::stored::member::MemberPath;
 use crate::stored::progress::ReadProgress;
-use crate::stored::table::{Expected, Found, Key, Keys, Stored, Table};
+use crate::stored::table::{Found, Key, Keys, Listing, Table};
 
 /// Of a whole restore.
 pub(crate) struct Context {
@@ -134,15 +135,15 @@ impl Context {
             };
         };
         // Without files metadata, what the manifest does not list is for the caller to refuse.
-        let stored = match (table.has_metadata, found.described) {
+        let taken = match (table.has_metadata, found.described) {
             (true, described) => described.and_then(|file| step.level.taken.get(file)),
             (false, Some(file)) => step.level.taken.get(file),
-            (false, None) => Some(Stored::Full),
+            (false, None) => Some(Taken::Full),
         };
-        let want = match stored {
-            Some(Stored::Full) => Want::Full,
-            Some(Stored::Increment) => Want::Increment,
-            Some(Stored::Skipped) | None => return Want::Nothing,
+        let want = match taken {
+            Some(Taken::Full) => Want::Full,
+            Some(Taken::Increment) => Want::Increment,
+            None => return Want::Nothing,
         };
         match found.number() {
             Some(file) if step.found.set(file) => Want::Twice,
@@ -181,10 +182,9 @@ impl Context {
         }
     }
 
-    /// What the manifest says of the file. The inner none: it does not list it. The outer one: there is no manifest.
-    pub(crate) fn expected(&self, found: Found) -> Option<Option<Expected>> {
-        let table = self.table.as_ref().filter(|table| table.has_manifest)?;
-        Some(found.own.and_then(|file| table.expected(file)))
+    /// What the manifest says of the file.
+    pub(crate) fn listing(&self, found: Found) -> Listing {
+        Listing::of(self.table.as_ref(), found)
     }
 
     /// A new file of the target.

@@ -1,27 +1,27 @@
 //! One tar: every member checked before it gets its name.
 
 use std::cell::RefCell;
-use std::io::{self, Read};
+use std::io::Read;
 use std::sync::atomic::Ordering;
 
 use tar::EntryType;
 
 use super::context::{Context, Step, Want};
 use super::place::{Member, Placed};
+use crate::data_dir::{PG_CONTROL, PG_VERSION, TABLESPACE_MAP};
 use crate::encrypted::blame;
 use crate::error::{Error, Result};
 use crate::restore::directory::output::Output;
-use crate::stored::member::{MemberPath, PG_CONTROL, PG_VERSION, TABLESPACE_MAP};
+use crate::restore::directory::tree::Flush;
+use crate::stored::member::MemberPath;
 use crate::stored::members::{Stop, TRUNCATED, each_member};
+use crate::stored::progress::Counted;
 use crate::stored::tars::{Tar, TarKind};
 use walarchive_storage::RangeReader;
 
 /// Unpack a tar; blocks. `object` is its URL, for messages.
 pub(crate) fn extract(context: &Context, step: &Step, tar: &Tar, object: &str, mut reader: RangeReader) -> Result<()> {
-    let source = Counted {
-        inner: &mut reader,
-        context,
-    };
+    let source = Counted::new(&mut reader, &context.progress).until(&context.cancel);
     let unpacker = Unpacker {
         context,
         step,
@@ -61,7 +61,7 @@ impl Unpacker<'_> {
             return Err(self.damaged(TRUNCATED).into());
         }
         match self.control.take() {
-            Some((control, mode)) => Ok(control.keep(mode, true)?),
+            Some((control, mode)) => Ok(control.keep(mode, Flush::Now)?),
             None => Ok(()),
         }
     }
@@ -177,7 +177,7 @@ impl Unpacker<'_> {
         };
         match member.place(entry, is_increment)? {
             Placed::Whole(output) if is_control => *self.control.borrow_mut() = Some((output, mode)),
-            Placed::Whole(output) => output.keep(mode, false)?,
+            Placed::Whole(output) => output.keep(mode, Flush::AtTheEnd)?,
             Placed::Done => {}
             // It does not count yet.
             Placed::InPart => return Ok(()),
@@ -189,25 +189,5 @@ impl Unpacker<'_> {
 
     fn damaged(&self, reason: impl Into<String>) -> Error {
         Error::damaged(self.object, reason)
-    }
-}
-
-/// Counts downloaded bytes, and stops when the restore is cancelled.
-struct Counted<'a> {
-    inner: &'a mut RangeReader,
-    context: &'a Context,
-}
-
-impl Read for Counted<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.context.cancel.is_cancelled() {
-            return Err(io::Error::other("canceled"));
-        }
-        let bytes = self.inner.read(buffer)?;
-        self.context
-            .progress
-            .bytes_done
-            .fetch_add(bytes as u64, Ordering::Relaxed);
-        Ok(bytes)
     }
 }

@@ -5,13 +5,15 @@ use std::sync::atomic::Ordering;
 
 use super::assemble::{Pages, Unfinished};
 use super::context::Context;
+use crate::data_dir::BACKUP_LABEL;
 use crate::error::{Error, Result};
 use crate::files::read_full;
 use crate::formats::increment::{IncrementHeader, PAGE_BYTES};
 use crate::restore::directory::output::Output;
-use crate::stored::member::{BACKUP_LABEL, MemberPath};
+use crate::restore::directory::tree::Flush;
+use crate::stored::member::MemberPath;
 use crate::stored::members::Stop;
-use crate::stored::table::{Expected, Found, Sum};
+use crate::stored::table::{Expected, Found, Listing, Sum};
 
 /// Bytes that are copied at a time; a multiple of the page.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -184,24 +186,24 @@ impl Member<'_> {
             self.context.assembly.put(number, file);
             return Ok(Placed::InPart);
         }
-        let expected = self.context.expected(self.found).flatten();
+        let expected = self.context.listing(self.found).expected();
         if let Some(Sum::Crc32c(sum)) = expected.and_then(|expected| expected.sum)
             && sum != file.crc()
         {
             return Err(self.wrong("and the newer pages of the file have a checksum other than in the backup manifest"));
         }
         self.context.assembled.set(number);
-        output.keep(file.mode, false)?;
+        output.keep(file.mode, Flush::AtTheEnd)?;
         Ok(Placed::Done)
     }
 
     /// What the manifest says of the file, which has so many bytes.
     fn expected(&self, size: u64) -> Result<Option<Expected>, Stop> {
-        let expected = match self.context.expected(self.found) {
-            Some(None) if !self.path.is(BACKUP_LABEL) => return Err(self.wrong("is not in the backup manifest")),
-            expected => expected.flatten(),
-        };
-        match expected {
+        let listing = self.context.listing(self.found);
+        if listing == Listing::Unlisted && !self.path.is(BACKUP_LABEL) {
+            return Err(self.wrong("is not in the backup manifest"));
+        }
+        match listing.expected() {
             Some(expected) if expected.size != size => {
                 Err(self.wrong(&format!("has {size} bytes, the backup manifest says {}", expected.size)))
             }

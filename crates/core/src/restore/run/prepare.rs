@@ -6,13 +6,15 @@ use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 
 use super::recovery::put;
+use crate::data_dir::PG_CONTROL;
 use crate::error::{Error, Result};
 use crate::restore::directory::condition::{Condition, Marker};
+use crate::restore::directory::existing::Intended;
 use crate::restore::directory::root::Root;
 use crate::restore::directory::tree::Tree;
 use crate::restore::directory::{condition, existing};
-use crate::restore::plan::RestorePlan;
-use crate::stored::member::{MARKER, PG_CONTROL, path_of};
+use crate::restore::plan::{Fetch, Held, RestorePlan};
+use crate::stored::member::{MARKER, path_of};
 use crate::stored::progress::ReadProgress;
 use walarchive_storage::Store;
 
@@ -36,10 +38,15 @@ pub(crate) async fn check_readable(
 }
 
 /// Make the directories ready; blocks. Until the end a mark says whose they are; what is not in the backup goes.
-pub(crate) fn prepare(plan: &mut RestorePlan, progress: &ReadProgress, cancel: &CancellationToken) -> Result<Tree> {
-    let found = std::mem::take(&mut plan.directories);
-    let tree = Tree::open(found, &plan.target, &plan.tablespaces, plan.owner)?;
-    let planned = plan.condition.as_ref();
+pub(crate) fn prepare(
+    plan: &RestorePlan,
+    held: Held,
+    fetch: &Fetch,
+    progress: &ReadProgress,
+    cancel: &CancellationToken,
+) -> Result<Tree> {
+    let tree = Tree::open(held.directories, &plan.target, &plan.tablespaces, plan.owner)?;
+    let planned = held.condition.as_ref();
     condition::check_again(&tree, &plan.tablespaces, &plan.sentinel, planned)?;
     tree.take_over()?;
     let marker = Marker {
@@ -53,16 +60,13 @@ pub(crate) fn prepare(plan: &mut RestorePlan, progress: &ReadProgress, cancel: &
             return Err(Error::Cancelled);
         }
         lock_out(&tree, planned, progress, condition::is_used)?;
-        let kept = plan.existing.as_ref().map(|existing| &existing.kept);
-        existing::clean(
-            &tree,
-            &plan.tablespaces,
-            &plan.links,
-            plan.major,
-            plan.table.as_ref(),
-            kept,
-            cancel,
-        )?;
+        let intended = Intended {
+            tablespaces: &plan.tablespaces,
+            links: &plan.links,
+            major: plan.major,
+            table: fetch.table.as_ref(),
+        };
+        existing::clean(&tree, intended, fetch.kept.as_ref(), cancel)?;
     }
     progress.is_writing.store(true, Ordering::Relaxed);
     tree.link(&plan.tablespaces)?;

@@ -8,13 +8,15 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use parking_lot::Mutex;
 
 use super::context::Context;
+use crate::data_dir::BACKUP_MANIFEST;
 use crate::error::{Error, Result};
 use crate::files::copy;
 use crate::formats::manifest;
 use crate::restore::directory::output::Output;
+use crate::restore::directory::tree::Flush;
 use crate::stored::contents::ManifestInfo;
 use crate::stored::fetch::read_with;
-use crate::stored::member::{BACKUP_MANIFEST, MemberPath};
+use crate::stored::member::MemberPath;
 use crate::stored::members::Stop;
 use crate::stored::table::Sum;
 use walarchive_storage::Store;
@@ -72,7 +74,7 @@ pub(crate) async fn finish_manifest(
                 "It was changed during the restore.",
             )));
         }
-        Ok(tee.output.keep(0o600, true)?)
+        Ok(tee.output.keep(0o600, Flush::Now)?)
     };
     read_with(store, &info.key, info.size, read).await
 }

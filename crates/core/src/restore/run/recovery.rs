@@ -2,10 +2,11 @@
 
 use std::io::Write;
 
+use crate::data_dir::{BACKUP_LABEL, BACKUP_MANIFEST, RECOVERY_SIGNAL, STANDBY_SIGNAL};
 use crate::error::{Error, Result};
-use crate::restore::directory::tree::Tree;
+use crate::restore::directory::tree::{Flush, Tree};
 use crate::restore::settings::RecoverySettings;
-use crate::stored::member::{BACKUP_LABEL, BACKUP_MANIFEST, MemberPath};
+use crate::stored::member::MemberPath;
 use crate::wal::Parameters;
 
 /// Stands above the settings, and lets a later restore find them.
@@ -28,8 +29,8 @@ pub(crate) const OWN_FILES: [&str; 5] = [
     BACKUP_LABEL,
     BACKUP_MANIFEST,
     AUTO_CONF,
-    "recovery.signal",
-    "standby.signal",
+    RECOVERY_SIGNAL,
+    STANDBY_SIGNAL,
 ];
 
 /// More than any has, in bytes.
@@ -94,7 +95,7 @@ pub(crate) fn put(tree: &Tree, name: &str, content: &[u8]) -> Result<()> {
     new.file
         .write_all(content)
         .map_err(|error| Error::io("write", &new.path, error))?;
-    new.keep(0o600, true)
+    new.keep(0o600, Flush::Now)
 }
 
 fn is_newline(byte: &u8) -> bool {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::context::Context;
 use crate::error::{Error, Result};
 use crate::formats::manifest;
+use crate::restore::directory::tree::Flush;
 use crate::stored::contents::ManifestInfo;
 use crate::stored::fetch::read_with;
 use crate::stored::member::MemberPath;
@@ -33,7 +34,7 @@ pub(crate) async fn make(context: &Arc<Context>, store: &Store, info: &ManifestI
                 let path = MemberPath::parse(path).map_err(|reason| Error::damaged(&object, format!("{reason}.")))?;
                 let output = context.create(&path)?;
                 output.set_size(file.size)?;
-                output.keep(MODE, false)?;
+                output.keep(MODE, Flush::AtTheEnd)?;
                 context.done(number);
             }
             Ok(())

@@ -6,11 +6,11 @@ use super::existing::{NEWER, delta, marker, repository};
 use super::*;
 use crate::control_file::tests::sample;
 
-async fn planned(repository: &Repository, options: RestoreOptions) -> Result<RestorePlan> {
+async fn planned(repository: &Repository, options: RestoreOptions) -> Result<PlannedRestore> {
     plan(&repository.store, BACKUP, &repository.target(), options).await
 }
 
-async fn applied(plan: RestorePlan) -> Result<Restored> {
+async fn applied(plan: PlannedRestore) -> Result<Restored> {
     apply(plan, Arc::default(), CancellationToken::new()).await
 }
 
@@ -98,10 +98,9 @@ async fn a_server_that_is_starting_is_seen() {
     let repository = repository().await;
     repository.restore().await.expect("restored");
     let before = repository.files();
-    let mut plan = planned(&repository, delta()).await.expect("planned");
-    let found = std::mem::take(&mut plan.directories);
-    let condition = plan.condition.take().expect("something is there");
-    let tree = crate::restore::directory::tree::Tree::open(found, &plan.target, &[], None).expect("open");
+    let PlannedRestore { plan, held, .. } = planned(&repository, delta()).await.expect("planned");
+    let condition = held.condition.expect("something is there");
+    let tree = crate::restore::directory::tree::Tree::open(held.directories, &plan.target, &[], None).expect("open");
     repository.write("postmaster.pid", b"1");
     let progress = ReadProgress::default();
     let lock_out = |is_used: &dyn Fn(&crate::restore::directory::root::Root) -> Result<bool>| {
@@ -154,17 +153,17 @@ async fn who_interrupts_in_time_loses_nothing() {
     assert!(matches!(applied, Err(Error::Cancelled)), "{applied:?}");
     is_as_before(false);
     // A little later.
-    let mut plan = planned(&repository, delta()).await.expect("planned");
-    let prepared = crate::restore::run::prepare::prepare(&mut plan, &progress, &cancel);
+    let PlannedRestore { plan, held, fetch } = planned(&repository, delta()).await.expect("planned");
+    let prepared = crate::restore::run::prepare::prepare(&plan, held, &fetch, &progress, &cancel);
     assert!(matches!(prepared, Err(Error::Cancelled)));
-    drop((plan, prepared));
+    drop(prepared);
     is_as_before(false);
     // What was incomplete stays so.
     repository.write(crate::stored::member::MARKER, marker().as_bytes());
-    let mut plan = planned(&repository, delta()).await.expect("planned");
-    let prepared = crate::restore::run::prepare::prepare(&mut plan, &progress, &cancel);
+    let PlannedRestore { plan, held, fetch } = planned(&repository, delta()).await.expect("planned");
+    let prepared = crate::restore::run::prepare::prepare(&plan, held, &fetch, &progress, &cancel);
     assert!(matches!(prepared, Err(Error::Cancelled)));
-    drop((plan, prepared));
+    drop(prepared);
     is_as_before(true);
     // In the middle of the removal, what is left stays.
     let tree = crate::restore::directory::tree::Tree::open(
@@ -174,7 +173,13 @@ async fn who_interrupts_in_time_loses_nothing() {
         None,
     )
     .expect("open");
-    let cleaned = crate::restore::directory::existing::clean(&tree, &[], &[], 15, None, None, &cancel);
+    let nothing = crate::restore::directory::existing::Intended {
+        tablespaces: &[],
+        links: &[],
+        major: 15,
+        table: None,
+    };
+    let cleaned = crate::restore::directory::existing::clean(&tree, nothing, None, &cancel);
     assert!(matches!(cleaned, Err(Error::Cancelled)));
     is_as_before(true);
 }

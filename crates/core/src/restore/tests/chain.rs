@@ -400,7 +400,8 @@ async fn tars_in_which_nothing_is_needed_are_not_downloaded() {
     }
     let planned = plan(&chain.store, chain.newest(), &chain.target(), RestoreOptions::default())
         .await
-        .expect("planned");
+        .expect("planned")
+        .plan;
     assert_eq!(
         planned.ancestors,
         [&chain.names[2][..], &chain.names[1], &chain.names[0]]

@@ -22,7 +22,7 @@ async fn failures(sentinel: &str, members: &[Member], metadata: Option<&str>) ->
     let report = verify_backup(&repository.store, &inventory, BACKUP, Arc::default()).await;
     let found = report.expect("verified").details.into_iter();
     let bad = found.filter(|row| {
-        row.status == VerifyStatus::Failure && row.what == "file" && row.path != crate::stored::member::PG_CONTROL
+        row.status == VerifyStatus::Failure && row.what == "file" && row.path != crate::data_dir::PG_CONTROL
     });
     let mut paths: Vec<String> = bad.map(|row| row.path).collect();
     paths.sort();

@@ -93,7 +93,7 @@ async fn what_is_right_is_kept_and_what_is_not_in_the_backup_goes() {
     let planned = plan(&repository.store, BACKUP, &repository.target(), delta())
         .await
         .expect("planned");
-    let text = planned.to_string();
+    let text = planned.plan.to_string();
     let there = "there:        2 files, 47 bytes are as in the backup and are kept; 3 are fetched; 6 are not in it and are removed";
     assert!(
         text.contains(there) && text.contains("1 files in pg_wal are removed"),
@@ -218,7 +218,7 @@ async fn what_takes_no_room_makes_none() {
     let freed = removed.map(|name| target.join(name).metadata().expect(name).blocks() * 512);
     // Two files are kept.
     let room = freed.iter().sum::<u64>() + 2 * 4096;
-    assert_eq!(planned.existing.expect("compared").room, [(None, room)].into());
+    assert_eq!(planned.plan.existing.expect("compared").room, [(None, room)].into());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -47,7 +47,7 @@ async fn a_place_that_only_the_repository_names_is_asked_for() {
             RestoreOptions::default(),
         )
         .await;
-        let mut planned = planned.expect("planned");
+        let mut planned = planned.expect("planned").plan;
         assert_eq!(planned.unconfirmed().count(), 1);
         assert!(planned.to_string().contains("is not confirmed"), "{planned}");
         planned.confirm_locations();
@@ -104,7 +104,8 @@ async fn a_harmless_place_is_taken_when_it_is_accepted() {
     assert!(!place.exists() && !repository.target().exists());
     let planned = plan(&repository.store, BACKUP, &repository.target(), options(named, true))
         .await
-        .expect("planned");
+        .expect("planned")
+        .plan;
     planned.check_locations().expect("accepted");
     assert!(!planned.to_string().contains("not confirmed"), "{planned}");
     drop(planned);

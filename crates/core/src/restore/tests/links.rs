@@ -62,7 +62,7 @@ async fn links_come_back_as_links_to_where_they_are_wanted() {
     )
     .await;
     let planned = planned.expect("planned");
-    let shown = planned.to_string();
+    let shown = planned.plan.to_string();
     for (path, place, was) in [
         ("base", "deep/base", "/disk/base"),
         ("base/5", "five", "/disk/five"),

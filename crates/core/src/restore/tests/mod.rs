@@ -318,7 +318,8 @@ async fn recovery_settings_join_what_was_there() {
     };
     let planned = plan(&repository.store, BACKUP, &repository.target(), options.clone())
         .await
-        .expect("planned");
+        .expect("planned")
+        .plan;
     assert!(planned.to_string().contains("standby.signal"), "{planned}");
     assert!(!repository.target().exists(), "a plan writes nothing");
     repository.restore_with(options).await.expect("restored");

@@ -64,7 +64,7 @@ fn what_is_mounted_below_stays_and_is_no_room_above() {
         let freed = removed.map(|name| target.join(name).metadata().expect(name).blocks() * 512);
         // Three files are kept.
         let room = freed.iter().sum::<u64>() + 3 * 4096;
-        let existing = planned.existing.as_ref().expect("compared");
+        let existing = planned.plan.existing.as_ref().expect("compared");
         assert_eq!(existing.room, [(None, room)].into());
         apply(planned, Arc::default(), CancellationToken::new())
             .await

@@ -143,7 +143,7 @@ async fn recovery_goes_on_at_pages_that_were_left_out() {
     for (wanted, expected) in [(&["16400"][..], true), (&[], false)] {
         let repository = with_databases(None).await;
         let planned = plan(&repository.store, BACKUP, &repository.target(), only(wanted)).await;
-        let planned = planned.expect("planned");
+        let planned = planned.expect("planned").plan;
         assert_eq!(planned.ignores_invalid_pages(), expected);
         assert_eq!(
             planned.to_string().contains("ignore_invalid_pages = on"),
@@ -222,7 +222,8 @@ async fn a_clone_does_not_archive() {
     };
     let planned = plan(&repository.store, BACKUP, &repository.target(), options.clone())
         .await
-        .expect("planned");
+        .expect("planned")
+        .plan;
     assert!(planned.to_string().contains("archiving:    off"), "{planned}");
     repository.restore_with(options).await.expect("restored");
     let read = |path: &str| std::fs::read_to_string(repository.target().join(path)).expect(path);

@@ -38,7 +38,7 @@ async fn the_content_of_other_databases_is_not_lost_unsaid() {
     };
     let shown = async |options: RestoreOptions| {
         let planned = plan(&repository.store, BACKUP, &repository.target(), options).await;
-        planned.expect("planned").to_string()
+        planned.expect("planned").plan.to_string()
     };
     let says = "of other databases in the directory become files of zeros";
     let lost = format!("note:         2 files ({} bytes) {says}", CONTENT.len() + 3);

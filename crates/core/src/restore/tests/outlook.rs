@@ -46,7 +46,8 @@ async fn archive(repository: &Repository, segment: Segment, bytes: &[u8]) {
 }
 
 async fn planned(repository: &Repository, options: RestoreOptions) -> Result<RestorePlan> {
-    plan(&repository.store, BACKUP, &repository.target(), options).await
+    let planned = plan(&repository.store, BACKUP, &repository.target(), options).await?;
+    Ok(planned.plan)
 }
 
 #[tokio::test(flavor = "multi_thread")]

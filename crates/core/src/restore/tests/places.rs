@@ -93,7 +93,7 @@ async fn a_directory_makes_way_for_the_link_to_a_tablespace() {
         )
         .await
         .expect("planned");
-        let found = planned.existing.as_ref().expect("compared");
+        let found = planned.plan.existing.as_ref().expect("compared");
         assert_eq!((found.kept_files, found.removed), (0, 2), "not where they belong");
         apply(planned, Arc::default(), CancellationToken::new())
             .await

@@ -77,6 +77,7 @@ async fn pg_wal_goes_where_it_is_wanted_and_stays_there() {
     assert!(
         planned
             .expect("planned")
+            .plan
             .to_string()
             .contains("pg_wal:       a link to ")
     );

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::layout;
-use crate::retention::{DeletionProgress, Mode, Request, Rule, apply, draw_up, mark};
+use crate::retention::{Confirmed, DeletionProgress, Mode, Order, OtherBranches, Request, Rule, apply, draw_up, mark};
 use walarchive_storage::Store;
 use walarchive_testkit::meddler::{Act, Meddler, Op};
 
@@ -158,6 +158,34 @@ async fn nothing_is_left_of_everything() {
         .await
         .expect("deleted");
     assert_eq!(all_keys(&inner).await.len(), 0);
+}
+
+#[tokio::test]
+async fn only_what_is_confirmed_is_deleted() {
+    let (inner, store) = memory().await;
+    let before = all_keys(&inner).await;
+    let request = retain(1);
+    let (progress, cancel) = (DeletionProgress::default(), CancellationToken::new());
+    for is_confirmed in [false, true] {
+        let order = Order {
+            request: &request,
+            protected: &[],
+            others: OtherBranches::Keep,
+        };
+        let confirmed = is_confirmed.then_some(Confirmed {
+            store: &store,
+            progress: &progress,
+            cancel: &cancel,
+        });
+        let mut planned = 0;
+        let deletion = crate::retention::delete(&store, order, confirmed, |plan| planned = plan.actions.len());
+        let deletion = deletion.await.expect("planned");
+        assert!(planned > 0 && deletion.plan.actions.len() == planned, "{planned}");
+        assert_eq!(deletion.rows().count(), planned);
+        assert!(deletion.rows().all(|row| row.deleted == is_confirmed), "{deletion:?}");
+        assert_eq!(all_keys(&inner).await == before, !is_confirmed);
+    }
+    assert_eq!(progress.done.into_inner(), progress.total.into_inner());
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use tar::EntryType;
 
 use super::findings::Findings;
 use crate::control_file::{ControlFile, PG_CONTROL_BYTES};
+use crate::data_dir::{BACKUP_LABEL, PG_CONTROL, TABLESPACE_MAP};
 use crate::encrypted::blame;
 use crate::error::{Error, Result, StorageError};
 use crate::files::read_full;
@@ -20,10 +21,10 @@ use crate::lsn::Lsn;
 use crate::places;
 use crate::stored::essential::Essential;
 use crate::stored::level::Bits;
-use crate::stored::member::{BACKUP_LABEL, MemberPath, PG_CONTROL, TABLESPACE_MAP};
+use crate::stored::member::MemberPath;
 use crate::stored::members::{Member, Stop, TRUNCATED, each_member};
-use crate::stored::progress::ReadProgress;
-use crate::stored::table::{Expected, Found, Key, Keys, Stored, Table};
+use crate::stored::progress::{Counted, ReadProgress};
+use crate::stored::table::{Found, Key, Keys, Listing, Stored, Table};
 use crate::stored::tars::{Tar, TarKind};
 use crate::verify::VerifyStatus;
 use crate::verify::page_checksum::{PageChecker, first_page};
@@ -77,6 +78,12 @@ impl Context {
         self.table.as_ref().map_or(none, |table| table.find_member(path))
     }
 
+    /// Something is to be said of a member.
+    fn finding(&self, status: VerifyStatus, raw: &[u8], detail: String) {
+        let name = String::from_utf8_lossy(raw).escape_debug().to_string();
+        self.findings.lock().add("file", status, name, detail);
+    }
+
     /// Returns whether it was seen before.
     fn see(&self, path: &MemberPath, found: Found) -> bool {
         match found.number() {
@@ -112,27 +119,10 @@ pub(super) struct Pages {
     pub(super) bad: u64,
 }
 
-/// Counts downloaded bytes.
-struct Counted<'a> {
-    inner: &'a mut RangeReader,
-    progress: &'a ReadProgress,
-}
-
-impl Read for Counted<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let bytes = self.inner.read(buffer)?;
-        self.progress.bytes_done.fetch_add(bytes as u64, Ordering::Relaxed);
-        Ok(bytes)
-    }
-}
-
 /// Read a tar to its end; blocks. What is wrong with it becomes a finding.
 pub(super) fn read_tar(context: &Context, tar: &Tar, mut reader: RangeReader) -> Result<()> {
     let (mut files, mut bytes) = (0u64, 0u64);
-    let source = Counted {
-        inner: &mut reader,
-        progress: &context.progress,
-    };
+    let source = Counted::new(&mut reader, &context.progress);
     let result = each_member(tar.format, source, |entry| {
         if let Some(size) = look_at_member(context, tar, entry)? {
             files += 1;
@@ -172,13 +162,9 @@ pub(super) fn read_tar(context: &Context, tar: &Tar, mut reader: RangeReader) ->
 /// The bytes of a file that was read; none of what a restore does not take.
 fn look_at_member(context: &Context, tar: &Tar, entry: &mut Member<'_, '_>) -> Result<Option<u64>, Stop> {
     let raw = entry.path_bytes().into_owned();
-    let name = || String::from_utf8_lossy(&raw).escape_debug().to_string();
     let refused = |reason: &str| {
         let detail = format!("In {}: {reason}; a restore refuses it.", tar.name);
-        context
-            .findings
-            .lock()
-            .add("file", VerifyStatus::Failure, name(), detail);
+        context.finding(VerifyStatus::Failure, &raw, detail);
         Ok(None)
     };
     let kind = entry.header().entry_type();
@@ -200,28 +186,13 @@ fn look_at_member(context: &Context, tar: &Tar, entry: &mut Member<'_, '_>) -> R
                 "In {}: it is a symbolic link, and what the server has behind it is not in the backup.",
                 tar.name
             );
-            context
-                .findings
-                .lock()
-                .add("file", VerifyStatus::Failure, name(), detail);
+            context.finding(VerifyStatus::Failure, &raw, detail);
             return Ok(None);
         }
         EntryType::Symlink | EntryType::Char | EntryType::Block | EntryType::Fifo => {
             let detail = format!("In {}: it is a link or a device; a restore leaves it out.", tar.name);
-            context
-                .findings
-                .lock()
-                .add("file", VerifyStatus::Warning, name(), detail);
-            // In the place of a file that the manifest lists it is no replacement for it.
-            let is_listed = |table: &Table| {
-                found
-                    .number()
-                    .is_some_and(|file| table.has_manifest && table.is_listed(file))
-            };
-            let is_needed = path.is(PG_CONTROL) || path.is(BACKUP_LABEL);
-            if !is_needed && !context.table.as_ref().is_some_and(is_listed) {
-                context.see(&path, found);
-            }
+            context.finding(VerifyStatus::Warning, &raw, detail);
+            see_left_out(context, &path, found);
             return Ok(None);
         }
         EntryType::Regular | EntryType::Continuous if !raw.ends_with(b"/") => {}
@@ -233,10 +204,9 @@ fn look_at_member(context: &Context, tar: &Tar, entry: &mut Member<'_, '_>) -> R
     if path.is(PG_CONTROL) && tar.kind != TarKind::Control {
         return refused("it must be in the tar that is restored last");
     }
-    let always = path.is(PG_CONTROL) || path.is(BACKUP_LABEL);
     let described = context.table.as_ref().filter(|table| table.has_metadata);
-    let stored = described.map(|table| found.described.and_then(|file| table.stored(file)));
-    if stored == Some(None) && !always {
+    let stored = described.and_then(|table| table.stored(found.described?));
+    if described.is_some() && stored.is_none() && !is_always_needed(&path) {
         return Ok(None);
     }
     if context.see(&path, found) {
@@ -246,10 +216,25 @@ fn look_at_member(context: &Context, tar: &Tar, entry: &mut Member<'_, '_>) -> R
         context.essential.lock().note(&path.joined());
     }
     let file = File { context, path, found };
-    match stored.flatten() {
+    match stored {
         Some(Stored::Increment) => file.read_increment(entry).map(Some),
         _ => file.read(entry).map(Some),
     }
+}
+
+/// A link or a device was seen. In the place of a file that the manifest lists it is no replacement for it.
+fn see_left_out(context: &Context, path: &MemberPath, found: Found) {
+    let table = context.table.as_ref().filter(|table| table.has_manifest);
+    let is_listed = table
+        .zip(found.number())
+        .is_some_and(|(table, file)| table.is_listed(file));
+    if !is_always_needed(path) && !is_listed {
+        context.see(path, found);
+    }
+}
+
+fn is_always_needed(path: &MemberPath) -> bool {
+    path.is(PG_CONTROL) || path.is(BACKUP_LABEL)
 }
 
 /// Is this a place where the server has data? WAL-G packs the link where it finds one there.
@@ -268,11 +253,8 @@ struct File<'a> {
 impl File<'_> {
     fn read(&self, entry: &mut Member<'_, '_>) -> Result<u64, Stop> {
         let size = entry.size();
-        let expected = self.expected();
-        let mut sum = expected
-            .flatten()
-            .and_then(|expected| expected.sum)
-            .map(|sum| (sum, sum.begin()));
+        let expected = self.listing().expected();
+        let mut sum = expected.and_then(|expected| expected.sum).map(|sum| (sum, sum.begin()));
         let mut pages = self.pages();
         let mut kept = Vec::new();
         let mut buffer = vec![0; BUFFER_BYTES.min(usize::try_from(size).unwrap_or(BUFFER_BYTES)).max(1)];
@@ -338,16 +320,14 @@ impl File<'_> {
         Ok(size)
     }
 
-    /// None if there is no manifest; the inner one if it does not list the file.
-    fn expected(&self) -> Option<Option<Expected>> {
-        let table = self.context.table.as_ref().filter(|table| table.has_manifest)?;
-        Some(self.found.own.and_then(|file| table.expected(file)))
+    fn listing(&self) -> Listing {
+        Listing::of(self.context.table.as_ref(), self.found)
     }
 
     fn wrong_size(&self, size: u64) -> Option<String> {
-        match self.expected()? {
-            None if !self.path.is(BACKUP_LABEL) => Some("It is not in the backup manifest.".to_owned()),
-            Some(expected) if expected.size != size => Some(format!(
+        match self.listing() {
+            Listing::Unlisted if !self.path.is(BACKUP_LABEL) => Some("It is not in the backup manifest.".to_owned()),
+            Listing::Listed(expected) if expected.size != size => Some(format!(
                 "It has {size} bytes, the backup manifest says {}.",
                 expected.size
             )),

@@ -297,6 +297,37 @@ async fn a_data_directory_tells_where_its_server_is() {
 }
 
 #[tokio::test]
+async fn a_failure_is_believed_after_a_second_look() {
+    let store = repository().await;
+    for number in [2, 3, 5] {
+        put(&store, segment(1, number), b"x").await;
+    }
+    let look = async |looks: &mut Looks| {
+        let inventory = load(&store).await;
+        let names = verify_names(&store, &inventory, at(1, 6)).await.expect("verified");
+        looks.add(inventory, names);
+    };
+    let (mut lost, mut came_late) = (Looks::default(), Looks::default());
+    assert!(lost.go_on(), "nobody has looked");
+    look(&mut lost).await;
+    assert!(lost.go_on(), "it may have come since");
+    look(&mut lost).await;
+    assert!(!lost.go_on());
+    let (_, names) = lost.last();
+    assert_eq!(names.expect("looked").status(), VerifyStatus::Failure);
+    look(&mut came_late).await;
+    put(&store, segment(1, 4), b"x").await;
+    look(&mut came_late).await;
+    assert!(!came_late.go_on());
+    let (inventory, names) = came_late.last();
+    assert_eq!(names.expect("looked").status(), VerifyStatus::Ok);
+    assert_eq!(inventory.expect("loaded").wal.len(), 4, "all was looked at anew");
+    let mut sound = Looks::default();
+    look(&mut sound).await;
+    assert!(!sound.go_on(), "one look is enough");
+}
+
+#[tokio::test]
 async fn ten_thousand_segments() {
     let store = repository().await;
     for number in 0..10_000 {

@@ -9,11 +9,11 @@ use url::Url;
 
 use super::keys;
 use super::keys::KeyFile;
-use super::retry::Policy;
 use crate::backends::credentials;
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
 use crate::renewal::Watch;
+use crate::transfer::retry::Retry;
 
 const OPTIONS: &str = "Known are sftp_user, sftp_port, sftp_private_key_path, sftp_known_hosts and sftp_agent_socket.";
 const CREDENTIALS: &str = "Known are sftp_password and sftp_private_key_passphrase.";
@@ -35,7 +35,7 @@ pub(super) struct Settings {
     /// Default key files that were passed over, and why.
     pub passed_over: Vec<String>,
     pub request_timeout: Duration,
-    pub retries: Policy,
+    pub retry: Retry,
     /// The files that the credentials may be from.
     pub watch: Watch,
     /// Where the credentials are from, for messages.
@@ -153,7 +153,7 @@ impl Settings {
             agent: given.agent,
             passed_over,
             request_timeout: config.request_timeout,
-            retries: Policy::new(config),
+            retry: Retry::new(config),
         })
     }
 }

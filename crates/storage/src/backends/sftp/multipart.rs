@@ -12,6 +12,7 @@ use russh_sftp::protocol::OpenFlags;
 
 use super::failure::Failure;
 use super::pool::Pool;
+use super::retry;
 use super::session::Session;
 use super::temporary::Temporary;
 use super::write;
@@ -76,7 +77,7 @@ impl MultipartUpload for Multipart {
 
     async fn complete(&mut self) -> object_store::Result<PutResult> {
         let target = self.pool.path_of(&self.location);
-        let mut retry = self.pool.retry();
+        let mut attempts = self.pool.begin();
         let mut unsure = false;
         loop {
             let attempt = async {
@@ -92,7 +93,7 @@ impl MultipartUpload for Multipart {
                         extensions: Default::default(),
                     });
                 }
-                Err(failure) if failure.is_transient() && retry.again(&failure).await => {}
+                Err(failure) if failure.is_transient() && retry::again(&mut attempts, &failure).await => {}
                 Err(failure) => return Err(failure.at(&self.location)),
             }
         }

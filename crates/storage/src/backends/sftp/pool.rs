@@ -10,10 +10,11 @@ use tokio::time::Instant;
 use super::config::Settings;
 use super::connect;
 use super::failure::Failure;
-use super::retry::Retry;
+use super::retry;
 use super::session::Session;
 use crate::odd::Odd;
 use crate::renewal::Followed;
+use crate::transfer::retry::Attempts;
 
 /// Each has a process on the server, and one that flushes a file answers nobody meanwhile.
 const CONNECTIONS: usize = 4;
@@ -55,8 +56,9 @@ impl Pool {
         }
     }
 
-    pub(super) fn retry(&self) -> Retry {
-        self.settings.retries.start()
+    /// The attempts of one operation begin.
+    pub(super) fn begin(&self) -> Attempts {
+        self.settings.retry.begin()
     }
 
     /// The name on the server of an object, or of a folder. Keys are the names that files have, as in a local directory.
@@ -78,7 +80,7 @@ impl Pool {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let mut retry = self.retry();
+        let mut attempts = self.begin();
         let mut again = false;
         loop {
             let attempt = async {
@@ -87,7 +89,7 @@ impl Pool {
                 work(session, unsure).await
             };
             match attempt.await {
-                Err(failure) if self.may_pass(&failure) && retry.again(&failure).await => {
+                Err(failure) if self.may_pass(&failure) && retry::again(&mut attempts, &failure).await => {
                     tracing::debug!(%failure, "trying again to reach the SFTP server");
                 }
                 result => return result,

@@ -13,9 +13,10 @@ use russh_sftp::protocol::{Data, OpenFlags};
 
 use super::failure::{Failure, lost};
 use super::pool::Pool;
-use super::retry::Retry;
+use super::retry::again;
 use super::session::{Attributes, OpenFile, Session, WINDOW};
 use crate::transfer::motion::Flow;
+use crate::transfer::retry::Attempts;
 
 pub(super) fn meta(location: Path, attributes: Attributes) -> ObjectMeta {
     ObjectMeta {
@@ -54,7 +55,7 @@ pub(super) async fn get(pool: &Arc<Pool>, location: &Path, options: GetOptions) 
         end: range.end,
         file,
         pending: FuturesOrdered::new(),
-        retry: pool.retry(),
+        attempts: pool.begin(),
     };
     Ok(GetResult {
         payload: GetResultPayload::Stream(reader.stream()),
@@ -117,7 +118,7 @@ struct Reader {
     end: u64,
     file: Option<Arc<OpenFile>>,
     pending: FuturesOrdered<BoxFuture<'static, Answer>>,
-    retry: Retry,
+    attempts: Attempts,
 }
 
 impl Reader {
@@ -138,13 +139,13 @@ impl Reader {
                 Ok(bytes) => {
                     self.at += bytes.len() as u64;
                     Flow::current().motion.moved(bytes.len() as u64);
-                    self.retry = self.pool.retry();
+                    self.attempts = self.pool.begin();
                     return Ok(Some(bytes));
                 }
                 Err(failure) => {
                     self.file = None;
                     self.ask_again_from(self.at);
-                    if !failure.is_transient() || !self.retry.again(&failure).await {
+                    if !failure.is_transient() || !again(&mut self.attempts, &failure).await {
                         return Err(failure);
                     }
                     tracing::debug!(location = %self.location, %failure, "trying again to read from the SFTP server");

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::pool::Pool;
-use super::retry::chance;
 
 const SUFFIX: &str = ".walarchive-tmp";
 
@@ -30,7 +29,7 @@ impl Temporary {
     /// A name beside the target's that nobody has.
     pub(super) fn beside(pool: &Arc<Pool>, target: &str) -> Self {
         let (directory, name) = target.rsplit_once('/').unwrap_or((".", target));
-        let tail = format!(".{}-{:016x}{SUFFIX}", std::process::id(), chance());
+        let tail = format!(".{}-{:016x}{SUFFIX}", std::process::id(), rand::random::<u64>());
         let name = &name[..name.floor_char_boundary(LONGEST_NAME - 1 - tail.len())];
         Temporary {
             pool: pool.clone(),

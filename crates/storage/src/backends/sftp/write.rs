@@ -7,7 +7,7 @@ use russh_sftp::protocol::{FileAttributes, OpenFlags};
 
 use super::failure::Failure;
 use super::pool::Pool;
-use super::retry::chance;
+use super::retry;
 use super::session::{OpenFile, Session};
 use super::temporary::Temporary;
 
@@ -26,7 +26,7 @@ pub(super) async fn put(pool: &Arc<Pool>, key: &str, payload: &PutPayload, publi
     let target = pool.path(key);
     let mut written = None;
     let mut unsure = false;
-    let mut retry = pool.retry();
+    let mut attempts = pool.begin();
     loop {
         let attempt = async {
             let session = pool.session().await?;
@@ -42,7 +42,7 @@ pub(super) async fn put(pool: &Arc<Pool>, key: &str, payload: &PutPayload, publi
             self::publish(&session, temporary, &target, publish, again).await
         };
         match attempt.await {
-            Err(failure) if failure.is_transient() && retry.again(&failure).await => {
+            Err(failure) if failure.is_transient() && retry::again(&mut attempts, &failure).await => {
                 tracing::debug!(target, %failure, "trying again to write to the SFTP server");
             }
             result => return result,
@@ -184,7 +184,7 @@ async fn publish_over(session: &Session, from: &str, target: &str) -> Result<boo
 /// Are these two names of one file? The protocol does not tell, so leave a mark on one and look for it on the other.
 async fn is_same_file(session: &Session, one: &str, other: &str) -> Result<bool, Failure> {
     let before = session.stat(one).await?;
-    let mark = before.mtime.saturating_sub(1 + (chance() % 86_000) as u32);
+    let mark = before.mtime.saturating_sub(1 + rand::random_range(0..86_000));
     let times = |mtime| FileAttributes {
         atime: Some(mtime),
         mtime: Some(mtime),

@@ -100,7 +100,7 @@ async fn a_parent_on_a_branch_that_was_left_is_refused() {
     put("rubbish").await;
     let target = chain.target();
     let planned = plan(&chain.store, chain.newest(), &target, RestoreOptions::default());
-    let notes = planned.await.expect("planned").notes;
+    let notes = planned.await.expect("planned").plan.notes;
     assert!(
         notes.iter().any(|note| note.contains("has no history of timeline 3")),
         "{notes:?}"
@@ -258,7 +258,7 @@ async fn a_delta_backup_is_verified_by_itself_and_with_its_chain() {
                 let is_whole = !row.detail.starts_with("It is not in the backup: ");
                 row.status != VerifyStatus::Ok
                     && row.what != "wal"
-                    && row.path != crate::stored::member::PG_CONTROL
+                    && row.path != crate::data_dir::PG_CONTROL
                     && is_whole
             });
             bad.map(|row| format!("{} {}", row.path, row.detail))

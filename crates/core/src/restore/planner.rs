@@ -1,0 +1,331 @@
+//! Finding out what a restore has to do.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::directory::condition::Condition;
+use super::directory::directories::Directories;
+use super::directory::existing::{Existing, Figures, Intended};
+use super::directory::links::MappedLink;
+use super::directory::space::Need;
+use super::directory::tablespaces::Tablespace;
+use super::directory::{condition, existing, links, locations, owner, space, tablespaces, vacant, wal_directory};
+use super::narrow::narrow;
+use super::options::{RestoreMode, RestoreOptions};
+use super::plan::{Fetch, Held, PlannedRestore, RestorePlan};
+use super::{beside, outlook};
+use crate::blocking::blocking;
+use crate::data_dir::TABLESPACE_MAP;
+use crate::error::{Error, Result};
+use crate::formats::Sentinel;
+use crate::inventory::find_backup;
+use crate::stored::chain::Link;
+use crate::stored::contents::Contents;
+use crate::stored::databases::Databases;
+use crate::stored::fetch::{read_with, whole};
+use crate::stored::level::{Bits, Level};
+use crate::stored::member::MemberPath;
+use crate::stored::survey::Survey;
+use crate::stored::table::Table;
+use crate::stored::tars::{Tar, TarKind, list_tars};
+use crate::stored::{chain, contents};
+use crate::{cluster, layout};
+use walarchive_storage::Store;
+
+/// More than any tablespace map has, in bytes.
+const MAP_LIMIT: u64 = 16 << 20;
+/// The first version with `recovery.signal`.
+const RECOVERY_SIGNAL_SINCE: u32 = 120_000;
+
+/// Find out everything about the restore of a backup into `target`, and refuse what cannot be done. Writes nothing.
+pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOptions) -> Result<PlannedRestore> {
+    owner::check(options.owner)?;
+    let links = chain::links(store, backup).await?;
+    let sentinel = links[0].sentinel.clone();
+    check_cluster(store, &links).await?;
+    check_version(&sentinel, &options)?;
+    let mut notes = Vec::new();
+    chain::check_timelines(store, &links, &mut notes).await?;
+    let place = Place::find(store, backup, target, &sentinel, &options).await?;
+    let outlook = match &options.recovery {
+        Some(recovery) => outlook::look(store, &links[0], recovery, options.allow_gap, &mut notes).await?,
+        None => None,
+    };
+    if options.mode != RestoreMode::VerifyOnly {
+        notes.extend(beside::notes(
+            &sentinel,
+            &place.target,
+            &place.tablespaces,
+            outlook.as_ref(),
+        ));
+    }
+    let databases = Databases::find(store, backup, &options.databases).await?;
+    let Contents {
+        table,
+        levels,
+        manifest,
+        survey,
+    } = contents::read(store, &links, place.survey(databases), &mut notes).await?;
+    survey.databases.check(&survey.found, backup)?;
+    if manifest.is_none() {
+        notes.push("The backup has no manifest, so the content of its files cannot be compared with one.".to_owned());
+    }
+    let (place, table, existing) = compare(place, table, &options).await?;
+    let (existing, kept) = existing.map(|found| (found.figures, found.kept)).unzip();
+    notes.extend(existing.as_ref().and_then(Figures::note));
+    notes.extend(existing.as_ref().and_then(Figures::note_of_others));
+    let (table, levels) = leave_out(store, table, levels, kept.as_ref()).await?;
+    if options.check_space && options.mode != RestoreMode::VerifyOnly {
+        space::check(&place.needs(&survey, &sentinel, manifest.is_some(), existing.as_ref()))?;
+    }
+    let fetch = Fetch { levels, table, kept };
+    let plan = RestorePlan {
+        backup: backup.to_owned(),
+        target: place.target,
+        tablespaces: place.tablespaces,
+        wal_directory: place.directories.wal.as_ref().map(|wal| wal.path.clone()),
+        links: place.links,
+        ancestors: links.into_iter().skip(1).map(|link| link.backup).collect(),
+        recovery: options.recovery,
+        outlook,
+        accepts_originals: options.tablespace_map.accepts_originals(),
+        archive_off: options.archive_off,
+        mode: options.mode,
+        owner: options.owner,
+        databases: survey.databases,
+        existing,
+        major: place.major,
+        sentinel,
+        concurrency: options.concurrency.max(1),
+        notes,
+        downloads: fetch.downloads(),
+        fetched_files: fetch.files(),
+        manifest,
+        store: store.clone(),
+    };
+    let held = Held {
+        directories: place.directories,
+        condition: place.condition,
+    };
+    Ok(PlannedRestore { plan, held, fetch })
+}
+
+fn check_version(sentinel: &Sentinel, options: &RestoreOptions) -> Result<()> {
+    if options.recovery.is_none() || !(1..RECOVERY_SIGNAL_SINCE).contains(&sentinel.pg_version) {
+        return Ok(());
+    }
+    Err(Error::config(
+        format!(
+            "recovery settings are not written for a server of version {}",
+            sentinel.pg_version
+        ),
+        "Use --no-recovery and write recovery.conf by hand, as servers before 12 want it.",
+    ))
+}
+
+/// Compare what is in the target, if something is, with what is to be there.
+async fn compare(
+    place: Place,
+    table: Option<Table>,
+    options: &RestoreOptions,
+) -> Result<(Place, Option<Table>, Option<Existing>)> {
+    if place.condition.is_none() {
+        return Ok((place, table, None));
+    }
+    let (owner, threads) = (options.owner, options.concurrency);
+    blocking(move || {
+        let intended = Intended {
+            tablespaces: &place.tablespaces,
+            links: &place.links,
+            major: place.major,
+            table: table.as_ref(),
+        };
+        let found = existing::compare(&place.directories, intended, owner, threads)?;
+        Ok((place, table, found))
+    })
+    .await
+}
+
+/// Take nothing from a backup that need not be fetched.
+async fn leave_out(
+    store: &Store,
+    table: Option<Table>,
+    levels: Vec<Level>,
+    kept: Option<&Bits>,
+) -> Result<(Option<Table>, Vec<Level>)> {
+    let Some(table) = table else { return Ok((None, levels)) };
+    let Some(there) = there(&table, kept) else {
+        return Ok((Some(table), levels));
+    };
+    let (table, levels) = narrow(store, table, levels, &there).await?;
+    Ok((Some(table), levels))
+}
+
+/// All backups of the chain must be of the cluster to which the repository belongs.
+async fn check_cluster(store: &Store, links: &[Link]) -> Result<()> {
+    let Some(owner) = cluster::owner(store).await? else {
+        return Ok(());
+    };
+    let of = |link: &Link| link.sentinel.system_identifier.filter(|of_backup| *of_backup != 0);
+    let foreign = links
+        .iter()
+        .find_map(|link| Some((link, of(link)?)).filter(|(_, of_backup)| *of_backup != owner.system_identifier));
+    let Some((link, of_backup)) = foreign else {
+        return Ok(());
+    };
+    Err(Error::config(
+        format!(
+            "backup \"{}\" is of the cluster with system identifier {of_backup}, the repository of {}",
+            link.backup, owner.system_identifier
+        ),
+        "One of them is not what it was. If the prefix really has backups of two clusters, copy that backup, those that it is \
+         based on and their WAL to a prefix of their own, and restore from there.",
+    ))
+}
+
+/// The files that need not be fetched: those that are kept, and those that a manifest allows to make without a tar.
+fn there(table: &Table, kept: Option<&Bits>) -> Option<Bits> {
+    let is_stub = |file: &usize| table.has_manifest && table.is_listed(*file) && table.is_left_out(*file);
+    let is_kept = |file: &usize| kept.is_some_and(|kept| kept.get(*file));
+    let mut files = (0..table.len())
+        .filter(|file| is_stub(file) || is_kept(file))
+        .peekable();
+    files.peek()?;
+    let there = Bits::none(table.len());
+    for file in files {
+        there.set(file);
+    }
+    Some(there)
+}
+
+/// The directories of a restore.
+#[derive(Debug)]
+struct Place {
+    target: PathBuf,
+    tablespaces: Vec<Tablespace>,
+    links: Vec<MappedLink>,
+    major: u32,
+    /// Those of them that exist.
+    directories: Directories,
+    /// None if nothing is in the target.
+    condition: Option<Condition>,
+}
+
+impl Place {
+    async fn find(
+        store: &Store,
+        backup: &str,
+        target: &Path,
+        sentinel: &Sentinel,
+        options: &RestoreOptions,
+    ) -> Result<Self> {
+        let source = store.object_url(&layout::sentinel(backup));
+        let found = match &sentinel.tablespaces {
+            Some(spec) => tablespaces::of_spec(spec, &source)?,
+            None => read_tablespace_map(store, &list_tars(store, backup).await?).await?,
+        };
+        let mut place = Place {
+            target: target.to_owned(),
+            tablespaces: tablespaces::resolve(found, &options.tablespace_map, &source)?,
+            links: match options.links.is_empty() {
+                true => Vec::new(),
+                false => options
+                    .links
+                    .resolve(&find_backup(store, backup).await?.metadata.links)?,
+            },
+            major: sentinel.pg_version / 10_000,
+            directories: Directories::default(),
+            condition: None,
+        };
+        place.target = match options.mode {
+            RestoreMode::VerifyOnly => return Ok(place),
+            mode => vacant::check_directories(target, &place.tablespaces, mode)?,
+        };
+        place.directories = Directories::find(&place.target, &place.tablespaces)?;
+        let accepted = options.tablespace_map.accepts_originals();
+        locations::confirm(&mut place.tablespaces, &place.directories, accepted, options.owner)?;
+        let others = place
+            .tablespaces
+            .iter()
+            .filter_map(|tablespace| tablespace.location.as_ref());
+        let others = others
+            .map(|location| tablespaces::settled(location))
+            .collect::<Result<Vec<_>>>()?;
+        let mut taken = [&[place.target.clone()][..], &others[..]].concat();
+        place.directories.wal = wal_directory::find(
+            options.wal_directory.as_deref(),
+            &place.target,
+            &place.directories,
+            &taken,
+            options.mode == RestoreMode::Delta,
+        )?;
+        if let Some(wal) = &place.directories.wal {
+            taken.push(tablespaces::settled(&wal.path)?);
+        }
+        place.directories.links = links::find_places(&place.links, &taken, options.owner)?;
+        if options.mode == RestoreMode::Delta {
+            place.condition = condition::check_directories(&place.directories, &place.tablespaces, sentinel)?;
+        }
+        Ok(place)
+    }
+
+    fn survey(&self, databases: Databases) -> Survey {
+        let mut survey = Survey::new(databases);
+        survey.linked = self
+            .links
+            .iter()
+            .map(|link| (link.path.clone().into_bytes(), 0))
+            .collect();
+        survey
+    }
+
+    /// What will be written where.
+    fn needs(&self, survey: &Survey, sentinel: &Sentinel, has_manifest: bool, existing: Option<&Figures>) -> Vec<Need> {
+        let places = self.tablespaces.iter().map(|tablespace| {
+            let place = tablespace.location.as_ref().unwrap_or(&self.target);
+            (place, tablespace.oid.parse().ok())
+        });
+        let places = std::iter::once((&self.target, None)).chain(places);
+        let need = |(place, tablespace): (&PathBuf, Option<u32>)| Need {
+            place: place.clone(),
+            bytes: match (has_manifest, tablespace) {
+                (true, _) => survey.bytes.get(&tablespace).copied().unwrap_or(0),
+                (false, _) => 0,
+            },
+            room: existing
+                .and_then(|existing| existing.room.get(&tablespace).copied())
+                .unwrap_or(0),
+            // Of what goes where only the sum is known.
+            bytes_anywhere: match (has_manifest, tablespace) {
+                (false, None) if survey.databases.is_all() => {
+                    sentinel.data_catalog_size.unwrap_or(sentinel.uncompressed_size)
+                }
+                _ => 0,
+            },
+        };
+        let behind_links = self.links.iter().zip(&survey.linked).map(|(link, (_, bytes))| Need {
+            place: link.location.clone(),
+            bytes: if has_manifest { *bytes } else { 0 },
+            ..Need::default()
+        });
+        places.map(need).chain(behind_links).collect()
+    }
+}
+
+/// The tablespaces as `pg_backup_stop` returned them, for a sentinel that does not name any.
+async fn read_tablespace_map(store: &Store, tars: &[Tar]) -> Result<Vec<(String, String)>> {
+    let Some(tar) = tars.iter().find(|tar| tar.kind == TarKind::Label) else {
+        return Ok(Vec::new());
+    };
+    let content = read_with(store, &tar.key, tar.size, |source| {
+        let mut archive = tar::Archive::new(source.take(MAP_LIMIT));
+        for entry in archive.entries()? {
+            let mut entry = entry?;
+            if MemberPath::parse(&entry.path_bytes()).is_ok_and(|path| path.is(TABLESPACE_MAP)) {
+                return Ok(whole(&mut entry, MAP_LIMIT)?);
+            }
+        }
+        Ok(Vec::new())
+    });
+    Ok(tablespaces::of_map_file(&String::from_utf8_lossy(&content.await?)))
+}
