@@ -315,7 +315,7 @@ mod tests {
         let config = ServerConfig::read(dir.path()).expect("read");
         assert_eq!(config.storage.as_deref(), Some("file:///auto"));
         write("postgresql.conf", "include 'postgresql.conf'\n");
-        assert!(matches!(ServerConfig::read(dir.path()), Err(Error::Config { .. })));
+        assert!(matches!(ServerConfig::read(dir.path()), Err(Error::Setting { .. })));
     }
 
     #[test]

@@ -106,11 +106,11 @@ impl PreparedBackup {
         let claim = layout::backup_claim(&self.name);
         let left = match tokio::time::timeout(CLAIM_REMOVAL, self.store.delete(&claim)).await {
             Ok(removed) => removed.err(),
-            Err(_elapsed) => Some(StorageError::Timeout {
-                operation: "delete",
-                object: self.store.object_url(&claim),
-                deadline: CLAIM_REMOVAL,
-            }),
+            Err(_elapsed) => Some(StorageError::timeout(
+                "delete",
+                self.store.object_url(&claim),
+                CLAIM_REMOVAL,
+            )),
         };
         if let Some(error) = left {
             tracing::warn!(backup = self.name, %error, "the backup is complete, but its claim could not be removed");
@@ -396,11 +396,6 @@ fn spec(data_dir: &str, tablespaces: &[TablespaceLink]) -> Option<TablespaceSpec
 }
 
 fn json(value: &impl serde::Serialize) -> Result<Bytes> {
-    let text = serde_json::to_vec(value).map_err(|error| {
-        Error::config(
-            format!("cannot write JSON: {error}"),
-            "This is a defect of walarchive; please report it.",
-        )
-    })?;
+    let text = serde_json::to_vec(value).map_err(|error| Error::defect(format!("cannot write JSON: {error}")))?;
     Ok(Bytes::from(text))
 }

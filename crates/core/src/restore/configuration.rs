@@ -116,7 +116,7 @@ impl ConfigurationPlan {
         for file in &self.files {
             let full = self.place(&file.path);
             if std::fs::symlink_metadata(&full).is_ok() {
-                return Err(Error::config(
+                return Err(Error::refused(
                     format!("file \"{}\" exists already", full.display()),
                     "Give --config-dir a directory in which none of the configuration files is.",
                 ));

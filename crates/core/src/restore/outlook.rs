@@ -187,7 +187,7 @@ fn end(reach: &Reach, last_time: Option<DateTime<Utc>>) -> String {
 }
 
 fn refused(recovery: &RecoverySettings, reach: &Reach, hole: &Hole, last_time: Option<DateTime<Utc>>) -> Error {
-    Error::config(
+    Error::refused(
         format!(
             "recovery to {} would end too early, at {}",
             recovery.target.target,

@@ -53,7 +53,7 @@ impl RestorePlan {
             ),
         };
         let would = would.join(", ");
-        Err(Error::config(
+        Err(Error::refused(
             format!("{would}{more}, and only the repository says so"),
             hint,
         ))

@@ -58,7 +58,7 @@ pub(super) fn refuse(inventory: &Inventory, situation: &Situation, doomed: &[usi
     let needed = needed(inventory, situation, None);
     match needed.iter().find(|(index, _)| doomed.contains(index)) {
         None => Ok(()),
-        Some((index, why)) => Err(Error::config(
+        Some((index, why)) => Err(Error::refused(
             format!(
                 "backup \"{}\" is not this server's alone: {why}",
                 inventory.backups[*index].name

@@ -27,7 +27,7 @@ pub async fn mark(store: &Store, name: &str, permanent: bool) -> Result<Vec<Stri
         // The ancestors first: at no time a permanent backup depends on one that is not.
         marked.reverse();
     } else if let Some(child) = permanent_dependant(&inventory, backup) {
-        return Err(Error::config(
+        return Err(Error::refused(
             format!("backup \"{}\", which is permanent, depends on \"{name}\"", child.name),
             "Mark that one as impermanent first.",
         ));
@@ -86,7 +86,7 @@ async fn set(store: &Store, name: &str, permanent: bool) -> Result<bool> {
     // A deletion writes its marker before it looks whether the backup is permanent, we look for it after having written: one
     // of the two notices.
     if store.size(&layout::backup_deletion(name)).await?.is_some() {
-        return Err(Error::config(
+        return Err(Error::refused(
             format!("backup \"{name}\" is being deleted"),
             "See whether it is there still, and try again.",
         ));

@@ -173,7 +173,7 @@ pub async fn enforce(
         .max();
     // Ages are what this goes by, and a backup has just been written.
     if newest.is_none_or(|newest| now - newest > CLOCK_AHEAD) {
-        return Err(Error::config(
+        return Err(Error::refused(
             "the clock of this machine is a day ahead of the newest backup",
             "Check the clocks of this machine and of the store; nothing was deleted.",
         ));

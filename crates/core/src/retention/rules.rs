@@ -152,7 +152,7 @@ pub(super) fn known<'a>(inventory: &'a Inventory, name: &str) -> Result<&'a Back
     })?;
     match &backup.damaged {
         None => Ok(backup),
-        Some(_) => Err(Error::config(
+        Some(_) => Err(Error::refused(
             format!("when backup \"{name}\" started is not known, since it cannot be read"),
             "Name another backup, or a time.",
         )),
@@ -185,7 +185,7 @@ impl<'a> Sequence<'a> {
                 continue;
             }
             if seen.contains(&identifier) {
-                return Err(Error::config(
+                return Err(Error::refused(
                     format!("the backups of {} clusters alternate in the repository", seen.len()),
                     "Each cluster needs a repository of its own; delete the backups of the others by their names, with \
                      \"delete target\".",
@@ -236,7 +236,7 @@ impl<'a> Sequence<'a> {
         };
         let can_restore = |from: usize| self.positions().skip(from).any(|at| self.restorable[at]);
         if line.is_some_and(|line| can_restore(0) && !can_restore(line)) {
-            return Err(Error::config(
+            return Err(Error::refused(
                 "none of the backups that would stay can be restored",
                 "See the view walarchive_backups, or backup-list, for what they lack; name an older backup or an earlier time.",
             ));
@@ -251,7 +251,7 @@ impl<'a> Sequence<'a> {
             return Ok(line);
         }
         if !find_full {
-            return Err(Error::config(
+            return Err(Error::refused(
                 format!("backup \"{}\" is a delta, and what it depends on is older", backup.name),
                 "Use FIND_FULL to keep its full backup and all that is newer than that, or FULL to count full backups.",
             ));

@@ -151,7 +151,7 @@ async fn history(store: &Store, timeline: u32) -> Result<Option<TimelineHistory>
 
 /// Chains need to know of each file how it is stored.
 pub(crate) fn without_metadata(backup: &str, child: &str) -> Error {
-    Error::config(
+    Error::refused(
         format!("delta backup \"{child}\" cannot be restored, as \"{backup}\" was taken without files metadata"),
         "Restore a full backup; the WAL since then brings the same data back.",
     )

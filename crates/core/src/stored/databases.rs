@@ -69,7 +69,7 @@ impl Databases {
     pub(crate) fn check(&self, found: &BTreeSet<u32>, backup: &str) -> Result<()> {
         let missing = self.wanted.iter().flatten().find(|oid| !found.contains(oid));
         missing.map_or(Ok(()), |oid| {
-            Err(Error::config(
+            Err(Error::refused(
                 format!("backup \"{backup}\" has no database with OID {oid}"),
                 "Look for its OID in the server: SELECT oid, datname FROM pg_database.",
             ))
@@ -110,7 +110,7 @@ impl Names {
             return Ok(oid);
         }
         if self.0.is_empty() {
-            return Err(Error::config(
+            return Err(Error::refused(
                 format!("backup \"{backup}\" does not tell the names of its databases, so \"{name}\" cannot be found"),
                 "Give its OID: SELECT oid, datname FROM pg_database.",
             ));
@@ -125,7 +125,7 @@ impl Names {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        Err(Error::config(
+        Err(Error::refused(
             format!("backup \"{backup}\" knows no database \"{name}\""),
             format!(
                 "When it started there were {told}{more}. A database that was created or renamed later can be given by its OID."

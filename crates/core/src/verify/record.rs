@@ -193,12 +193,8 @@ async fn read<T: for<'de> Deserialize<'de>>(store: &Store, key: &str) -> Result<
 }
 
 async fn write<T: Serialize>(store: &Store, key: &str, record: &T) -> Result<()> {
-    let text = serde_json::to_vec(record).map_err(|error| {
-        Error::config(
-            format!("could not write down what was verified: {error}"),
-            "This is a defect of walarchive; please report it.",
-        )
-    })?;
+    let text = serde_json::to_vec(record)
+        .map_err(|error| Error::defect(format!("could not write down what was verified: {error}")))?;
     noted(store.put(key, Bytes::from(text)).await)
 }
 

@@ -252,10 +252,6 @@ impl Store {
     }
 
     pub(crate) fn timeout(&self, operation: &'static str, key: &str, deadline: Duration) -> Error {
-        Error::Timeout {
-            operation,
-            object: self.object_url(key),
-            deadline,
-        }
+        Error::timeout(operation, self.object_url(key), deadline)
     }
 }

@@ -82,7 +82,7 @@ impl Chooser<'_> {
         let chain = inventory.chain(backup).unwrap_or_else(|_| vec![backup]);
         match self.parent(&inventory, &chain).await? {
             Ok(parent) => Ok(Choice::Delta(parent)),
-            Err(Unfit { why, hint }) => Err(Error::config(
+            Err(Unfit { why, hint }) => Err(Error::refused(
                 format!("backup \"{name}\" cannot be the parent of a delta backup: {why}"),
                 hint,
             )),

@@ -114,7 +114,7 @@ const DATABASE_HINT: &str = "A backup without it could not be restored, so none 
                              and back meanwhile, take another backup. Else see what became of that file, and whether the database still works.";
 
 fn missing_in(data_dir: &Path, what: &str, hint: &str) -> Error {
-    Error::config(
+    Error::server(
         format!("\"{}\" is not in the data directory", data_dir.join(what).display()),
         hint,
     )

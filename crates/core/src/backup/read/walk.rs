@@ -168,7 +168,7 @@ impl Walker<'_> {
         };
         let identity = (meta.dev(), meta.ino());
         if self.above.contains(&identity) {
-            return Err(Error::config(
+            return Err(Error::refused(
                 format!("\"{}\" is a directory that it lies in itself", full.display()),
                 "A symbolic link leads there. Remove it, or let it lead to where the server's data is.",
             ));
@@ -241,7 +241,7 @@ impl Walker<'_> {
             return Ok(());
         }
         if self.tree.files.len() >= FILES_LIMIT {
-            return Err(Error::config(
+            return Err(Error::refused(
                 format!("the data directory has more than {FILES_LIMIT} files"),
                 "A backup of so many is more than a restore can keep in memory. Use fewer tables, or several clusters.",
             ));

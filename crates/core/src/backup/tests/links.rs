@@ -46,7 +46,7 @@ async fn refused(cluster: &Cluster) -> String {
         panic!("a backup was taken");
     };
     assert!(
-        matches!(error, Error::Config { .. }) && error.hint().is_some(),
+        matches!(error, Error::Refused { .. }) && error.hint().is_some(),
         "{error:?}"
     );
     let store = file_store(&cluster.dir.path().join("store"));

@@ -93,7 +93,7 @@ fn find<'a>(old: &str, followed: &'a [FollowedLink]) -> Result<&'a FollowedLink>
                 0 => String::new(),
                 more => format!(" and {more} more"),
             };
-            Err(Error::config(
+            Err(Error::refused(
                 format!("the backup followed no symbolic link \"{old}\""),
                 match known.is_empty() {
                     true => "It followed none at all.".to_owned(),
@@ -103,7 +103,7 @@ fn find<'a>(old: &str, followed: &'a [FollowedLink]) -> Result<&'a FollowedLink>
         }
         (None, several) => {
             let paths: Vec<String> = several.iter().map(|link| described(link)).collect();
-            Err(Error::config(
+            Err(Error::refused(
                 format!("several links led to \"{old}\""),
                 format!("Name the one that is meant by its path: {}.", paths.join(", ")),
             ))
@@ -121,7 +121,7 @@ fn described(link: &FollowedLink) -> String {
 
 /// The repository says which links there were, and it is not trusted: only what a server itself reads through a link is one.
 fn check_place(path: &str) -> Result<()> {
-    let refused = |hint: &str| Error::config(format!("\"{}\" cannot be made a link", path.escape_debug()), hint);
+    let refused = |hint: &str| Error::refused(format!("\"{}\" cannot be made a link", path.escape_debug()), hint);
     let in_tablespace = path == "pg_tblspc" || path.starts_with("pg_tblspc/");
     match MemberPath::parse(path.as_bytes()) {
         _ if path == "pg_wal" => Err(refused("Use --waldir.")),
@@ -188,7 +188,7 @@ pub(crate) fn find_places(links: &[MappedLink], taken: &[PathBuf], owner: Option
         match (&root, link.is_directory) {
             (Some(root), true) => root.lock()?,
             (None, false) => {
-                return Err(Error::config(
+                return Err(Error::refused(
                     format!("directory \"{}\" does not exist", link.directory().display()),
                     format!(
                         "File \"{}\" is to go there: create it, or give another place with --link OLD=NEW.",
@@ -219,7 +219,7 @@ fn check_owner(link: &MappedLink, real: &Path, owner: Option<Owner>) -> Result<(
     let owner = owner.filter(|owner| owner.uid != 0);
     match (owner, nearest) {
         (Some(owner), Some(nearest)) if nearest.is_dir() && nearest.uid() == owner.uid => Ok(()),
-        _ => Err(Error::config(
+        _ => Err(Error::refused(
             format!(
                 "link \"{}\" would lead into a directory of the system: \"{}\"",
                 link.path,
@@ -254,7 +254,7 @@ impl MappedLink {
             return Ok(());
         }
         let (place, path) = (self.location.display(), &self.path);
-        Err(Error::config(
+        Err(Error::refused(
             match self.is_directory {
                 true => format!("directory \"{place}\" is not empty, and link \"{path}\" is to lead there"),
                 false => format!("\"{place}\" exists already, and link \"{path}\" is to lead there"),
@@ -311,7 +311,7 @@ impl OpenLink {
 /// Of a link in a directory that is restored into with `--delta`: nothing behind it is looked at, so nothing there is removed either.
 pub(crate) fn refused_by_delta(link: &Path, target: Option<&Path>) -> Error {
     let target = target.map_or(String::new(), |target| format!(" to \"{}\"", target.display()));
-    Error::config(
+    Error::refused(
         format!(
             "\"{}\" is a symbolic link{target}, and --delta does not restore through it",
             link.display()

@@ -74,7 +74,7 @@ impl Root {
     pub(crate) fn lock(&self) -> Result<()> {
         match self.directory.try_lock() {
             Ok(()) => Ok(()),
-            Err(TryLockError::WouldBlock) => Err(Error::config(
+            Err(TryLockError::WouldBlock) => Err(Error::refused(
                 format!("another restore works on directory \"{}\"", self.path.display()),
                 "Wait until it has ended, or restore to another place.",
             )),

@@ -148,7 +148,7 @@ pub(crate) fn resolve(found: Vec<(String, String)>, map: &TablespaceMap, object:
                 .iter()
                 .map(|(oid, location)| format!("{oid} at \"{location}\""))
                 .collect();
-            return Err(Error::config(
+            return Err(Error::refused(
                 format!("the backup has no tablespace \"{old}\""),
                 match known.is_empty() {
                     true => "It has no tablespaces of its own at all.".to_owned(),

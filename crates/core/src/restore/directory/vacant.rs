@@ -56,7 +56,7 @@ pub(crate) fn check_directories(target: &Path, tablespaces: &[Tablespace], must_
 
 fn check_empty(path: &Path, wal: Option<&Path>, hint: &str) -> Result<()> {
     match Root::find(path)? {
-        Some(root) if !is_bare(&root, wal)? => Err(Error::config(
+        Some(root) if !is_bare(&root, wal)? => Err(Error::refused(
             format!("directory \"{}\" is not empty", path.display()),
             hint,
         )),

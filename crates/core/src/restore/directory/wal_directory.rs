@@ -60,7 +60,7 @@ pub(crate) fn find(
         root.lock()?;
         let may_be_full = is_own && is_linked;
         if !may_be_full && !is_bare(root, None)? {
-            return Err(Error::config(
+            return Err(Error::refused(
                 format!("directory \"{}\" is not empty, and WAL is to go there", path.display()),
                 "Empty it if nothing uses it any more, or give another one with --waldir.",
             ));
@@ -78,7 +78,7 @@ fn check_place(link: &Path, is_linked: bool, is_own: bool) -> Result<()> {
     let is_mounted = parent.is_some_and(|parent| parent.dev() != found.dev());
     match is_own && !is_mounted {
         true => Ok(()),
-        false => Err(Error::config(
+        false => Err(Error::refused(
             format!(
                 "\"{}\" is there already, and no link to the directory for WAL",
                 link.display()
@@ -92,7 +92,7 @@ fn check_place(link: &Path, is_linked: bool, is_own: bool) -> Result<()> {
 fn check_link(path: &Path, root: Option<&Root>, directories: &Directories) -> Result<()> {
     let hint = "Create it, give another one with --waldir, or remove the link.";
     let Some(root) = root else {
-        return Err(Error::config(
+        return Err(Error::refused(
             format!("the link pg_wal leads to \"{}\", which is not there", path.display()),
             hint,
         ));
@@ -106,7 +106,7 @@ fn check_link(path: &Path, root: Option<&Root>, directories: &Directories) -> Re
     };
     let of_target = directories.target.as_ref().map(owner).transpose()?;
     if geteuid().is_root() && of_target != Some(owner(root)?) {
-        return Err(Error::config(
+        return Err(Error::refused(
             format!(
                 "the link pg_wal leads to \"{}\", which belongs to another user than the data directory",
                 path.display()

@@ -110,11 +110,7 @@ impl Failure {
                 link: link.clone(),
             },
             Failure::NotFound if operation != "write" => Error::NotFound { object },
-            Failure::Timeout(deadline) => Error::Timeout {
-                operation,
-                object,
-                deadline: *deadline,
-            },
+            Failure::Timeout(deadline) => Error::timeout(operation, object, *deadline),
             _ => Error::Store {
                 operation,
                 object,
