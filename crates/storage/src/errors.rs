@@ -1,8 +1,7 @@
 //! object_store's errors in this crate's terms.
 
-use object_store::client::{HttpError, HttpErrorKind};
-
 use crate::error::Error;
+use crate::http::{NoAnswer, Stalled};
 use crate::link::BehindLink;
 
 /// How much of what a store said a message shows, in characters.
@@ -138,9 +137,9 @@ pub(super) fn translate(operation: &'static str, object: String, store_url: &str
 /// Did time run out, as opposed to an answer or a connection that broke?
 fn is_late(error: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(error), |error| error.source()).any(|error| {
-        let of_client = error.downcast_ref::<HttpError>();
         let of_system = error.downcast_ref::<std::io::Error>();
-        of_client.is_some_and(|error| error.kind() == HttpErrorKind::Timeout)
+        error.is::<NoAnswer>()
+            || error.is::<Stalled>()
             || of_system.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
             || error
                 .downcast_ref::<reqwest::Error>()
@@ -226,20 +225,14 @@ mod tests {
             let error = object_store::Error::Generic { store: "S3", source };
             translate("read", "s3://b/p/k".to_owned(), "s3://b/p", error)
         };
-        let client = |kind| Box::new(HttpError::new(kind, std::io::Error::other("anything")));
         let system = |kind| Box::new(std::io::Error::from(kind));
-        let late = of(client(HttpErrorKind::Timeout));
+        let late = of(system(std::io::ErrorKind::TimedOut));
         assert!(
             matches!(&late, Error::NoAnswer { .. }) && late.is_transient(),
             "{late:?}"
         );
         assert!(late.hint().expect("a hint").contains("in time"), "{late:?}");
         assert_eq!(late.turn(), crate::Turn::Store);
-        assert!(matches!(
-            of(system(std::io::ErrorKind::TimedOut)),
-            Error::NoAnswer { .. }
-        ));
-        assert!(matches!(of(client(HttpErrorKind::Interrupted)), Error::Store { .. }));
         assert!(matches!(
             of(system(std::io::ErrorKind::ConnectionReset)),
             Error::Store { .. }

@@ -32,10 +32,11 @@ use rustls::pki_types::CertificateDer;
 use self::pool::Pool;
 use crate::config::StorageConfig;
 use crate::url::place;
+pub(super) use answer::Stalled;
 pub use opened::on_connection;
 pub(super) use opened::opened;
 pub(super) use outgoing::{Outgoing, STALLED, Sending, Unanswered};
-pub(super) use service::Connector;
+pub(super) use service::{Connector, NoAnswer};
 
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
