@@ -46,7 +46,7 @@ pub enum Error {
         message: String,
     },
     /// An object of other content lies under the name.
-    #[error("\"{object}\" is in the repository already, with other content than \"{local}\"")]
+    #[error("\"{object}\" is already in the repository, with other content than \"{local}\"")]
     Conflict {
         /// The object's URL.
         object: String,
@@ -128,7 +128,7 @@ pub enum Error {
         source: Arc<io::Error>,
     },
     /// A backup of this name exists, or is being taken.
-    #[error("a backup named \"{name}\" exists already")]
+    #[error("a backup named \"{name}\" already exists")]
     BackupExists {
         /// The backup's name.
         name: String,
@@ -296,8 +296,7 @@ impl Error {
                     .to_owned(),
             ),
             Error::NoRepository { .. } => Some(
-                "It has neither the file that tells its owner, nor WAL, nor backups. It may not be mounted, or the prefix is \
-                 another one."
+                "It has no owner's file, no WAL and no backups. Perhaps it is not mounted, or the prefix is wrong."
                     .to_owned(),
             ),
             _ => None,
@@ -317,7 +316,7 @@ impl Error {
             Error::NoRepository { target } => return Some(without_repository(target)),
             Error::Cancelled => return None,
             Error::Conflict { .. } => {
-                "Do not remove either before you know where the object came from: two servers may archive into one \
+                "Do not remove either before you know which server wrote the object: two servers may archive into one \
                  prefix, or this server was restored without a new timeline. Give each cluster a prefix of its own."
             }
             Error::ForeignRepository { .. } => {

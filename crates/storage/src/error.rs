@@ -22,7 +22,7 @@ pub enum Error {
         hint: String,
     },
     /// The store does not accept the credentials, or they do not suffice.
-    #[error("the store denied the permission to {operation} \"{object}\"")]
+    #[error("the store denied permission to {operation} \"{object}\"")]
     Unauthorized {
         /// The verb: "read", "write", "list", "delete".
         operation: &'static str,
@@ -34,7 +34,7 @@ pub enum Error {
         credentials: Option<String>,
     },
     /// The clock of this machine and that of the store differ by more than the store accepts.
-    #[error("could not {operation} \"{object}\", as this machine's clock and the store's differ")]
+    #[error("could not {operation} \"{object}\", because the clocks of this machine and of the store differ")]
     ClockSkew {
         /// The verb: "read", "write", "list", "delete".
         operation: &'static str,
@@ -86,7 +86,7 @@ pub enum Error {
         reason: String,
     },
     /// The store does not know how to do what it was asked for.
-    #[error("the store cannot {operation} \"{object}\" as it was asked to")]
+    #[error("the store does not support what is needed to {operation} \"{object}\"")]
     Unsupported {
         /// The verb.
         operation: &'static str,
@@ -124,7 +124,7 @@ pub enum Error {
         reason: String,
     },
     /// Something to be removed lies behind a symbolic link.
-    #[error("\"{object}\" was not removed, as \"{link}\" is a symbolic link")]
+    #[error("\"{object}\" was not removed, because \"{link}\" is a symbolic link")]
     BehindLink {
         /// The object's URL.
         object: String,
@@ -239,7 +239,7 @@ impl Error {
             | Error::NoAnswer { reason, .. }
             | Error::Unsupported { reason, .. }
             | Error::Damaged { reason, .. } => Some(reason.clone()).filter(|reason| !reason.is_empty()),
-            Error::Timeout { .. } => Some("Until then the store reported neither success nor an error.".to_owned()),
+            Error::Timeout { .. } => Some("The store reported neither success nor an error in this time.".to_owned()),
             Error::Setting { .. }
             | Error::NotFound { .. }
             | Error::BehindLink { .. }

@@ -59,7 +59,7 @@ const WRONG_REGION: [&str; 6] = [
     "IllegalLocationConstraint",
     "TemporaryRedirect",
     "another place that it does not name",
-    "not done (<Region>",
+    "not followed (<Region>",
 ];
 /// What servers say that do not know a request, or one of its headers.
 const UNSUPPORTED: [&str; 2] = ["501 Not Implemented", "<Code>NotImplemented</Code>"];
@@ -213,7 +213,7 @@ mod tests {
         let redirect = of(
             "s3",
             "read",
-            "the store answered 301 and wants to be asked at another place that it does not name",
+            "the store answered 301 and redirects to another place that it does not name",
         );
         assert!(matches!(redirect, Error::WrongRegion { region: None, .. }));
         assert!(redirect.hint().expect("a hint").contains("aws_region"));

@@ -166,10 +166,7 @@ fn data_behind_links_goes_where_the_user_has_his_disks() {
     // Behind the links is what somebody may want: nothing there is removed, and nothing written over.
     let (_, output) = site.backup_fetch("again", &name, &args);
     assert!(
-        !output.success()
-            && output
-                .stderr
-                .contains("is not empty, and link \"base\" is to lead there"),
+        !output.success() && output.stderr.contains("the place of link \"base\", is not empty"),
         "{}",
         output.stderr
     );

@@ -46,7 +46,7 @@ impl Claim {
         }
         if let Some(first) = left.first() {
             return taken(format!(
-                "{} objects lie in its folder, \"{}\" among them.",
+                "{} objects are in its folder, \"{}\" among them.",
                 left.len(),
                 first.key
             ));

@@ -34,7 +34,7 @@ async fn holder(store: &Store, writer: Option<&Writer>) -> Result<Check> {
     let age = (Utc::now() - lease.alive.as_ref().map_or(lease.holder.since, |alive| alive.time)).num_seconds();
     let mut detail = match unreadable {
         true => format!(
-            "somebody holds the lease as epoch {}, but its object cannot be read",
+            "the lease of epoch {} exists, but its object cannot be read",
             lease.holder.epoch
         ),
         false => format!(
@@ -47,7 +47,7 @@ async fn holder(store: &Store, writer: Option<&Writer>) -> Result<Check> {
         ),
     };
     if matches!(store.create_only(), Some(CreateOnly::Ignored | CreateOnly::Unsupported)) {
-        detail.push_str("; the store has no create-only writes, so whoever takes the lease reads back what he wrote");
+        detail.push_str("; the store has no create-only writes, so a server that takes the lease reads it back");
     }
     let Some(writer) = writer else {
         return Ok(match unreadable {
@@ -85,7 +85,10 @@ async fn branches(store: &Store, timeline: Option<u32>) -> Result<Option<Check>>
     let inventory = Inventory::load(store).await?;
     let branches = other_branches(&inventory, own, &Holder::all(store).await?);
     Ok(Some(match branches.as_slice() {
-        [] => Check::ok(name, format!("nobody has written beside timeline {own}")),
+        [] => Check::ok(
+            name,
+            format!("no other server has written a timeline beside timeline {own}"),
+        ),
         branches => {
             let described: Vec<String> = branches.iter().map(|branch| branch.describe(own)).collect();
             Check::warning(

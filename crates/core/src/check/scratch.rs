@@ -88,8 +88,8 @@ async fn create(store: &Store, key: &str, checks: &mut Vec<Check>) -> bool {
         Ok(Created::Yes) => Check::ok("create", "an object was written"),
         Ok(Created::Exists) => Check::failed(
             "create",
-            format!("\"{}\" is there, and nobody wrote it", store.object_url(key)),
-            "The store answers with what is not true. Do not trust it with an archive.",
+            format!("\"{}\" already exists, though nobody wrote it", store.object_url(key)),
+            "The store gives false answers. Do not trust it with an archive.",
         ),
         Err(error) => Check::of_error("create", error),
     };

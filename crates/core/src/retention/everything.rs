@@ -82,7 +82,7 @@ fn refuse(inventory: &Inventory, situation: &Situation) -> Result<()> {
     match running {
         Some(running) => Err(Error::refused(
             format!(
-                "backup \"{}\" may be being taken: it has no sentinel yet, and is young",
+                "backup \"{}\" may still be running: it has no sentinel, and was written to within a day",
                 running.name
             ),
             "Wait until it is complete, or add FORCE to delete it too.",

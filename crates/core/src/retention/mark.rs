@@ -88,7 +88,7 @@ async fn set(store: &Store, name: &str, permanent: bool) -> Result<bool> {
     if store.size(&layout::backup_deletion(name)).await?.is_some() {
         return Err(Error::refused(
             format!("backup \"{name}\" is being deleted"),
-            "See whether it is there still, and try again.",
+            "Check whether it still exists, and try again.",
         ));
     }
     if store.list(&layout::tar_folder(name)).await?.is_empty() {

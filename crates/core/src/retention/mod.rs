@@ -174,8 +174,8 @@ pub async fn enforce(
     // Ages are what this goes by, and a backup has just been written.
     if newest.is_none_or(|newest| now - newest > CLOCK_AHEAD) {
         return Err(Error::refused(
-            "the clock of this machine is a day ahead of the newest backup",
-            "Check the clocks of this machine and of the store; nothing was deleted.",
+            "nothing was deleted, because this machine's clock is more than a day ahead of the newest backup",
+            "Check the clocks of this machine and of the store.",
         ));
     }
     let plan = draw_up(store, &Request::from(*policy), protected, now).await?;

@@ -58,7 +58,7 @@ fn refuse(inventory: &Inventory, situation: &Situation, doomed: &[usize]) -> Res
         if backup.metadata.is_permanent {
             return Err(Error::refused(
                 format!("backup \"{}\" is permanent", backup.name),
-                "Mark it as impermanent first, if it really is to be deleted.",
+                "Mark it as impermanent first, if you really want to delete it.",
             ));
         }
         if situation.protected.contains(&backup.name) {

@@ -29,7 +29,7 @@ pub(crate) async fn links(store: &Store, backup: &str) -> Result<Vec<Link>> {
         let Some(parent) = child.sentinel.delta_from.clone() else {
             if child.sentinel.delta_lsn.is_some() || child.backup.contains("_D_") {
                 return Err(damaged(
-                    "It is that of a delta backup, but does not tell the parent.".to_owned(),
+                    "It belongs to a delta backup, but does not name the parent.".to_owned(),
                 ));
             }
             return Ok(links);
@@ -94,7 +94,7 @@ fn unfit(child: &Sentinel, name: &str, parent: &Sentinel) -> Option<String> {
     // Another backup may have taken the parent's name since.
     child.delta_lsn.filter(|lsn| *lsn != parent.start_lsn).map(|lsn| {
         format!(
-            "It was taken upon a parent that starts at {lsn}, but \"{name}\" starts at {}.",
+            "Its parent starts at {lsn}, but \"{name}\" starts at {}.",
             parent.start_lsn
         )
     })

@@ -29,7 +29,7 @@ const SHOWN: usize = 300;
 pub(super) enum NoPage {
     #[error("the answer is empty, and no list of objects")]
     Empty,
-    #[error("the answer is no list of objects: {0}")]
+    #[error("the answer is not a list of objects: {0}")]
     Other(String),
     #[error("the answer does not tell what was deleted: {0}")]
     NotDeleted(String),

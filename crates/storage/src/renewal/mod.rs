@@ -69,7 +69,7 @@ impl<C: PartialEq + Send + Sync + 'static> Renewing<C> {
             let made = make()?;
             if old.is_some_and(|old| old.in_file) && !made.in_file {
                 return Err(Error::config(
-                    "there are no credentials in the file any more",
+                    "the file no longer has any credentials",
                     "Put them back into the file.",
                 ));
             }

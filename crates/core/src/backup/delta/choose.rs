@@ -73,7 +73,7 @@ impl Chooser<'_> {
             return Err(match inventory::find_backup(self.store, name).await {
                 Err(error) => error,
                 Ok(_) => Error::NoBackup {
-                    message: format!("backup \"{name}\" was not there a moment ago"),
+                    message: format!("backup \"{name}\" appeared a moment ago"),
                     hint: "Try again.".to_owned(),
                 },
             });

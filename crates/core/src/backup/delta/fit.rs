@@ -55,7 +55,7 @@ pub(super) async fn check(
             let why = format!("it is of the cluster with system identifier {there}, not {here}");
             return unfit(why, OTHER);
         }
-        None => return unfit("it does not tell of which cluster it is", FULL),
+        None => return unfit("its cluster is not known", FULL),
     }
     let (there, here) = (metadata.pg_version / 10_000, request.major_version());
     if there != here {
@@ -94,7 +94,7 @@ pub(super) fn unreadable(store: &Store, backup: &str, error: Error) -> Result<Un
     let manifest = store.object_url(&layout::backup_manifest(backup));
     let (object, why) = match error {
         Error::Storage(StorageError::NotFound { object }) if object == manifest => {
-            let why = "it has no backup manifest, as no backup has that WAL-G took".to_owned();
+            let why = "it has no backup manifest; WAL-G's backups have none".to_owned();
             return Ok(Unfit { why, hint: FULL });
         }
         Error::Storage(StorageError::NotFound { object }) => (object, "it does not exist".to_owned()),
@@ -115,7 +115,7 @@ async fn on_our_way(
     parent: &BackupInfo,
 ) -> Result<Result<TimelineHistory, Unfit>> {
     let (Some(there), here) = (parent.timeline, request.timeline) else {
-        return unfit("its name does not tell its timeline", FULL);
+        return unfit("its name has no timeline", FULL);
     };
     if there == here {
         return Ok(Ok(TimelineHistory {
@@ -138,7 +138,10 @@ async fn on_our_way(
             format!("it ends at {finish}, and timeline {here} has left its timeline {there} before, at {switch}"),
             FULL,
         ),
-        None => unfit(format!("its timeline {there} is no ancestor of timeline {here}"), FULL),
+        None => unfit(
+            format!("its timeline {there} is not an ancestor of timeline {here}"),
+            FULL,
+        ),
     }
 }
 

@@ -112,7 +112,9 @@ impl Parent {
             let deletion = store.size(&layout::backup_deletion(name)).await?;
             if sentinel.is_none() || deletion.is_some() {
                 return Err(Error::NoBackup {
-                    message: format!("backup \"{name}\", which this delta backup is based on, was deleted meanwhile"),
+                    message: format!(
+                        "backup \"{name}\", the parent of this delta backup, was deleted during the backup"
+                    ),
                     hint: "Take the backup again.".to_owned(),
                 });
             }

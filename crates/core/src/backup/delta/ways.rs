@@ -169,12 +169,12 @@ async fn summarized(
     };
     match found {
         Ok(changed) => {
-            tracing::info!("the WAL summaries tell what has changed since \"{}\"", parent.name);
+            tracing::info!("WAL summaries show what has changed since \"{}\"", parent.name);
             Ok(Some(changed))
         }
         Err(why) => {
             tracing::info!(
-                "every file is read to see what has changed since \"{}\": {why}",
+                "all files are read to find what has changed since \"{}\": {why}",
                 parent.name
             );
             Ok(None)

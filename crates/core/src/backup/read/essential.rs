@@ -110,8 +110,9 @@ fn database(directory: &Path) -> Option<u32> {
 const HINT: &str = "A backup without it could not be restored, so none was taken. See what became of it, and whether the server still works.";
 
 /// A move away and back again leaves the catalog as it was.
-const DATABASE_HINT: &str = "A backup without it could not be restored, so none was taken. If the database was moved to another tablespace \
-                             and back meanwhile, take another backup. Else see what became of that file, and whether the database still works.";
+const DATABASE_HINT: &str = "A backup without it could not be restored, so none was taken. If the database was moved \
+                             to another tablespace and back meanwhile, take another backup. Otherwise find out what \
+                             became of that file, and whether the database still works.";
 
 fn missing_in(data_dir: &Path, what: &str, hint: &str) -> Error {
     Error::server(

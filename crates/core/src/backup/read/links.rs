@@ -87,7 +87,7 @@ impl Links {
             };
             return Err(Error::server(
                 format!(
-                    "symbolic link \"{}\" led to \"{}\" when the backup began and {now}",
+                    "symbolic link \"{}\" led to \"{}\" at the start of the backup, and now {now}",
                     full.display(),
                     link.target.display()
                 ),

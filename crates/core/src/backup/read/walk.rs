@@ -169,7 +169,7 @@ impl Walker<'_> {
         let identity = (meta.dev(), meta.ino());
         if self.above.contains(&identity) {
             return Err(Error::refused(
-                format!("\"{}\" is a directory that it lies in itself", full.display()),
+                format!("\"{}\" is inside itself", full.display()),
                 "A symbolic link leads there. Remove it, or let it lead to where the server's data is.",
             ));
         }

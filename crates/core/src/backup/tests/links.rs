@@ -153,7 +153,7 @@ async fn nothing_is_backed_up_twice_or_for_ever() {
             Err(error) => error.to_string(),
         };
         assert!(
-            message.contains(&link.display().to_string()) || message.contains("lies in itself"),
+            message.contains(&link.display().to_string()) || message.contains("is inside itself"),
             "{message}"
         );
     }

@@ -103,7 +103,7 @@ pub(crate) fn check(target: Option<&Root>, wal: Option<&Path>, sentinel: &Sentin
     };
     let Some(of_target) = of_target else {
         return Err(Error::refused(
-            format!("directory \"{path}\" is not empty, and it is no data directory"),
+            format!("directory \"{path}\" is not empty, and is not a data directory"),
             "With --delta, restore into the data directory of the same cluster, into what an interrupted restore left, or into an \
              empty directory.",
         ));
@@ -111,9 +111,7 @@ pub(crate) fn check(target: Option<&Root>, wal: Option<&Path>, sentinel: &Sentin
     let of_backup = sentinel.system_identifier.unwrap_or(0);
     if of_target != of_backup {
         return Err(Error::refused(
-            format!(
-                "directory \"{path}\" is of the cluster with system identifier {of_target}, the backup of {of_backup}"
-            ),
+            format!("directory \"{path}\" belongs to system identifier {of_target}, the backup to {of_backup}"),
             "Check the directory and the storage URL; a backup is restored only over its own cluster.",
         ));
     }
@@ -187,7 +185,7 @@ pub(crate) fn check_again(
                 "directory \"{}\" was changed while the restore was planned",
                 target.path.display()
             ),
-            "See to it that nothing else uses it, and run the command again.",
+            "Make sure that nothing else uses it, and run the command again.",
         )
     };
     match planned {

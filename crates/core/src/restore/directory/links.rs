@@ -82,10 +82,7 @@ fn find<'a>(old: &str, followed: &'a [FollowedLink]) -> Result<&'a FollowedLink>
     match (by_path, &by_target[..]) {
         (Some(link), _) => Ok(link),
         (None, [link]) => Ok(*link),
-        (None, []) if old == "pg_wal" => Err(Error::config(
-            "pg_wal is not put elsewhere with --link",
-            "Use --waldir.",
-        )),
+        (None, []) if old == "pg_wal" => Err(Error::config("--link does not apply to pg_wal", "Use --waldir.")),
         (None, []) => {
             let known = followed.iter().take(NAMED);
             let known: Vec<String> = known.map(described).collect();
@@ -129,7 +126,7 @@ fn check_place(path: &str) -> Result<()> {
         // A restore treats them in a way of its own, and servers write them anew.
         Ok(_) if is_always_new(path.as_bytes()) => Err(refused("It is restored as a file only.")),
         Ok(parsed) if parsed.joined() == path.as_bytes() && places::is_of_server(Path::new(path)) => Ok(()),
-        _ => Err(refused("It is no place of the server's own.")),
+        _ => Err(refused("The server does not keep its own data there.")),
     }
 }
 
@@ -174,7 +171,7 @@ pub(crate) fn find_places(links: &[MappedLink], taken: &[PathBuf], owner: Option
         if let Some(other) = others.find(|other| other.starts_with(&real) || real.starts_with(other)) {
             return Err(Error::config(
                 format!(
-                    "\"{}\", where link \"{}\" is to lead, and \"{}\" lie within each other",
+                    "\"{}\", the place of link \"{}\", and \"{}\" overlap",
                     link.location.display(),
                     link.path,
                     other.display()
@@ -256,7 +253,7 @@ impl MappedLink {
         let (place, path) = (self.location.display(), &self.path);
         Err(Error::refused(
             match self.is_directory {
-                true => format!("directory \"{place}\" is not empty, and link \"{path}\" is to lead there"),
+                true => format!("directory \"{place}\", the place of link \"{path}\", is not empty"),
                 false => format!("\"{place}\" exists already, and link \"{path}\" is to lead there"),
             },
             "Empty or remove it if nothing uses it any more, or give another place with --link OLD=NEW.",
@@ -386,12 +383,12 @@ mod tests {
             (
                 &["pg_hba.d/x=/n"],
                 "cannot be made a link",
-                "no place of the server's own",
+                "does not keep its own data there",
             ),
             (
                 &["/disk/outside=/n"],
                 "cannot be made a link",
-                "no place of the server's own",
+                "does not keep its own data there",
             ),
             (&["pg_wal=/n"], "cannot be made a link", "--waldir"),
             (&["/disk/ts=/n"], "cannot be made a link", "--tablespace-map"),

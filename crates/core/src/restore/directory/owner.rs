@@ -59,7 +59,7 @@ pub(crate) fn check(owner: Option<Owner>) -> Result<()> {
     match owner {
         Some(_) if !geteuid().is_root() => Err(Error::refused(
             "only root can give the restored files to another user",
-            "Run this as the user to whom they are to belong, without --owner.",
+            "Run this as the user who is to own them, without --owner.",
         )),
         _ => Ok(()),
     }

@@ -81,7 +81,7 @@ impl Root {
             // Not every file system can.
             Err(TryLockError::Error(error)) => {
                 tracing::warn!(
-                    "directory \"{}\" cannot be locked, so see to it that no other restore works on it: {error}",
+                    "directory \"{}\" cannot be locked, so make sure that no other restore works on it: {error}",
                     self.path.display()
                 );
                 Ok(())

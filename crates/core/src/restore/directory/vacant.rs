@@ -35,7 +35,7 @@ pub(crate) fn check_directories(target: &Path, tablespaces: &[Tablespace], must_
         {
             return Err(Error::config(
                 format!(
-                    "tablespace directory \"{}\" and directory \"{}\" lie within each other",
+                    "tablespace directory \"{}\" and directory \"{}\" overlap",
                     location.display(),
                     other.display()
                 ),

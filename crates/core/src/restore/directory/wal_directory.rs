@@ -45,7 +45,7 @@ pub(crate) fn find(
     {
         return Err(Error::config(
             format!(
-                "the directory \"{}\" for WAL and directory \"{}\" lie within each other",
+                "WAL directory \"{}\" and directory \"{}\" overlap",
                 path.display(),
                 other.display()
             ),
@@ -61,7 +61,7 @@ pub(crate) fn find(
         let may_be_full = is_own && is_linked;
         if !may_be_full && !is_bare(root, None)? {
             return Err(Error::refused(
-                format!("directory \"{}\" is not empty, and WAL is to go there", path.display()),
+                format!("WAL directory \"{}\" is not empty", path.display()),
                 "Empty it if nothing uses it any more, or give another one with --waldir.",
             ));
         }
@@ -80,7 +80,7 @@ fn check_place(link: &Path, is_linked: bool, is_own: bool) -> Result<()> {
         true => Ok(()),
         false => Err(Error::refused(
             format!(
-                "\"{}\" is there already, and no link to the directory for WAL",
+                "\"{}\" already exists, and is not a link to the WAL directory",
                 link.display()
             ),
             "Remove it, or leave out --waldir.",
@@ -93,7 +93,7 @@ fn check_link(path: &Path, root: Option<&Root>, directories: &Directories) -> Re
     let hint = "Create it, give another one with --waldir, or remove the link.";
     let Some(root) = root else {
         return Err(Error::refused(
-            format!("the link pg_wal leads to \"{}\", which is not there", path.display()),
+            format!("the link pg_wal leads to \"{}\", which does not exist", path.display()),
             hint,
         ));
     };
@@ -111,7 +111,7 @@ fn check_link(path: &Path, root: Option<&Root>, directories: &Directories) -> Re
                 "the link pg_wal leads to \"{}\", which belongs to another user than the data directory",
                 path.display()
             ),
-            "If WAL is to go there, say so with --waldir.",
+            "If WAL is to go there, give the directory with --waldir.",
         ));
     }
     Ok(())

@@ -148,7 +148,7 @@ impl Member<'_> {
         header
             .map_err(|error| {
                 let reason = error.detail().unwrap_or_else(|| error.to_string());
-                self.wrong(&format!("is no increment: {}", reason.trim_end_matches('.')))
+                self.wrong(&format!("is not an increment: {}", reason.trim_end_matches('.')))
             })?
             .map_err(Stop::Read)
     }
@@ -177,7 +177,7 @@ impl Member<'_> {
 
     fn park_or_keep(&self, file: Unfinished, output: Output) -> Result<Placed, Stop> {
         let Some(number) = self.found.number() else {
-            return Err(self.wrong("is an increment upon nothing"));
+            return Err(self.wrong("is an increment without a parent"));
         };
         if !file.is_complete() {
             output.park();

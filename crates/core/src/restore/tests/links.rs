@@ -106,18 +106,12 @@ async fn the_places_of_links_are_empty_and_apart() {
     std::fs::write(at(&repository, "full/x"), "of somebody").expect("written");
     symlink("/nowhere", at(&repository, "full/dangling")).expect("linked");
     for (maps, says) in [
-        (
-            &[("base", "full")][..],
-            "is not empty, and link \"base\" is to lead there",
-        ),
+        (&[("base", "full")][..], "the place of link \"base\", is not empty"),
         (&[("PG_VERSION", "full/x")], "exists already, and link \"PG_VERSION\""),
         (&[("PG_VERSION", "none/x")], "does not exist"),
-        (&[("base", "data/other")], "lie within each other"),
-        (&[("base", "one"), ("base/5", "one/five")], "lie within each other"),
-        (
-            &[("base", "one"), ("PG_VERSION", "one/version")],
-            "lie within each other",
-        ),
+        (&[("base", "data/other")], "overlap"),
+        (&[("base", "one"), ("base/5", "one/five")], "overlap"),
+        (&[("base", "one"), ("PG_VERSION", "one/version")], "overlap"),
         (&[("pg_xact", "one")], "followed no symbolic link \"pg_xact\""),
         (&[("pg_wal", "one")], "\"pg_wal\" cannot be made a link"),
     ] {
@@ -130,7 +124,7 @@ async fn the_places_of_links_are_empty_and_apart() {
         .expect_err("a link is there");
     options = linked(&repository, &[("base", "wal/base")]);
     options.wal_directory = Some(at(&repository, "wal"));
-    refused(&repository, options, "lie within each other").await;
+    refused(&repository, options, "overlap").await;
     assert!(
         !repository.target().exists() && !at(&repository, "one").exists(),
         "nothing was made"

@@ -65,10 +65,10 @@ async fn pg_wal_goes_where_it_is_wanted_and_stays_there() {
     let at = |name: &str| repository.place.path().canonicalize().expect("real").join(name);
     let link = repository.target().join("pg_wal");
     refused(&repository, waldir(Path::new("relative")), "is not an absolute path").await;
-    refused(&repository, waldir(&at("data/wal")), "lie within each other").await;
+    refused(&repository, waldir(&at("data/wal")), "overlap").await;
     std::fs::create_dir(at("full")).expect("created");
     std::fs::write(at("full/x"), "of somebody").expect("written");
-    refused(&repository, waldir(&at("full")), "is not empty, and WAL is to go there").await;
+    refused(&repository, waldir(&at("full")), "is not empty").await;
     std::fs::create_dir_all(&link).expect("created");
     refused(&repository, waldir(&at("wal")), "is there already").await;
     std::fs::remove_dir_all(repository.target()).expect("removed");

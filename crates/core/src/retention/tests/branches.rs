@@ -63,7 +63,10 @@ fn what_production_needs_stays_when_a_clone_deletes() {
     let refused = plan(&inventory, &request, &situation(2, 30))
         .expect_err("refused")
         .to_string();
-    assert!(refused.contains("is not this server's alone: timeline 1"), "{refused}");
+    assert!(
+        refused.contains("is also needed by another server: timeline 1"),
+        "{refused}"
+    );
     assert!(plan(&inventory, &Request::Everything { force: false }, &situation(2, 30)).is_err());
     // And gone with --force.
     let insisted = Situation {

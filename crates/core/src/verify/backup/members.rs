@@ -317,7 +317,10 @@ impl File<'_> {
         let header = match IncrementHeader::read_from(entry, size, "") {
             Ok(read) => read?,
             Err(error) => {
-                self.fails(format!("It is no increment: {}", error.detail().unwrap_or_default()));
+                self.fails(format!(
+                    "It is not an increment: {}",
+                    error.detail().unwrap_or_default()
+                ));
                 return Ok(size);
             }
         };

@@ -127,7 +127,7 @@ impl From<russh::Error> for Failure {
                 "The server and this client have no {kind:?} algorithm in common; the server has {}.",
                 theirs.join(", ")
             )),
-            russh::Error::Version => Failure::Server("What answers there is no SSH server.".to_owned()),
+            russh::Error::Version => Failure::Server("No SSH server answers there.".to_owned()),
             russh::Error::WrongServerSig => Failure::Config {
                 message: "the SFTP server could not prove that it owns its host key".to_owned(),
                 hint: "Somebody may be intercepting the connection; ask the server's administrator.".to_owned(),

@@ -223,7 +223,7 @@ impl Values {
     fn needed(&self, key: &str, purpose: &str) -> Result<String> {
         self.get(key).map(str::to_owned).ok_or_else(|| {
             let name = key.to_ascii_uppercase();
-            Error::config(format!("{name} is not set, which {purpose} needs"), CREDENTIALS_HINT)
+            Error::config(format!("{name} is not set, but {purpose} needs it"), CREDENTIALS_HINT)
         })
     }
 

@@ -96,7 +96,7 @@ async fn what_does_not_fit_is_refused() {
     )
     .await;
     world.write("pg_wal/00000003.history", b"2\t0/2000200\tx\n");
-    both(&world, "its timeline 1 is no ancestor of timeline 3").await;
+    both(&world, "its timeline 1 is not an ancestor of timeline 3").await;
     std::fs::remove_file(world.data().join("pg_wal/00000003.history")).expect("removed");
     let history = "1\t0/2000128\tx\n";
     world
@@ -118,7 +118,7 @@ async fn what_does_not_fit_is_refused() {
         .delete(&layout::backup_manifest(&root))
         .await
         .expect("removed");
-    both(&world, "it has no backup manifest, as no backup has that WAL-G took").await;
+    both(&world, "it has no backup manifest; WAL-G's backups have none").await;
     world
         .store
         .delete(&layout::tar(&root, "pg_control.tar.zst"))
