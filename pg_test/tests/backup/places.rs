@@ -312,7 +312,7 @@ fn a_configuration_below_etc_is_in_the_backup_and_comes_back_where_it_is_asked_f
     let said = output.stderr.clone();
     output.expect_success();
     assert!(
-        said.contains("lay outside of its data directory, and is not put back") && said.contains("--config-dir"),
+        said.contains("was outside of its data directory, and is not restored") && said.contains("--config-dir"),
         "{said}"
     );
     assert!(!target.join("postgresql.conf").exists());

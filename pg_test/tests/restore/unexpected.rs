@@ -140,7 +140,7 @@ fn the_end_of_the_archive_is_said_and_is_where_recovery_ends() {
     ] {
         let (target, plan) = site.backup_fetch("restored", "LATEST", &["--dry-run", kind, value]);
         assert!(plan.success() && !target.exists(), "{plan:?}");
-        let says = "is not in the archive, whose WAL ends at LSN";
+        let says = "is not in the archive: its WAL ends at LSN";
         assert!(
             plan.stdout.contains(says) && plan.stderr.contains(says),
             "{kind}: {plan:?}"
@@ -240,7 +240,7 @@ fn root_asks_for_places_that_only_the_repository_names() {
     let refused = run(&mut fetch());
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(
-        refused.stderr.contains("and only the repository says so") && refused.stderr.contains("--tablespace-map"),
+        refused.stderr.contains("which only the repository names") && refused.stderr.contains("--tablespace-map"),
         "{refused:?}"
     );
     assert!(!target.exists() && !space.exists());

@@ -137,9 +137,9 @@ async fn wal_of(store: &Store, backup: &BackupInfo, size: SegmentSize) -> Result
         return Err(Error::damaged(
             &backup.name,
             format!(
-                "Of the {} WAL segments that it needs {} are not in the archive, \"{first}\" being the first one.",
-                needed.len(),
-                missing.len()
+                "{} of the {} WAL segments that it needs are not in the archive; the first is \"{first}\".",
+                missing.len(),
+                needed.len()
             ),
         ));
     }

@@ -138,7 +138,7 @@ fn problem(inventory: &Inventory, backup: &BackupInfo, missing_link: Option<&Str
     let count: u64 = missing.iter().map(|range| range.count).sum();
     Some(match count {
         1 => format!("WAL segment \"{first}\", which it needs, is not in the archive."),
-        _ => format!("{count} WAL segments that it needs are not in the archive, \"{first}\" being the first one."),
+        _ => format!("{count} WAL segments that it needs are not in the archive; the first is \"{first}\"."),
     })
 }
 

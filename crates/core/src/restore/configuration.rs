@@ -51,8 +51,8 @@ pub fn notes_on_places(metadata: &ExtendedMetadata, is_written: bool) -> Vec<Str
             .map(|file| format!("\"{}\"", file.path.escape_debug()));
         let files = some_of(files.collect(), configuration.files.len() as u64).unwrap_or_default();
         notes.push(format!(
-            "The configuration of the server lay outside of its data directory, and is not put back: {files}. Use --config-dir \
-             DIR to have these files written there."
+            "The configuration of the server was outside of its data directory, and is not restored: {files}. Use \
+             --config-dir DIR to have these files written there."
         ));
     }
     notes
@@ -157,7 +157,7 @@ impl ConfigurationPlan {
             written.map_err(|error| Error::io("write", &full, error))?;
         }
         Ok(format!(
-            "wrote {} configuration files into \"{}\" as they lay below \"{}\"",
+            "wrote {} configuration files into \"{}\" with their paths below \"{}\"",
             self.files.len(),
             self.directory.display(),
             self.base.display()

@@ -102,8 +102,9 @@ pub(super) async fn look(
         ));
     } else if !contents.is_all {
         notes.push(format!(
-            "{} WAL segments would be replayed. That is more than is read beforehand, so whether restore points or \
-             transactions are in them, tablespaces are created or max_connections and the like are raised was not looked at.",
+            "{} WAL segments would be replayed. These are too many to read beforehand, so it is not known whether \
+             restore points or transactions are in them, whether tablespaces are created, or whether max_connections \
+             and the like are raised.",
             reach.segments()
         ));
     }
@@ -207,7 +208,7 @@ fn beyond(recovery: &RecoverySettings, reach: &Reach, contents: &Contents) -> St
         RecoveryMode::Standby => "The standby will wait for more.",
     };
     format!(
-        "{} is not in the archive, whose WAL ends at {}. {what}",
+        "{} is not in the archive: its WAL ends at {}. {what}",
         capitalised(&recovery.target.target.to_string()),
         end(reach, contents.last_time)
     )

@@ -94,7 +94,7 @@ fn broken(backups: &[BackupInfo], backup: &BackupInfo, history: Option<&Timeline
     for _ in 0..=backups.len() {
         let parent = &last.delta.as_ref()?.parent;
         last = match backups.iter().find(|backup| backup.name == *parent) {
-            None => return Some(format!("it is based on \"{parent}\", which is not there")),
+            None => return Some(format!("it is based on \"{parent}\", which is missing")),
             Some(parent) if parent.damaged.is_some() => {
                 return Some(format!("it is based on \"{}\", whose metadata is damaged", parent.name));
             }

@@ -54,7 +54,7 @@ impl RestorePlan {
         };
         let would = would.join(", ");
         Err(Error::refused(
-            format!("{would}{more}, and only the repository says so"),
+            format!("{would}{more}, which only the repository names"),
             hint,
         ))
     }

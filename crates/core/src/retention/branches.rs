@@ -31,10 +31,7 @@ fn anchor(inventory: &Inventory, branch: &Branch) -> Option<usize> {
 
 fn why(branch: &Branch) -> String {
     let writer = branch.writer.as_deref().unwrap_or("another server");
-    format!(
-        "timeline {}, which {writer} has written beside this one, needs it",
-        branch.timeline
-    )
+    format!("timeline {}, written by {writer}, needs it", branch.timeline)
 }
 
 /// The backups that branches need which are not older than the `line` that a rule has drawn, by index in the inventory, and why.

@@ -72,11 +72,20 @@ pub(super) fn plan(inventory: &Inventory, situation: &Situation, force: bool) ->
 fn refuse(inventory: &Inventory, situation: &Situation) -> Result<()> {
     let permanent = inventory.backups.iter().filter(|backup| backup.metadata.is_permanent);
     let permanent: Vec<&str> = permanent.map(|backup| backup.name.as_str()).collect();
-    if let Some(first) = permanent.first() {
-        return Err(Error::refused(
-            format!("{} permanent backups exist, \"{first}\" among them", permanent.len()),
-            "Mark them as impermanent, or add FORCE to delete them too.",
-        ));
+    match permanent.as_slice() {
+        [] => {}
+        [only] => {
+            return Err(Error::refused(
+                format!("1 backup is permanent: \"{only}\""),
+                "Mark it as impermanent, or add FORCE to delete it too.",
+            ));
+        }
+        [first, ..] => {
+            return Err(Error::refused(
+                format!("{} backups are permanent, \"{first}\" among them", permanent.len()),
+                "Mark them as impermanent, or add FORCE to delete them too.",
+            ));
+        }
     }
     let running = inventory.unfinished.iter().find(|folder| situation.is_running(folder));
     match running {

@@ -103,7 +103,7 @@ impl<C: PartialEq + Send + Sync + 'static> Renewing<C> {
             }
             // A token's file that is half written can be read, but gives no token.
             (Err(error), Some((last, from))) if !Arc::ptr_eq(from, &made) => {
-                tracing::warn!(%error, "could not get credentials from {}; the old ones are used on", made.origin);
+                tracing::warn!(%error, "could not read credentials from {} again; the old ones remain in use", made.origin);
                 Ok((Arc::clone(last), state.number))
             }
             (Err(error), _) => Err(error),

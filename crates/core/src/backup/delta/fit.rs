@@ -52,7 +52,7 @@ pub(super) async fn check(
     match metadata.system_identifier {
         Some(there) if there == here => {}
         Some(there) => {
-            let why = format!("it is of the cluster with system identifier {there}, not {here}");
+            let why = format!("it belongs to system identifier {there}, not {here}");
             return unfit(why, OTHER);
         }
         None => return unfit("its cluster is not known", FULL),
@@ -135,7 +135,7 @@ async fn on_our_way(
     }
     match history.ancestors.iter().find(|(timeline, _)| *timeline == there) {
         Some((_, switch)) => unfit(
-            format!("it ends at {finish}, and timeline {here} has left its timeline {there} before, at {switch}"),
+            format!("it ends at {finish}, after timeline {here} had left its timeline {there} at {switch}"),
             FULL,
         ),
         None => unfit(

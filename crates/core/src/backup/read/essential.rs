@@ -111,8 +111,8 @@ const HINT: &str = "A backup without it could not be restored, so none was taken
 
 /// A move away and back again leaves the catalog as it was.
 const DATABASE_HINT: &str = "A backup without it could not be restored, so none was taken. If the database was moved \
-                             to another tablespace and back meanwhile, take another backup. Otherwise find out what \
-                             became of that file, and whether the database still works.";
+                             to another tablespace and back during the backup, take another backup. Otherwise find \
+                             out what became of that file, and whether the database still works.";
 
 fn missing_in(data_dir: &Path, what: &str, hint: &str) -> Error {
     Error::server(

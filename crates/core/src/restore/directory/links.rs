@@ -313,8 +313,9 @@ pub(crate) fn refused_by_delta(link: &Path, target: Option<&Path>) -> Error {
             "\"{}\" is a symbolic link{target}, and --delta does not restore through it",
             link.display()
         ),
-        "To have a link again, add --link OLD=NEW, with the link's path in the data directory and a place that is empty or absent. Or \
-         remove the link: then it becomes a directory or file here. Either way, what it leads to now is left alone.",
+        "To have a link again, add --link OLD=NEW, with the link's path in the data directory and a place that is \
+         empty or absent. Or remove the link: a directory or file takes its place. Either way, what it leads to now \
+         is left alone.",
     )
 }
 

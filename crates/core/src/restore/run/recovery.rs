@@ -57,8 +57,8 @@ pub(crate) fn write(
     let is_stale = !further.contains(&IGNORE_INVALID_PAGES) && old.split(is_newline).any(ignores_invalid_pages);
     if is_stale {
         tracing::warn!(
-            "{IGNORE_INVALID_PAGES_NAME} was set in the backup's {AUTO_CONF}; it was taken away, as recovery would go over \
-             damaged pages"
+            "{IGNORE_INVALID_PAGES_NAME} was set in the backup's {AUTO_CONF}; it was removed, because recovery would \
+             pass over damaged pages"
         );
     }
     if settings.is_empty() && !is_stale {

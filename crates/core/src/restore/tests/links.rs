@@ -202,7 +202,12 @@ async fn a_delta_restore_makes_links_anew() {
         };
         if was_link {
             let error = repository.restore_with(delta_to("behind")).await.expect_err("in use");
-            assert!(error.to_string().contains("behind\" is not empty"), "{error}");
+            assert!(
+                error
+                    .to_string()
+                    .contains("behind\", the place of link \"base/5\", is not empty"),
+                "{error}"
+            );
             assert!(behind.join("2").exists());
         }
         repository.restore_with(delta_to("new")).await.expect("restored");

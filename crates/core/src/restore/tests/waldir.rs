@@ -70,7 +70,7 @@ async fn pg_wal_goes_where_it_is_wanted_and_stays_there() {
     std::fs::write(at("full/x"), "of somebody").expect("written");
     refused(&repository, waldir(&at("full")), "is not empty").await;
     std::fs::create_dir_all(&link).expect("created");
-    refused(&repository, waldir(&at("wal")), "is there already").await;
+    refused(&repository, waldir(&at("wal")), "is not a link to the WAL directory").await;
     std::fs::remove_dir_all(repository.target()).expect("removed");
 
     let planned = plan(&repository.store, BACKUP, &repository.target(), waldir(&at("wal"))).await;
@@ -108,7 +108,7 @@ async fn pg_wal_goes_where_it_is_wanted_and_stays_there() {
     assert_eq!(std::fs::read_link(&link).expect("a link"), at("other"));
     assert!(at("wal/of somebody").exists() && at("other").is_dir());
     std::fs::remove_dir(at("other")).expect("removed");
-    refused(&repository, delta(), "which is not there").await;
+    refused(&repository, delta(), "which does not exist").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -162,7 +162,11 @@ pub(super) fn read_tar(context: &Context, tar: &Tar, mut reader: RangeReader) ->
     match damaged {
         Some(reason) => findings.add("tar", VerifyStatus::Failure, tar.key.clone(), reason),
         None => {
-            let detail = format!("It was read to its end: {files} files, {bytes} bytes.");
+            let files = match files {
+                1 => "1 file".to_owned(),
+                files => format!("{files} files"),
+            };
+            let detail = format!("It was read to its end: {files}, {bytes} bytes.");
             findings.add("tar", VerifyStatus::Ok, tar.key.clone(), detail);
         }
     }

@@ -114,14 +114,18 @@ fn look_at_wal(inventory: &Inventory, backup: &BackupInfo, findings: &mut Findin
     };
     let missing = inventory.missing(backup);
     for range in &missing {
-        let detail = format!(
-            "{} segments from here to {} are missing: the backup cannot be made consistent.",
-            range.count, range.last
-        );
+        let missing = match range.count {
+            1 => "This segment is missing".to_owned(),
+            count => format!("{count} segments from here to {} are missing", range.last),
+        };
+        let detail = format!("{missing}: the backup cannot be made consistent.");
         findings.add("wal", VerifyStatus::Failure, range.first.to_string(), detail);
     }
     if missing.is_empty() {
-        let detail = format!("{} segments to {} are there.", needed.count, needed.last);
+        let detail = match needed.count {
+            1 => "The only segment that the backup needs is there.".to_owned(),
+            count => format!("{count} segments to {} are there.", needed.last),
+        };
         findings.add("wal", VerifyStatus::Ok, needed.first.to_string(), detail);
     }
 }

@@ -121,7 +121,7 @@ impl Settings {
             Some(_) => {
                 return Err(Error::config(
                     "storage option \"allow_http\" is neither true nor false",
-                    "",
+                    "Write allow_http=true or allow_http=false.",
                 ));
             }
         };
@@ -364,6 +364,16 @@ mod tests {
         ));
         assert_eq!(settings.interface, "public");
         assert!(!format!("{settings:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn what_is_neither_true_nor_false_is_refused_with_a_hint() {
+        let error = gather("allow_http=yes", &KEYSTONE).expect_err("refused");
+        assert!(error.to_string().contains("allow_http"), "{error}");
+        assert!(
+            error.hint().is_some_and(|hint| hint.contains("allow_http=true")),
+            "{error:?}"
+        );
     }
 
     #[test]

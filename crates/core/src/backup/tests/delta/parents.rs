@@ -92,7 +92,7 @@ async fn what_does_not_fit_is_refused() {
     world.write("pg_wal/00000003.history", b"1\t0/2000100\tx\n2\t0/2000200\tx\n");
     both(
         &world,
-        "it ends at 0/2000128, and timeline 3 has left its timeline 1 before, at 0/2000100",
+        "it ends at 0/2000128, after timeline 3 had left its timeline 1 at 0/2000100",
     )
     .await;
     world.write("pg_wal/00000003.history", b"2\t0/2000200\tx\n");

@@ -9,7 +9,7 @@ async fn a_broken_chain_is_refused() {
         (
             2,
             vec![("DeltaFrom", serde_json::Value::Null)],
-            "does not tell the parent",
+            "does not name the parent",
         ),
         (
             1,
