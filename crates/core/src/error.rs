@@ -45,7 +45,7 @@ pub enum Error {
         /// What it is.
         message: String,
     },
-    /// An object of other content lies under the name.
+    /// An object of other content is under the name.
     #[error("\"{object}\" is already in the repository, with other content than \"{local}\"")]
     Conflict {
         /// The object's URL.
@@ -254,7 +254,7 @@ impl Error {
         matches!(self, Error::Damaged { .. } | Error::Encrypted { .. })
     }
 
-    /// Could the archive not be asked at all (as opposed to: it was asked, and the answer is bad)?
+    /// Could the archive not be asked at all? A bad answer is an answer.
     pub fn is_unreachable(&self) -> bool {
         match self {
             Error::Storage(error) => error.is_unreachable(),
@@ -331,12 +331,13 @@ impl Error {
                 "The file was left in place. Check whether it was copied into pg_wal from another cluster."
             }
             Error::Damaged { reason, .. } if reason.contains(MAY_BE_ENCRYPTED) => {
-                "If WAL-G encrypted it, read it with WAL-G and the key, as walarchive cannot decrypt yet. Else look for another \
-                 copy of the object, or restore from another backup."
+                "If WAL-G encrypted it, read it with WAL-G and the key, because walarchive cannot decrypt yet. \
+                 Otherwise look for another copy of the object, or restore from another backup."
             }
             Error::Damaged { object, .. } if object.contains(WAL_OBJECT) => {
-                "Recovery cannot go beyond it. If a server still has the file in pg_wal, move the object away and archive the file \
-                 by walarchive wal-push; else restore up to a target before it, or take another backup."
+                "Recovery cannot go beyond it. If a server still has the file in pg_wal, move the object away and \
+                 archive the file by walarchive wal-push; otherwise restore up to a target before it, or take another \
+                 backup."
             }
             Error::Damaged { .. } => {
                 "What the repository holds under this name cannot be used. Look for another copy of the object, or \
@@ -369,8 +370,8 @@ fn without_repository(target: &str) -> String {
         _ => "directory",
     };
     format!(
-        "The {kind} is there. Correct walarchive.storage if the repository has another prefix; else the first server that \
-         archives makes it."
+        "The {kind} is there. Correct walarchive.storage if the repository has another prefix; otherwise the first \
+         server that archives creates it."
     )
 }
 

@@ -46,7 +46,7 @@ enum Line {
 }
 
 impl ServerConfig {
-    /// Read `postgresql.conf` and then `postgresql.auto.conf`, where a later line wins. Where `postgresql.conf` lies
+    /// Read `postgresql.conf` and then `postgresql.auto.conf`, where a later line wins. Where `postgresql.conf` is
     /// elsewhere (as on Debian), the command line of the last start tells where, or the cluster among those of Debian's tools
     /// that has this data directory. Files that do not exist are no error.
     pub fn read(data_dir: &Path) -> Result<Self> {

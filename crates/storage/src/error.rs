@@ -123,7 +123,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// Something to be removed lies behind a symbolic link.
+    /// Something to be removed is behind a symbolic link.
     #[error("\"{object}\" was not removed, because \"{link}\" is a symbolic link")]
     BehindLink {
         /// The object's URL.
@@ -212,7 +212,7 @@ impl Error {
         )
     }
 
-    /// Could the store not be asked at all (as opposed to: it was asked, and the answer is bad)?
+    /// Could the store not be asked at all? A bad answer is an answer.
     pub fn is_unreachable(&self) -> bool {
         matches!(
             self,

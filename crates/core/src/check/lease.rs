@@ -54,8 +54,8 @@ async fn holder(store: &Store, writer: Option<&Writer>) -> Result<Check> {
             true => Check::warning(
                 name,
                 detail,
-                "It was damaged, or put there by something else. The server that is to write takes the lease once nobody renews \
-                 it, or at once by SELECT walarchive_take_over().",
+                "It was damaged, or put there by something else. The server that is to write takes the lease once no \
+                 server renews it, or at once by SELECT walarchive_take_over().",
             ),
             false => Check::ok(name, detail),
         });
@@ -72,8 +72,8 @@ async fn holder(store: &Store, writer: Option<&Writer>) -> Result<Check> {
         _ => Check::warning(
             name,
             format!("this server, on \"{own}\", does not write: {detail}"),
-            "If it is a clone, set archive_mode = off or give it a walarchive.storage of its own. It writes once the other server \
-             renews the lease no more, or after SELECT walarchive_take_over().",
+            "If it is a clone, set archive_mode = off or give it a walarchive.storage of its own. It writes once the \
+             other server no longer renews the lease, or after SELECT walarchive_take_over().",
         ),
     })
 }

@@ -1,4 +1,4 @@
-//! What lies in the store: whose it is, and whether the newest backup can be restored.
+//! What is in the store: whose it is, and whether the newest backup can be restored.
 
 use std::ops::ControlFlow;
 
@@ -128,7 +128,7 @@ pub(super) async fn newest_backup(store: &Store) -> Check {
 /// Returns how many segments the backup needs.
 async fn wal_of(store: &Store, backup: &BackupInfo, size: SegmentSize) -> Result<usize> {
     let Some(timeline) = backup.timeline else {
-        return Err(Error::damaged(&backup.name, "Its name does not tell its timeline."));
+        return Err(Error::damaged(&backup.name, "Its name has no timeline."));
     };
     let metadata = &backup.metadata;
     let needed = Segment::range(timeline, metadata.start_lsn, metadata.finish_lsn, size);

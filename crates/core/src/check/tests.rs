@@ -178,7 +178,7 @@ async fn segments_of_another_size_are_not_taken_for_missing() {
         assert!(
             checks[11]
                 .detail
-                .contains("ends at LSN 0/400000, though the WAL goes on to LSN 0/600000"),
+                .contains("ends at LSN 0/400000, though the WAL continues to LSN 0/600000"),
             "{checks:?}"
         );
     }

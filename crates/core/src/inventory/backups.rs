@@ -179,7 +179,7 @@ async fn list_sentinels(store: &Store) -> Result<Vec<(String, Listed)>> {
         .collect())
 }
 
-/// None if the backup was deleted meanwhile.
+/// None if the backup was deleted in the meantime.
 async fn describe(store: &Store, name: &str, written: DateTime<Utc>) -> Result<Option<BackupInfo>> {
     let mut info = BackupInfo::new(name, written);
     match read_metadata(store, name, info.delta.is_some()).await {

@@ -133,9 +133,9 @@ pub(super) fn announce(url: &str, holder: &Holder, how: How, before: Option<&Lea
     } = holder;
     match before {
         Some(before) if how == How::Stale => tracing::warn!(
-            "took the lease of repository \"{url}\" as epoch {epoch} on timeline {timeline}: {why}. {} archives nothing any more, \
-             also when it comes back. If it is to go on instead of this server, set archive_mode = off here, or stop this server, \
-             and run \"SELECT walarchive_take_over()\" there",
+            "took the lease of repository \"{url}\" as epoch {epoch} on timeline {timeline}: {why}. {} no longer \
+             archives, even if it comes back. If it is to go on instead of this server, set archive_mode = off here, \
+             or stop this server, and run \"SELECT walarchive_take_over()\" there",
             before.name()
         ),
         Some(before) => tracing::info!(
@@ -183,8 +183,8 @@ pub fn outlook(then: Option<(&Lease, &Moment)>, now: Option<(&Lease, &Moment)>, 
         _ => format!("renewed its lease here {} s ago, by its clock", ago.max(0)),
     };
     format!(
-        "the server {name} {life}; this copy will not archive while it lives, and takes its place when it has not renewed the lease \
-         for {}, be it for a failure of its network; use --archive-off for a clone, or --take-over to replace it",
+        "the server {name} {life}; this copy will not archive while it lives, and takes its place when it has not \
+         renewed the lease for {}, for whatever reason; use --archive-off for a clone, or --take-over to replace it",
         seconds(lease.interval() * super::STALE)
     )
 }

@@ -130,7 +130,7 @@ mod tests {
             "{first}"
         );
         assert!(
-            second.starts_with("Tablespace 2 is created") && second.contains("create it, empty"),
+            second.starts_with("The WAL to be replayed creates tablespace 2. ") && second.contains("create it, empty"),
             "{second}"
         );
         assert!(

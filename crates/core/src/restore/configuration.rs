@@ -1,4 +1,4 @@
-//! The configuration files that lay outside of the data directory, and what else a user should know of where things were.
+//! The configuration files that were outside of the data directory, and what else a user should know of where things were.
 
 use std::ffi::OsStr;
 use std::fs::{File, Permissions};
@@ -79,7 +79,7 @@ pub struct ConfigurationPlan {
 
 impl ConfigurationPlan {
     /// Read the configuration of a backup, and see that nothing is in the way in `directory`. None if the backup has none of its
-    /// own, as it all lay in the data directory.
+    /// own, as it all was in the data directory.
     pub async fn read(
         store: &Store,
         backup: &str,
@@ -187,7 +187,7 @@ impl std::fmt::Display for ConfigurationPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "configuration: {} files that lay below \"{}\" go into \"{}\"",
+            "configuration: {} files that were below \"{}\" go into \"{}\"",
             self.files.len(),
             self.base.display(),
             self.directory.display()

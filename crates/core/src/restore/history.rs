@@ -1,4 +1,4 @@
-//! Timeline history files: which backups lie on the way to a timeline.
+//! Timeline history files: which backups are on the way to a timeline.
 
 use super::TargetTimeline;
 use crate::codec::Format;

@@ -45,7 +45,7 @@ enum Found {
     Unknown,
 }
 
-/// Look at the WAL from a backup on. Refuses a target that lies beyond a hole, unless `allow_gap`. None if nothing is known of it.
+/// Look at the WAL from a backup on. Refuses a target that is beyond a hole, unless `allow_gap`. None if nothing is known of it.
 pub(super) async fn look(
     store: &Store,
     link: &Link,
@@ -166,7 +166,7 @@ fn missing(hole: &Hole) -> String {
         count => format!("{count} WAL segments, {first} to {last}, are"),
     };
     format!(
-        "{what} not in the archive, which goes on to LSN {} on timeline {}.",
+        "{what} not in the archive, which continues to LSN {} on timeline {}.",
         hole.beyond, hole.timeline
     )
 }

@@ -47,7 +47,7 @@ pub struct Spared {
 /// What was done.
 #[derive(Debug, Default)]
 pub struct Applied {
-    /// For each action of the plan. An upload that has become an object meanwhile, or to which something was added, stays
+    /// For each action of the plan. An upload that has become an object in the meantime, or to which something was added, stays
     /// without a word.
     pub deleted: Vec<bool>,
     /// Backups that stay against the plan. All WAL stays with them: which of it they need another plan has to say.
@@ -224,7 +224,7 @@ async fn delete_backup(
     for batch in keys.chunks(BATCH) {
         store.delete_many(batch, |_| {}).await?;
     }
-    // Once more: somebody who was marking the backup may have written it anew.
+    // Once more: somebody who was marking the backup may have written it again.
     store.delete(&sentinel).await?;
     store.delete(&layout::metadata(name)).await?;
     store.delete(&marker).await?;
@@ -268,7 +268,7 @@ async fn objection(
     }
     match read_sentinel(store, name).await {
         Ok(found) if planned != Some(found.start_lsn) => Ok(Some("it is not the one that was planned".to_owned())),
-        Err(Error::Damaged { .. }) if planned.is_some() => Ok(Some("it cannot be read any more".to_owned())),
+        Err(Error::Damaged { .. }) if planned.is_some() => Ok(Some("it can no longer be read".to_owned())),
         Ok(_) | Err(Error::Damaged { .. } | Error::NoBackup { .. }) => Ok(None),
         Err(error) => Err(error),
     }

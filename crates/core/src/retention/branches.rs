@@ -60,7 +60,7 @@ pub(super) fn refuse(inventory: &Inventory, situation: &Situation, doomed: &[usi
                 "backup \"{}\" is also needed by another server: {why}",
                 inventory.backups[*index].name
             ),
-            "If that branch is of no use any more, delete it by \"walarchive delete\" with --force.",
+            "If that branch is no longer needed, delete it by \"walarchive delete\" with --force.",
         )),
     }
 }

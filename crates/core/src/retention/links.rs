@@ -1,5 +1,5 @@
-//! Symbolic links in a repository that is a directory. Listings follow them, so that a folder may lie on another file system;
-//! deletion does not: what lies behind one may be anything that the server's user may remove.
+//! Symbolic links in a repository that is a directory. Listings follow them, so that a folder may be on another file system;
+//! deletion does not: what is behind one may be anything that the server's user may remove.
 
 use super::plan::{Action, DeletionPlan, Kept, Object};
 use crate::layout;
@@ -7,7 +7,7 @@ use crate::layout;
 /// Links that are named one by one.
 const NAMED: usize = 20;
 
-/// Take out of the plan what lies behind these links or has one in it, and name the links. Where a backup stays for that, all
+/// Take out of the plan what is behind these links or has one in it, and name the links. Where a backup stays for that, all
 /// WAL stays with it.
 pub(super) fn leave(plan: &mut DeletionPlan, links: &[String]) {
     if links.is_empty() {

@@ -115,7 +115,7 @@ fn edit(store: &Store, key: &str, field: &str, content: &[u8], permanent: bool) 
     read.map_err(|error| damaged(error.to_string()))?;
     let end = content.iter().rposition(|byte| !byte.is_ascii_whitespace());
     let object = end.filter(|end| content[*end] == b'}');
-    let end = object.ok_or_else(|| damaged("it is no JSON object".to_owned()))?;
+    let end = object.ok_or_else(|| damaged("it is not a JSON object".to_owned()))?;
     let found = value_of(content, field);
     let is_set = found
         .as_ref()

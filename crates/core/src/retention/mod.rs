@@ -26,7 +26,7 @@
 //! - No backup stays: no WAL goes, unless everything does.
 //! - Garbage has the uploads, too, that were never completed: those to which nothing was added for a day, by the clock of the
 //!   store, unless they are in the folder of a backup that may be being taken.
-//! - In a repository that is a directory, symbolic links stay, and so does all that lies behind one.
+//! - In a repository that is a directory, symbolic links stay, and so does all that is behind one.
 
 mod apply;
 mod branches;

@@ -12,7 +12,7 @@ use crate::restore::RestoreTarget;
 /// Which backups a count counts, and whether a delta may be where the line is drawn.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// All backups; a delta at the line is an error, since its parents lie beyond it.
+    /// All backups; a delta at the line is an error, since its parents are beyond it.
     #[default]
     Any,
     /// `FULL`: full backups, each of which keeps its deltas.

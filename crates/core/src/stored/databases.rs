@@ -14,7 +14,7 @@ use walarchive_storage::Store;
 /// `FirstNormalObjectId`: databases below are the server's own, such as the templates and "postgres".
 const FIRST_OF_USERS: u32 = 16_384;
 
-/// The server's own, which may have been made anew with OIDs like those of users.
+/// The server's own, which may have been made again with OIDs like those of users.
 const OF_SERVER: [&str; 3] = ["postgres", "template0", "template1"];
 
 /// More databases than any cluster has.
@@ -89,7 +89,7 @@ fn oid_of(text: &str) -> Option<u32> {
     text.parse().ok().filter(|oid| *oid > 0)
 }
 
-/// The OID of the database in whose directory the file lies, and the name of the file there.
+/// The OID of the database in whose directory the file is, and the name of the file there.
 pub(crate) fn database_of(path: &[u8]) -> Option<(u32, &[u8])> {
     let components: Vec<&[u8]> = path.split(|byte| *byte == b'/').take(6).collect();
     let (oid, name) = match components[..] {
@@ -111,7 +111,7 @@ impl Names {
         }
         if self.0.is_empty() {
             return Err(Error::refused(
-                format!("backup \"{backup}\" does not tell the names of its databases, so \"{name}\" cannot be found"),
+                format!("backup \"{backup}\" does not have the names of its databases, so \"{name}\" cannot be found"),
                 "Give its OID: SELECT oid, datname FROM pg_database.",
             ));
         }
@@ -128,7 +128,8 @@ impl Names {
         Err(Error::refused(
             format!("backup \"{backup}\" knows no database \"{name}\""),
             format!(
-                "When it started there were {told}{more}. A database that was created or renamed later can be given by its OID."
+                "When it started, there were {told}{more}. A database that was created or renamed later can be given \
+                 by its OID."
             ),
         ))
     }

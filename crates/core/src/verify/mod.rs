@@ -59,7 +59,7 @@ impl fmt::Display for VerifyStatus {
 }
 
 /// How often `integrity` and `timeline` are looked at before a failure is believed, each time with everything looked at
-/// anew: meanwhile a retention may have removed old WAL, or the server may have been promoted.
+/// again: in the meantime a retention may have removed old WAL, or the server may have been promoted.
 pub const LOOKS: usize = 2;
 
 /// The answers of `integrity` and `timeline`, in the shape of `wal-g wal-verify --json`.

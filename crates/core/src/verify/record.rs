@@ -252,7 +252,7 @@ mod tests {
         };
         let expected = [Some(100), None, Some(100), Some(200), Some(200), None];
         assert_eq!(claimed(&second, &all), expected);
-        // Written anew after the verification, by the store's clock, and not between.
+        // Written again after the verification, by the store's clock, and not between.
         let mut rewritten = all.clone();
         rewritten.wal[0].written = time(61);
         rewritten.wal[3].written = time(61);

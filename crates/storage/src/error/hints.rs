@@ -113,7 +113,7 @@ const KINDS: [(&[&str], &str); 22] = [
     ),
     (
         &["quotaexceeded", "quota", "413 ", "507 "],
-        "The store gives no more room. Raise its quota, or delete old backups.",
+        "The store has no more room. Raise its quota, or delete old backups.",
     ),
     (
         &["invalid_grant", "reasonable timeframe"],
@@ -133,8 +133,8 @@ const KINDS: [(&[&str], &str); 22] = [
             "incompletemessage",
             "unexpected eof",
         ],
-        "If this persists, check that the store is up, and look for what breaks connections between this machine and the store: \
-         a firewall, a load balancer, a proxy.",
+        "If this persists, check that the store is up, and find out what breaks connections between this machine and \
+         the store: a firewall, a load balancer, a proxy.",
     ),
 ];
 

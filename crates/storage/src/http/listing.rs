@@ -31,7 +31,7 @@ pub(super) enum NoPage {
     Empty,
     #[error("the answer is not a list of objects: {0}")]
     Other(String),
-    #[error("the answer does not tell what was deleted: {0}")]
+    #[error("the answer does not say what was deleted: {0}")]
     NotDeleted(String),
     #[error("the list of objects leads to itself, and would never end")]
     Circle,

@@ -143,7 +143,7 @@ fn chain(error: &dyn Error) -> String {
     }
 }
 
-/// The body as it lies in memory.
+/// The body as it is in memory.
 async fn pieces(body: HttpRequestBody) -> Result<Vec<Bytes>, HttpError> {
     let (mut body, mut pieces) = (pin!(body), Vec::new());
     while !body.is_end_stream()

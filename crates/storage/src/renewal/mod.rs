@@ -1,7 +1,7 @@
 //! Credentials and certificates that change while the work runs, and denials that pass.
 //!
 //! Files are looked at once a second while requests are made ([`Watch`]), and read again when they have changed and after
-//! every denial. What was read last serves as long as the new files cannot be used. Every request is signed anew for each
+//! every denial. What was read last serves as long as the new files cannot be used. Every request is signed again for each
 //! attempt (by the client of `connector`), since object_store signs once and then repeats what it has signed.
 
 mod connector;

@@ -1,4 +1,4 @@
-//! Upon which backup a delta is taken.
+//! Which backup a delta is based on.
 
 use super::fit::Unfit;
 use super::load::load;

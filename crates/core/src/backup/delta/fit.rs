@@ -161,7 +161,7 @@ async fn history(store: &Store, request: &BackupRequest) -> Result<Option<Timeli
     Ok(text.and_then(|text| TimelineHistory::parse(timeline, &text)))
 }
 
-/// `pg_checksums --enable` writes pages anew and leaves their LSNs as they were.
+/// `pg_checksums --enable` writes pages again and leaves their LSNs as they were.
 async fn same_pages(store: &Store, request: &BackupRequest, parent: &str) -> Result<Result<(), Unfit>> {
     let data_dir = request.data_dir.clone();
     let here = crate::blocking::blocking(move || ControlFile::read(&data_dir)).await?;

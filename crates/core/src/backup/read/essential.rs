@@ -82,7 +82,7 @@ impl Essential {
     }
 
     /// Those that still have a file in a directory. By then one that was being created has its `PG_VERSION`, though the walk has
-    /// not seen it; the WAL makes it anew.
+    /// not seen it; the WAL makes it again.
     fn there_now(&self, data_dir: &Path) -> BTreeSet<u32> {
         let is_there = |(directories, has_version): &(BTreeSet<PathBuf>, bool)| {
             let has_file = |directory: &PathBuf| {

@@ -7,7 +7,7 @@ use super::*;
 use crate::error::Error;
 use crate::formats::{ExtendedMetadata, SENTINEL_LIMIT};
 
-/// Move what lies there to another disk, so to say, and leave a link.
+/// Move what is there to another disk, so to say, and leave a link.
 fn move_away(cluster: &Cluster, path: &str) -> std::path::PathBuf {
     let disk = cluster.dir.path().join("disk2").join(path.replace('/', "-"));
     std::fs::create_dir_all(disk.parent().expect("a parent")).expect("made");
@@ -194,7 +194,7 @@ async fn without_what_a_server_needs_there_is_no_backup() {
 #[tokio::test(flavor = "multi_thread")]
 async fn databases_that_come_and_go_are_no_reason() {
     let cluster = plain();
-    // An orphan of a server that was killed while it created a database, and one that somebody drops meanwhile.
+    // An orphan of a server that was killed while it created a database, and one that somebody drops in the meantime.
     cluster.write("base/16500/1259", 10);
     cluster.write("base/16501/1259", 10);
     let repository = tempfile::tempdir().expect("a directory");

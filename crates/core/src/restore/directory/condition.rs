@@ -163,7 +163,7 @@ pub(crate) fn check_tablespaces(
                     ),
                     None => format!("directory \"{}\" is not empty", location.display()),
                 },
-                "Empty it if nothing uses it any more, or restore to another place with --tablespace-map OLD=NEW.",
+                "Empty it if nothing uses it, or restore to another place with --tablespace-map OLD=NEW.",
             ));
         }
     }

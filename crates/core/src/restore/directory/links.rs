@@ -1,4 +1,4 @@
-//! `--link OLD=NEW`: what lay behind a symbolic link of the original lies behind one again, where the user wants it.
+//! `--link OLD=NEW`: what was behind a symbolic link of the original is behind one again, where the user wants it.
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -52,7 +52,7 @@ impl LinkMap {
         self.each.is_empty()
     }
 
-    /// Find the links among those that the backup followed; those that lie behind others come later.
+    /// Find the links among those that the backup followed; those that are behind others come later.
     pub(crate) fn resolve(&self, followed: &[FollowedLink]) -> Result<Vec<MappedLink>> {
         let mut links: Vec<MappedLink> = Vec::new();
         for (old, location) in &self.each {
@@ -123,7 +123,7 @@ fn check_place(path: &str) -> Result<()> {
     match MemberPath::parse(path.as_bytes()) {
         _ if path == "pg_wal" => Err(refused("Use --waldir.")),
         _ if in_tablespace => Err(refused("Tablespaces go elsewhere with --tablespace-map.")),
-        // A restore treats them in a way of its own, and servers write them anew.
+        // A restore treats them in a way of its own, and servers write them again.
         Ok(_) if is_always_new(path.as_bytes()) => Err(refused("It is restored as a file only.")),
         Ok(parsed) if parsed.joined() == path.as_bytes() && places::is_of_server(Path::new(path)) => Ok(()),
         _ => Err(refused("The server does not keep its own data there.")),
@@ -256,7 +256,7 @@ impl MappedLink {
                 true => format!("directory \"{place}\", the place of link \"{path}\", is not empty"),
                 false => format!("\"{place}\" exists already, and link \"{path}\" is to lead there"),
             },
-            "Empty or remove it if nothing uses it any more, or give another place with --link OLD=NEW.",
+            "Empty or remove it if nothing uses it, or give another place with --link OLD=NEW.",
         ))
     }
 }

@@ -107,7 +107,7 @@ pub(crate) fn of_spec(spec: &TablespaceSpec, object: &str) -> Result<Vec<(String
             let location = spec
                 .locations
                 .get(oid)
-                .ok_or_else(|| Error::damaged(object, format!("It does not tell where tablespace \"{oid}\" was.")))?;
+                .ok_or_else(|| Error::damaged(object, format!("It does not say where tablespace \"{oid}\" was.")))?;
             Ok((oid.clone(), location.loc.clone()))
         })
         .collect()

@@ -1,4 +1,4 @@
-//! The directories of a restore must lie apart, and have nothing in them that somebody may want.
+//! The directories of a restore must be apart, and have nothing in them that somebody may want.
 
 use std::path::{Path, PathBuf};
 
@@ -46,7 +46,7 @@ pub(crate) fn check_directories(target: &Path, tablespaces: &[Tablespace], must_
             check_empty(
                 &settled,
                 None,
-                "Empty it if nothing uses it any more, or restore to another place with --tablespace-map OLD=NEW.",
+                "Empty it if nothing uses it, or restore to another place with --tablespace-map OLD=NEW.",
             )?;
         }
         taken.push(settled);

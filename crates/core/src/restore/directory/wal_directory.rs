@@ -62,7 +62,7 @@ pub(crate) fn find(
         if !may_be_full && !is_bare(root, None)? {
             return Err(Error::refused(
                 format!("WAL directory \"{}\" is not empty", path.display()),
-                "Empty it if nothing uses it any more, or give another one with --waldir.",
+                "Empty it if nothing uses it, or give another one with --waldir.",
             ));
         }
     }
@@ -117,7 +117,7 @@ fn check_link(path: &Path, root: Option<&Root>, directories: &Directories) -> Re
     Ok(())
 }
 
-/// Is it something that a server keeps in `pg_wal`, to be removed with the rest? What else lies there is left alone.
+/// Is it something that a server keeps in `pg_wal`, to be removed with the rest? What else is there is left alone.
 pub(crate) fn is_of_server(name: &OsStr, is_directory: bool) -> bool {
     let Some(name) = name.to_str() else { return false };
     match is_directory {

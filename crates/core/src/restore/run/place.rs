@@ -113,7 +113,7 @@ impl Member<'_> {
         self.park_or_keep(file, output)
     }
 
-    /// The file upon which the increments were taken.
+    /// The file on which the increments were taken.
     fn fill(&self, entry: &mut tar::Entry<'_, impl Read>, mut file: Unfinished) -> Result<Placed, Stop> {
         let size = entry.size();
         let output = self.context.reopen(self.path)?;
@@ -124,7 +124,7 @@ impl Member<'_> {
             self.check_cancel()?;
             let bytes = read_full(entry, &mut buffer)?;
             copied += bytes as u64;
-            // A page that is only begun at the end of a file was written anew since.
+            // A page that is only begun at the end of a file was written again since.
             for content in buffer[..bytes].chunks_exact(PAGE_BYTES as usize) {
                 pages.put(page, content)?;
                 page += 1;

@@ -78,7 +78,7 @@ fn raised(parameters: &Parameters, configuration: &[u8]) -> Vec<String> {
         let text = String::from_utf8_lossy(line);
         let value = text.trim_start()[wanted.len()..].trim_start().trim_start_matches('=');
         let value = value.split('#').next().unwrap_or_default().trim().trim_matches('\'');
-        // What cannot be read is written anew.
+        // What cannot be read is written again.
         value.parse().unwrap_or(0)
     };
     let lacking = parameters

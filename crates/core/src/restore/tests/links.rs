@@ -180,7 +180,7 @@ async fn a_delta_restore_removes_nothing_behind_a_link() {
     }
 }
 
-/// What lies behind a link is fetched anew into the new place; the rest is compared, and kept if it is as in the backup.
+/// What is behind a link is fetched again into the new place; the rest is compared, and kept if it is as in the backup.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delta_restore_makes_links_anew() {
     for was_link in [true, false] {

@@ -71,7 +71,7 @@ async fn a_hole_is_refused_unless_it_is_allowed() {
         );
         let hint = error.hint().expect("a hint");
         assert!(
-            hint.starts_with("WAL segment 000000010000000000000004 is not in the archive, which goes on to LSN 0/600000 on timeline 1.")
+            hint.starts_with("WAL segment 000000010000000000000004 is not in the archive, which continues to LSN 0/600000 on timeline 1.")
                 && hint.contains("--allow-gap"),
             "{hint}"
         );
@@ -91,7 +91,7 @@ async fn a_hole_is_refused_unless_it_is_allowed() {
             .contains("Recovery ends at LSN 0/400000 at the latest."),
         "{plan}"
     );
-    // A standby waits there, and what lies before the hole is not concerned; and without recovery nothing is asked.
+    // A standby waits there, and what is before the hole is not concerned; and without recovery nothing is asked.
     let mut standby = recover(RestoreTarget::Latest);
     standby.recovery.as_mut().expect("some").mode = RecoveryMode::Standby;
     let before = recover(RestoreTarget::Lsn(Lsn(3 * SIZE_BYTES as u64)));

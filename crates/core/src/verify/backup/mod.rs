@@ -108,7 +108,7 @@ fn look_at_sentinel(store: &Store, inventory: &Inventory, backup: &BackupInfo, f
 
 fn look_at_wal(inventory: &Inventory, backup: &BackupInfo, findings: &mut Findings) {
     let Some(needed) = inventory.needed(backup) else {
-        let detail = "The backup's name does not tell its timeline, so its WAL is not known.";
+        let detail = "The backup's name has no timeline, so its WAL is not known.";
         findings.add("wal", VerifyStatus::Warning, backup.name.clone(), detail);
         return;
     };
@@ -157,7 +157,7 @@ async fn look_at_tars(
     let path = layout::backup_manifest(&backup.name);
     let detail = match &manifest {
         Some(manifest) => format!("It is intact and lists {} files.", manifest.files),
-        None => "The backup has none, as WAL-G's have none: the content of files is not compared.".to_owned(),
+        None => "The backup has none, like all backups of WAL-G: the content of files is not compared.".to_owned(),
     };
     findings.add("manifest", VerifyStatus::Ok, path, detail);
     for name in missing_tars {

@@ -15,7 +15,7 @@ use super::session::Session;
 use crate::odd::Odd;
 use crate::renewal::Followed;
 
-/// Each has a process on the server, and one that flushes a file answers nobody meanwhile.
+/// Each has a process on the server, and one that flushes a file answers nobody in the meantime.
 const CONNECTIONS: usize = 4;
 
 /// Temporary files of failed writes that are remembered; more are left to listings.

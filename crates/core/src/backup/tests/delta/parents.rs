@@ -106,7 +106,7 @@ async fn what_does_not_fit_is_refused() {
         .expect("written");
     assert_eq!(world.parent(&latest(1)).await.name, root);
     world.timeline = 1;
-    let text = "is of no use";
+    let text = "cannot be used";
     let metadata = layout::files_metadata(&root);
     let saved = world.object(&metadata).await;
     world.store.put(&metadata, text.into()).await.expect("written");

@@ -112,7 +112,7 @@ async fn a_parent_on_a_branch_that_was_left_is_refused() {
 async fn what_no_backup_has_is_never_made_up() {
     let with = |path: &'static str, stored: Vec<u8>| zstd(&tar_of(&[file(path, &stored)]));
     let chain = || good(Some(ChecksumAlgorithm::Crc32c));
-    // The base file is shorter than the increments upon it say.
+    // The base file is shorter than the increments on it say.
     let short = chain().await;
     let key = layout::tar(&short.names[0], "part_001.tar.zst");
     let members = [
