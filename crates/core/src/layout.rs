@@ -125,7 +125,7 @@ pub fn backup_manifest(backup: &str) -> String {
     format!("{BACKUPS_FOLDER}/{backup}/backup_manifest")
 }
 
-/// The configuration files that were outside of the data directory, without the suffix of the compression. Of our own; WAL-G does
+/// The configuration files outside of the data directory, without the suffix of the compression. Of our own; WAL-G does
 /// not look at it.
 pub fn configuration(backup: &str) -> String {
     format!("{BACKUPS_FOLDER}/{backup}/configuration.tar")

@@ -4,7 +4,7 @@
 //! - `walarchive_005/lease/<epoch>.json` says who took the lease as that epoch, when, and how. It is written once, create-only,
 //!   and stays: the highest epoch holds the lease, the others are the history of the repository's writers. No conditional update
 //!   is needed, which few stores have, and a store that overwrites where it should not is found out by reading back.
-//! - `walarchive_005/lease/<epoch>.alive.json` is written again by the holder every `walarchive.lease_interval`: a counter, and a
+//! - `walarchive_005/lease/<epoch>.alive.json` is rewritten by the holder every `walarchive.lease_interval`: a counter, and a
 //!   token that is drawn each time.
 //!
 //! # Who is who

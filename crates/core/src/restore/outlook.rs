@@ -45,7 +45,7 @@ enum Found {
     Unknown,
 }
 
-/// Look at the WAL from a backup on. Refuses a target that is beyond a hole, unless `allow_gap`. None if nothing is known of it.
+/// Look at the WAL from a backup on. Refuses a target beyond a gap, unless `allow_gap`. None if nothing is known of it.
 pub(super) async fn look(
     store: &Store,
     link: &Link,

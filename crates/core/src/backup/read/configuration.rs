@@ -40,7 +40,7 @@ pub struct ConfigurationFiles {
     pub secrets: Vec<PathBuf>,
 }
 
-/// Those of the files that are outside the data directory, with what they include; none if all are in it. What cannot be taken is
+/// Those of the files outside the data directory, with what they include; none if all are in it. What cannot be taken is
 /// noted as left out.
 pub(crate) fn take(
     files: &ConfigurationFiles,

@@ -89,7 +89,7 @@ struct Walker<'a> {
     version: String,
     cancel: &'a CancellationToken,
     tree: DataDirectory,
-    /// Of tablespaces that are inside the data directory, against all advice: they are walked once, as tablespaces. The same for
+    /// Of tablespaces inside the data directory, against all advice: they are walked once, as tablespaces. The same for
     /// what links of the server's own lead to inside the data directory.
     locations: HashSet<PathBuf>,
     /// Device and inode of the directory that is walked, and of all those above it.
@@ -251,7 +251,7 @@ impl Walker<'_> {
         Ok(())
     }
 
-    /// The links of tablespaces are made again by a restore. At a place of the server's own, what a link leads to is the server's
+    /// A restore makes the links of tablespaces again. At a place of the server's own, what a link leads to is the server's
     /// data, mostly on another disk; it is backed up, and comes back, as the file or directory that it is for the server. Of a
     /// directory that is kept empty only the existence counts. Any other link is left out.
     fn symlink(&mut self, path: &Path, full: &Path, link: &Metadata, in_database: bool) -> Result<()> {

@@ -185,7 +185,7 @@ async fn what_cannot_be_written_cannot_be_verified() {
         assert!(matches!(error, Error::Damaged { .. }), "{mode:?}: {error:?}");
         let detail = error.detail().unwrap_or_default();
         assert_eq!(
-            detail, "The backup has files below it, but it is not a directory.",
+            detail, "The backup has files below it, but it is no directory.",
             "{mode:?}"
         );
     }

@@ -439,7 +439,7 @@ async fn a_broken_download_goes_on() {
     });
     let found = mocked(&mock).get(&path("a")).await.expect("begun");
     let error = found.bytes().await.expect_err("another object");
-    assert!(error.to_string().contains("written anew"), "{error}");
+    assert!(error.to_string().contains("was overwritten"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
