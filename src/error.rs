@@ -35,11 +35,14 @@ fn sqlstate(error: &Error) -> PgSqlErrorCode {
         Error::Encrypted { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
         Error::Conflict { .. } | Error::BackupExists { .. } => ERRCODE_DUPLICATE_FILE,
         // What is not configured, or not as it must be. An argument has a SQLSTATE of its own: see `api::argument`.
-        Error::Config { .. }
+        Error::Setting { .. }
+        | Error::Refused { .. }
+        | Error::Server { .. }
         | Error::ForeignRepository { .. }
         | Error::OtherSegmentSize { .. }
         | Error::NotWriter { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         Error::InvalidWal { .. } | Error::Damaged { .. } | Error::CorruptPages { .. } => ERRCODE_DATA_CORRUPTED,
+        Error::Defect { .. } => ERRCODE_INTERNAL_ERROR,
         Error::Io { source, .. } => sqlstate_of_io(source),
         Error::Cancelled => ERRCODE_QUERY_CANCELED,
     }
@@ -50,18 +53,18 @@ fn sqlstate_of_storage(error: &StorageError) -> PgSqlErrorCode {
     match error {
         StorageError::Unauthorized { .. } | StorageError::NoCredentials { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
         StorageError::NoSuchStore { .. } | StorageError::NotFound { .. } => ERRCODE_UNDEFINED_FILE,
-        // A request that had no answer in time, as the client of the store says it.
-        StorageError::Store { reason, .. } if reason.contains("timed out") => ERRCODE_QUERY_CANCELED,
         StorageError::Store { .. } | StorageError::ClockSkew { .. } => ERRCODE_CONNECTION_FAILURE,
         StorageError::Unsupported { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
-        StorageError::Config { .. }
+        StorageError::Setting { .. }
         | StorageError::WrongRegion { .. }
         | StorageError::BehindLink { .. }
         | StorageError::Refused(_) => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         StorageError::Damaged { .. } => ERRCODE_DATA_CORRUPTED,
         StorageError::Io { source, .. } => sqlstate_of_io(source),
         // A deadline that has passed is one, too: as with PostgreSQL's own timeouts.
-        StorageError::Timeout { .. } | StorageError::Cancelled => ERRCODE_QUERY_CANCELED,
+        StorageError::Timeout { .. } | StorageError::NoAnswer { .. } | StorageError::Cancelled => {
+            ERRCODE_QUERY_CANCELED
+        }
     }
 }
 
@@ -117,7 +120,7 @@ impl From<&CaughtError> for Failure {
                 canceled: false,
                 message: Text::new(ereport.message()),
                 detail: Text::EMPTY,
-                hint: Text::new("This is a defect of walarchive; please report it."),
+                hint: Text::new(walarchive_core::REPORT_IT),
             };
         };
         Failure {

@@ -22,7 +22,7 @@ pub fn launch(number: u64) -> Result<DynamicBackgroundWorker, Error> {
         .set_extra(&number.to_string())
         .load_dynamic();
     loaded.map_err(|_| {
-        let error = Error::config(
+        let error = Error::refused(
             "no background worker is free for the backup",
             "Raise max_worker_processes.",
         );
@@ -34,7 +34,7 @@ pub fn launch(number: u64) -> Result<DynamicBackgroundWorker, Error> {
 
 /// The worker ended before it had said anything: the backup has failed.
 pub fn never_started(number: u64) {
-    let error = Error::config("the backup worker did not start", "The server's log says why.");
+    let error = Error::server("the backup worker did not start", "The server's log says why.");
     if let Some(failure) = shmem::conclude(number, Err(&Failure::from(&error))) {
         error::warn("backup failed", &failure);
     }

@@ -71,7 +71,7 @@ fn required<T>(name: &str, argument: Option<T>) -> T {
 fn argument<T>(value: Result<T>) -> T {
     value.unwrap_or_else(|error| {
         let mut failure = Failure::from(&error);
-        if let Error::Config { .. } = error {
+        if let Error::Setting { .. } = error {
             failure.sqlstate = PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE as i32;
         }
         error::raise(&failure)

@@ -10,7 +10,7 @@ use walarchive_core::Error;
 use crate::error::or_raise;
 
 fn refuse(function: &str) {
-    or_raise(Err(Error::config(
+    or_raise(Err(Error::refused(
         format!(
             "function {function} belongs to an older version of walarchive than the library, which is {}",
             env!("CARGO_PKG_VERSION")

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
+use walarchive_core::Error;
 use walarchive_core::archive::{Fingerprint, Pushed};
 use walarchive_core::data_dir::PG_WAL;
 use walarchive_core::wal::WalFileName;
-use walarchive_core::{Error, StorageError};
 use walarchive_storage::{Brake, Motion};
 
 use crate::bridge::{self, Bridge};
@@ -302,11 +302,7 @@ impl Call {
                 failure
             }
             _ => {
-                let mut failure = note(&Error::Storage(StorageError::Timeout {
-                    operation: "archive",
-                    object: self.file.as_str().to_owned(),
-                    deadline: within,
-                }));
+                let mut failure = note(&Error::timeout("archive", self.file.as_str(), within));
                 if let Some(sent) = now.filter(|sent| *sent > 0) {
                     failure.detail = Text::new(&format!(
                         "{sent} bytes were handed to the network, of which nothing more was seen since. The upload goes on."
@@ -325,7 +321,7 @@ fn note(failed: &Error) -> Box<Failure> {
 }
 
 fn stuck_worker(pid: i32) -> Failure {
-    let error = Error::config(
+    let error = Error::server(
         format!(
             "walarchive's worker does not move: the archiver uploads by itself, one file at a time (process ID {pid})"
         ),

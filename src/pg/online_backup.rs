@@ -88,7 +88,7 @@ impl OnlineBackup {
         let (stop_lsn, timeline, label, map) = process::transaction(|| self.stop_in_transaction());
         let text = |bytes: Vec<u8>| {
             String::from_utf8(bytes).map_err(|_| {
-                Error::config(
+                Error::refused(
                     "the location of a tablespace is not UTF-8",
                     "Name its directory in UTF-8; a backup of another one could not be described.",
                 )

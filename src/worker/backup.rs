@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use walarchive_core::backup::delta::{self, Choice, WantedParent};
 use walarchive_core::backup::{Backup, BackupOptions, BackupProgress, BackupRequest, PreparedBackup, Rate, discard};
 use walarchive_core::formats::UserData;
-use walarchive_core::{Error, Result, StorageError};
+use walarchive_core::{Error, Result};
 use walarchive_storage::Store;
 
 use super::job::{REFRESH, attempt, give_way, interrupted, is_cancelled, set_phase, step};
@@ -109,7 +109,7 @@ unsafe extern "C-unwind" fn fail_if_unfinished(_code: c_int, _argument: Datum) {
     let failure = if job.connected || process::die_pending() {
         Error::Cancelled
     } else {
-        Error::config(
+        Error::server(
             "the backup worker could not connect to the server",
             "The server's log says why.",
         )
@@ -243,7 +243,7 @@ fn finish(
 ) -> Result<PreparedBackup> {
     set_phase(Phase::Finishing);
     let online = begun.online.take();
-    let stopped = session::end(online.ok_or_else(|| defect("the server is not in backup mode"))?)?;
+    let stopped = session::end(online.ok_or_else(|| Error::defect("the server is not in backup mode"))?)?;
     backup.databases_after(session::oids(&session::check_places(databases)?));
     let prepared = step(async move { backup.finish(stopped).await })?;
     show(progress, &mut Rate::default());
@@ -342,11 +342,7 @@ fn wait_for_wal(prepared: PreparedBackup, store: &Store, repository: &mut Reposi
         }
         pause = (pause * 2).min(SELDOM_LOOK);
     }
-    Arc::try_unwrap(prepared).map_err(|_| defect("the backup is still in use"))
-}
-
-fn defect(what: &str) -> Error {
-    Error::config(what, "This is a defect of walarchive; please report it.")
+    Arc::try_unwrap(prepared).map_err(|_| Error::defect("the backup is still in use"))
 }
 
 /// One step that comes to its end, whatever happens; its requests have deadlines.
@@ -384,11 +380,7 @@ fn clean_up(store: Store, name: String) {
     let left = match removed {
         Some(Ok(Ok(()))) => return,
         Some(Ok(Err(error))) => error,
-        _ => Error::Storage(StorageError::Timeout {
-            operation: "remove",
-            object: name.clone(),
-            deadline: CLEANUP,
-        }),
+        _ => Error::timeout("remove", &name, CLEANUP),
     };
     error::warn(
         &format!("leftovers of backup \"{name}\" remain in the repository"),

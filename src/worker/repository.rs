@@ -61,7 +61,7 @@ impl Repository {
         match found {
             Ok(true) => Ok(()),
             Err(error) if error.is_transient() || matches!(error, Error::Cancelled) => Err(error),
-            Ok(false) | Err(_) => Err(Error::config(
+            Ok(false) | Err(_) => Err(Error::refused(
                 format!(
                     "the repository of the backup is no longer the archive's: walarchive.storage is \"{}\" now",
                     now.storage.url

@@ -9,7 +9,7 @@ use pgrx::bgworkers::{BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::prelude::*;
 use walarchive_core::inventory;
 use walarchive_core::schedule::{self, Attempts, Decision, Reason, Schedule};
-use walarchive_core::{Error, Result, StorageError};
+use walarchive_core::{Error, Result};
 
 use crate::bridge::{self, Bridge, Flow};
 use crate::error;
@@ -194,7 +194,7 @@ impl Scheduler {
         if job.complete {
             return;
         }
-        let missed = Error::config(
+        let missed = Error::refused(
             format!("no backup was started at {}", due.with_timezone(&chrono::Local)),
             "See walarchive_progress for what the running one waits for; pg_terminate_backend() of its process ends it.",
         );
@@ -225,11 +225,7 @@ impl Scheduler {
             let listing = inventory::list_backups(archive.store());
             match tokio::time::timeout(LISTING, listing).await {
                 Ok(listed) => listed,
-                Err(_elapsed) => Err(Error::Storage(StorageError::Timeout {
-                    operation: "list",
-                    object: archive.store().url().to_owned(),
-                    deadline: LISTING,
-                })),
+                Err(_elapsed) => Err(Error::timeout("list", archive.store().url(), LISTING)),
             }
         };
         let listed = bridge::run(work, None, || match process::shutdown_requested() {

@@ -87,7 +87,7 @@ pub(super) fn check_places(before: &[Database]) -> Result<Vec<Database>> {
     for now in &after {
         let then = before.iter().find(|then| then.oid == now.oid);
         if then.is_some_and(|then| then.tablespace != now.tablespace) {
-            return Err(Error::config(
+            return Err(Error::refused(
                 format!(
                     "database \"{}\" was moved to another tablespace while the backup was taken, and would be lost in a restore",
                     String::from_utf8_lossy(&now.name)
@@ -105,7 +105,7 @@ pub(super) fn end(backup: OnlineBackup) -> Result<StopResult> {
     let timeline = backup.timeline;
     let stopped = backup.stop()?;
     if stopped.timeline != timeline && stopped.timeline != 0 {
-        return Err(Error::config(
+        return Err(Error::refused(
             format!(
                 "the backup starts on timeline {timeline} and ends on timeline {}",
                 stopped.timeline

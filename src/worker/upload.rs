@@ -321,6 +321,5 @@ impl Uploader {
 }
 
 fn crashed(name: &WalFileName) -> Error {
-    let reason = std::io::Error::other("the upload ended without a result; the server's log may tell why");
-    Error::io("upload", name.to_string(), reason)
+    Error::defect(format!("the upload of \"{name}\" ended without a result"))
 }

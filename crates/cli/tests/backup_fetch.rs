@@ -142,7 +142,7 @@ async fn a_directory_is_restored_and_brought_back_again() {
     says(
         &place.fetch(&["--restore-only", "app"]),
         1,
-        &["does not tell the names of its databases", "HINT:  Give its OID"],
+        &["does not have the names of its databases", "HINT:  Give its OID"],
     );
 }
 

@@ -273,7 +273,7 @@ fn no_redirection_is_followed() {
         for store in STORES {
             for args in [&["backup-list"][..], &["wal-fetch", SEGMENT, "there"][..]] {
                 let said = site.fails(store, &[], args);
-                assert!(said.contains(&place) && said.contains("wants to be asked at"), "{said}");
+                assert!(said.contains(&place) && said.contains("redirects to"), "{said}");
             }
         }
         assert!(site.fails("s3", &ECS, &["backup-list"]).contains(&place));

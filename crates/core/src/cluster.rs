@@ -168,10 +168,7 @@ fn foreign(owner: u64, identity: &ClusterIdentity) -> String {
 }
 
 fn unwritable(error: serde_json::Error) -> Error {
-    Error::config(
-        format!("cannot write JSON: {error}"),
-        "This is a defect of walarchive; please report it.",
-    )
+    Error::defect(format!("cannot write JSON: {error}"))
 }
 
 #[cfg(test)]

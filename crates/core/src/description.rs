@@ -28,7 +28,7 @@ pub(crate) async fn read(store: &Store, key: &str) -> Result<Option<Bytes>> {
             Ok(taken) => Ok(Some(Bytes::from(taken.text))),
             Err(error) => Err(match reader.take_failure() {
                 Some(failure) => failure.into(),
-                None => Error::damaged(object, format!("It is no description of a backup: {error}.")),
+                None => Error::damaged(object, format!("It is not the description of a backup: {error}.")),
             }),
         }
     })

@@ -3,9 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use walarchive_storage::Error as StorageError;
 use walarchive_storage::Refusal;
+pub use walarchive_storage::Turn;
 
 /// In the text of an error about an object of which nobody can tell whether it is encrypted or damaged.
 pub(crate) const MAY_BE_ENCRYPTED: &str = "so it may be encrypted";
@@ -15,14 +17,36 @@ pub(crate) const MAY_BE_ENCRYPTED: &str = "so it may be encrypted";
 pub enum Error {
     /// A setting or an argument that cannot be right.
     #[error("{message}")]
-    Config {
+    Setting {
         /// What is wrong.
         message: String,
         /// What to change.
         hint: String,
     },
-    /// An object of other content lies under the name.
-    #[error("\"{object}\" is in the repository already, with other content than \"{local}\"")]
+    /// What was asked for cannot be done as things are.
+    #[error("{message}")]
+    Refused {
+        /// What stands in the way.
+        message: String,
+        /// How to get past it.
+        hint: String,
+    },
+    /// PostgreSQL's own functions or files say what they must not say, or say nothing.
+    #[error("{message}")]
+    Server {
+        /// What they said.
+        message: String,
+        /// What to look at.
+        hint: String,
+    },
+    /// What cannot happen has happened.
+    #[error("{message}")]
+    Defect {
+        /// What it is.
+        message: String,
+    },
+    /// An object of other content is under the name.
+    #[error("\"{object}\" is already in the repository, with other content than \"{local}\"")]
     Conflict {
         /// The object's URL.
         object: String,
@@ -104,7 +128,7 @@ pub enum Error {
         source: Arc<io::Error>,
     },
     /// A backup of this name exists, or is being taken.
-    #[error("a backup named \"{name}\" exists already")]
+    #[error("a backup named \"{name}\" already exists")]
     BackupExists {
         /// The backup's name.
         name: String,
@@ -136,16 +160,46 @@ pub enum Error {
 /// The result of everything that can fail in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What to do about an error that walarchive itself is the reason of.
+pub const REPORT_IT: &str = "This is a defect of walarchive; please report it.";
 /// In the name of each object with WAL.
 const WAL_OBJECT: &str = "/wal_005/";
 
 impl Error {
-    /// An invalid setting or argument, with what to change.
+    /// A setting or an argument that cannot be right, with what to change.
     pub fn config(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Error::Config {
+        Error::Setting {
             message: message.into(),
             hint: hint.into(),
         }
+    }
+
+    /// What cannot be done as things are, with the way to get past it.
+    pub fn refused(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Error::Refused {
+            message: message.into(),
+            hint: hint.into(),
+        }
+    }
+
+    /// What PostgreSQL's own functions or files said, with what to look at.
+    pub fn server(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Error::Server {
+            message: message.into(),
+            hint: hint.into(),
+        }
+    }
+
+    /// What cannot happen has happened.
+    pub fn defect(message: impl Into<String>) -> Self {
+        Error::Defect {
+            message: message.into(),
+        }
+    }
+
+    /// Something was not done within the time that it had.
+    pub fn timeout(operation: &'static str, object: impl Into<String>, deadline: Duration) -> Self {
+        Error::Storage(StorageError::timeout(operation, object, deadline))
     }
 
     /// A local file that could not be used.
@@ -165,6 +219,28 @@ impl Error {
         }
     }
 
+    /// Who has to act before another attempt can succeed?
+    pub fn turn(&self) -> Turn {
+        match self {
+            Error::Storage(error) => error.turn(),
+            Error::Io { .. } | Error::Server { .. } | Error::CorruptPages { .. } => Turn::Server,
+            Error::Defect { .. } => Turn::Ours,
+            Error::Setting { .. }
+            | Error::Refused { .. }
+            | Error::Conflict { .. }
+            | Error::ForeignRepository { .. }
+            | Error::NotWriter { .. }
+            | Error::OtherSegmentSize { .. }
+            | Error::InvalidWal { .. }
+            | Error::Damaged { .. }
+            | Error::Encrypted { .. }
+            | Error::BackupExists { .. }
+            | Error::NoBackup { .. }
+            | Error::NoRepository { .. }
+            | Error::Cancelled => Turn::User,
+        }
+    }
+
     /// May this pass by itself, so that trying again later makes sense without anybody changing anything?
     pub fn is_transient(&self) -> bool {
         match self {
@@ -178,7 +254,7 @@ impl Error {
         matches!(self, Error::Damaged { .. } | Error::Encrypted { .. })
     }
 
-    /// Could the archive not be asked at all (as opposed to: it was asked, and the answer is bad)?
+    /// Could the archive not be asked at all? A bad answer is an answer.
     pub fn is_unreachable(&self) -> bool {
         match self {
             Error::Storage(error) => error.is_unreachable(),
@@ -220,8 +296,7 @@ impl Error {
                     .to_owned(),
             ),
             Error::NoRepository { .. } => Some(
-                "It has neither the file that tells its owner, nor WAL, nor backups. It may not be mounted, or the prefix is \
-                 another one."
+                "It has no owner's file, no WAL and no backups. Perhaps it is not mounted, or the prefix is wrong."
                     .to_owned(),
             ),
             _ => None,
@@ -231,12 +306,17 @@ impl Error {
     /// What to do about it, as a sentence, for the HINT line.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Error::Config { hint, .. } | Error::NoBackup { hint, .. } | Error::NotWriter { hint, .. } => hint.as_str(),
+            Error::Setting { hint, .. }
+            | Error::Refused { hint, .. }
+            | Error::Server { hint, .. }
+            | Error::NoBackup { hint, .. }
+            | Error::NotWriter { hint, .. } => hint.as_str(),
+            Error::Defect { .. } => REPORT_IT,
             Error::Storage(error) => return error.hint(),
             Error::NoRepository { target } => return Some(without_repository(target)),
             Error::Cancelled => return None,
             Error::Conflict { .. } => {
-                "Do not remove either before you know where the object came from: two servers may archive into one \
+                "Do not remove either before you know which server wrote the object: two servers may archive into one \
                  prefix, or this server was restored without a new timeline. Give each cluster a prefix of its own."
             }
             Error::ForeignRepository { .. } => {
@@ -251,12 +331,13 @@ impl Error {
                 "The file was left in place. Check whether it was copied into pg_wal from another cluster."
             }
             Error::Damaged { reason, .. } if reason.contains(MAY_BE_ENCRYPTED) => {
-                "If WAL-G encrypted it, read it with WAL-G and the key, as walarchive cannot decrypt yet. Else look for another \
-                 copy of the object, or restore from another backup."
+                "If WAL-G encrypted it, read it with WAL-G and the key, because walarchive cannot decrypt yet. \
+                 Otherwise look for another copy of the object, or restore from another backup."
             }
             Error::Damaged { object, .. } if object.contains(WAL_OBJECT) => {
-                "Recovery cannot go beyond it. If a server still has the file in pg_wal, move the object away and archive the file \
-                 by walarchive wal-push; else restore up to a target before it, or take another backup."
+                "Recovery cannot go beyond it. If a server still has the file in pg_wal, move the object away and \
+                 archive the file by walarchive wal-push; otherwise restore up to a target before it, or take another \
+                 backup."
             }
             Error::Damaged { .. } => {
                 "What the repository holds under this name cannot be used. Look for another copy of the object, or \
@@ -289,15 +370,15 @@ fn without_repository(target: &str) -> String {
         _ => "directory",
     };
     format!(
-        "The {kind} is there. Correct walarchive.storage if the repository has another prefix; else the first server that \
-         archives makes it."
+        "The {kind} is there. Correct walarchive.storage if the repository has another prefix; otherwise the first \
+         server that archives creates it."
     )
 }
 
 impl From<StorageError> for Error {
     fn from(error: StorageError) -> Self {
         match error {
-            StorageError::Config { message, hint } => Error::Config { message, hint },
+            StorageError::Setting { message, hint } => Error::Setting { message, hint },
             StorageError::Damaged { object, reason } => Error::Damaged { object, reason },
             StorageError::Io {
                 operation,
@@ -326,5 +407,39 @@ impl From<Error> for Refusal {
             is_final: matches!(error, Error::NotWriter { .. }),
             reason: Arc::new(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_says_whose_turn_it_is() {
+        let store = StorageError::Store {
+            operation: "read",
+            object: "s3://b/o".to_owned(),
+            reason: "500".to_owned(),
+        };
+        let not_final = StorageError::Refused(Refusal {
+            is_final: false,
+            reason: Arc::new(store.clone()),
+        });
+        let broken = Error::io("read", "/f", io::Error::other("broken"));
+        for (error, turn, is_transient) in [
+            (Error::config("m", "H."), Turn::User, false),
+            (Error::refused("m", "H."), Turn::User, false),
+            (Error::server("m", "H."), Turn::Server, false),
+            (broken, Turn::Server, true),
+            (Error::defect("m"), Turn::Ours, false),
+            (Error::Storage(store), Turn::Store, true),
+            (Error::timeout("lock", "/f", Duration::from_secs(1)), Turn::Store, true),
+            (Error::Storage(not_final), Turn::Store, false),
+            (StorageError::config("m", "H.").into(), Turn::User, false),
+        ] {
+            assert_eq!((error.turn(), error.is_transient()), (turn, is_transient), "{error:?}");
+        }
+        assert_eq!(Error::defect("m").hint().as_deref(), Some(REPORT_IT));
+        assert_eq!(Error::refused("m", "H.").hint().as_deref(), Some("H."));
     }
 }

@@ -91,7 +91,7 @@ pub fn backup_of_sentinel(key: &str) -> Option<&str> {
     (!name.is_empty() && !name.contains('/')).then_some(name)
 }
 
-/// The backup in whose folder this key lies, if it lies in one.
+/// The backup in whose folder this key is, if it is in one.
 pub fn backup_of_object(key: &str) -> Option<&str> {
     let rest = key.strip_prefix(BACKUPS_FOLDER)?.strip_prefix('/')?;
     rest.split_once('/')
@@ -125,7 +125,7 @@ pub fn backup_manifest(backup: &str) -> String {
     format!("{BACKUPS_FOLDER}/{backup}/backup_manifest")
 }
 
-/// The configuration files that lay outside of the data directory, without the suffix of the compression. Of our own; WAL-G does
+/// The configuration files outside of the data directory, without the suffix of the compression. Of our own; WAL-G does
 /// not look at it.
 pub fn configuration(backup: &str) -> String {
     format!("{BACKUPS_FOLDER}/{backup}/configuration.tar")

@@ -36,5 +36,5 @@ pub mod verify;
 pub mod wal;
 pub mod wal_g;
 
-pub use error::{Error, Result, StorageError};
+pub use error::{Error, REPORT_IT, Result, StorageError, Turn};
 pub use lsn::Lsn;

@@ -97,7 +97,7 @@ pub(crate) struct Page<'a>(pub(crate) &'a [u8; PAGE_BYTES]);
 pub(crate) enum Verdict {
     /// Never used: all zero. It has no checksum.
     New,
-    /// Changed since the backup began: it may be torn, and the WAL writes it anew.
+    /// Changed since the backup began: it may be torn, and the WAL writes it again.
     Changed,
     /// The checksum is right.
     Right,

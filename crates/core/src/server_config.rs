@@ -46,7 +46,7 @@ enum Line {
 }
 
 impl ServerConfig {
-    /// Read `postgresql.conf` and then `postgresql.auto.conf`, where a later line wins. Where `postgresql.conf` lies
+    /// Read `postgresql.conf` and then `postgresql.auto.conf`, where a later line wins. Where `postgresql.conf` is
     /// elsewhere (as on Debian), the command line of the last start tells where, or the cluster among those of Debian's tools
     /// that has this data directory. Files that do not exist are no error.
     pub fn read(data_dir: &Path) -> Result<Self> {
@@ -315,7 +315,7 @@ mod tests {
         let config = ServerConfig::read(dir.path()).expect("read");
         assert_eq!(config.storage.as_deref(), Some("file:///auto"));
         write("postgresql.conf", "include 'postgresql.conf'\n");
-        assert!(matches!(ServerConfig::read(dir.path()), Err(Error::Config { .. })));
+        assert!(matches!(ServerConfig::read(dir.path()), Err(Error::Setting { .. })));
     }
 
     #[test]

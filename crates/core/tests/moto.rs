@@ -64,7 +64,7 @@ fn wrong_credentials_are_said() {
     for what in ["list", "write", "read", "multipart", "delete"] {
         let said = probe.run(what);
         assert!(
-            said.starts_with("Unauthorized: the store denied the permission to "),
+            said.starts_with("Unauthorized: the store denied permission to "),
             "{said}"
         );
         assert!(
@@ -85,7 +85,9 @@ fn http_wants_permission() {
     };
     let refused = said.run("list");
     assert!(
-        refused.starts_with("Config: aws_endpoint \"http://127.0.0.1:9\" is not encrypted, and that is not allowed\n"),
+        refused.starts_with(
+            "Setting: aws_endpoint \"http://127.0.0.1:9\" is not encrypted, and unencrypted connections are not allowed\n"
+        ),
         "{refused}"
     );
     let said = Probe {

@@ -1,4 +1,4 @@
-//! Chains of backups of a real server that works meanwhile: each one of the chain is restored as it is put together in the
+//! Chains of backups of a real server that works in the meantime: each one of the chain is restored as it is put together in the
 //! plainest way, and recovered to a point it is what the server was at that point.
 //!
 //! `WALARCHIVE_TEST_SEEDS` is the number of runs, each with work of its own (1 unless set). PostgreSQL 17 and later are asked

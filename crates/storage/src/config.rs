@@ -85,14 +85,14 @@ impl StorageOptions {
         if is_secret(&key) {
             return Err(Error::config(
                 format!("storage option \"{key}\" is a credential"),
-                "Credentials belong into the environment of the process or into the file named by \
+                "Put credentials into the environment of the process or into the file named by \
                  walarchive.credentials_file, where nobody else can read them.",
             ));
         }
         if url::Url::parse(value).is_ok_and(|url| !url.username().is_empty() || url.password().is_some()) {
             return Err(Error::config(
                 format!("storage option \"{key}\" holds a user name or a password"),
-                "Credentials belong into the environment of the process or into the file named by \
+                "Put credentials into the environment of the process or into the file named by \
                  walarchive.credentials_file, where nobody else can read them.",
             ));
         }
@@ -174,8 +174,8 @@ pub(crate) fn is_true(value: &str) -> bool {
     matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "on" | "yes" | "y")
 }
 
-const FORM: &str = "Write options as \"key=value\", separated by commas or spaces, and put a value that holds such into double \
-                    quotes: os_project_name=\"My Project\".";
+const FORM: &str = "Write options as \"key=value\", separated by commas or spaces, and put a value that contains one \
+                    of these into double quotes: os_project_name=\"My Project\".";
 
 /// A list has double quotes. No value begins or ends with a single one: somebody took it for such a quote, and it would be sent to the
 /// store as a part of the value.

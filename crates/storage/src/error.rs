@@ -1,25 +1,28 @@
 //! What a store, or the way to it, can fail with: what happened, to which object, and what to do about it.
 
 mod hints;
+mod turn;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use turn::Turn;
+
 /// What can go wrong. [`Error::is_transient`] alone decides whether something is tried again.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// An option of the store, or a file that one names, that cannot be right.
     #[error("{message}")]
-    Config {
+    Setting {
         /// What is wrong.
         message: String,
         /// What to change.
         hint: String,
     },
     /// The store does not accept the credentials, or they do not suffice.
-    #[error("the store denied the permission to {operation} \"{object}\"")]
+    #[error("the store denied permission to {operation} \"{object}\"")]
     Unauthorized {
         /// The verb: "read", "write", "list", "delete".
         operation: &'static str,
@@ -31,7 +34,7 @@ pub enum Error {
         credentials: Option<String>,
     },
     /// The clock of this machine and that of the store differ by more than the store accepts.
-    #[error("could not {operation} \"{object}\", as this machine's clock and the store's differ")]
+    #[error("could not {operation} \"{object}\", because the clocks of this machine and of the store differ")]
     ClockSkew {
         /// The verb: "read", "write", "list", "delete".
         operation: &'static str,
@@ -83,7 +86,7 @@ pub enum Error {
         reason: String,
     },
     /// The store does not know how to do what it was asked for.
-    #[error("the store cannot {operation} \"{object}\" as it was asked to")]
+    #[error("the store does not support what is needed to {operation} \"{object}\"")]
     Unsupported {
         /// The verb.
         operation: &'static str,
@@ -92,7 +95,17 @@ pub enum Error {
         /// What the store said.
         reason: String,
     },
-    /// No answer within the deadline.
+    /// The store did not answer a request in time, and no further attempt helped.
+    #[error("could not {operation} \"{object}\"")]
+    NoAnswer {
+        /// The verb: "read", "write", "list", "delete".
+        operation: &'static str,
+        /// The object's URL.
+        object: String,
+        /// What the client of the store said.
+        reason: String,
+    },
+    /// Something as a whole was not done within the time that it had.
     #[error("could not {operation} \"{object}\" within {}", seconds(*.deadline))]
     Timeout {
         /// The verb.
@@ -110,8 +123,8 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// Something to be removed lies behind a symbolic link.
-    #[error("\"{object}\" was not removed, as \"{link}\" is a symbolic link")]
+    /// Something to be removed is behind a symbolic link.
+    #[error("\"{object}\" was not removed, because \"{link}\" is a symbolic link")]
     BehindLink {
         /// The object's URL.
         object: String,
@@ -155,9 +168,18 @@ const TOO_SLOW: &str = "The store does not answer in time, or the link to it is 
 impl Error {
     /// A wrong option, with what to change.
     pub fn config(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Error::Config {
+        Error::Setting {
             message: message.into(),
             hint: hint.into(),
+        }
+    }
+
+    /// Something was not done within the time that it had.
+    pub fn timeout(operation: &'static str, object: impl Into<String>, deadline: Duration) -> Self {
+        Error::Timeout {
+            operation,
+            object: object.into(),
+            deadline,
         }
     }
 
@@ -182,15 +204,20 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         matches!(
             self,
-            Error::Store { .. } | Error::Timeout { .. } | Error::ClockSkew { .. } | Error::Io { .. }
+            Error::Store { .. }
+                | Error::NoAnswer { .. }
+                | Error::Timeout { .. }
+                | Error::ClockSkew { .. }
+                | Error::Io { .. }
         )
     }
 
-    /// Could the store not be asked at all (as opposed to: it was asked, and the answer is bad)?
+    /// Could the store not be asked at all? A bad answer is an answer.
     pub fn is_unreachable(&self) -> bool {
         matches!(
             self,
             Error::Store { .. }
+                | Error::NoAnswer { .. }
                 | Error::Timeout { .. }
                 | Error::ClockSkew { .. }
                 | Error::Unauthorized { .. }
@@ -209,10 +236,11 @@ impl Error {
             | Error::NoSuchStore { reason, .. }
             | Error::WrongRegion { reason, .. }
             | Error::Store { reason, .. }
+            | Error::NoAnswer { reason, .. }
             | Error::Unsupported { reason, .. }
             | Error::Damaged { reason, .. } => Some(reason.clone()).filter(|reason| !reason.is_empty()),
-            Error::Timeout { .. } => Some("Until then the store reported neither success nor an error.".to_owned()),
-            Error::Config { .. }
+            Error::Timeout { .. } => Some("The store reported neither success nor an error in this time.".to_owned()),
+            Error::Setting { .. }
             | Error::NotFound { .. }
             | Error::BehindLink { .. }
             | Error::Io { .. }
@@ -229,7 +257,7 @@ impl Error {
     /// What to do about it, as a sentence, for the HINT line.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Error::Config { hint, .. } => hint.as_str(),
+            Error::Setting { hint, .. } => hint.as_str(),
             Error::Unauthorized {
                 object,
                 credentials: Some(credentials),
@@ -251,7 +279,7 @@ impl Error {
             Error::Unsupported { .. } => {
                 "This server does not speak all of the protocol; check walarchive.storage_options, or use another store."
             }
-            Error::Timeout { .. } => TOO_SLOW,
+            Error::Timeout { .. } | Error::NoAnswer { .. } => TOO_SLOW,
             Error::Damaged { .. } => {
                 "What the repository holds under this name cannot be used. Look for another copy of the object, or \
                  restore from another backup."

@@ -1,6 +1,7 @@
 //! object_store's errors in this crate's terms.
 
 use crate::error::Error;
+use crate::http::{NoAnswer, Stalled};
 use crate::link::BehindLink;
 
 /// How much of what a store said a message shows, in characters.
@@ -58,7 +59,7 @@ const WRONG_REGION: [&str; 6] = [
     "IllegalLocationConstraint",
     "TemporaryRedirect",
     "another place that it does not name",
-    "not done (<Region>",
+    "not followed (<Region>",
 ];
 /// What servers say that do not know a request, or one of its headers.
 const UNSUPPORTED: [&str; 2] = ["501 Not Implemented", "<Code>NotImplemented</Code>"];
@@ -120,12 +121,30 @@ pub(super) fn translate(operation: &'static str, object: String, store_url: &str
             reason,
             credentials: None,
         },
+        error if is_late(&error) => Error::NoAnswer {
+            operation,
+            object,
+            reason,
+        },
         _ => Error::Store {
             operation,
             object,
             reason,
         },
     }
+}
+
+/// Did time run out, as opposed to an answer or a connection that broke?
+fn is_late(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+        let of_system = error.downcast_ref::<std::io::Error>();
+        error.is::<NoAnswer>()
+            || error.is::<Stalled>()
+            || of_system.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
+            || error
+                .downcast_ref::<reqwest::Error>()
+                .is_some_and(reqwest::Error::is_timeout)
+    })
 }
 
 /// As much as a message shows.
@@ -194,10 +213,31 @@ mod tests {
         let redirect = of(
             "s3",
             "read",
-            "the store answered 301 and wants to be asked at another place that it does not name",
+            "the store answered 301 and redirects to another place that it does not name",
         );
         assert!(matches!(redirect, Error::WrongRegion { region: None, .. }));
         assert!(redirect.hint().expect("a hint").contains("aws_region"));
+    }
+
+    #[test]
+    fn what_came_too_late_is_told_by_its_kind() {
+        let of = |source| {
+            let error = object_store::Error::Generic { store: "S3", source };
+            translate("read", "s3://b/p/k".to_owned(), "s3://b/p", error)
+        };
+        let system = |kind| Box::new(std::io::Error::from(kind));
+        let late = of(system(std::io::ErrorKind::TimedOut));
+        assert!(
+            matches!(&late, Error::NoAnswer { .. }) && late.is_transient(),
+            "{late:?}"
+        );
+        assert!(late.hint().expect("a hint").contains("in time"), "{late:?}");
+        assert_eq!(late.turn(), crate::Turn::Store);
+        assert!(matches!(
+            of(system(std::io::ErrorKind::ConnectionReset)),
+            Error::Store { .. }
+        ));
+        assert!(matches!(of("it says: timed out".into()), Error::Store { .. }));
     }
 
     #[test]

@@ -25,7 +25,7 @@ mod url;
 
 pub use config::{StorageConfig, StorageOptions};
 pub use create_only::{CreateOnly, Created};
-pub use error::{Error, Refusal, Result};
+pub use error::{Error, Refusal, Result, Turn};
 pub use fence::{Fence, Write};
 pub use http::on_connection;
 pub use pending::{Pending, PendingUpload, PendingUploads};

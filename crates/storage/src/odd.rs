@@ -34,7 +34,7 @@ impl Odd {
         }
         let mut said = SAID.lock();
         if said.len() < 10 * MOST && said.insert(name.clone()) {
-            tracing::warn!("the object \"{name}\" is passed over: a repository has no such names");
+            tracing::warn!("the object \"{name}\" is ignored, because no object of a repository has such a name");
         }
     }
 

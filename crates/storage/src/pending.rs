@@ -87,7 +87,7 @@ impl BelowPrefix {
         let pages = self.uploads.list(&folder);
         pages
             .map(move |page| {
-                // Servers were seen that take no notice of a prefix, and what lies elsewhere is somebody else's.
+                // Servers were seen that take no notice of a prefix, and what is elsewhere is somebody else's.
                 let ours = |upload: &PendingUpload| below(&upload.key, &folder).is_some() && is_key(&upload.key);
                 Ok(page?
                     .into_iter()

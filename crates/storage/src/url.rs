@@ -38,8 +38,8 @@ pub(super) fn parse(text: &str) -> Result<Url> {
     let user = !url.username().is_empty() && url.scheme() != "sftp";
     if url.password().is_some() || user || url.query().is_some() || url.fragment().is_some() {
         return Err(Error::config(
-            format!("storage \"{}\" holds more than a place", redact(text)),
-            "Write the bucket and the prefix only; options belong into walarchive.storage_options, credentials into the \
+            format!("storage \"{}\" has more than a bucket and a prefix", redact(text)),
+            "Write the bucket and the prefix only; put options into walarchive.storage_options, credentials into the \
              environment or into the file named by walarchive.credentials_file.",
         ));
     }
@@ -140,16 +140,19 @@ mod tests {
         for (text, says) in [
             (
                 "file:///x?password=hunter2",
-                "storage \"file:///x?***\" holds more than a place",
+                "storage \"file:///x?***\" has more than a bucket and a prefix",
             ),
-            ("file:///x#hunter2", "storage \"file:///x#***\" holds more than a place"),
+            (
+                "file:///x#hunter2",
+                "storage \"file:///x#***\" has more than a bucket and a prefix",
+            ),
             (
                 "s3://b/p?x=hunter2@y",
-                "storage \"s3://b/p?***\" holds more than a place",
+                "storage \"s3://b/p?***\" has more than a bucket and a prefix",
             ),
             (
                 "s3://me:hunter2@b/p?hunter2",
-                "storage \"s3://***@b/p?***\" holds more than a place",
+                "storage \"s3://***@b/p?***\" has more than a bucket and a prefix",
             ),
             (
                 "x?hunter2",

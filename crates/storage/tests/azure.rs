@@ -39,7 +39,7 @@ fn everything_works_with_azurite() {
     for what in ["list", "write", "read", "delete"] {
         let said = probe.run(what);
         assert!(
-            said.starts_with("Unauthorized: the store denied the permission to "),
+            said.starts_with("Unauthorized: the store denied permission to "),
             "{said}"
         );
         assert!(said.contains("AZURE_STORAGE_ACCOUNT_KEY"), "{said}");

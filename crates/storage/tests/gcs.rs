@@ -30,7 +30,7 @@ fn everything_works_with_gcs() {
     for what in ["list", "write", "read", "multipart", "delete"] {
         let said = probe.run(what);
         assert!(
-            said.starts_with("Unauthorized: the store denied the permission to "),
+            said.starts_with("Unauthorized: the store denied permission to "),
             "{said}"
         );
         assert!(said.contains("GOOGLE_APPLICATION_CREDENTIALS"), "{said}");

@@ -144,7 +144,7 @@ async fn said(open: impl Fn(&TestDir, &HttpMock) -> Store, status: u16, body: &'
     }
 }
 
-const STAY: &str = "Uploads that were never completed are not deleted, as the store";
+const STAY: &str = "Uploads that were never completed are not deleted, because the store";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_cannot_list_is_told_what_is_missing() {

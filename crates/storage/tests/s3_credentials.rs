@@ -171,7 +171,7 @@ fn a_profile_may_be_a_section_of_the_credentials_file() {
     assert!(
         probe
             .run("write")
-            .starts_with("Config: the profile \"missing\" was not found in \"")
+            .starts_with("Setting: the profile \"missing\" was not found in \"")
     );
     probe.credentials_file = None;
     let path = file.to_str().expect("ASCII");
@@ -179,13 +179,13 @@ fn a_profile_may_be_a_section_of_the_credentials_file() {
     assert!(
         probe
             .run("write")
-            .starts_with("Config: the AWS profile \"missing\" was not found")
+            .starts_with("Setting: the AWS profile \"missing\" was not found")
     );
     probe.options = format!("{options},aws_profile=process");
     let said = probe.run("write");
     assert!(
         said.starts_with(
-            "Config: the AWS profile \"process\" gets its credentials from a program (credential_process)"
+            "Setting: the AWS profile \"process\" gets its credentials from a program (credential_process)"
         ),
         "{said}"
     );
@@ -194,7 +194,7 @@ fn a_profile_may_be_a_section_of_the_credentials_file() {
     assert!(
         probe
             .run("write")
-            .starts_with("Config: there is half of the credentials for S3")
+            .starts_with("Setting: the credentials for S3 are incomplete")
     );
 }
 

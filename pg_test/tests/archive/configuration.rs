@@ -75,7 +75,12 @@ fn values_that_cannot_be_right_are_refused_when_they_are_set() {
     assert_refused(&cluster, storage, "/var/backup", "is not a URL");
     assert_refused(&cluster, storage, "s3://", "names no bucket");
     assert_refused(&cluster, storage, "file://relative/path", "is not an absolute path");
-    assert_refused(&cluster, storage, "s3://key:word@bucket/p", "holds more than a place");
+    assert_refused(
+        &cluster,
+        storage,
+        "s3://key:word@bucket/p",
+        "has more than a bucket and a prefix",
+    );
     assert_refused(
         &cluster,
         "walarchive.storage_options",

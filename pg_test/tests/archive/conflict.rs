@@ -46,7 +46,7 @@ fn other_content_is_refused(repository: &Repository, dir: &TestDir, url: &str, c
     let message = wait_message(&cluster, mark, &["WARNING", "could not archive", &foreign], PATIENCE);
     assert!(
         message.contains(&format!(
-            "{foreign}.zst\" is in the repository already, with other content than"
+            "{foreign}.zst\" is already in the repository, with other content than"
         )),
         "{message}"
     );

@@ -165,10 +165,7 @@ fn data_behind_links_goes_where_the_user_has_his_disks() {
     // Behind the links is what somebody may want: nothing there is removed, and nothing written over.
     let (_, output) = site.backup_fetch("again", &name, &args);
     assert!(
-        !output.success()
-            && output
-                .stderr
-                .contains("is not empty, and link \"base\" is to lead there"),
+        !output.success() && output.stderr.contains("the place of link \"base\", is not empty"),
         "{}",
         output.stderr
     );
@@ -314,7 +311,7 @@ fn a_configuration_below_etc_is_in_the_backup_and_comes_back_where_it_is_asked_f
     let said = output.stderr.clone();
     output.expect_success();
     assert!(
-        said.contains("lay outside of its data directory, and is not put back") && said.contains("--config-dir"),
+        said.contains("was outside of its data directory, and is not restored") && said.contains("--config-dir"),
         "{said}"
     );
     assert!(!target.join("postgresql.conf").exists());

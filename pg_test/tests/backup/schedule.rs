@@ -461,7 +461,7 @@ fn retention_is_applied_after_each_backup() {
     assert_eq!(
         status(
             &primary,
-            "last_retention_outcome, last_retention_summary IS NULL, last_retention_error LIKE '%denied the permission%'"
+            "last_retention_outcome, last_retention_summary IS NULL, last_retention_error LIKE '%denied permission%'"
         ),
         "failed|t|t"
     );

@@ -109,7 +109,7 @@ fn what_is_wrong_is_said() {
     assert_eq!(found.last().map(String::as_str), Some("store failed"), "{found:?}");
     let store = row(&cluster, "store");
     assert!(
-        store.contains("the store denied the permission to read") && store.contains("Check the access key"),
+        store.contains("the store denied permission to read") && store.contains("Check the access key"),
         "{store}"
     );
     assert!(!store.contains("hunter2"), "{store}");

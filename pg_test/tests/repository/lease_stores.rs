@@ -199,7 +199,7 @@ fn of_two_that_race_on_a_store_that_lies_one_writes() {
     for cluster in [winner, loser] {
         let row = cluster.psql("SELECT detail FROM walarchive_check() WHERE check_name = 'lease'");
         assert!(
-            row.contains("the store has no create-only writes, so whoever takes the lease reads back what he wrote"),
+            row.contains("the store has no create-only writes, so a server that takes the lease reads it back"),
             "{row}"
         );
     }

@@ -53,7 +53,7 @@ fn root_restores_for_the_user_of_the_server() {
     let mut fetch = site.walarchive(&["backup-fetch", &path, "LATEST", "--owner", &owner]);
     let refused = run(fetch.uid(0).gid(0));
     assert!(
-        refused.code == Some(1) && refused.stderr.contains("only the repository says so"),
+        refused.code == Some(1) && refused.stderr.contains("only the repository names"),
         "{refused:?}"
     );
     run(fetch.arg("--tablespace-map-original")).expect_success();

@@ -132,7 +132,7 @@ fn tablespaces_move_and_are_not_overwritten() {
     fs::remove_dir_all(&old).expect("could not remove the tablespace");
     // Nobody is there to be asked: a test's standard input is no terminal.
     let (target, refused) = site.backup_fetch("third", "LATEST", &[]);
-    let place = format!("tablespace {oid} would go to {old:?}, and only the repository says so");
+    let place = format!("tablespace {oid} would go to {old:?}, which only the repository names");
     assert!(
         refused.code == Some(1)
             && refused.stderr.contains(&place)

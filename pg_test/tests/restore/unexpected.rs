@@ -140,7 +140,7 @@ fn the_end_of_the_archive_is_said_and_is_where_recovery_ends() {
     ] {
         let (target, plan) = site.backup_fetch("restored", "LATEST", &["--dry-run", kind, value]);
         assert!(plan.success() && !target.exists(), "{plan:?}");
-        let says = "is not in the archive, whose WAL ends at LSN";
+        let says = "is not in the archive: its WAL ends at LSN";
         assert!(
             plan.stdout.contains(says) && plan.stderr.contains(says),
             "{kind}: {plan:?}"
@@ -201,9 +201,9 @@ fn tablespaces_of_the_original_are_warned_of() {
     let (_, plan) = site.backup_fetch("copy", "LATEST", &args);
     let place = format!("its directory \"{}\" exists on this machine", after.display());
     for says in [
-        "THE ORIGINAL IS ON THIS MACHINE",
+        "The original is on this machine",
         "a server seems to run there",
-        "IS CREATED IN THE WAL TO BE REPLAYED",
+        "The WAL to be replayed creates",
         &place,
     ] {
         assert!(plan.success() && plan.stderr.contains(says), "{says}: {plan:?}");
@@ -240,7 +240,7 @@ fn root_asks_for_places_that_only_the_repository_names() {
     let refused = run(&mut fetch());
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(
-        refused.stderr.contains("and only the repository says so") && refused.stderr.contains("--tablespace-map"),
+        refused.stderr.contains("which only the repository names") && refused.stderr.contains("--tablespace-map"),
         "{refused:?}"
     );
     assert!(!target.exists() && !space.exists());

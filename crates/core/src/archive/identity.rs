@@ -30,7 +30,7 @@ pub fn identity_of(path: &Path) -> Result<ClusterIdentity> {
     let page = FirstPage::parse(&header);
     let unknown = || Error::InvalidWal {
         file: path.display().to_string(),
-        reason: "It has no WAL page header, and there is no data directory around it that tells whose it is."
+        reason: "It has no WAL page header, and is not in a data directory that would show which cluster it is from."
             .to_owned(),
     };
     Ok(ClusterIdentity {
@@ -40,7 +40,7 @@ pub fn identity_of(path: &Path) -> Result<ClusterIdentity> {
     })
 }
 
-/// The system identifier of the data directory in whose `pg_wal` the file lies or will lie, if there is one.
+/// The system identifier of the data directory in whose `pg_wal` the file is or will be, if there is one.
 pub(super) fn system_identifier_near(path: &Path) -> Option<u64> {
     ControlFile::read(&data_directory_near(path)?)
         .ok()

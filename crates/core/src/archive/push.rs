@@ -118,7 +118,7 @@ impl Archive {
         motion: Arc<Motion>,
         brake: Brake,
     ) -> Result<Pushed> {
-        // The first time it is much, and it shall not make every push so large.
+        // The first time it is much, and it must not make every push so large.
         Box::pin(self.claim()).await?;
         let store = self.store.noting(Arc::clone(&motion)).with_brake(brake);
         if self.store.may_vanish() && self.store.size(layout::CLUSTER).await?.is_none() {
@@ -206,7 +206,7 @@ impl Archive {
         }
     }
 
-    /// Does an object lie under the key, with the content of the file? False: there is none. Other content is an error.
+    /// Is an object under the key, with the content of the file? False: there is none. Other content is an error.
     async fn is_same(&self, key: &str, path: &Path) -> Result<bool> {
         let Some(mut object) = RangeReader::open(&self.store, key).await? else {
             return Ok(false);

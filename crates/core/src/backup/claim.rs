@@ -28,7 +28,7 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// Refuse a name under which anything lies, then take it.
+    /// Refuse a name under which anything is, then take it.
     pub(super) async fn take(store: &Store, request: &BackupRequest, name: &str) -> Result<Self> {
         let taken = |reason: String| {
             Err(Error::BackupExists {
@@ -46,7 +46,7 @@ impl Claim {
         }
         if let Some(first) = left.first() {
             return taken(format!(
-                "{} objects lie in its folder, \"{}\" among them.",
+                "{} objects are in its folder, \"{}\" among them.",
                 left.len(),
                 first.key
             ));
@@ -71,7 +71,7 @@ impl Claim {
         }
     }
 
-    /// Is the name still ours, and nobody deletes what lies under it?
+    /// Is the name still ours, and nobody deletes what is under it?
     pub(super) async fn check(&self) -> Result<()> {
         let found = self.store.get(&layout::backup_claim(&self.backup), LIMIT).await?;
         let deletion = self.store.size(&layout::backup_deletion(&self.backup)).await?;
@@ -84,7 +84,7 @@ impl Claim {
         }
     }
 
-    /// Write it anew if that was long ago. It is no failure of the backup if that cannot be done.
+    /// Write it again if that was long ago. It is no failure of the backup if that cannot be done.
     pub(super) async fn renew(&self) {
         if self.written.lock().elapsed() < RENEW_AFTER {
             return;

@@ -15,13 +15,13 @@ pub(super) fn check(label: &str, request: &BackupRequest) -> Result<()> {
     let start: Option<Lsn> = field("START WAL LOCATION").and_then(|text| text.parse().ok());
     let timeline: Option<u32> = field("START TIMELINE").and_then(|text| text.parse().ok());
     let (Some(start), Some(timeline)) = (start, timeline) else {
-        return Err(Error::config(
+        return Err(Error::server(
             "the backup label has no start WAL location or no start timeline",
             "Take the backup again; if this persists, report it.",
         ));
     };
     if timeline != request.timeline {
-        return Err(Error::config(
+        return Err(Error::server(
             format!(
                 "the backup began on timeline {}, its label says timeline {timeline}",
                 request.timeline
@@ -30,7 +30,7 @@ pub(super) fn check(label: &str, request: &BackupRequest) -> Result<()> {
         ));
     }
     if start != request.start_lsn {
-        return Err(Error::config(
+        return Err(Error::server(
             format!("the backup began at {}, its label says {start}", request.start_lsn),
             "The label is of another backup. Take the backup again.",
         ));

@@ -68,7 +68,7 @@ impl PreparedBackup {
         &self.corrupt
     }
 
-    /// What lies in the data directory and is not in the backup, the first of it, and how much that is in all: symbolic links
+    /// What is in the data directory and is not in the backup, the first of it, and how much that is in all: symbolic links
     /// that are not the server's, and special files.
     pub fn left_out(&self) -> (&[LeftOut], u64) {
         (&self.left_out, self.left_out_count)
@@ -100,15 +100,15 @@ impl PreparedBackup {
             });
         }
         self.is_complete.store(true, Ordering::Relaxed);
-        // Nobody shall wait long for what is of so little consequence.
+        // Nobody should wait long for what matters so little.
         let claim = layout::backup_claim(&self.name);
         let left = match tokio::time::timeout(CLAIM_REMOVAL, self.store.delete(&claim)).await {
             Ok(removed) => removed.err(),
-            Err(_elapsed) => Some(StorageError::Timeout {
-                operation: "delete",
-                object: self.store.object_url(&claim),
-                deadline: CLAIM_REMOVAL,
-            }),
+            Err(_elapsed) => Some(StorageError::timeout(
+                "delete",
+                self.store.object_url(&claim),
+                CLAIM_REMOVAL,
+            )),
         };
         if let Some(error) = left {
             tracing::warn!(backup = self.name, %error, "the backup is complete, but its claim could not be removed");
@@ -174,7 +174,7 @@ impl PreparedBackup {
         }
     }
 
-    /// Is a sentinel that was found under the name ours? Somebody may have marked the backup meanwhile, so the bytes may differ.
+    /// Is a sentinel that was found under the name ours? Somebody may have marked the backup since then, so the bytes may differ.
     fn is_ours(&self, found: &[u8]) -> bool {
         let told = |bytes: &[u8]| {
             let sentinel = Sentinel::parse(bytes).ok()?;
@@ -305,7 +305,7 @@ pub(super) async fn prepare(backup: &mut Backup, stop: &StopResult) -> Result<Pr
     })
 }
 
-/// Store the configuration that lies outside of the data directory. None if there is none.
+/// Store the configuration that is outside of the data directory. None if there is none.
 async fn store_configuration(backup: &Backup) -> Result<Option<Configuration>> {
     let (shared, files) = (Arc::clone(&backup.shared), backup.request.configuration.clone());
     let taken = blocking(move || configuration::take(&files, &shared.data_dir, &shared.links, shared.compression));
@@ -394,11 +394,6 @@ fn spec(data_dir: &str, tablespaces: &[TablespaceLink]) -> Option<TablespaceSpec
 }
 
 fn json(value: &impl serde::Serialize) -> Result<Bytes> {
-    let text = serde_json::to_vec(value).map_err(|error| {
-        Error::config(
-            format!("cannot write JSON: {error}"),
-            "This is a defect of walarchive; please report it.",
-        )
-    })?;
+    let text = serde_json::to_vec(value).map_err(|error| Error::defect(format!("cannot write JSON: {error}")))?;
     Ok(Bytes::from(text))
 }

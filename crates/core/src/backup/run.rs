@@ -294,7 +294,7 @@ fn read_control(data_dir: &Path, expected: u64) -> Result<(Vec<u8>, Attributes)>
         return Err(Error::damaged(
             path.display().to_string(),
             format!(
-                "It is of the cluster with system identifier {}, not {expected}.",
+                "It belongs to system identifier {}, not {expected}.",
                 control.system_identifier
             ),
         ));

@@ -34,7 +34,7 @@ async fn holder(store: &Store, writer: Option<&Writer>) -> Result<Check> {
     let age = (Utc::now() - lease.alive.as_ref().map_or(lease.holder.since, |alive| alive.time)).num_seconds();
     let mut detail = match unreadable {
         true => format!(
-            "somebody holds the lease as epoch {}, but its object cannot be read",
+            "the lease of epoch {} exists, but its object cannot be read",
             lease.holder.epoch
         ),
         false => format!(
@@ -47,15 +47,15 @@ async fn holder(store: &Store, writer: Option<&Writer>) -> Result<Check> {
         ),
     };
     if matches!(store.create_only(), Some(CreateOnly::Ignored | CreateOnly::Unsupported)) {
-        detail.push_str("; the store has no create-only writes, so whoever takes the lease reads back what he wrote");
+        detail.push_str("; the store has no create-only writes, so a server that takes the lease reads it back");
     }
     let Some(writer) = writer else {
         return Ok(match unreadable {
             true => Check::warning(
                 name,
                 detail,
-                "It was damaged, or put there by something else. The server that is to write takes the lease once nobody renews \
-                 it, or at once by SELECT walarchive_take_over().",
+                "It was damaged, or put there by something else. The server that is to write takes the lease once no \
+                 server renews it, or at once by SELECT walarchive_take_over().",
             ),
             false => Check::ok(name, detail),
         });
@@ -72,8 +72,8 @@ async fn holder(store: &Store, writer: Option<&Writer>) -> Result<Check> {
         _ => Check::warning(
             name,
             format!("this server, on \"{own}\", does not write: {detail}"),
-            "If it is a clone, set archive_mode = off or give it a walarchive.storage of its own. It writes once the other server \
-             renews the lease no more, or after SELECT walarchive_take_over().",
+            "If it is a clone, set archive_mode = off or give it a walarchive.storage of its own. It writes once the \
+             other server no longer renews the lease, or after SELECT walarchive_take_over().",
         ),
     })
 }
@@ -85,7 +85,10 @@ async fn branches(store: &Store, timeline: Option<u32>) -> Result<Option<Check>>
     let inventory = Inventory::load(store).await?;
     let branches = other_branches(&inventory, own, &Holder::all(store).await?);
     Ok(Some(match branches.as_slice() {
-        [] => Check::ok(name, format!("nobody has written beside timeline {own}")),
+        [] => Check::ok(
+            name,
+            format!("no other server has written a timeline beside timeline {own}"),
+        ),
         branches => {
             let described: Vec<String> = branches.iter().map(|branch| branch.describe(own)).collect();
             Check::warning(

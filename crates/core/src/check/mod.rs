@@ -112,7 +112,7 @@ pub fn worst(checks: &[Check]) -> CheckStatus {
 }
 
 /// Look at the store, and at the repository in it. `identity` is that of the cluster that archives, where it is known. The
-/// objects that are written lie in a folder of their own and are removed again, also those that an earlier check left. Each
+/// objects that are written are in a folder of their own and are removed again, also those that an earlier check left. Each
 /// request has a deadline. After a failure without which the rest makes no sense, the rest is not there.
 pub async fn check_store(store: &Store, identity: Option<&ClusterIdentity>) -> Vec<Check> {
     let mut checks = scratch::checks(store).await;

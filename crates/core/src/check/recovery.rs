@@ -39,7 +39,7 @@ async fn look(store: &Store) -> Result<Option<Check>> {
         None => Check::ok(
             NAME,
             format!(
-                "from \"{}\" on there is no hole in the WAL up to LSN {} on timeline {}",
+                "the WAL has no gap from \"{}\" up to LSN {} on timeline {}",
                 backup.name, reach.end, reach.timeline
             ),
         ),
@@ -49,8 +49,8 @@ async fn look(store: &Store) -> Result<Option<Check>> {
 
 fn with_hole(backup: &str, reach: &Reach, hole: &Hole) -> Check {
     let detail = format!(
-        "recovery from \"{backup}\" ends at LSN {}, though the WAL goes on to LSN {} on timeline {}: {} segments are missing, \
-         {} to {}",
+        "recovery from \"{backup}\" ends at LSN {}, though the WAL continues to LSN {} on timeline {}: {} segments \
+         are missing, {} to {}",
         reach.end, hole.beyond, hole.timeline, hole.missing.count, hole.missing.first, hole.missing.last
     );
     match Utc::now().signed_duration_since(hole.after_written) < ON_ITS_WAY {

@@ -1,4 +1,4 @@
-//! What lies in the store: whose it is, and whether the newest backup can be restored.
+//! What is in the store: whose it is, and whether the newest backup can be restored.
 
 use std::ops::ControlFlow;
 
@@ -15,7 +15,7 @@ use walarchive_storage::Store;
 /// Whose repository it is.
 pub(super) async fn owner(store: &Store, identity: Option<&ClusterIdentity>) -> Check {
     let name = "owner";
-    let nobody = "the repository is nobody's yet: the first archiver claims it";
+    let nobody = "the repository has no owner yet: the first server that archives becomes its owner";
     let found = match identity {
         Some(identity) => cluster::is_owned(store, identity).await.map(|owned| match owned {
             true => "the repository is this cluster's".to_owned(),
@@ -23,7 +23,7 @@ pub(super) async fn owner(store: &Store, identity: Option<&ClusterIdentity>) -> 
         }),
         None => cluster::owner(store).await.map(|owner| match owner {
             Some(owner) => format!(
-                "the repository is that of system identifier {}, PostgreSQL {}, with WAL segments of {} MB",
+                "the repository belongs to system identifier {}, PostgreSQL {}, with WAL segments of {} MB",
                 owner.system_identifier,
                 owner.major_version,
                 owner.segment_size.bytes() >> 20
@@ -71,7 +71,7 @@ pub(super) async fn names(store: &Store) -> Option<Check> {
     (!names.is_empty()).then(|| {
         Check::warning(
             "names",
-            format!("{} objects are passed over, as a repository has no such names: {shown}{more}", names.len()),
+            format!("{} objects are ignored, because no object of a repository has such a name: {shown}{more}", names.len()),
             "Remove them, or give them other names, by the tools of the store: walarchive can neither read nor delete them.",
         )
     })
@@ -87,7 +87,7 @@ pub(super) async fn newest_backup(store: &Store) -> Check {
     let Some(newest) = backups.last() else {
         return Check::warning(
             name,
-            "there is no base backup yet, and WAL alone restores nothing",
+            "there is no base backup yet, and nothing can be restored without one",
             "Take one by SELECT walarchive_backup_push().",
         );
     };
@@ -128,7 +128,7 @@ pub(super) async fn newest_backup(store: &Store) -> Check {
 /// Returns how many segments the backup needs.
 async fn wal_of(store: &Store, backup: &BackupInfo, size: SegmentSize) -> Result<usize> {
     let Some(timeline) = backup.timeline else {
-        return Err(Error::damaged(&backup.name, "Its name does not tell its timeline."));
+        return Err(Error::damaged(&backup.name, "Its name has no timeline."));
     };
     let metadata = &backup.metadata;
     let needed = Segment::range(timeline, metadata.start_lsn, metadata.finish_lsn, size);
@@ -137,9 +137,9 @@ async fn wal_of(store: &Store, backup: &BackupInfo, size: SegmentSize) -> Result
         return Err(Error::damaged(
             &backup.name,
             format!(
-                "Of the {} WAL segments that it needs {} are not in the archive, \"{first}\" being the first one.",
-                needed.len(),
-                missing.len()
+                "{} of the {} WAL segments that it needs are not in the archive; the first is \"{first}\".",
+                missing.len(),
+                needed.len()
             ),
         ));
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use super::Check;
+use super::{Check, CheckStatus};
 use crate::error::{Error, Result, StorageError};
 use crate::layout;
 use walarchive_storage::{CreateOnly, Created, PART_BYTES, Store};
@@ -33,8 +33,15 @@ pub(super) async fn checks(store: &Store) -> Vec<Check> {
         multipart(store, &large, &mut checks).await;
     }
     // Whatever happened: a write that failed for us may have succeeded for the store.
-    if checks.iter().any(|check| check.name == "create") {
-        checks.push(delete(store, &[&small, &large]).await);
+    let created = checks
+        .iter()
+        .find(|check| check.name == "create")
+        .map(|check| check.status);
+    if let Some(created) = created {
+        let deleted = delete(store, &[&small, &large]).await;
+        if created == CheckStatus::Ok {
+            checks.push(deleted);
+        }
     }
     checks
 }
@@ -88,8 +95,8 @@ async fn create(store: &Store, key: &str, checks: &mut Vec<Check>) -> bool {
         Ok(Created::Yes) => Check::ok("create", "an object was written"),
         Ok(Created::Exists) => Check::failed(
             "create",
-            format!("\"{}\" is there, and nobody wrote it", store.object_url(key)),
-            "The store answers with what is not true. Do not trust it with an archive.",
+            format!("\"{}\" already exists, though nobody wrote it", store.object_url(key)),
+            "The store gives false answers. Do not trust it with an archive.",
         ),
         Err(error) => Check::of_error("create", error),
     };

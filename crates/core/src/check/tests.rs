@@ -8,6 +8,7 @@ use crate::codec::Format;
 use crate::layout;
 use crate::wal::generator::SYSTEM_IDENTIFIER;
 use crate::wal::{SegmentSize, WalFileName, generator};
+use walarchive_storage::{Fence, Refusal, Write};
 use walarchive_testkit::pretender::{Create, Pretender};
 
 fn identity(system_identifier: u64) -> ClusterIdentity {
@@ -69,6 +70,36 @@ async fn it_says_which_way_is_in_use_where_create_only_is_not_honoured() {
             "something is left behind"
         );
     }
+}
+
+#[derive(Debug)]
+struct NoObjects;
+
+#[async_trait::async_trait]
+impl Fence for NoObjects {
+    async fn permit(&self, write: Write) -> Result<(), Refusal> {
+        match write {
+            Write::Deletion => Ok(()),
+            Write::Object | Write::Ongoing => Err(Refusal {
+                reason: Arc::new(Error::refused("no", "Never.")),
+                is_final: true,
+            }),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_said_to_be_deleted_where_nothing_was_written() {
+    let store = Store::of(Arc::new(InMemory::new()), "memory:").with_fence(Arc::new(NoObjects));
+    let checks = check_store(&store, None).await;
+    let expected = [
+        ("store", "ok"),
+        ("list", "ok"),
+        ("create", "failed"),
+        ("owner", "ok"),
+        ("newest backup", "warning"),
+    ];
+    assert_eq!(rows(&checks), expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,7 +178,7 @@ async fn segments_of_another_size_are_not_taken_for_missing() {
         assert!(
             checks[11]
                 .detail
-                .contains("ends at LSN 0/400000, though the WAL goes on to LSN 0/600000"),
+                .contains("ends at LSN 0/400000, though the WAL continues to LSN 0/600000"),
             "{checks:?}"
         );
     }

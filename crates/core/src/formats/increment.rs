@@ -1,4 +1,4 @@
-//! The member of a delta backup that holds some pages of a relation's file: an increment upon the file of the parent.
+//! The member of a delta backup that holds some pages of a relation's file: an increment on the file of the parent.
 //!
 //! | bytes | content |
 //! |---|---|
@@ -32,7 +32,7 @@ pub struct IncrementHeader {
     /// Of the file as it is to be, in bytes: a multiple of [`PAGE_BYTES`].
     pub file_size: u64,
     /// The numbers of the pages. Ours are ascending, and each below `file_size / PAGE_BYTES`; WAL-G's come in any order, and
-    /// those that were appended while it read lie beyond the end: replay of the WAL appends them anew.
+    /// those that were appended while it read are beyond the end: replay of the WAL appends them again.
     pub blocks: Vec<u32>,
 }
 
@@ -83,7 +83,7 @@ impl IncrementHeader {
         let file_size = size.try_into().map_or(u64::MAX, u64::from_le_bytes);
         let count = count.try_into().map_or(u32::MAX, u32::from_le_bytes);
         if file_size > FILE_LIMIT || !file_size.is_multiple_of(PAGE_BYTES) {
-            return damaged("The size of the file in it is no size of a relation's file.");
+            return damaged("The size of the file in it cannot be that of a relation's file.");
         }
         if u64::from(count) > FILE_LIMIT / PAGE_BYTES {
             return damaged("It has more pages than a file can have.");

@@ -1,4 +1,4 @@
-//! What a backup says of things that did not lie in the data directory as plain files and directories.
+//! What a backup says of things that were not in the data directory as plain files and directories.
 
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +30,7 @@ impl std::fmt::Display for LeftOut {
     }
 }
 
-/// The configuration of a server whose files lay outside of its data directory. Paths are absolute, as they were.
+/// The configuration of a server whose files were outside of its data directory. Paths are absolute, as they were.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Configuration {
@@ -43,7 +43,7 @@ pub struct Configuration {
     /// `ident_file`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ident_file: Option<String>,
-    /// Those that lay outside of the data directory, with what they include.
+    /// Those that were outside of the data directory, with what they include.
     pub files: Vec<ConfigurationFile>,
 }
 
@@ -51,7 +51,7 @@ pub struct Configuration {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ConfigurationFile {
-    /// Where it lay.
+    /// Where it was.
     pub path: String,
     /// In bytes.
     pub size: u64,

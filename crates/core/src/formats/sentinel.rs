@@ -176,7 +176,7 @@ pub struct ExtendedMetadata {
     /// Ours alone: symbolic links that were followed. A restore makes directories and files of them.
     #[serde(rename = "walarchive_links", skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<FollowedLink>,
-    /// Ours alone: what is not in the backup though it lies in the data directory, the first of it.
+    /// Ours alone: what is not in the backup though it is in the data directory, the first of it.
     #[serde(rename = "walarchive_left_out", skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<LeftOut>,
     /// Ours alone: how much that is in all.
@@ -186,7 +186,7 @@ pub struct ExtendedMetadata {
     /// start of the backup to its end.
     #[serde(rename = "walarchive_incomplete_databases", skip_serializing_if = "Vec::is_empty")]
     pub incomplete_databases: Vec<u32>,
-    /// Ours alone: the configuration that lay outside of the data directory. None if there was none.
+    /// Ours alone: the configuration that was outside of the data directory. None if there was none.
     #[serde(rename = "walarchive_configuration", skip_serializing_if = "Option::is_none")]
     pub configuration: Option<Configuration>,
 }

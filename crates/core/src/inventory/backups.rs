@@ -139,15 +139,17 @@ pub async fn find_backup(store: &Store, name: &str) -> Result<BackupInfo> {
         Some((name, sentinel)) => describe(store, name, sentinel.last_modified).await?,
         None => None,
     };
-    described.ok_or_else(|| {
-        let newest = sentinels.iter().max_by_key(|(_, sentinel)| sentinel.last_modified);
-        Error::NoBackup {
-            message: format!("there is no backup named \"{name}\" in \"{}\"", store.url()),
-            hint: match newest {
-                Some((newest, _)) => format!("The newest of {} is \"{newest}\".", sentinels.len()),
-                None => "There are no backups at all; check the storage URL and its prefix.".to_owned(),
-            },
-        }
+    if let Some(described) = described {
+        return Ok(described);
+    }
+    // A sentinel may be written again long after its backup was taken, so the time of the object does not tell.
+    let backups = list_backups(store).await?;
+    Err(Error::NoBackup {
+        message: format!("there is no backup named \"{name}\" in \"{}\"", store.url()),
+        hint: match backups.last() {
+            Some(newest) => format!("The newest of {} is \"{}\".", backups.len(), newest.name),
+            None => "There are no backups at all; check the storage URL and its prefix.".to_owned(),
+        },
     })
 }
 
@@ -177,7 +179,7 @@ async fn list_sentinels(store: &Store) -> Result<Vec<(String, Listed)>> {
         .collect())
 }
 
-/// None if the backup was deleted meanwhile.
+/// None if the backup was deleted in the meantime.
 async fn describe(store: &Store, name: &str, written: DateTime<Utc>) -> Result<Option<BackupInfo>> {
     let mut info = BackupInfo::new(name, written);
     match read_metadata(store, name, info.delta.is_some()).await {
@@ -301,5 +303,23 @@ mod tests {
             assert!(error.hint().is_some_and(|hint| hint.contains(OLD)), "{error:?}");
             assert!(matches!(read_sentinel(&store, name).await, Err(Error::NoBackup { .. })));
         }
+    }
+
+    #[tokio::test]
+    async fn the_newest_is_the_one_that_started_last_not_the_one_that_was_written_last() {
+        let store = repository(&[
+            (
+                layout::sentinel(NEW),
+                r#"{"LSN": 7, "FinishLSN": 8, "StartTime": "2020-11-21T10:00:00Z"}"#,
+            ),
+            // As after a change of its marks.
+            (
+                layout::sentinel(OLD),
+                r#"{"LSN": 1, "FinishLSN": 2, "StartTime": "2020-11-20T10:00:00Z"}"#,
+            ),
+        ])
+        .await;
+        let hint = find_backup(&store, "base_nothing").await.expect_err("missing").hint();
+        assert_eq!(hint, Some(format!("The newest of 2 is \"{NEW}\".")));
     }
 }

@@ -62,7 +62,7 @@ pub struct BackupDetail {
     /// Symbolic links that were followed; a restore makes directories and files of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<FollowedLink>,
-    /// What lay in the data directory and is not in the backup, the first of it.
+    /// What was in the data directory and is not in the backup, the first of it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<LeftOut>,
     /// Can it be restored to its end: are its parents there, and every WAL segment from its start to its end?
@@ -127,7 +127,7 @@ fn problem(inventory: &Inventory, backup: &BackupInfo, missing_link: Option<&Str
         return Some(format!("Backup \"{missing}\", which it is based on, is not there."));
     }
     if backup.timeline.is_none() {
-        return Some("Its name does not tell where it starts.".to_owned());
+        return Some("Its name does not say where it starts.".to_owned());
     }
     let chain = inventory.chain(backup).unwrap_or_default();
     if let Some(bad) = chain.iter().find(|link| link.damaged.is_some()) {
@@ -138,7 +138,7 @@ fn problem(inventory: &Inventory, backup: &BackupInfo, missing_link: Option<&Str
     let count: u64 = missing.iter().map(|range| range.count).sum();
     Some(match count {
         1 => format!("WAL segment \"{first}\", which it needs, is not in the archive."),
-        _ => format!("{count} WAL segments that it needs are not in the archive, \"{first}\" being the first one."),
+        _ => format!("{count} WAL segments that it needs are not in the archive; the first is \"{first}\"."),
     })
 }
 

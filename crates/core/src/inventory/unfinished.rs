@@ -1,4 +1,4 @@
-//! What lies in the backups' folder without a sentinel: backups that are being taken, and leftovers.
+//! What is in the backups' folder without a sentinel: backups that are being taken, and leftovers.
 
 use std::collections::BTreeMap;
 

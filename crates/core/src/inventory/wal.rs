@@ -79,7 +79,7 @@ pub fn runs(numbers: impl IntoIterator<Item = u64>) -> Vec<(u64, u64)> {
     runs
 }
 
-/// What lies between the runs of `present`, which are in order, within `first..=last`.
+/// What is between the runs of `present`, which are in order, within `first..=last`.
 pub fn gaps(present: &[u64], first: u64, last: u64) -> Vec<(u64, u64)> {
     let mut gaps = Vec::new();
     let mut next = first;

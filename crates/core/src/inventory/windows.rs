@@ -36,7 +36,7 @@ pub fn recovery_windows(inventory: &Inventory) -> Vec<RecoveryWindow> {
         .collect()
 }
 
-/// The WAL that recovery to one timeline reads: of each ancestor what lies before the fork.
+/// The WAL that recovery to one timeline reads: of each ancestor what is before the fork.
 pub(super) struct Way {
     /// Timeline, and the number of the first segment that is read of it; ancestors first.
     parts: Vec<(u32, u64)>,

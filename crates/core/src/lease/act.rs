@@ -151,7 +151,7 @@ impl Writer {
     /// Take the lease, whoever has it, and say who it was.
     pub async fn take_over(&self) -> Result<Option<Lease>> {
         if self.in_recovery() {
-            return Err(Error::config(
+            return Err(Error::refused(
                 "a server in recovery cannot take the lease over",
                 "Promote it first: a standby that is promoted takes the lease over by itself.",
             ));

@@ -37,7 +37,7 @@ impl Branch {
             .map_or_else(|| "at an unknown place".to_owned(), |lsn| format!("at {lsn}"));
         let writer = self.writer.as_deref().unwrap_or("an unknown server");
         format!(
-            "timeline {} left the history of timeline {own} {from} and goes on beside it; it was written by {writer}, last at {}",
+            "timeline {} branched off timeline {own} {from}; it was written by {writer}, last at {}",
             self.timeline,
             self.newest.format("%Y-%m-%d %H:%M:%S UTC")
         )

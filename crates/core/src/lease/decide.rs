@@ -133,7 +133,7 @@ fn has_lost(known: &Known, lease: &Lease) -> bool {
 }
 
 /// `then`, if the counter has not moved for long enough. What a look found may be as old as the moment when it began, and as
-/// young as the one when it ended: the process may have slept meanwhile.
+/// young as the one when it ended: the process may have slept in the meantime.
 fn silence(facts: &Facts<'_>, epoch: u64, mark: &str, needs: Duration, then: Decision) -> Decision {
     let watch = Watch::look(facts.known.watch.as_ref(), epoch, mark, needs, facts.ended);
     match watch.lasted(facts.began) >= needs {

@@ -14,9 +14,9 @@ use super::clock::{Moment, random};
 use super::place::{Place, Sameness};
 use super::record::{Lease, VERSION};
 use super::{STALE, VALID};
-use crate::error::{Error, Result, StorageError};
+use crate::error::{Error, Result};
 
-/// Its name. What lies in `pg_wal` is in no base backup, of whatever program, and `pg_verifybackup` does not look at it.
+/// Its name. What is in `pg_wal` is in no base backup, of whatever program, and `pg_verifybackup` does not look at it.
 pub const FILE: &str = "pg_wal/walarchive.instance";
 
 /// More than the file ever has, in bytes.
@@ -186,7 +186,7 @@ impl Instance {
         }
     }
 
-    /// Of the directory that lies there: a copy of another one begins anew.
+    /// Of the directory that is there: a copy of another one begins again.
     pub(super) fn of(data_dir: &Path) -> Result<(Self, Sameness)> {
         let here = Place::of(data_dir)?;
         let Some(mut instance) = Self::read(data_dir)? else {
@@ -293,11 +293,7 @@ pub(super) async fn lock(data_dir: &Path) -> Result<Flock<File>> {
             Ok(lock) => return Ok(lock),
             Err((back, nix::errno::Errno::EWOULDBLOCK)) if tokio::time::Instant::now() < deadline => file = back,
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-                return Err(Error::Storage(StorageError::Timeout {
-                    operation: "lock",
-                    object: path.display().to_string(),
-                    deadline: LOCK,
-                }));
+                return Err(Error::timeout("lock", path.display().to_string(), LOCK));
             }
             Err((_, error)) => return Err(Error::io("lock", path, error.into())),
         }

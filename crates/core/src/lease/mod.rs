@@ -1,15 +1,15 @@
 //! One writer, known to the repository.
 //!
-//! # What lies in the store
+//! # What is in the store
 //! - `walarchive_005/lease/<epoch>.json` says who took the lease as that epoch, when, and how. It is written once, create-only,
 //!   and stays: the highest epoch holds the lease, the others are the history of the repository's writers. No conditional update
 //!   is needed, which few stores have, and a store that overwrites where it should not is found out by reading back.
-//! - `walarchive_005/lease/<epoch>.alive.json` is written anew by the holder every `walarchive.lease_interval`: a counter, and a
+//! - `walarchive_005/lease/<epoch>.alive.json` is rewritten by the holder every `walarchive.lease_interval`: a counter, and a
 //!   token that is drawn each time.
 //!
 //! # Who is who
-//! A data directory has a file, [`FILE`], with a random identity, the place where it lies (the inodes of its own directories, the
-//! path, the machine), and the last tokens that it wrote. It lies in `pg_wal`, so no backup has it. A server is the same instance if the place is the
+//! A data directory has a file, [`FILE`], with a random identity, the place where it is (the inodes of its own directories, the
+//! path, the machine), and the last tokens that it wrote. It is in `pg_wal`, so no backup has it. A server is the same instance if the place is the
 //! same and the store shows one of its own tokens: so neither a copy (another place) nor a snapshot on a cloned machine (the
 //! original has drawn tokens since) passes for the original. A volume that came to another machine is one in between: it waits
 //! for a moment in which nobody else renews.

@@ -1,4 +1,4 @@
-//! Where a data directory lies: what tells it from a copy of it.
+//! Where a data directory is: what tells it from a copy of it.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::clock;
 use crate::error::{Error, Result};
 
-/// Directories that the server never makes anew. That of the data directory itself says little where it is the root of a file
+/// Directories that the server never makes again. That of the data directory itself says little where it is the root of a file
 /// system: all of a kind have the same number.
 const DIRECTORIES: [&str; 2] = ["base", "global"];
 
@@ -112,7 +112,7 @@ mod tests {
             place().compare(&found)
         };
         assert_eq!(other(&|_| {}), Sameness::Same);
-        // A reboot: device numbers may be dealt out anew.
+        // A reboot: device numbers may be dealt out again.
         assert_eq!(other(&|p| (p.boot, p.device) = ("c".to_owned(), 2)), Sameness::Same);
         // The volume in another pod on another node; a snapshot of it beside the original; a directory that was renamed, before
         // and after a boot.

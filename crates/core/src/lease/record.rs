@@ -71,7 +71,7 @@ pub struct Lease {
     pub alive: Option<Alive>,
 }
 
-/// What lies in the folder of the lease.
+/// What is in the folder of the lease.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
     /// The highest epoch of which there is anything; 0 if there is nothing.

@@ -11,9 +11,10 @@ use crate::error::Error;
 use crate::wal::WalFileName;
 use walarchive_storage::Store;
 
-const LOST: &str = "What waits stays in pg_wal. Rebuild an old primary as a standby, with pg_rewind for example. If this server \
-                    shall write instead of the other one, which may be a clone, stop that one or set archive_mode = off there, \
-                    and run SELECT walarchive_take_over() here, or \"walarchive take-over\". Else set archive_mode = off, or give it a walarchive.storage of its own.";
+const LOST: &str = "What waits stays in pg_wal. Rebuild an old primary as a standby, with pg_rewind for example. If \
+                    this server is to write in place of the other one, which may be a clone, stop that one or set \
+                    archive_mode = off there, and run SELECT walarchive_take_over() here, or \"walarchive \
+                    take-over\". Otherwise set archive_mode = off, or give it a walarchive.storage of its own.";
 
 const WAITS: &str = "For a clone set archive_mode = off, or give it a walarchive.storage of its own. To replace the other server, \
                      stop that one; to do so at once run SELECT walarchive_take_over() here, or \"walarchive take-over\".";
@@ -30,7 +31,7 @@ pub(super) fn error(
     let own = data_dir.display();
     let holder = match &view.lease {
         Some(lease) => holder(lease),
-        None => "Nobody holds the lease, and a server that does not know of leases may write.".to_owned(),
+        None => "Nobody holds the lease, and a server with an older version of walarchive may be writing.".to_owned(),
     };
     let (reason, hint) = match why {
         Why::Lost => (
@@ -54,8 +55,8 @@ pub(super) fn error(
             let needs = Duration::from_millis(watch.needs_ms);
             (
                 format!(
-                    "{holder} This server, on \"{own}\",{copied} takes its place once nobody has renewed the lease for {}, be it \
-                     for a failure of the network; so far it is {lasted} s.",
+                    "{holder} This server, on \"{own}\",{copied} goes on by itself once the lease has not been \
+                     renewed for {}, for whatever reason; so far it is {lasted} s.",
                     seconds(needs)
                 ),
                 WAITS,
@@ -67,7 +68,7 @@ pub(super) fn error(
 
 /// A server that recovers, and is no standby.
 pub(super) fn in_recovery(store: &Store) -> Error {
-    let reason = "This server is in recovery, and is no standby of the server that writes: it has no standby.signal.";
+    let reason = "This server is in recovery, but is not a standby: it has no standby.signal.";
     refused(
         store,
         reason.to_owned(),
@@ -78,16 +79,13 @@ pub(super) fn in_recovery(store: &Store) -> Error {
 /// A server that does not write, and was asked to read only.
 pub(super) fn only_reads(store: &Store) -> Error {
     let reason = "This server does not hold the lease, and what it was asked for needs none.";
-    refused(store, reason.to_owned(), "Nothing is to be done.")
+    refused(store, reason.to_owned(), "Nothing needs to be done.")
 }
 
 /// The holder changed while somebody worked on his behalf.
 pub(super) fn changed(store: &Store, lease: &Lease, before: u64) -> Error {
-    let reason = format!(
-        "{} When this began, the lease was that of epoch {before}.",
-        holder(lease)
-    );
-    refused(store, reason, "See what that server does, and begin again.")
+    let reason = format!("{} The lease was of epoch {before} when this began.", holder(lease));
+    refused(store, reason, "Find out what that server does, and try again.")
 }
 
 /// A standby does not follow the holder.
@@ -135,9 +133,9 @@ pub(super) fn announce(url: &str, holder: &Holder, how: How, before: Option<&Lea
     } = holder;
     match before {
         Some(before) if how == How::Stale => tracing::warn!(
-            "took the lease of repository \"{url}\" as epoch {epoch} on timeline {timeline}: {why}. {} archives nothing any more, \
-             also when it comes back. If it is to go on instead of this server, set archive_mode = off here, or stop this server, \
-             and run \"SELECT walarchive_take_over()\" there",
+            "took the lease of repository \"{url}\" as epoch {epoch} on timeline {timeline}: {why}. {} no longer \
+             archives, even if it comes back. If it is to go on instead of this server, set archive_mode = off here, \
+             or stop this server, and run \"SELECT walarchive_take_over()\" there",
             before.name()
         ),
         Some(before) => tracing::info!(
@@ -158,8 +156,8 @@ pub(super) fn seconds(duration: Duration) -> String {
 /// began, `now` when it ended.
 pub fn outlook(then: Option<(&Lease, &Moment)>, now: Option<(&Lease, &Moment)>, take_over: bool) -> String {
     let Some((lease, at)) = now else {
-        return "no server holds the lease of the repository; if none shows up, this copy will archive some two minutes after \
-                its start; use --archive-off for a clone"
+        return "no server holds the lease of the repository; if none appears, this copy will archive some two minutes \
+                after its start; use --archive-off for a clone"
             .to_owned();
     };
     let name = lease.name();
@@ -185,8 +183,8 @@ pub fn outlook(then: Option<(&Lease, &Moment)>, now: Option<(&Lease, &Moment)>, 
         _ => format!("renewed its lease here {} s ago, by its clock", ago.max(0)),
     };
     format!(
-        "the server {name} {life}; this copy will not archive while it lives, and takes its place when it has not renewed the lease \
-         for {}, be it for a failure of its network; use --archive-off for a clone, or --take-over to replace it",
+        "the server {name} {life}; this copy will not archive while it lives, and takes its place when it has not \
+         renewed the lease for {}, for whatever reason; use --archive-off for a clone, or --take-over to replace it",
         seconds(lease.interval() * super::STALE)
     )
 }

@@ -125,7 +125,7 @@ async fn a_snapshot_of_the_whole_machine_is_no_original() {
     // What it has noted of its last renewal is of another time.
     tokio::time::sleep(TICK * VALID).await;
     let says = reason(permit(&store, dir.path(), 1).await);
-    assert!(says.contains("takes its place once"), "{says}");
+    assert!(says.contains("goes on by itself once"), "{says}");
     std::fs::write(dir.path().join(FILE), now).expect("written");
     permit(&store, dir.path(), 1).await.expect("the original");
 }
@@ -170,7 +170,7 @@ async fn a_promoted_standby_takes_over_at_once_and_the_old_primary_is_refused() 
     let standby = writer(&store, third.path(), 2);
     standby.note_recovery().await.expect("noted");
     std::fs::remove_file(third.path().join("standby.signal")).expect("removed");
-    assert!(reason(permit(&store, third.path(), 2).await).contains("takes its place once"));
+    assert!(reason(permit(&store, third.path(), 2).await).contains("goes on by itself once"));
     // One that recovers is no standby, whatever it was before.
     std::fs::write(third.path().join("recovery.signal"), "").expect("written");
     standby.note_recovery().await.expect("noted");
@@ -259,7 +259,7 @@ async fn work_for_the_holder_ends_when_the_holder_changes() {
     permit(&store, other.path(), 2).await.expect("taken over");
     store.put("x", "y".into()).await.expect("written");
     let refused = administrator.delete_many(&["x".to_owned()], |_| {}).await;
-    assert!(reason(refused).contains("the lease was that of epoch 1"));
+    assert!(reason(refused).contains("The lease was of epoch 1"));
     assert!(store.size("x").await.expect("asked").is_some());
 }
 
@@ -322,7 +322,7 @@ async fn a_standby_archives_the_history_of_the_holder_only() {
         assert!(says.contains(name) && says.contains("not of the history"), "{says}");
     }
     standby.set_situation(in_recovery(false));
-    assert!(reason(permitted("000000020000000000000005").await).contains("is no standby"));
+    assert!(reason(permitted("000000020000000000000005").await).contains("is not a standby"));
     // One that is being promoted has no standby.signal any more, and is in recovery still.
     let signal = other.path().join("standby.signal");
     std::fs::write(&signal, "").expect("written");
@@ -342,7 +342,7 @@ async fn a_check_tells_a_lease_that_cannot_be_read() {
     assert_eq!(checks[0].status, crate::check::CheckStatus::Warning);
     assert_eq!(
         checks[0].detail,
-        "somebody holds the lease as epoch 99, but its object cannot be read"
+        "the lease of epoch 99 exists, but its object cannot be read"
     );
 }
 
@@ -360,7 +360,7 @@ async fn a_check_names_the_holder_and_a_store_that_overwrites() {
     let (status, detail) = row(dir.path()).await;
     assert_eq!(status, crate::check::CheckStatus::Ok);
     assert!(
-        detail.starts_with("this server writes: ") && detail.contains("reads back what he wrote"),
+        detail.starts_with("this server writes: ") && detail.contains("a server that takes the lease reads it back"),
         "{detail}"
     );
     reason(permit(&store, other.path(), 1).await);

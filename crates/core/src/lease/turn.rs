@@ -373,7 +373,7 @@ impl How {
             (How::Stale, Some(before), Some(lasted)) => {
                 format!("{} had not renewed it for {}", before.name(), refuse::seconds(lasted))
             }
-            (How::Stale, ..) => "the lease was not renewed any more".to_owned(),
+            (How::Stale, ..) => "the lease was no longer renewed".to_owned(),
         }
     }
 }

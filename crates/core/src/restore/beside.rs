@@ -23,8 +23,8 @@ pub(super) fn notes(
             false => "",
         };
         notes.push(format!(
-            "THE ORIGINAL IS ON THIS MACHINE: directory {original:?} is of the same cluster{runs}. Where the WAL to be replayed \
-             creates or drops a tablespace, the copy does so in the original's own directory of it."
+            "The original is on this machine: directory {original:?} belongs to the same cluster{runs}. If the WAL to \
+             be replayed creates or drops a tablespace, the copy does this in the original's directory."
         ));
     }
     for (oid, location) in outlook.into_iter().flat_map(|outlook| &outlook.tablespaces) {
@@ -38,14 +38,14 @@ pub(super) fn notes(
         let mapped = place.map(|place| format!(", whatever is in {place:?}"));
         notes.push(match created.is_dir() {
             true => format!(
-                "TABLESPACE {oid} IS CREATED IN THE WAL TO BE REPLAYED, and its directory {location:?} exists on this machine: the \
-                 server will use it{}, and delete in it. If it is in use by another server, restore on another machine, or only to \
-                 a target before that.",
+                "The WAL to be replayed creates tablespace {oid}, and its directory {location:?} exists on this \
+                 machine: the server will use it{}, and delete in it. If it is in use by another server, restore on \
+                 another machine, or only to a target before that.",
                 mapped.unwrap_or_default()
             ),
             false => format!(
-                "Tablespace {oid} is created in the WAL to be replayed. Recovery stops there unless its directory {location:?} \
-                 exists; create it, empty, before the server is started."
+                "The WAL to be replayed creates tablespace {oid}. Recovery stops there unless its directory \
+                 {location:?} exists; create it, empty, before the server is started."
             ),
         });
     }
@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(said(&original), [""; 0], "it is that one");
         let notes = said(&copy);
         assert!(
-            notes.len() == 1 && notes[0].starts_with("THE ORIGINAL IS ON THIS MACHINE"),
+            notes.len() == 1 && notes[0].starts_with("The original is on this machine"),
             "{notes:?}"
         );
         assert!(!notes[0].contains("seems to run"));
@@ -127,15 +127,15 @@ mod tests {
             panic!("{notes:?}")
         };
         assert!(
-            first.starts_with("TABLESPACE 1 IS CREATED") && !first.contains("whatever"),
+            first.starts_with("The WAL to be replayed creates tablespace 1,") && !first.contains("whatever"),
             "{first}"
         );
         assert!(
-            second.starts_with("Tablespace 2 is created") && second.contains("create it, empty"),
+            second.starts_with("The WAL to be replayed creates tablespace 2. ") && second.contains("create it, empty"),
             "{second}"
         );
         assert!(
-            fifth.contains("TABLESPACE 5") && fifth.contains("whatever is in \"/elsewhere\""),
+            fifth.contains("tablespace 5") && fifth.contains("whatever is in \"/elsewhere\""),
             "{fifth}"
         );
     }

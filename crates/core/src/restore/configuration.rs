@@ -1,4 +1,4 @@
-//! The configuration files that lay outside of the data directory, and what else a user should know of where things were.
+//! The configuration files that were outside of the data directory, and what else a user should know of where things were.
 
 use std::ffi::OsStr;
 use std::fs::{File, Permissions};
@@ -51,8 +51,8 @@ pub fn notes_on_places(metadata: &ExtendedMetadata, is_written: bool) -> Vec<Str
             .map(|file| format!("\"{}\"", file.path.escape_debug()));
         let files = some_of(files.collect(), configuration.files.len() as u64).unwrap_or_default();
         notes.push(format!(
-            "The configuration of the server lay outside of its data directory, and is not put back: {files}. Use --config-dir \
-             DIR to have these files written there."
+            "The configuration of the server was outside of its data directory, and is not restored: {files}. Use \
+             --config-dir DIR to have these files written there."
         ));
     }
     notes
@@ -79,7 +79,7 @@ pub struct ConfigurationPlan {
 
 impl ConfigurationPlan {
     /// Read the configuration of a backup, and see that nothing is in the way in `directory`. None if the backup has none of its
-    /// own, as it all lay in the data directory.
+    /// own, as it all was in the data directory.
     pub async fn read(
         store: &Store,
         backup: &str,
@@ -116,7 +116,7 @@ impl ConfigurationPlan {
         for file in &self.files {
             let full = self.place(&file.path);
             if std::fs::symlink_metadata(&full).is_ok() {
-                return Err(Error::config(
+                return Err(Error::refused(
                     format!("file \"{}\" exists already", full.display()),
                     "Give --config-dir a directory in which none of the configuration files is.",
                 ));
@@ -157,7 +157,7 @@ impl ConfigurationPlan {
             written.map_err(|error| Error::io("write", &full, error))?;
         }
         Ok(format!(
-            "wrote {} configuration files into \"{}\" as they lay below \"{}\"",
+            "wrote {} configuration files into \"{}\" with their paths below \"{}\"",
             self.files.len(),
             self.directory.display(),
             self.base.display()
@@ -187,7 +187,7 @@ impl std::fmt::Display for ConfigurationPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "configuration: {} files that lay below \"{}\" go into \"{}\"",
+            "configuration: {} files that were below \"{}\" go into \"{}\"",
             self.files.len(),
             self.base.display(),
             self.directory.display()

@@ -1,4 +1,4 @@
-//! Timeline history files: which backups lie on the way to a timeline.
+//! Timeline history files: which backups are on the way to a timeline.
 
 use super::TargetTimeline;
 use crate::codec::Format;
@@ -45,7 +45,7 @@ pub async fn target_history(
             timeline,
             ancestors: Vec::new(),
         })),
-        None => Err(Error::config(
+        None => Err(Error::refused(
             format!("timeline {timeline} has no history file in the archive"),
             "Use a timeline that the archive knows, or \"latest\".",
         )),

@@ -45,7 +45,7 @@ enum Found {
     Unknown,
 }
 
-/// Look at the WAL from a backup on. Refuses a target that lies beyond a hole, unless `allow_gap`. None if nothing is known of it.
+/// Look at the WAL from a backup on. Refuses a target beyond a gap, unless `allow_gap`. None if nothing is known of it.
 pub(super) async fn look(
     store: &Store,
     link: &Link,
@@ -102,8 +102,9 @@ pub(super) async fn look(
         ));
     } else if !contents.is_all {
         notes.push(format!(
-            "{} WAL segments would be replayed. That is more than is read beforehand, so whether restore points or \
-             transactions are in them, tablespaces are created or max_connections and the like are raised was not looked at.",
+            "{} WAL segments would be replayed. These are too many to read beforehand, so it is not known whether \
+             restore points or transactions are in them, whether tablespaces are created, or whether max_connections \
+             and the like are raised.",
             reach.segments()
         ));
     }
@@ -165,7 +166,7 @@ fn missing(hole: &Hole) -> String {
         count => format!("{count} WAL segments, {first} to {last}, are"),
     };
     format!(
-        "{what} not in the archive, which goes on to LSN {} on timeline {}.",
+        "{what} not in the archive, which continues to LSN {} on timeline {}.",
         hole.beyond, hole.timeline
     )
 }
@@ -187,7 +188,7 @@ fn end(reach: &Reach, last_time: Option<DateTime<Utc>>) -> String {
 }
 
 fn refused(recovery: &RecoverySettings, reach: &Reach, hole: &Hole, last_time: Option<DateTime<Utc>>) -> Error {
-    Error::config(
+    Error::refused(
         format!(
             "recovery to {} would end too early, at {}",
             recovery.target.target,
@@ -207,7 +208,7 @@ fn beyond(recovery: &RecoverySettings, reach: &Reach, contents: &Contents) -> St
         RecoveryMode::Standby => "The standby will wait for more.",
     };
     format!(
-        "{} is not in the archive, whose WAL ends at {}. {what}",
+        "{} is not in the archive: its WAL ends at {}. {what}",
         capitalised(&recovery.target.target.to_string()),
         end(reach, contents.last_time)
     )

@@ -94,7 +94,7 @@ fn broken(backups: &[BackupInfo], backup: &BackupInfo, history: Option<&Timeline
     for _ in 0..=backups.len() {
         let parent = &last.delta.as_ref()?.parent;
         last = match backups.iter().find(|backup| backup.name == *parent) {
-            None => return Some(format!("it is based on \"{parent}\", which is not there")),
+            None => return Some(format!("it is based on \"{parent}\", which is missing")),
             Some(parent) if parent.damaged.is_some() => {
                 return Some(format!("it is based on \"{}\", whose metadata is damaged", parent.name));
             }
@@ -156,7 +156,7 @@ fn note(backup: &BackupInfo, target: &RestoreTarget) -> Option<String> {
             backup.name
         )),
         RestoreTarget::Xid(_) if backup.metadata.next_xid.is_none() => Some(format!(
-            "Backup \"{}\" does not tell which transaction it ends at; if the target is older, name an older backup.",
+            "Backup \"{}\" does not say at which transaction it ends; if the target is older, name an older backup.",
             backup.name
         )),
         _ => None,
@@ -253,7 +253,7 @@ mod tests {
         let mut silent = backups();
         silent[2].metadata.next_xid = None;
         let selection = select_backup(&silent, "LATEST", &RestoreTarget::Xid(1), None).expect("chosen");
-        assert!(selection.backup.name == "two" && selection.notes.iter().any(|note| note.contains("does not tell")));
+        assert!(selection.backup.name == "two" && selection.notes.iter().any(|note| note.contains("does not say")));
     }
 
     #[test]
@@ -292,7 +292,7 @@ mod tests {
         });
         let chosen = latest(&all);
         assert_eq!(chosen.backup.name, "two");
-        let passed = "Backup \"delta\" was passed over: it is based on \"lost\", which is not there.";
+        let passed = "Backup \"delta\" was passed over: it is based on \"lost\", which is missing.";
         assert!(chosen.notes.iter().any(|note| note == passed), "{:?}", chosen.notes);
         all[1].delta.as_mut().expect("a delta").parent = "damaged".to_owned();
         assert!(
@@ -319,7 +319,7 @@ mod tests {
         let select = |name| select_backup(&backups(), name, &RestoreTarget::Latest, Some(&history));
         assert_eq!(select("LATEST").expect("chosen").backup.name, "one");
         assert!(select("two").is_err());
-        // A delta that somebody took upon such a one.
+        // A delta whose parent is such a one.
         let mut all = backups();
         all[1].timeline = Some(2);
         let chosen = select_backup(&all, "LATEST", &RestoreTarget::Latest, Some(&history)).expect("chosen");

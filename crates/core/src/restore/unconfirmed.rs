@@ -53,8 +53,8 @@ impl RestorePlan {
             ),
         };
         let would = would.join(", ");
-        Err(Error::config(
-            format!("{would}{more}, and only the repository says so"),
+        Err(Error::refused(
+            format!("{would}{more}, which only the repository names"),
             hint,
         ))
     }

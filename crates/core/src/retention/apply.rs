@@ -47,7 +47,7 @@ pub struct Spared {
 /// What was done.
 #[derive(Debug, Default)]
 pub struct Applied {
-    /// For each action of the plan. An upload that has become an object meanwhile, or to which something was added, stays
+    /// For each action of the plan. An upload that has become an object in the meantime, or to which something was added, stays
     /// without a word.
     pub deleted: Vec<bool>,
     /// Backups that stay against the plan. All WAL stays with them: which of it they need another plan has to say.
@@ -103,7 +103,7 @@ pub async fn apply(
         && rest.iter().any(is_common)
         && let Some(name) = known.newcomer(store).await?
     {
-        let why = "it has been begun meanwhile".to_owned();
+        let why = "it has begun since the plan was made".to_owned();
         work.applied.spared.push(Spared { name, why });
         return Ok(work.applied);
     }
@@ -230,10 +230,10 @@ async fn delete_backup(
     let objects = store.list(&layout::backup_folder(name)).await?;
     let begun = objects.iter().any(|object| object.key == marker);
     match (check, store.size(&sentinel).await?) {
-        (None, Some(_)) => return spared("it was completed meanwhile"),
+        (None, Some(_)) => return spared("it was completed since the plan was made"),
         // Somebody else has deleted it wholly.
         (Some(_), None) if objects.is_empty() => return Ok(None),
-        (Some(_), None) if !begun => return spared("its sentinel is gone, and somebody may be taking it again"),
+        (Some(_), None) if !begun => return spared("its sentinel is gone, and it may be being taken again"),
         (None, None) | (Some(_), _) => {}
     }
     if !begun {
@@ -260,7 +260,7 @@ async fn delete_backup(
     for batch in keys.chunks(BATCH) {
         store.delete_many(batch, |_| {}).await?;
     }
-    // Once more: somebody who was marking the backup may have written it anew.
+    // Once more: somebody who was marking the backup may have written it again.
     store.delete(&sentinel).await?;
     store.delete(&layout::metadata(name)).await?;
     store.delete(&marker).await?;
@@ -273,7 +273,7 @@ async fn completed_or_young(store: &Store, plan: &DeletionPlan, name: &str, begu
     let marker = layout::backup_deletion(name);
     let objects = store.list(&layout::backup_folder(name)).await?;
     if store.size(&layout::sentinel(name)).await?.is_some() {
-        return Ok(Some("it was completed meanwhile".to_owned()));
+        return Ok(Some("it was completed since the plan was made".to_owned()));
     }
     let now = objects
         .iter()
@@ -282,7 +282,7 @@ async fn completed_or_young(store: &Store, plan: &DeletionPlan, name: &str, begu
     let now = now.unwrap_or_else(Utc::now);
     let mut others = objects.iter().filter(|object| object.key != marker);
     let young = others.any(|object| object.last_modified > now - ABANDONED_AFTER);
-    Ok((young && !begun && !plan.force).then(|| "somebody is writing to it".to_owned()))
+    Ok((young && !begun && !plan.force).then(|| "it is being written to".to_owned()))
 }
 
 /// What speaks against the deletion, now that everybody can see that it has begun.
@@ -300,11 +300,11 @@ async fn objection(
         return Ok(None);
     }
     if crate::retention::said(store, name).await?.is_permanent {
-        return Ok(Some("it was marked permanent meanwhile".to_owned()));
+        return Ok(Some("it was marked permanent since the plan was made".to_owned()));
     }
     match read_sentinel(store, name).await {
         Ok(found) if planned != Some(found.start_lsn) => Ok(Some("it is not the one that was planned".to_owned())),
-        Err(Error::Damaged { .. }) if planned.is_some() => Ok(Some("it cannot be read any more".to_owned())),
+        Err(Error::Damaged { .. }) if planned.is_some() => Ok(Some("it can no longer be read".to_owned())),
         Ok(_) | Err(Error::Damaged { .. } | Error::NoBackup { .. }) => Ok(None),
         Err(error) => Err(error),
     }

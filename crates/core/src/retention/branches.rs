@@ -31,10 +31,7 @@ fn anchor(inventory: &Inventory, branch: &Branch) -> Option<usize> {
 
 fn why(branch: &Branch) -> String {
     let writer = branch.writer.as_deref().unwrap_or("another server");
-    format!(
-        "timeline {}, which {writer} has written beside this one, needs it",
-        branch.timeline
-    )
+    format!("timeline {}, written by {writer}, needs it", branch.timeline)
 }
 
 /// The backups that branches need which are not older than the `line` that a rule has drawn, by index in the inventory, and why.
@@ -58,12 +55,12 @@ pub(super) fn refuse(inventory: &Inventory, situation: &Situation, doomed: &[usi
     let needed = needed(inventory, situation, None);
     match needed.iter().find(|(index, _)| doomed.contains(index)) {
         None => Ok(()),
-        Some((index, why)) => Err(Error::config(
+        Some((index, why)) => Err(Error::refused(
             format!(
-                "backup \"{}\" is not this server's alone: {why}",
+                "backup \"{}\" is also needed by another server: {why}",
                 inventory.backups[*index].name
             ),
-            "If that branch is of no use any more, delete it by \"walarchive delete\" with --force.",
+            "If that branch is no longer needed, delete it by \"walarchive delete\" with --force.",
         )),
     }
 }

@@ -49,7 +49,7 @@ impl<'a> Known<'a> {
         self.backups.contains(name) || !is_complete && self.leftovers.contains(name)
     }
 
-    /// A delta upon that backup which the plan does not delete, complete or being taken. To be called when everybody can see
+    /// A delta on that backup which the plan does not delete, complete or being taken. To be called when everybody can see
     /// that the deletion of the backup has begun.
     pub(super) async fn upon(&self, store: &Store, backup: &str) -> Result<Option<String>> {
         let start = parse_name(backup).0;

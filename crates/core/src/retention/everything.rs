@@ -13,7 +13,7 @@ use crate::wal::WalFileName;
 /// Fails if permanent backups exist, or one may be running; with `force` only if one is known to be running.
 pub(super) fn plan(inventory: &Inventory, situation: &Situation, force: bool) -> Result<DeletionPlan> {
     if let Some(running) = situation.protected.first() {
-        return Err(Error::config(
+        return Err(Error::refused(
             format!("backup \"{running}\" is being taken"),
             "Wait until it is complete, or cancel it.",
         ));
@@ -72,17 +72,26 @@ pub(super) fn plan(inventory: &Inventory, situation: &Situation, force: bool) ->
 fn refuse(inventory: &Inventory, situation: &Situation) -> Result<()> {
     let permanent = inventory.backups.iter().filter(|backup| backup.metadata.is_permanent);
     let permanent: Vec<&str> = permanent.map(|backup| backup.name.as_str()).collect();
-    if let Some(first) = permanent.first() {
-        return Err(Error::config(
-            format!("{} permanent backups exist, \"{first}\" among them", permanent.len()),
-            "Mark them as impermanent, or add FORCE to delete them too.",
-        ));
+    match permanent.as_slice() {
+        [] => {}
+        [only] => {
+            return Err(Error::refused(
+                format!("1 backup is permanent: \"{only}\""),
+                "Mark it as impermanent, or add FORCE to delete it too.",
+            ));
+        }
+        [first, ..] => {
+            return Err(Error::refused(
+                format!("{} backups are permanent, \"{first}\" among them", permanent.len()),
+                "Mark them as impermanent, or add FORCE to delete them too.",
+            ));
+        }
     }
     let running = inventory.unfinished.iter().find(|folder| situation.is_running(folder));
     match running {
-        Some(running) => Err(Error::config(
+        Some(running) => Err(Error::refused(
             format!(
-                "backup \"{}\" may be being taken: it has no sentinel yet, and is young",
+                "backup \"{}\" may still be running: it has no sentinel, and was written to within a day",
                 running.name
             ),
             "Wait until it is complete, or add FORCE to delete it too.",

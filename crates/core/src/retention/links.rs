@@ -1,5 +1,5 @@
-//! Symbolic links in a repository that is a directory. Listings follow them, so that a folder may lie on another file system;
-//! deletion does not: what lies behind one may be anything that the server's user may remove.
+//! Symbolic links in a repository that is a directory. Listings follow them, so that a folder may be on another file system;
+//! deletion does not: what is behind one may be anything that the server's user may remove.
 
 use super::plan::{Action, DeletionPlan, Kept, Object};
 use crate::layout;
@@ -7,7 +7,7 @@ use crate::layout;
 /// Links that are named one by one.
 const NAMED: usize = 20;
 
-/// Take out of the plan what lies behind these links or has one in it, and name the links. Where a backup stays for that, all
+/// Take out of the plan what is behind these links or has one in it, and name the links. Where a backup stays for that, all
 /// WAL stays with it.
 pub(super) fn leave(plan: &mut DeletionPlan, links: &[String]) {
     if links.is_empty() {
@@ -25,18 +25,18 @@ pub(super) fn leave(plan: &mut DeletionPlan, links: &[String]) {
         plan.actions.retain(|action| !matches!(action.object, Object::Wal(_)));
     }
     for name in spared {
-        let note = format!("Backup \"{name}\" has a symbolic link in it, so it stays, and all WAL with it.");
+        let note = format!("backup \"{name}\" contains a symbolic link, so it stays with all WAL");
         plan.notes.push(note);
-        let why = "it has a symbolic link in it".to_owned();
+        let why = "it contains a symbolic link".to_owned();
         plan.kept.push(Kept { name, why });
     }
     for link in links.iter().take(NAMED) {
-        let note = format!("\"{link}\" is a symbolic link, so it stays, and so does what lies behind it.");
+        let note = format!("\"{link}\" is a symbolic link, so it stays with what is behind it");
         plan.notes.push(note);
     }
     if links.len() > NAMED {
         plan.notes
-            .push(format!("There are {} more symbolic links.", links.len() - NAMED));
+            .push(format!("{} more symbolic links stay, too", links.len() - NAMED));
     }
 }
 

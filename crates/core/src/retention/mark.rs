@@ -27,7 +27,7 @@ pub async fn mark(store: &Store, name: &str, permanent: bool) -> Result<Vec<Stri
         // The ancestors first: at no time a permanent backup depends on one that is not.
         marked.reverse();
     } else if let Some(child) = permanent_dependant(&inventory, backup) {
-        return Err(Error::config(
+        return Err(Error::refused(
             format!("backup \"{}\", which is permanent, depends on \"{name}\"", child.name),
             "Mark that one as impermanent first.",
         ));
@@ -86,9 +86,9 @@ async fn set(store: &Store, name: &str, permanent: bool) -> Result<bool> {
     // A deletion writes its marker before it looks whether the backup is permanent, we look for it after having written: one
     // of the two notices.
     if store.size(&layout::backup_deletion(name)).await?.is_some() {
-        return Err(Error::config(
+        return Err(Error::refused(
             format!("backup \"{name}\" is being deleted"),
-            "See whether it is there still, and try again.",
+            "Check whether it still exists, and try again.",
         ));
     }
     if store.list(&layout::tar_folder(name)).await?.is_empty() {
@@ -115,7 +115,7 @@ fn edit(store: &Store, key: &str, field: &str, content: &[u8], permanent: bool) 
     read.map_err(|error| damaged(error.to_string()))?;
     let end = content.iter().rposition(|byte| !byte.is_ascii_whitespace());
     let object = end.filter(|end| content[*end] == b'}');
-    let end = object.ok_or_else(|| damaged("it is no JSON object".to_owned()))?;
+    let end = object.ok_or_else(|| damaged("it is not a JSON object".to_owned()))?;
     let found = value_of(content, field);
     let is_set = found
         .as_ref()

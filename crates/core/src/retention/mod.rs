@@ -26,7 +26,7 @@
 //! - No backup stays: no WAL goes, unless everything does.
 //! - Garbage has the uploads, too, that were never completed: those to which nothing was added for a day, by the clock of the
 //!   store, unless they are in the folder of a backup that may be being taken.
-//! - In a repository that is a directory, symbolic links stay, and so does all that lies behind one.
+//! - In a repository that is a directory, symbolic links stay, and so does all that is behind one.
 
 mod apply;
 mod branches;
@@ -175,9 +175,9 @@ pub async fn enforce(
         .max();
     // Ages are what this goes by, and a backup has just been written.
     if newest.is_none_or(|newest| now - newest > CLOCK_AHEAD) {
-        return Err(Error::config(
-            "the clock of this machine is a day ahead of the newest backup",
-            "Check the clocks of this machine and of the store; nothing was deleted.",
+        return Err(Error::refused(
+            "nothing was deleted, because this machine's clock is more than a day ahead of the newest backup",
+            "Check the clocks of this machine and of the store.",
         ));
     }
     let plan = draw_up(store, &Request::from(*policy), protected, now).await?;

@@ -12,7 +12,7 @@ use crate::restore::RestoreTarget;
 /// Which backups a count counts, and whether a delta may be where the line is drawn.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// All backups; a delta at the line is an error, since its parents lie beyond it.
+    /// All backups; a delta at the line is an error, since its parents are beyond it.
     #[default]
     Any,
     /// `FULL`: full backups, each of which keeps its deltas.
@@ -31,7 +31,7 @@ impl FromStr for Mode {
             "FIND_FULL" => Ok(Mode::FindFull),
             _ => Err(Error::config(
                 format!("\"{text}\" is not a mode of deletion"),
-                "The modes are FULL, FIND_FULL and the empty one.",
+                "Use FULL, FIND_FULL or no mode.",
             )),
         }
     }
@@ -44,7 +44,7 @@ impl Mode {
             Mode::Any => Ok(false),
             Mode::FindFull => Ok(true),
             Mode::Full => Err(Error::config(
-                "the mode FULL makes sense only for the number of backups to retain",
+                "the mode FULL applies only to \"retain\"",
                 "Use FIND_FULL, or no mode.",
             )),
         }
@@ -69,7 +69,7 @@ impl FromStr for Before {
         }
         time(text).map(Before::Time).map_err(|_| {
             Error::config(
-                format!("\"{text}\" is neither the name of a backup nor a time with its offset from UTC"),
+                format!("\"{text}\" is neither a backup's name nor a time with an offset from UTC"),
                 "Name a backup, as in \"base_000000010000000000000002\", or a time, as in \"2026-11-20 10:00:00+00\".",
             )
         })
@@ -108,7 +108,7 @@ impl FromStr for Garbage {
             "ARCHIVES" => Ok(Garbage::Archives),
             "BACKUPS" => Ok(Garbage::Backups),
             _ => Err(Error::config(
-                format!("\"{text}\" is no kind of garbage"),
+                format!("\"{text}\" is not a kind of garbage"),
                 "Say ARCHIVES, BACKUPS, or nothing for both.",
             )),
         }
@@ -133,7 +133,7 @@ impl FromStr for Gfs {
         match numbers.as_deref() {
             Some([days, weeks, months, years]) => Gfs::new(*days, *weeks, *months, *years),
             _ => Err(Error::config(
-                format!("\"{text}\" does not say of how many days, weeks, months and years backups are kept"),
+                format!("\"{text}\" is not four numbers of days, weeks, months and years"),
                 "Write four numbers like \"7,4,12,5\".",
             )),
         }
@@ -145,7 +145,7 @@ impl Gfs {
     pub fn new(days: u32, weeks: u32, months: u32, years: u32) -> Result<Self> {
         if [days, weeks, months, years] == [0; 4] {
             return Err(Error::config(
-                "backups of no day, week, month or year are to be kept",
+                "all four numbers of periods are 0",
                 "One of the four numbers must be greater than 0; to delete all backups there is \"delete everything\".",
             ));
         }

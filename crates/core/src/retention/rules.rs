@@ -77,7 +77,7 @@ pub(super) fn choose(inventory: &Inventory, rule: &Rule, situation: &Situation) 
     };
     match line {
         None => {
-            sequence.stay_from(0, "nothing says that it is too old", false, &mut chosen);
+            sequence.stay_from(0, "it is not too old", false, &mut chosen);
             chosen.notes.push(words.nothing.to_owned());
         }
         Some(line) => {
@@ -113,7 +113,7 @@ impl Words {
                 words(
                     format!("not older than the {backups}{after}"),
                     format!("older than the {backups}{after}"),
-                    "There are no more backups that can be restored than are to be retained; no backup is deleted.",
+                    "no backup is deleted, because not more can be restored than are to be kept",
                 )
             }
             Rule::Before { target, .. } => {
@@ -124,18 +124,18 @@ impl Words {
                 words(
                     format!("not older than {line}, or needed by what is not"),
                     format!("older than {line}"),
-                    "No backup started after that time; none is deleted, lest none be left.",
+                    "nothing was deleted, because no backup would remain",
                 )
             }
             Rule::OutsideWindow(span) => words(
                 format!("needed to restore to any moment of the last {span}"),
                 format!("not needed to restore to any moment of the last {span}"),
-                "No backup that can be restored is older than the window; no backup is deleted.",
+                "no backup is deleted, because none that can be restored is older than the window",
             ),
             Rule::Gfs(_) => words(
                 String::new(),
                 "not the newest backup of a day, week, month or year that is kept".to_owned(),
-                "No backup can be restored; no backup is deleted.",
+                "no backup is deleted, because none can be restored",
             ),
         }
     }
@@ -152,8 +152,8 @@ pub(super) fn known<'a>(inventory: &'a Inventory, name: &str) -> Result<&'a Back
     })?;
     match &backup.damaged {
         None => Ok(backup),
-        Some(_) => Err(Error::config(
-            format!("when backup \"{name}\" started is not known, since it cannot be read"),
+        Some(_) => Err(Error::refused(
+            format!("the start time of backup \"{name}\" is not known, because its description cannot be read"),
             "Name another backup, or a time.",
         )),
     }
@@ -185,8 +185,8 @@ impl<'a> Sequence<'a> {
                 continue;
             }
             if seen.contains(&identifier) {
-                return Err(Error::config(
-                    format!("the backups of {} clusters alternate in the repository", seen.len()),
+                return Err(Error::refused(
+                    format!("the repository has backups of {} clusters in alternation", seen.len()),
                     "Each cluster needs a repository of its own; delete the backups of the others by their names, with \
                      \"delete target\".",
                 ));
@@ -236,8 +236,8 @@ impl<'a> Sequence<'a> {
         };
         let can_restore = |from: usize| self.positions().skip(from).any(|at| self.restorable[at]);
         if line.is_some_and(|line| can_restore(0) && !can_restore(line)) {
-            return Err(Error::config(
-                "none of the backups that would stay can be restored",
+            return Err(Error::refused(
+                "nothing was deleted, because no backup that would remain can be restored",
                 "See the view walarchive_backups, or backup-list, for what they lack; name an older backup or an earlier time.",
             ));
         }
@@ -251,8 +251,11 @@ impl<'a> Sequence<'a> {
             return Ok(line);
         }
         if !find_full {
-            return Err(Error::config(
-                format!("backup \"{}\" is a delta, and what it depends on is older", backup.name),
+            return Err(Error::refused(
+                format!(
+                    "backup \"{}\" is a delta backup, and its parents are older",
+                    backup.name
+                ),
                 "Use FIND_FULL to keep its full backup and all that is newer than that, or FULL to count full backups.",
             ));
         }
@@ -332,7 +335,7 @@ impl<'a> Sequence<'a> {
         for (at, year) in self.newest_of(gfs.years, |time| time.format("%Y").to_string()) {
             stay(at, false, format!("newest of year {year}"));
         }
-        stay(newest, true, "newest of all that can be restored".to_owned());
+        stay(newest, true, "the newest that can be restored".to_owned());
         for at in newest + 1..self.members.len() {
             stay(at, true, "newer than all that can be restored".to_owned());
         }

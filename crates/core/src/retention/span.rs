@@ -33,7 +33,7 @@ impl Span {
         })
     }
 
-    /// The moment that lies this span before `now`; the beginning of time if there is none.
+    /// The moment that is this span before `now`; the beginning of time if there is none.
     pub fn before(&self, now: DateTime<Utc>) -> DateTime<Utc> {
         let micros = i64::try_from(self.micros).unwrap_or(i64::MAX);
         now.checked_sub_months(Months::new(self.months))

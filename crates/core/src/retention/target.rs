@@ -56,13 +56,13 @@ fn refuse(inventory: &Inventory, situation: &Situation, doomed: &[usize]) -> Res
     for index in doomed {
         let backup = &inventory.backups[*index];
         if backup.metadata.is_permanent {
-            return Err(Error::config(
+            return Err(Error::refused(
                 format!("backup \"{}\" is permanent", backup.name),
-                "Mark it as impermanent first, if it really is to be deleted.",
+                "Mark it as impermanent first, if you really want to delete it.",
             ));
         }
         if situation.protected.contains(&backup.name) {
-            return Err(Error::config(
+            return Err(Error::refused(
                 format!("backup \"{}\" is being taken", backup.name),
                 "Wait until it is complete, or cancel it.",
             ));
@@ -73,7 +73,7 @@ fn refuse(inventory: &Inventory, situation: &Situation, doomed: &[usize]) -> Res
             parent.is_some_and(|parent| parse_name(&parent).0 == start)
         });
         if let Some(dependant) = dependant {
-            return Err(Error::config(
+            return Err(Error::refused(
                 format!(
                     "backup \"{}\", which is being taken, depends on \"{}\"",
                     dependant.name, backup.name

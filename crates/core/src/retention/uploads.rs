@@ -102,7 +102,7 @@ impl<'a> Discard<'a> {
         }
         let marker = layout::backup_deletion(name);
         let objects = self.store.list(&layout::backup_folder(name)).await?;
-        // By the clock that told the age of the upload. A backup writes its claim anew every hour.
+        // By the clock that told the age of the upload. A backup writes its claim again every hour.
         let young = |time| time > upload.seen - ABANDONED_AFTER;
         let written = objects
             .iter()

@@ -17,7 +17,7 @@ struct Anchor {
     /// The number of the segment in which it starts, counted from LSN 0.
     start: u64,
     /// Where it starts. A timeline that was left before this cannot be reached from it; one that was left before its end can,
-    /// by a standby that is promoted meanwhile.
+    /// by a standby that is promoted in the meantime.
     start_lsn: Lsn,
 }
 
@@ -187,7 +187,7 @@ impl Anchor {
     }
 }
 
-/// The timelines on which a backup may end that starts on `timeline`: a standby can be promoted meanwhile.
+/// The timelines on which a backup may end that starts on `timeline`: a standby can be promoted in the meantime.
 fn ends_on(inventory: &Inventory, backup: &BackupInfo, timeline: u32) -> Vec<u32> {
     let metadata = &backup.metadata;
     let forked_meanwhile = inventory.histories.values().filter(|history| {

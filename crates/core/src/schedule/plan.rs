@@ -57,7 +57,7 @@ impl Attempts {
         plan
     }
 
-    /// The repository was looked at again. Somebody else may have taken a backup meanwhile.
+    /// The repository was looked at again. Somebody else may have taken a backup in the meantime.
     pub fn learn(&mut self, newest: Option<DateTime<Utc>>, now: DateTime<Utc>) {
         if let Some(newest) = newest {
             let newest = if newest > now + CLOCK_ERROR { now } else { newest };

@@ -29,7 +29,7 @@ pub(crate) async fn links(store: &Store, backup: &str) -> Result<Vec<Link>> {
         let Some(parent) = child.sentinel.delta_from.clone() else {
             if child.sentinel.delta_lsn.is_some() || child.backup.contains("_D_") {
                 return Err(damaged(
-                    "It is that of a delta backup, but does not tell the parent.".to_owned(),
+                    "It belongs to a delta backup, but does not name the parent.".to_owned(),
                 ));
             }
             return Ok(links);
@@ -67,7 +67,7 @@ fn missing(store: &Store, backup: &str, child: &str, parent: &str) -> Error {
     }
 }
 
-/// Why the parent cannot be the one upon which the child was taken, as a sentence.
+/// Why the parent cannot be the one on which the child was taken, as a sentence.
 fn unfit(child: &Sentinel, name: &str, parent: &Sentinel) -> Option<String> {
     let known = |identifier: Option<u64>| identifier.filter(|identifier| *identifier != 0);
     if let (Some(own), Some(other)) = (known(child.system_identifier), known(parent.system_identifier))
@@ -94,7 +94,7 @@ fn unfit(child: &Sentinel, name: &str, parent: &Sentinel) -> Option<String> {
     // Another backup may have taken the parent's name since.
     child.delta_lsn.filter(|lsn| *lsn != parent.start_lsn).map(|lsn| {
         format!(
-            "It was taken upon a parent that starts at {lsn}, but \"{name}\" starts at {}.",
+            "Its parent starts at {lsn}, but \"{name}\" starts at {}.",
             parent.start_lsn
         )
     })
@@ -151,7 +151,7 @@ async fn history(store: &Store, timeline: u32) -> Result<Option<TimelineHistory>
 
 /// Chains need to know of each file how it is stored.
 pub(crate) fn without_metadata(backup: &str, child: &str) -> Error {
-    Error::config(
+    Error::refused(
         format!("delta backup \"{child}\" cannot be restored, as \"{backup}\" was taken without files metadata"),
         "Restore a full backup; the WAL since then brings the same data back.",
     )

@@ -33,7 +33,7 @@ pub(crate) async fn members(store: &Store, backup: &str) -> Result<Vec<ConfigFil
         for entry in archive.entries()? {
             let mut entry = entry?;
             if entry.header().entry_type() != EntryType::Regular {
-                return Err(refused("it is no plain file").into());
+                return Err(refused("it is not a regular file").into());
             }
             let path = MemberPath::parse(&entry.path_bytes()).map_err(&refused)?;
             members.push(ConfigFile {

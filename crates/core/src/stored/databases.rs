@@ -14,7 +14,7 @@ use walarchive_storage::Store;
 /// `FirstNormalObjectId`: databases below are the server's own, such as the templates and "postgres".
 const FIRST_OF_USERS: u32 = 16_384;
 
-/// The server's own, which may have been made anew with OIDs like those of users.
+/// The server's own, which may have been made again with OIDs like those of users.
 const OF_SERVER: [&str; 3] = ["postgres", "template0", "template1"];
 
 /// More databases than any cluster has.
@@ -69,7 +69,7 @@ impl Databases {
     pub(crate) fn check(&self, found: &BTreeSet<u32>, backup: &str) -> Result<()> {
         let missing = self.wanted.iter().flatten().find(|oid| !found.contains(oid));
         missing.map_or(Ok(()), |oid| {
-            Err(Error::config(
+            Err(Error::refused(
                 format!("backup \"{backup}\" has no database with OID {oid}"),
                 "Look for its OID in the server: SELECT oid, datname FROM pg_database.",
             ))
@@ -89,7 +89,7 @@ fn oid_of(text: &str) -> Option<u32> {
     text.parse().ok().filter(|oid| *oid > 0)
 }
 
-/// The OID of the database in whose directory the file lies, and the name of the file there.
+/// The OID of the database in whose directory the file is, and the name of the file there.
 pub(crate) fn database_of(path: &[u8]) -> Option<(u32, &[u8])> {
     let components: Vec<&[u8]> = path.split(|byte| *byte == b'/').take(6).collect();
     let (oid, name) = match components[..] {
@@ -110,8 +110,8 @@ impl Names {
             return Ok(oid);
         }
         if self.0.is_empty() {
-            return Err(Error::config(
-                format!("backup \"{backup}\" does not tell the names of its databases, so \"{name}\" cannot be found"),
+            return Err(Error::refused(
+                format!("backup \"{backup}\" does not have the names of its databases, so \"{name}\" cannot be found"),
                 "Give its OID: SELECT oid, datname FROM pg_database.",
             ));
         }
@@ -125,10 +125,11 @@ impl Names {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        Err(Error::config(
+        Err(Error::refused(
             format!("backup \"{backup}\" knows no database \"{name}\""),
             format!(
-                "When it started there were {told}{more}. A database that was created or renamed later can be given by its OID."
+                "When it started, there were {told}{more}. A database that was created or renamed later can be given \
+                 by its OID."
             ),
         ))
     }

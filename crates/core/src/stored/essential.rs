@@ -58,7 +58,7 @@ impl Essential {
         let is_expected = self.named.is_empty() || self.named.contains(&TEMPLATE1);
         if !has_template && is_expected && !incomplete.contains(&TEMPLATE1) {
             let detail =
-                "It is not in the backup: no database can be created without it, nor do tools find one to connect to.";
+                "It is not in the backup: without it no database can be created, and tools find none to connect to.";
             missing.push((format!("base/{TEMPLATE1}"), detail.to_owned()));
         }
         let without = self.databases.iter().filter(|(_, has_version)| !**has_version);

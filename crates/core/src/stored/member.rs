@@ -88,7 +88,7 @@ impl MemberPath {
         NEVER.iter().any(|path| self.is(path))
     }
 
-    /// Does it lie in a tablespace's directory where nothing of a cluster is? There are directories of the servers' versions, as
+    /// Is it in a tablespace's directory where nothing of a cluster is? There are directories of the servers' versions, as
     /// `PG_15_202209061`, and in them those of databases. Where a tablespace is, the repository says, and what is found in a
     /// directory by its name alone, as configuration is, must not get there.
     pub(crate) fn is_beside_tablespace(&self, is_directory: bool) -> bool {

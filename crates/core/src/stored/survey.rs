@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::databases::{Databases, database_of};
 use super::essential::Essential;
 
-/// More tablespaces and databases than any cluster has: what lies in more of them counts for the data directory.
+/// More tablespaces and databases than any cluster has: what is in more of them counts for the data directory.
 const LIMIT: usize = 100_000;
 
 /// File systems give files whole blocks of so many bytes.
@@ -17,7 +17,7 @@ pub(crate) struct Survey {
     pub(crate) databases: Databases,
     /// The bytes that files take, by the OID of their tablespace, those of the data directory under none.
     pub(crate) bytes: BTreeMap<Option<u32>, u64>,
-    /// The same of what is to lie behind links, by the path of the link; it counts there alone. The deepest ones come last.
+    /// The same of what is to be behind links, by the path of the link; it counts there alone. The deepest ones come last.
     pub(crate) linked: Vec<(Vec<u8>, u64)>,
     /// The OIDs of the databases that have files.
     pub(crate) found: BTreeSet<u32>,
@@ -58,7 +58,7 @@ impl Survey {
     }
 }
 
-/// The OID of the tablespace in which a file lies; none for the data directory.
+/// The OID of the tablespace in which a file is; none for the data directory.
 pub(crate) fn tablespace_of(path: &[u8]) -> Option<u32> {
     let rest = path.strip_prefix(b"pg_tblspc/")?;
     let oid = rest.split(|byte| *byte == b'/').next()?;

@@ -39,7 +39,7 @@ pub(crate) async fn list_tars(store: &Store, backup: &str) -> Result<Vec<Tar>> {
             "backup_label.tar" => TarKind::Label,
             _ if stem.ends_with(".tar") => TarKind::Part,
             _ => {
-                tracing::warn!(object = store.object_url(&object.key), "is no tar and was ignored");
+                tracing::warn!(object = store.object_url(&object.key), "is not a tar and was ignored");
                 continue;
             }
         };

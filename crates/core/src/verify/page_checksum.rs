@@ -20,7 +20,7 @@ pub(super) struct PageChecker {
 
 impl PageChecker {
     /// For a file that begins with that page of its relation, in a backup that begins at `start`: a page that was changed
-    /// later may be torn, and is written anew from the WAL.
+    /// later may be torn, and is written again from the WAL.
     pub(super) fn new(first: u32, start: Lsn) -> Self {
         PageChecker {
             page: Vec::with_capacity(PAGE_BYTES),

@@ -193,12 +193,8 @@ async fn read<T: for<'de> Deserialize<'de>>(store: &Store, key: &str) -> Result<
 }
 
 async fn write<T: Serialize>(store: &Store, key: &str, record: &T) -> Result<()> {
-    let text = serde_json::to_vec(record).map_err(|error| {
-        Error::config(
-            format!("could not write down what was verified: {error}"),
-            "This is a defect of walarchive; please report it.",
-        )
-    })?;
+    let text = serde_json::to_vec(record)
+        .map_err(|error| Error::defect(format!("could not write down what was verified: {error}")))?;
     noted(store.put(key, Bytes::from(text)).await)
 }
 
@@ -256,7 +252,7 @@ mod tests {
         };
         let expected = [Some(100), None, Some(100), Some(200), Some(200), None];
         assert_eq!(claimed(&second, &all), expected);
-        // Written anew after the verification, by the store's clock, and not between.
+        // Written again after the verification, by the store's clock, and not between.
         let mut rewritten = all.clone();
         rewritten.wal[0].written = time(61);
         rewritten.wal[3].written = time(61);

@@ -65,7 +65,7 @@ impl FirstPage {
         }
         if let Some(expected) = system_identifier.filter(|expected| *expected != self.system_identifier) {
             return Err(format!(
-                "The file is of the cluster with system identifier {}, this cluster's is {expected}.",
+                "The file belongs to system identifier {}, this cluster to {expected}.",
                 self.system_identifier
             ));
         }

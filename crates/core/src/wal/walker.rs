@@ -99,7 +99,7 @@ impl WalWalker {
     }
 
     /// The bytes that follow are those of this segment. Where it does not follow the one before, or that one was not in
-    /// order, the walk starts anew.
+    /// order, the walk starts again.
     pub fn begin(&mut self, segment: Segment) {
         let follows = self.segment.is_some_and(|last| {
             last.timeline <= segment.timeline && last.number(self.size) + 1 == segment.number(self.size)

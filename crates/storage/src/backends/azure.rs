@@ -286,7 +286,7 @@ mod tests {
             (
                 "account_name=a,azure_endpoint=http://h:1/a",
                 "azure_storage_key = aGk=",
-                "azure_endpoint \"http://h:1/a\" is not encrypted, and that is not allowed",
+                "azure_endpoint \"http://h:1/a\" is not encrypted, and unencrypted connections are not allowed",
             ),
         ] {
             let error = try_open(options, credentials).expect_err(says);

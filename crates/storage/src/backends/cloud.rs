@@ -64,7 +64,7 @@ impl Client {
             "https" => Ok(url),
             "http" if self.allow_http => Ok(url),
             "http" => Err(Error::config(
-                format!("{key} \"{endpoint}\" is not encrypted, and that is not allowed"),
+                format!("{key} \"{endpoint}\" is not encrypted, and unencrypted connections are not allowed"),
                 "Use https://, or add \"allow_http=true\" to walarchive.storage_options if nobody can listen on the way to \
                  the store.",
             )),

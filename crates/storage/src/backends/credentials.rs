@@ -60,7 +60,7 @@ fn fault(owner: u32, mode: u32, us: u32) -> Option<&'static str> {
         _ if mode & 0o077 == 0 && (owner == us || owner == 0 || us == 0) => None,
         (0, _) if mode & 0o037 == 0 => None,
         _ if mode & 0o077 != 0 => Some("can be read by others"),
-        _ => Some("belongs neither to the user of the process nor to root"),
+        _ => Some("is owned by neither the user of the process nor root"),
     }
 }
 
@@ -68,7 +68,7 @@ fn fault(owner: u32, mode: u32, us: u32) -> Option<&'static str> {
 pub(crate) fn unreadable(operation: &str, path: &Path, error: &std::io::Error) -> Error {
     let hint = match error.kind() {
         std::io::ErrorKind::NotFound => {
-            "Put the file there, or correct the setting or the variable that names it. It is looked for again by itself."
+            "Put the file there, or correct the setting or the variable that names it. No reload is needed."
         }
         std::io::ErrorKind::PermissionDenied => "Let the user of the process read the file, and enter its directories.",
         _ => "The file must be one that the user of the process can read.",

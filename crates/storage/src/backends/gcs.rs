@@ -306,7 +306,7 @@ mod tests {
         let error = open(&url, &config).err().expect("refused").to_string();
         assert_eq!(
             error,
-            "google_base_url \"http://h:1\" is not encrypted, and that is not allowed"
+            "google_base_url \"http://h:1\" is not encrypted, and unencrypted connections are not allowed"
         );
         config.options.insert("allow_http", "true").expect("an option");
         open(&url, &config).expect("allowed");

@@ -153,7 +153,7 @@ impl<S: MultipartStore, A: Authorize> XmlUploads<S, A> {
         match quick_xml::de::from_reader(&*body) {
             Ok(page) => Ok((page, time)),
             Err(error) => Err(Error::NotSupported {
-                source: format!("the answer is no list of uploads: {error}").into(),
+                source: format!("the answer is not a list of uploads: {error}").into(),
             }),
         }
     }
@@ -215,7 +215,7 @@ impl Page {
             Some(next) if !next.0.is_empty() && before != Some(&next) => Ok(Some(next)),
             // Asked again, it would say the same for ever.
             _ => Err(generic(
-                "the list of uploads is cut off, and does not say where it goes on",
+                "the list of uploads is cut off, and does not say where it continues",
             )),
         }
     }

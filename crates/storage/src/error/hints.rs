@@ -5,13 +5,13 @@ use std::io;
 /// Marks in the reason, all in lower case, and the hint. The first one that fits counts.
 const KINDS: [(&[&str], &str); 22] = [
     (
-        &["and wants to be asked at"],
+        &["and redirects to"],
         "No redirection is followed, as requests hold secrets. If that is the place of the store, name it by the endpoint (and \
          its region) in walarchive.storage_options.",
     ),
     (
-        &["which is more than such an answer can have"],
-        "What answers there is no store, or a broken one. Check the endpoint in walarchive.storage_options.",
+        &["too many for such an answer"],
+        "No store answers there, or a broken one. Check the endpoint in walarchive.storage_options.",
     ),
     (
         &["no space left on device"],
@@ -37,7 +37,7 @@ const KINDS: [(&[&str], &str); 22] = [
             "notvalidyet",
             "not valid yet",
         ],
-        "The time of the store's certificate has passed or has not come. Renew the certificate, or set this machine's clock.",
+        "The store's certificate has expired or is not valid yet. Renew the certificate, or set this machine's clock.",
     ),
     (
         &["invalid peer certificate"],
@@ -71,7 +71,7 @@ const KINDS: [(&[&str], &str); 22] = [
     ),
     (
         &["network is unreachable", "no route to host"],
-        "There is no way from this machine to the store. Check the network, the routes and the firewalls.",
+        "This machine cannot reach the store. Check the network, the routes and the firewalls.",
     ),
     (
         &[
@@ -85,7 +85,7 @@ const KINDS: [(&[&str], &str); 22] = [
     ),
     (
         &["it is not a regular file"],
-        "Something else lies under the name of an object. Look who put it there, and remove it.",
+        "Something else has the name of an object. Find out who put it there, and remove it.",
     ),
     (&["timed out", "<code>requesttimeout"], super::TOO_SLOW),
     (
@@ -113,7 +113,7 @@ const KINDS: [(&[&str], &str); 22] = [
     ),
     (
         &["quotaexceeded", "quota", "413 ", "507 "],
-        "The store gives no more room. Raise its quota, or delete old backups.",
+        "The store has no more room. Raise its quota, or delete old backups.",
     ),
     (
         &["invalid_grant", "reasonable timeframe"],
@@ -122,8 +122,8 @@ const KINDS: [(&[&str], &str); 22] = [
     ),
     (
         &["400 bad request"],
-        "The store does not accept the request as it is; what it says is in the DETAIL. Check the endpoint, the region and the \
-         other options in walarchive.storage_options.",
+        "The store rejects the request; its reason is in the DETAIL. Check the endpoint, the region and the other \
+         options in walarchive.storage_options.",
     ),
     (
         &[
@@ -133,8 +133,8 @@ const KINDS: [(&[&str], &str); 22] = [
             "incompletemessage",
             "unexpected eof",
         ],
-        "If this persists, check that the store is up, and look for what breaks connections between this machine and the store: \
-         a firewall, a load balancer, a proxy.",
+        "If this persists, check that the store is up, and find out what breaks connections between this machine and \
+         the store: a firewall, a load balancer, a proxy.",
     ),
 ];
 
@@ -237,12 +237,12 @@ mod tests {
         let mut seen = Vec::new();
         for (reason, says) in [
             (
-                "the store answered 307 Temporary Redirect and wants to be asked at \"http://h:9\", which is not done",
+                "the store answered 307 Temporary Redirect and redirects to \"http://h:9\", which is not followed",
                 "No redirection is followed",
             ),
             (
-                "the store answered with more than 65536 bytes, which is more than such an answer can have",
-                "no store, or a broken one",
+                "the store answered with more than 65536 bytes, too many for such an answer",
+                "No store answers there",
             ),
             ("invalid peer certificate: UnknownIssuer", "ca_cert_file"),
             (
@@ -251,7 +251,7 @@ mod tests {
             ),
             (
                 "invalid peer certificate: certificate expired: verified at",
-                "has passed",
+                "has expired",
             ),
             ("invalid peer certificate: BadEncoding", "was not accepted"),
             (
@@ -267,7 +267,7 @@ mod tests {
                 "tcp connect error: Connection refused (os error 111)",
                 "Nothing accepts",
             ),
-            ("Network is unreachable (os error 101)", "no way"),
+            ("Network is unreachable (os error 101)", "cannot reach"),
             ("Server returned 503 Service Unavailable", "overloaded"),
             ("the request timed out: no answer within 3 s", "does not answer in time"),
             (
@@ -280,10 +280,7 @@ mod tests {
                 "more parts",
             ),
             ("403 Forbidden: <Code>QuotaExceeded</Code>", "quota"),
-            (
-                "400 Bad Request: <Code>InvalidArgument</Code>",
-                "does not accept the request",
-            ),
+            ("400 Bad Request: <Code>InvalidArgument</Code>", "rejects the request"),
             ("Connection reset by peer (os error 104)", "what breaks connections"),
             ("something else", "check that the store is up"),
         ] {

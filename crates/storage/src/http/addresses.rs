@@ -1,4 +1,4 @@
-//! Names of hosts. A store with many addresses shall not be asked at the first of them by everybody.
+//! Names of hosts. A store with many addresses must not be asked at the first of them by everybody.
 
 use rand::seq::SliceRandom;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};

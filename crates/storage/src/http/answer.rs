@@ -102,4 +102,4 @@ impl Body for Answer {
 
 #[derive(Debug, thiserror::Error)]
 #[error("the answer timed out: nothing came for {} s", .0.as_secs_f32())]
-struct Stalled(Duration);
+pub(crate) struct Stalled(Duration);

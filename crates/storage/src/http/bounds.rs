@@ -63,5 +63,5 @@ impl Kind {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the store answered with more than {0} bytes, which is more than such an answer can have")]
+#[error("the store answered with more than {0} bytes, too many for such an answer")]
 pub(crate) struct TooMuch(pub(crate) usize);

@@ -29,9 +29,9 @@ const SHOWN: usize = 300;
 pub(super) enum NoPage {
     #[error("the answer is empty, and no list of objects")]
     Empty,
-    #[error("the answer is no list of objects: {0}")]
+    #[error("the answer is not a list of objects: {0}")]
     Other(String),
-    #[error("the answer does not tell what was deleted: {0}")]
+    #[error("the answer does not say what was deleted: {0}")]
     NotDeleted(String),
     #[error("the list of objects leads to itself, and would never end")]
     Circle,

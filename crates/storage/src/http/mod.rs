@@ -32,10 +32,11 @@ use rustls::pki_types::CertificateDer;
 use self::pool::Pool;
 use crate::config::StorageConfig;
 use crate::url::place;
+pub(super) use answer::Stalled;
 pub use opened::on_connection;
 pub(super) use opened::opened;
 pub(super) use outgoing::{Outgoing, STALLED, Sending, Unanswered};
-pub(super) use service::Connector;
+pub(super) use service::{Connector, NoAnswer};
 
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,7 +48,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// one, which grows only if the base is above e.
 const BACKOFF_BASE: f64 = 4.0;
 
-/// The archiver has better to do than to wait here: it comes again, and says meanwhile what is wrong.
+/// The archiver has better to do than to wait here: it comes again, and says in the meantime what is wrong.
 const SHORT_RETRIES: usize = 3;
 
 /// Never reached: a backup tries again until its patience ends.

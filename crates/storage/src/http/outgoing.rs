@@ -15,7 +15,7 @@ use crate::transfer::motion::{Flow, Motion, Pause};
 /// has taken can no longer be held back.
 const PIECE: usize = 4 << 10;
 
-/// What may lie between us and the network, on one connection, in bytes: in the HTTP client and in the kernel's socket buffer
+/// What may be between us and the network, on one connection, in bytes: in the HTTP client and in the kernel's socket buffer
 /// (the third figure of `net.ipv4.tcp_wmem`, and some).
 const BUFFERED: u64 = (4 << 20) + (512 << 10);
 

@@ -3,7 +3,7 @@
 use url::Url;
 
 #[derive(Debug, thiserror::Error)]
-#[error("the store answered {status} and wants to be asked at {place}, which is not done{region}{text}")]
+#[error("the store answered {status} and redirects to {place}, which is not followed{region}{text}")]
 pub(crate) struct Redirected {
     status: String,
     place: String,
@@ -56,7 +56,7 @@ mod tests {
         };
         assert_eq!(
             say("https://u:hunter2@h:9/a/b?sig=hunter2#hunter2"),
-            "the store answered 307 Temporary Redirect and wants to be asked at \"https://h:9\", which is not done"
+            "the store answered 307 Temporary Redirect and redirects to \"https://h:9\", which is not followed"
         );
         assert!(!say("/a?sig=hunter2").contains("hunter2"));
     }

@@ -143,7 +143,7 @@ fn chain(error: &dyn Error) -> String {
     }
 }
 
-/// The body as it lies in memory.
+/// The body as it is in memory.
 async fn pieces(body: HttpRequestBody) -> Result<Vec<Bytes>, HttpError> {
     let (mut body, mut pieces) = (pin!(body), Vec::new());
     while !body.is_end_stream()
@@ -284,13 +284,13 @@ impl std::fmt::Display for Cause {
 
 impl Error for Cause {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source().and_then(Error::source)
+        self.0.source()
     }
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("the request timed out: no answer within {} s", .0.as_secs_f32())]
-struct NoAnswer(Duration);
+pub(crate) struct NoAnswer(Duration);
 
 #[derive(Debug, thiserror::Error)]
 #[error("the store answered {status}, and asks not to come again within {} s", .wait.as_secs())]

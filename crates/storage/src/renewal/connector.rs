@@ -1,4 +1,4 @@
-//! A client that signs each attempt anew, reads credentials again when they are denied, and takes certificates that change.
+//! A client that signs each attempt again, reads credentials again when they are denied, and takes certificates that change.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! Credentials and certificates that change while the work runs, and denials that pass.
 //!
 //! Files are looked at once a second while requests are made ([`Watch`]), and read again when they have changed and after
-//! every denial. What was read last serves as long as the new files cannot be used. Every request is signed anew for each
+//! every denial. What was read last serves as long as the new files cannot be used. Every request is signed again for each
 //! attempt (by the client of `connector`), since object_store signs once and then repeats what it has signed.
 
 mod connector;
@@ -69,7 +69,7 @@ impl<C: PartialEq + Send + Sync + 'static> Renewing<C> {
             let made = make()?;
             if old.is_some_and(|old| old.in_file) && !made.in_file {
                 return Err(Error::config(
-                    "there are no credentials in the file any more",
+                    "the file no longer has any credentials",
                     "Put them back into the file.",
                 ));
             }
@@ -103,7 +103,7 @@ impl<C: PartialEq + Send + Sync + 'static> Renewing<C> {
             }
             // A token's file that is half written can be read, but gives no token.
             (Err(error), Some((last, from))) if !Arc::ptr_eq(from, &made) => {
-                tracing::warn!(%error, "could not get credentials from {}; the old ones are used on", made.origin);
+                tracing::warn!(%error, "could not read credentials from {} again; the old ones remain in use", made.origin);
                 Ok((Arc::clone(last), state.number))
             }
             (Err(error), _) => Err(error),

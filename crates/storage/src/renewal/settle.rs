@@ -19,7 +19,7 @@ const OF_STORES: [&str; 9] = [
 
 impl Store {
     /// [`Store::open`], for work that waits a few seconds sooner than it fails: while a file that the store needs has just changed,
-    /// or has just gone, it may be half written. An error about files that lie there for longer comes at once.
+    /// or has just gone, it may be half written. An error about files that are there for longer comes at once.
     pub async fn open_settled(config: &StorageConfig) -> Result<Self> {
         let begun = Instant::now();
         let mut is_told = false;

@@ -53,7 +53,7 @@ async fn what_was_read_last_serves_until_something_better_can_be_read() {
     std::fs::write(file.path(), "22").expect("written");
     assert!(renewing.others_than(1).await);
     assert_eq!(*renewing.get_credential().await.expect("the new one"), 22);
-    // The same again is no change, and one that was denied for an earlier number may have been replaced meanwhile.
+    // The same again is no change, and one that was denied for an earlier number may have been replaced in the meantime.
     assert!(!renewing.others_than(2).await && renewing.others_than(1).await);
 }
 

@@ -23,7 +23,7 @@ impl Store {
     }
 
     /// Azure's deletions come as a batch in which each is signed by itself, so that a denial of one does not show where
-    /// requests are signed anew. After a look at the files it has the credentials of now.
+    /// requests are signed again. After a look at the files it has the credentials of now.
     async fn delete_again(&self, key: &str, error: Error) -> Result<()> {
         if !self.url.starts_with("az:") || !matches!(error, Error::Unauthorized { .. }) {
             return Err(error);
@@ -62,7 +62,7 @@ impl Store {
                     return Err(Error::Store {
                         operation: "delete",
                         object: self.object_url(key),
-                        reason: "The store has not said what became of it.".to_owned(),
+                        reason: "The store did not say what became of it.".to_owned(),
                     });
                 }
                 Err(error) => {

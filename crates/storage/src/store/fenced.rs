@@ -65,7 +65,7 @@ impl Store {
     }
 
     /// Do what changes something, which has been permitted. It may be repeated for minutes, by whoever does it; so it is
-    /// permitted anew meanwhile, stands still until that is done, and ends if it is refused.
+    /// permitted again in the meantime, stands still until that is done, and ends if it is refused.
     pub(crate) fn guarded<T, W>(&self, write: Write, work: W) -> impl Future<Output = Result<T>> + use<T, W>
     where
         W: Future<Output = T>,

@@ -9,7 +9,7 @@ use super::Store;
 use crate::error::{Error, Result};
 use crate::key::path;
 
-/// More than any folder has: 800 TB of WAL are as many. A listing without an end shall not fill the memory.
+/// More than any folder has: 800 TB of WAL are as many. A listing without an end must not fill the memory.
 const MOST_OBJECTS: u64 = 50_000_000;
 
 /// An object of a listing.
@@ -88,7 +88,7 @@ impl Store {
         Ok(found)
     }
 
-    /// The objects that lie directly in a folder, not those of its subfolders.
+    /// The objects that are directly in a folder, not those of its subfolders.
     pub async fn list_shallow(&self, folder: &str) -> Result<Vec<Listed>> {
         self.list_folder(folder).await.map(|(objects, _)| objects)
     }

@@ -50,7 +50,7 @@ pub struct Store {
     pub(crate) fence: Option<Arc<dyn Fence>>,
 }
 
-/// Without what lies below: some of object_store's types show their credentials.
+/// Without what is below: some of object_store's types show their credentials.
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store")
@@ -81,7 +81,7 @@ impl Store {
         })
     }
 
-    /// A store for tests of what lies above it.
+    /// A store for tests of what is above it.
     pub fn of(inner: Arc<dyn ObjectStore>, url: impl Into<String>) -> Self {
         Store {
             inner,
@@ -252,10 +252,6 @@ impl Store {
     }
 
     pub(crate) fn timeout(&self, operation: &'static str, key: &str, deadline: Duration) -> Error {
-        Error::Timeout {
-            operation,
-            object: self.object_url(key),
-            deadline,
-        }
+        Error::timeout(operation, self.object_url(key), deadline)
     }
 }

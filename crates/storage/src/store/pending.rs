@@ -54,7 +54,7 @@ impl Store {
 
 /// The sentence for a store that cannot say. What may pass by itself remains an error.
 fn unknown(error: Error, permission: Option<&str>) -> Result<String> {
-    const STAY: &str = "Uploads that were never completed are not deleted, as the store";
+    const STAY: &str = "Uploads that were never completed are not deleted, because the store";
     match (&error, permission) {
         (Error::Unauthorized { .. }, Some(permission)) => {
             Ok(format!("{STAY} refuses to list them: {permission} is missing."))
@@ -137,7 +137,7 @@ mod tests {
         let says = unknown(refused, Some("s3:ListBucketMultipartUploads")).expect("a sentence");
         assert_eq!(
             says,
-            "Uploads that were never completed are not deleted, as the store refuses to list them: \
+            "Uploads that were never completed are not deleted, because the store refuses to list them: \
              s3:ListBucketMultipartUploads is missing."
         );
         let away = Error::Store {

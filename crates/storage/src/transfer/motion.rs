@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Motion {
     begun: Instant,
-    /// When it got on last, in milliseconds since `begun`. May lie ahead: until then nothing needs to move.
+    /// When it got on last, in milliseconds since `begun`. May be ahead: until then nothing needs to move.
     last_ms: AtomicU64,
     /// Bytes that went out or came in, repetitions included.
     bytes: AtomicU64,

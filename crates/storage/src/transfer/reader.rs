@@ -12,7 +12,7 @@ use crate::store::Store;
 /// As many of the first bytes are kept.
 pub const HEAD_BYTES: usize = 64;
 
-/// Parts that may lie between the network and the consumer.
+/// Parts that may be between the network and the consumer.
 const READ_AHEAD: usize = 2;
 
 /// An object as a blocking [`Read`], for the decoders. Each part is a request of its own with a deadline of its own, so a

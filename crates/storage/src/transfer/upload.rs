@@ -74,7 +74,7 @@ impl Store {
 
     /// The same for an object that must not be there yet. One that fits into a part is created as by [`Store::create`]. For
     /// larger ones no store knows a create-only write that all have, so the key is looked at once more just before the
-    /// parts become an object: what came meanwhile is left as it is.
+    /// parts become an object: what came in the meantime is left as it is.
     pub fn upload_new(&self, key: &str, cancel: CancellationToken) -> (Upload, UploadTask) {
         self.start_upload(key, Mode::Keep, cancel)
     }

@@ -46,7 +46,7 @@ async fn an_unknown_host_is_not_trusted_and_the_message_tells_what_to_do() {
     let config = with(&server, &[("sftp_known_hosts", &empty)]);
     let store = Store::open(&config).unwrap();
     let error = store.list("").await.unwrap_err();
-    assert!(matches!(error, Error::Config { .. }), "{error:?}");
+    assert!(matches!(error, Error::Setting { .. }), "{error:?}");
     let text = show(&error);
     let listed = Command::new("/usr/bin/ssh-keygen")
         .args(["-l", "-f"])
@@ -82,7 +82,7 @@ async fn a_changed_or_revoked_host_key_is_an_alarm() {
     let error = list(&config).await.unwrap_err();
     let text = show(&error);
     assert!(
-        matches!(error, Error::Config { .. }) && text.contains("has changed"),
+        matches!(error, Error::Setting { .. }) && text.contains("has changed"),
         "{text}"
     );
     assert!(text.contains("intercepting") && text.contains("ssh-keygen"), "{text}");
@@ -115,7 +115,7 @@ async fn hashed_names_and_every_type_of_host_key_are_found() {
     let error = list(&with(&server, &[("sftp_known_hosts", Path::new("/nonexistent"))]))
         .await
         .unwrap_err();
-    assert!(matches!(error, Error::Config { .. }), "{error:?}");
+    assert!(matches!(error, Error::Setting { .. }), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,7 +19,7 @@ impl Keystone {
     pub fn start(swift: &Arc<SwiftServer>, lifetime: i64) -> Keystone {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let url = format!("http://{}/identity", listener.local_addr().expect("an address"));
-        // The server shall stop when the test ends, and this thread may outlive it.
+        // The server is to stop when the test ends, and this thread may outlive it.
         let swift: Weak<SwiftServer> = Arc::downgrade(swift);
         let given = Arc::new(AtomicUsize::new(0));
         let count = given.clone();

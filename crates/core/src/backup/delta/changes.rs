@@ -3,7 +3,7 @@
 //! By the LSN of each page: that of the last WAL record that changed it. The parent's copy of a page whose LSN is below the
 //! parent's start is the same page, but for hints that a server without data checksums writes as it likes. A page that was
 //! being written while it was read may show its old LSN: it was changed after this backup's start then, and the WAL from
-//! there on writes it anew. It is the same with what is read twice, and differs.
+//! there on writes it again. It is the same with what is read twice, and differs.
 //!
 //! Some things are not left to the LSN. A page that is all zero has none; one whose LSN is 0 was written by no record. The
 //! metapage of an SP-GiST index holds a cache that the server changes without a record (`SpGistUpdateMetaPage`).
@@ -11,7 +11,7 @@
 //! (`visibilitymap_set`). The map goes in whole, and must not say so of a page that does not know: whoever changed the page
 //! then would not clear it in the map. So each backup notes which pages it holds marked, and a page is taken that is marked now
 //! and not in the parent, or (VACUUM repairs a page without a record) the other way round. And a page with a wrong checksum may have lost its LSN, so it is taken as it is.
-//! And of what lies beyond the parent's copy of the file everything is changed, whatever the LSNs say: `CREATE DATABASE …
+//! And of what is beyond the parent's copy of the file everything is changed, whatever the LSNs say: `CREATE DATABASE …
 //! STRATEGY FILE_COPY` may have been copying the file, page by page, just when the parent read it. A page whose header is not
 //! that of a page says nothing, and what the rest of the file says is not believed either: it goes in full.
 

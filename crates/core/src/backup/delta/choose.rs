@@ -1,4 +1,4 @@
-//! Upon which backup a delta is taken.
+//! Which backup a delta is based on.
 
 use super::fit::Unfit;
 use super::load::load;
@@ -73,7 +73,7 @@ impl Chooser<'_> {
             return Err(match inventory::find_backup(self.store, name).await {
                 Err(error) => error,
                 Ok(_) => Error::NoBackup {
-                    message: format!("backup \"{name}\" was not there a moment ago"),
+                    message: format!("backup \"{name}\" appeared a moment ago"),
                     hint: "Try again.".to_owned(),
                 },
             });
@@ -82,7 +82,7 @@ impl Chooser<'_> {
         let chain = inventory.chain(backup).unwrap_or_else(|_| vec![backup]);
         match self.parent(&inventory, &chain).await? {
             Ok(parent) => Ok(Choice::Delta(parent)),
-            Err(Unfit { why, hint }) => Err(Error::config(
+            Err(Unfit { why, hint }) => Err(Error::refused(
                 format!("backup \"{name}\" cannot be the parent of a delta backup: {why}"),
                 hint,
             )),

@@ -3,9 +3,9 @@
 //! A page tells by its LSN whether it was changed since the parent was taken only if it was there then, under that name. That
 //! is so unless somebody copies files as they are, LSNs and all: `CREATE DATABASE … STRATEGY FILE_COPY` and `ALTER DATABASE …
 //! SET TABLESPACE` do, into a directory whose name a dropped database may have had. Both write a new `PG_VERSION` into the
-//! directory; so does a restore. A database is the same if its `PG_VERSION` lies where it lay, and was modified when it was.
+//! directory; so does a restore. A database is the same if its `PG_VERSION` is where it was, and was modified when it was.
 //!
-//! One case remains: a database that is dropped and made anew, with the same OID, while the parent is being taken. Then the
+//! One case remains: a database that is dropped and made again, with the same OID, while the parent is being taken. Then the
 //! parent may hold files of the old one and the `PG_VERSION` of the new one. So `PG_VERSION` must have been there before the
 //! parent began. What is being copied while the parent is taken may be there in part only, which [`changes`](crate::backup::delta::changes)
 //! sees by its size.
@@ -40,7 +40,7 @@ pub(super) fn of_version(path: &Path) -> Option<u32> {
     is_version.then(|| of_file(path))?
 }
 
-/// The OID of the database in whose directory, of any tablespace, the file lies.
+/// The OID of the database in whose directory, of any tablespace, the file is.
 pub(in crate::backup) fn of_file(path: &Path) -> Option<u32> {
     let directory = path.parent().filter(|directory| rules::is_database(directory))?;
     directory.file_name()?.to_str()?.parse().ok()
@@ -151,7 +151,7 @@ mod tests {
         };
         let before = [version("base/5/PG_VERSION", old), version("base/6/PG_VERSION", old)];
         assert_eq!(same_as(&[&base, &other], &before, start), [5, 6]);
-        // New since, gone since, made anew since.
+        // New since, gone since, made again since.
         assert_eq!(same_as(&[&base, &other], &before[..1], start), [5]);
         assert_eq!(same_as(&[&base], &before, start), [5]);
         let anew = [version("base/5/PG_VERSION", old - Duration::from_nanos(1))];

@@ -53,10 +53,10 @@ pub(super) async fn check(
     match metadata.system_identifier {
         Some(there) if there == here => {}
         Some(there) => {
-            let why = format!("it is of the cluster with system identifier {there}, not {here}");
+            let why = format!("it belongs to system identifier {there}, not {here}");
             return unfit(why, OTHER);
         }
-        None => return unfit("it does not tell of which cluster it is", FULL),
+        None => return unfit("its cluster is not known", FULL),
     }
     let (there, here) = (metadata.pg_version / 10_000, request.major_version());
     if there != here {
@@ -95,7 +95,7 @@ pub(super) fn unreadable(store: &Store, backup: &str, error: Error) -> Result<Un
     let manifest = store.object_url(&layout::backup_manifest(backup));
     let (object, why) = match error {
         Error::Storage(StorageError::NotFound { object }) if object == manifest => {
-            let why = "it has no backup manifest, as no backup has that WAL-G took".to_owned();
+            let why = "it has no backup manifest; WAL-G's backups have none".to_owned();
             return Ok(Unfit { why, hint: FULL });
         }
         Error::Storage(StorageError::NotFound { object }) => (object, "it does not exist".to_owned()),
@@ -116,7 +116,7 @@ async fn on_our_way(
     parent: &BackupInfo,
 ) -> Result<Result<TimelineHistory, Unfit>> {
     let (Some(there), here) = (parent.timeline, request.timeline) else {
-        return unfit("its name does not tell its timeline", FULL);
+        return unfit("its name has no timeline", FULL);
     };
     if there == here {
         return Ok(Ok(TimelineHistory {
@@ -136,10 +136,13 @@ async fn on_our_way(
     }
     match history.ancestors.iter().find(|(timeline, _)| *timeline == there) {
         Some((_, switch)) => unfit(
-            format!("it ends at {finish}, and timeline {here} has left its timeline {there} before, at {switch}"),
+            format!("it ends at {finish}, after timeline {here} had left its timeline {there} at {switch}"),
             FULL,
         ),
-        None => unfit(format!("its timeline {there} is no ancestor of timeline {here}"), FULL),
+        None => unfit(
+            format!("its timeline {there} is not an ancestor of timeline {here}"),
+            FULL,
+        ),
     }
 }
 
@@ -159,7 +162,7 @@ async fn history(store: &Store, request: &BackupRequest) -> Result<Option<Timeli
     Ok(text.and_then(|text| TimelineHistory::parse(timeline, &text)))
 }
 
-/// `pg_checksums --enable` writes pages anew and leaves their LSNs as they were.
+/// `pg_checksums --enable` writes pages again and leaves their LSNs as they were.
 async fn same_pages(store: &Store, request: &BackupRequest, parent: &str) -> Result<Result<(), Unfit>> {
     let data_dir = request.data_dir.clone();
     let here = crate::blocking::blocking(move || ControlFile::read(&data_dir)).await?;

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::formats::files_metadata::FileDescription;
 use crate::formats::manifest::ManifestFile;
 
-/// Looks at the files after the start of the backup: what is written later, the WAL writes anew. Returns those that may have
+/// Looks at the files after the start of the backup: what is written later, the WAL writes again. Returns those that may have
 /// changed, and what is to be told of the others.
 pub(in crate::backup) fn leave_out(
     shared: &Shared,

@@ -97,7 +97,7 @@ fn file(files: &mut ParentFiles, path: &str, description: &FileDescription) {
             settled: identity.is_some(),
         });
     }
-    // Of corrupt pages every backup shall tell, and what was put right without a WAL record shall come in: such a file goes whole,
+    // Of corrupt pages every backup must tell, and what was put right without a WAL record must come in: such a file goes whole,
     // as if the parent did not have it.
     if description.corrupt_blocks.is_some() {
         return;

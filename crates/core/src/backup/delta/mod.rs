@@ -36,13 +36,13 @@ pub(super) use relation::is_paged;
 pub(super) use summaries::summary_of;
 pub(super) use ways::{Delta, Way};
 
-/// `walarchive.delta_origin`: upon what a delta backup is taken.
+/// `walarchive.delta_origin`: what a delta backup is based on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Origin {
-    /// Upon the newest backup, whether full or delta.
+    /// The newest backup, whether full or delta.
     #[default]
     Latest,
-    /// Upon the full backup that the newest one is based on.
+    /// The full backup that the newest one is based on.
     LatestFull,
 }
 
@@ -55,10 +55,10 @@ pub enum WantedParent {
     Automatic {
         /// `walarchive.delta_max_steps`: so many deltas are based on one full backup at most; 0 for none.
         max_steps: u32,
-        /// Upon what.
+        /// What it is based on.
         origin: Origin,
     },
-    /// A delta backup upon the backup of this name, or an error.
+    /// A delta backup based on the backup of this name, or an error.
     Upon(String),
 }
 
@@ -112,7 +112,9 @@ impl Parent {
             let deletion = store.size(&layout::backup_deletion(name)).await?;
             if sentinel.is_none() || deletion.is_some() {
                 return Err(Error::NoBackup {
-                    message: format!("backup \"{name}\", which this delta backup is based on, was deleted meanwhile"),
+                    message: format!(
+                        "backup \"{name}\", the parent of this delta backup, was deleted during the backup"
+                    ),
                     hint: "Take the backup again.".to_owned(),
                 });
             }

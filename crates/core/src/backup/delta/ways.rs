@@ -141,7 +141,7 @@ impl Delta {
             Source::Summaries(changed) => {
                 let first = file.segment.checked_mul(self.segment_pages)?;
                 let mut blocks = changed.of(file.locator, first, count)?;
-                // As with LSNs: what lies beyond the parent's copy is not left to anybody.
+                // As with LSNs: what is beyond the parent's copy is not left to anybody.
                 blocks.truncate(blocks.partition_point(|block| *block < known));
                 blocks.extend(known..count);
                 pays(blocks.len(), size).then_some(Way::Blocks(blocks))
@@ -169,12 +169,12 @@ async fn summarized(
     };
     match found {
         Ok(changed) => {
-            tracing::info!("the WAL summaries tell what has changed since \"{}\"", parent.name);
+            tracing::info!("WAL summaries show what has changed since \"{}\"", parent.name);
             Ok(Some(changed))
         }
         Err(why) => {
             tracing::info!(
-                "every file is read to see what has changed since \"{}\": {why}",
+                "all files are read to find what has changed since \"{}\": {why}",
                 parent.name
             );
             Ok(None)
@@ -191,7 +191,7 @@ mod tests {
     use crate::lsn::Lsn;
     use crate::wal::TimelineHistory;
 
-    /// A delta upon a parent that knows this of the file "f".
+    /// A delta whose parent knows this of the file "f".
     fn delta(known: Known<'_>) -> Delta {
         let mut listed = Listed::default();
         listed.add("f", known.size);

@@ -23,7 +23,7 @@ impl Packer {
     }
 
     /// First read all of it, then write the pages that have changed. Few of them are kept in memory, the others are read again;
-    /// what they have become meanwhile is as good, as the WAL of this time will be replayed.
+    /// what they have become in the meantime is as good, as the WAL of this time will be replayed.
     fn scanned(&mut self, input: &Input<'_>, question: Question) -> Result<Option<Incremented>> {
         let question = Question {
             all_visible: self
@@ -157,12 +157,9 @@ impl Packer {
             self.shared.limiter.wait_for(bytes as u64, &self.shared.stop)?;
             reader.seek(*first);
             let run = reader.next(&mut self.buffer[..bytes])?;
-            let run = run.filter(|run| run.bytes.len() == bytes).ok_or_else(|| {
-                Error::config(
-                    "a page to be copied lies beyond the end of its file",
-                    "This is a defect of walarchive; please report it.",
-                )
-            })?;
+            let run = run
+                .filter(|run| run.bytes.len() == bytes)
+                .ok_or_else(|| Error::defect("a page to be copied is beyond the end of its file"))?;
             run.bytes.as_chunks().0.iter().for_each(&mut each);
             let written = self.tar.content(run.bytes);
             self.written(written)?;

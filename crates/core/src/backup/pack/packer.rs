@@ -107,7 +107,7 @@ impl Packer {
         self.member(&name, &described(&directory.owner))
     }
 
-    /// Add a file of the data directory, as long as it is when it is opened. The server goes on writing meanwhile, and
+    /// Add a file of the data directory, as long as it is when it is opened. The server goes on writing in the meantime, and
     /// replay of the WAL puts that right: what is appended later is left out, and what was cut off becomes zeros. A file
     /// that vanished is left out, and so is one of a relation that has turned out to be unlogged. Pages are verified if they
     /// have checksums; [`Error::CorruptPages`] if one is wrong and that is to end the backup.

@@ -1,4 +1,4 @@
-//! Configuration files that do not lie in the data directory, as on Debian: a tar of their own beside those of the data directory,
+//! Configuration files that are not in the data directory, as on Debian: a tar of their own beside those of the data directory,
 //! of which WAL-G knows nothing.
 
 use std::collections::BTreeSet;
@@ -40,7 +40,7 @@ pub struct ConfigurationFiles {
     pub secrets: Vec<PathBuf>,
 }
 
-/// Those of the files that lie outside the data directory, with what they include; none if all lie in it. What cannot be taken is
+/// Those of the files outside the data directory, with what they include; none if all are in it. What cannot be taken is
 /// noted as left out.
 pub(crate) fn take(
     files: &ConfigurationFiles,

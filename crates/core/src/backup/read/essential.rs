@@ -83,7 +83,7 @@ impl Essential {
     }
 
     /// Those that still have a file in a directory. By then one that was being created has its `PG_VERSION`, though the walk has
-    /// not seen it; the WAL makes it anew.
+    /// not seen it; the WAL makes it again.
     fn there_now(&self, data_dir: &Path) -> BTreeSet<u32> {
         let is_there = |(directories, has_version): &(BTreeSet<PathBuf>, bool)| {
             let has_file = |directory: &PathBuf| {
@@ -111,11 +111,12 @@ fn database(directory: &Path) -> Option<u32> {
 const HINT: &str = "A backup without it could not be restored, so none was taken. See what became of it, and whether the server still works.";
 
 /// A move away and back again leaves the catalog as it was.
-const DATABASE_HINT: &str = "A backup without it could not be restored, so none was taken. If the database was moved to another tablespace \
-                             and back meanwhile, take another backup. Else see what became of that file, and whether the database still works.";
+const DATABASE_HINT: &str = "A backup without it could not be restored, so none was taken. If the database was moved \
+                             to another tablespace and back during the backup, take another backup. Otherwise find \
+                             out what became of that file, and whether the database still works.";
 
 fn missing_in(data_dir: &Path, what: &str, hint: &str) -> Error {
-    Error::config(
+    Error::server(
         format!("\"{}\" is not in the data directory", data_dir.join(what).display()),
         hint,
     )

@@ -85,9 +85,9 @@ impl Links {
                 Err(_) if rules::is_database(&link.path) => continue,
                 Err(error) => format!("leads to nothing now ({error})"),
             };
-            return Err(Error::config(
+            return Err(Error::server(
                 format!(
-                    "symbolic link \"{}\" led to \"{}\" when the backup began and {now}",
+                    "symbolic link \"{}\" led to \"{}\" at the start of the backup, and now {now}",
                     full.display(),
                     link.target.display()
                 ),
@@ -124,7 +124,7 @@ pub(crate) fn target_of(full: &Path) -> Result<Option<(PathBuf, Metadata)>> {
             Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(None),
             Ok(meta) if meta.is_symlink() => {
                 let target = std::fs::read_link(full).unwrap_or_default();
-                Err(Error::config(
+                Err(Error::refused(
                     format!(
                         "cannot follow symbolic link \"{}\" to \"{}\": {error}",
                         full.display(),

@@ -11,7 +11,7 @@ use crate::places;
 use crate::places::is_number;
 pub(crate) use crate::places::{is_of_server, relation};
 
-/// Directories whose content the server makes anew, at any depth.
+/// Directories whose content the server makes again, at any depth.
 const EMPTIED: [&str; 7] = [
     "pg_dynshmem",
     "pg_notify",
@@ -87,7 +87,7 @@ pub(crate) fn is_left_out(path: &Path) -> bool {
         || (is_at_top(path) && LEFT_OUT_AT_TOP.contains(&name))
 }
 
-/// Does it lie in a tablespace, beside the directory of this major version, whose name begins like that? Then it is nothing of
+/// Is it in a tablespace, beside the directory of this major version, whose name begins like that? Then it is nothing of
 /// this cluster, and a restore would not take it.
 pub(crate) fn is_beside_version(path: &Path, version: &str) -> bool {
     let parent = path.parent().filter(|parent| {

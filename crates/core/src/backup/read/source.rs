@@ -57,7 +57,7 @@ impl SourceFacts {
     /// A file was found so before it was read and after it. Would any later write show in what [`Identity`] keeps?
     ///
     /// A write gives the file the time of the clock, which moves in ticks, so two writes can leave the same time. Here the
-    /// last change lies before the reference by more than any tick, and the reading behind the reference: what is written
+    /// last change is before the reference by more than any tick, and the reading behind the reference: what is written
     /// after the reading leaves another time than the one that was found. Of another file system the clock may be another,
     /// so its files are not vouched for.
     ///

@@ -1,4 +1,4 @@
-//! Unlogged relations: a backup holds their init forks only. When recovery ends, the server makes the other forks anew from these.
+//! Unlogged relations: a backup holds their init forks only. When recovery ends, the server makes the other forks from these.
 //!
 //! By its init fork a relation is known as unlogged, and that may come late: while an index of an unlogged table is being
 //! built, its main fork is there and grows, and its init fork comes when the index is complete. Replay makes the init fork

@@ -59,7 +59,7 @@ impl From<&Metadata> for Attributes {
     }
 }
 
-/// Walk the data directory and its tablespaces. What vanishes meanwhile is not there. Links that are followed, and what is left
+/// Walk the data directory and its tablespaces. What vanishes during it is not there. Links that are followed, and what is left
 /// out, go to `links`. An error if anything is missing without which no server starts.
 pub(crate) fn walk(request: &BackupRequest, links: &Links, cancel: &CancellationToken) -> Result<DataDirectory> {
     let mut walker = Walker {
@@ -89,7 +89,7 @@ struct Walker<'a> {
     version: String,
     cancel: &'a CancellationToken,
     tree: DataDirectory,
-    /// Of tablespaces that lie inside the data directory, against all advice: they are walked once, as tablespaces. The same for
+    /// Of tablespaces inside the data directory, against all advice: they are walked once, as tablespaces. The same for
     /// what links of the server's own lead to inside the data directory.
     locations: HashSet<PathBuf>,
     /// Device and inode of the directory that is walked, and of all those above it.
@@ -136,7 +136,7 @@ impl Walker<'_> {
         Ok(())
     }
 
-    /// Links of the server's own to directories that lie inside the data directory under another name.
+    /// Links of the server's own to directories that are inside the data directory under another name.
     fn find_links(&mut self) -> Result<()> {
         let Ok(data_dir) = self.request.data_dir.canonicalize() else {
             return Ok(());
@@ -168,8 +168,8 @@ impl Walker<'_> {
         };
         let identity = (meta.dev(), meta.ino());
         if self.above.contains(&identity) {
-            return Err(Error::config(
-                format!("\"{}\" is a directory that it lies in itself", full.display()),
+            return Err(Error::refused(
+                format!("\"{}\" is inside itself", full.display()),
                 "A symbolic link leads there. Remove it, or let it lead to where the server's data is.",
             ));
         }
@@ -191,7 +191,7 @@ impl Walker<'_> {
         Ok(())
     }
 
-    /// `in_database`: does it lie in the directory of a database?
+    /// `in_database`: is it in the directory of a database?
     fn entry(&mut self, path: &Path, in_database: bool) -> Result<()> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
@@ -241,7 +241,7 @@ impl Walker<'_> {
             return Ok(());
         }
         if self.tree.files.len() >= FILES_LIMIT {
-            return Err(Error::config(
+            return Err(Error::refused(
                 format!("the data directory has more than {FILES_LIMIT} files"),
                 "A backup of so many is more than a restore can keep in memory. Use fewer tables, or several clusters.",
             ));
@@ -251,7 +251,7 @@ impl Walker<'_> {
         Ok(())
     }
 
-    /// The links of tablespaces are made anew by a restore. At a place of the server's own, what a link leads to is the server's
+    /// A restore makes the links of tablespaces again. At a place of the server's own, what a link leads to is the server's
     /// data, mostly on another disk; it is backed up, and comes back, as the file or directory that it is for the server. Of a
     /// directory that is kept empty only the existence counts. Any other link is left out.
     fn symlink(&mut self, path: &Path, full: &Path, link: &Metadata, in_database: bool) -> Result<()> {

@@ -7,7 +7,7 @@ use super::*;
 use crate::error::Error;
 use crate::formats::{ExtendedMetadata, SENTINEL_LIMIT};
 
-/// Move what lies there to another disk, so to say, and leave a link.
+/// Move what is there to another disk, so to say, and leave a link.
 fn move_away(cluster: &Cluster, path: &str) -> std::path::PathBuf {
     let disk = cluster.dir.path().join("disk2").join(path.replace('/', "-"));
     std::fs::create_dir_all(disk.parent().expect("a parent")).expect("made");
@@ -46,7 +46,7 @@ async fn refused(cluster: &Cluster) -> String {
         panic!("a backup was taken");
     };
     assert!(
-        matches!(error, Error::Config { .. }) && error.hint().is_some(),
+        matches!(error, Error::Refused { .. }) && error.hint().is_some(),
         "{error:?}"
     );
     let store = file_store(&cluster.dir.path().join("store"));
@@ -153,7 +153,7 @@ async fn nothing_is_backed_up_twice_or_for_ever() {
             Err(error) => error.to_string(),
         };
         assert!(
-            message.contains(&link.display().to_string()) || message.contains("lies in itself"),
+            message.contains(&link.display().to_string()) || message.contains("is inside itself"),
             "{message}"
         );
     }
@@ -194,7 +194,7 @@ async fn without_what_a_server_needs_there_is_no_backup() {
 #[tokio::test(flavor = "multi_thread")]
 async fn databases_that_come_and_go_are_no_reason() {
     let cluster = plain();
-    // An orphan of a server that was killed while it created a database, and one that somebody drops meanwhile.
+    // An orphan of a server that was killed while it created a database, and one that somebody drops in the meantime.
     cluster.write("base/16500/1259", 10);
     cluster.write("base/16501/1259", 10);
     let repository = tempfile::tempdir().expect("a directory");

@@ -83,7 +83,7 @@ impl<'de> Deserialize<'de> for AllVisible {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let bytes = STANDARD.decode(text).map_err(serde::de::Error::custom)?;
-        AllVisible::of_bytes(&bytes).ok_or_else(|| serde::de::Error::custom("it is no bitmap of pages"))
+        AllVisible::of_bytes(&bytes).ok_or_else(|| serde::de::Error::custom("it is not a bitmap of pages"))
     }
 }
 

@@ -33,7 +33,7 @@ pub struct FilesMetadata {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct FileDescription {
-    /// The tar's member is an increment upon the parent's file.
+    /// The tar's member is an increment on the parent's file.
     pub is_incremented: bool,
     /// Unchanged since the parent, in no tar.
     pub is_skipped: bool,

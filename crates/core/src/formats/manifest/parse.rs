@@ -108,7 +108,7 @@ pub fn listen(source: impl Read, each: impl FnMut(ManifestFile) -> Result<()>) -
     match reading.version {
         Some(1 | 2) => {}
         Some(version) => return Err(damaged(format!("Its version {version} is not known."))),
-        None => return Err(damaged("It does not tell its version.".to_owned())),
+        None => return Err(damaged("It has no version.".to_owned())),
     }
     source.finish(&reading.summary.checksum).map_err(damaged)?;
     Ok(Ok(reading.summary))

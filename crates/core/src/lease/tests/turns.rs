@@ -134,7 +134,7 @@ async fn a_look_that_took_long_proves_no_silence() {
         "memory:",
     );
     let says = reason(permit(&slow, copied.path(), 1).await);
-    assert!(says.contains("takes its place once"), "{says}");
+    assert!(says.contains("goes on by itself once"), "{says}");
     tokio::time::sleep(TICK * (STALE + 1)).await;
     permit(&store, copied.path(), 1).await.expect("now it is stale");
 }

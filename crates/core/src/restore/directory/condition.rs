@@ -101,18 +101,16 @@ pub(crate) fn check(target: Option<&Root>, wal: Option<&Path>, sentinel: &Sentin
         },
     };
     let Some(of_target) = of_target else {
-        return Err(Error::config(
-            format!("directory \"{path}\" is not empty, and it is no data directory"),
+        return Err(Error::refused(
+            format!("directory \"{path}\" is not empty, and is not a data directory"),
             "With --delta, restore into the data directory of the same cluster, into what an interrupted restore left, or into an \
              empty directory.",
         ));
     };
     let of_backup = sentinel.system_identifier.unwrap_or(0);
     if of_target != of_backup {
-        return Err(Error::config(
-            format!(
-                "directory \"{path}\" is of the cluster with system identifier {of_target}, the backup of {of_backup}"
-            ),
+        return Err(Error::refused(
+            format!("directory \"{path}\" belongs to system identifier {of_target}, the backup to {of_backup}"),
             "Check the directory and the storage URL; a backup is restored only over its own cluster.",
         ));
     }
@@ -129,7 +127,7 @@ pub(crate) fn is_used(target: &Root) -> Result<bool> {
 }
 
 pub(crate) fn used(target: &Root) -> Error {
-    Error::config(
+    Error::refused(
         format!(
             "a server is or was running in directory \"{}\": postmaster.pid is there",
             target.path.display()
@@ -154,7 +152,7 @@ pub(crate) fn check_tablespaces(
         };
         let is_own = |links| leads_to(links, OsStr::new(&tablespace.oid), location);
         if !links.as_ref().is_some_and(is_own) && !is_bare(root, None)? {
-            return Err(Error::config(
+            return Err(Error::refused(
                 match target {
                     Some(target) => format!(
                         "directory \"{}\" is not empty, and is not that of tablespace {} in \"{}\"",
@@ -164,7 +162,7 @@ pub(crate) fn check_tablespaces(
                     ),
                     None => format!("directory \"{}\" is not empty", location.display()),
                 },
-                "Empty it if nothing uses it any more, or restore to another place with --tablespace-map OLD=NEW.",
+                "Empty it if nothing uses it, or restore to another place with --tablespace-map OLD=NEW.",
             ));
         }
     }
@@ -181,12 +179,12 @@ pub(crate) fn check_again(
     let target = tree.target();
     let wal = tree.wal().map(|wal| wal.path.as_path());
     let changed = || {
-        Error::config(
+        Error::refused(
             format!(
                 "directory \"{}\" was changed while the restore was planned",
                 target.path.display()
             ),
-            "See to it that nothing else uses it, and run the command again.",
+            "Make sure that nothing else uses it, and run the command again.",
         )
     };
     match planned {

@@ -1,4 +1,4 @@
-//! `--link OLD=NEW`: what lay behind a symbolic link of the original lies behind one again, where the user wants it.
+//! `--link OLD=NEW`: what was behind a symbolic link of the original is behind one again, where the user wants it.
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -53,7 +53,7 @@ impl LinkMap {
         self.each.is_empty()
     }
 
-    /// Find the links among those that the backup followed; those that lie behind others come later.
+    /// Find the links among those that the backup followed; those that are behind others come later.
     pub(crate) fn resolve(&self, followed: &[FollowedLink]) -> Result<Vec<MappedLink>> {
         let mut links: Vec<MappedLink> = Vec::new();
         for (old, location) in &self.each {
@@ -83,10 +83,7 @@ fn find<'a>(old: &str, followed: &'a [FollowedLink]) -> Result<&'a FollowedLink>
     match (by_path, &by_target[..]) {
         (Some(link), _) => Ok(link),
         (None, [link]) => Ok(*link),
-        (None, []) if old == PG_WAL => Err(Error::config(
-            "pg_wal is not put elsewhere with --link",
-            "Use --waldir.",
-        )),
+        (None, []) if old == PG_WAL => Err(Error::config("--link does not apply to pg_wal", "Use --waldir.")),
         (None, []) => {
             let known = followed.iter().take(NAMED);
             let known: Vec<String> = known.map(described).collect();
@@ -94,7 +91,7 @@ fn find<'a>(old: &str, followed: &'a [FollowedLink]) -> Result<&'a FollowedLink>
                 0 => String::new(),
                 more => format!(" and {more} more"),
             };
-            Err(Error::config(
+            Err(Error::refused(
                 format!("the backup followed no symbolic link \"{old}\""),
                 match known.is_empty() {
                     true => "It followed none at all.".to_owned(),
@@ -104,7 +101,7 @@ fn find<'a>(old: &str, followed: &'a [FollowedLink]) -> Result<&'a FollowedLink>
         }
         (None, several) => {
             let paths: Vec<String> = several.iter().map(|link| described(link)).collect();
-            Err(Error::config(
+            Err(Error::refused(
                 format!("several links led to \"{old}\""),
                 format!("Name the one that is meant by its path: {}.", paths.join(", ")),
             ))
@@ -122,15 +119,15 @@ fn described(link: &FollowedLink) -> String {
 
 /// The repository says which links there were, and it is not trusted: only what a server itself reads through a link is one.
 fn check_place(path: &str) -> Result<()> {
-    let refused = |hint: &str| Error::config(format!("\"{}\" cannot be made a link", path.escape_debug()), hint);
+    let refused = |hint: &str| Error::refused(format!("\"{}\" cannot be made a link", path.escape_debug()), hint);
     let in_tablespace = path == "pg_tblspc" || path.starts_with("pg_tblspc/");
     match MemberPath::parse(path.as_bytes()) {
         _ if path == PG_WAL => Err(refused("Use --waldir.")),
         _ if in_tablespace => Err(refused("Tablespaces go elsewhere with --tablespace-map.")),
-        // A restore treats them in a way of its own, and servers write them anew.
+        // A restore treats them in a way of its own, and servers write them again.
         Ok(_) if is_always_new(path.as_bytes()) => Err(refused("It is restored as a file only.")),
         Ok(parsed) if parsed.joined() == path.as_bytes() && places::is_of_server(Path::new(path)) => Ok(()),
-        _ => Err(refused("It is no place of the server's own.")),
+        _ => Err(refused("The server does not keep its own data there.")),
     }
 }
 
@@ -175,7 +172,7 @@ pub(crate) fn find_places(links: &[MappedLink], taken: &[PathBuf], owner: Option
         if let Some(other) = others.find(|other| other.starts_with(&real) || real.starts_with(other)) {
             return Err(Error::config(
                 format!(
-                    "\"{}\", where link \"{}\" is to lead, and \"{}\" lie within each other",
+                    "\"{}\", the place of link \"{}\", and \"{}\" overlap",
                     link.location.display(),
                     link.path,
                     other.display()
@@ -189,7 +186,7 @@ pub(crate) fn find_places(links: &[MappedLink], taken: &[PathBuf], owner: Option
         match (&root, link.is_directory) {
             (Some(root), true) => root.lock()?,
             (None, false) => {
-                return Err(Error::config(
+                return Err(Error::refused(
                     format!("directory \"{}\" does not exist", link.directory().display()),
                     format!(
                         "File \"{}\" is to go there: create it, or give another place with --link OLD=NEW.",
@@ -220,7 +217,7 @@ fn check_owner(link: &MappedLink, real: &Path, owner: Option<Owner>) -> Result<(
     let owner = owner.filter(|owner| owner.uid != 0);
     match (owner, nearest) {
         (Some(owner), Some(nearest)) if nearest.is_dir() && nearest.uid() == owner.uid => Ok(()),
-        _ => Err(Error::config(
+        _ => Err(Error::refused(
             format!(
                 "link \"{}\" would lead into a directory of the system: \"{}\"",
                 link.path,
@@ -255,12 +252,12 @@ impl MappedLink {
             return Ok(());
         }
         let (place, path) = (self.location.display(), &self.path);
-        Err(Error::config(
+        Err(Error::refused(
             match self.is_directory {
-                true => format!("directory \"{place}\" is not empty, and link \"{path}\" is to lead there"),
+                true => format!("directory \"{place}\", the place of link \"{path}\", is not empty"),
                 false => format!("\"{place}\" exists already, and link \"{path}\" is to lead there"),
             },
-            "Empty or remove it if nothing uses it any more, or give another place with --link OLD=NEW.",
+            "Empty or remove it if nothing uses it, or give another place with --link OLD=NEW.",
         ))
     }
 }
@@ -312,13 +309,14 @@ impl OpenLink {
 /// Of a link in a directory that is restored into with `--delta`: nothing behind it is looked at, so nothing there is removed either.
 pub(crate) fn refused_by_delta(link: &Path, target: Option<&Path>) -> Error {
     let target = target.map_or(String::new(), |target| format!(" to \"{}\"", target.display()));
-    Error::config(
+    Error::refused(
         format!(
             "\"{}\" is a symbolic link{target}, and --delta does not restore through it",
             link.display()
         ),
-        "To have a link again, add --link OLD=NEW, with the link's path in the data directory and a place that is empty or absent. Or \
-         remove the link: then it becomes a directory or file here. Either way, what it leads to now is left alone.",
+        "To have a link again, add --link OLD=NEW, with the link's path in the data directory and a place that is \
+         empty or absent. Or remove the link: a directory or file takes its place. Either way, what it leads to now \
+         is left alone.",
     )
 }
 
@@ -387,12 +385,12 @@ mod tests {
             (
                 &["pg_hba.d/x=/n"],
                 "cannot be made a link",
-                "no place of the server's own",
+                "does not keep its own data there",
             ),
             (
                 &["/disk/outside=/n"],
                 "cannot be made a link",
-                "no place of the server's own",
+                "does not keep its own data there",
             ),
             (&["pg_wal=/n"], "cannot be made a link", "--waldir"),
             (&["/disk/ts=/n"], "cannot be made a link", "--tablespace-map"),

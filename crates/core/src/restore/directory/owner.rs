@@ -57,9 +57,9 @@ impl FromStr for Owner {
 /// Only root may give files away.
 pub(crate) fn check(owner: Option<Owner>) -> Result<()> {
     match owner {
-        Some(_) if !geteuid().is_root() => Err(Error::config(
+        Some(_) if !geteuid().is_root() => Err(Error::refused(
             "only root can give the restored files to another user",
-            "Run this as the user to whom they are to belong, without --owner.",
+            "Run this as the user who is to own them, without --owner.",
         )),
         _ => Ok(()),
     }

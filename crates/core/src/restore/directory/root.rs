@@ -74,14 +74,14 @@ impl Root {
     pub(crate) fn lock(&self) -> Result<()> {
         match self.directory.try_lock() {
             Ok(()) => Ok(()),
-            Err(TryLockError::WouldBlock) => Err(Error::config(
+            Err(TryLockError::WouldBlock) => Err(Error::refused(
                 format!("another restore works on directory \"{}\"", self.path.display()),
                 "Wait until it has ended, or restore to another place.",
             )),
             // Not every file system can.
             Err(TryLockError::Error(error)) => {
                 tracing::warn!(
-                    "directory \"{}\" cannot be locked, so see to it that no other restore works on it: {error}",
+                    "directory \"{}\" cannot be locked, so make sure that no other restore works on it: {error}",
                     self.path.display()
                 );
                 Ok(())
@@ -131,7 +131,7 @@ impl Root {
             let entered = entered.map_err(|(operation, error)| match error {
                 Errno::ENOTDIR | Errno::ELOOP => Error::damaged(
                     full().display().to_string(),
-                    "The backup has files below it, but it is no directory.",
+                    "The backup has files below it, but it is not a directory.",
                 ),
                 error => failed(operation, full(), error),
             })?;
@@ -244,7 +244,7 @@ pub(crate) fn open_file(parent: &File, name: &OsStr) -> nix::Result<File> {
     openat(parent, name, flags, Mode::empty()).map(File::from)
 }
 
-/// What lies in a directory under a name, link or not.
+/// What is in a directory under a name, link or not.
 pub(crate) fn stat(parent: &File, name: &OsStr) -> nix::Result<FileStat> {
     fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)
 }
@@ -266,7 +266,7 @@ pub(crate) fn is_kind(stat: &FileStat, kind: SFlag) -> bool {
 
 /// The names in a directory, and whether each is a directory.
 pub(crate) fn entries(directory: &File) -> nix::Result<Vec<(OsString, bool)>> {
-    // Opened anew, as descriptors that were cloned share their position.
+    // Opened again, as descriptors that were cloned share their position.
     let mut listing = Dir::openat(directory, ".", DIRECTORY, Mode::empty())?;
     let mut found = Vec::new();
     for entry in listing.iter() {

@@ -94,7 +94,7 @@ pub(crate) fn check(needs: &[Need]) -> Result<()> {
 }
 
 fn too_little(which: String, free: u64, needed: u64) -> Error {
-    Error::config(
+    Error::refused(
         format!("{which} {free} bytes free, and {needed} will be written there"),
         "Free some space, or restore to another place; tablespaces go elsewhere with --tablespace-map. If the file system \
          compresses or grows, use --no-space-check.",

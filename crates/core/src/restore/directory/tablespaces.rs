@@ -107,7 +107,7 @@ pub(crate) fn of_spec(spec: &TablespaceSpec, object: &str) -> Result<Vec<(String
             let location = spec
                 .locations
                 .get(oid)
-                .ok_or_else(|| Error::damaged(object, format!("It does not tell where tablespace \"{oid}\" was.")))?;
+                .ok_or_else(|| Error::damaged(object, format!("It does not say where tablespace \"{oid}\" was.")))?;
             Ok((oid.clone(), location.loc.clone()))
         })
         .collect()
@@ -148,7 +148,7 @@ pub(crate) fn resolve(found: Vec<(String, String)>, map: &TablespaceMap, object:
                 .iter()
                 .map(|(oid, location)| format!("{oid} at \"{location}\""))
                 .collect();
-            return Err(Error::config(
+            return Err(Error::refused(
                 format!("the backup has no tablespace \"{old}\""),
                 match known.is_empty() {
                     true => "It has no tablespaces of its own at all.".to_owned(),

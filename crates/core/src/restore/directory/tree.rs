@@ -1,6 +1,6 @@
 //! Writing below the target without ever following a link.
 //!
-//! Every directory is opened by the one above it: see [`Root`]. Tablespaces are directories of their own here: what lies
+//! Every directory is opened by the one above it: see [`Root`]. Tablespaces are directories of their own here: what is
 //! below `pg_tblspc/<oid>` goes straight to the tablespace's directory and not through the link to it.
 
 use std::collections::btree_map::Entry;
@@ -164,7 +164,7 @@ impl Tree {
         if let Some(wal) = &self.wal {
             self.link_one(&[], OsStr::new(PG_WAL), &wal.path)?;
         }
-        // One may lie behind another.
+        // One may be behind another.
         for link in &self.links {
             let Some((name, parents)) = link.at().split_last() else {
                 continue;
@@ -397,7 +397,7 @@ impl Tree {
         for root in self.roots() {
             syncfs(root.directory()).map_err(|error| failed("flush", root.path.clone(), error))?;
         }
-        // Whatever is written later is remembered anew.
+        // Whatever is written later is remembered again.
         let mounted = std::mem::take(&mut *self.mounted.lock());
         for directory in mounted.values() {
             syncfs(directory).map_err(|error| failed("flush", self.target.path.clone(), error))?;

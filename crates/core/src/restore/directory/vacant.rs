@@ -1,4 +1,4 @@
-//! The directories of a restore must lie apart, and have nothing in them that somebody may want.
+//! The directories of a restore must be apart, and have nothing in them that somebody may want.
 
 use std::path::{Path, PathBuf};
 
@@ -38,7 +38,7 @@ pub(crate) fn check_directories(target: &Path, tablespaces: &[Tablespace], mode:
         {
             return Err(Error::config(
                 format!(
-                    "tablespace directory \"{}\" and directory \"{}\" lie within each other",
+                    "tablespace directory \"{}\" and directory \"{}\" overlap",
                     location.display(),
                     other.display()
                 ),
@@ -49,7 +49,7 @@ pub(crate) fn check_directories(target: &Path, tablespaces: &[Tablespace], mode:
             check_empty(
                 &settled,
                 None,
-                "Empty it if nothing uses it any more, or restore to another place with --tablespace-map OLD=NEW.",
+                "Empty it if nothing uses it, or restore to another place with --tablespace-map OLD=NEW.",
             )?;
         }
         taken.push(settled);
@@ -59,7 +59,7 @@ pub(crate) fn check_directories(target: &Path, tablespaces: &[Tablespace], mode:
 
 fn check_empty(path: &Path, wal: Option<&Path>, hint: &str) -> Result<()> {
     match Root::find(path)? {
-        Some(root) if !is_bare(&root, wal)? => Err(Error::config(
+        Some(root) if !is_bare(&root, wal)? => Err(Error::refused(
             format!("directory \"{}\" is not empty", path.display()),
             hint,
         )),

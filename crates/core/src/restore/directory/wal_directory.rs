@@ -46,7 +46,7 @@ pub(crate) fn find(
     {
         return Err(Error::config(
             format!(
-                "the directory \"{}\" for WAL and directory \"{}\" lie within each other",
+                "WAL directory \"{}\" and directory \"{}\" overlap",
                 path.display(),
                 other.display()
             ),
@@ -61,9 +61,9 @@ pub(crate) fn find(
         root.lock()?;
         let may_be_full = is_own && is_linked;
         if !may_be_full && !is_bare(root, None)? {
-            return Err(Error::config(
-                format!("directory \"{}\" is not empty, and WAL is to go there", path.display()),
-                "Empty it if nothing uses it any more, or give another one with --waldir.",
+            return Err(Error::refused(
+                format!("WAL directory \"{}\" is not empty", path.display()),
+                "Empty it if nothing uses it, or give another one with --waldir.",
             ));
         }
     }
@@ -79,9 +79,9 @@ fn check_place(link: &Path, is_linked: bool, is_own: bool) -> Result<()> {
     let is_mounted = parent.is_some_and(|parent| parent.dev() != found.dev());
     match is_own && !is_mounted {
         true => Ok(()),
-        false => Err(Error::config(
+        false => Err(Error::refused(
             format!(
-                "\"{}\" is there already, and no link to the directory for WAL",
+                "\"{}\" already exists, and is not a link to the WAL directory",
                 link.display()
             ),
             "Remove it, or leave out --waldir.",
@@ -93,8 +93,8 @@ fn check_place(link: &Path, is_linked: bool, is_own: bool) -> Result<()> {
 fn check_link(path: &Path, root: Option<&Root>, directories: &Directories) -> Result<()> {
     let hint = "Create it, give another one with --waldir, or remove the link.";
     let Some(root) = root else {
-        return Err(Error::config(
-            format!("the link pg_wal leads to \"{}\", which is not there", path.display()),
+        return Err(Error::refused(
+            format!("the link pg_wal leads to \"{}\", which does not exist", path.display()),
             hint,
         ));
     };
@@ -107,18 +107,18 @@ fn check_link(path: &Path, root: Option<&Root>, directories: &Directories) -> Re
     };
     let of_target = directories.target.as_ref().map(owner).transpose()?;
     if geteuid().is_root() && of_target != Some(owner(root)?) {
-        return Err(Error::config(
+        return Err(Error::refused(
             format!(
                 "the link pg_wal leads to \"{}\", which belongs to another user than the data directory",
                 path.display()
             ),
-            "If WAL is to go there, say so with --waldir.",
+            "If WAL is to go there, give the directory with --waldir.",
         ));
     }
     Ok(())
 }
 
-/// Is it something that a server keeps in `pg_wal`, to be removed with the rest? What else lies there is left alone.
+/// Is it something that a server keeps in `pg_wal`, to be removed with the rest? What else is there is left alone.
 pub(crate) fn is_of_server(name: &OsStr, is_directory: bool) -> bool {
     let Some(name) = name.to_str() else { return false };
     match is_directory {

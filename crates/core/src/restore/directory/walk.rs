@@ -1,4 +1,4 @@
-//! What lies in the directories of a restore.
+//! What is in the directories of a restore.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -29,7 +29,7 @@ pub(crate) struct DirectoryEntry<'a> {
     /// `pg_tblspc/<oid>`.
     pub(crate) path: &'a [u8],
     pub(crate) is_directory: bool,
-    /// Of the tablespace in whose directory it lies; none for the data directory.
+    /// Of the tablespace in whose directory it is; none for the data directory.
     pub(crate) tablespace: Option<u32>,
     root: &'a Root,
     /// That the root is on.
@@ -81,7 +81,7 @@ impl DirectoryEntry<'_> {
         is_it && wal.is_some_and(|wal| leads_to(self.directory, self.name, &wal.path))
     }
 
-    /// Does it lie in the data directory where the link to one of the tablespaces belongs? What has its path in the backup is to
+    /// Is it in the data directory where the link to one of the tablespaces belongs? What has its path in the backup is to
     /// be in the tablespace's own directory.
     pub(crate) fn is_in_place_of_link(&self, tablespaces: &[Tablespace]) -> bool {
         let Some(below) = self.path.strip_prefix(b"pg_tblspc/").filter(|_| self.above == 0) else {
@@ -92,7 +92,7 @@ impl DirectoryEntry<'_> {
         linked.any(|tablespace| Some(tablespace.oid.as_bytes()) == oid)
     }
 
-    /// Does it lie in the data directory where one of these links belongs, or below? What has its path in the backup is to be where
+    /// Is it in the data directory where one of these links belongs, or below? What has its path in the backup is to be where
     /// the link leads.
     pub(super) fn is_in_place_of(&self, links: &[MappedLink]) -> bool {
         let is_at = |link: &MappedLink| {
@@ -102,7 +102,7 @@ impl DirectoryEntry<'_> {
         self.above == 0 && links.iter().any(is_at)
     }
 
-    /// Does it lie in a file system that is mounted below the root?
+    /// Is it in a file system that is mounted below the root?
     pub(crate) fn is_mounted(&self, stat: &FileStat) -> bool {
         stat.st_dev != self.device
     }

@@ -89,7 +89,7 @@ impl Unpacker<'_> {
             EntryType::Symlink | EntryType::Char | EntryType::Block | EntryType::Fifo
         );
         if !is_special && path.is_beside_tablespace(kind == EntryType::Directory) {
-            tracing::warn!("\"{path}\" is nothing of a cluster, and was left out");
+            tracing::warn!("\"{path}\" does not belong to a cluster, and was left out");
             return Ok(());
         }
         let mode = entry.header().mode()?;
@@ -157,7 +157,7 @@ impl Unpacker<'_> {
         }
         let is_control = path.is(PG_CONTROL);
         if is_control && self.tar.kind != TarKind::Control {
-            return wrong("does not belong into this tar, as it must be restored last");
+            return wrong("does not belong into this tar, because it must be restored last");
         }
         let is_increment = match context.want(self.step, path, found) {
             Want::Nothing => {

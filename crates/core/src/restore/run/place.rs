@@ -115,7 +115,7 @@ impl Member<'_> {
         self.park_or_keep(file, output)
     }
 
-    /// The file upon which the increments were taken.
+    /// The file on which the increments were taken.
     fn fill(&self, entry: &mut tar::Entry<'_, impl Read>, mut file: Unfinished) -> Result<Placed, Stop> {
         let size = entry.size();
         let output = self.context.reopen(self.path)?;
@@ -126,7 +126,7 @@ impl Member<'_> {
             self.check_cancel()?;
             let bytes = read_full(entry, &mut buffer)?;
             copied += bytes as u64;
-            // A page that is only begun at the end of a file was written anew since.
+            // A page that is only begun at the end of a file was written again since.
             for content in buffer[..bytes].chunks_exact(PAGE_BYTES as usize) {
                 pages.put(page, content)?;
                 page += 1;
@@ -150,7 +150,7 @@ impl Member<'_> {
         header
             .map_err(|error| {
                 let reason = error.detail().unwrap_or_else(|| error.to_string());
-                self.wrong(&format!("is no increment: {}", reason.trim_end_matches('.')))
+                self.wrong(&format!("is not an increment: {}", reason.trim_end_matches('.')))
             })?
             .map_err(Stop::Read)
     }
@@ -179,7 +179,7 @@ impl Member<'_> {
 
     fn park_or_keep(&self, file: Unfinished, output: Output) -> Result<Placed, Stop> {
         let Some(number) = self.found.number() else {
-            return Err(self.wrong("is an increment upon nothing"));
+            return Err(self.wrong("is an increment without a parent"));
         };
         if !file.is_complete() {
             output.park();

@@ -58,8 +58,8 @@ pub(crate) fn write(
     let is_stale = !further.contains(&IGNORE_INVALID_PAGES) && old.split(is_newline).any(ignores_invalid_pages);
     if is_stale {
         tracing::warn!(
-            "{IGNORE_INVALID_PAGES_NAME} was set in the backup's {AUTO_CONF}; it was taken away, as recovery would go over \
-             damaged pages"
+            "{IGNORE_INVALID_PAGES_NAME} was set in the backup's {AUTO_CONF}; it was removed, because recovery would \
+             pass over damaged pages"
         );
     }
     if settings.is_empty() && !is_stale {
@@ -79,7 +79,7 @@ fn raised(parameters: &Parameters, configuration: &[u8]) -> Vec<String> {
         let text = String::from_utf8_lossy(line);
         let value = text.trim_start()[wanted.len()..].trim_start().trim_start_matches('=');
         let value = value.split('#').next().unwrap_or_default().trim().trim_matches('\'');
-        // What cannot be read is written anew.
+        // What cannot be read is written again.
         value.parse().unwrap_or(0)
     };
     let lacking = parameters

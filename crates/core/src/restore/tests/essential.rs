@@ -73,3 +73,27 @@ async fn what_a_delta_has_from_its_parent_is_there() {
     let without = listed.replace(r#""/base/5/PG_VERSION": {"IsSkipped": true}, "#, "");
     assert_eq!(failures(delta, &members, Some(&without)).await, ["base/5/PG_VERSION"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_segment_and_one_file_are_told_in_the_singular() {
+    let repository = Repository::new(&sentinel(""), &[file("/PG_VERSION", b"15")], &[]).await;
+    let details = async || {
+        let inventory = Inventory::load(&repository.store).await.expect("loaded");
+        let report = verify_backup(&repository.store, &inventory, BACKUP, Arc::default()).await;
+        let rows = report.expect("verified").details;
+        let found = rows
+            .iter()
+            .map(|row| format!("{} {}: {}", row.what, row.path, row.detail));
+        found.collect::<Vec<_>>()
+    };
+    let before = details().await;
+    let says = |rows: &[String], text: &str| rows.iter().any(|row| row.ends_with(text));
+    assert!(
+        says(
+            &before,
+            "This segment is missing: the backup cannot be made consistent."
+        ),
+        "{before:#?}"
+    );
+    assert!(says(&before, "It was read to its end: 1 file, 2 bytes."), "{before:#?}");
+}

@@ -263,13 +263,13 @@ async fn the_directory_of_something_else_is_refused() {
         assert_eq!(repository.files(), before);
     };
     repository.write("precious", b"mine");
-    refused("is not empty, and it is no data directory").await;
+    refused("is not empty, and is not a data directory").await;
     let mut other = sample(16 << 20, 288);
     other[0] ^= 1;
     let sum = crc32c::crc32c(&other[..288]);
     other[288..292].copy_from_slice(&sum.to_le_bytes());
     repository.write("global/pg_control", &other);
-    refused("is of the cluster with system identifier").await;
+    refused("belongs to system identifier").await;
     repository.write("global/pg_control", b"rubbish");
     refused("is damaged").await;
     repository.write("global/pg_control", &sample(16 << 20, 288));

@@ -27,7 +27,7 @@ async fn a_place_that_only_the_repository_names_is_asked_for() {
         let repository = Repository::new(&with_location(&place), &[file(VERSION, CONTENT)], &listed).await;
         let error = repository.restore().await.expect_err("refused");
         assert!(
-            error.to_string().contains("only the repository says so")
+            error.to_string().contains("only the repository names")
                 && error
                     .hint()
                     .is_some_and(|hint| hint.contains("--tablespace-map 16400=")),
@@ -88,7 +88,7 @@ async fn a_harmless_place_is_taken_when_it_is_accepted() {
     let named = is_root.then_some(owner);
     let error = repository.restore_with(options(named, false)).await.expect_err("asked");
     let hint = error.hint().unwrap_or_default();
-    assert!(error.to_string().contains("only the repository says so"), "{error}");
+    assert!(error.to_string().contains("only the repository names"), "{error}");
     for flag in [
         "--tablespace-map 16400=",
         "--tablespace-map-all",

@@ -106,18 +106,12 @@ async fn the_places_of_links_are_empty_and_apart() {
     std::fs::write(at(&repository, "full/x"), "of somebody").expect("written");
     symlink("/nowhere", at(&repository, "full/dangling")).expect("linked");
     for (maps, says) in [
-        (
-            &[("base", "full")][..],
-            "is not empty, and link \"base\" is to lead there",
-        ),
+        (&[("base", "full")][..], "the place of link \"base\", is not empty"),
         (&[("PG_VERSION", "full/x")], "exists already, and link \"PG_VERSION\""),
         (&[("PG_VERSION", "none/x")], "does not exist"),
-        (&[("base", "data/other")], "lie within each other"),
-        (&[("base", "one"), ("base/5", "one/five")], "lie within each other"),
-        (
-            &[("base", "one"), ("PG_VERSION", "one/version")],
-            "lie within each other",
-        ),
+        (&[("base", "data/other")], "overlap"),
+        (&[("base", "one"), ("base/5", "one/five")], "overlap"),
+        (&[("base", "one"), ("PG_VERSION", "one/version")], "overlap"),
         (&[("pg_xact", "one")], "followed no symbolic link \"pg_xact\""),
         (&[("pg_wal", "one")], "\"pg_wal\" cannot be made a link"),
     ] {
@@ -130,7 +124,7 @@ async fn the_places_of_links_are_empty_and_apart() {
         .expect_err("a link is there");
     options = linked(&repository, &[("base", "wal/base")]);
     options.wal_directory = Some(at(&repository, "wal"));
-    refused(&repository, options, "lie within each other").await;
+    refused(&repository, options, "overlap").await;
     assert!(
         !repository.target().exists() && !at(&repository, "one").exists(),
         "nothing was made"
@@ -186,7 +180,7 @@ async fn a_delta_restore_removes_nothing_behind_a_link() {
     }
 }
 
-/// What lies behind a link is fetched anew into the new place; the rest is compared, and kept if it is as in the backup.
+/// What is behind a link is fetched again into the new place; the rest is compared, and kept if it is as in the backup.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delta_restore_makes_links_anew() {
     for was_link in [true, false] {
@@ -208,7 +202,12 @@ async fn a_delta_restore_makes_links_anew() {
         };
         if was_link {
             let error = repository.restore_with(delta_to("behind")).await.expect_err("in use");
-            assert!(error.to_string().contains("behind\" is not empty"), "{error}");
+            assert!(
+                error
+                    .to_string()
+                    .contains("behind\", the place of link \"base/5\", is not empty"),
+                "{error}"
+            );
             assert!(behind.join("2").exists());
         }
         repository.restore_with(delta_to("new")).await.expect("restored");

@@ -209,7 +209,7 @@ async fn a_backup_comes_back() {
     );
     let again = repository.restore().await.expect_err("not empty");
     assert!(
-        matches!(again, Error::Config { .. }) && again.to_string().contains("is not empty"),
+        matches!(again, Error::Refused { .. }) && again.to_string().contains("is not empty"),
         "{again:?}"
     );
 }

@@ -88,8 +88,8 @@ async fn other_databases_come_back_as_zeros() {
         }
     }
     for (metadata, wanted, says) in [
-        (None, "mine", "does not tell the names of its databases"),
-        (Some("{}"), "mine", "does not tell the names of its databases"),
+        (None, "mine", "does not have the names of its databases"),
+        (Some("{}"), "mine", "does not have the names of its databases"),
         (Some(names), "other", "knows no database \"other\""),
         (Some(names), "17000", "has no database with OID 17000"),
     ] {

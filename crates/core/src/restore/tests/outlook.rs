@@ -72,7 +72,7 @@ async fn a_hole_is_refused_unless_it_is_allowed() {
         );
         let hint = error.hint().expect("a hint");
         assert!(
-            hint.starts_with("WAL segment 000000010000000000000004 is not in the archive, which goes on to LSN 0/600000 on timeline 1.")
+            hint.starts_with("WAL segment 000000010000000000000004 is not in the archive, which continues to LSN 0/600000 on timeline 1.")
                 && hint.contains("--allow-gap"),
             "{hint}"
         );
@@ -92,7 +92,7 @@ async fn a_hole_is_refused_unless_it_is_allowed() {
             .contains("Recovery ends at LSN 0/400000 at the latest."),
         "{plan}"
     );
-    // A standby waits there, and what lies before the hole is not concerned; and without recovery nothing is asked.
+    // A standby waits there, and what is before the hole is not concerned; and without recovery nothing is asked.
     let mut standby = recover(RestoreTarget::Latest);
     standby.recovery.as_mut().expect("some").mode = RecoveryMode::Standby;
     let before = recover(RestoreTarget::Lsn(Lsn(3 * SIZE_BYTES as u64)));
@@ -142,7 +142,7 @@ async fn targets_that_are_not_in_the_archive_are_said() {
         let says = plan
             .notes
             .iter()
-            .any(|note| note.contains("is not in the archive, whose WAL ends at LSN 0/300000"));
+            .any(|note| note.contains("is not in the archive: its WAL ends at LSN 0/300000"));
         assert_eq!(says, !is_there, "{target}: {plan}");
         assert_eq!(
             plan.outlook.as_ref().map(|outlook| outlook.falls_short),
@@ -176,7 +176,7 @@ async fn what_the_server_gets_in_the_wal_is_said_and_set() {
         .expect("planned");
     for says in [
         "max_connections = 400, max_worker_processes = 16",
-        "TABLESPACE 16400 IS CREATED",
+        "The WAL to be replayed creates tablespace 16400,",
     ] {
         assert!(plan.to_string().contains(says), "{plan}");
     }

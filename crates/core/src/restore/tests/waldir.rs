@@ -65,12 +65,12 @@ async fn pg_wal_goes_where_it_is_wanted_and_stays_there() {
     let at = |name: &str| repository.place.path().canonicalize().expect("real").join(name);
     let link = repository.target().join("pg_wal");
     refused(&repository, waldir(Path::new("relative")), "is not an absolute path").await;
-    refused(&repository, waldir(&at("data/wal")), "lie within each other").await;
+    refused(&repository, waldir(&at("data/wal")), "overlap").await;
     std::fs::create_dir(at("full")).expect("created");
     std::fs::write(at("full/x"), "of somebody").expect("written");
-    refused(&repository, waldir(&at("full")), "is not empty, and WAL is to go there").await;
+    refused(&repository, waldir(&at("full")), "is not empty").await;
     std::fs::create_dir_all(&link).expect("created");
-    refused(&repository, waldir(&at("wal")), "is there already").await;
+    refused(&repository, waldir(&at("wal")), "is not a link to the WAL directory").await;
     std::fs::remove_dir_all(repository.target()).expect("removed");
 
     let planned = plan(&repository.store, BACKUP, &repository.target(), waldir(&at("wal"))).await;
@@ -109,7 +109,7 @@ async fn pg_wal_goes_where_it_is_wanted_and_stays_there() {
     assert_eq!(std::fs::read_link(&link).expect("a link"), at("other"));
     assert!(at("wal/of somebody").exists() && at("other").is_dir());
     std::fs::remove_dir(at("other")).expect("removed");
-    refused(&repository, delta(), "which is not there").await;
+    refused(&repository, delta(), "which does not exist").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -242,9 +242,9 @@ async fn a_backup_that_is_completed_or_gone_meanwhile_is_no_leftover() {
             .await
             .expect("applied")
     };
-    assert_eq!(run().await.spared[0].why, "somebody is writing to it");
+    assert_eq!(run().await.spared[0].why, "it is being written to");
     store.put(&layout::sentinel(SECOND), sentinel).await.expect("written");
-    assert_eq!(run().await.spared[0].why, "it was completed meanwhile");
+    assert_eq!(run().await.spared[0].why, "it was completed since the plan was made");
 
     // Two deletions of one plan.
     let plan = draw_up(&store, &retain(1), &[], Utc::now()).await.expect("a plan");

@@ -54,7 +54,7 @@ fn what_production_needs_stays_when_a_clone_deletes() {
         .iter()
         .find(|kept| kept.name.ends_with("000000010000000000000002"));
     let why = kept.map(|kept| kept.why.clone()).unwrap_or_default();
-    assert_eq!(why, "timeline 1, which db1:/data has written beside this one, needs it");
+    assert_eq!(why, "timeline 1, written by db1:/data, needs it");
     // Named, it is refused.
     let request = Request::Target {
         name: inventory.backups[0].name.clone(),
@@ -63,7 +63,10 @@ fn what_production_needs_stays_when_a_clone_deletes() {
     let refused = plan(&inventory, &request, &situation(2, 30))
         .expect_err("refused")
         .to_string();
-    assert!(refused.contains("is not this server's alone: timeline 1"), "{refused}");
+    assert!(
+        refused.contains("is also needed by another server: timeline 1"),
+        "{refused}"
+    );
     assert!(plan(&inventory, &Request::Everything { force: false }, &situation(2, 30)).is_err());
     // And gone with --force.
     let insisted = Situation {
@@ -123,12 +126,12 @@ fn a_branch_is_named_with_its_writer() {
     assert_eq!(
         described(1),
         [
-            "timeline 2 left the history of timeline 1 at 0/5000320 and goes on beside it; it was written by clone:/data, last at \
+            "timeline 2 branched off timeline 1 at 0/5000320; it was written by clone:/data, last at \
           2024-10-05 06:00:00 UTC"
         ]
     );
     assert!(
-        described(2)[0].contains("timeline 1 left the history of timeline 2 at 0/5000320"),
+        described(2)[0].contains("timeline 1 branched off timeline 2 at 0/5000320"),
         "{:?}",
         described(2)
     );

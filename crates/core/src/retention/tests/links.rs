@@ -104,7 +104,7 @@ async fn a_folder_of_wal_that_is_a_link_is_read_and_not_pruned() {
     let error = store.delete_many(&[key], |_| {}).await.expect_err("refused");
     assert!(matches!(&error, crate::StorageError::BehindLink { .. }), "{error:?}");
     assert!(
-        error.to_string().ends_with("as \"wal_005\" is a symbolic link"),
+        error.to_string().ends_with("because \"wal_005\" is a symbolic link"),
         "{error}"
     );
     assert_eq!(store.list("wal_005").await.expect("listed").len(), wal);

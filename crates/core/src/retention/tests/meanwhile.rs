@@ -13,10 +13,10 @@ use walarchive_storage::StorageConfig;
 use walarchive_storage::Store;
 use walarchive_testkit::meddler::{Act, Meddler, Op};
 
-/// Upon the first backup, later than all others.
+/// On the first backup, later than all others.
 const LATE: &str = "base_00000001000000000000000E_D_000000010000000000000003";
 
-/// A delta upon the first backup whose taking begins when all the world can see that a deletion begins.
+/// A delta on the first backup whose taking begins when all the world can see that a deletion begins.
 fn claim() -> Vec<(String, Option<String>)> {
     vec![(layout::backup_claim(LATE), Some("{}".to_owned()))]
 }

@@ -243,7 +243,7 @@ async fn a_store_that_does_not_say_is_a_note() {
         assert_eq!(
             plan.notes,
             [
-                "Uploads that were never completed are not deleted, as the store refuses to list them: the permission to \
+                "Uploads that were never completed are not deleted, because the store refuses to list them: the permission to \
               list them is missing."
             ]
         );

@@ -152,7 +152,11 @@ pub(super) fn read_tar(context: &Context, tar: &Tar, mut reader: RangeReader) ->
     match damaged {
         Some(reason) => findings.add("tar", VerifyStatus::Failure, tar.key.clone(), reason),
         None => {
-            let detail = format!("It was read to its end: {files} files, {bytes} bytes.");
+            let files = match files {
+                1 => "1 file".to_owned(),
+                files => format!("{files} files"),
+            };
+            let detail = format!("It was read to its end: {files}, {bytes} bytes.");
             findings.add("tar", VerifyStatus::Ok, tar.key.clone(), detail);
         }
     }
@@ -299,7 +303,10 @@ impl File<'_> {
         let header = match IncrementHeader::read_from(entry, size, "") {
             Ok(read) => read?,
             Err(error) => {
-                self.fails(format!("It is no increment: {}", error.detail().unwrap_or_default()));
+                self.fails(format!(
+                    "It is not an increment: {}",
+                    error.detail().unwrap_or_default()
+                ));
                 return Ok(size);
             }
         };

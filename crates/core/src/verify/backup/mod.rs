@@ -108,20 +108,24 @@ fn look_at_sentinel(store: &Store, inventory: &Inventory, backup: &BackupInfo, f
 
 fn look_at_wal(inventory: &Inventory, backup: &BackupInfo, findings: &mut Findings) {
     let Some(needed) = inventory.needed(backup) else {
-        let detail = "The backup's name does not tell its timeline, so its WAL is not known.";
+        let detail = "The backup's name has no timeline, so its WAL is not known.";
         findings.add("wal", VerifyStatus::Warning, backup.name.clone(), detail);
         return;
     };
     let missing = inventory.missing(backup);
     for range in &missing {
-        let detail = format!(
-            "{} segments from here to {} are missing: the backup cannot be made consistent.",
-            range.count, range.last
-        );
+        let missing = match range.count {
+            1 => "This segment is missing".to_owned(),
+            count => format!("{count} segments from here to {} are missing", range.last),
+        };
+        let detail = format!("{missing}: the backup cannot be made consistent.");
         findings.add("wal", VerifyStatus::Failure, range.first.to_string(), detail);
     }
     if missing.is_empty() {
-        let detail = format!("{} segments to {} are there.", needed.count, needed.last);
+        let detail = match needed.count {
+            1 => "The only segment that the backup needs is there.".to_owned(),
+            count => format!("{count} segments to {} are there.", needed.last),
+        };
         findings.add("wal", VerifyStatus::Ok, needed.first.to_string(), detail);
     }
 }
@@ -153,7 +157,7 @@ async fn look_at_tars(
     let path = layout::backup_manifest(&backup.name);
     let detail = match &manifest {
         Some(manifest) => format!("It is intact and lists {} files.", manifest.files),
-        None => "The backup has none, as WAL-G's have none: the content of files is not compared.".to_owned(),
+        None => "The backup has none, like all backups of WAL-G: the content of files is not compared.".to_owned(),
     };
     findings.add("manifest", VerifyStatus::Ok, path, detail);
     for name in missing_tars {

@@ -15,7 +15,7 @@ use crate::link::BehindLink;
 /// Why something was not removed.
 #[derive(Debug)]
 pub(super) enum Refused {
-    /// It is a link, or lies behind one.
+    /// It is a link, or is behind one.
     Link(BehindLink),
     /// The system's error.
     Io(IoError),

@@ -29,7 +29,7 @@ impl Temporaries {
         Temporaries { root }
     }
 
-    /// Links are not followed: what lies behind one is not ours to remove.
+    /// Links are not followed: what is behind one is not ours to remove.
     fn walk(&self, folder: &Path) -> WalkDir {
         WalkDir::new(self.file(folder.as_ref()))
             .follow_links(false)

@@ -229,7 +229,7 @@ impl Settings {
             _ => return Ok(()),
         };
         Err(Error::config(
-            format!("there is half of the credentials for S3: {missing} is missing"),
+            format!("the credentials for S3 are incomplete: {missing} is missing"),
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together, in one place.",
         ))
     }

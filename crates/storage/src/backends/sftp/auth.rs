@@ -86,7 +86,7 @@ impl Attempts {
         };
         if self.rejected.is_empty() {
             return Failure::NoCredentials(format!(
-                "There is no key file, password or agent to prove to {}:{} that we are \"{}\".{problems}",
+                "No key file, password or agent is available to log in to {}:{} as \"{}\".{problems}",
                 settings.host, settings.port, settings.user
             ));
         }

@@ -212,7 +212,7 @@ fn absolute(key: &str, value: &str) -> Result<PathBuf> {
     ))
 }
 
-/// The directory of the URL. One that begins with `/~/` lies below the user's home, from where SFTP counts relative paths.
+/// The directory of the URL. One that begins with `/~/` is below the user's home, from where SFTP counts relative paths.
 fn root(url: &Url) -> Result<String> {
     let path = decoded(url.path(), url)?;
     let path = path.trim_end_matches('/');

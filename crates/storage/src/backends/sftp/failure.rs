@@ -110,11 +110,7 @@ impl Failure {
                 link: link.clone(),
             },
             Failure::NotFound if operation != "write" => Error::NotFound { object },
-            Failure::Timeout(deadline) => Error::Timeout {
-                operation,
-                object,
-                deadline: *deadline,
-            },
+            Failure::Timeout(deadline) => Error::timeout(operation, object, *deadline),
             _ => Error::Store {
                 operation,
                 object,
@@ -131,7 +127,7 @@ impl From<russh::Error> for Failure {
                 "The server and this client have no {kind:?} algorithm in common; the server has {}.",
                 theirs.join(", ")
             )),
-            russh::Error::Version => Failure::Server("What answers there is no SSH server.".to_owned()),
+            russh::Error::Version => Failure::Server("No SSH server answers there.".to_owned()),
             russh::Error::WrongServerSig => Failure::Config {
                 message: "the SFTP server could not prove that it owns its host key".to_owned(),
                 hint: "Somebody may be intercepting the connection; ask the server's administrator.".to_owned(),

@@ -134,7 +134,7 @@ impl HostKeys {
                     revoked.file.display()
                 ),
                 hint: format!(
-                    "It presents the {presented}, which somebody else may own by now. Ask the server's administrator."
+                    "It presents the {presented}, which somebody else may have by now. Ask the server's administrator."
                 ),
             });
         }

@@ -16,7 +16,7 @@ use crate::odd::Odd;
 use crate::renewal::Followed;
 use crate::transfer::retry::Attempts;
 
-/// Each has a process on the server, and one that flushes a file answers nobody meanwhile.
+/// Each has a process on the server, and one that flushes a file answers nobody in the meantime.
 const CONNECTIONS: usize = 4;
 
 /// Temporary files of failed writes that are remembered; more are left to listings.

@@ -95,7 +95,7 @@ fn not_regular() -> Failure {
 }
 
 async fn open(session: &Arc<Session>, path: &str) -> Result<(Arc<OpenFile>, Attributes), Failure> {
-    // A server that opens a named pipe waits for a writer, and answers nothing else meanwhile.
+    // A server that opens a named pipe waits for a writer, and answers nothing else in the meantime.
     if session.stat(path).await?.is_special {
         return Err(not_regular());
     }

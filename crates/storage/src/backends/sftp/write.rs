@@ -14,7 +14,7 @@ use super::temporary::Temporary;
 /// How often a directory may be removed by somebody else between our making it and our using it.
 const VANISHED: usize = 10;
 
-/// What to do where something lies under the name already.
+/// What to do where something is under the name already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Publish {
     New,
@@ -99,7 +99,7 @@ pub(super) async fn make_parents(pool: &Pool, session: &Session, key: &str) -> R
         let path = pool.path(&key[..end]);
         match session.ask(session.raw().mkdir(&path, FileAttributes::empty())).await {
             // "Failure" is also what a server says of one that is there. What uses the directory will tell. One that its
-            // parent has lost meanwhile is made again by the next attempt.
+            // parent has lost in the meantime is made again by the next attempt.
             Ok(_) | Err(Failure::Server(_) | Failure::NotFound) => {}
             // Some say so also of one that is there.
             Err(Failure::Denied) if session.exists(&path).await? => {}

@@ -99,7 +99,7 @@ impl Auth {
         {
             let state = self.state.lock();
             if state.asked != asked {
-                // Somebody else had the turn meanwhile, and found out for us.
+                // Somebody else had the turn in the meantime, and found out for us.
                 if let Some(session) = state.usable(stale, now) {
                     return Ok(session.clone());
                 }

@@ -84,7 +84,7 @@ impl Download {
             call = call.header("if-match", &format!("\"{e_tag}\""));
         }
         let answer = self.client.ask(call).await.map_err(|failure| match failure.status {
-            Some(StatusCode::PRECONDITION_FAILED) => Failure::new("the object was written anew while it was read"),
+            Some(StatusCode::PRECONDITION_FAILED) => Failure::new("the object was overwritten while it was read"),
             _ => failure,
         })?;
         let starts = format!("bytes {}-", self.range.start);

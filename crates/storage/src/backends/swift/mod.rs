@@ -1,7 +1,7 @@
 //! OpenStack Swift.
 //!
 //! An object that is written in parts is a static large object: its parts are objects of their own ("segments"), and a
-//! manifest under its name lists them. The segments lie in the same container, as
+//! manifest under its name lists them. The segments are in the same container, as
 //! `.walarchive-segments/<name of the object>/<id of the upload>/<number>`:
 //!
 //! - In the same container, since a user who may write to one container need not be allowed to make another, and since

@@ -121,7 +121,7 @@ impl Settings {
             Some(_) => {
                 return Err(Error::config(
                     "storage option \"allow_http\" is neither true nor false",
-                    "",
+                    "Write allow_http=true or allow_http=false.",
                 ));
             }
         };
@@ -223,7 +223,7 @@ impl Values {
     fn needed(&self, key: &str, purpose: &str) -> Result<String> {
         self.get(key).map(str::to_owned).ok_or_else(|| {
             let name = key.to_ascii_uppercase();
-            Error::config(format!("{name} is not set, which {purpose} needs"), CREDENTIALS_HINT)
+            Error::config(format!("{name} is not set, but {purpose} needs it"), CREDENTIALS_HINT)
         })
     }
 
@@ -364,6 +364,16 @@ mod tests {
         ));
         assert_eq!(settings.interface, "public");
         assert!(!format!("{settings:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn what_is_neither_true_nor_false_is_refused_with_a_hint() {
+        let error = gather("allow_http=yes", &KEYSTONE).expect_err("refused");
+        assert!(error.to_string().contains("allow_http"), "{error}");
+        assert!(
+            error.hint().is_some_and(|hint| hint.contains("allow_http=true")),
+            "{error:?}"
+        );
     }
 
     #[test]

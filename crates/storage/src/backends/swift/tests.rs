@@ -287,7 +287,7 @@ async fn copies(store: &SwiftStore, server: &SwiftServer) {
         matches!(&missing, Err(Error::NotFound { path, .. }) if path == "copy/none"),
         "{missing:?}"
     );
-    // What was renamed has no segments any more, which would lie below its old name.
+    // What was renamed has no segments any more, which would be below its old name.
     let exists = store.rename_if_not_exists(&path("copy/small"), &path("copy/b")).await;
     assert!(matches!(exists, Err(Error::AlreadyExists { .. })), "{exists:?}");
     store
@@ -439,7 +439,7 @@ async fn a_broken_download_goes_on() {
     });
     let found = mocked(&mock).get(&path("a")).await.expect("begun");
     let error = found.bytes().await.expect_err("another object");
-    assert!(error.to_string().contains("written anew"), "{error}");
+    assert!(error.to_string().contains("was overwritten"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

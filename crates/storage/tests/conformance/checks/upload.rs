@@ -163,7 +163,7 @@ pub async fn given_up(room: Room) -> Verdict {
 pub async fn large(room: Room) -> Verdict {
     let _heavy = HEAVY.lock().await;
     let key = room.key("object");
-    // From here on the peak counts anew.
+    // From here on the peak counts again.
     std::fs::write("/proc/self/clear_refs", "5")?;
     let before = memory("VmRSS:")?;
     upload(&room.store, &key, LARGE).await?;

@@ -18,7 +18,7 @@ pub(in crate::backup::delta) struct ChangedBlocks {
 /// One relation's main fork. There are as many as the cluster has relations, so it is small.
 #[derive(Debug, Clone, Copy)]
 enum Changed {
-    /// Of blocks below this one none was changed; it was made anew or cut off there, so all from there on were.
+    /// Of blocks below this one none was changed; it was made again or cut off there, so all from there on were.
     From(u32),
     /// This block and no other.
     Only(u32),
@@ -29,7 +29,7 @@ enum Changed {
 /// What was changed of a relation.
 #[derive(Debug)]
 struct Blocks {
-    /// It was made anew or cut off there: all blocks from here on are changed.
+    /// It was made again or cut off there: all blocks from here on are changed.
     limit: u32,
     /// The others that were.
     below: BlockSet,
@@ -101,7 +101,7 @@ impl RelationBlocks<'_> {
         let first = chunk * CHUNK_BLOCKS;
         match (*self.changed, offsets) {
             (_, []) => {}
-            // What lies beyond the limit is changed anyway: of a relation that was made anew there is nothing more to say.
+            // What is beyond the limit is changed anyway: of a relation that was made again there is nothing more to say.
             (Changed::From(limit), _) if limit <= first => {}
             (Changed::From(u32::MAX), [offset]) => *self.changed = Changed::Only(first + u32::from(*offset)),
             (Changed::Only(block), [offset]) if block == first + u32::from(*offset) => {}

@@ -84,7 +84,7 @@ fn read(paths: &[PathBuf]) -> Result<Result<ChangedBlocks, String>> {
             Err(error) => return Err(Error::io("open", path, error)),
         };
         if let Err(why) = read {
-            return Ok(Err(format!("\"{}\" is of no use: {why}", path.display())));
+            return Ok(Err(format!("\"{}\" cannot be used: {why}", path.display())));
         }
     }
     Ok(Ok(changed))

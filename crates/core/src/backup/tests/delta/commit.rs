@@ -1,4 +1,4 @@
-//! A store that does not answer while the sentinel is written, and what others do meanwhile.
+//! A store that does not answer while the sentinel is written, and what others do in the meantime.
 
 use super::life::{is_orphaned, with_parent};
 use super::*;

@@ -6,7 +6,7 @@ use crate::error::Error;
 /// Is this the error of a delta whose parent is gone?
 pub(super) fn is_orphaned<T: std::fmt::Debug>(result: crate::Result<T>) -> bool {
     match result {
-        Err(Error::NoBackup { message, .. }) => message.ends_with("was deleted meanwhile"),
+        Err(Error::NoBackup { message, .. }) => message.ends_with("was deleted during the backup"),
         other => panic!("{other:?}"),
     }
 }

@@ -205,7 +205,7 @@ impl World {
         self.take(None).await
     }
 
-    /// A delta upon the newest backup.
+    /// A delta on the newest backup.
     async fn delta(&mut self) -> String {
         let parent = self.parent(&latest(10)).await;
         self.take(Some(parent)).await

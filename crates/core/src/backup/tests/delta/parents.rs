@@ -92,11 +92,11 @@ async fn what_does_not_fit_is_refused() {
     world.write("pg_wal/00000003.history", b"1\t0/2000100\tx\n2\t0/2000200\tx\n");
     both(
         &world,
-        "it ends at 0/2000128, and timeline 3 has left its timeline 1 before, at 0/2000100",
+        "it ends at 0/2000128, after timeline 3 had left its timeline 1 at 0/2000100",
     )
     .await;
     world.write("pg_wal/00000003.history", b"2\t0/2000200\tx\n");
-    both(&world, "its timeline 1 is no ancestor of timeline 3").await;
+    both(&world, "its timeline 1 is not an ancestor of timeline 3").await;
     std::fs::remove_file(world.data().join("pg_wal/00000003.history")).expect("removed");
     let history = "1\t0/2000128\tx\n";
     world
@@ -106,7 +106,7 @@ async fn what_does_not_fit_is_refused() {
         .expect("written");
     assert_eq!(world.parent(&latest(1)).await.name, root);
     world.timeline = 1;
-    let text = "is of no use";
+    let text = "cannot be used";
     let metadata = layout::files_metadata(&root);
     let saved = world.object(&metadata).await;
     world.store.put(&metadata, text.into()).await.expect("written");
@@ -118,7 +118,7 @@ async fn what_does_not_fit_is_refused() {
         .delete(&layout::backup_manifest(&root))
         .await
         .expect("removed");
-    both(&world, "it has no backup manifest, as no backup has that WAL-G took").await;
+    both(&world, "it has no backup manifest; WAL-G's backups have none").await;
     world
         .store
         .delete(&layout::tar(&root, "pg_control.tar.zst"))

@@ -45,7 +45,7 @@ async fn each_file_goes_its_way() {
     world.change("base/5/105_fsm", &[(0, page(since, 0))]);
     world.change("base/5/113", &[(0, page(since, 0))]);
     world.change("pg_tblspc/16400/PG_15_1/5/200", &[(11, page(since, 11))]);
-    // The database 6 was dropped, and made anew with the same OID from one whose pages are old; 8 is new.
+    // The database 6 was dropped, and made again with the same OID from one whose pages are old; 8 is new.
     world.write("base/6/PG_VERSION", b"15\n");
     world.change("base/6/100", &[(1, page(OLD, 1))]);
     world.change("pg_tblspc/16400/PG_15_1/6/200", &[(2, page(OLD, 2))]);

@@ -9,7 +9,7 @@ async fn a_broken_chain_is_refused() {
         (
             2,
             vec![("DeltaFrom", serde_json::Value::Null)],
-            "does not tell the parent",
+            "does not name the parent",
         ),
         (
             1,
@@ -32,7 +32,7 @@ async fn a_broken_chain_is_refused() {
             "is of PostgreSQL 15, but its parent",
         ),
         (1, vec![("FinishLSN", 2002.into())], "ends only at 0/7D2"),
-        (1, vec![("LSN", 1002.into())], "was taken upon a parent that starts at"),
+        (1, vec![("LSN", 1002.into())], "Its parent starts at"),
         (
             0,
             vec![("FilesMetadataDisabled", true.into())],
@@ -112,7 +112,7 @@ async fn a_parent_on_a_branch_that_was_left_is_refused() {
 async fn what_no_backup_has_is_never_made_up() {
     let with = |path: &'static str, stored: Vec<u8>| zstd(&tar_of(&[file(path, &stored)]));
     let chain = || good(Some(ChecksumAlgorithm::Crc32c));
-    // The base file is shorter than the increments upon it say.
+    // The base file is shorter than the increments on it say.
     let short = chain().await;
     let key = layout::tar(&short.names[0], "part_001.tar.zst");
     let members = [
@@ -152,9 +152,9 @@ async fn what_no_backup_has_is_never_made_up() {
     let key = layout::tar(&partial.names[2], "part_001.tar.zst");
     let good = increment(&[1; 100], &[2; 120], 0, false);
     for (stored, says) in [
-        (good[..good.len() - 1].to_vec(), "is no increment: Its length"),
-        (b"wi1U".to_vec(), "is no increment: It is too short"),
-        (content(&[1; 2]), "is no increment: It does not begin"),
+        (good[..good.len() - 1].to_vec(), "is not an increment: Its length"),
+        (b"wi1U".to_vec(), "is not an increment: It is too short"),
+        (content(&[1; 2]), "is not an increment: It does not begin"),
         (
             increment(&[1; 119], &[2; 119], 0, false),
             "the backup manifest says 983040",
@@ -281,7 +281,7 @@ async fn a_delta_backup_is_verified_by_itself_and_with_its_chain() {
         chain.put(&key, zstd(&tar_of(&none))).await;
         let found = findings().await;
         assert!(
-            found[0].starts_with("base/5/1 It is no increment: It does not begin"),
+            found[0].starts_with("base/5/1 It is not an increment: It does not begin"),
             "{found:?}"
         );
         assert!(verify().await.is_err());
