@@ -1,5 +1,4 @@
-//! A process that works in the background tries again by itself, and what fails may fail many times a second. One line a minute says
-//! it as well.
+//! A background process tries again by itself, and may fail many times per second. One line per minute is enough.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use crate::pg::process;
 /// The same text is said once in this time.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// Texts that are remembered.
+/// The most texts that are remembered.
 const MOST: usize = 64;
 
 static SAID: Mutex<Vec<(String, Instant)>> = Mutex::new(Vec::new());

@@ -4,7 +4,7 @@ use nix::libc;
 
 /// `IOPRIO_WHO_PROCESS`: one thread, in spite of its name.
 const THREAD: libc::c_int = 1;
-/// `IOPRIO_CLASS_BE`, which gets its share also when the disk is busy, and the lowest of its eight levels.
+/// The lowest of the eight levels of `IOPRIO_CLASS_BE`, which gets its share also when the disk is busy.
 const LOWEST: libc::c_int = 2 << 13 | 7;
 
 /// Let the I/O of this thread, and of those that it starts, come after that of others where the scheduler of the disk knows

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use pgrx::pg_sys;
 
-/// The latch of some process, as a plain number that may lie in shared memory. Zero: none.
+/// The latch of a process, as a plain number for shared memory. Zero: none.
 ///
 /// Latches of processes with a `PGPROC` live in shared memory, at the same address in every process and for as long as the
-/// server runs. One whose process is gone belongs to nobody or to another process; setting it is harmless.
+/// server runs. If its process has ended, the latch may belong to another process; to set it is harmless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Latch(usize);
 
 impl Latch {
-    /// Nobody's.
+    /// No latch.
     pub const NONE: Latch = Latch(0);
 
     /// This process's own.

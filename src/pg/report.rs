@@ -73,7 +73,7 @@ impl Encoded {
 /// Report something after which work goes on: a WARNING, a NOTICE or a line of the log.
 pub fn emit(level: PgLogLevel, report: &Report<'_>) {
     debug_assert!(level < PgLogLevel::ERROR, "an error is raised");
-    // A destructor must not end in an error of the client's encoding.
+    // A destructor must not raise an error about the client's encoding.
     let encoded = match std::thread::panicking() {
         true => Encoded::new(report, |text| text::ascii(text).into_bytes()),
         false => Encoded::new(report, text::message),
@@ -86,7 +86,7 @@ pub fn emit(level: PgLogLevel, report: &Report<'_>) {
             }
             errcode(report.sqlstate as c_int);
             encoded.set();
-            // An interrupt is for the caller to look for, and not to be met here.
+            // Only the caller looks for interrupts.
             pg_sys::InterruptHoldoffCount += 1;
             errfinish(null(), 0, null());
             pg_sys::InterruptHoldoffCount -= 1;
@@ -94,8 +94,8 @@ pub fn emit(level: PgLogLevel, report: &Report<'_>) {
     }
 }
 
-/// End the statement, as an ERROR does. The stack is unwound before the server hears of it, and what unwinds it carries UTF-8 only: the
-/// text in the database's encoding waits aside.
+/// End the statement, as an ERROR does. The stack is unwound before the server gets the error, and the panic carries UTF-8 only. So
+/// the text in the database's encoding is kept aside.
 pub fn raise(report: &Report<'_>) -> ! {
     let plain = Encoded::new(report, |text| text::ascii(text).into_bytes());
     let encoded = Encoded::new(report, text::message);
@@ -135,8 +135,8 @@ static CALLBACK: Callback = Callback(UnsafeCell::new(pg_sys::ErrorContextCallbac
     arg: std::ptr::null_mut(),
 }));
 
-/// The server is to ask for the texts when it has the error. Whoever catches an error takes this back with all other callbacks
-/// that were added meanwhile.
+/// Let the server ask for the texts when it has the error. Code that catches an error removes this again, with all callbacks that
+/// were added since.
 fn exchange(next: Exchange) {
     *NEXT.lock() = Some(next);
     // SAFETY: on the main thread; the callback lives as long as the process, and is never twice in the list.
@@ -160,7 +160,7 @@ unsafe extern "C-unwind" fn exchange_text(_unused: *mut c_void) {
     let Some(Exchange { plain, encoded }) = next.as_ref() else {
         return;
     };
-    // SAFETY: the server calls this when a report is on its stack. The copy must not lie where the report lies.
+    // SAFETY: the server calls this when a report is on its stack. The copy must not be in the memory context of the report.
     let is_this = unsafe {
         let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
         let report = pg_sys::CopyErrorData();

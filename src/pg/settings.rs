@@ -21,7 +21,7 @@ pub fn define_checked_string(
     }
 }
 
-/// After all settings are defined: another one of this prefix is a misspelt one, of which PostgreSQL warns.
+/// Call this after all settings are defined. PostgreSQL then warns of any other setting with this prefix: it is misspelt.
 pub fn reserve_prefix() {
     // SAFETY: called by _PG_init; a C string.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"walarchive".as_ptr()) };

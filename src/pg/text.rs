@@ -1,5 +1,4 @@
-//! Text between SQL and Rust. A database may have another encoding than UTF-8, so nothing that comes from it is UTF-8 before the
-//! server has converted it, and nothing goes back before that either.
+//! Text between SQL and Rust. A database may have another encoding than UTF-8, so the server converts all text in both directions.
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_char};
@@ -16,14 +15,13 @@ use super::{Datum, Oid};
 const UTF8: i32 = pg_sys::pg_enc::PG_UTF8 as i32;
 const SQL_ASCII: i32 = pg_sys::pg_enc::PG_SQL_ASCII as i32;
 
-/// A conversion makes of a byte four at the most (MAX_CONVERSION_GROWTH).
+/// A conversion makes at most four bytes of one (MAX_CONVERSION_GROWTH).
 const GROWTH: usize = 4;
 
-/// Characters that are converted at once when it is to be found out which of them cannot be.
+/// How many characters are converted at once to find those that cannot be converted.
 const PIECE: usize = 1024;
 
-/// SQL's `text`. On its way to SQL what a terminal would obey is made visible, and so is what the database's encoding does not
-/// have.
+/// SQL's `text`. On the way to SQL, control characters and characters that the database's encoding does not have are escaped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqlText(pub String);
 
@@ -60,7 +58,7 @@ fn from_server(bytes: &[u8]) -> String {
             false => Cow::Owned(CStr::from_ptr(text).to_bytes().to_vec()),
         }
     };
-    // The server has looked at it, but for a database whose encoding is UTF-8 already.
+    // The server has validated it, except in a database whose encoding is UTF-8.
     String::from_utf8_lossy(&converted).into_owned()
 }
 
@@ -77,7 +75,7 @@ fn to_server(text: &str) -> Vec<u8> {
     }
 }
 
-/// The text, with what the database's encoding does not have made visible.
+/// The text, with an escape for each character that the database's encoding does not have.
 fn shown(text: &str) -> Cow<'_, str> {
     let encoding = encoding();
     if text.is_ascii() || encoding == UTF8 || encoding == SQL_ASCII {
@@ -195,7 +193,7 @@ impl FromDatum for SqlJson {
 impl IntoDatum for SqlJson {
     fn into_datum(self) -> Option<Datum> {
         let json = CString::new(to_server(&storable(self.0).to_string())).ok()?;
-        // SAFETY: a C string with a JSON value of which `storable` has made one that the input function takes.
+        // SAFETY: a C string with a JSON value that the input function accepts: `storable` has made it so.
         unsafe { direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(Datum::from(json.as_ptr()))]) }
     }
 

@@ -22,10 +22,10 @@ pub struct Args {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// Where WAL-G's settings stand beside the environment.
+    /// Where WAL-G's settings are, besides the environment.
     #[command(flatten)]
     pub sources: Sources,
-    /// Say more on stderr; RUST_LOG selects in detail.
+    /// Print more on stderr. RUST_LOG selects in detail what is printed.
     #[arg(short, long, global = true)]
     pub verbose: bool,
 }
@@ -35,45 +35,47 @@ pub struct Args {
 pub enum Command {
     /// Fetch one WAL file from the archive: restore_command = 'walarchive wal-fetch %f "%p"'.
     ///
-    /// Exit codes: 0 done; 74 the file is not in the archive; 200 the archive could not be asked, or what it gave is
-    /// damaged or encrypted (1 where a standby has to go on trying).
+    /// Exit codes: 0 done; 74 the file is not in the archive; 200 the archive could not be reached, or its file is damaged
+    /// or encrypted (1 if a standby has to go on trying).
     WalFetch(WalFetch),
     /// Put one WAL file into the archive.
     ///
-    /// Exit codes: 0 it is there; 1 it is not; 2 usage.
+    /// Exit codes: 0 the file is in the archive; 1 it is not; 2 usage.
     WalPush(WalPush),
     /// List the base backups, oldest first.
     BackupList(BackupList),
-    /// Show what is archived of each timeline, and what is missing.
+    /// Show the WAL that is archived of each timeline, and what is missing.
     WalShow(Show),
-    /// Show from when to when the cluster can be restored.
+    /// Show the times to which the cluster can be restored.
     RecoveryWindows(Show),
-    /// Verify the WAL of the repository: are all segments there (integrity), is its timeline the server's (timeline), and is
-    /// what lies in it what its names say (content)?
+    /// Verify the WAL of the repository: is every segment there (integrity), is its timeline the server's (timeline), and do
+    /// the segments hold what they should (content)?
     ///
     /// Exit codes: 0 OK or WARNING; 1 FAILURE; 2 it could not be verified.
     WalVerify(WalVerify),
-    /// Read base backups to their end: every tar, every file against the manifest, every page checksum.
+    /// Read all of a base backup: every tar, every file against the manifest, every page checksum.
     ///
     /// Exit codes: 0 OK or WARNING; 1 FAILURE; 2 it could not be verified.
     BackupVerify(BackupVerify),
     /// Restore a base backup into an empty directory, and prepare recovery.
     ///
-    /// Exit codes: 0 done; 1 refused; 2 usage; 200 the archive could not be asked, or what it gave is damaged or encrypted.
-    /// With --verify-only as backup-verify: 0 it can be restored; 1 it is damaged; 2 it could not be verified, as when it is
-    /// encrypted.
+    /// Exit codes: 0 done; 1 refused; 2 usage; 200 the archive could not be reached, or the backup is damaged or encrypted.
+    /// With --verify-only as backup-verify: 0 it can be restored; 1 it is damaged; 2 it could not be verified, for example
+    /// because it is encrypted.
     BackupFetch(Box<BackupFetch>),
-    /// Keep a backup for good, whatever retention says; or no longer. A delta's ancestors are marked with it.
+    /// Mark a backup as permanent, so that nothing deletes it; or as impermanent again.
+    ///
+    /// The backups that a delta backup is based on are marked with it.
     BackupMark(BackupMark),
-    /// Delete backups and WAL. Without --confirm: show what would be deleted, and why.
+    /// Delete backups and WAL. Without --confirm it shows what would be deleted, and why.
     ///
     /// Exit codes: 0 done; 1 refused, or not all of it was done; 2 usage.
     Delete(Delete),
-    /// Let the server of a data directory write into the repository, whoever did before.
+    /// Let the server of a data directory write into the repository in place of any other.
     TakeOver(TakeOver),
-    /// Try all that archiving and restoring need of the store, and look at what lies in it. Leaves nothing behind.
+    /// Try everything that archiving and restoring need, and check what is in the repository. Leaves nothing behind.
     ///
-    /// Exit codes tell the worst: 0 ok; 1 warning; 2 failed.
+    /// The exit code is that of the worst result: 0 ok; 1 warning; 2 failed.
     Check(Check),
 }
 

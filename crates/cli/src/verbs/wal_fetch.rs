@@ -27,11 +27,11 @@ pub async fn run(args: &WalFetch) -> Result<()> {
     let name: WalFileName = args.name.parse().map_err(|_| {
         Error::config(
             format!("\"{}\" is not the name of a WAL file", args.name.escape_debug()),
-            "Give the name that the server puts in place of %f, as in restore_command = 'walarchive wal-fetch %f \"%p\"'.",
+            "Give the name that the server passes as %f, as in restore_command = 'walarchive wal-fetch %f \"%p\"'.",
         )
     })?;
     let settings = find(&args.storage, data_dir_of(&args.path).as_deref())?;
-    // A standby asks again; the recovery of a primary would end here.
+    // A standby asks again. The recovery of a primary would end with a failure.
     let store = match is_standby(&args.path) {
         true => Store::open(&settings.storage)?,
         false => Store::open_settled(&settings.storage).await?,
