@@ -98,7 +98,7 @@ pub struct ArchiveSettings {
 }
 
 impl ArchiveSettings {
-    /// As the process sees them now. An error if the storage is not set or cannot be right.
+    /// The present settings of this process. An error if the storage is not set or not valid.
     pub fn current() -> Result<Self, Error> {
         let (url, options) = (text(&STORAGE), text(&STORAGE_OPTIONS));
         not_rejected(STORAGE_NAME, &url)?;
@@ -149,7 +149,7 @@ const STORAGE_OPTIONS_NAME: &str = "walarchive.storage_options";
 /// Why the values of these settings in the configuration files were refused, if they were.
 static REJECTED: Mutex<BTreeMap<&'static str, String>> = Mutex::new(BTreeMap::new());
 
-/// The settings have been defined, so what comes now comes with a reload.
+/// All settings are defined, so a new value comes from a reload.
 static DEFINED: AtomicBool = AtomicBool::new(false);
 
 /// Remember why a value in the configuration files was refused; none if it was accepted.
@@ -165,7 +165,7 @@ fn note_rejected(name: &'static str, reason: Option<String>) {
     }
 }
 
-/// An error if a setting has no value since the one in the configuration files was refused.
+/// An error if a setting is empty because its value in the configuration files was refused.
 fn not_rejected(name: &'static str, value: &str) -> Result<(), Error> {
     match REJECTED.lock().get(name).filter(|_| value.trim().is_empty()) {
         None => Ok(()),
@@ -176,7 +176,7 @@ fn not_rejected(name: &'static str, value: &str) -> Result<(), Error> {
     }
 }
 
-/// `walarchive.storage` as text, for status views; the check hook lets no secret into it.
+/// `walarchive.storage` as text, for status views. The check hook refuses a value with a secret.
 pub fn storage_url() -> String {
     text(&STORAGE)
 }

@@ -34,8 +34,7 @@ const CLEANUP: Duration = Duration::from_secs(75);
 /// `walarchive.delta_max_steps` decides whether it is a full or a delta backup, unless `full_backup => true` asks for a full one, or
 /// `delta_from` names the backup that a delta is to be based on.
 ///
-/// The backup is taken by a background worker: it goes on when the client disconnects, and ends when the statement is
-/// cancelled.
+/// A background worker takes the backup. It goes on if the client disconnects, and ends if the statement is cancelled.
 #[pg_extern(volatile, parallel_unsafe)]
 fn walarchive_backup_push(
     permanent: default!(Option<bool>, "false"),
@@ -185,7 +184,7 @@ struct Waiting(u64);
 impl Waiting {
     fn begin(number: u64) -> Self {
         static AT_EXIT: Once = Once::new();
-        // The session may end without coming back here.
+        // The session may end without returning here.
         AT_EXIT.call_once(|| process::at_exit(forget_at_exit));
         Waiting(number)
     }

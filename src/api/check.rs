@@ -16,7 +16,7 @@ use crate::pg::text::SqlText;
 use crate::pg::{latch, process, server};
 use crate::shmem::{self, ARCHIVING};
 
-/// How soon the uploader looks around when it is woken, on a machine that has much else to do.
+/// How soon the uploader looks around when it is woken, on a busy machine.
 const REACTION: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 

@@ -14,7 +14,7 @@ const MOST: usize = 64;
 
 static SAID: Mutex<Vec<(String, Instant)>> = Mutex::new(Vec::new());
 
-/// Has this process said it within the last minute? If not, it says it now. A session tells its client everything.
+/// Has this process said it within the last minute? If not, it counts as said now. The answer is always no in a client's session.
 pub(super) fn is_said(text: &str) -> bool {
     process::is_in_background() && is_repeated(&mut SAID.lock(), text, Instant::now())
 }
@@ -24,7 +24,7 @@ fn is_repeated(said: &mut Vec<(String, Instant)>, text: &str, now: Instant) -> b
     if said.iter().any(|(known, _)| known == text) {
         return true;
     }
-    // More than that are no repetition.
+    // With so many different texts there is no repetition.
     if said.len() < MOST {
         said.push((text.to_owned(), now));
     }

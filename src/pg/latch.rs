@@ -31,13 +31,13 @@ impl Latch {
     }
 }
 
-/// What `pg_stat_activity` shows of a process that waits here: its kind, or whether a statement waits for the store or for a
-/// backup.
+/// The wait event in `pg_stat_activity` of a process that waits here: the kind of a background process, or whether a statement waits
+/// for the store or for a backup.
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 fn wait_event(for_store: bool) -> u32 {
     use std::cell::Cell;
     thread_local! {
-        // By whether the process waits for the store, as PostgreSQL numbered them. Only the main thread comes here.
+        // The numbers that PostgreSQL gave the events. Index 1 is for waits for the store. Only the main thread uses this.
         static KNOWN: Cell<[u32; 2]> = const { Cell::new([0; 2]) };
     }
     let mut known = KNOWN.get();

@@ -10,9 +10,9 @@ use super::process;
 
 /// The server is in backup mode, until [`stop`](Self::stop) or the end of this process.
 pub struct OnlineBackup {
-    /// Where the WAL that the backup needs begins.
+    /// The start of the WAL that the backup needs.
     pub start_lsn: u64,
-    /// The timeline of the checkpoint with which it starts.
+    /// The timeline of its first checkpoint.
     pub timeline: u32,
     tablespace_map: Vec<u8>,
     #[cfg(feature = "pg15")]
@@ -21,9 +21,9 @@ pub struct OnlineBackup {
     state: Box<pg_sys::BackupState>,
 }
 
-/// What the end of a backup tells.
+/// The results of the end of a backup.
 pub struct Stopped {
-    /// Up to where WAL must be replayed before the copy is consistent.
+    /// Recovery must replay WAL up to here before the copy is consistent.
     pub stop_lsn: u64,
     /// The timeline at the end. On a standby that of the minimum recovery point, which may be 0.
     pub timeline: u32,
@@ -36,7 +36,7 @@ pub struct Stopped {
 impl OnlineBackup {
     /// Enter backup mode, with an immediate checkpoint. This process must not have a database.
     pub fn start(label: &CStr) -> OnlineBackup {
-        // It leaves backup mode if this process ends before the backup does. Once a process.
+        // This leaves backup mode if the process ends before the backup does. It takes effect once per process.
         // SAFETY: registers a callback of the server's own.
         unsafe { pg_sys::register_persistent_abort_backup_handler() };
         // The transaction owns what is allocated, and its end or its abort releases locks and memory.
@@ -135,8 +135,7 @@ unsafe fn bytes(text: *const c_char) -> Vec<u8> {
     unsafe { CStr::from_ptr(text) }.to_bytes().to_vec()
 }
 
-/// The transaction ID from which on none was in use when it was asked for, with its epoch. Not to be asked for in a
-/// transaction.
+/// The `xmax` of a snapshot that is taken now, with its epoch. Do not call this in a transaction.
 pub fn next_transaction_id() -> u64 {
     process::transaction(|| {
         // SAFETY: both read shared memory; the snapshot is static, or lives as long as the transaction.

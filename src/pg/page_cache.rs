@@ -9,8 +9,8 @@ use nix::libc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use walarchive_core::backup::Residency;
 
-/// The pages of that part of a file that are in memory; `offset` is a multiple of the page size. For files of others than
-/// the process's user the kernel says that all are.
+/// The pages of a part of a file that are in memory. `offset` is a multiple of the page size. If the file does not belong to the
+/// user of the process, the kernel reports all pages as in memory.
 pub fn resident(file: &File, offset: u64, length: u64) -> io::Result<Residency> {
     // SAFETY: the argument is one that the function knows.
     let page_bytes = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).map_err(io::Error::other)?;

@@ -35,7 +35,7 @@ pub fn die_pending() -> bool {
     unsafe { (&raw const pg_sys::ProcDiePending).read_volatile() != 0 }
 }
 
-/// PostgreSQL's CHECK_FOR_INTERRUPTS: handles barriers and cancellations. Raises an ERROR where one is due.
+/// PostgreSQL's CHECK_FOR_INTERRUPTS: handles barriers and cancellations. It may raise an ERROR.
 pub fn check_for_interrupts() {
     pgrx::check_for_interrupts!();
 }
@@ -56,7 +56,7 @@ pub fn handle_worker_signals() {
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
 }
 
-/// Signal handlers of a worker that runs SQL: SIGTERM ends it at the next interrupt check, as it ends a backend.
+/// Signal handlers of a worker with a connection: SIGTERM ends it at the next interrupt check, as it ends a backend.
 pub fn handle_backend_signals() {
     unsafe extern "C-unwind" fn terminate(signal: i32) {
         // SAFETY: PostgreSQL's own handler for this signal, which only sets flags and the latch.
@@ -126,7 +126,7 @@ pub fn my_pid() -> i32 {
     unsafe { pg_sys::MyProcPid }
 }
 
-/// Have `callback` run when this process leaves shared memory, however it ends (but for SIGKILL).
+/// Run `callback` when this process leaves shared memory, however it ends, except by SIGKILL.
 pub fn at_exit(callback: unsafe extern "C-unwind" fn(i32, pg_sys::Datum)) {
     // SAFETY: the callback is a function of this library, which is never unloaded.
     unsafe { pg_sys::before_shmem_exit(Some(callback), pg_sys::Datum::from(0)) };

@@ -1,4 +1,4 @@
-//! Reports to client and log, in the encoding of the database. pgrx hands on what it is given, which is UTF-8.
+//! Reports to client and log, in the encoding of the database. pgrx passes on UTF-8.
 
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -22,13 +22,13 @@ unsafe extern "C-unwind" {
 /// A message with what belongs to it, as UTF-8.
 #[derive(Debug, Clone, Copy)]
 pub struct Report<'a> {
-    /// What the client's program goes by.
+    /// The code for the client's program.
     pub sqlstate: PgSqlErrorCode,
     /// What happened.
     pub message: &'a str,
-    /// More of it; nothing if empty.
+    /// The DETAIL; none if empty.
     pub detail: &'a str,
-    /// What to do; nothing if empty.
+    /// The HINT; none if empty.
     pub hint: &'a str,
 }
 
@@ -54,7 +54,7 @@ impl Encoded {
         }
     }
 
-    /// Make them those of the report that is being put together.
+    /// Put the texts into the report that is being built.
     fn set(&self) {
         let format = c"%s".as_ptr();
         // SAFETY: between `errstart`, or in a callback of `errfinish`; each text is a C string, which is copied.
@@ -70,7 +70,7 @@ impl Encoded {
     }
 }
 
-/// Report something after which work goes on: a WARNING, a NOTICE or a line of the log.
+/// Report something that does not end the statement: a WARNING, a NOTICE or a line of the log.
 pub fn emit(level: PgLogLevel, report: &Report<'_>) {
     debug_assert!(level < PgLogLevel::ERROR, "an error is raised");
     // A destructor must not raise an error about the client's encoding.

@@ -32,7 +32,7 @@ pub fn in_recovery() -> bool {
 }
 
 /// The timeline, and the LSN up to which WAL is flushed to disk, or on a standby replayed. Every segment before that LSN is
-/// complete, and one that is to be archived here is marked as ready: the server does that before it says that it is flushed.
+/// complete, and marked as ready if it is to be archived here: the server marks it before it reports it as flushed.
 pub fn wal_position() -> (u32, u64) {
     let mut timeline = 0;
     // SAFETY: both read shared memory that every server process is attached to, and write a timeline to a variable of ours.

@@ -94,8 +94,8 @@ fn sentence(message: String) -> String {
     }
 }
 
-/// Defines the check hook of a string setting: `hook: "name of the setting", check`, or with `=> remember`, which is told why a
-/// value of the configuration files was refused.
+/// Defines the check hook of a string setting: `hook: "name of the setting", check`. With `=> remember` this function is told why a
+/// value in the configuration files was refused.
 macro_rules! check_hook {
     ($hook:ident: $name:expr, $check:path $(=> $remember:path)?) => {
         /// A check hook.

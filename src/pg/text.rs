@@ -47,7 +47,7 @@ fn encoding() -> i32 {
     unsafe { pg_sys::GetDatabaseEncoding() }
 }
 
-/// Bytes of the database's encoding as UTF-8; an ERROR if they are no text there.
+/// Bytes of the database's encoding as UTF-8. An ERROR if they are not valid in that encoding.
 fn from_server(bytes: &[u8]) -> String {
     let length = bytes.len() as i32;
     // SAFETY: the length is that of the bytes. The answer is the argument, or a C string of the current memory context.
@@ -62,7 +62,7 @@ fn from_server(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&converted).into_owned()
 }
 
-/// UTF-8 as bytes of the database's encoding, which has all of it: see [`shown`].
+/// UTF-8 as bytes of the database's encoding, which must have all of its characters: see [`shown`].
 fn to_server(text: &str) -> Vec<u8> {
     let length = text.len() as i32;
     // SAFETY: as above.
@@ -126,7 +126,7 @@ fn convertible(conversion: Oid, encoding: i32, text: &str) -> usize {
     usize::try_from(converted).unwrap_or(0).min(length)
 }
 
-/// A message for client and log, as bytes of the database's encoding. What that does not have becomes visible.
+/// A message for client and log, as bytes of the database's encoding. Characters that it does not have are escaped.
 pub(super) fn message(text: &str) -> Vec<u8> {
     let text = printable::lines(text);
     let encoding = encoding();
@@ -140,7 +140,7 @@ pub(super) fn message(text: &str) -> Vec<u8> {
     }
 }
 
-/// Likewise, in characters that every encoding has; in UTF-8 and where there is no encoding, all stay as they are.
+/// The same with characters that every encoding has. In UTF-8 and without an encoding the text stays as it is.
 pub(super) fn ascii(text: &str) -> String {
     let text = printable::lines(text);
     let encoding = encoding();
@@ -185,7 +185,7 @@ impl FromDatum for SqlJson {
         // SAFETY: the datum is a jsonb, for which this is the output function.
         let text = unsafe { direct_function_call::<&CStr>(pg_sys::jsonb_out, &[Some(datum)]) }?;
         let json = from_server(text.to_bytes());
-        // Deeper, or with larger numbers, than serde_json takes it: as a text, so that nothing is lost.
+        // serde_json does not accept such depth or such large numbers. As a text nothing is lost.
         Some(SqlJson(serde_json::from_str(&json).unwrap_or(Value::String(json))))
     }
 }
@@ -202,7 +202,7 @@ impl IntoDatum for SqlJson {
     }
 }
 
-/// What `jsonb` can hold in this database: no NUL, and no character that its encoding does not have.
+/// A value that `jsonb` can hold in this database: without NUL and without characters that its encoding does not have.
 fn storable(json: Value) -> Value {
     let text = |text: String| shown(&text.replace('\0', "\\u0000")).into_owned();
     match json {

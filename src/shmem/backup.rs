@@ -1,4 +1,4 @@
-//! The backup that is running, or the last one: how its worker and the backend that asked for it speak to each other.
+//! The backup that is running, or the last one. Its worker and the session that asked for it communicate through this.
 
 use super::Failure;
 use super::text::Text;
@@ -94,7 +94,7 @@ pub struct Work {
 /// The one backup.
 #[derive(Debug, Clone, Copy)]
 pub struct BackupJob {
-    /// Counts up with each backup, so that nobody takes another one's result for his own.
+    /// Grows with each backup, so that no session takes the result of another backup for that of its own.
     pub number: u64,
     /// Where it is.
     pub phase: Phase,
@@ -102,7 +102,7 @@ pub struct BackupJob {
     pub cancelled: bool,
     /// The worker, while it runs.
     pub worker_pid: i32,
-    /// Who waits for it, if anybody does.
+    /// The session that waits for it, if there is one.
     pub requester: Latch,
     /// Wakes the worker.
     pub worker: Latch,

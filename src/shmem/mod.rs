@@ -50,7 +50,7 @@ impl Failure {
 /// Figures since the server started.
 #[derive(Debug, Clone, Copy)]
 pub struct Counters {
-    /// Files that the archiver was told to be archived.
+    /// Files that were archived, as the archiver was told.
     pub archived: u64,
     /// Attempts that failed.
     pub failed: u64,

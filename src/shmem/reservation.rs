@@ -1,4 +1,4 @@
-//! Who may take a backup now, and how it ended.
+//! The reservation of the one place for a backup, and its outcome.
 
 use pgrx::PgSqlErrorCode;
 
@@ -19,7 +19,7 @@ pub struct BackupWanted<'a> {
     pub permanent: bool,
     /// JSON, or empty; no longer than [`USER_DATA_BYTES`].
     pub user_data: &'a str,
-    /// Who waits for it.
+    /// The session that waits for it.
     pub requester: Latch,
 }
 

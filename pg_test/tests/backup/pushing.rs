@@ -134,7 +134,7 @@ fn a_backup_ends_when_the_archive_moves_away() {
     assert!(!statement.wait(PATIENCE).success());
     change(&primary, "walarchive.storage", &elsewhere);
     wait_status(&primary, &format!("last_backup_time <> '{before}'"));
-    let told = "WARNING:  backup failed: the repository of the backup is no longer the archive's";
+    let told = "WARNING:  backup failed: walarchive.storage was changed to";
     primary.wait_log_since(mark, told, PATIENCE);
     assert_eq!(primary.log_since(mark).matches(told).count(), 1);
 

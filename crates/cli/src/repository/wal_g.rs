@@ -306,7 +306,7 @@ mod tests {
         ]);
         assert_eq!(
             found,
-            ["WALG_GS_PREFIX counts, and WALE_GS_PREFIX, WALG_FILE_PREFIX has no effect"]
+            ["WALG_GS_PREFIX is used; ignored: WALE_GS_PREFIX, WALG_FILE_PREFIX"]
         );
     }
 
