@@ -73,7 +73,7 @@ fn prefix_url(environment: Environment<'_>) -> Result<Option<String>> {
             {
                 let port = port
                     .parse()
-                    .map_err(|_| Error::config("SSH_PORT is not a port", "It is a number."))?;
+                    .map_err(|_| Error::config("SSH_PORT is not a port", "Set it to a number from 1 to 65535."))?;
                 let _ = url.set_port(Some(port));
             }
             Ok(Some(url.as_str().trim_end_matches('/').to_owned()))
