@@ -21,7 +21,8 @@ fn walarchive_take_over() -> Option<SqlText> {
         let writer = archive.writer().ok_or(Error::Cancelled)?;
         let before = writer.take_over().await?;
         archive.claim().await?;
-        let now = Lease::read(archive.store()).await?;
+        // The lease is taken, also if it cannot be read now.
+        let now = Lease::read(archive.store()).await.unwrap_or_default();
         let other = before.filter(|before| now.is_none_or(|now| now.holder.instance != before.holder.instance));
         Ok(other.map(|lease| lease.name()))
     })

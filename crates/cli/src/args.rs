@@ -15,7 +15,7 @@ use crate::verbs::wal_push::WalPush;
 use crate::verbs::wal_show::Show;
 use crate::verbs::wal_verify::WalVerify;
 
-/// Fetch what the walarchive extension (or WAL-G) archived, and restore base backups.
+/// Fetch WAL, restore base backups, and look after a repository of the walarchive extension or of WAL-G.
 #[derive(Debug, Parser)]
 #[command(name = "walarchive", version, arg_required_else_help = true)]
 pub struct Args {
@@ -48,8 +48,10 @@ pub enum Command {
     WalShow(Show),
     /// Show the times to which the cluster can be restored.
     RecoveryWindows(Show),
-    /// Verify the WAL of the repository: is every segment there (integrity), is its timeline the server's (timeline), and do
-    /// the segments hold what they should (content)?
+    /// Verify the WAL of the repository.
+    ///
+    /// integrity: is every segment there? timeline: is its timeline the server's? content: do the segments hold what they
+    /// should?
     ///
     /// Exit codes: 0 OK or WARNING; 1 FAILURE; 2 it could not be verified.
     WalVerify(WalVerify),
@@ -67,7 +69,9 @@ pub enum Command {
     ///
     /// The backups that a delta backup is based on are marked with it.
     BackupMark(BackupMark),
-    /// Delete backups and WAL. Without --confirm it shows what would be deleted, and why.
+    /// Delete backups and WAL, or show what would be deleted, and why.
+    ///
+    /// Without --confirm nothing is deleted.
     ///
     /// Exit codes: 0 done; 1 refused, or not all of it was done; 2 usage.
     Delete(Delete),

@@ -54,7 +54,8 @@ pub async fn run(args: &TakeOver) -> Result<()> {
         .with_writer(writer)
         .claim()
         .await?;
-    let now = Lease::read(&store).await?;
+    // The lease is taken, also if it cannot be read now.
+    let now = Lease::read(&store).await.unwrap_or_default();
     match before {
         Some(lease) if now.is_some_and(|now| now.holder.instance == lease.holder.instance) => {
             print::out("this server already holds the lease")
