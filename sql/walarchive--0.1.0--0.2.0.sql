@@ -173,10 +173,10 @@ COMMENT ON COLUMN @extschema@.walarchive_status.uploaded_ahead IS
     'WAL files that are stored, and that the archiver has not asked for yet';
 COMMENT ON COLUMN @extschema@.walarchive_status.ready_files IS 'WAL files that wait for the archiver';
 COMMENT ON COLUMN @extschema@.walarchive_status.ready_bytes IS 'the size of these files';
-COMMENT ON COLUMN @extschema@.walarchive_status.oldest_ready_age IS 'for how long the oldest of them waits';
-COMMENT ON COLUMN @extschema@.walarchive_status.bytes_per_second IS 'what the uploads of WAL have moved in a second, lately';
+COMMENT ON COLUMN @extschema@.walarchive_status.oldest_ready_age IS 'how long the oldest of them has been waiting';
+COMMENT ON COLUMN @extschema@.walarchive_status.bytes_per_second IS 'bytes per second that the uploads of WAL have moved lately';
 COMMENT ON COLUMN @extschema@.walarchive_status.drained_in IS
-    'when nothing will wait any more, at this speed; null if nothing waits or nothing moves';
+    'how long until nothing waits any more, at this speed; null if nothing waits or nothing moves';
 COMMENT ON COLUMN @extschema@.walarchive_status.last_archive_error IS 'why archiving failed last';
 COMMENT ON COLUMN @extschema@.walarchive_status.last_archive_error_time IS 'when it failed';
 COMMENT ON COLUMN @extschema@.walarchive_status.next_backup_time IS 'when the next scheduled backup is due; null if none is';
@@ -195,7 +195,7 @@ COMMENT ON COLUMN @extschema@.walarchive_status.last_retention_error IS 'why it 
 COMMENT ON COLUMN @extschema@.walarchive_status.lease_state IS
     'whether this server may write into the repository, as far as it knows: held, waiting, lost, standby or none';
 COMMENT ON COLUMN @extschema@.walarchive_status.lease_epoch IS 'the number of the lease, which grows with each change of the writer';
-COMMENT ON COLUMN @extschema@.walarchive_status.lease_holder IS 'who writes: host and data directory';
+COMMENT ON COLUMN @extschema@.walarchive_status.lease_holder IS 'the server that writes: host and data directory';
 REVOKE ALL ON @extschema@.walarchive_status FROM PUBLIC;
 GRANT SELECT ON @extschema@.walarchive_status TO pg_monitor;
 
@@ -224,7 +224,7 @@ GRANT EXECUTE ON FUNCTION @extschema@.walarchive_backup_progress() TO pg_monitor
 CREATE VIEW @extschema@.walarchive_progress AS
     SELECT * FROM @extschema@.walarchive_backup_progress();
 COMMENT ON VIEW @extschema@.walarchive_progress IS 'the backup that this server takes now; no row if it takes none';
-COMMENT ON COLUMN @extschema@.walarchive_progress.pid IS 'process ID of the backup; pg_cancel_backend() of it cancels the backup';
+COMMENT ON COLUMN @extschema@.walarchive_progress.pid IS 'process ID of the backup; pg_cancel_backend() with it cancels the backup';
 COMMENT ON COLUMN @extschema@.walarchive_progress.backup_name IS 'its name, once it has one';
 COMMENT ON COLUMN @extschema@.walarchive_progress.phase IS
     'starting, waiting for checkpoint, copying files, writing manifest, waiting for WAL, writing sentinel or applying retention';
@@ -233,7 +233,7 @@ COMMENT ON COLUMN @extschema@.walarchive_progress.bytes_total IS 'bytes to read,
 COMMENT ON COLUMN @extschema@.walarchive_progress.bytes_stored IS 'bytes handed to the store';
 COMMENT ON COLUMN @extschema@.walarchive_progress.files_done IS 'files read';
 COMMENT ON COLUMN @extschema@.walarchive_progress.files_total IS 'files to read, as planned';
-COMMENT ON COLUMN @extschema@.walarchive_progress.bytes_per_second IS 'bytes read in a second, lately; null while that is not known';
+COMMENT ON COLUMN @extschema@.walarchive_progress.bytes_per_second IS 'bytes per second read lately; null while that is not known';
 COMMENT ON COLUMN @extschema@.walarchive_progress.start_time IS 'when the backup was asked for';
 COMMENT ON COLUMN @extschema@.walarchive_progress.estimated_stop_time IS 'when all files will be copied, at this speed';
 COMMENT ON COLUMN @extschema@.walarchive_progress.waiting_for IS 'the WAL file for which the backup waits';
@@ -276,12 +276,13 @@ CREATE VIEW @extschema@.walarchive_backups AS
     SELECT * FROM @extschema@.walarchive_backup_list();
 COMMENT ON VIEW @extschema@.walarchive_backups IS 'the base backups of the repository, oldest first';
 COMMENT ON COLUMN @extschema@.walarchive_backups.backup_name IS 'the name of the backup';
-COMMENT ON COLUMN @extschema@.walarchive_backups.start_time IS 'when it was begun';
+COMMENT ON COLUMN @extschema@.walarchive_backups.start_time IS 'when it started';
 COMMENT ON COLUMN @extschema@.walarchive_backups.stop_time IS 'when all of its files were copied';
 COMMENT ON COLUMN @extschema@.walarchive_backups.start_lsn IS 'where recovery from it begins';
-COMMENT ON COLUMN @extschema@.walarchive_backups.stop_lsn IS 'up to where recovery must come to be consistent';
+COMMENT ON COLUMN @extschema@.walarchive_backups.stop_lsn IS 'the position that recovery must reach to be consistent';
 COMMENT ON COLUMN @extschema@.walarchive_backups.timeline IS 'the timeline on which it was taken';
-COMMENT ON COLUMN @extschema@.walarchive_backups.uncompressed_size IS 'bytes of its files; of a delta backup, those that it holds itself';
+COMMENT ON COLUMN @extschema@.walarchive_backups.uncompressed_size IS
+    'bytes of its files; for a delta backup, only of those that it contains itself';
 COMMENT ON COLUMN @extschema@.walarchive_backups.compressed_size IS 'bytes that it takes in the store';
 COMMENT ON COLUMN @extschema@.walarchive_backups.parent IS 'the backup on which this delta is based; null for a full backup';
 COMMENT ON COLUMN @extschema@.walarchive_backups.chain IS
@@ -291,11 +292,12 @@ COMMENT ON COLUMN @extschema@.walarchive_backups.data_directory IS 'the data dir
 COMMENT ON COLUMN @extschema@.walarchive_backups.pg_version IS 'the version of that server, as server_version_num';
 COMMENT ON COLUMN @extschema@.walarchive_backups.system_identifier IS 'the cluster, as in pg_control_system()';
 COMMENT ON COLUMN @extschema@.walarchive_backups.is_permanent IS 'no retention deletes it';
-COMMENT ON COLUMN @extschema@.walarchive_backups.user_data IS 'what was given to walarchive_backup_push() for it';
+COMMENT ON COLUMN @extschema@.walarchive_backups.user_data IS 'the user_data that walarchive_backup_push() was given';
 COMMENT ON COLUMN @extschema@.walarchive_backups.corrupt_pages IS
-    'pages with a wrong checksum that it holds; null if checksums were not looked at';
+    'pages with a wrong checksum in it; null if checksums were not verified';
 COMMENT ON COLUMN @extschema@.walarchive_backups.left_out IS 'entries of the data directory that are not in it';
-COMMENT ON COLUMN @extschema@.walarchive_backups.restorable IS 'all that a restore needs is there, by the names of the objects';
+COMMENT ON COLUMN @extschema@.walarchive_backups.restorable IS
+    'everything that a restore needs is in the repository, by the names of the objects';
 COMMENT ON COLUMN @extschema@.walarchive_backups.problem IS 'why it cannot be restored';
 REVOKE ALL ON @extschema@.walarchive_backups FROM PUBLIC;
 GRANT SELECT ON @extschema@.walarchive_backups TO pg_monitor;
@@ -316,7 +318,7 @@ CREATE FUNCTION @extschema@.walarchive_wal_show() RETURNS TABLE (
 LANGUAGE c VOLATILE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'walarchive_wal_show_0_2_wrapper';
 COMMENT ON FUNCTION @extschema@.walarchive_wal_show() IS
-    'what is archived of each timeline, and what is missing; status is ok or lost_segments';
+    'the WAL that is archived of each timeline, and what is missing; status is ok or lost_segments';
 REVOKE ALL ON FUNCTION @extschema@.walarchive_wal_show() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.walarchive_wal_show() TO pg_monitor;
 
@@ -333,14 +335,14 @@ CREATE FUNCTION @extschema@.walarchive_recovery_windows() RETURNS TABLE (
 LANGUAGE c VOLATILE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'walarchive_recovery_windows_0_2_wrapper';
 COMMENT ON FUNCTION @extschema@.walarchive_recovery_windows() IS
-    'from when to when the cluster can be restored: a row for each stretch of WAL without a gap';
+    'the times to which the cluster can be restored: a row for each stretch of WAL without a gap';
 REVOKE ALL ON FUNCTION @extschema@.walarchive_recovery_windows() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.walarchive_recovery_windows() TO pg_monitor;
 
 -- Is everything in order?
 
 COMMENT ON FUNCTION @extschema@.walarchive_check() IS
-    'whether all is there that archiving needs: a row for each thing, whose status is ok, warning or failed';
+    'checks everything that archiving needs: a row for each check, with status ok, warning or failed';
 REVOKE ALL ON FUNCTION @extschema@.walarchive_check() FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.walarchive_wal_verify(
@@ -358,7 +360,7 @@ CREATE FUNCTION @extschema@.walarchive_wal_verify(
 LANGUAGE c VOLATILE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'walarchive_wal_verify_0_2_wrapper';
 COMMENT ON FUNCTION @extschema@.walarchive_wal_verify(text[]) IS
-    'whether the WAL in the repository is whole, by integrity, timeline, content, content:all or content:sample; status is ok, warning or failed';
+    'verifies the WAL in the repository by integrity, timeline, content, content:all or content:sample; status is ok, warning or failed';
 REVOKE ALL ON FUNCTION @extschema@.walarchive_wal_verify(text[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.walarchive_wal_verify(text[]) TO pg_monitor;
 
@@ -373,21 +375,21 @@ CREATE FUNCTION @extschema@.walarchive_backup_verify(
 LANGUAGE c VOLATILE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'walarchive_backup_verify_0_2_wrapper';
 COMMENT ON FUNCTION @extschema@.walarchive_backup_verify(text) IS
-    'reads a base backup, or LATEST, to its end: a row for each thing, whose status is ok, warning or failed';
+    'reads all of a base backup, or of LATEST: a row for each finding, with status ok, warning or failed';
 REVOKE ALL ON FUNCTION @extschema@.walarchive_backup_verify(text) FROM PUBLIC;
 
 -- What writes into the repository.
 
 COMMENT ON FUNCTION @extschema@.walarchive_backup_push(boolean, jsonb, boolean, boolean, text) IS
-    'take a base backup in a background worker; the answer is its name, or null at once with wait => false';
+    'take a base backup in a background worker; returns its name, or null at once with wait => false';
 REVOKE ALL ON FUNCTION @extschema@.walarchive_backup_push(boolean, jsonb, boolean, boolean, text) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.walarchive_backup_mark(text, boolean) IS
-    'make a backup, and those that it is based on, permanent, or impermanent again; the answer is the names of those that changed';
+    'make a backup and those that it is based on permanent, or impermanent again; returns the names of those that changed';
 REVOKE ALL ON FUNCTION @extschema@.walarchive_backup_mark(text, boolean) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.walarchive_take_over() IS
-    'make this server the one that writes into the repository; the answer is the one that did before';
+    'make this server the one that writes into the repository; returns the one that did before, or null if no other server did';
 REVOKE ALL ON FUNCTION @extschema@.walarchive_take_over() FROM PUBLIC;
 
 -- What deletes. Each of these only shows what it would delete, unless it is called with confirm => true.
@@ -403,8 +405,8 @@ COMMENT ON TYPE @extschema@.walarchive_deletion IS 'an object of the repository 
 COMMENT ON COLUMN @extschema@.walarchive_deletion.what IS 'what the object is';
 COMMENT ON COLUMN @extschema@.walarchive_deletion.key IS 'its name in the repository; a folder ends with a slash';
 COMMENT ON COLUMN @extschema@.walarchive_deletion.size IS 'bytes that it takes in the store; 0 if that is not known';
-COMMENT ON COLUMN @extschema@.walarchive_deletion.why IS 'why it goes';
-COMMENT ON COLUMN @extschema@.walarchive_deletion.deleted IS 'it is gone';
+COMMENT ON COLUMN @extschema@.walarchive_deletion.why IS 'why it is deleted';
+COMMENT ON COLUMN @extschema@.walarchive_deletion.deleted IS 'whether it was deleted';
 
 CREATE FUNCTION @extschema@.walarchive_delete_retain(
     count integer,
@@ -467,7 +469,7 @@ CREATE FUNCTION @extschema@.walarchive_delete_outside_window(
 LANGUAGE c VOLATILE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'walarchive_delete_outside_window_wrapper';
 COMMENT ON FUNCTION @extschema@.walarchive_delete_outside_window(interval, boolean) IS
-    'keep what is needed to restore to any moment of this last span of time';
+    'keep what a restore to any moment of this last span of time needs';
 REVOKE ALL ON FUNCTION @extschema@.walarchive_delete_outside_window(interval, boolean) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.walarchive_delete_gfs(

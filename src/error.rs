@@ -9,7 +9,7 @@ use crate::pg::CaughtError;
 use crate::pg::report::{self, Report};
 use crate::shmem::{Failure, Text};
 
-/// So many things that were left out are named to the client; the log and the metadata of the backup have more.
+/// The most entries that the client is told were left out. The log and the metadata of the backup have more.
 const NAMED: usize = 8;
 
 mod repeat;
@@ -34,7 +34,7 @@ fn sqlstate(error: &Error) -> PgSqlErrorCode {
         Error::NoBackup { .. } => ERRCODE_UNDEFINED_OBJECT,
         Error::Encrypted { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
         Error::Conflict { .. } | Error::BackupExists { .. } => ERRCODE_DUPLICATE_FILE,
-        // What is not configured, or not as it must be. An argument has a SQLSTATE of its own: see `api::argument`.
+        // A missing or wrong setting, or a refusal. A wrong argument has a SQLSTATE of its own: see `api::argument`.
         Error::Setting { .. }
         | Error::Refused { .. }
         | Error::Server { .. }
@@ -61,7 +61,7 @@ fn sqlstate_of_storage(error: &StorageError) -> PgSqlErrorCode {
         | StorageError::Refused(_) => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         StorageError::Damaged { .. } => ERRCODE_DATA_CORRUPTED,
         StorageError::Io { source, .. } => sqlstate_of_io(source),
-        // A deadline that has passed is one, too: as with PostgreSQL's own timeouts.
+        // The same for a deadline that has passed, as with PostgreSQL's own timeouts.
         StorageError::Timeout { .. } | StorageError::NoAnswer { .. } | StorageError::Cancelled => {
             ERRCODE_QUERY_CANCELED
         }
@@ -156,7 +156,7 @@ pub fn notify(failure: &Failure) {
     report::emit(PgLogLevel::WARNING, &report(failure, failure.message.as_str()));
 }
 
-/// Name, once, the variables of WAL-G in the server's environment that it does not read, and those that keep it from writing.
+/// Name once the variables of WAL-G in the server's environment that have no effect, and those that do not allow it to write.
 pub fn warn_of_wal_g() {
     let unread = wal_g::not_read_by_server(std::env::vars_os());
     if !unread.is_empty() {
@@ -178,7 +178,7 @@ pub fn tell(failure: &Failure) {
     report::emit(PgLogLevel::NOTICE, &report(failure, failure.message.as_str()));
 }
 
-/// What a backup says of what it has left out; none if that is nothing.
+/// The NOTICE of a backup that has left something out.
 pub fn left_out(first: &[LeftOut], count: u64) -> Option<Failure> {
     if count == 0 {
         return None;
@@ -197,7 +197,7 @@ pub fn left_out(first: &[LeftOut], count: u64) -> Option<Failure> {
         }),
         detail: Text::new(&format!("Left out: {}{more}.", named.join(", "))),
         hint: Text::new(
-            "Symbolic links are followed only at places of the server's own. Back up by other means what else is needed.",
+            "Symbolic links are followed only where the server keeps its own data. Back up what else you need by other means.",
         ),
     })
 }

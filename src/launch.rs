@@ -7,13 +7,13 @@ use crate::error;
 use crate::pg::process;
 use crate::shmem::{self, Failure};
 
-/// Start the worker of the backup that was reserved under this number. If there is none to be had, the backup has failed.
+/// Start the worker of the backup that was reserved under this number. If no worker is free, the backup has failed.
 pub fn launch(number: u64) -> Result<DynamicBackgroundWorker, Error> {
     let loaded = BackgroundWorkerBuilder::new("walarchive backup")
         .set_type("walarchive backup")
         .set_library("walarchive")
         .set_function("walarchive_backup_main")
-        // For the server's functions that only a process with a connection may call; there is no SQL, and no database.
+        // For functions of the server that need a process with a connection. There is no SQL, and no database.
         .enable_spi_access()
         // On a standby, too.
         .set_start_time(BgWorkerStartTime::ConsistentState)
@@ -26,15 +26,15 @@ pub fn launch(number: u64) -> Result<DynamicBackgroundWorker, Error> {
             "no background worker is free for the backup",
             "Raise max_worker_processes.",
         );
-        // Who has asked for it is told, and tells the log.
+        // The caller reports it to the client and the log.
         let _ = shmem::conclude(number, Err(&Failure::from(&error)));
         error
     })
 }
 
-/// The worker ended before it had said anything: the backup has failed.
+/// The worker ended before it reported an outcome: the backup has failed.
 pub fn never_started(number: u64) {
-    let error = Error::server("the backup worker did not start", "The server's log says why.");
+    let error = Error::server("the backup worker did not start", "See the server's log.");
     if let Some(failure) = shmem::conclude(number, Err(&Failure::from(&error))) {
         error::warn("backup failed", &failure);
     }

@@ -1,8 +1,8 @@
 //! walarchive: continuous archiving inside the PostgreSQL server.
 //!
-//! The way of a WAL segment: the archiver calls [`archive`], which asks the queue in [`shmem`]; the [`worker`] has
-//! uploaded it already, or does so now, with `walarchive_core::archive`; the archiver wakes and answers true. The way of a
-//! backup: a function in [`api`], or the scheduler in [`worker`], starts a backup worker, which copies with
+//! The path of a WAL segment: the archiver calls [`archive`], which asks the queue in [`shmem`]. The uploader in [`worker`] has
+//! uploaded the segment already, or does so now, with `walarchive_core::archive`. Then the archiver wakes and returns true. The
+//! path of a backup: a function in [`api`], or the scheduler in [`worker`], starts a backup worker, which copies the files with
 //! `walarchive_core::backup`.
 
 mod api;
@@ -22,7 +22,7 @@ use crate::shmem::{ARCHIVING, BACKUP, SCHEDULING};
 
 pgrx::pg_module_magic!();
 
-/// Called by PostgreSQL when it loads the library: in the postmaster when preloaded, else in the process that needs it.
+/// PostgreSQL calls this when it loads the library: in the postmaster if it is preloaded, otherwise in the process that needs it.
 #[pg_guard]
 #[allow(non_snake_case)]
 pub extern "C-unwind" fn _PG_init() {

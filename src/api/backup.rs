@@ -17,10 +17,10 @@ use crate::pg::text::{SqlJson, SqlText};
 use crate::pg::{Datum, process, server};
 use crate::shmem::{self, BACKUP, BackupJob, BackupWanted, Kind, NAME_BYTES, Phase, Text, USER_DATA_BYTES, now_us};
 
-/// A worker that dies without a word is noticed at the latest after this.
+/// How soon the death of the worker is noticed.
 const LIVENESS: Duration = Duration::from_secs(1);
 
-/// The first notice that the backup waits for WAL comes after this, the others at twice the distance each.
+/// The first notice that the backup waits for WAL comes after this. The time between notices doubles.
 const FIRST_NOTICE: Duration = Duration::from_secs(5);
 
 /// The longest that a statement waits for the deletion after its backup, which is complete.
@@ -29,13 +29,12 @@ const RETENTION: Duration = Duration::from_secs(30);
 /// The longest that a cancelled statement waits for its backup to clean up.
 const CLEANUP: Duration = Duration::from_secs(75);
 
-/// Take a base backup. Returns its name; with `wait => false` NULL, at once.
+/// Take a base backup. Returns its name, or NULL at once with `wait => false`.
 ///
-/// Whether it is a full or a delta backup is a matter of `walarchive.delta_max_steps`, unless `full_backup => true` asks for a full
-/// one, or `delta_from` names the backup upon which a delta is to be taken.
+/// `walarchive.delta_max_steps` decides whether it is a full or a delta backup, unless `full_backup => true` asks for a full one, or
+/// `delta_from` names the backup that a delta is to be based on.
 ///
-/// The backup is taken by a background worker: it goes on when the client disconnects, and ends when the statement is
-/// cancelled.
+/// A background worker takes the backup. It goes on if the client disconnects, and ends if the statement is cancelled.
 #[pg_extern(volatile, parallel_unsafe)]
 fn walarchive_backup_push(
     permanent: default!(Option<bool>, "false"),
@@ -48,17 +47,17 @@ fn walarchive_backup_push(
     let full = required("full_backup", full_backup);
     or_raise(shmem::require_preloaded());
     let kind = argument(kind(full, delta_from.as_ref().map(|name| name.0.as_str())));
-    // What is wrong with the settings is said here, not by a worker later.
+    // So that the client is told of wrong settings, and not only the log.
     or_raise(ArchiveSettings::for_writing());
     if !server::in_recovery() && !server::is_archive_library() {
-        let waits = "archive_library is not walarchive; the backup waits until somebody else archives its WAL into the repository";
+        let waits = "archive_library is not walarchive, so the backup waits until another program archives its WAL into the repository";
         error::warning(PgSqlErrorCode::ERRCODE_WARNING, waits, "", "");
     }
     let user_data = user_data.map(|json| json.0.to_string()).unwrap_or_default();
     if user_data.len() > USER_DATA_BYTES {
         argument(Err(Error::config(
             format!(
-                "user_data has {} bytes, no more than {USER_DATA_BYTES} are possible",
+                "user_data has {} bytes, and at most {USER_DATA_BYTES} are allowed",
                 user_data.len()
             ),
             "Keep large data elsewhere, and a reference to it here.",
@@ -83,16 +82,16 @@ fn walarchive_backup_push(
 fn kind(full: bool, delta_from: Option<&str>) -> Result<Kind, Error> {
     match (full, delta_from) {
         (true, Some(_)) => Err(Error::config(
-            "a backup cannot be full and a delta",
+            "a backup cannot be both full and a delta",
             "Give either full_backup or delta_from.",
         )),
         (true, None) => Ok(Kind::Full),
         (false, None) => Ok(Kind::Configured),
         (false, Some(name)) if name.len() > NAME_BYTES => Err(Error::NoBackup {
-            message: "there is no backup with so long a name".to_owned(),
+            message: "the name of the backup is too long".to_owned(),
             hint: "See walarchive_backups.".to_owned(),
         }),
-        (false, Some(name)) => Ok(Kind::Upon(Text::new(name))),
+        (false, Some(name)) => Ok(Kind::Delta(Text::new(name))),
     }
 }
 
@@ -105,7 +104,7 @@ fn wait_for(number: u64, worker: &DynamicBackgroundWorker) -> String {
             notices.tell_choice(&job);
         }
         match job.phase {
-            // Another one has begun since, so this one ended while nobody looked.
+            // Another backup has begun, so this one ended between two looks.
             _ if job.number != number => or_raise(Err(Error::Cancelled)),
             Phase::Done => return succeeded(&job),
             Phase::Failed => raise(&job.failure),
@@ -126,16 +125,16 @@ fn wait_for(number: u64, worker: &DynamicBackgroundWorker) -> String {
             cancel(number);
             let job = *BACKUP.share();
             if job.number == number && job.complete {
-                // Before anything is told, as PostgreSQL looks for interrupts then.
+                // Before the notice, because PostgreSQL looks for interrupts when it sends one.
                 process::forget_cancel();
                 error::notice(&format!(
-                    "the cancel came too late: backup \"{}\" is complete",
+                    "the cancellation came too late: backup \"{}\" is complete",
                     job.name.as_str()
                 ));
                 return succeeded(&job);
             }
         }
-        // A cancelled statement ends here; and so does a terminated session, whose backup goes on.
+        // A cancelled statement ends here. A terminated session ends, too, and its backup goes on.
         process::check_for_interrupts();
         notices.look(&job);
         latch::wait(None, Some(LIVENESS));
@@ -152,8 +151,8 @@ fn succeeded(job: &BackupJob) -> String {
     job.name.as_str().to_owned()
 }
 
-/// The statement was cancelled: end the backup, and wait until it has cleaned up. No interrupt is served meanwhile. Of a backup
-/// that is complete nothing but the deletion after it is ended, and nobody waits for that.
+/// The statement was cancelled: end the backup, and wait until it has cleaned up. No interrupt is served in this time. If the
+/// backup is complete, only the deletion after it ends, and nobody waits for that.
 fn cancel(number: u64) {
     let worker = {
         let mut job = BACKUP.exclusive();
@@ -175,17 +174,17 @@ fn cancel(number: u64) {
         }
         latch::wait(None, Some(LIVENESS));
     }
-    let told = "the backup has been told to end, and is still removing what it has stored";
+    let told = "the backup was told to end, and is still removing its objects from the store";
     error::warning(PgSqlErrorCode::ERRCODE_WARNING, told, "", "");
 }
 
-/// While it lives, this session waits for a backup, and tells its client and the log how that ended.
+/// While it lives, this session waits for a backup, and it is this session that reports how the backup ended.
 struct Waiting(u64);
 
 impl Waiting {
     fn begin(number: u64) -> Self {
         static AT_EXIT: Once = Once::new();
-        // The session may end without coming back here.
+        // The session may end without returning here.
         AT_EXIT.call_once(|| process::at_exit(forget_at_exit));
         Waiting(number)
     }
@@ -208,8 +207,7 @@ unsafe extern "C-unwind" fn forget_at_exit(_code: c_int, _argument: Datum) {
     }
 }
 
-/// Tells the client which kind of backup it is, if there was a choice, and that waiting for WAL takes long, without filling its
-/// screen.
+/// Tells the client the kind of the backup, if there was a choice, and that it waits for WAL, without filling the screen.
 struct Notices {
     choice_is_told: bool,
     waiting_since: Option<Instant>,
@@ -236,13 +234,13 @@ impl Notices {
         }
     }
 
-    /// To be asked only about a backup that is complete: for how long it is known to be so.
+    /// For how long the backup is known to be complete. Call this only for a backup that is.
     fn since_complete(&mut self) -> Duration {
         self.complete_since.get_or_insert_with(Instant::now).elapsed()
     }
 
     fn look(&mut self, job: &BackupJob) {
-        // Before the first look into the archive it is not known for what it waits.
+        // Before the first look into the archive the missing segment is not known.
         if job.phase != Phase::WaitingForWal || job.waiting_for == Text::EMPTY {
             return;
         }
@@ -258,7 +256,7 @@ impl Notices {
         };
         error::notice_with_detail(
             &format!(
-                "all files are copied; waiting since {} s for WAL segment \"{}\" to be archived",
+                "all files are copied; still waiting after {} s for WAL segment \"{}\" to be archived",
                 waited.as_secs(),
                 job.waiting_for.as_str()
             ),

@@ -17,15 +17,15 @@ use crate::pg::text::SqlText;
 use crate::pg::{latch, process, server};
 use crate::shmem::{self, ARCHIVING};
 
-/// How soon the uploader looks around when it is woken, on a machine that has much else to do.
+/// How soon the uploader looks around when it is woken, on a busy machine.
 const REACTION: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// A file that has waited for longer shows that uploads do not keep up.
+/// If a file has waited for longer, uploads do not keep up.
 const OLD: Duration = Duration::from_secs(600);
 
-/// Is everything there that archiving needs? One row for each thing that was looked at: first the server, then the store.
-/// What is written into the store is removed again.
+/// Check everything that archiving needs. One row for each check: first of the server, then of the store. Objects that it writes into
+/// the store are removed again.
 #[pg_extern(volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity)]
 fn walarchive_check() -> TableIterator<
@@ -92,7 +92,7 @@ fn wal_level() -> Check {
     match server::setting(c"wal_level").as_str() {
         "minimal" => Check::failed(
             "wal_level",
-            "wal_level is minimal: its WAL restores no backup",
+            "wal_level is minimal: no backup can be restored with its WAL",
             "Set wal_level = replica and restart the server.",
         ),
         level => Check::ok("wal_level", format!("wal_level is {level}")),
@@ -120,40 +120,40 @@ fn uploader() -> Check {
     if shmem::require_preloaded().is_err() {
         return Check::failed(
             name,
-            "there is no uploader",
-            "It starts with the server once walarchive is preloaded.",
+            "the uploader is not running",
+            "It starts with the server when walarchive is in shared_preload_libraries.",
         );
     }
-    let pid = ARCHIVING.share().worker_pid;
+    let pid = ARCHIVING.share().uploader_pid;
     match pid {
         0 => Check::warning(
             name,
-            "the uploader is not running: the archiver uploads by itself, one file at a time",
+            "the uploader is not running, so the archiver uploads one file at a time by itself",
             "The server starts it again within a few seconds; if not, see the server's log, and max_worker_processes.",
         ),
         pid if moves(pid) => Check::ok(name, format!("the uploader runs with process ID {pid}")),
         pid => Check::failed(
             name,
             format!(
-                "the uploader, process ID {pid}, does not move: the archiver uploads by itself, one file at a time"
+                "the walarchive uploader (process ID {pid}) does not respond, so the archiver uploads one file at a time by itself"
             ),
-            "It is not the store. See the state of that process: if somebody stopped it (SIGSTOP), continue it (SIGCONT).",
+            "The store is not the reason. Look at the state of that process; if it was stopped (SIGSTOP), let it go on (SIGCONT).",
         ),
     }
 }
 
-/// Does the uploader look around when it is woken? One that has just come or gone does.
+/// Does the uploader look around when it is woken? One that has just started or ended counts as if it did.
 fn moves(pid: i32) -> bool {
-    let (beats, worker) = {
+    let (beats, uploader) = {
         let archiving = ARCHIVING.share();
-        (archiving.worker_beats, archiving.worker)
+        (archiving.uploader_beats, archiving.uploader)
     };
     let until = Instant::now() + REACTION;
-    worker.set();
+    uploader.set();
     while Instant::now() < until {
         {
             let archiving = ARCHIVING.share();
-            if archiving.worker_beats != beats || archiving.worker_pid != pid {
+            if archiving.uploader_beats != beats || archiving.uploader_pid != pid {
                 return true;
             }
         }
@@ -172,7 +172,7 @@ fn ago(us: i64) -> String {
     }
 }
 
-/// What waits, for how long, and why.
+/// Which files wait, how long, and why.
 fn archiver() -> Check {
     let name = "archiver";
     if shmem::require_preloaded().is_err() || server::archive_mode() == "off" || !server::is_archive_library() {
@@ -192,7 +192,7 @@ fn archiver() -> Check {
             "the last file, \"{file}\", was archived {}",
             ago(counters.last_archived_us)
         ),
-        None => "no file was archived since the server started".to_owned(),
+        None => "no file has been archived since the server started".to_owned(),
     };
     if waiting.files == 0 {
         return Check::ok(name, format!("nothing waits; {last}"));
@@ -207,19 +207,19 @@ fn archiver() -> Check {
         waiting.files,
         ago(waiting.oldest_us)
     );
-    // The worker counts a failure, and the archiver a success, a moment apart.
+    // The uploader counts failures, and the archiver counts successes, so the later one decides.
     let fails = counters.last_error_us > counters.last_archived_us;
     let age = Duration::from_micros(u64::try_from(shmem::now_us().saturating_sub(waiting.oldest_us)).unwrap_or(0));
     match counters.last_error.to_option().filter(|_| fails) {
         Some(error) => Check::failed(
             name,
             format!("{queue}; the last error, {}: {error}", ago(counters.last_error_us)),
-            "WAL stays in pg_wal until it is archived, so that its disk fills. The server's log has DETAIL and HINT of the error.",
+            "WAL stays in pg_wal until it is archived, and fills the disk. See the server's log for DETAIL and HINT of the error.",
         ),
         None if age > OLD => Check::warning(
             name,
             queue,
-            "Uploads succeed, but are slower than WAL is written. See bytes_per_second and drained_in in walarchive_status.",
+            "Uploads succeed, but the server writes WAL faster than they do. See bytes_per_second and drained_in in walarchive_status.",
         ),
         None => Check::ok(name, queue),
     }
@@ -233,7 +233,7 @@ fn store(settings: ArchiveSettings) -> Vec<Check> {
         match Store::open(&settings.storage) {
             Ok(store) => {
                 let mut checks = check::check_store(&store, Some(&identity)).await;
-                // Where the store itself fails there is nothing more to be learned.
+                // If the store itself fails, the other checks tell nothing.
                 if checks.iter().any(|check| check.name == "newest backup") {
                     let writer = archive.as_ref().and_then(|archive| archive.writer());
                     checks.extend(check::check_lease(&store, writer.map(|writer| &**writer), Some(timeline)).await);

@@ -1,4 +1,4 @@
-//! What the repository holds: `walarchive_backup_list`, below the view `walarchive_backups`, `walarchive_wal_show` and
+//! The content of the repository: `walarchive_backup_list`, below the view `walarchive_backups`, `walarchive_wal_show` and
 //! `walarchive_recovery_windows`.
 
 use pgrx::prelude::*;
@@ -40,7 +40,7 @@ fn walarchive_backup_list_0_2() -> TableIterator<
 > {
     let backups = in_archive(|archive| async move { BackupDetail::list(archive.store()).await });
     TableIterator::new(backups.into_iter().map(|backup| {
-        // Of a backup whose description is damaged nothing more than its name is known.
+        // If its description is damaged, only the name of the backup is known.
         let known = backup.finish_lsn != 0;
         let lsn = |lsn: u64| known.then_some(PgLsn(Lsn(lsn)));
         let text = |text: String| Some(SqlText(text)).filter(|text| !text.0.is_empty());
@@ -71,7 +71,7 @@ fn walarchive_backup_list_0_2() -> TableIterator<
     }))
 }
 
-/// What is archived of each timeline, and what is missing.
+/// The WAL that is archived of each timeline, and what is missing.
 #[pg_extern(name = "walarchive_wal_show", volatile, parallel_restricted)]
 #[allow(clippy::type_complexity)]
 fn walarchive_wal_show_0_2() -> TableIterator<
@@ -112,7 +112,7 @@ fn walarchive_wal_show_0_2() -> TableIterator<
     }))
 }
 
-/// From when to when the cluster can be restored. One row for each stretch of WAL without a gap.
+/// The times to which the cluster can be restored. One row for each stretch of WAL without a gap.
 #[pg_extern(name = "walarchive_recovery_windows", volatile, parallel_restricted)]
 #[allow(clippy::type_complexity)]
 fn walarchive_recovery_windows_0_2() -> TableIterator<

@@ -9,8 +9,8 @@ use crate::guc::ArchiveSettings;
 use crate::pg::server;
 use crate::pg::text::SqlText;
 
-/// Make a backup permanent, so that no retention deletes it, or impermanent again. A delta marks its ancestors too. Returns
-/// the names of the backups that were changed.
+/// Mark a backup as permanent, so that nothing deletes it, or as impermanent again. The backups that it is based on are marked, too.
+/// Returns the names of the backups that were changed.
 #[pg_extern(volatile, parallel_unsafe)]
 fn walarchive_backup_mark(
     name: Option<SqlText>,

@@ -1,4 +1,4 @@
-//! The SQL functions: arguments in, rows out. What takes long runs in a worker or on the bridge.
+//! The SQL functions: arguments in, rows out. Long work runs in a worker or on the bridge.
 
 mod backup;
 mod check;
@@ -25,13 +25,13 @@ use crate::pg::process;
 use crate::pg::text::SqlText;
 use crate::shmem::{Failure, Text};
 
-/// How often an idle wait looks for interrupts; they set the latch anyway.
+/// How often an idle wait looks for interrupts. They also set the latch.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// 2000-01-01, where PostgreSQL's time begins, in microseconds since 1970.
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
-/// Work in the archive that the settings name, to its end or the statement's.
+/// Run work in the archive of the settings until it ends or the statement is cancelled.
 fn in_archive<T, F>(work: impl FnOnce(Arc<Archive>) -> F) -> T
 where
     T: Send + 'static,
@@ -47,7 +47,7 @@ where
     run(work(archive))
 }
 
-/// Work to its end or the statement's. An ERROR if it fails.
+/// Run work until it ends or the statement is cancelled. An ERROR if it fails.
 fn run<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> T {
     let done = bridge::run(work, Some(LOOK), || {
         process::check_for_interrupts();
@@ -56,7 +56,7 @@ fn run<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static
     or_raise(done.unwrap_or(Err(Error::Cancelled)))
 }
 
-/// An argument for which there is no default and no NULL. An ERROR names it.
+/// The value of an argument that must not be NULL. An ERROR names the argument.
 fn required<T>(name: &str, argument: Option<T>) -> T {
     argument.unwrap_or_else(|| {
         error::raise(&Failure {
@@ -67,7 +67,7 @@ fn required<T>(name: &str, argument: Option<T>) -> T {
     })
 }
 
-/// The value of an argument, or an ERROR: what is wrong with one is the caller's matter, not that of the settings.
+/// The value of an argument, or an ERROR with the SQLSTATE of a wrong argument instead of that of a wrong setting.
 fn argument<T>(value: Result<T>) -> T {
     value.unwrap_or_else(|error| {
         let mut failure = Failure::from(&error);
@@ -91,7 +91,7 @@ fn timestamp(us_since_1970: i64) -> Option<TimestampWithTimeZone> {
     TimestampWithTimeZone::try_from(us_since_1970 - POSTGRES_EPOCH_US).ok()
 }
 
-/// A word of WAL-G's, which the binary shows as it is, in the lower case of SQL's other words.
+/// A word of WAL-G's in the lower case of SQL's other words. The binary prints it as it is.
 fn word(word: &str) -> SqlText {
     SqlText(word.to_ascii_lowercase())
 }

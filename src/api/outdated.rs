@@ -1,8 +1,8 @@
-//! The C names of functions of version 0.1.0 whose rows have changed since. A database calls them when its server has the new
-//! library and nobody has run ALTER EXTENSION there: a row of the new shape would not fit what that database expects.
+//! The C names of functions of version 0.1.0 whose rows have changed since. A database calls them if the server has the new library,
+//! but ALTER EXTENSION was not run in this database: it expects rows of the old shape.
 //!
-//! A C name ends with the version that last changed the function's rows. A function whose rows never changed has no such ending,
-//! and works in a database of any version.
+//! A C name ends with the version that last changed the function's rows. Without such an ending the rows never changed, and the
+//! function works in a database of any version.
 
 use pgrx::prelude::*;
 use walarchive_core::Error;

@@ -16,7 +16,7 @@ use crate::pg::server;
 use crate::pg::text::SqlText;
 use crate::shmem::{self, ARCHIVING, Counters, SCHEDULING};
 
-/// What waits in `archive_status`.
+/// The files that wait in `archive_status`.
 #[derive(Default)]
 pub(super) struct Waiting {
     pub(super) files: u64,
@@ -24,7 +24,7 @@ pub(super) struct Waiting {
     pub(super) oldest_us: i64,
 }
 
-/// In how many seconds the queue will be empty, if the link goes on as it does and WAL compresses as it did.
+/// The seconds until the queue is empty, if the speed of the link and the compression of WAL stay the same.
 fn drained_seconds(waiting: &Waiting, uploaded: u64, counters: &Counters, rate: u64) -> Option<f64> {
     let segment_bytes = server::identity().segment_size.bytes();
     let left = waiting.bytes.saturating_sub(uploaded.saturating_mul(segment_bytes));
@@ -79,13 +79,13 @@ fn walarchive_archiver_status_0_2() -> TableIterator<
     ),
 > {
     or_raise(shmem::require_preloaded());
-    // A copy of what is needed, so that the lock is free before the directory is read.
-    let (worker_pid, stuck, started_us, rate, counters, (uploading, uploaded)) = {
+    // Copies, so that the lock is free before the directory is read.
+    let (uploader_pid, stuck, started_us, rate, counters, (uploading, uploaded)) = {
         let archiving = ARCHIVING.share();
         (
-            archiving.worker_pid,
+            archiving.uploader_pid,
             archiving.is_stuck(),
-            archiving.worker_started_us,
+            archiving.uploader_started_us,
             archiving.bytes_per_second,
             archiving.counters,
             archiving.queue.counts(),
@@ -93,19 +93,19 @@ fn walarchive_archiver_status_0_2() -> TableIterator<
     };
     let scheduling = *SCHEDULING.share();
     let waiting = or_raise(waiting(&server::data_directory().join(PG_WAL)));
-    // Without asking the store: what this server has learned of it.
+    // What this server knows of the lease, without asking the store.
     let lease = Some(guc::storage_url()).filter(|url| !url.is_empty()).map(|url| {
         let url = url.trim_end_matches('/').to_owned();
         or_raise(lease::status(&server::data_directory(), &url, bridge::situation()))
     });
-    let state = match (worker_pid, uploading) {
+    let state = match (uploader_pid, uploading) {
         (0, _) => "not running",
         _ if stuck => "stuck",
         (_, 0) => "idle",
         _ => "uploading",
     };
     TableIterator::once((
-        Some(worker_pid).filter(|pid| *pid != 0),
+        Some(uploader_pid).filter(|pid| *pid != 0),
         state.into(),
         timestamp(started_us),
         Some(guc::storage_url()).filter(|url| !url.is_empty()).map(SqlText),
@@ -151,7 +151,7 @@ pub(super) fn waiting(pg_wal: &Path) -> Result<Waiting> {
         let Some(name) = file.to_str().and_then(|file| file.strip_suffix(".ready")) else {
             continue;
         };
-        // Archived and renamed just now, or not: either answer is right.
+        // It was archived and renamed just now. To count it or not is both right.
         let Ok(meta) = entry.metadata() else { continue };
         waiting.files += 1;
         waiting.bytes += match name.parse::<WalFileName>().ok().and_then(|name| name.segment()) {

@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char};
 
 use super::module;
 
-/// Run a callback so that neither a panic nor a PostgreSQL ERROR leaves it; what comes out of one is "no".
+/// Run a callback so that neither a panic nor a PostgreSQL ERROR leaves it. After either the answer is false.
 fn contained(callback: impl FnOnce() -> bool + std::panic::UnwindSafe) -> bool {
     use pgrx::pg_sys;
     // SAFETY: a variable of the main thread.
@@ -20,8 +20,8 @@ fn contained(callback: impl FnOnce() -> bool + std::panic::UnwindSafe) -> bool {
             false
         })
         .execute();
-    // SAFETY: after an ERROR the locks that it interrupted are still held, as nothing aborts a transaction in the archiver;
-    // this process holds none of its own here. The context is the one that the archiver called with.
+    // SAFETY: an ERROR may have left locks behind, and nothing aborts a transaction in the archiver. No other locks are held here.
+    // The context is the one that the archiver called with.
     unsafe {
         if !result {
             pg_sys::LWLockReleaseAll();
@@ -57,7 +57,7 @@ mod entry {
         });
     }
 
-    /// The entry point that PostgreSQL 15 looks for.
+    /// The entry point of PostgreSQL 15.
     ///
     /// # Safety
     /// To be called by the archiver, with a struct to fill.
@@ -119,7 +119,7 @@ mod entry {
             static mut arch_module_check_errdetail_string: *mut c_char;
         }
         let reason = std::ffi::CString::new(reason).unwrap_or_default();
-        // SAFETY: the archiver takes the string when this callback returns; format_elog_string copies it to where it lives on.
+        // SAFETY: the archiver takes the string when this callback returns; format_elog_string makes a copy that lives longer.
         unsafe {
             pgrx::pg_sys::pre_format_elog_string(0, std::ptr::null());
             arch_module_check_errdetail_string = pgrx::pg_sys::format_elog_string(c"%s".as_ptr(), reason.as_ptr());
@@ -149,7 +149,7 @@ mod entry {
         shutdown: Some(shutdown),
     };
 
-    /// The entry point that PostgreSQL 16 and later look for.
+    /// The entry point of PostgreSQL 16 and later.
     ///
     /// # Safety
     /// To be called by the archiver.

@@ -1,5 +1,5 @@
-//! The archive callbacks: a WAL file name in, true or false out. True is only ever answered after the store has acknowledged
-//! the file.
+//! The archive callbacks: a WAL file name in, true or false out. They return true only after the store has acknowledged the
+//! file.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
@@ -20,13 +20,13 @@ use crate::pg::latch::{self, Latch};
 use crate::pg::{CaughtError, process, server};
 use crate::shmem::{self, ARCHIVING, Answer, Failure, FileName, Text, now_us};
 
-/// A worker that died is noticed at the latest after this.
+/// How soon the death of the uploader is noticed.
 const LIVENESS: Duration = Duration::from_secs(1);
 
-/// A worker that has not looked around for so long after it was woken does not move.
+/// An uploader that was woken, and has not looked around for this long, is stuck.
 const STUCK: Duration = Duration::from_secs(5);
 
-/// An upload of the archiver's own. It goes on while the archiver does other things.
+/// An upload by the archiver itself. It goes on while the archiver does other things.
 struct Own {
     file: FileName,
     generation: u64,
@@ -38,7 +38,7 @@ struct Own {
 
 static OWN: Mutex<Option<Own>> = Mutex::new(None);
 
-/// Can files be archived with the present settings? Says what is missing; the archiver repeats it about once a minute.
+/// Can files be archived with the present settings? If not, the error says what is missing. The archiver asks about once a minute.
 pub fn check_configured() -> Result<(), String> {
     let checked = shmem::require_preloaded()
         .and_then(|()| ArchiveSettings::for_writing())
@@ -53,7 +53,7 @@ pub fn check_configured() -> Result<(), String> {
 #[cfg(not(feature = "pg15"))]
 pub fn startup() {}
 
-/// The archiver ends, or changes to another library: it waits for nothing any more.
+/// The archiver ends, or changes to another library. It waits for nothing any more.
 pub fn shutdown() {
     if shmem::require_preloaded().is_ok() {
         let mut archiving = ARCHIVING.exclusive();
@@ -62,18 +62,19 @@ pub fn shutdown() {
     bridge::drain();
 }
 
-/// Archive one file of `pg_wal`. Never raises; a failure is a WARNING and false, and the archiver will come again.
+/// Archive one file of `pg_wal`. This never raises an ERROR. After a failure there is a WARNING, the answer is false, and the
+/// archiver asks again.
 pub fn archive_file(file: &str) -> bool {
     let archived = archive(file);
     // Waiting in here may have used up a wake-up that was meant for the archiver's own loop. After a success the loop looks
-    // again anyway. After a failure it shall take its pause, but for new settings and the end of the server, when no worker lives any more: a
-    // lost wake-up would hold the shutdown up for a minute then.
-    if archived.is_ok() || !worker_lives() || process::reload_pending() {
+    // again anyway. After a failure it has to take its pause, unless there are new settings, or no uploader, which may mean that
+    // the server stops: a lost wake-up would delay the shutdown by a minute.
+    if archived.is_ok() || !uploader_lives() || process::reload_pending() {
         Latch::mine().set();
     }
     match archived {
         Ok(()) => true,
-        // What is on its way is no failure; that the archiver comes again is the server's business.
+        // An upload that moves is not a failure. The archiver asks for the file again.
         Err(failure) if failure.sqlstate == 0 => {
             error::log_line(Severity::Log, failure.message.as_str());
             false
@@ -85,11 +86,11 @@ pub fn archive_file(file: &str) -> bool {
     }
 }
 
-fn worker_lives() -> bool {
-    shmem::require_preloaded().is_ok() && ARCHIVING.share().worker_pid != 0
+fn uploader_lives() -> bool {
+    shmem::require_preloaded().is_ok() && ARCHIVING.share().uploader_pid != 0
 }
 
-/// A panic or an ERROR came out of a callback: a defect of this library, which must not take the archiver along.
+/// A panic or an ERROR came out of a callback. That is a defect of this library, and must not end the archiver.
 pub fn report_unexpected(caught: &CaughtError) {
     error::warn("unexpected failure in the archiver", &Failure::from(caught));
 }
@@ -111,9 +112,9 @@ fn archive(file: &str) -> Result<(), Box<Failure>> {
         numbers,
         deadline: Instant::now() + guc::archive_timeout(),
     };
-    match call.ask_worker()? {
+    match call.ask_uploader()? {
         Asked::Done => {}
-        Asked::NoWorker => call.upload_here(&name, &settings)?,
+        Asked::NoUploader => call.upload_here(&name, &settings)?,
     }
     let mut archiving = ARCHIVING.exclusive();
     archiving.counters.archived += 1;
@@ -124,7 +125,7 @@ fn archive(file: &str) -> Result<(), Box<Failure>> {
 
 enum Asked {
     Done,
-    NoWorker,
+    NoUploader,
 }
 
 /// One call of the archiver.
@@ -136,35 +137,34 @@ struct Call {
 }
 
 impl Call {
-    /// Hand the file to the worker and wait until it is done. Failures have been counted by the worker, but for those of this
-    /// function itself.
-    fn ask_worker(&self) -> Result<Asked, Box<Failure>> {
+    /// Hand the file to the uploader, and wait until it is done. The uploader has counted its own failures.
+    fn ask_uploader(&self) -> Result<Asked, Box<Failure>> {
         let asked = Instant::now();
         let mut beats = None;
         let mut sent_before = None;
         loop {
-            let (answer, worker, sent) = {
+            let (answer, uploader, sent) = {
                 let mut archiving = ARCHIVING.exclusive();
                 archiving.archiver = Latch::mine();
                 let answer = archiving.queue.ask(&self.file, self.generation, self.numbers);
                 let waits = matches!(answer, Answer::Wait);
-                let moves = *beats.get_or_insert(archiving.worker_beats) != archiving.worker_beats;
-                if waits && !moves && asked.elapsed() > STUCK && archiving.worker_pid != 0 {
-                    archiving.worker_stuck = true;
+                let moves = *beats.get_or_insert(archiving.uploader_beats) != archiving.uploader_beats;
+                if waits && !moves && asked.elapsed() > STUCK && archiving.uploader_pid != 0 {
+                    archiving.uploader_stuck = true;
                 }
-                // While the settings change, the worker may have the new ones already: what it uploads is not what is asked for.
-                let alone = archiving.worker_pid == 0 || archiving.worker_stuck || process::reload_pending();
+                // While the settings change, the uploader may have the new ones already: it would upload to another place.
+                let alone = archiving.uploader_pid == 0 || archiving.uploader_stuck || process::reload_pending();
                 if alone && waits {
                     archiving.queue.withdraw(&self.file);
-                    let stuck = Some(archiving.worker_pid).filter(|_| archiving.worker_stuck && !moves);
+                    let stuck = Some(archiving.uploader_pid).filter(|_| archiving.uploader_stuck && !moves);
                     drop(archiving);
-                    // It is told once: the next call finds it so.
+                    // The log is told once: the next call finds it so.
                     if let Some(pid) = stuck.filter(|_| asked.elapsed() > STUCK) {
-                        error::notify(&stuck_worker(pid));
+                        error::notify(&stuck_uploader(pid));
                     }
-                    return Ok(Asked::NoWorker);
+                    return Ok(Asked::NoUploader);
                 }
-                (answer, archiving.worker, archiving.queue.sent(&self.file))
+                (answer, archiving.uploader, archiving.queue.sent(&self.file))
             };
             match answer {
                 Answer::Done => return Ok(Asked::Done),
@@ -180,15 +180,15 @@ impl Call {
                     false => note(&Error::Cancelled),
                 });
             }
-            worker.set();
+            uploader.set();
             latch::wait(None, Some(left.min(LIVENESS)));
             process::check_for_interrupts();
         }
     }
 
-    /// Upload within the archiver itself: at shutdown, when PostgreSQL has ended the worker before the last segments are
-    /// archived, in the moment after a crash, and when the worker does not move. If the time of this call is up, the upload goes
-    /// on, and the next call finds it.
+    /// Upload within the archiver itself: at shutdown, because PostgreSQL ends the uploader before the last segments are archived,
+    /// in the moment after a crash, and when the uploader is stuck. If the time of this call is up, the upload goes on, and the
+    /// next call finds it.
     fn upload_here(&self, name: &WalFileName, settings: &ArchiveSettings) -> Result<(), Box<Failure>> {
         if let Some(refused) = self.refused_at_the_end() {
             return Err(refused);
@@ -223,7 +223,7 @@ impl Call {
                 });
             }
             Bridge::get().wait(Some(left.min(LIVENESS)));
-            // An ERROR would leave the upload behind.
+            // An ERROR here abandons the upload.
             process::check_for_interrupts();
         };
         bridge::drain();
@@ -253,7 +253,7 @@ impl Call {
         let noting = Arc::clone(&motion);
         let work = async move { archive.push_noting(&directory, &name, noting, Brake::default()).await };
         let task = Bridge::get().spawn(work, move |result| {
-            // Nobody waits for it any more if this fails.
+            // This fails if nobody waits for the result any more.
             let _ = sender.send(result);
         });
         Ok(Own {
@@ -266,7 +266,7 @@ impl Call {
         })
     }
 
-    /// When the server stops, a store that hangs is not waited for without end.
+    /// When the server stops, the archiver does not wait without end for a store that hangs.
     fn refused_at_the_end(&self) -> Option<Box<Failure>> {
         let limit = guc::shutdown_timeout();
         let since = {
@@ -276,17 +276,17 @@ impl Call {
         let waited = Duration::from_micros(u64::try_from(now_us().saturating_sub(since)).unwrap_or(0));
         (waited > limit).then(|| {
             let mut failure = Box::new(Failure::from(&Error::Cancelled));
-            failure.message = Text::new("the server stops");
+            failure.message = Text::new("the server stops before the file is archived");
             failure.detail = Text::new(&format!(
-                "No file was archived for walarchive.shutdown_timeout, which is {} s.",
+                "No file was archived within walarchive.shutdown_timeout, {} s.",
                 limit.as_secs()
             ));
-            failure.hint = Text::new("It stays in pg_wal and is archived after the next start.");
+            failure.hint = Text::new("The file stays in pg_wal, and is archived after the next start.");
             failure
         })
     }
 
-    /// The time of the call is up. What moves is no failure.
+    /// The time of the call is up. An upload that moves is not a failure.
     fn out_of_time(&self, before: Option<u64>, now: Option<u64>) -> Box<Failure> {
         let within = guc::archive_timeout();
         match (before, now) {
@@ -295,7 +295,7 @@ impl Call {
                 failure.sqlstate = 0;
                 let rate = (now - before) / within.as_secs().max(1);
                 failure.message = Text::new(&format!(
-                    "\"{}\" is still being uploaded after {} s: {now} bytes were sent, {rate} in a second",
+                    "\"{}\" is still being uploaded after {} s: {now} bytes sent, {rate} bytes per second",
                     self.file.as_str(),
                     within.as_secs()
                 ));
@@ -304,9 +304,8 @@ impl Call {
             _ => {
                 let mut failure = note(&Error::timeout("archive", self.file.as_str(), within));
                 if let Some(sent) = now.filter(|sent| *sent > 0) {
-                    failure.detail = Text::new(&format!(
-                        "{sent} bytes were handed to the network, of which nothing more was seen since. The upload goes on."
-                    ));
+                    failure.detail =
+                        Text::new(&format!("{sent} bytes were handed to the network. The upload goes on."));
                 }
                 failure
             }
@@ -320,12 +319,12 @@ fn note(failed: &Error) -> Box<Failure> {
     failure
 }
 
-fn stuck_worker(pid: i32) -> Failure {
+fn stuck_uploader(pid: i32) -> Failure {
     let error = Error::server(
         format!(
-            "walarchive's worker does not move: the archiver uploads by itself, one file at a time (process ID {pid})"
+            "the walarchive uploader (process ID {pid}) does not respond, so the archiver uploads one file at a time by itself"
         ),
-        "It is not the store. See the state of that process: if somebody stopped it (SIGSTOP), continue it (SIGCONT).",
+        "The store is not the reason. Look at the state of that process; if it was stopped (SIGSTOP), let it go on (SIGCONT).",
     );
     Failure::from(&error)
 }

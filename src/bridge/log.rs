@@ -1,4 +1,4 @@
-//! What core logs on any thread, kept until the main thread puts it into the server's log.
+//! Lines that core logs on any thread. They are kept until the main thread writes them to the server's log.
 
 use std::fmt::{self, Write as _};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -11,7 +11,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use crate::error::{Severity, log_line};
 
-/// Lines that wait at the most; more are dropped, which nobody will miss who has a thousand already.
+/// The most lines that wait. More are dropped.
 const BACKLOG: usize = 1000;
 
 struct Line {
@@ -21,17 +21,17 @@ struct Line {
 
 static LINES: OnceCell<Mutex<Receiver<Line>>> = OnceCell::new();
 
-/// Begin to listen, once a process.
+/// Begin to listen, once per process.
 pub(super) fn install() {
     LINES.get_or_init(|| {
         let (sender, receiver) = sync_channel(BACKLOG);
-        // Somebody else's subscriber in this process would keep the lines; then they are lost to the server's log only.
+        // If another library in this process has set a subscriber, that one gets the lines, and the server's log does not.
         let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Channel { sender }));
         Mutex::new(receiver)
     });
 }
 
-/// Put what has been logged so far into the server's log. Main thread only.
+/// Write the lines so far to the server's log. Main thread only.
 pub fn drain() {
     let Some(lines) = LINES.get() else { return };
     let lines: Vec<Line> = lines.lock().try_iter().collect();

@@ -1,7 +1,7 @@
-//! Between PostgreSQL's main thread and tokio's: one runtime and one store a process, plain data in, plain data out.
+//! Between PostgreSQL's main thread and tokio's threads: one runtime and one store per process, plain data in, plain data out.
 //!
-//! tokio's threads block all signals and never call PostgreSQL. They wake the main thread through a socket, and what they
-//! log reaches the server's log when the main thread drains it.
+//! tokio's threads block all signals and never call PostgreSQL. They wake the main thread through a socket. Their log lines reach
+//! the server's log when the main thread drains them.
 
 mod log;
 mod run;
@@ -22,7 +22,7 @@ use crate::pg;
 pub use log::drain;
 pub use run::{Bridge, Flow, run};
 
-/// Makes the transfers of this process that can wait stand back for WAL.
+/// Holds back the transfers of this process that can wait, so that WAL goes first.
 pub fn brake() -> &'static Brake {
     static BRAKE: OnceCell<Brake> = OnceCell::new();
     BRAKE.get_or_init(Brake::default)
@@ -54,7 +54,7 @@ pub fn archive(settings: &ArchiveSettings) -> Result<Arc<Archive>, Error> {
     }
 }
 
-/// Another way to the same repository, in which nothing is changed that this server may not change now.
+/// Another store for the same repository. It refuses changes that this server may not make now.
 pub fn writable(archive: &Archive, store: Store) -> Store {
     match archive.writer() {
         Some(writer) => writer.fenced(&store),
@@ -62,7 +62,7 @@ pub fn writable(archive: &Archive, store: Store) -> Store {
     }
 }
 
-/// What the server is now, as far as it matters for who writes into the repository.
+/// The state of the server, as far as it decides who may write into the repository.
 pub fn situation() -> Situation {
     let in_recovery = pg::server::in_recovery();
     Situation {

@@ -1,4 +1,4 @@
-//! Running core's futures while the main thread stays PostgreSQL's.
+//! Runs core's futures while the main thread stays with PostgreSQL.
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -25,7 +25,7 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// The one of this process. Never call this in the postmaster: threads do not survive a fork.
+    /// The bridge of this process. Never call this in the postmaster: threads do not survive a fork.
     pub fn get() -> &'static Bridge {
         static BRIDGE: OnceCell<Bridge> = OnceCell::new();
         BRIDGE.get_or_init(|| {
@@ -47,7 +47,7 @@ impl Bridge {
             .thread_name("walarchive")
             .enable_all()
             .on_thread_start(|| {
-                // It cannot fail with a valid argument, and there is nobody to tell.
+                // It cannot fail with a valid argument.
                 let _ = SigSet::all().thread_block();
             })
             .build();
@@ -66,7 +66,7 @@ impl Bridge {
         done: impl FnOnce(T) + Send + 'static,
     ) -> AbortHandle {
         let task = self.runtime.spawn(async move {
-            // Also when the work panics: whoever waits must look.
+            // The waiting thread must also wake if the work panics.
             let _wake = WakeOnDrop(self);
             done(work.await);
         });
@@ -77,7 +77,7 @@ impl Bridge {
     pub fn wait(&self, timeout: Option<Duration>) {
         latch::wait(Some(self.woken.as_fd()), timeout);
         let mut buffer = [0; 64];
-        // Until it would block: what was written is of no interest, only that it was.
+        // Read until it would block. The bytes mean nothing.
         while matches!((&self.woken).read(&mut buffer), Ok(bytes) if bytes > 0) {}
         log::drain();
     }
@@ -105,8 +105,8 @@ pub enum Flow {
     Stop,
 }
 
-/// Run a future to its end while the main thread waits; `each` is called after each time it woke, and may raise an ERROR:
-/// the work is aborted then too. None: `each` said so.
+/// Run a future to its end while the main thread waits. `each` is called after each wake-up. It may raise an ERROR, which aborts the
+/// work. Returns none if `each` stopped it.
 pub fn run<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
     wake_every: Option<Duration>,
@@ -115,7 +115,7 @@ pub fn run<T: Send + 'static>(
     let bridge = Bridge::get();
     let (sender, mut receiver) = oneshot::channel();
     let task = bridge.spawn(work, move |result| {
-        // Nobody waits for it any more if this fails.
+        // This fails if nobody waits for the result any more.
         let _ = sender.send(result);
     });
     let _abort = AbortOnDrop(task);

@@ -1,5 +1,4 @@
-//! A process that works in the background tries again by itself, and what fails may fail many times a second. One line a minute says
-//! it as well.
+//! A background process tries again by itself, and may fail many times per second. One line per minute is enough.
 
 use std::time::{Duration, Instant};
 
@@ -10,12 +9,12 @@ use crate::pg::process;
 /// The same text is said once in this time.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// Texts that are remembered.
+/// The most texts that are remembered.
 const MOST: usize = 64;
 
 static SAID: Mutex<Vec<(String, Instant)>> = Mutex::new(Vec::new());
 
-/// Has this process said it within the last minute? If not, it says it now. A session tells its client everything.
+/// Has this process said it within the last minute? If not, it counts as said now. The answer is always no in a client's session.
 pub(super) fn is_said(text: &str) -> bool {
     process::is_in_background() && is_repeated(&mut SAID.lock(), text, Instant::now())
 }
@@ -25,7 +24,7 @@ fn is_repeated(said: &mut Vec<(String, Instant)>, text: &str, now: Instant) -> b
     if said.iter().any(|(known, _)| known == text) {
         return true;
     }
-    // More than that are no repetition.
+    // With so many different texts there is no repetition.
     if said.len() < MOST {
         said.push((text.to_owned(), now));
     }

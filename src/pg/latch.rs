@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use pgrx::pg_sys;
 
-/// The latch of some process, as a plain number that may lie in shared memory. Zero: none.
+/// The latch of a process, as a plain number for shared memory. Zero: none.
 ///
 /// Latches of processes with a `PGPROC` live in shared memory, at the same address in every process and for as long as the
-/// server runs. One whose process is gone belongs to nobody or to another process; setting it is harmless.
+/// server runs. If its process has ended, the latch may belong to another process; to set it is harmless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Latch(usize);
 
 impl Latch {
-    /// Nobody's.
+    /// No latch.
     pub const NONE: Latch = Latch(0);
 
     /// This process's own.
@@ -31,13 +31,13 @@ impl Latch {
     }
 }
 
-/// What `pg_stat_activity` shows of a process that waits here: its kind, or whether a statement waits for the store or for a
-/// backup.
+/// The wait event in `pg_stat_activity` of a process that waits here: the kind of a background process, or whether a statement waits
+/// for the store or for a backup.
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 fn wait_event(for_store: bool) -> u32 {
     use std::cell::Cell;
     thread_local! {
-        // By whether the process waits for the store, as PostgreSQL numbered them. Only the main thread comes here.
+        // The numbers that PostgreSQL gave the events. Index 1 is for waits for the store. Only the main thread uses this.
         static KNOWN: Cell<[u32; 2]> = const { Cell::new([0; 2]) };
     }
     let mut known = KNOWN.get();

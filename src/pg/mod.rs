@@ -1,5 +1,4 @@
-//! The FFI room: everything that touches PostgreSQL's C API unsafely is in here, behind functions that are safe to call
-//! from the process's main thread.
+//! All unsafe calls of PostgreSQL's C API, behind functions that are safe to call from the process's main thread.
 
 pub mod io_priority;
 pub mod latch;

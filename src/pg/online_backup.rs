@@ -1,5 +1,5 @@
-//! Online backups by the functions of PostgreSQL's own that its replication protocol uses, too: no SQL, so that there is
-//! nothing that a database's owner could put in the place of a function, an operator or a setting.
+//! Online backups with the functions of PostgreSQL that its replication protocol uses, too. There is no SQL, so the owner of a
+//! database cannot replace a function, an operator or a setting.
 
 use std::ffi::{CStr, c_char};
 
@@ -10,9 +10,9 @@ use super::process;
 
 /// The server is in backup mode, until [`stop`](Self::stop) or the end of this process.
 pub struct OnlineBackup {
-    /// Where the WAL that the backup needs begins.
+    /// The start of the WAL that the backup needs.
     pub start_lsn: u64,
-    /// The timeline of the checkpoint with which it starts.
+    /// The timeline of its first checkpoint.
     pub timeline: u32,
     tablespace_map: Vec<u8>,
     #[cfg(feature = "pg15")]
@@ -21,9 +21,9 @@ pub struct OnlineBackup {
     state: Box<pg_sys::BackupState>,
 }
 
-/// What the end of a backup tells.
+/// The results of the end of a backup.
 pub struct Stopped {
-    /// Up to where WAL must be replayed before the copy is consistent.
+    /// Recovery must replay WAL up to here before the copy is consistent.
     pub stop_lsn: u64,
     /// The timeline at the end. On a standby that of the minimum recovery point, which may be 0.
     pub timeline: u32,
@@ -36,7 +36,7 @@ pub struct Stopped {
 impl OnlineBackup {
     /// Enter backup mode, with an immediate checkpoint. This process must not have a database.
     pub fn start(label: &CStr) -> OnlineBackup {
-        // It leaves backup mode if this process ends before the backup does. Once a process.
+        // This leaves backup mode if the process ends before the backup does. It takes effect once per process.
         // SAFETY: registers a callback of the server's own.
         unsafe { pg_sys::register_persistent_abort_backup_handler() };
         // The transaction owns what is allocated, and its end or its abort releases locks and memory.
@@ -83,14 +83,14 @@ impl OnlineBackup {
         }
     }
 
-    /// Leave backup mode, without waiting for the archive. An ERROR of PostgreSQL's where a standby was promoted meanwhile.
+    /// Leave backup mode, without waiting for the archive. PostgreSQL raises an ERROR if the standby was promoted during the backup.
     pub fn stop(self) -> Result<Stopped, Error> {
         let (stop_lsn, timeline, label, map) = process::transaction(|| self.stop_in_transaction());
         let text = |bytes: Vec<u8>| {
             String::from_utf8(bytes).map_err(|_| {
                 Error::refused(
                     "the location of a tablespace is not UTF-8",
-                    "Name its directory in UTF-8; a backup of another one could not be described.",
+                    "Give its directory a name in UTF-8. A backup cannot describe another one.",
                 )
             })
         };
@@ -105,9 +105,9 @@ impl OnlineBackup {
     #[cfg(feature = "pg15")]
     fn stop_in_transaction(self) -> (u64, u32, Vec<u8>, Vec<u8>) {
         let mut timeline = 0;
-        // The server takes the label as a C string that it may not, but could, change.
+        // The server takes the label as a C string that is not const, though it does not change it.
         let label = self.label.into_raw();
-        // SAFETY: a C string with an owner, who has it back after the call, and a variable of ours.
+        // SAFETY: a C string that is owned again after the call, and a variable of this function.
         let (stop_lsn, label) = unsafe {
             let stop_lsn = pg_sys::do_pg_backup_stop(label, false, &raw mut timeline);
             (stop_lsn, std::ffi::CString::from_raw(label))
@@ -135,8 +135,7 @@ unsafe fn bytes(text: *const c_char) -> Vec<u8> {
     unsafe { CStr::from_ptr(text) }.to_bytes().to_vec()
 }
 
-/// The transaction ID from which on none was in use when it was asked for, with its epoch. Not to be asked for in a
-/// transaction.
+/// The `xmax` of a snapshot that is taken now, with its epoch. Do not call this in a transaction.
 pub fn next_transaction_id() -> u64 {
     process::transaction(|| {
         // SAFETY: both read shared memory; the snapshot is static, or lives as long as the transaction.
@@ -162,9 +161,9 @@ pub struct Database {
     pub oid: u32,
     /// The OID of its tablespace.
     pub tablespace: u32,
-    /// In the encoding of the database in which somebody wrote it.
+    /// In the encoding of the database in which it was created or renamed.
     pub name: Vec<u8>,
-    /// False after a `DROP DATABASE` that was interrupted: some of its files may be gone, and nobody can use it.
+    /// False after a `DROP DATABASE` that was interrupted: some of its files may be gone, and it cannot be used.
     pub is_valid: bool,
 }
 
@@ -177,7 +176,7 @@ pub fn databases() -> Vec<Database> {
         let mut databases = Vec::new();
         // SAFETY: the relation is locked while it is scanned, and its tuples have the struct of its catalog.
         unsafe {
-            // Nothing that this scan may see is vacuumed away meanwhile.
+            // So that VACUUM removes nothing that this scan may see.
             pg_sys::GetTransactionSnapshot();
             let relation = pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);
             let scan = pg_sys::table_beginscan_catalog(relation, 0, std::ptr::null_mut());

@@ -9,8 +9,8 @@ use nix::libc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use walarchive_core::backup::Residency;
 
-/// The pages of that part of a file that are in memory; `offset` is a multiple of the page size. For files of others than
-/// the process's user the kernel says that all are.
+/// The pages of a part of a file that are in memory. `offset` is a multiple of the page size. If the file does not belong to the
+/// user of the process, the kernel reports all pages as in memory.
 pub fn resident(file: &File, offset: u64, length: u64) -> io::Result<Residency> {
     // SAFETY: the argument is one that the function knows.
     let page_bytes = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).map_err(io::Error::other)?;
@@ -22,14 +22,13 @@ pub fn resident(file: &File, offset: u64, length: u64) -> io::Result<Residency> 
             pages: Vec::new(),
         });
     };
-    // SAFETY: a new mapping, at an address that the kernel chooses. Nobody may read it, so it does not matter that the file may
-    // be cut off meanwhile.
+    // SAFETY: a new mapping, at an address that the kernel chooses. It cannot be read, so it does no harm if the file is truncated.
     let mapping = unsafe { mmap(None, bytes, ProtFlags::PROT_NONE, MapFlags::MAP_SHARED, file, start) }?;
     let mut pages = vec![0u8; length.div_ceil(page_bytes) as usize];
     // SAFETY: the mapping is as long as that, and the vector has a byte for each of its pages.
     let asked = unsafe { libc::mincore(mapping.as_ptr().cast::<c_void>(), bytes.get(), pages.as_mut_ptr()) };
     let asked = nix::errno::Errno::result(asked);
-    // SAFETY: the mapping that was made above, and that nobody else knows.
+    // SAFETY: the mapping was made above, and nothing else refers to it.
     unsafe { munmap(mapping, bytes.get()) }?;
     asked?;
     Ok(Residency {

@@ -23,7 +23,7 @@ pub fn cancel_pending() -> bool {
     unsafe { (&raw const pg_sys::QueryCancelPending).read_volatile() != 0 }
 }
 
-/// What was to be cancelled has come to its end: the cancellation comes too late, as one does that arrives after a statement.
+/// The work that was to be cancelled has ended: the cancellation comes too late, like one that arrives after a statement.
 pub fn forget_cancel() {
     // SAFETY: as above; the flag is set by signal handlers of this thread, and cleared by whoever has served it.
     unsafe { (&raw mut pg_sys::QueryCancelPending).write_volatile(0) };
@@ -35,12 +35,12 @@ pub fn die_pending() -> bool {
     unsafe { (&raw const pg_sys::ProcDiePending).read_volatile() != 0 }
 }
 
-/// PostgreSQL's CHECK_FOR_INTERRUPTS: handles barriers and cancellations. Raises an ERROR where one is due.
+/// PostgreSQL's CHECK_FOR_INTERRUPTS: handles barriers and cancellations. It may raise an ERROR.
 pub fn check_for_interrupts() {
     pgrx::check_for_interrupts!();
 }
 
-/// Work during which no cancellation and no termination is served; it must be short. An ERROR in it ends that.
+/// Run work during which no cancellation and no termination is served. It must be short. An ERROR in it ends that.
 pub fn hold_interrupts<T>(work: impl FnOnce() -> T) -> T {
     let count = &raw mut pg_sys::InterruptHoldoffCount;
     // SAFETY: a counter of this thread, as HOLD_INTERRUPTS and RESUME_INTERRUPTS count; an ERROR sets it to 0.
@@ -56,7 +56,7 @@ pub fn handle_worker_signals() {
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
 }
 
-/// Signal handlers of a worker that runs SQL: SIGTERM ends it at the next interrupt check, as it ends a backend.
+/// Signal handlers of a worker with a connection: SIGTERM ends it at the next interrupt check, as it ends a backend.
 pub fn handle_backend_signals() {
     unsafe extern "C-unwind" fn terminate(signal: i32) {
         // SAFETY: PostgreSQL's own handler for this signal, which only sets flags and the latch.
@@ -92,15 +92,15 @@ pub fn connect_without_database() {
         // SAFETY: C strings that live for ever; the settings exist in this version.
         unsafe { pg_sys::SetConfigOption(name.as_ptr(), value.as_ptr(), context, source) };
     };
-    // There is no SQL to run, but should a function of the server's ever look a name up: nobody's objects are found.
+    // This process runs no SQL. If a function of the server looks up a name in spite of that, it finds no objects of users.
     set(c"search_path", c"pg_catalog, pg_temp");
-    // A backup waits for its checkpoint for as long as that takes, and for a lock on the catalog not for ever.
+    // A backup waits for its checkpoint without a limit, but for a lock on the catalog only so long.
     set(c"lock_timeout", c"60s");
     #[cfg(any(feature = "pg17", feature = "pg18"))]
     set(c"transaction_timeout", c"0");
 }
 
-/// Work in a transaction of this background worker's own, which takes no snapshot by itself. It is left open by an ERROR: see
+/// Run work in a transaction of this background worker, which takes no snapshot by itself. An ERROR leaves it open: see
 /// [`abort_transaction`].
 pub fn transaction<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: the main thread of a worker with a connection, which is in no transaction.
@@ -114,7 +114,7 @@ pub fn transaction<T>(work: impl FnOnce() -> T) -> T {
     done
 }
 
-/// After a caught ERROR: leave the transaction that it interrupted, if there is one, and release its locks.
+/// After a caught ERROR: abort the transaction that it interrupted, if there is one, and release its locks.
 pub fn abort_transaction() {
     // SAFETY: what PostgreSQL's own main loops do after an ERROR; this worker has a database connection.
     unsafe { pg_sys::AbortCurrentTransaction() };
@@ -126,7 +126,7 @@ pub fn my_pid() -> i32 {
     unsafe { pg_sys::MyProcPid }
 }
 
-/// Have `callback` run when this process leaves shared memory, however it ends (but for SIGKILL).
+/// Run `callback` when this process leaves shared memory, however it ends, except by SIGKILL.
 pub fn at_exit(callback: unsafe extern "C-unwind" fn(i32, pg_sys::Datum)) {
     // SAFETY: the callback is a function of this library, which is never unloaded.
     unsafe { pg_sys::before_shmem_exit(Some(callback), pg_sys::Datum::from(0)) };
@@ -142,8 +142,8 @@ pub fn exit_for_restart() -> ! {
     }
 }
 
-/// pgrx adds a backtrace to the DETAIL of an ERROR, for client and log, where `RUST_BACKTRACE` is set; somebody may have set that
-/// for other programs. Whether there is one is asked for once a process, and inherited: called before there are threads.
+/// pgrx adds a backtrace to the DETAIL of an ERROR, for client and log, if `RUST_BACKTRACE` is set, which may be meant for other
+/// programs. Rust asks for that once per process, and child processes inherit the answer. Call this before there are threads.
 pub fn disable_backtraces() {
     const NAME: &str = "RUST_LIB_BACKTRACE";
     let before = std::env::var_os(NAME);

@@ -1,4 +1,4 @@
-//! Reports to client and log, in the encoding of the database. pgrx hands on what it is given, which is UTF-8.
+//! Reports to client and log, in the encoding of the database. pgrx passes on UTF-8.
 
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -22,13 +22,13 @@ unsafe extern "C-unwind" {
 /// A message with what belongs to it, as UTF-8.
 #[derive(Debug, Clone, Copy)]
 pub struct Report<'a> {
-    /// What the client's program goes by.
+    /// The code for the client's program.
     pub sqlstate: PgSqlErrorCode,
     /// What happened.
     pub message: &'a str,
-    /// More of it; nothing if empty.
+    /// The DETAIL; none if empty.
     pub detail: &'a str,
-    /// What to do; nothing if empty.
+    /// The HINT; none if empty.
     pub hint: &'a str,
 }
 
@@ -54,7 +54,7 @@ impl Encoded {
         }
     }
 
-    /// Make them those of the report that is being put together.
+    /// Put the texts into the report that is being built.
     fn set(&self) {
         let format = c"%s".as_ptr();
         // SAFETY: between `errstart`, or in a callback of `errfinish`; each text is a C string, which is copied.
@@ -70,10 +70,10 @@ impl Encoded {
     }
 }
 
-/// Report something after which work goes on: a WARNING, a NOTICE or a line of the log.
+/// Report something that does not end the statement: a WARNING, a NOTICE or a line of the log.
 pub fn emit(level: PgLogLevel, report: &Report<'_>) {
     debug_assert!(level < PgLogLevel::ERROR, "an error is raised");
-    // A destructor must not end in an error of the client's encoding.
+    // A destructor must not raise an error about the client's encoding.
     let encoded = match std::thread::panicking() {
         true => Encoded::new(report, |text| text::ascii(text).into_bytes()),
         false => Encoded::new(report, text::message),
@@ -86,7 +86,7 @@ pub fn emit(level: PgLogLevel, report: &Report<'_>) {
             }
             errcode(report.sqlstate as c_int);
             encoded.set();
-            // An interrupt is for the caller to look for, and not to be met here.
+            // Only the caller looks for interrupts.
             pg_sys::InterruptHoldoffCount += 1;
             errfinish(null(), 0, null());
             pg_sys::InterruptHoldoffCount -= 1;
@@ -94,8 +94,8 @@ pub fn emit(level: PgLogLevel, report: &Report<'_>) {
     }
 }
 
-/// End the statement, as an ERROR does. The stack is unwound before the server hears of it, and what unwinds it carries UTF-8 only: the
-/// text in the database's encoding waits aside.
+/// End the statement, as an ERROR does. The stack is unwound before the server gets the error, and the panic carries UTF-8 only. So
+/// the text in the database's encoding is kept aside.
 pub fn raise(report: &Report<'_>) -> ! {
     let plain = Encoded::new(report, |text| text::ascii(text).into_bytes());
     let encoded = Encoded::new(report, text::message);
@@ -135,8 +135,8 @@ static CALLBACK: Callback = Callback(UnsafeCell::new(pg_sys::ErrorContextCallbac
     arg: std::ptr::null_mut(),
 }));
 
-/// The server is to ask for the texts when it has the error. Whoever catches an error takes this back with all other callbacks
-/// that were added meanwhile.
+/// Let the server ask for the texts when it has the error. Code that catches an error removes this again, with all callbacks that
+/// were added since.
 fn exchange(next: Exchange) {
     *NEXT.lock() = Some(next);
     // SAFETY: on the main thread; the callback lives as long as the process, and is never twice in the list.
@@ -158,7 +158,7 @@ fn exchange(next: Exchange) {
 unsafe extern "C-unwind" fn exchange_text(_unused: *mut c_void) {
     // Without the lock: an error in here comes back to here, and does not unwind what it leaves.
     let Some(next) = NEXT.lock().take() else { return };
-    // SAFETY: the server calls this when a report is on its stack. The copy must not lie where the report lies.
+    // SAFETY: the server calls this when a report is on its stack. The copy must not be in the memory context of the report.
     let is_this = unsafe {
         let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
         let report = pg_sys::CopyErrorData();

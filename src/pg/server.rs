@@ -7,14 +7,14 @@ use pgrx::pg_sys;
 use walarchive_core::cluster::ClusterIdentity;
 use walarchive_core::wal::SegmentSize;
 
-/// The data directory. It is the working directory of every server process, but messages shall name it whole.
+/// The data directory. It is the working directory of every server process, but messages need the whole path.
 pub fn data_directory() -> PathBuf {
     // SAFETY: DataDir is set before any library is loaded, and is never changed.
     let path = unsafe { CStr::from_ptr(pg_sys::DataDir) };
     PathBuf::from(path.to_string_lossy().into_owned())
 }
 
-/// Who this cluster is. Only after the control file was read: in the archiver, workers and backends, not in `_PG_init`.
+/// The identity of this cluster. Only after the control file was read: in the archiver, workers and backends, not in `_PG_init`.
 pub fn identity() -> ClusterIdentity {
     // SAFETY: both are read from the control file before any child process starts.
     let (system_identifier, bytes) = unsafe { (pg_sys::GetSystemIdentifier(), pg_sys::wal_segment_size) };
@@ -32,7 +32,7 @@ pub fn in_recovery() -> bool {
 }
 
 /// The timeline, and the LSN up to which WAL is flushed to disk, or on a standby replayed. Every segment before that LSN is
-/// complete, and one that is to be archived here is marked as ready: the server does that before it says that it is flushed.
+/// complete, and marked as ready if it is to be archived here: the server marks it before it reports it as flushed.
 pub fn wal_position() -> (u32, u64) {
     let mut timeline = 0;
     // SAFETY: both read shared memory that every server process is attached to, and write a timeline to a variable of ours.
@@ -76,7 +76,7 @@ pub fn is_archive_library() -> bool {
         || library.ends_with("/walarchive.so")
 }
 
-/// Is the postmaster reading `shared_preload_libraries`, so that shared memory and workers can be asked for?
+/// Is the postmaster loading `shared_preload_libraries`? Only then shared memory and workers can be requested.
 pub fn preloading() -> bool {
     // SAFETY: a flag of the main thread.
     unsafe { pg_sys::process_shared_preload_libraries_in_progress }

@@ -21,7 +21,7 @@ pub fn define_checked_string(
     }
 }
 
-/// After all settings are defined: another one of this prefix is a misspelt one, of which PostgreSQL warns.
+/// Call this after all settings are defined. PostgreSQL then warns of any other setting with this prefix: it is misspelt.
 pub fn reserve_prefix() {
     // SAFETY: called by _PG_init; a C string.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"walarchive".as_ptr()) };
@@ -94,8 +94,8 @@ fn sentence(message: String) -> String {
     }
 }
 
-/// Defines the check hook of a string setting: `hook: "name of the setting", check`, or with `=> remember`, which is told why a
-/// value of the configuration files was refused.
+/// Defines the check hook of a string setting: `hook: "name of the setting", check`. With `=> remember` this function is told why a
+/// value in the configuration files was refused.
 macro_rules! check_hook {
     ($hook:ident: $name:expr, $check:path $(=> $remember:path)?) => {
         /// A check hook.

@@ -4,13 +4,12 @@ use std::os::fd::{BorrowedFd, RawFd};
 
 use socket2::SockRef;
 
-/// What a connection may hold in the kernel before it is sent, in bytes, and some. Without a limit the kernel takes a megabyte
-/// and more of each: what a backup has handed over then goes before WAL that is more urgent, and on a slow link nobody sees for
-/// half a minute whether anything moves. A fast link does not need more: what was sent and is on its way does not count.
+/// The bytes, roughly, that a connection may hold in the kernel before they are sent. Without a limit the kernel takes a megabyte and
+/// more per connection. Bytes of a backup would go before WAL that is more urgent, and on a slow link it would take half a minute to
+/// see whether anything moves. A fast link does not need more: bytes that were sent, but not acknowledged, do not count.
 const UNSENT: u32 = 64 << 10;
 
-/// Let the connections of this process, as they are now, hold little that is not yet sent. What was taken before stays. May be
-/// called from any thread.
+/// Set that limit for the present connections of this process. Bytes that the kernel has already stay. May be called from any thread.
 pub fn keep_little_unsent() {
     for fd in open_files() {
         // SAFETY: the descriptor is used for one system call. If another thread has closed it meanwhile, the call fails; if it

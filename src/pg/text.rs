@@ -1,5 +1,4 @@
-//! Text between SQL and Rust. A database may have another encoding than UTF-8, so nothing that comes from it is UTF-8 before the
-//! server has converted it, and nothing goes back before that either.
+//! Text between SQL and Rust. A database may have another encoding than UTF-8, so the server converts all text in both directions.
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_char};
@@ -16,14 +15,13 @@ use super::{Datum, Oid};
 const UTF8: i32 = pg_sys::pg_enc::PG_UTF8 as i32;
 const SQL_ASCII: i32 = pg_sys::pg_enc::PG_SQL_ASCII as i32;
 
-/// A conversion makes of a byte four at the most (MAX_CONVERSION_GROWTH).
+/// A conversion makes at most four bytes of one (MAX_CONVERSION_GROWTH).
 const GROWTH: usize = 4;
 
-/// Characters that are converted at once when it is to be found out which of them cannot be.
+/// How many characters are converted at once to find those that cannot be converted.
 const PIECE: usize = 1024;
 
-/// SQL's `text`. On its way to SQL what a terminal would obey is made visible, and so is what the database's encoding does not
-/// have.
+/// SQL's `text`. On the way to SQL, control characters and characters that the database's encoding does not have are escaped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqlText(pub String);
 
@@ -49,7 +47,7 @@ fn encoding() -> i32 {
     unsafe { pg_sys::GetDatabaseEncoding() }
 }
 
-/// Bytes of the database's encoding as UTF-8; an ERROR if they are no text there.
+/// Bytes of the database's encoding as UTF-8. An ERROR if they are not valid in that encoding.
 fn from_server(bytes: &[u8]) -> String {
     let length = bytes.len() as i32;
     // SAFETY: the length is that of the bytes. The answer is the argument, or a C string of the current memory context.
@@ -60,11 +58,11 @@ fn from_server(bytes: &[u8]) -> String {
             false => Cow::Owned(CStr::from_ptr(text).to_bytes().to_vec()),
         }
     };
-    // The server has looked at it, but for a database whose encoding is UTF-8 already.
+    // The server has validated it, except in a database whose encoding is UTF-8.
     String::from_utf8_lossy(&converted).into_owned()
 }
 
-/// UTF-8 as bytes of the database's encoding, which has all of it: see [`shown`].
+/// UTF-8 as bytes of the database's encoding, which must have all of its characters: see [`shown`].
 fn to_server(text: &str) -> Vec<u8> {
     let length = text.len() as i32;
     // SAFETY: as above.
@@ -77,7 +75,7 @@ fn to_server(text: &str) -> Vec<u8> {
     }
 }
 
-/// The text, with what the database's encoding does not have made visible.
+/// The text, with an escape for each character that the database's encoding does not have.
 fn shown(text: &str) -> Cow<'_, str> {
     let encoding = encoding();
     if text.is_ascii() || encoding == UTF8 || encoding == SQL_ASCII {
@@ -128,7 +126,7 @@ fn convertible(conversion: Oid, encoding: i32, text: &str) -> usize {
     usize::try_from(converted).unwrap_or(0).min(length)
 }
 
-/// A message for client and log, as bytes of the database's encoding. What that does not have becomes visible.
+/// A message for client and log, as bytes of the database's encoding. Characters that it does not have are escaped.
 pub(super) fn message(text: &str) -> Vec<u8> {
     let text = printable::lines(text);
     let encoding = encoding();
@@ -142,7 +140,7 @@ pub(super) fn message(text: &str) -> Vec<u8> {
     }
 }
 
-/// Likewise, in characters that every encoding has; in UTF-8 and where there is no encoding, all stay as they are.
+/// The same with characters that every encoding has. In UTF-8 and without an encoding the text stays as it is.
 pub(super) fn ascii(text: &str) -> String {
     let text = printable::lines(text);
     let encoding = encoding();
@@ -187,7 +185,7 @@ impl FromDatum for SqlJson {
         // SAFETY: the datum is a jsonb, for which this is the output function.
         let text = unsafe { direct_function_call::<&CStr>(pg_sys::jsonb_out, &[Some(datum)]) }?;
         let json = from_server(text.to_bytes());
-        // Deeper, or with larger numbers, than serde_json takes it: as a text, so that nothing is lost.
+        // serde_json does not accept such depth or such large numbers. As a text nothing is lost.
         Some(SqlJson(serde_json::from_str(&json).unwrap_or(Value::String(json))))
     }
 }
@@ -195,7 +193,7 @@ impl FromDatum for SqlJson {
 impl IntoDatum for SqlJson {
     fn into_datum(self) -> Option<Datum> {
         let json = CString::new(to_server(&storable(self.0).to_string())).ok()?;
-        // SAFETY: a C string with a JSON value of which `storable` has made one that the input function takes.
+        // SAFETY: a C string with a JSON value that the input function accepts: `storable` has made it so.
         unsafe { direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(Datum::from(json.as_ptr()))]) }
     }
 
@@ -204,7 +202,7 @@ impl IntoDatum for SqlJson {
     }
 }
 
-/// What `jsonb` can hold in this database: no NUL, and no character that its encoding does not have.
+/// A value that `jsonb` can hold in this database: without NUL and without characters that its encoding does not have.
 fn storable(json: Value) -> Value {
     let text = |text: String| shown(&text.replace('\0', "\\u0000")).into_owned();
     match json {

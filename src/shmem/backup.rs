@@ -1,4 +1,4 @@
-//! The backup that is running, or the last one: how its worker and the backend that asked for it speak to each other.
+//! The backup that is running, or the last one. Its worker and the session that asked for it communicate through this.
 
 use super::Failure;
 use super::text::Text;
@@ -10,7 +10,7 @@ pub const USER_DATA_BYTES: usize = 8192;
 /// The longest name of a parent that can be asked for, in bytes.
 pub const NAME_BYTES: usize = 128;
 
-/// A worker that has not come up by then never will. Microseconds.
+/// A worker that has not started by then never will. Microseconds.
 const STARTUP_US: i64 = 60_000_000;
 
 /// Where a backup is.
@@ -20,7 +20,7 @@ pub enum Phase {
     None,
     /// The worker is being started.
     Starting,
-    /// Waiting for the checkpoint with which it starts.
+    /// Waiting for its first checkpoint.
     Checkpoint,
     /// Files are being copied.
     Copying,
@@ -28,9 +28,9 @@ pub enum Phase {
     Finishing,
     /// Waiting until the WAL that it needs is archived.
     WaitingForWal,
-    /// Its sentinel is being written, with which it is complete.
+    /// Its sentinel is being written; then it is complete.
     Committing,
-    /// It is complete, and what `walarchive.retention` does not keep is being deleted.
+    /// It is complete, and `walarchive.retention` is being applied.
     Retention,
     /// It is complete.
     Done,
@@ -55,7 +55,7 @@ impl Phase {
         }
     }
 
-    /// Is somebody at work?
+    /// Is a backup being taken?
     pub fn is_running(self) -> bool {
         !matches!(self, Phase::None | Phase::Done | Phase::Failed)
     }
@@ -68,8 +68,8 @@ pub enum Kind {
     Configured,
     /// A full one.
     Full,
-    /// A delta upon the backup of this name.
-    Upon(Text<NAME_BYTES>),
+    /// A delta based on the backup of this name.
+    Delta(Text<NAME_BYTES>),
 }
 
 /// Bytes and files, done and to do.
@@ -87,14 +87,14 @@ pub struct Work {
     pub bytes_stored: u64,
     /// Pages with a wrong checksum.
     pub corrupt_pages: u64,
-    /// Bytes read in a second, lately; 0 while that is not known.
+    /// Bytes per second read lately; 0 while that is not known.
     pub bytes_per_second: u64,
 }
 
 /// The one backup.
 #[derive(Debug, Clone, Copy)]
 pub struct BackupJob {
-    /// Counts up with each backup, so that nobody takes another one's result for his own.
+    /// Grows with each backup, so that no session takes the result of another backup for that of its own.
     pub number: u64,
     /// Where it is.
     pub phase: Phase,
@@ -102,7 +102,7 @@ pub struct BackupJob {
     pub cancelled: bool,
     /// The worker, while it runs.
     pub worker_pid: i32,
-    /// Who waits for it, if anybody does.
+    /// The session that waits for it, if there is one.
     pub requester: Latch,
     /// Wakes the worker.
     pub worker: Latch,
@@ -130,9 +130,9 @@ pub struct BackupJob {
     pub waiting_for: Text<40>,
     /// Why it failed.
     pub failure: Failure,
-    /// What has to be said of it although it did not fail.
+    /// A warning about it, although it did not fail.
     pub warning: Failure,
-    /// What of the data directory is not in it.
+    /// Entries of the data directory that are not in it.
     pub notice: Failure,
 }
 
@@ -175,7 +175,7 @@ impl BackupJob {
         self.phase.is_running() && !stillborn
     }
 
-    /// Who takes which backup, as a sentence.
+    /// What this backup does now, as a sentence.
     pub fn describe(&self) -> String {
         let backup = match self.name.to_option() {
             Some(name) => format!("backup \"{name}\""),

@@ -1,4 +1,4 @@
-//! Shared memory: plain data under three locks, which nobody holds while waiting or doing I/O, nor two of them at once.
+//! Shared memory: plain data under three locks. No process holds one of them while it waits or does I/O, or two of them at once.
 
 mod backup;
 mod places;
@@ -26,7 +26,7 @@ pub use text::Text;
 pub struct Failure {
     /// PostgreSQL's encoding of the SQLSTATE.
     pub sqlstate: i32,
-    /// Somebody wished it, so that nothing has gone wrong. A deadline that has passed has the same SQLSTATE.
+    /// It was cancelled on purpose. A deadline that has passed has the same SQLSTATE, but is a failure.
     pub canceled: bool,
     /// The primary message.
     pub message: Text<512>,
@@ -50,7 +50,7 @@ impl Failure {
 /// Figures since the server started.
 #[derive(Debug, Clone, Copy)]
 pub struct Counters {
-    /// Files that the archiver was told to be archived.
+    /// Files that were archived, as the archiver was told.
     pub archived: u64,
     /// Attempts that failed.
     pub failed: u64,
@@ -68,29 +68,29 @@ pub struct Counters {
     pub last_error_us: i64,
 }
 
-/// A worker that has nothing to do looks around every ten seconds. Microseconds.
+/// An uploader that has nothing to do looks around every ten seconds. Microseconds.
 const LONGEST_QUIET_US: i64 = 45_000_000;
 
-/// What the archiver and the worker share.
+/// What the archiver and the uploader share.
 #[derive(Debug, Clone, Copy)]
 pub struct Archiving {
-    /// The worker's process ID; 0 when none lives.
-    pub worker_pid: i32,
-    /// Wakes the worker.
-    pub worker: Latch,
-    /// Since when the worker runs: microseconds since 1970.
-    pub worker_started_us: i64,
-    /// Grows each time the worker looks around.
-    pub worker_beats: u64,
+    /// The uploader's process ID; 0 if it does not run.
+    pub uploader_pid: i32,
+    /// Wakes the uploader.
+    pub uploader: Latch,
+    /// When the uploader started: microseconds since 1970.
+    pub uploader_started_us: i64,
+    /// Grows each time the uploader looks around.
+    pub uploader_beats: u64,
     /// When it did last: microseconds since 1970.
-    pub worker_beat_us: i64,
-    /// The archiver has seen that the worker does not move; the worker takes that back.
-    pub worker_stuck: bool,
-    /// Bytes that the uploads of WAL have moved in a second, lately.
+    pub uploader_beat_us: i64,
+    /// The archiver has found the uploader stuck. The uploader clears this.
+    pub uploader_stuck: bool,
+    /// Bytes per second that the uploads of WAL have moved lately.
     pub bytes_per_second: u64,
-    /// WAL waits for a slow link: who can wait shall leave it the link.
+    /// WAL waits for a slow link: other transfers are to leave the link to it.
     pub behind: bool,
-    /// The worker was told to end, which means that the server stops: microseconds since 1970, 0 if it was not.
+    /// When the uploader was told to end, which means that the server stops: microseconds since 1970, 0 if it was not.
     pub stopping_us: i64,
     /// Wakes the archiver.
     pub archiver: Latch,
@@ -102,12 +102,12 @@ pub struct Archiving {
 
 impl Archiving {
     const EMPTY: Archiving = Archiving {
-        worker_pid: 0,
-        worker: Latch::NONE,
-        worker_started_us: 0,
-        worker_beats: 0,
-        worker_beat_us: 0,
-        worker_stuck: false,
+        uploader_pid: 0,
+        uploader: Latch::NONE,
+        uploader_started_us: 0,
+        uploader_beats: 0,
+        uploader_beat_us: 0,
+        uploader_stuck: false,
         bytes_per_second: 0,
         behind: false,
         stopping_us: 0,
@@ -125,20 +125,20 @@ impl Archiving {
         },
     };
 
-    /// The worker moves.
+    /// The uploader looks around.
     pub fn beat(&mut self) {
-        self.worker_beats = self.worker_beats.wrapping_add(1);
-        self.worker_beat_us = now_us();
-        self.worker_stuck = false;
+        self.uploader_beats = self.uploader_beats.wrapping_add(1);
+        self.uploader_beat_us = now_us();
+        self.uploader_stuck = false;
     }
 
-    /// Is there a worker that does not move, by what is known without asking it?
+    /// Is the uploader stuck, as far as that is known without asking it?
     pub fn is_stuck(&self) -> bool {
-        let quiet_us = now_us().saturating_sub(self.worker_beat_us);
-        self.worker_pid != 0 && (self.worker_stuck || quiet_us > LONGEST_QUIET_US)
+        let quiet_us = now_us().saturating_sub(self.uploader_beat_us);
+        self.uploader_pid != 0 && (self.uploader_stuck || quiet_us > LONGEST_QUIET_US)
     }
 
-    /// Shall transfers that can wait leave the link to WAL?
+    /// Are transfers that can wait to leave the link to WAL?
     pub fn needs_the_link(&self) -> bool {
         self.behind && !self.is_stuck()
     }

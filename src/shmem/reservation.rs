@@ -1,4 +1,4 @@
-//! Who may take a backup now, and how it ended.
+//! The reservation of the one place for a backup, and its outcome.
 
 use pgrx::PgSqlErrorCode;
 
@@ -15,16 +15,16 @@ pub struct BackupWanted<'a> {
     pub scheduled: bool,
     /// Full or delta?
     pub kind: Kind,
-    /// Never to be deleted by retention.
+    /// Retention must not delete it.
     pub permanent: bool,
     /// JSON, or empty; no longer than [`USER_DATA_BYTES`].
     pub user_data: &'a str,
-    /// Who waits for it.
+    /// The session that waits for it.
     pub requester: Latch,
 }
 
-/// Take the one place that there is, for a worker that is to be started. Returns the number of the backup, or why there is no
-/// place.
+/// Reserve the one place for a backup, for a worker that is to be started. Returns the number of the backup, or why the place is
+/// taken.
 pub fn reserve(wanted: BackupWanted<'_>) -> Result<u64, Box<Failure>> {
     let now = now_us();
     let mut job = BACKUP.exclusive();
@@ -32,9 +32,9 @@ pub fn reserve(wanted: BackupWanted<'_>) -> Result<u64, Box<Failure>> {
         return Err(Box::new(Failure {
             sqlstate: PgSqlErrorCode::ERRCODE_OBJECT_IN_USE as i32,
             canceled: false,
-            message: Text::new("a backup is running already"),
+            message: Text::new("a backup is already running"),
             detail: Text::new(&job.describe()),
-            hint: Text::new("Wait until it is done, see walarchive_progress, or cancel it with pg_cancel_backend()."),
+            hint: Text::new("Wait for it (see walarchive_progress), or cancel it with pg_cancel_backend()."),
         }));
     }
     let number = job.number + 1;
@@ -52,9 +52,9 @@ pub fn reserve(wanted: BackupWanted<'_>) -> Result<u64, Box<Failure>> {
     Ok(number)
 }
 
-/// Note how the backup of that number ended, and wake who waits. A backup that is complete has succeeded, whatever is said. Only
-/// its worker calls this, or, once that is known to be gone, who started it. Nothing happens if the backup is not running.
-/// Returns a failure of which nobody else tells the log.
+/// Note how the backup of that number ended, and wake the process that waits for it. A backup that is complete has succeeded, also if
+/// `result` is a failure. Only its worker calls this, or the process that started the worker if the worker is gone. Nothing happens if
+/// the backup is not running. Returns a failure that the caller has to log.
 pub fn conclude(number: u64, result: Result<&str, &Failure>) -> Option<Failure> {
     let job = *BACKUP.share();
     if job.number != number || !job.phase.is_running() {
@@ -66,7 +66,7 @@ pub fn conclude(number: u64, result: Result<&str, &Failure>) -> Option<Failure> 
         Err(failure) if failure.canceled => (Outcome::Canceled, job.name, *failure),
         Err(failure) => (Outcome::Failed, job.name, *failure),
     };
-    // Before the place is free: who sees that sees this, too.
+    // Before the place is free, so that a process that finds it free finds this outcome.
     let scheduler = {
         let mut scheduling = SCHEDULING.exclusive();
         scheduling.last = LastBackup {
@@ -97,7 +97,7 @@ pub fn conclude(number: u64, result: Result<&str, &Failure>) -> Option<Failure> 
     is_untold.then_some(failure)
 }
 
-/// Whoever asked for the backup of that number does not wait for it any more: who has asked, or nobody.
+/// The session that asked for the backup of that number does not wait for it any more.
 pub fn forget_requester(number: u64) {
     let mut job = BACKUP.exclusive();
     if job.number == number && !job.scheduled {

@@ -1,5 +1,4 @@
-//! What the scheduler plans, and what has become of the last backup: what it and the backup worker tell each other, and
-//! `walarchive_status`.
+//! The plan of the scheduler, and the outcome of the last backup. The scheduler, the backup worker and `walarchive_status` share this.
 
 use super::text::Text;
 use crate::pg::latch::Latch;
@@ -11,11 +10,11 @@ pub enum Outcome {
     None,
     /// It is complete.
     Succeeded,
-    /// There is no such backup.
+    /// It failed, and is not in the repository.
     Failed,
-    /// Likewise, as somebody wished.
+    /// It was cancelled, and is not in the repository.
     Canceled,
-    /// A scheduled one could not be started, as another one was running.
+    /// A scheduled backup could not be started, because another one was running.
     Missed,
 }
 
@@ -41,7 +40,7 @@ pub struct LastBackup {
     pub scheduled: bool,
     /// How it ended.
     pub outcome: Outcome,
-    /// Its name, if it came as far as to have one.
+    /// Its name, if it had one.
     pub name: Text<64>,
     /// When: microseconds since 1970.
     pub ended_us: i64,
@@ -69,7 +68,7 @@ pub struct Scheduling {
     pub scheduler: Latch,
     /// When the next backup is due: microseconds since 1970; 0 when none is.
     pub next_us: i64,
-    /// Why the scheduler cannot tell, or cannot work.
+    /// Why no backup can be scheduled now.
     pub trouble: Text<512>,
     /// The last backup.
     pub last: LastBackup,

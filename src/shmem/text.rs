@@ -1,8 +1,8 @@
-//! Text of bounded length, as it may lie in shared memory.
+//! Text of bounded length, for shared memory.
 
 use std::fmt;
 
-/// Up to `N` bytes of UTF-8; what is longer is cut at a character.
+/// Up to `N` bytes of UTF-8. Longer text is cut at a character.
 #[derive(Clone, Copy)]
 pub struct Text<const N: usize> {
     length: u16,

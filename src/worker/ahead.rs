@@ -1,4 +1,4 @@
-//! What will be asked for next: the files that wait in `archive_status`, scanned as seldom as possible.
+//! The files that the archiver will ask for next. `archive_status` is scanned as seldom as possible.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -16,8 +16,8 @@ const BATCH: usize = 4096;
 /// The directory is read again after this, at the earliest, while uploads are under way.
 const SCAN_AGAIN: Duration = Duration::from_millis(500);
 
-/// When the store fails, looking ahead pauses for this long at first, and for twice as long each time. A file that fails while
-/// others do not rests for the longest of these.
+/// When the store fails, looking ahead pauses for this long at first, and for twice as long each time. If only one file fails, this
+/// file rests for the longest of these times.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -26,7 +26,7 @@ pub(super) struct Ahead {
     archive_status: PathBuf,
     names: VecDeque<WalFileName>,
     rescan: bool,
-    /// When the directory was read last, and how long this is good for.
+    /// When the directory was read last, and how long it is not read again.
     scanned: Option<Instant>,
     scan_again: Duration,
     paused_until: Option<Instant>,
@@ -35,18 +35,18 @@ pub(super) struct Ahead {
     failed: Option<Instant>,
     /// When an upload succeeded last.
     succeeded: Option<Instant>,
-    /// Files that fail while others do not, and until when they are left alone.
+    /// Files that fail while others do not, and until when they rest.
     resting: HashMap<WalFileName, Instant>,
 }
 
 /// What a failure means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Failed {
-    /// The store fails: all wait for a while.
+    /// The store fails: all files wait for a while.
     Store,
-    /// It is part of a failure that is known.
+    /// The failure of the store is known already.
     Known,
-    /// Others succeed: only this file waits.
+    /// Other files succeed: only this one waits.
     File,
 }
 
@@ -70,14 +70,13 @@ impl Ahead {
         }
     }
 
-    /// The archiver has asked for something: there may be more. The directory is read again once what is known of it is
-    /// used up.
+    /// The archiver has asked for a file, so there may be more. The directory is read again when the known files are used up.
     pub(super) fn expect_more(&mut self) {
         self.rescan = true;
     }
 
-    /// There is room for another upload beside those that are under way. On a slow link it takes long until the archiver asks
-    /// for something new; so look, but not all the time.
+    /// Another upload may run beside the others. On a slow link it takes long until the archiver asks for a new file, so the
+    /// directory is read again, but not all the time.
     pub(super) fn has_room(&mut self) {
         if self.names.is_empty() && self.scanned.is_none_or(|at| at.elapsed() >= self.scan_again) {
             self.rescan = true;
@@ -99,7 +98,7 @@ impl Ahead {
             let begun = Instant::now();
             self.names = ready_files(&self.archive_status, BATCH)?.into();
             self.scanned = Some(Instant::now());
-            // Of the time that there is, scans take a part of twenty at the most.
+            // Scans take a twentieth of the time at most.
             self.scan_again = SCAN_AGAIN.max(begun.elapsed() * 20);
             // A full batch: there is more behind it.
             self.rescan = self.names.len() == BATCH;
@@ -122,7 +121,7 @@ impl Ahead {
         self.archive_status.join(format!("{file}.ready")).exists()
     }
 
-    /// The upload of a file that began then failed. What the archiver asks for is tried all the same.
+    /// An upload that started at `begun` failed. Files that the archiver asks for are tried all the same.
     pub(super) fn failed(&mut self, name: Option<WalFileName>, begun: Instant) -> Failed {
         self.names.clear();
         self.rescan = true;
@@ -142,7 +141,7 @@ impl Ahead {
         Failed::Store
     }
 
-    /// An upload succeeded: whatever was wrong with the store is over.
+    /// An upload succeeded: the store works again.
     pub(super) fn succeeded(&mut self) {
         self.pause = FIRST_PAUSE;
         self.paused_until = None;

@@ -26,17 +26,17 @@ use crate::pg::online_backup::{self, Database, OnlineBackup};
 use crate::pg::{Datum, io_priority, page_cache, process, server};
 use crate::shmem::{self, BACKUP, Failure, Kind, Phase, Text, Work};
 
-/// Looking for the archived WAL: at first after this, then more and more seldom.
+/// The archived WAL is looked for first after this, and then less and less often.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
 const SELDOM_LOOK: Duration = Duration::from_secs(2);
 
-/// The longest that a backup which ends spends on removing what it has stored.
+/// The longest time that a failed backup spends on removing its objects.
 const CLEANUP: Duration = Duration::from_secs(60);
 
 /// Attempts to write the sentinel, each with a deadline of its own.
 const COMMIT_ATTEMPTS: u32 = 3;
 
-/// What is to be undone if a backup fails, by an error or by an ERROR.
+/// What has to be undone if a backup fails, by an error or by an ERROR.
 #[derive(Default)]
 struct Begun {
     online: RefCell<Option<OnlineBackup>>,
@@ -54,7 +54,7 @@ pub extern "C-unwind" fn walarchive_backup_main(_argument: Datum) {
     }
     {
         let mut job = BACKUP.exclusive();
-        // Whoever asked has waited too long for this process to start, and another backup has begun since.
+        // This process started too late: another backup has begun since.
         if BackgroundWorker::get_extra() != job.number.to_string() || !job.phase.is_running() {
             return;
         }
@@ -82,7 +82,7 @@ pub extern "C-unwind" fn walarchive_backup_main(_argument: Datum) {
     conclude(outcome.as_deref().map_err(|failure| &**failure));
 }
 
-/// Note how the backup ended. The log is told of a failure by whoever asked for the backup; if nobody waits, by this process.
+/// Note how the backup ended. The session that asked for the backup reports a failure to the log. If none waits, this process does.
 fn conclude(result: Result<&str, &Failure>) {
     let number = BACKUP.share().number;
     if let Some(failure) = shmem::conclude(number, result) {
@@ -92,14 +92,14 @@ fn conclude(result: Result<&str, &Failure>) {
 
 /// The backup has failed: the server need not write full pages for it any more.
 fn leave_backup_mode(online: OnlineBackup) {
-    // Whoever cancels it or ends this process waits for that, too.
+    // A cancellation or the end of this process waits for that, too.
     if let Err(failure) = process::hold_interrupts(|| attempt(|| online.stop())) {
-        // Then PostgreSQL does so when this process ends, with a WARNING of its own.
+        // PostgreSQL does so when this process ends, with a WARNING of its own.
         debug1!("walarchive: could not leave backup mode: {}", failure.message.as_str());
     }
 }
 
-/// The process ends without having said anything: it was told to terminate, or PostgreSQL ended it.
+/// The process ends before it has reported an outcome: it was told to terminate, or PostgreSQL ended it.
 #[pg_guard]
 unsafe extern "C-unwind" fn fail_if_unfinished(_code: c_int, _argument: Datum) {
     let job = *BACKUP.share();
@@ -111,18 +111,18 @@ unsafe extern "C-unwind" fn fail_if_unfinished(_code: c_int, _argument: Datum) {
     } else {
         Error::server(
             "the backup worker could not connect to the server",
-            "The server's log says why.",
+            "See the server's log.",
         )
     };
     conclude(Err(&Failure::from(&failure)));
 }
 
-/// The whole backup. `begun` tells what has to be undone if it fails.
+/// The whole backup. `begun` collects what has to be undone if it fails.
 fn take(begun: &Begun) -> Result<String> {
     let settings = ArchiveSettings::for_writing()?;
     if server::archive_mode() == "off" && !server::in_recovery() {
         return Err(Error::config(
-            "WAL archiving is not enabled, and a backup cannot be restored without the WAL of its time",
+            "WAL archiving is not enabled, and no backup can be restored without WAL",
             "Set archive_mode to on and archive_library to walarchive, and restart the server.",
         ));
     }
@@ -139,7 +139,8 @@ fn take(begun: &Begun) -> Result<String> {
         (job.permanent, job.user_data.to_option(), job.started_us)
     };
     let user_data = user_data.and_then(|json| UserData::of_text(&json));
-    // Before the checkpoint: a database that is where it is now was there when the backup starts, or its move is replayed.
+    // Before the checkpoint: a database that is moved after this is either in its new place when the backup starts, or its move is
+    // replayed.
     let databases = online_backup::databases();
     let (mut request, online) = session::begin(permanent, user_data, started_us);
     *begun.online.borrow_mut() = Some(online);
@@ -160,7 +161,7 @@ fn take(begun: &Begun) -> Result<String> {
     let cancel = CancellationToken::new();
     let mut backup = {
         let (store, progress, cancel) = (store.clone(), Arc::clone(&progress), cancel.clone());
-        // Not aborted: the answer to the claim of the name must be known.
+        // This is not aborted: the answer to the claim of the name must be known.
         whole(async move { Backup::begin(&store, request, options, progress, cancel).await })?
     };
     *begun.stored.borrow_mut() = Some((store.clone(), name));
@@ -173,12 +174,12 @@ fn take(begun: &Begun) -> Result<String> {
     commit(prepared, begun)
 }
 
-/// Is it to be a delta, and upon which backup? Who asked, and the log, are told where there was a choice.
+/// Decide whether it is a delta, and what it is based on. If there was a choice, the client and the log are told.
 fn choose_parent(store: &Store, request: &mut BackupRequest) -> Result<()> {
     let wanted = match BACKUP.share().kind {
         Kind::Configured => guc::configured_kind(),
         Kind::Full => WantedParent::Full,
-        Kind::Upon(name) => WantedParent::Upon(name.as_str().to_owned()),
+        Kind::Delta(name) => WantedParent::Upon(name.as_str().to_owned()),
     };
     let limit = match &wanted {
         WantedParent::Automatic { max_steps, .. } => format!(" of at most {max_steps}"),
@@ -190,7 +191,10 @@ fn choose_parent(store: &Store, request: &mut BackupRequest) -> Result<()> {
         Choice::Full { why: None } => return Ok(()),
         Choice::Full { why: Some(why) } => format!("full backup: {why}"),
         Choice::Delta(parent) => {
-            let told = format!("delta backup upon \"{}\" (step {}{limit})", parent.name, parent.count);
+            let told = format!(
+                "delta backup based on \"{}\" (step {}{limit})",
+                parent.name, parent.count
+            );
             request.parent = Some(parent);
             told
         }
@@ -200,7 +204,7 @@ fn choose_parent(store: &Store, request: &mut BackupRequest) -> Result<()> {
     Ok(())
 }
 
-/// Copy all files. Ends early where the archive has moved elsewhere, as the backup would be of no use.
+/// Copy all files. This ends early if the archive has moved to another repository, because the backup would be useless.
 fn copy(
     mut backup: Backup,
     repository: &mut Repository,
@@ -212,7 +216,7 @@ fn copy(
     let name = backup.name().to_owned();
     let mut moved = None;
     let copied = async move { backup.copy().await.map(|()| backup) };
-    // Not aborted but told to end: the uploads under way are to be ended in the store, too.
+    // The work is told to end, and not aborted: the uploads under way have to end in the store, too.
     let copied = bridge::run(copied, Some(REFRESH), || {
         show(progress, &mut rate);
         if is_cancelled() || moved.is_some() {
@@ -222,7 +226,7 @@ fn copy(
         process::check_for_interrupts();
         match repository.check(&name) {
             Err(error) if !error.is_transient() => moved = Some(error),
-            // It will be asked again.
+            // The next turn asks again.
             Ok(()) | Err(_) => {}
         }
         grace()
@@ -234,7 +238,7 @@ fn copy(
     copied.unwrap_or(Err(Error::Cancelled))
 }
 
-/// Leave backup mode, and write all but the sentinel.
+/// Leave backup mode, and write everything but the sentinel.
 fn finish(
     mut backup: Backup,
     databases: &[Database],
@@ -259,7 +263,7 @@ fn finish(
     Ok(prepared)
 }
 
-/// Write the sentinel. From here on a cancel comes too late: the backup is whole. If the answer of the store is lost, the
+/// Write the sentinel. From here on a cancellation comes too late: the backup is complete. If the answer of the store is lost, the
 /// backup may exist, so nothing of it is removed.
 fn commit(prepared: PreparedBackup, begun: &Begun) -> Result<String> {
     set_phase(Phase::Committing);
@@ -269,7 +273,7 @@ fn commit(prepared: PreparedBackup, begun: &Begun) -> Result<String> {
         let sentinel = Arc::clone(&prepared);
         match whole(async move { sentinel.commit().await }) {
             Ok(name) => {
-                // At once: from here on nothing may tell otherwise.
+                // At once: from here on the backup has succeeded, whatever happens.
                 BACKUP.exclusive().complete = true;
                 return Ok(name);
             }
@@ -280,7 +284,7 @@ fn commit(prepared: PreparedBackup, begun: &Begun) -> Result<String> {
             Err(error) if error.is_transient() && prepared.is_written() => {
                 BACKUP.exclusive().complete = true;
                 error::warn(
-                    "the backup is complete, but could not be looked at once more",
+                    "the backup is complete, but could not be checked again",
                     &Failure::from(&error),
                 );
                 return Ok(prepared.name().to_owned());
@@ -289,14 +293,14 @@ fn commit(prepared: PreparedBackup, begun: &Begun) -> Result<String> {
                 *begun.stored.borrow_mut() = None;
                 error::warn(
                     &format!(
-                        "all of backup \"{}\" is stored, but not whether it exists is known",
+                        "backup \"{}\" is uploaded, but it is not known whether its sentinel was written",
                         prepared.name()
                     ),
                     &Failure::from(&error),
                 );
                 return Err(error);
             }
-            // The server stops: the store may or may not have it.
+            // The server stops: the store may or may not have the sentinel.
             Err(Error::Cancelled) => {
                 begun.stored.take();
                 if prepared.is_written() {
@@ -310,8 +314,8 @@ fn commit(prepared: PreparedBackup, begun: &Begun) -> Result<String> {
     }
 }
 
-/// Until every segment from the start of the backup to its end is in the archive. That it cannot be asked for a while does
-/// not end the backup.
+/// Wait until every segment from the start of the backup to its end is in the archive. The backup goes on if the archive cannot be
+/// reached for a while.
 fn wait_for_wal(prepared: PreparedBackup, store: &Store, repository: &mut Repository) -> Result<PreparedBackup> {
     set_phase(Phase::WaitingForWal);
     let prepared = Arc::new(prepared);
@@ -345,7 +349,7 @@ fn wait_for_wal(prepared: PreparedBackup, store: &Store, repository: &mut Reposi
     Arc::try_unwrap(prepared).map_err(|_| Error::defect("the backup is still in use"))
 }
 
-/// One step that comes to its end, whatever happens; its requests have deadlines.
+/// One step that is not interrupted. Its requests have deadlines.
 fn whole<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     let each = || {
         give_way();
@@ -354,11 +358,10 @@ fn whole<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'stat
     bridge::run(work, Some(REFRESH), each).unwrap_or(Err(Error::Cancelled))
 }
 
-/// A worker that is told to end, as all are when the server stops, has this time to tidy up. What it leaves is removed by
-/// retention.
+/// A worker that is told to end, as all are when the server stops, has this time to clean up. Retention removes the rest.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Go on with what is better brought to its end, unless the time for that is up.
+/// Go on with work that should be completed, unless the time for that is up.
 fn grace() -> Flow {
     static TOLD: OnceCell<Instant> = OnceCell::new();
     if process::die_pending() && TOLD.get_or_init(Instant::now).elapsed() > GRACE {
@@ -368,9 +371,9 @@ fn grace() -> Flow {
     }
 }
 
-/// Remove what a backup that did not come to its end has stored. What remains is reported.
+/// Remove the objects of a backup that failed. A WARNING names what remains.
 fn clean_up(store: Store, name: String) {
-    // A promotion may be what ended the backup: what it stored as a standby it removes as the holder of the lease.
+    // A promotion may have ended the backup. The objects that it stored as a standby are removed by the holder of the lease.
     let _ = ArchiveSettings::current().and_then(|settings| bridge::archive(&settings));
     let removed = {
         let name = name.clone();

@@ -10,10 +10,10 @@ use crate::bridge::{self, Flow};
 use crate::pg::process;
 use crate::shmem::{ARCHIVING, BACKUP, Failure, Phase};
 
-/// How often the figures of `walarchive_progress` are brought up to date.
+/// How often the figures of `walarchive_progress` are updated.
 pub(super) const REFRESH: Duration = Duration::from_millis(200);
 
-/// Errors and ERRORs alike as a failure. An ERROR of PostgreSQL's leaves a transaction and its locks behind, which are left here.
+/// An error, an ERROR or a panic as a failure. An ERROR leaves a transaction and its locks behind; they are released here.
 pub(super) fn attempt<T>(work: impl FnOnce() -> Result<T>) -> Result<T, Box<Failure>> {
     let done = PgTryBuilder::new(AssertUnwindSafe(|| {
         work().map_err(|error| Box::new(Failure::from(&error)))
@@ -27,7 +27,7 @@ pub(super) fn attempt<T>(work: impl FnOnce() -> Result<T>) -> Result<T, Box<Fail
     done
 }
 
-/// One step that may simply be aborted.
+/// One step that may be aborted at any point.
 pub(super) fn step<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     bridge::run(work, Some(REFRESH), || {
         give_way();
@@ -50,12 +50,12 @@ pub(super) fn interrupted() -> Result<()> {
     Ok(())
 }
 
-/// Shall the backup end?
+/// Is the backup to end?
 pub(super) fn is_cancelled() -> bool {
     process::die_pending() || process::cancel_pending() || BACKUP.share().cancelled
 }
 
-/// Tell others how far it is.
+/// Publish the phase of the backup.
 pub(super) fn set_phase(phase: Phase) {
     BACKUP.exclusive().phase = phase;
 }

@@ -1,4 +1,4 @@
-//! The upload worker keeps the lease: a sign of life every `walarchive.lease_interval`, or a look at the other server's.
+//! The uploader keeps the lease: it renews it every `walarchive.lease_interval`, or looks at the lease of the other server.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ pub(super) struct Keeper {
     running: Option<AbortHandle>,
     sender: Sender<Result<()>>,
     finished: Receiver<Result<()>>,
-    /// What the log has been told.
+    /// The error that the log was told last.
     trouble: Option<String>,
 }
 
@@ -32,22 +32,22 @@ impl Keeper {
         }
     }
 
-    /// The interval may have changed: whoever watches must learn that before he counts by the old one.
+    /// The interval may have changed. Other servers must learn that before they count by the old one.
     pub(super) fn restart(&mut self) {
         self.due = Instant::now();
     }
 
-    /// Do what is due. Returns after how long to come again.
+    /// Do what is due. Returns when to call this again.
     pub(super) fn turn(&mut self, bridge: &'static Bridge) -> Duration {
         while let Ok(result) = self.finished.try_recv() {
             self.running = None;
             self.tell(result);
         }
-        // One that is over and has said nothing has panicked.
+        // A task that has ended without a result has panicked.
         self.running.take_if(|task| task.is_finished());
         let (now, interval) = (Instant::now(), guc::lease_interval());
         if self.running.is_some() {
-            // Its end wakes the worker.
+            // Its end wakes the uploader.
             return interval;
         }
         if now >= self.due {
@@ -62,8 +62,8 @@ impl Keeper {
         if server::archive_mode() == "off" && !in_recovery {
             return None;
         }
-        // The archiver says what is wrong with the settings, and that nothing is to be stored in plain text. The lease is kept
-        // even then, as it holds nothing of the cluster's: this server lives, and a copy of it must see that.
+        // The archiver reports wrong settings, and that nothing may be stored in plain text. The lease is renewed even then: it
+        // contains no data of the cluster, and a copy of this server must see that this server lives.
         let may_take = ArchiveSettings::for_writing().is_ok();
         let archive = ArchiveSettings::current()
             .and_then(|settings| bridge::archive(&settings))
@@ -78,12 +78,12 @@ impl Keeper {
             }
         };
         Some(bridge.spawn(work, move |result| {
-            // The loop has ended if nobody takes it.
+            // This fails if the loop has ended.
             let _ = sender.send(result);
         }))
     }
 
-    /// Once, until it is over. That another server writes is for the archiver to say, each time.
+    /// Log an error once, until it is over. The archiver reports each time that another server writes.
     fn tell(&mut self, result: Result<()>) {
         match result {
             Ok(()) | Err(Error::NotWriter { .. }) => {

@@ -1,5 +1,5 @@
-//! The background workers: the uploader, which uploads WAL, and the scheduler, for as long as the server runs, and the one of a
-//! backup.
+//! The background workers. The uploader, which uploads WAL, and the scheduler run as long as the server. A backup has a worker of
+//! its own.
 
 mod ahead;
 mod backup;
@@ -21,16 +21,16 @@ use crate::pg::latch::Latch;
 use crate::pg::{Datum, process};
 use crate::shmem::{ARCHIVING, SCHEDULING, now_us};
 
-/// After the worker died, PostgreSQL waits this long before it starts it again.
+/// PostgreSQL waits this long before it starts a worker again that has died.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
-/// Ask the postmaster for the uploader and the scheduler. The first runs from the server's start on, so on a standby too;
-/// the other one as soon as there can be a backup, which on a standby is when it can be read from.
+/// Ask the postmaster for the uploader and the scheduler. The uploader runs from the server's start on, also on a standby. The
+/// scheduler starts when a backup can be taken; on a standby that is when it accepts connections.
 pub fn register() {
     BackgroundWorkerBuilder::new("walarchive uploader")
         .set_type("walarchive uploader")
         .set_library("walarchive")
-        .set_function("walarchive_worker_main")
+        .set_function("walarchive_uploader_main")
         .set_start_time(BgWorkerStartTime::PostmasterStart)
         .set_restart_time(Some(RESTART_AFTER))
         .enable_shmem_access(None)
@@ -56,7 +56,7 @@ pub extern "C-unwind" fn walarchive_scheduler_main(_argument: Datum) {
     process::exit_for_restart();
 }
 
-/// Nobody plans anything any more.
+/// The scheduler is gone: no backup is planned any more.
 #[pg_guard]
 unsafe extern "C-unwind" fn forget_scheduler(_code: c_int, _argument: Datum) {
     let mut scheduling = SCHEDULING.exclusive();
@@ -67,15 +67,15 @@ unsafe extern "C-unwind" fn forget_scheduler(_code: c_int, _argument: Datum) {
 /// Entry point of the uploader.
 #[pg_guard]
 #[unsafe(no_mangle)]
-pub extern "C-unwind" fn walarchive_worker_main(_argument: Datum) {
+pub extern "C-unwind" fn walarchive_uploader_main(_argument: Datum) {
     process::handle_worker_signals();
-    process::at_exit(forget_worker);
+    process::at_exit(forget_uploader);
     {
         let mut archiving = ARCHIVING.exclusive();
         archiving.queue.abandon_uploads();
-        archiving.worker_pid = process::my_pid();
-        archiving.worker = Latch::mine();
-        archiving.worker_started_us = now_us();
+        archiving.uploader_pid = process::my_pid();
+        archiving.uploader = Latch::mine();
+        archiving.uploader_started_us = now_us();
         archiving.stopping_us = 0;
         archiving.beat();
     }
@@ -84,14 +84,14 @@ pub extern "C-unwind" fn walarchive_worker_main(_argument: Datum) {
     process::exit_for_restart();
 }
 
-/// From here on the archiver uploads by itself.
+/// The uploader is gone: from here on the archiver uploads by itself.
 #[pg_guard]
-unsafe extern "C-unwind" fn forget_worker(_code: c_int, _argument: Datum) {
+unsafe extern "C-unwind" fn forget_uploader(_code: c_int, _argument: Datum) {
     let archiver = {
         let mut archiving = ARCHIVING.exclusive();
-        archiving.worker_pid = 0;
-        archiving.worker = Latch::NONE;
-        archiving.worker_stuck = false;
+        archiving.uploader_pid = 0;
+        archiving.uploader = Latch::NONE;
+        archiving.uploader_stuck = false;
         archiving.bytes_per_second = 0;
         archiving.behind = false;
         if process::shutdown_requested() {

@@ -1,5 +1,5 @@
-//! Is the repository of a running backup still the one into which the server archives? Where `walarchive.storage` is changed
-//! meanwhile, the WAL that the backup needs goes elsewhere, and nobody could ever restore it.
+//! Is the repository of a running backup still the one into which the server archives? If `walarchive.storage` is changed during
+//! the backup, the WAL that the backup needs goes elsewhere, and the backup could never be restored.
 
 use walarchive_core::{Error, Result, layout};
 use walarchive_storage::Store;
@@ -13,10 +13,10 @@ const CLAIM_BYTES: u64 = 64 << 10;
 
 /// The repository of a running backup.
 pub(super) struct Repository {
-    /// The settings that lead to it, as far as they have been looked at.
+    /// The settings with which it was seen last.
     settings: ArchiveSettings,
     store: Store,
-    /// The settings were changed, and where they lead to now is not known yet.
+    /// The settings were changed, and it is not known yet whether they name the same repository.
     in_doubt: bool,
 }
 
@@ -29,8 +29,8 @@ impl Repository {
         }
     }
 
-    /// Read the settings again if they have been changed, and look for what this backup has stored where they lead to. An error
-    /// that may pass by itself says that nobody could tell yet.
+    /// Read the settings again if they have been changed, and look for this backup in the repository that they name. A transient
+    /// error means that the answer is not known yet.
     pub(super) fn check(&mut self, name: &str) -> Result<()> {
         if process::reload_requested() {
             process::reload_configuration();
@@ -63,10 +63,10 @@ impl Repository {
             Err(error) if error.is_transient() || matches!(error, Error::Cancelled) => Err(error),
             Ok(false) | Err(_) => Err(Error::refused(
                 format!(
-                    "the repository of the backup is no longer the archive's: walarchive.storage is \"{}\" now",
+                    "walarchive.storage was changed to \"{}\" while the backup was taken",
                     now.storage.url
                 ),
-                "The WAL that the backup needs goes there, so that it could never be restored. Take another backup.",
+                "The WAL that the backup needs goes to the new repository, so the backup could not be restored. Take another backup.",
             )),
         }
     }

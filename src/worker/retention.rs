@@ -1,4 +1,4 @@
-//! `walarchive.retention`, applied after a backup. The backup is complete whatever becomes of this.
+//! `walarchive.retention`, applied after a backup. A failure here does not change the outcome of the backup.
 
 use std::time::{Duration, Instant};
 
@@ -15,15 +15,15 @@ use crate::guc::{self, ArchiveSettings};
 use crate::pg::{process, server};
 use crate::shmem::{LastRetention, Outcome, Phase, SCHEDULING, Text, now_us};
 
-/// The longest that a deletion goes on: while it does, no other backup can be taken. The next one goes on with it.
+/// The longest time that a deletion takes. No other backup can be taken in this time. The next deletion goes on with it.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// A deletion that is told to end has this long to do so; it ends at a request that has a deadline of its own.
+/// A deletion that is told to end has this long to do so. Its current request has a deadline of its own.
 const ENDING: Duration = Duration::from_secs(10);
 
-/// Delete what the policy does not keep. A failure is a WARNING: the next backup will try again.
+/// Delete what the policy does not keep. A failure is a WARNING, and the next backup tries again.
 pub(super) fn apply(newest: &str) {
-    // Copying may have taken hours, and somebody may have found the policy to be wrong meanwhile.
+    // Copying may have taken hours, and the policy may have been corrected since.
     if process::reload_requested() {
         process::reload_configuration();
     }
@@ -56,7 +56,7 @@ pub(super) fn apply(newest: &str) {
     };
 }
 
-/// Carry the policy out, and say what was deleted. `newest` is the backup that has just been taken.
+/// Apply the policy, and say what was deleted. `newest` is the backup that has just been taken.
 fn enforce(settings: &ArchiveSettings, policy: &str, newest: &str) -> Result<String> {
     let archive = bridge::archive(settings)?;
     let wanted = settings.storage.for_backup();
@@ -75,7 +75,7 @@ fn enforce(settings: &ArchiveSettings, policy: &str, newest: &str) -> Result<Str
             Ok(enforced.to_string())
         }
     };
-    // Not aborted but told to end: what is being deleted is deleted in order. Aborting is safe at any point, too.
+    // The work is told to end first, so that it deletes in order to its end. To abort it is safe at any point, too.
     let begun = Instant::now();
     let mut told: Option<Instant> = None;
     let enforced = bridge::run(work, Some(REFRESH), || {

@@ -1,6 +1,6 @@
-//! The scheduler: starts a backup when `walarchive.backup_schedule` says so. What is due when is decided in
-//! `walarchive_core::schedule`; here is what it must be told. A worker of its own, since looking into the repository may take
-//! long, and neither the archiver nor a backup shall wait for that.
+//! The scheduler starts a backup when `walarchive.backup_schedule` says so. `walarchive_core::schedule` decides when; this is the
+//! part that knows the server. The scheduler is a worker of its own, because looking into the repository may take long, and neither
+//! the archiver nor a backup may wait for that.
 
 use std::time::{Duration, Instant};
 
@@ -19,41 +19,41 @@ use crate::pg::latch::{self, Latch};
 use crate::pg::{process, server};
 use crate::shmem::{self, BACKUP, BackupWanted, Failure, Kind, LastBackup, Outcome, SCHEDULING, Text, now_us};
 
-/// The longest wait for a scheduled time. The clock may be set meanwhile, and the machine may sleep.
+/// The longest wait before the clock is read again: it may be set, and the machine may sleep.
 const RECHECK: Duration = Duration::from_secs(60);
 
 /// How often a standby looks whether it has been promoted.
 const PROMOTION: Duration = Duration::from_secs(5);
 
-/// A backup worker that dies without a word is noticed at the latest after this.
+/// How soon the death of a backup worker is noticed.
 const LIVENESS: Duration = Duration::from_secs(1);
 
-/// What was seen in the repository so long ago may still be the newest.
+/// A list of the repository is good for this long.
 const FRESH: Duration = Duration::from_secs(10);
 
 /// The longest that listing the backups may take.
 const LISTING: Duration = Duration::from_secs(600);
 
-/// What cannot be done is tried again after the first pause, which doubles up to the longest.
+/// After a failure the scheduler tries again after the first pause, which doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 pub(super) struct Scheduler {
-    /// Of which settings the plan is: the generation, and the schedule.
+    /// The settings that the plan is made for: their generation, and the schedule.
     basis: Option<(u64, Schedule)>,
-    /// None until the repository has told when the newest backup was taken.
+    /// None until the repository was asked when the newest backup was taken.
     plan: Option<Attempts>,
-    /// When it has told so last.
+    /// When it was asked last.
     listed: Instant,
     /// The last backup that the plan knows of.
     seen: u64,
-    /// The backup that was started here last.
+    /// The last backup that this process started.
     started: Option<(u64, DynamicBackgroundWorker)>,
-    /// When the backup is due during which another one is running.
+    /// The next scheduled time during a backup that is running.
     due: Option<DateTime<Utc>>,
-    /// The running backup because of which one was missed, as the log has been told.
+    /// The running backup of which the log was told that it made another one be missed.
     missed: u64,
-    /// What the log has been told, and the pause after it.
+    /// The error that the log was told last, and the pause after it.
     trouble: Option<(String, Duration)>,
 }
 
@@ -87,7 +87,7 @@ impl Scheduler {
                 Err(_) if process::shutdown_requested() => break,
                 Err(error) => self.complain(&error),
             };
-            // Without anything to do there are no threads, either.
+            // Without a schedule this process starts no threads.
             match &self.basis {
                 None => latch::wait(None, Some(pause)),
                 Some(_) => Bridge::get().wait(Some(pause)),
@@ -106,7 +106,7 @@ impl Scheduler {
         }
         if server::archive_mode() == "off" && !in_recovery {
             return Err(Error::config(
-                "WAL archiving is not enabled, and a backup cannot be restored without the WAL of its time",
+                "WAL archiving is not enabled, and no backup can be restored without WAL",
                 "Set archive_mode to on and archive_library to walarchive, and restart the server.",
             ));
         }
@@ -128,7 +128,7 @@ impl Scheduler {
         };
         self.learn_ends(&mut plan, &schedule);
         let mut decision = plan.next(&schedule, Utc::now());
-        // Another server may have taken a backup since. If the repository cannot tell, the backup will say why.
+        // Another server may have taken a backup since. If the repository cannot be read, the backup reports why.
         if matches!(decision, Decision::Due(_))
             && self.listed.elapsed() > FRESH
             && let Ok(newest) = self.list(&settings)
@@ -181,7 +181,7 @@ impl Scheduler {
         taken
     }
 
-    /// A backup that cannot be started as another one is running is an outcome, too: that one may hang.
+    /// A backup that cannot start because another one is running has an outcome, too: the other one may hang.
     fn note_missed(&mut self, schedule: &Schedule) {
         let now = Utc::now();
         let due = *self.due.get_or_insert_with(|| schedule.after(now));
@@ -190,13 +190,13 @@ impl Scheduler {
         }
         self.due = Some(schedule.after(now));
         let job = *BACKUP.share();
-        // One that is complete, but for what is deleted after it, has missed nothing.
+        // If that one is complete, and only retention is being applied, nothing was missed.
         if job.complete {
             return;
         }
         let missed = Error::refused(
             format!("no backup was started at {}", due.with_timezone(&chrono::Local)),
-            "See walarchive_progress for what the running one waits for; pg_terminate_backend() of its process ends it.",
+            "See walarchive_progress for what the running backup waits for; pg_terminate_backend() with its process ID ends it.",
         );
         let failure = Failure {
             sqlstate: PgSqlErrorCode::ERRCODE_OBJECT_IN_USE as i32,
@@ -208,7 +208,7 @@ impl Scheduler {
             error::warn("a scheduled backup was missed", &failure);
         }
         let mut scheduling = SCHEDULING.exclusive();
-        // The number stays: what has become of the last backup is still to be learned.
+        // The number stays: the outcome of the last backup is still to be learned.
         scheduling.last = LastBackup {
             outcome: Outcome::Missed,
             name: job.name,
@@ -237,7 +237,7 @@ impl Scheduler {
         Ok(schedule::newest_backup(&backups, server::identity().system_identifier))
     }
 
-    /// A backup that may not be written is not begun.
+    /// May this server write? If not, no backup is started.
     fn may_write(settings: &ArchiveSettings) -> Result<()> {
         let Ok(archive) = bridge::archive(settings) else {
             return Ok(());
@@ -251,13 +251,13 @@ impl Scheduler {
             false => Flow::Wait,
         });
         match asked {
-            // What else is wrong the backup itself will find, and its end is what is counted.
+            // The backup itself will find other errors, and its outcome is counted.
             Some(Err(error)) if !matches!(error, Error::NotWriter { .. }) => Ok(()),
             asked => asked.unwrap_or(Err(Error::Cancelled)),
         }
     }
 
-    /// Tell the plan what has become of backups.
+    /// Tell the plan how backups ended.
     fn learn_ends(&mut self, plan: &mut Attempts, schedule: &Schedule) {
         let last: LastBackup = SCHEDULING.share().last;
         if last.number == self.seen {
@@ -269,7 +269,7 @@ impl Scheduler {
             Outcome::Succeeded => plan.succeeded(ended),
             Outcome::Canceled if last.scheduled => plan.cancelled(ended),
             Outcome::Failed if last.scheduled => plan.failed(schedule, ended),
-            // Somebody else's, who has been told.
+            // Not of this scheduler: the client was told.
             Outcome::None | Outcome::Failed | Outcome::Canceled | Outcome::Missed => {}
         }
     }
@@ -282,7 +282,7 @@ impl Scheduler {
             user_data: "",
             requester: Latch::mine(),
         };
-        // Somebody may have been faster, and has taken the backup of this time then.
+        // Another process may have been faster: its backup is the one of this time.
         let Ok(number) = shmem::reserve(wanted) else { return };
         let why = match reason {
             Reason::First => "there is none in the repository".to_owned(),
@@ -297,7 +297,7 @@ impl Scheduler {
         }
     }
 
-    /// The log is told once, `walarchive_status` for as long as it lasts.
+    /// Tell the log once, and `walarchive_status` as long as the error lasts.
     fn complain(&mut self, error: &Error) -> Duration {
         let failure = Failure::from(error);
         let pause = match &self.trouble {
@@ -315,7 +315,7 @@ impl Scheduler {
     }
 }
 
-/// For `walarchive_status`.
+/// Publish the next time in `walarchive_status`.
 fn publish(next: Option<DateTime<Utc>>) {
     let mut scheduling = SCHEDULING.exclusive();
     scheduling.next_us = next.map_or(0, |next| next.timestamp_micros());

@@ -1,5 +1,5 @@
-//! The beginning and the end of an online backup, each in a transaction of its own: the copying in between holds no snapshot.
-//! PostgreSQL leaves backup mode by itself when the process ends between the two.
+//! The beginning and the end of an online backup, each in a transaction of its own, so that the copying in between has no snapshot.
+//! PostgreSQL leaves backup mode by itself if the process ends between the two.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -39,7 +39,7 @@ pub(super) fn begin(permanent: bool, user_data: Option<UserData>, started_us: i6
     (request, backup)
 }
 
-/// Where the server reads its configuration, and its secrets.
+/// The paths of the server's configuration, and of its secrets.
 fn configuration() -> ConfigurationFiles {
     let file = |name: &CStr| {
         let path = server::setting(name);
@@ -54,7 +54,7 @@ fn configuration() -> ConfigurationFiles {
     }
 }
 
-/// Where the server writes its log, if that is below the data directory, and what it keeps statistics in.
+/// The directories in the data directory that the server uses for its log and for temporary statistics.
 fn emptied() -> Vec<PathBuf> {
     let written = [
         (server::setting(c"logging_collector") == "on").then(|| server::setting(c"log_directory")),
@@ -73,15 +73,14 @@ pub(super) fn oids(databases: &[Database]) -> impl Iterator<Item = u32> {
     valid.map(|database| database.oid)
 }
 
-/// The OIDs by name. A name that is not in UTF-8 is left out, as no restore could be told it.
+/// The OIDs by name. A name that is not UTF-8 is left out, because it cannot be given to a restore.
 pub(super) fn oids_by_name(databases: &[Database]) -> BTreeMap<String, u32> {
     let named = |database: &Database| Some((String::from_utf8(database.name.clone()).ok()?, database.oid));
     databases.iter().filter_map(named).collect()
 }
 
-/// Refuse a backup during which a database was moved to another tablespace. Recovery repeats the move by copying the database
-/// from its old place over its new one, and of the old one the backup has what had not been removed yet, or nothing. Returns the
-/// databases as they are now.
+/// Refuse the backup if a database was moved to another tablespace during it. Recovery repeats the move: it copies the database from
+/// its old place over its new one, and the backup has only a part of the old one, or nothing. Returns the databases as they are now.
 pub(super) fn check_places(before: &[Database]) -> Result<Vec<Database>> {
     let after = online_backup::databases();
     for now in &after {
@@ -89,28 +88,28 @@ pub(super) fn check_places(before: &[Database]) -> Result<Vec<Database>> {
         if then.is_some_and(|then| then.tablespace != now.tablespace) {
             return Err(Error::refused(
                 format!(
-                    "database \"{}\" was moved to another tablespace while the backup was taken, and would be lost in a restore",
+                    "database \"{}\" was moved to another tablespace during the backup, and a restore would lose it",
                     String::from_utf8_lossy(&now.name)
                 ),
-                "Take another backup; move databases while none is being taken.",
+                "Take another backup. Do not move databases while a backup is being taken.",
             ));
         }
     }
     Ok(after)
 }
 
-/// Leave backup mode. On a standby the primary may have failed over meanwhile: a backup that starts on one timeline and ends
-/// on another is refused, as nobody could tell which WAL it needs.
+/// Leave backup mode. On a standby the primary may have failed over during the backup. A backup that starts on one timeline and ends
+/// on another is refused, because it is not known which WAL it needs.
 pub(super) fn end(backup: OnlineBackup) -> Result<StopResult> {
     let timeline = backup.timeline;
     let stopped = backup.stop()?;
     if stopped.timeline != timeline && stopped.timeline != 0 {
         return Err(Error::refused(
             format!(
-                "the backup starts on timeline {timeline} and ends on timeline {}",
+                "the backup started on timeline {timeline} and ended on timeline {}",
                 stopped.timeline
             ),
-            "The primary was replaced while it was taken; take another one.",
+            "The primary was replaced during the backup. Take another backup.",
         ));
     }
     Ok(StopResult {

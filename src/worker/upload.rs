@@ -1,4 +1,4 @@
-//! The upload worker's loop: take what the archiver asks for, look ahead, upload many at once, say what became of it.
+//! The uploader's loop: take what the archiver asks for, look ahead, upload many files at once, report the results.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -22,24 +22,24 @@ use crate::guc::{self, ArchiveSettings};
 use crate::pg::{process, server};
 use crate::shmem::{ARCHIVING, Ahead as Room, Failure, Text};
 
-/// The worker does not look around sooner than that.
+/// The uploader does not look around more often than that.
 const SOON: Duration = Duration::from_millis(10);
 
-/// How often it does so with nothing to do, and while files are on their way.
+/// How often it looks around with nothing to do, and while files are being uploaded.
 const IDLE: Duration = Duration::from_secs(10);
 const BUSY: Duration = Duration::from_secs(1);
 
-/// WAL that is on its way for longer than this waits for the link.
+/// A file whose upload takes longer than this waits for the link.
 const BEHIND: Duration = Duration::from_secs(2);
 
-/// A file that is no longer being uploaded.
+/// An upload that has ended.
 struct Finished {
     name: WalFileName,
     generation: u64,
     result: Result<Pushed>,
 }
 
-/// A file that is being uploaded.
+/// An upload that runs.
 struct Running {
     task: AbortHandle,
     begun: Instant,
@@ -54,9 +54,9 @@ pub(super) struct Uploader {
     lease: Keeper,
     running: HashMap<WalFileName, Running>,
     pace: Pace,
-    /// The last upload of which that is known took long, or does so.
+    /// The last upload took long, or the oldest that runs does.
     slow: bool,
-    /// All that moves.
+    /// The bytes of all uploads.
     motion: Arc<Motion>,
     rate: Rate,
     sender: Sender<Finished>,
@@ -81,7 +81,7 @@ impl Uploader {
         }
     }
 
-    /// Work until the server tells the worker to end.
+    /// Work until the server tells this process to end.
     pub(super) fn run(&mut self) {
         while !process::shutdown_requested() {
             if process::reload_requested() {
@@ -106,20 +106,19 @@ impl Uploader {
             let lease_in = self.lease.turn(self.bridge);
             self.bridge.wait(Some(wake_in.min(lease_in)));
         }
-        // The archiver uploads again what was under way; an object that was written all the same has the same content.
+        // The archiver uploads these files again. An object that was written in spite of this has the same content.
         for running in self.running.values() {
             running.task.abort();
         }
     }
 
-    /// In how long the upload that began first will have taken long.
+    /// When the oldest upload will have taken long.
     fn behind_in(&self) -> Duration {
         let first = self.running.values().map(|running| running.begun).min();
         first.map_or(BEHIND, |begun| BEHIND.saturating_sub(begun.elapsed()))
     }
 
-    /// Where the link is what is scarce, a backup leaves it to WAL, and what the archiver will ask for last to what it asks
-    /// for first.
+    /// If the link is slow, a backup leaves it to WAL, and later files leave it to the files that the archiver asks for first.
     fn give_way(&mut self) {
         if self.behind_in().is_zero() {
             self.slow = true;
@@ -133,7 +132,7 @@ impl Uploader {
         }
     }
 
-    /// Say that the worker lives, and how far it is.
+    /// Publish that the uploader lives, and its figures.
     fn show(&mut self) {
         let now = Instant::now();
         let rate = self.rate.update(now, self.motion.bytes());
@@ -142,7 +141,7 @@ impl Uploader {
         if let Some(rate) = rate {
             archiving.bytes_per_second = rate;
         }
-        // Not from one segment to the next: a backup would take the link each time until that one is late, too.
+        // This does not change from one segment to the next: a backup would take the link each time until that segment is late, too.
         archiving.behind = self.slow && !self.running.is_empty();
         for (name, running) in &self.running {
             archiving
@@ -151,9 +150,9 @@ impl Uploader {
         }
     }
 
-    /// Tell the queue, and the archiver, what has become of uploads.
+    /// Tell the queue and the archiver how uploads ended.
     fn collect(&mut self) {
-        // A task that is over says so before it is over; one that does not has panicked.
+        // A task sends its result before it ends. One that has ended without a result has panicked.
         let over: Vec<_> = self
             .running
             .iter()
@@ -226,7 +225,7 @@ impl Uploader {
         }
     }
 
-    /// What the archiver waits for comes first, whatever else is under way.
+    /// The files that the archiver waits for come first.
     fn take_requests(&mut self) {
         loop {
             let request = ARCHIVING.exclusive().queue.take_request();
@@ -249,15 +248,15 @@ impl Uploader {
     }
 
     fn look_ahead(&mut self) -> Result<()> {
-        // Without an archiver that calls this library, nobody has asked for these files.
+        // Without an archiver that calls this library, these files are not to be archived here.
         if server::archive_mode() == "off" || !server::is_archive_library() {
             return Ok(());
         }
-        // So it is while the server recovers: whether it may write is not known before.
+        // Nor while the server recovers: it is not known yet whether it may write.
         if server::in_recovery() && server::archive_mode() != "always" {
             return Ok(());
         }
-        // The archiver says what is wrong with the settings.
+        // The archiver reports wrong settings.
         let Ok(settings) = ArchiveSettings::for_writing() else {
             return Ok(());
         };
@@ -284,8 +283,7 @@ impl Uploader {
         Ok(())
     }
 
-    /// A file that left `archive_status` by another way (another archive library took over for a while) would keep its room
-    /// for ever.
+    /// A file that left `archive_status` in another way, for example by another archive library, would keep its slot forever.
     fn forget_stale(&mut self) {
         let uploaded: Vec<_> = ARCHIVING.share().queue.uploaded().collect();
         for file in uploaded.iter().filter(|file| !self.ahead.is_ready(file.as_str())) {
@@ -299,10 +297,10 @@ impl Uploader {
         let motion = self.motion.part();
         let (noting, brake) = (Arc::clone(&motion), Brake::default());
         let held = brake.clone();
-        // How long the archiver waits is its affair: what is on its way goes on, and the archiver finds it done.
+        // The upload goes on when the archiver's call ends, and a later call finds it done.
         let work = async move { archive?.push_noting(&directory, &name, noting, held).await };
         let task = self.bridge.spawn(work, move |result| {
-            // The loop has ended if nobody takes it.
+            // This fails if the loop has ended.
             let _ = sender.send(Finished {
                 name,
                 generation,

@@ -15,17 +15,17 @@ use crate::verbs::wal_push::WalPush;
 use crate::verbs::wal_show::Show;
 use crate::verbs::wal_verify::WalVerify;
 
-/// Fetch what the walarchive extension (or WAL-G) archived, and restore base backups.
+/// Fetch WAL, restore base backups, and look after a repository of the walarchive extension or of WAL-G.
 #[derive(Debug, Parser)]
 #[command(name = "walarchive", version, arg_required_else_help = true)]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// Where WAL-G's settings stand beside the environment.
+    /// Where WAL-G's settings are, besides the environment.
     #[command(flatten)]
     pub sources: Sources,
-    /// Say more on stderr; RUST_LOG selects in detail.
+    /// Print more on stderr. RUST_LOG selects in detail what is printed.
     #[arg(short, long, global = true)]
     pub verbose: bool,
 }
@@ -35,45 +35,51 @@ pub struct Args {
 pub enum Command {
     /// Fetch one WAL file from the archive: restore_command = 'walarchive wal-fetch %f "%p"'.
     ///
-    /// Exit codes: 0 done; 74 the file is not in the archive; 200 the archive could not be asked, or what it gave is
-    /// damaged or encrypted (1 where a standby has to go on trying).
+    /// Exit codes: 0 done; 74 the file is not in the archive; 200 the archive could not be reached, or its file is damaged
+    /// or encrypted (1 if a standby has to go on trying).
     WalFetch(WalFetch),
     /// Put one WAL file into the archive.
     ///
-    /// Exit codes: 0 it is there; 1 it is not; 2 usage.
+    /// Exit codes: 0 the file is in the archive; 1 it is not; 2 usage.
     WalPush(WalPush),
     /// List the base backups, oldest first.
     BackupList(BackupList),
-    /// Show what is archived of each timeline, and what is missing.
+    /// Show the WAL that is archived of each timeline, and what is missing.
     WalShow(Show),
-    /// Show from when to when the cluster can be restored.
+    /// Show the times to which the cluster can be restored.
     RecoveryWindows(Show),
-    /// Verify the WAL of the repository: are all segments there (integrity), is its timeline the server's (timeline), and is
-    /// what lies in it what its names say (content)?
+    /// Verify the WAL of the repository.
+    ///
+    /// integrity: is every segment there? timeline: is its timeline the server's? content: do the segments hold what they
+    /// should?
     ///
     /// Exit codes: 0 OK or WARNING; 1 FAILURE; 2 it could not be verified.
     WalVerify(WalVerify),
-    /// Read base backups to their end: every tar, every file against the manifest, every page checksum.
+    /// Read all of a base backup: every tar, every file against the manifest, every page checksum.
     ///
     /// Exit codes: 0 OK or WARNING; 1 FAILURE; 2 it could not be verified.
     BackupVerify(BackupVerify),
     /// Restore a base backup into an empty directory, and prepare recovery.
     ///
-    /// Exit codes: 0 done; 1 refused; 2 usage; 200 the archive could not be asked, or what it gave is damaged or encrypted.
-    /// With --verify-only as backup-verify: 0 it can be restored; 1 it is damaged; 2 it could not be verified, as when it is
-    /// encrypted.
+    /// Exit codes: 0 done; 1 refused; 2 usage; 200 the archive could not be reached, or the backup is damaged or encrypted.
+    /// With --verify-only as backup-verify: 0 it can be restored; 1 it is damaged; 2 it could not be verified, for example
+    /// because it is encrypted.
     BackupFetch(Box<BackupFetch>),
-    /// Keep a backup for good, whatever retention says; or no longer. A delta's ancestors are marked with it.
+    /// Mark a backup as permanent, so that nothing deletes it; or as impermanent again.
+    ///
+    /// The backups that a delta backup is based on are marked with it.
     BackupMark(BackupMark),
-    /// Delete backups and WAL. Without --confirm: show what would be deleted, and why.
+    /// Delete backups and WAL, or show what would be deleted, and why.
+    ///
+    /// Without --confirm nothing is deleted.
     ///
     /// Exit codes: 0 done; 1 refused, or not all of it was done; 2 usage.
     Delete(Delete),
-    /// Let the server of a data directory write into the repository, whoever did before.
+    /// Let the server of a data directory write into the repository in place of any other.
     TakeOver(TakeOver),
-    /// Try all that archiving and restoring need of the store, and look at what lies in it. Leaves nothing behind.
+    /// Try everything that archiving and restoring need, and check what is in the repository. Leaves nothing behind.
     ///
-    /// Exit codes tell the worst: 0 ok; 1 warning; 2 failed.
+    /// The exit code is that of the worst result: 0 ok; 1 warning; 2 failed.
     Check(Check),
 }
 

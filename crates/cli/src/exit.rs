@@ -1,5 +1,5 @@
-//! Messages and exit codes. PostgreSQL reads much into the exit code of `restore_command`: 1 to 125 is "not there", upon
-//! which recovery may end and the server accept writes; anything above stops it.
+//! Messages and exit codes. For PostgreSQL an exit code of `restore_command` from 1 to 125 means "not there": recovery may end,
+//! and the server may accept writes. A higher one stops the server.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -13,16 +13,16 @@ use crate::repository::data_dir::{has_history_itself, is_standby};
 
 /// `wal-fetch`: the archive does not have the file.
 pub const NOT_FOUND: u8 = 74;
-/// The archive could not be asked, or what it gave is damaged; for `wal-fetch`, everything else that went wrong too.
+/// The archive could not be reached, or its object is damaged. For `wal-fetch`, every other failure too.
 pub const FATAL: u8 = 200;
 /// Refused or failed, with no meaning of its own.
 pub const FAILED: u8 = 1;
-/// The command line is wrong; for the verbs that verify, all that kept them from it.
+/// The command line is wrong. For the verbs that verify: they could not.
 pub const USAGE: u8 = 2;
 
 /// Print an error as the server would.
 pub fn print(error: &Error) {
-    // It may repeat what a store said, or what somebody named an object.
+    // It may repeat the text of a store, or the name of an object.
     eprintln!("walarchive: error: {}", printable::lines(&error.to_string()));
     if let Some(detail) = error.detail() {
         eprintln!("DETAIL:  {}", printable::lines(&detail));
@@ -32,7 +32,7 @@ pub fn print(error: &Error) {
     }
 }
 
-/// A mistyped `restore_command` must not end recovery early, so whatever may have been meant as `wal-fetch` is fatal.
+/// A mistyped `restore_command` must not end recovery early, so everything that may have been meant as `wal-fetch` is fatal.
 pub fn of_usage(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return ExitCode::SUCCESS;
@@ -51,7 +51,7 @@ pub fn of_usage(error: &clap::Error) -> ExitCode {
         "take-over",
         "check",
     ];
-    // Nothing that restore_command could mean.
+    // restore_command always has a verb.
     let no_verb = matches!(
         error.kind(),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand
@@ -76,7 +76,7 @@ fn verb(mut arguments: impl Iterator<Item = OsString>) -> Option<OsString> {
     None
 }
 
-/// For `wal-fetch`. A missing file is an everyday answer and no error: recovery asks for the next segment until there is none.
+/// For `wal-fetch`. A missing file is an ordinary answer, not an error: recovery asks for the next segment until there is none.
 pub fn of_wal_fetch(result: Result<()>, name: &str, path: &Path) -> ExitCode {
     let Err(error) = result else {
         return ExitCode::SUCCESS;
@@ -90,7 +90,7 @@ pub fn of_wal_fetch(result: Result<()>, name: &str, path: &Path) -> ExitCode {
         eprintln!("walarchive: note: recovery is over: the server goes on without \"{name}\" from the archive");
         return ExitCode::from(FAILED);
     }
-    // PostgreSQL on a standby asks again, and meanwhile tries to stream.
+    // A standby asks again, and tries streaming in between.
     let goes_on_trying = error.may_pass() && is_standby(path);
     ExitCode::from(if goes_on_trying { FAILED } else { FATAL })
 }
@@ -106,7 +106,7 @@ pub fn of_restore(result: Result<()>) -> ExitCode {
     ExitCode::from(if archive { FATAL } else { FAILED })
 }
 
-/// For `check`: what monitoring systems expect of their plug-ins.
+/// For `check`: the codes that monitoring systems expect of their plug-ins.
 pub fn of_check(result: Result<CheckStatus>) -> ExitCode {
     match result {
         Ok(CheckStatus::Ok) => ExitCode::SUCCESS,
@@ -127,7 +127,7 @@ pub fn of_delete(result: Result<ExitCode>) -> ExitCode {
     })
 }
 
-/// For `wal-verify` and `backup-verify`. A warning is no reason to wake anybody: what waits will come.
+/// For `wal-verify` and `backup-verify`. A warning is not a failure: WAL that waits will be archived.
 pub fn of_verify(result: Result<verify::VerifyStatus>) -> ExitCode {
     match result {
         Ok(verify::VerifyStatus::Ok | verify::VerifyStatus::Warning) => ExitCode::SUCCESS,
@@ -139,7 +139,7 @@ pub fn of_verify(result: Result<verify::VerifyStatus>) -> ExitCode {
     }
 }
 
-/// For verbs of whose exit codes nobody reads more than "failed".
+/// For verbs whose exit code says no more than "failed".
 pub fn of_plain(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
-            // What cannot be printed is not worth a failure of its own.
+            // If it cannot be printed, the exit code still tells.
             let _ = error.print();
             return exit::of_usage(&error);
         }
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> ExitCode {
-    // What WAL-G's files say becomes the environment, in which all else is looked for.
+    // The settings of WAL-G's files become part of the environment, and everything else is looked up there.
     let ready = args.sources.adopt().map(|flags| {
         repository::remember_flags(flags);
         repository::remark();
@@ -68,7 +68,7 @@ fn run(args: Args) -> ExitCode {
     }
 }
 
-/// One WAL file needs no second thread for the network, and starts faster without.
+/// For one WAL file one thread is enough, and it starts faster.
 fn within_runtime<T>(many_threads: bool, work: impl Future<Output = Result<T>>) -> Result<T> {
     let mut builder = match many_threads {
         true => tokio::runtime::Builder::new_multi_thread(),

@@ -1,4 +1,4 @@
-//! What verbs print on stdout.
+//! Printing on stdout.
 
 use std::io::Write;
 
@@ -11,7 +11,7 @@ pub fn out(text: &str) -> Result<()> {
     piece(text).and_then(|()| piece("\n"))
 }
 
-/// A text as it is. A reader that has seen enough is no failure.
+/// A text as it is. It is not a failure if the reader has closed the pipe.
 pub fn piece(text: &str) -> Result<()> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("write", "stdout", error)),
@@ -35,7 +35,7 @@ pub fn table(header: Vec<&str>, rows: impl IntoIterator<Item = Vec<String>>) -> 
     table.to_string()
 }
 
-/// What a repository says is printed, not obeyed by a terminal.
+/// Text of a repository, so that a terminal prints it and does not obey it.
 pub fn plain(text: &str) -> String {
     printable::line(text).into_owned()
 }

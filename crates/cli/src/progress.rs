@@ -15,7 +15,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 pub async fn show<T>(progress: Arc<ReadProgress>, quiet: bool, work: impl Future<Output = T>) -> T {
     let target = match quiet {
         true => ProgressDrawTarget::hidden(),
-        // Hidden too where stderr is not a terminal.
+        // It is hidden, too, if stderr is not a terminal.
         false => ProgressDrawTarget::stderr(),
     };
     let bar = ProgressBar::with_draw_target(None, target);

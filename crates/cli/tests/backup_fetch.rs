@@ -146,6 +146,55 @@ async fn a_directory_is_restored_and_brought_back_again() {
     );
 }
 
+/// The plan on stdout has all notes, and stderr has none of them again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_prints_each_note_once() {
+    let place = Place::new().await;
+    let directory = place.path("configuration").display().to_string();
+    let (code, said) = place.fetch(&["--dry-run", "--restore-only", "5", "--config-dir", &directory]);
+    assert_eq!(code, 0, "{said}");
+    let note = |line: &str| line.split_once("note:").map(|(_, note)| note.trim().to_owned());
+    let mut notes: Vec<String> = said.lines().filter_map(note).collect();
+    assert!(
+        notes.iter().any(|note| note.contains("no configuration files")),
+        "{said}"
+    );
+    notes.sort();
+    let (all, before) = (notes.len(), notes.clone());
+    notes.dedup();
+    assert!(all > 1 && notes.len() == all, "{before:#?}");
+}
+
+/// A server that holds the lease does not lose it to itself; a copy of its directory takes it from the original.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_holder_takes_over_from_nobody() {
+    let place = Place::new().await;
+    let take_over = |directory: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_walarchive"))
+            .args(["take-over", "--storage", &place.url(), "--pgdata"])
+            .arg(place.path(directory))
+            .current_dir(place.0.path())
+            .env_clear()
+            .output()
+            .expect("run");
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        println!("{directory}: {:?}\n{said}", output.status.code());
+        (output.status.code().expect("an exit code"), said)
+    };
+    std::fs::create_dir(place.path("source/pg_wal")).expect("created");
+    says(&take_over("source"), 0, &["took the lease, which nobody held"]);
+    says(&take_over("source"), 0, &["this server already holds the lease"]);
+    let copied = Command::new("cp")
+        .arg("-a")
+        .args([place.path("source"), place.path("copy")])
+        .status();
+    assert!(copied.expect("run").success());
+    let original = place.path("source").display().to_string();
+    says(&take_over("copy"), 0, &["took the lease over from server", &original]);
+    says(&take_over("copy"), 0, &["this server already holds the lease"]);
+    says(&take_over("source"), 0, &["took the lease over from server"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn reading_only_tells_by_its_exit_code() {
     let place = Place::new().await;

@@ -334,7 +334,7 @@ fn a_mistake_in_restore_command_stops_recovery() {
     }
     let (_, says) = code(&place.output(&["wal-fetch", "nonsense", "x", "--storage", "file:///tmp"]));
     assert!(
-        says.contains("\"nonsense\" is not the name of a WAL file") && says.contains("in place of %f"),
+        says.contains("\"nonsense\" is not the name of a WAL file") && says.contains("passes as %f"),
         "not the hint of wal-push: {says}"
     );
     assert_eq!(code(&place.output(&["wal-fetch", "--help"])).0, 0);

@@ -49,15 +49,15 @@ fn a_worker_that_does_not_move_is_blamed_and_not_waited_for() {
     kill_pid(worker, Signal::SIGSTOP);
     switch_segments(&cluster, 3);
     wait_drained(&cluster);
-    let message = wait_message(&cluster, mark, &["WARNING", "worker", &worker.to_string()], PATIENCE);
+    let message = wait_message(&cluster, mark, &["WARNING", "uploader", &worker.to_string()], PATIENCE);
     println!("{message}");
     assert!(message.contains("HINT:  "), "{message}");
     assert!(!cluster.log_since(mark).contains("The store does not answer"));
     let row = cluster.psql("SELECT status, detail FROM walarchive_check() WHERE check_name = 'uploader'");
-    assert!(row.starts_with("failed|") && row.contains("does not move"), "{row}");
+    assert!(row.starts_with("failed|") && row.contains("does not respond"), "{row}");
     assert_eq!(status(&cluster, "uploader_state"), "stuck");
     kill_pid(worker, Signal::SIGCONT);
-    cluster.wait_until("the worker moves again", PATIENCE, || {
+    cluster.wait_until("the uploader moves again", PATIENCE, || {
         cluster.psql("SELECT status FROM walarchive_check() WHERE check_name = 'uploader'") == "ok"
     });
     switch_segments(&cluster, 3);

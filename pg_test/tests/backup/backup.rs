@@ -151,7 +151,7 @@ fn there_is_one_backup_at_a_time_and_it_need_not_be_waited_for() {
     for refused in [PUSH, "SELECT walarchive_backup_push(wait => false)"] {
         let output = primary.try_psql_verbose(refused);
         assert!(
-            !output.success() && output.stderr.contains("ERROR:  55006: a backup is running already"),
+            !output.success() && output.stderr.contains("ERROR:  55006: a backup is already running"),
             "{output:?}"
         );
         assert!(

@@ -31,7 +31,7 @@ fn a_database_that_moves_while_it_is_backed_up_is_not_lost() {
     );
     let refused = statement.wait(PATIENCE);
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    let says = "database \"mover\" was moved to another tablespace while the backup was taken";
+    let says = "database \"mover\" was moved to another tablespace during the backup";
     assert!(
         refused.stderr.contains(says) && refused.stderr.contains("HINT:"),
         "{refused:?}"

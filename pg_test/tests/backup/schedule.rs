@@ -247,7 +247,7 @@ fn there_are_never_two_at_once() {
     });
     let refused = primary.try_psql_verbose("SELECT walarchive_backup_push()");
     assert!(
-        refused.stderr.contains("ERROR:  55006: a backup is running already"),
+        refused.stderr.contains("ERROR:  55006: a backup is already running"),
         "{refused:?}"
     );
     // Cancelled by hand, it does not come back before its time.

@@ -53,7 +53,7 @@ fn a_standby_takes_backups_and_refuses_a_name_that_is_taken() {
     primary.psql("INSERT INTO t VALUES (2)");
     archive_all(&primary);
     let output = statement.wait(PATIENCE);
-    assert!(output.stderr.contains("waiting since"), "{output:?}");
+    assert!(output.stderr.contains("still waiting after"), "{output:?}");
     let first = output.expect_success();
     let metadata = fs::read_to_string(site.object(&format!("basebackups_005/{first}/files_metadata.json")));
     let metadata = metadata.expect("no files metadata");

@@ -8,10 +8,10 @@ use serde_json::Value;
 use walarchive_core::{Error, Result};
 use yaml_rust2::{Yaml, YamlLoader};
 
-/// The endings of a file's name that are understood, in the order in which they are looked for.
+/// The endings of file names that are understood, in the order of the search.
 pub(super) const ENDINGS: [&str; 4] = ["json", "toml", "yaml", "yml"];
 
-/// The settings in the text of a file; its ending tells its form.
+/// The settings in the text of a file. The ending of its name tells its format.
 pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<(String, OsString)>> {
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
     match ending.to_ascii_lowercase().as_str() {
@@ -19,31 +19,31 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<(String, OsString)>> 
         "toml" => toml(path, text),
         "yaml" | "yml" => yaml(path, text),
         _ => Err(Error::config(
-            format!("the form of configuration file \"{}\" is not known", path.display()),
+            format!("the format of configuration file \"{}\" is not known", path.display()),
             "Its name must end in .json, .yaml, .yml or .toml.",
         )),
     }
 }
 
-/// Where the file is wrong, not what it says there.
+/// The line that is wrong, without its content.
 fn wrong(path: &Path, line: usize) -> Error {
     Error::config(
         format!(
             "configuration file \"{}\" cannot be read: line {line} is wrong",
             path.display()
         ),
-        "It holds names and values, as in {\"WALG_S3_PREFIX\": \"s3://bucket/prefix\"}.",
+        "It must have names and values, as in {\"WALG_S3_PREFIX\": \"s3://bucket/prefix\"}.",
     )
 }
 
 fn no_names(path: &Path) -> Error {
     Error::config(
-        format!("configuration file \"{}\" holds no names and values", path.display()),
-        "It is like {\"WALG_S3_PREFIX\": \"s3://bucket/prefix\"}.",
+        format!("configuration file \"{}\" has no names and values", path.display()),
+        "Write it like {\"WALG_S3_PREFIX\": \"s3://bucket/prefix\"}.",
     )
 }
 
-/// A value as the environment would have it; none for one that is null. WAL-G has some that are lists or maps.
+/// A value as the environment would have it; none if it is null. Some of WAL-G's are lists or maps.
 fn plain(value: Value) -> Option<OsString> {
     Some(match value {
         Value::Null => return None,
@@ -85,7 +85,7 @@ fn yaml(path: &Path, text: &str) -> Result<Vec<(String, OsString)>> {
 fn from_yaml(value: Yaml) -> Value {
     match value {
         Yaml::String(text) => Value::String(text),
-        // As it is written: 1e3 and 010 are no other text for us.
+        // As it is written: 1e3 stays 1e3.
         Yaml::Real(text) => Value::String(text),
         Yaml::Integer(number) => number.into(),
         Yaml::Boolean(truth) => truth.into(),

@@ -27,7 +27,7 @@ pub fn has_history_itself(name: &str, path: &Path) -> bool {
 }
 
 /// The data directory that a path in `pg_wal` belongs to: the directory above `pg_wal`, or the working directory, which is
-/// the server's when it calls us, or PGDATA.
+/// the data directory when the server calls this program, or PGDATA.
 pub fn data_dir_of(path: &Path) -> Option<PathBuf> {
     let above = std::path::absolute(path)
         .ok()
@@ -54,7 +54,7 @@ pub fn usual_data_dir() -> Option<PathBuf> {
     usual_data_dirs().find(|directory| is_data_dir(directory))
 }
 
-/// The data directory in whose `pg_wal` the file lies.
+/// The data directory whose `pg_wal` has the file.
 pub fn data_dir_beside(path: &Path) -> Option<PathBuf> {
     above_pg_wal(path).filter(|directory| is_data_dir(directory))
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// Where the repository is. What is not given is looked for in WALARCHIVE_STORAGE, WALARCHIVE_STORAGE_OPTIONS and
+/// Where the repository is. Flags that are not given are looked up in WALARCHIVE_STORAGE, WALARCHIVE_STORAGE_OPTIONS and
 /// WALARCHIVE_CREDENTIALS_FILE, then in WAL-G's variables, then in the data directory's configuration files.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Storage {

@@ -1,4 +1,4 @@
-//! Where the repository is, and as whom it is written: flags, then `WALARCHIVE_*`, then WAL-G's variables, then the data
+//! Where the repository is, and for which server it is written: flags, then `WALARCHIVE_*`, then WAL-G's variables, then the data
 //! directory's files.
 
 mod config_file;

@@ -19,9 +19,9 @@ use super::wal_g::{self, Environment};
 pub struct Settings {
     /// The repository.
     pub storage: StorageConfig,
-    /// How what is written is compressed: as WAL-G's variable or the server's configuration says.
+    /// The compression of new objects: from WAL-G's variable or the server's configuration.
     pub compression: Compression,
-    /// Of which format an object is looked for first.
+    /// The format in which an object is looked for first.
     pub reads_first: Format,
 }
 
@@ -31,7 +31,7 @@ static FLAGS: OnceLock<Vec<String>> = OnceLock::new();
 /// Keep what [`Sources::adopt`] returned.
 pub fn remember_flags(flags: Vec<OsString>) {
     let flags = flags.iter().map(|flag| flag.to_string_lossy().into_owned()).collect();
-    // There is one call a process.
+    // A process calls this once.
     let _ = FLAGS.set(flags);
 }
 
@@ -40,12 +40,12 @@ pub fn flags() -> Vec<String> {
     FLAGS.get().cloned().unwrap_or_default()
 }
 
-/// To be called before anything is written: nothing may be in plain text where WAL-G would have encrypted it.
+/// Call this before anything is written: nothing may be stored in plain text if WAL-G would have encrypted it.
 pub fn refuse_plain_text() -> Result<()> {
     walarchive_core::wal_g::refuse_plain_text(std::env::vars_os())
 }
 
-/// Say once which of WAL-G's variables have no effect.
+/// Print once which of WAL-G's variables have no effect.
 pub fn remark() {
     for remark in wal_g::remarks(&std::env::vars_os().collect::<Vec<_>>()) {
         eprintln!("walarchive: warning: {remark}");
@@ -59,13 +59,13 @@ pub fn find(flags: &Storage, data_dir: Option<&Path>) -> Result<Settings> {
     find_in(flags, &environment, &server)
 }
 
-/// The store of a verb that looks at a repository as a whole, wherever the server is.
+/// The store for a verb about the whole repository, wherever the server is.
 pub async fn store(flags: &Storage) -> Result<Store> {
     let data_dir = usual_data_dir();
     Ok(Store::open_settled(&find(flags, data_dir.as_deref())?.storage).await?)
 }
 
-/// The same for work of hours, after the store has answered: what passes within some minutes does not end it.
+/// The same for work of hours, after the store has answered: a failure that passes within some minutes does not end it.
 pub async fn patient_store(flags: &Storage) -> Result<Store> {
     let data_dir = usual_data_dir();
     Ok(Store::open_settled(&find(flags, data_dir.as_deref())?.storage.for_backup()).await?)

@@ -1,7 +1,7 @@
-//! Where WAL-G's settings stand beside the environment: its configuration file, and a directory with a file for each variable.
+//! Sources of WAL-G's settings besides the environment: its configuration file, and a directory with a file for each variable.
 //!
-//! What they say becomes the environment of this very process, which starts itself anew for that: core reads secrets there, as it
-//! does in the server, and no other place has to know of them. The second time nothing is left to be added.
+//! These settings become the environment of this process, which executes itself again for that: core reads secrets there, as it
+//! does in the server, and no other place has to know of them. The second time nothing is left to add.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -21,7 +21,7 @@ use super::config_file;
 /// The largest file that is read, in bytes.
 const LIMIT: u64 = 1 << 20;
 
-/// How the names begin that may be set so. A file that others write must not choose what programs and libraries do.
+/// Prefixes of the names that may be set here. A file that others can write must not decide what programs and libraries do.
 const NAMES: [&str; 13] = [
     "WALG_",
     "WALE_",
@@ -38,7 +38,7 @@ const NAMES: [&str; 13] = [
     "PGDATA",
 ];
 
-/// What a name of a secret has in it.
+/// Parts of the names of secrets.
 const SECRETS: [&str; 9] = [
     "SECRET",
     "PASSWORD",
@@ -54,10 +54,10 @@ const SECRETS: [&str; 9] = [
 /// Global flags: the places.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Sources {
-    /// WAL-G's configuration file; by default ~/.walg.json, .toml, .yaml or .yml, if there is one. The environment comes first.
+    /// WAL-G's configuration file; by default ~/.walg.json, .toml, .yaml or .yml. The environment overrides it.
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// A directory with a file for each variable, named like it, as envdir(8) reads it. It comes before the environment.
+    /// A directory with a file for each variable, as for envdir(8). It overrides the environment.
     #[arg(long, global = true, value_name = "DIR")]
     pub envdir: Option<PathBuf>,
 }
@@ -65,8 +65,8 @@ pub struct Sources {
 type Environment = BTreeMap<OsString, OsString>;
 
 impl Sources {
-    /// Make what the sources say the environment of this process. Returns where nothing is to be added, with the flags that a
-    /// later call needs to find the same, as in restore_command.
+    /// Add the settings of these sources to the environment of this process. Returns when nothing is to be added, with the flags
+    /// that a later call, such as restore_command, needs to find the same settings.
     pub fn adopt(&self) -> Result<Vec<OsString>> {
         let mut flags = Vec::new();
         let before: Environment = std::env::vars_os().collect();
@@ -99,7 +99,7 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 }
 
 fn is_known(name: &str) -> bool {
-    // One with "=" in it would come back as another one.
+    // A name with "=" in it would become another one.
     let is_name = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
     name.bytes().all(is_name) && is_allowed(name)
 }
@@ -112,7 +112,7 @@ fn is_secret(name: &str) -> bool {
     !name.ends_with("_PATH") && !name.ends_with("_FILE") && SECRETS.iter().any(|word| name.contains(word))
 }
 
-/// In the home of the user. A home that belongs to somebody else, as after `su` without a dash, has none for us.
+/// The file in the user's home. HOME may be that of another user, as after `su` without a dash.
 fn default_file(remarks: &mut Vec<String>) -> Option<PathBuf> {
     let home = std::env::var_os("HOME")
         .filter(|home| !home.is_empty())
@@ -140,7 +140,7 @@ fn content(file: &Path) -> Result<(Vec<u8>, Metadata)> {
     if !meta.is_file() || meta.len() > LIMIT {
         return Err(Error::config(
             format!("\"{}\" is not a file of settings", file.display()),
-            "It is a regular file with names and values.",
+            "Give a regular file with names and values.",
         ));
     }
     refuse_if_anybody_writes(file, &meta)?;
@@ -150,27 +150,27 @@ fn content(file: &Path) -> Result<(Vec<u8>, Metadata)> {
     Ok((content, meta))
 }
 
-/// Who writes there decides where the data goes.
+/// Whoever can write there decides where the data goes.
 fn refuse_if_anybody_writes(path: &Path, meta: &Metadata) -> Result<()> {
     if meta.mode() & 0o002 == 0 {
         return Ok(());
     }
     Err(Error::config(
         format!("\"{}\" can be written by everybody", path.display()),
-        "Take that permission away: who writes there decides where the data goes.",
+        "Remove that permission: whoever can write there decides where the data goes.",
     ))
 }
 
 fn remark_if_anybody_reads(path: &Path, meta: &Metadata, remarks: &mut Vec<String>) {
     if meta.mode() & 0o004 != 0 {
         remarks.push(format!(
-            "\"{}\" holds credentials and can be read by everybody\nHINT:  Set its mode to 0600, or to 0640.",
+            "\"{}\" contains credentials and can be read by everybody\nHINT:  Set its mode to 0600, or to 0640.",
             path.display()
         ));
     }
 }
 
-/// Viper lets the environment come first, and takes an empty variable for one that is not set.
+/// As in Viper, the environment comes first, and an empty variable counts as not set.
 fn read_config(file: &Path, environment: &mut Environment, remarks: &mut Vec<String>) -> Result<()> {
     let (bytes, meta) = content(file)?;
     let text = String::from_utf8(bytes).map_err(|_| {
@@ -198,8 +198,8 @@ fn read_config(file: &Path, environment: &mut Environment, remarks: &mut Vec<Str
     Ok(())
 }
 
-/// As envdir(8) does: the first line of a file is the value, without blanks at its end; a zero byte stands for a new line; an empty file
-/// takes the variable away.
+/// As envdir(8) does: the first line of a file is the value, without trailing blanks. A zero byte stands for a new line. An empty
+/// file removes the variable.
 fn read_envdir(directory: &Path, environment: &mut Environment, remarks: &mut Vec<String>) -> Result<()> {
     let failed = |error| Error::io("read", directory, error);
     refuse_if_anybody_writes(directory, &std::fs::metadata(directory).map_err(failed)?)?;

@@ -1,7 +1,7 @@
 //! WAL-G's variables, so that a container that ran WAL-G runs this program unchanged.
 //!
-//! What is no secret becomes an option of the store, so that the restore_command which a restore writes has it as well. Secrets
-//! stay where they are: core reads them from the environment.
+//! Variables without secrets become options of the store, so that the restore_command of a restored server has them as well.
+//! Secrets stay where they are: core reads them from the environment.
 
 mod rules;
 
@@ -65,7 +65,7 @@ fn prefix_url(environment: Environment<'_>) -> Result<Option<String>> {
             if url.username().is_empty()
                 && let Some(user) = environment("SSH_USERNAME")
             {
-                // It has a host, so it can have a user.
+                // This cannot fail: the URL has a host.
                 let _ = url.set_username(&user);
             }
             if url.port().is_none()
@@ -73,7 +73,7 @@ fn prefix_url(environment: Environment<'_>) -> Result<Option<String>> {
             {
                 let port = port
                     .parse()
-                    .map_err(|_| Error::config("SSH_PORT is not a port", "It is a number."))?;
+                    .map_err(|_| Error::config("SSH_PORT is not a port", "Set it to a number from 1 to 65535."))?;
                 let _ = url.set_port(Some(port));
             }
             Ok(Some(url.as_str().trim_end_matches('/').to_owned()))
@@ -115,7 +115,7 @@ pub(super) fn format(environment: Environment<'_>) -> Option<Format> {
     }
 }
 
-/// What the user should know of the variables that are set: those that are not understood, and those that have no effect.
+/// Remarks on variables that are set, but not understood or without effect.
 pub(super) fn remarks(variables: &[(OsString, OsString)]) -> Vec<String> {
     let mut remarks = Vec::new();
     let pairs = || variables.iter().map(|(name, value)| (name, value));
@@ -123,7 +123,7 @@ pub(super) fn remarks(variables: &[(OsString, OsString)]) -> Vec<String> {
     if !unknown.is_empty() {
         remarks.push(format!(
             "settings of WAL-G that walarchive does not understand have no effect: {}\n\
-             HINT:  The manual says in docs/wal-g.md which ones are understood.",
+             HINT:  See docs/wal-g.md in the manual for those that are understood.",
             unknown.join(", ")
         ));
     }
@@ -142,7 +142,7 @@ pub(super) fn remarks(variables: &[(OsString, OsString)]) -> Vec<String> {
         };
         remarks.push(format!(
             "{COMPRESSION} has no effect on what is written: {what}\n\
-             HINT:  Set it to zstd, lz4, lzma or none, or take it away: then walarchive.compression counts, or zstd."
+             HINT:  Set it to zstd, lz4, lzma or none, or unset it: then walarchive.compression decides."
         ));
     }
     let set: Vec<String> = PREFIXES
@@ -153,12 +153,12 @@ pub(super) fn remarks(variables: &[(OsString, OsString)]) -> Vec<String> {
     if let [first, others @ ..] = &set[..]
         && !others.is_empty()
     {
-        remarks.push(format!("{first} counts, and {} has no effect", others.join(", ")));
+        remarks.push(format!("{first} is used; ignored: {}", others.join(", ")));
     }
     remarks
 }
 
-/// Is it a variable that counts here, at least for some kind of storage?
+/// Does the variable have an effect, at least for some kind of storage?
 fn is_understood(name: &str) -> bool {
     let is_prefix = |prefix: &&str| *prefix == name || of_wal_e(prefix) == name;
     PREFIXES.iter().any(is_prefix)
@@ -167,10 +167,10 @@ fn is_understood(name: &str) -> bool {
         || SECRETS.iter().any(|(_, names)| names.contains(&name))
 }
 
-/// Add what the environment says and the options do not.
+/// Add the options that the environment has and `options` has not.
 pub(super) fn add_options(url: &str, options: &mut StorageOptions, environment: Environment<'_>) -> Result<()> {
     let scheme = url.split(':').next().unwrap_or_default();
-    // As with AWS's own tools, a key in the environment comes before a profile that it names; an option would not.
+    // As with AWS's own tools, a key in the environment comes before a profile in it. As an option, the profile would come first.
     let has_key = environment("AWS_ACCESS_KEY_ID").is_some();
     for rule in RULES.iter().filter(|rule| rule.scheme == scheme) {
         let Some(option) = rule.options.first() else { continue };
@@ -182,7 +182,7 @@ pub(super) fn add_options(url: &str, options: &mut StorageOptions, environment: 
             continue;
         };
         options.insert(option, &value)?;
-        // Whoever wrote http:// for WAL-G meant it.
+        // For WAL-G an http:// URL is permission enough.
         let decided = ["allow_http", "aws_allow_http"]
             .iter()
             .any(|name| options.get(name).is_some());
@@ -306,7 +306,7 @@ mod tests {
         ]);
         assert_eq!(
             found,
-            ["WALG_GS_PREFIX counts, and WALE_GS_PREFIX, WALG_FILE_PREFIX has no effect"]
+            ["WALG_GS_PREFIX is used; ignored: WALE_GS_PREFIX, WALG_FILE_PREFIX"]
         );
     }
 

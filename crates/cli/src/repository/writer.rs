@@ -1,4 +1,4 @@
-//! Who the programs beside a server write for.
+//! The server for which a verb writes.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,15 +20,15 @@ pub fn writer(store: &Store, data_dir: &Path, timeline: u32) -> Arc<Writer> {
     Writer::new(store.clone(), data_dir, situation(store, data_dir, timeline))
 }
 
-/// What a data directory tells of its server.
+/// The state of a server, as its data directory shows it.
 pub fn situation(store: &Store, data_dir: &Path, timeline: u32) -> Situation {
     let exists = |name: &str| data_dir.join(name).exists();
     let config = ServerConfig::read(data_dir).unwrap_or_default();
-    // Where no worker of the server's renews, nobody does between two calls.
+    // Without the server's uploader nobody renews the lease between two calls.
     let interval = match config.preloads {
         true => {
             let set = config.lease_interval.unwrap_or(INTERVAL);
-            // The server may not have read its files again. It renews as it has promised until then.
+            // The server may not have read its files again yet. Until then it keeps the interval that it has promised.
             lease::promised(data_dir, store.url()).map_or(set, |promised| promised.max(set))
         }
         false => INTERVAL_OF_BINARY,
@@ -41,8 +41,8 @@ pub fn situation(store: &Store, data_dir: &Path, timeline: u32) -> Situation {
     }
 }
 
-/// The store for a verb that changes a repository. With the data directory of a server of this cluster at hand it writes as that
-/// server, if it may; from elsewhere, as an administrator does, for whoever holds the lease.
+/// The store for a verb that changes a repository. If the data directory of a server of this cluster is here, the verb writes as
+/// that server, if that may write. Elsewhere it writes for the server that holds the lease.
 pub async fn writable(flags: &Storage) -> Result<Store> {
     refuse_plain_text()?;
     let data_dir = usual_data_dir();
@@ -54,7 +54,7 @@ pub async fn writable(flags: &Storage) -> Result<Store> {
     })
 }
 
-/// The store for a verb that reads, and notes what it has found: beside a server that does not write it notes nothing.
+/// The store for a verb that reads, and notes its findings. Beside a server that does not write it notes nothing.
 pub async fn noting(store: &Store, data_dir: Option<&Path>) -> Result<Store> {
     let owner = cluster::owner(store).await?;
     Ok(match server_beside(store, data_dir, owner.as_ref()) {
@@ -63,7 +63,7 @@ pub async fn noting(store: &Store, data_dir: Option<&Path>) -> Result<Store> {
     })
 }
 
-/// The server of a data directory, if the repository is that of its cluster.
+/// The server of a data directory, if the repository belongs to its cluster.
 fn server_beside(store: &Store, data_dir: Option<&Path>, owner: Option<&ClusterIdentity>) -> Option<Arc<Writer>> {
     let data_dir = data_dir?;
     let control = ControlFile::read(data_dir).ok()?;

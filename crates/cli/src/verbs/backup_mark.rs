@@ -13,7 +13,7 @@ use crate::repository::writer::writable;
 pub struct BackupMark {
     /// The backup.
     name: String,
-    /// Take the mark off: retention may delete the backup again.
+    /// Mark it as impermanent again, so that retention may delete it.
     #[arg(short, long)]
     impermanent: bool,
     #[command(flatten)]
@@ -27,10 +27,10 @@ pub async fn run(args: &BackupMark) -> Result<()> {
     let changed = retention::mark(&store, &args.name, !args.impermanent).await?;
     let state = if args.impermanent { "impermanent" } else { "permanent" };
     for name in &changed {
-        print::out(&format!("{} is {state} now", plain(name)))?;
+        print::out(&format!("{} is now {state}", plain(name)))?;
     }
     if changed.is_empty() {
-        print::out(&format!("{} was {state} already", plain(&args.name)))?;
+        print::out(&format!("{} was already {state}", plain(&args.name)))?;
     }
     Ok(())
 }

@@ -15,16 +15,16 @@ use crate::{print, progress};
 /// `backup-verify`.
 #[derive(Debug, clap::Args)]
 pub struct BackupVerify {
-    /// A backup's name, or LATEST.
+    /// The name of a backup, or LATEST.
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     backup: Option<String>,
     /// All backups.
     #[arg(long)]
     all: bool,
-    /// Of all, those that were not verified since they were taken.
+    /// Only those that were not verified yet.
     #[arg(long, requires = "all")]
     new: bool,
-    /// Print a JSON array, one object a backup.
+    /// Print a JSON array with an object for each backup.
     #[arg(long)]
     json: bool,
     /// No progress bar.
@@ -35,7 +35,7 @@ pub struct BackupVerify {
     storage: Storage,
 }
 
-/// Verify, print what was found, and tell the worst.
+/// Verify, print the findings, and return the worst status.
 pub async fn run(args: &BackupVerify) -> Result<VerifyStatus> {
     let store = repository::store(&args.storage).await?;
     let inventory = Inventory::load(&store).await?;

@@ -20,7 +20,7 @@ pub struct Check {
     pub storage: Storage,
 }
 
-/// Check the store, print a row for each thing that was looked at, and tell the worst.
+/// Check the store, print a row for each check, and return the worst status.
 pub async fn run(args: &Check) -> Result<CheckStatus> {
     let data_dir = usual_data_dir();
     let settings = repository::find(&args.storage, data_dir.as_deref())?;
@@ -34,7 +34,7 @@ pub async fn run(args: &Check) -> Result<CheckStatus> {
     match Store::open_settled(&settings.storage).await {
         Ok(store) => {
             checks.extend(check::check_store(&store, None).await);
-            // Where the store itself fails there is nothing more to be learned.
+            // If the store itself fails, the other checks tell nothing.
             if checks.iter().any(|check| check.name == "newest backup") {
                 let holder = walarchive_core::lease::Lease::read(&store).await.ok().flatten();
                 let timeline = holder.map(|lease| lease.timeline());

@@ -1,4 +1,4 @@
-//! One file a verb.
+//! The verbs, one file for each.
 
 pub mod backup_fetch;
 pub mod backup_list;

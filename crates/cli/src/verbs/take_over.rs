@@ -1,11 +1,11 @@
-//! `take-over`, and who the programs beside a server write for.
+//! `take-over`.
 
 use std::path::PathBuf;
 
 use walarchive_core::archive::Archive;
 use walarchive_core::cluster::ClusterIdentity;
 use walarchive_core::control_file::{self, ControlFile};
-use walarchive_core::lease;
+use walarchive_core::lease::{self, Lease};
 use walarchive_core::{Error, Result, cluster};
 use walarchive_storage::Store;
 
@@ -18,7 +18,7 @@ use crate::repository::{Storage, find, refuse_plain_text};
 /// `take-over`.
 #[derive(Debug, clap::Args)]
 pub struct TakeOver {
-    /// The data directory of the server that shall write; else the working directory or PGDATA.
+    /// The data directory of the server that is to write; by default the working directory or PGDATA.
     #[arg(long, value_name = "DIRECTORY")]
     pgdata: Option<PathBuf>,
     #[command(flatten)]
@@ -30,7 +30,7 @@ pub async fn run(args: &TakeOver) -> Result<()> {
     refuse_plain_text()?;
     let data_dir = args.pgdata.clone().or_else(usual_data_dir).ok_or_else(|| {
         Error::config(
-            "the data directory of the server that shall write is not known",
+            "the data directory of the server that is to write is not known",
             "Give it with --pgdata, on the machine of that server.",
         )
     })?;
@@ -43,22 +43,27 @@ pub async fn run(args: &TakeOver) -> Result<()> {
         segment_size: control.segment_size,
     };
     cluster::is_owned(&store, &identity).await?;
-    // Before its recovery has ended its timeline is not known: its server takes the lease then.
+    // Its timeline is not known before its recovery has ended. Its server takes the lease then.
     if situation(&store, &data_dir, control.timeline).in_recovery {
         lease::request_take_over(&data_dir).await?;
-        return print::out("the server will take the lease over once its recovery has ended");
+        return print::out("the server will take the lease over when its recovery has ended");
     }
     let writer = writer(&store, &data_dir, control.timeline);
     let before = writer.take_over().await?;
-    Archive::new(store, identity, settings.compression)
+    Archive::new(store.clone(), identity, settings.compression)
         .with_writer(writer)
         .claim()
         .await?;
+    // The lease is taken, also if it cannot be read now.
+    let now = Lease::read(&store).await.unwrap_or_default();
     match before {
+        Some(lease) if now.is_some_and(|now| now.holder.instance == lease.holder.instance) => {
+            print::out("this server already holds the lease")
+        }
         Some(lease) => print::out(&format!(
-            "took the lease over from the server {}; it will write no more",
+            "took the lease over from server {}, which will not write any more",
             plain(&lease.name())
         )),
-        None => print::out("took the lease; nobody had it"),
+        None => print::out("took the lease, which nobody held"),
     }
 }

@@ -32,11 +32,11 @@ pub async fn run(args: &WalFetch) -> Result<()> {
     let name: WalFileName = args.name.parse().map_err(|_| {
         Error::config(
             format!("\"{}\" is not the name of a WAL file", args.name.escape_debug()),
-            "Give the name that the server puts in place of %f, as in restore_command = 'walarchive wal-fetch %f \"%p\"'.",
+            "Give the name that the server passes as %f, as in restore_command = 'walarchive wal-fetch %f \"%p\"'.",
         )
     })?;
     let mut settings = find(&args.storage, data_dir_of(&args.path).as_deref())?;
-    // A standby asks again; the recovery of a primary would end here.
+    // A standby asks again. The recovery of a primary would end with a failure.
     let may_fail = is_standby(&args.path) || has_history_itself(&args.name, &args.path);
     // PostgreSQL asks for it when a standby of the first timeline is promoted. No server has ever written one.
     if may_fail && name == WalFileName::History(1) {

@@ -28,7 +28,7 @@ pub async fn run(args: &WalPush) -> Result<()> {
         _ => {
             return Err(Error::config(
                 format!("\"{}\" is not the path of a WAL file", args.path.display()),
-                "Give the path that the server puts in place of %p.",
+                "Give the path that the server passes as %p.",
             ));
         }
     };
@@ -42,7 +42,7 @@ pub async fn run(args: &WalPush) -> Result<()> {
     });
     let archive = match writer {
         Some(writer) => Archive::new(store, identity, settings.compression).with_writer(writer),
-        // A file that lies elsewhere is an administrator's, who works for whoever holds the lease.
+        // An administrator pushes a file from elsewhere, for the server that holds the lease.
         None => Archive::new(lease::follower(&store), identity, settings.compression),
     };
     let pushed = archive.push(directory, &name).await?;

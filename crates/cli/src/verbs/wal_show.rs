@@ -28,7 +28,7 @@ pub async fn run(args: &Show) -> Result<()> {
     })
 }
 
-/// Show from when to when can be restored.
+/// Show the times to which the cluster can be restored.
 pub async fn windows(args: &Show) -> Result<()> {
     let store = repository::store(&args.storage).await?;
     let windows = timed_windows(&store, &Inventory::load(&store).await?).await?;

@@ -179,6 +179,7 @@ impl Store {
         match self.read(key, options, limit).await {
             Ok(found) => Ok(Some(found)),
             Err(Error::NotFound { .. }) => Ok(None),
+            Err(error @ (Error::Timeout { .. } | Error::NoAnswer { .. })) => Err(error),
             // No range of an empty object can be satisfied.
             Err(error) => match self.size(key).await {
                 Ok(Some(0)) => Ok(Some((Bytes::new(), 0))),

@@ -1,4 +1,4 @@
-//! The variables, and what becomes of each.
+//! The variables, and the option that each becomes.
 
 /// How variables become options.
 pub(super) struct Rule {

@@ -15,9 +15,9 @@ use crate::repository::Storage;
 #[derive(Debug, clap::Args)]
 #[command(group = ArgGroup::new("target"))]
 pub struct BackupFetch {
-    /// The data directory to make; it must be empty or absent, unless --delta is given.
+    /// The data directory to create. It must be empty or absent, unless --delta is given.
     pub directory: PathBuf,
-    /// A backup's name, or LATEST: the newest one that ends before the target.
+    /// The name of a backup, or LATEST for the newest one that ends before the target.
     pub backup: String,
     #[allow(missing_docs)]
     #[command(flatten)]
@@ -31,7 +31,7 @@ pub struct BackupFetch {
     /// Recover to a restore point of pg_create_restore_point().
     #[arg(long, value_name = "NAME", group = "target", value_parser = by(RestoreTarget::name))]
     target_name: Option<RestoreTarget>,
-    /// Recover to a transaction.
+    /// Recover to a transaction ID.
     #[arg(long, value_name = "XID", group = "target")]
     target_xid: Option<u64>,
     /// Stop as soon as the backup is consistent.
@@ -51,17 +51,17 @@ pub struct BackupFetch {
         TablespaceMap::default().add(text).map(|()| text.to_owned())
     }))]
     tablespace_map: Vec<String>,
-    /// Put tablespaces into DIR/<oid>, but for those that --tablespace-map puts elsewhere.
+    /// Put tablespaces into DIR/<oid>, except those that --tablespace-map puts elsewhere.
     #[arg(long, value_name = "DIR")]
     tablespace_map_all: Option<PathBuf>,
-    /// Put tablespaces where they were, as the repository says, but for those that --tablespace-map puts elsewhere. Never into a
-    /// directory of the system, and for root only where the user of --owner could make them.
+    /// Put tablespaces where the repository says they were, except those that --tablespace-map puts elsewhere. Never into a
+    /// directory of the system, and for root only where the user of --owner could create them.
     #[arg(long, conflicts_with = "tablespace_map_all")]
     tablespace_map_original: bool,
-    /// Write the configuration files that lay outside of the original's data directory, as on Debian, into DIR.
+    /// Write into DIR the configuration files that were outside of the original's data directory, as on Debian.
     #[arg(long, value_name = "DIR", conflicts_with = "verify_only")]
     pub config_dir: Option<PathBuf>,
-    /// Put pg_wal into this directory, which must be empty or absent, and a link to it into the data directory, as initdb does.
+    /// Put pg_wal into this directory, which must be empty or absent, with a link in the data directory, as initdb does.
     #[arg(long, value_name = "DIR", conflicts_with = "verify_only")]
     waldir: Option<PathBuf>,
     /// Make a symbolic link of the original a link again, to NEW, which must be empty or absent; OLD is its path in the data directory
@@ -70,31 +70,31 @@ pub struct BackupFetch {
         LinkMap::default().add(text).map(|()| text.to_owned())
     }))]
     link: Vec<String>,
-    /// Restore into a directory of the same cluster, or go on with a restore that was interrupted: files that are as in the
-    /// backup are kept, the others fetched, and what is not in the backup is removed, pg_wal included.
+    /// Restore into a directory of the same cluster, or go on with a restore that was interrupted. Files that are as in the
+    /// backup are kept, and others are fetched. Everything that is not in the backup is removed, pg_wal included.
     #[arg(long, conflicts_with = "verify_only")]
     delta: bool,
-    /// Read and check all that a restore would take, and write nothing. The directory is not looked at.
+    /// Read and check everything that a restore would use, and write nothing. The directory does not matter.
     #[arg(long, conflicts_with_all = ["dry_run", "owner", "archive_off"])]
     pub verify_only: bool,
-    /// Restore the content of these databases only, by name (where the backup knows it) or OID; the server's own databases
-    /// always come back. Of the others, relations come back as files of zeros: drop these databases. May be repeated.
+    /// Restore the content of these databases only, by name (if the backup has it) or OID. The server's own databases are
+    /// always restored. The relations of other databases become files of zeros: drop those databases. May be repeated.
     #[arg(long, value_name = "DATABASE", value_delimiter = ',')]
     restore_only: Vec<String>,
-    /// Give the files to a user and group, by name or number. Only for root, to whom they belong otherwise.
+    /// Give the files to a user and group, by name or number. Only for root; without it they belong to root.
     #[arg(long, value_name = "USER[:GROUP]", value_parser = by(|text| text.parse::<Owner>()))]
     pub owner: Option<Owner>,
     /// Write archive_mode = off, for a copy that must not archive into the repository of the original.
     #[arg(long)]
     archive_off: bool,
-    /// Let the restored server write into the repository at once, instead of the one that does now. Without this it waits until
-    /// that one has given no sign of life for a while.
+    /// Let the restored server write into the repository at once, in place of the current writer. Without this flag it waits
+    /// until that one has not renewed its lease for four intervals.
     #[arg(long, conflicts_with_all = ["verify_only", "archive_off", "standby"])]
     pub take_over: bool,
-    /// Restore though WAL is missing that recovery needs to get to its target: it will end there.
+    /// Restore even if WAL before the target is missing. Recovery ends at the gap.
     #[arg(long, conflicts_with_all = ["no_recovery", "verify_only"])]
     allow_gap: bool,
-    /// Do not look beforehand whether there is enough room.
+    /// Do not check the free space beforehand.
     #[arg(long)]
     no_space_check: bool,
     /// Write no recovery settings.
@@ -103,10 +103,10 @@ pub struct BackupFetch {
     /// Prepare a standby (standby.signal) that follows the archive.
     #[arg(long)]
     standby: bool,
-    /// Tars to unpack at a time; by default one a processor, up to 4.
+    /// How many tars to unpack at once; by default one per processor, at most 4.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     concurrency: Option<u16>,
-    /// Say what would be done, and do nothing.
+    /// Print the plan, and do nothing.
     #[arg(long)]
     pub dry_run: bool,
     /// No progress bar and no summary.
@@ -117,9 +117,9 @@ pub struct BackupFetch {
 /// `recovery_target_action`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Action {
-    /// Wait, readable, for somebody to decide.
+    /// Pause, and accept read-only connections.
     Pause,
-    /// Accept writes, on a new timeline.
+    /// Accept writes on a new timeline.
     Promote,
     /// Stop.
     Shutdown,

@@ -27,12 +27,12 @@ mod args;
 
 pub use args::BackupFetch;
 
-/// What is left to do after a restore of some databases.
-const INVALID_PAGES: &str = "note: ignore_invalid_pages is on in postgresql.auto.conf, so that recovery goes on at the pages that were \
-     left out; once it has ended, take the setting away with ALTER SYSTEM RESET ignore_invalid_pages, and restart the server, as \
+/// What remains to be done after a restore of some databases.
+const INVALID_PAGES: &str = "note: ignore_invalid_pages is on in postgresql.auto.conf, so that recovery passes over the pages that \
+     were left out; after recovery remove the setting with ALTER SYSTEM RESET ignore_invalid_pages and restart the server, or \
      damaged pages would go unnoticed in the next recovery";
 
-/// Of an answer on the terminal, in bytes.
+/// The longest answer that is read from the terminal, in bytes.
 const LONGEST_ANSWER: u64 = 100;
 
 /// Restore a backup.
@@ -108,10 +108,10 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
     Ok(())
 }
 
-/// Who writes into the repository now, and when that was looked up. That it cannot be said is no reason not to restore.
+/// Who writes into the repository now, and when that was looked up. A failure here does not end the restore.
 async fn holder(store: &Store) -> Option<(Lease, Moment)> {
     let lease = Lease::read(store).await.unwrap_or_else(|error| {
-        tracing::warn!(%error, "could not look who writes into the repository");
+        tracing::warn!(%error, "could not find out who writes into the repository");
         None
     });
     Some((lease?, Moment::now()))
@@ -160,15 +160,15 @@ async fn prepare(args: &BackupFetch) -> Result<(PlannedRestore, StorageConfig, O
     let selection = select(args, &store).await?;
     // A store that answers has the patience of a backup: hours of work do not end with one bad answer.
     let patient = Store::open_settled(&settings.storage.for_backup()).await?;
-    let restore = plan(&patient, &selection.backup.name, &args.directory, options).await?;
-    let plan = &restore.plan;
+    let mut restore = plan(&patient, &selection.backup.name, &args.directory, options).await?;
+    let plan = &mut restore.plan;
     let (name, metadata) = (&selection.backup.name, &selection.backup.metadata);
     let configuration = match &args.config_dir {
         Some(directory) => ConfigurationPlan::read(&patient, name, metadata, directory).await?,
         None => None,
     };
     let mut followed = metadata.clone();
-    // The others are what the plan says.
+    // The plan has notes on the other links.
     followed
         .links
         .retain(|link| !plan.links.iter().any(|mapped| mapped.path == link.path));
@@ -182,14 +182,18 @@ async fn prepare(args: &BackupFetch) -> Result<(PlannedRestore, StorageConfig, O
     });
     places.extend(mapped);
     if args.config_dir.is_some() && configuration.is_none() {
-        places.push("The backup has no configuration files beside those of the data directory.".to_owned());
+        places.push("The backup has no configuration files from outside of the data directory.".to_owned());
     }
-    let notes = selection.notes.iter().chain(&plan.notes).chain(&places);
-    notes.for_each(|note| say(args, &format!("note: {note}")));
+    let of_plan = std::mem::take(&mut plan.notes);
+    plan.notes = selection.notes.into_iter().chain(of_plan).chain(places).collect();
+    // A dry run prints the plan, and the plan has the notes.
+    if !args.dry_run {
+        plan.notes.iter().for_each(|note| say(args, &format!("note: {note}")));
+    }
     Ok((restore, settings.storage, configuration))
 }
 
-/// Ask, if somebody is there to ask, whether tablespaces may go to places that only the repository names.
+/// Ask on the terminal, if there is one, whether tablespaces may go to directories that only the repository names.
 fn ask_for_locations(plan: &RestorePlan) -> Result<bool> {
     let (stdin, mut stderr) = (std::io::stdin(), std::io::stderr());
     if plan.unconfirmed().next().is_none() || !stdin.is_terminal() || !stderr.is_terminal() {
@@ -197,7 +201,7 @@ fn ask_for_locations(plan: &RestorePlan) -> Result<bool> {
     }
     for tablespace in plan.unconfirmed() {
         eprintln!(
-            "walarchive: tablespace {} would go to {:?}, and only the repository says so",
+            "walarchive: tablespace {} would go to {:?}, which only the repository names",
             tablespace.oid, tablespace.original
         );
     }
@@ -233,8 +237,7 @@ async fn select(args: &BackupFetch, store: &Store) -> Result<Selection> {
     select_backup(&backups, &args.backup, &target.target, history.as_ref())
 }
 
-/// Ctrl-C, or whoever ends the process by SIGTERM, ends the restore in order, so that it can say how to go on; a second one ends
-/// it at once.
+/// The first SIGINT or SIGTERM ends the restore in order, so that it can say how to go on. The second one ends it at once.
 fn cancelled_by_signal() -> Result<CancellationToken> {
     let listen = |kind| signal(kind).map_err(|error| Error::io("listen for signals in", "/proc/self", error));
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
@@ -256,15 +259,14 @@ fn cancelled_by_signal() -> Result<CancellationToken> {
 }
 
 fn incomplete(target: &Path, has_links: bool) {
-    // Nothing behind a link is kept by --delta.
+    // --delta keeps nothing behind a link.
     let next = match has_links {
-        true => {
-            "empty the places of --link and run the same command with --delta, or empty it and the directories of its tablespaces, too,"
-        }
-        false => "run the same command with --delta to go on, or empty it, and the directories of its tablespaces,",
+        true => "empty the directories of --link and run the same command with --delta",
+        false => "run the same command with --delta",
     };
     eprintln!(
-        "walarchive: directory \"{}\" is incomplete and no server can start on it; {next} before the next attempt",
+        "walarchive: directory \"{}\" is incomplete, and no server can start on it\n\
+         HINT:  To go on, {next}. To begin again, empty the directory, those of its tablespaces and those of --link first.",
         target.display()
     );
 }
@@ -301,7 +303,7 @@ fn next_step(plan: &RestorePlan, credentials_in_environment: bool) -> String {
     }
     let remote = !recovery.restore_command.storage.url.starts_with("file:");
     if credentials_in_environment && remote {
-        next.push_str("; the store's credentials must be in its environment, as they are in this one");
+        next.push_str("; its environment must have the store's credentials, as this one has");
     }
     next
 }

@@ -1,0 +1,211 @@
+//! The definition of the settings, in groups as in the manual.
+
+use std::ffi::CStr;
+use std::ops::RangeInclusive;
+use std::sync::atomic::Ordering;
+
+use pgrx::guc::{GucContext, GucEnum, GucFlags, GucRegistry, GucSetting};
+
+use super::{
+    ARCHIVE_TIMEOUT, BACKUP_CONCURRENCY, BACKUP_ON_STANDBY, BACKUP_RATE_LIMIT, BACKUP_SCHEDULE, COMPRESSION,
+    COMPRESSION_LEVEL, CREDENTIALS_FILE, DEFINED, DELTA_MAX_STEPS, DELTA_ORIGIN, LEASE_INTERVAL, MANIFEST_CHECKSUMS,
+    ON_CHECKSUM_FAILURE, RETENTION, SHUTDOWN_TIMEOUT, STORAGE, STORAGE_NAME, STORAGE_OPTIONS, STORAGE_OPTIONS_NAME,
+    TAR_SIZE, UPLOAD_CONCURRENCY, check_backup_schedule, check_retention, check_storage, check_storage_options,
+    note_rejected,
+};
+use crate::pg::settings::{check_hook, define_checked_string, reserve_prefix};
+use crate::shmem::MAX_CONCURRENCY;
+
+/// S3 takes 10 000 parts of an object, which are 80 GB. In kB.
+const LARGEST_TAR_KB: i32 = 64 << 20;
+
+/// More steps make a restore too slow.
+const MOST_DELTA_STEPS: i32 = 1000;
+
+/// Define all of them.
+pub fn define() {
+    define_store();
+    define_archiving();
+    define_backups();
+    define_deltas();
+    define_schedule();
+    reserve_prefix();
+    DEFINED.store(true, Ordering::Relaxed);
+}
+
+fn define_store() {
+    define_checked_string(
+        c"walarchive.storage",
+        c"Where WAL and base backups go.",
+        c"A URL: s3://, gs://, az:// or swift://bucket/prefix, sftp://user@host/path or file:///absolute/path.",
+        &STORAGE,
+        Some(storage_hook),
+    );
+    define_checked_string(
+        c"walarchive.storage_options",
+        c"Options of the store, as key=value pairs separated by commas or spaces. Not for secrets.",
+        c"For example aws_endpoint=https://host,aws_region=eu-central-1.",
+        &STORAGE_OPTIONS,
+        Some(storage_options_hook),
+    );
+    GucRegistry::define_string_guc(
+        c"walarchive.credentials_file",
+        c"A file with the store's credentials, readable by the server's user only.",
+        c"It contains \"key = value\" lines, like the [default] section of an AWS credentials file.",
+        &CREDENTIALS_FILE,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    choice(
+        c"walarchive.compression",
+        c"How WAL and base backups are compressed.",
+        c"",
+        &COMPRESSION,
+    );
+    int(
+        c"walarchive.compression_level",
+        c"Level of the compression, 1 (fast) to 19 (small).",
+        c"lzma has levels up to 9; lz4 has none.",
+        &COMPRESSION_LEVEL,
+        1..=19,
+        GucFlags::default(),
+    );
+}
+
+fn define_archiving() {
+    int(
+        c"walarchive.upload_concurrency",
+        c"How many WAL files are uploaded at once, ahead of the archiver.",
+        c"",
+        &UPLOAD_CONCURRENCY,
+        1..=MAX_CONCURRENCY as i32,
+        GucFlags::default(),
+    );
+    int(
+        c"walarchive.archive_timeout",
+        c"How long the archiver waits for one WAL file before it reports that and tries again.",
+        c"An upload that makes progress goes on. An upload without progress for half of this time ends and is begun again.",
+        &ARCHIVE_TIMEOUT,
+        1..=3600,
+        GucFlags::UNIT_S,
+    );
+    int(
+        c"walarchive.shutdown_timeout",
+        c"How long the archiver goes on at shutdown when no file can be archived.",
+        c"The files that remain are archived after the next start.",
+        &SHUTDOWN_TIMEOUT,
+        1..=3600,
+        GucFlags::UNIT_S,
+    );
+    int(
+        c"walarchive.lease_interval",
+        c"How often the server that writes into the repository renews its lease.",
+        c"Another server may take over after four intervals without a renewal.",
+        &LEASE_INTERVAL,
+        1..=3600,
+        GucFlags::UNIT_S,
+    );
+}
+
+fn define_backups() {
+    int(
+        c"walarchive.backup_concurrency",
+        c"How many tars of a base backup are packed and uploaded at once.",
+        c"",
+        &BACKUP_CONCURRENCY,
+        1..=64,
+        GucFlags::default(),
+    );
+    int(
+        c"walarchive.tar_size",
+        c"How much file data goes into one tar of a base backup, before compression.",
+        c"A larger file gets a tar of its own.",
+        &TAR_SIZE,
+        1 << 10..=LARGEST_TAR_KB,
+        GucFlags::UNIT_KB,
+    );
+    int(
+        c"walarchive.backup_rate_limit",
+        c"The most that a base backup reads per second; 0 is no limit.",
+        c"",
+        &BACKUP_RATE_LIMIT,
+        0..=i32::MAX,
+        GucFlags::UNIT_KB,
+    );
+    choice(
+        c"walarchive.manifest_checksums",
+        c"Checksum algorithm of the backup manifest.",
+        c"",
+        &MANIFEST_CHECKSUMS,
+    );
+    choice(
+        c"walarchive.on_checksum_failure",
+        c"What a base backup does about a page whose data checksum is wrong.",
+        c"With \"warning\" it takes the page as it is and reports it. With \"error\" it ends.",
+        &ON_CHECKSUM_FAILURE,
+    );
+}
+
+fn define_deltas() {
+    int(
+        c"walarchive.delta_max_steps",
+        c"How many delta backups follow a full backup before the next full one; 0 means full backups only.",
+        c"",
+        &DELTA_MAX_STEPS,
+        0..=MOST_DELTA_STEPS,
+        GucFlags::default(),
+    );
+    choice(
+        c"walarchive.delta_origin",
+        c"What a delta backup is based on: the latest backup, or the latest full one.",
+        c"",
+        &DELTA_ORIGIN,
+    );
+}
+
+fn define_schedule() {
+    define_checked_string(
+        c"walarchive.backup_schedule",
+        c"When base backups are taken: a cron expression, in the operating system's local time; empty for never.",
+        c"For example \"0 2 * * *\" for every night at two, or @weekly. With six fields, seconds come first.",
+        &BACKUP_SCHEDULE,
+        Some(backup_schedule_hook),
+    );
+    GucRegistry::define_bool_guc(
+        c"walarchive.backup_on_standby",
+        c"Whether scheduled backups are taken on a standby, too.",
+        c"",
+        &BACKUP_ON_STANDBY,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    define_checked_string(
+        c"walarchive.retention",
+        c"What is kept after each successful backup; the rest is deleted. Empty keeps everything.",
+        c"For example \"window 14 days\", \"full 7\" or \"gfs 7,4,12,5\" (days, weeks, months, years).",
+        &RETENTION,
+        Some(retention_hook),
+    );
+}
+
+fn int(
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+    setting: &'static GucSetting<i32>,
+    range: RangeInclusive<i32>,
+    flags: GucFlags,
+) {
+    let (least, most) = range.into_inner();
+    GucRegistry::define_int_guc(name, short, long, setting, least, most, GucContext::Sighup, flags);
+}
+
+fn choice<T: GucEnum>(name: &'static CStr, short: &'static CStr, long: &'static CStr, setting: &'static GucSetting<T>) {
+    let (context, flags) = (GucContext::Sighup, GucFlags::default());
+    GucRegistry::define_enum_guc(name, short, long, setting, context, flags);
+}
+
+check_hook!(storage_hook: STORAGE_NAME, check_storage => note_rejected);
+check_hook!(storage_options_hook: STORAGE_OPTIONS_NAME, check_storage_options => note_rejected);
+check_hook!(backup_schedule_hook: "walarchive.backup_schedule", check_backup_schedule);
+check_hook!(retention_hook: "walarchive.retention", check_retention);
