@@ -241,7 +241,7 @@ fn delete(request: Result<Request>, confirm: bool) -> Vec<Shown> {
             others: OtherBranches::Keep,
         };
         let deletion = retention::delete(store, order, confirmed, |_| {}).await?;
-        // The lease is among what has been deleted; nobody shall write it anew.
+        // The lease is among what has been deleted; it must not be written again.
         if confirm
             && request == (Request::Everything { force: true })
             && let Some(writer) = archive.writer()
@@ -257,7 +257,7 @@ fn delete(request: Result<Request>, confirm: bool) -> Vec<Shown> {
         error::warning(
             PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             &format!("backup \"{}\" was not deleted: {}", spared.name, spared.why),
-            "No WAL was deleted. Call the function again to have a plan of what is there now.",
+            "No WAL was deleted. Call the function again for a plan of what is there now.",
             "",
         );
     }

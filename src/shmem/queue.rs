@@ -1,4 +1,4 @@
-//! The upload queue between the archiver, which must be told about one file after the other, and the worker, which uploads
+//! The upload queue between the archiver, which must be told about one file after the other, and the uploader, which uploads
 //! many at once. Plain data and plain functions: who calls them holds the lock, and nobody waits in here.
 
 use super::Failure;
@@ -24,9 +24,9 @@ pub type FileNumbers = [u64; 3];
 pub enum State {
     /// The slot is free.
     Empty,
-    /// The archiver wants it, and the worker has not taken it up.
+    /// The archiver wants it, and the uploader has not taken it up.
     Requested,
-    /// The worker is at it.
+    /// The uploader is at it.
     Uploading,
     /// The store has acknowledged it.
     Done,
@@ -70,7 +70,7 @@ pub enum Answer {
     Done,
     /// It could not be archived.
     Failed(Failure),
-    /// It has been given to the worker; wait for the latch and ask again.
+    /// It has been given to the uploader; wait for the latch and ask again.
     Wait,
 }
 
@@ -142,14 +142,14 @@ impl Queue {
         }
     }
 
-    /// The worker takes up what the archiver waits for, one file a call.
+    /// The uploader takes up what the archiver waits for, one file a call.
     pub fn take_request(&mut self) -> Option<FileName> {
         let slot = self.slots.iter_mut().find(|slot| slot.state == State::Requested)?;
         slot.state = State::Uploading;
         Some(slot.name)
     }
 
-    /// The worker takes up a file ahead of the archiver.
+    /// The uploader takes up a file ahead of the archiver.
     pub fn look_ahead(&mut self, name: &FileName) -> Ahead {
         if self.acknowledged == *name
             || self
@@ -189,7 +189,7 @@ impl Queue {
         }
     }
 
-    /// How many bytes of a file were sent, if the worker is at it.
+    /// How many bytes of a file were sent, if the uploader is at it.
     pub fn sent(&self, name: &FileName) -> Option<u64> {
         let slot = self
             .slots
@@ -218,7 +218,7 @@ impl Queue {
         true
     }
 
-    /// The worker is gone, or has just come: nothing is being uploaded.
+    /// The uploader is gone, or has just come: nothing is being uploaded.
     pub fn abandon_uploads(&mut self) {
         for slot in self.slots.iter_mut().filter(|slot| slot.state == State::Uploading) {
             slot.state = if slot.wanted { State::Requested } else { State::Empty };
@@ -233,7 +233,7 @@ impl Queue {
             .map(|slot| slot.name)
     }
 
-    /// The files that the worker is at.
+    /// The files that the uploader is at.
     pub fn in_upload(&self) -> impl Iterator<Item = FileName> {
         let uploading = self.slots.iter().filter(|slot| slot.state == State::Uploading);
         uploading.map(|slot| slot.name)
@@ -270,7 +270,7 @@ impl Queue {
 /// What became of an attempt to look ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ahead {
-    /// It is the worker's now.
+    /// It is the uploader's now.
     Taken,
     /// It is in the queue already.
     Known,

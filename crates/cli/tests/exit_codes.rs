@@ -112,7 +112,7 @@ fn the_end_of_recovery_goes_on_without_the_archive_if_the_server_has_the_history
     let missing = format!("{}/missing", place.url());
     let ask = |name: &str| {
         let command = ["wal-fetch", name, "pg_wal/RECOVERYHISTORY", "--storage", &missing];
-        code(&place.run(&command))
+        place.run(&command, &[])
     };
     // Timeline 1 has none.
     assert_eq!(ask("00000001.history").0, 74);

@@ -29,7 +29,7 @@ enum What {
     /// Keep the newest backups: [FULL|FIND_FULL] N.
     ///
     /// FULL counts full backups, each of which keeps its deltas. Without FULL all backups are counted; if the oldest one to
-    /// keep is a delta, FIND_FULL goes to its full backup, and nothing is an error.
+    /// keep is a delta, with FIND_FULL its full backup is kept as well; without it, that is an error.
     Retain(Retain),
     /// Delete what is older than a backup or a time: [FIND_FULL] NAME|TIME.
     Before(Words),
@@ -54,8 +54,7 @@ struct Common {
     /// Delete. Without it the plan is shown, and nothing else is done.
     #[arg(long)]
     confirm: bool,
-    /// Delete also what another branch of the history needs to be restored that is not older, as that of a server of which this
-    /// one is a copy.
+    /// Also delete what another branch of the history needs, for example the server that this one was copied from.
     #[arg(long)]
     force: bool,
     /// Print a JSON array with a row for each object.
@@ -67,7 +66,7 @@ struct Common {
 
 #[derive(Debug, clap::Args)]
 struct Words {
-    /// See above.
+    /// What to delete; see the description of the verb.
     #[arg(num_args = 0..=2)]
     words: Vec<String>,
     #[command(flatten)]
@@ -204,7 +203,7 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
     if applied.spared.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("HINT:  No WAL was deleted. Run the same again to have a plan of what is there now.");
+    eprintln!("HINT:  No WAL was deleted. Run the same command again for a plan of what is there now.");
     Ok(ExitCode::from(exit::FAILED))
 }
 

@@ -25,13 +25,13 @@ pub struct WalVerify {
     /// content: read all segments.
     #[arg(long, conflicts_with = "sample")]
     all: bool,
-    /// content: read so many segments, spread over all.
+    /// content: read N segments, spread over all.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     sample: Option<u32>,
     /// Print JSON, in the shape of WAL-G's.
     #[arg(long)]
     json: bool,
-    /// The data directory whose server writes the WAL; else the working directory or PGDATA, if it is one and its cluster is
+    /// The data directory whose server writes the WAL; by default the working directory or PGDATA, if it is one and its cluster is
     /// the repository's.
     #[arg(long, value_name = "DIRECTORY")]
     pgdata: Option<PathBuf>,
