@@ -264,7 +264,7 @@ fn the_functions_are_not_for_everybody_and_refuse_what_they_must() {
         ),
         ("walarchive_delete_target('base_x')", "there is no backup named"),
         ("walarchive_delete_outside_window('-1 day')", "empty or negative"),
-        ("walarchive_delete_gfs(0, 0, 0, 0)", "are to be kept"),
+        ("walarchive_delete_gfs(0, 0, 0, 0)", "all four numbers of periods are 0"),
         ("walarchive_backup_mark('base_x')", "there is no backup named"),
     ] {
         let refused = primary.try_psql_verbose(&format!("SELECT {call}"));

@@ -48,10 +48,14 @@ async fn look(store: &Store) -> Result<Option<Check>> {
 }
 
 fn with_hole(backup: &str, reach: &Reach, hole: &Hole) -> Check {
+    let (first, last) = (hole.missing.first, hole.missing.last);
+    let missing = match hole.missing.count {
+        1 => format!("segment {first} is missing"),
+        count => format!("{count} segments are missing, {first} to {last}"),
+    };
     let detail = format!(
-        "recovery from \"{backup}\" ends at LSN {}, though the WAL continues to LSN {} on timeline {}: {} segments \
-         are missing, {} to {}",
-        reach.end, hole.beyond, hole.timeline, hole.missing.count, hole.missing.first, hole.missing.last
+        "recovery from \"{backup}\" ends at LSN {}, though the WAL continues to LSN {} on timeline {}: {missing}",
+        reach.end, hole.beyond, hole.timeline
     );
     match Utc::now().signed_duration_since(hole.after_written) < ON_ITS_WAY {
         true => Check::warning(

@@ -131,7 +131,7 @@ impl Root {
             let entered = entered.map_err(|(operation, error)| match error {
                 Errno::ENOTDIR | Errno::ELOOP => Error::damaged(
                     full().display().to_string(),
-                    "The backup has files below it, but it is not a directory.",
+                    "The backup has files below it, but it is no directory.",
                 ),
                 error => failed(operation, full(), error),
             })?;

@@ -35,7 +35,7 @@ async fn hostile_members_are_refused() {
         ),
         (
             vec![file("/base", CONTENT), file("/base/5/1259", CONTENT)],
-            "is not a directory",
+            "no directory",
         ),
         (
             vec![Member("/x", EntryType::GNULongName, "", vec![b'x'; 2 << 20])],
