@@ -179,7 +179,7 @@ fn choose_parent(store: &Store, request: &mut BackupRequest) -> Result<()> {
     let wanted = match BACKUP.share().kind {
         Kind::Configured => guc::configured_kind(),
         Kind::Full => WantedParent::Full,
-        Kind::Delta(name) => WantedParent::Upon(name.as_str().to_owned()),
+        Kind::Delta(name) => WantedParent::Named(name.as_str().to_owned()),
     };
     let limit = match &wanted {
         WantedParent::Automatic { max_steps, .. } => format!(" of at most {max_steps}"),

@@ -14,7 +14,7 @@ pub fn wait_until(what: &str, deadline: Duration, mut condition: impl FnMut() ->
     while !condition() {
         assert!(
             start.elapsed() < deadline,
-            "waited {} s in vain until {what}",
+            "after {} s still waiting until {what}",
             deadline.as_secs_f32()
         );
         sleep(pause);

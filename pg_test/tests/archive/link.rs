@@ -121,7 +121,7 @@ fn a_burst_drains_over_a_link_whose_connections_break() {
         let faults = [Fault::Latency(Duration::from_millis(latency)), Fault::ResetEvery(50)];
         site.drain(&format!("4 MB/s, {latency} ms, 1 of 50 breaks"), 155, 4 * MB, faults);
         assert!(site.proxy.broken() >= 3, "{} connections broke", site.proxy.broken());
-        // Half of a segment goes in vain, and what the far end had not read.
+        // Half of a segment is sent for nothing, and what the far end had not read.
         let sent = site.proxy.carried();
         let most = (157 + site.proxy.broken() as u64) * MB;
         assert!(sent < most, "{sent} bytes were sent");

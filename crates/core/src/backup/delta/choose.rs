@@ -25,7 +25,7 @@ pub async fn choose(
     match wanted {
         WantedParent::Full | WantedParent::Automatic { max_steps: 0, .. } => Ok(Choice::Full { why: None }),
         WantedParent::Automatic { max_steps, origin } => chooser.automatic(*max_steps, *origin).await,
-        WantedParent::Upon(name) => chooser.named(name).await,
+        WantedParent::Named(name) => chooser.named(name).await,
     }
 }
 

@@ -59,7 +59,7 @@ pub enum WantedParent {
         origin: Origin,
     },
     /// A delta backup based on the backup of this name, or an error.
-    Upon(String),
+    Named(String),
 }
 
 /// What it comes to.

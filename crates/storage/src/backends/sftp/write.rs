@@ -31,7 +31,7 @@ pub(super) async fn put(pool: &Arc<Pool>, key: &str, payload: &PutPayload, publi
         let attempt = async {
             let session = pool.session().await?;
             if written.is_none() {
-                // Not to send all of it in vain. What counts is the publishing.
+                // Else all of it might be sent for nothing. What counts is the publishing.
                 if publish == Publish::New && session.exists(&target).await? {
                     return Err(Failure::Exists);
                 }

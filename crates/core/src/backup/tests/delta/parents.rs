@@ -13,7 +13,7 @@ async fn why(world: &World, wanted: &WantedParent) -> String {
 /// What is said if the backup is asked for by name.
 async fn refusal(world: &World, name: &str) -> String {
     let error = world
-        .choose(&WantedParent::Upon(name.to_owned()))
+        .choose(&WantedParent::Named(name.to_owned()))
         .await
         .expect_err("refused");
     assert!(error.hint().is_some_and(|hint| hint.ends_with('.')), "{error:?}");
@@ -53,7 +53,7 @@ async fn steps_are_counted() {
     let parent = world.parent(&full(3)).await;
     assert_eq!((parent.count, parent.name), (1, root.clone()));
     // By name whatever the limit is, and one that is not the newest.
-    let parent = world.parent(&WantedParent::Upon(names[1].clone())).await;
+    let parent = world.parent(&WantedParent::Named(names[1].clone())).await;
     assert_eq!((parent.count, &parent.full_name), (2, &root));
     let upon = world.take(Some(parent)).await;
     world.check(&upon).await;
@@ -144,7 +144,7 @@ async fn what_is_of_no_use_is_not_asked() {
     assert!(refusal(&world, &later).await.ends_with(
         ": it cannot be restored (WAL segment \"000000010000000000000003\", which it needs, is not in the archive)"
     ));
-    let none = world.choose(&WantedParent::Upon("base_x".to_owned())).await;
+    let none = world.choose(&WantedParent::Named("base_x".to_owned())).await;
     assert!(matches!(none, Err(Error::NoBackup { .. })));
 
     let asked = |change: fn(&mut BackupRequest)| {
@@ -152,7 +152,7 @@ async fn what_is_of_no_use_is_not_asked() {
         change(&mut request);
         let (store, root) = (world.store.clone(), root.clone());
         async move {
-            let named = choose(&store, &request, false, &WantedParent::Upon(root)).await;
+            let named = choose(&store, &request, false, &WantedParent::Named(root)).await;
             named.expect_err("refused").to_string()
         }
     };
