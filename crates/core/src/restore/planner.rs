@@ -114,7 +114,7 @@ fn check_version(sentinel: &Sentinel, options: &RestoreOptions) -> Result<()> {
     if options.recovery.is_none() || !(1..RECOVERY_SIGNAL_SINCE).contains(&sentinel.pg_version) {
         return Ok(());
     }
-    Err(Error::config(
+    Err(Error::refused(
         format!(
             "recovery settings are not written for a server of version {}",
             sentinel.pg_version
@@ -173,7 +173,7 @@ async fn check_cluster(store: &Store, links: &[Link]) -> Result<()> {
     let Some((link, of_backup)) = foreign else {
         return Ok(());
     };
-    Err(Error::config(
+    Err(Error::refused(
         format!(
             "backup \"{}\" is of the cluster with system identifier {of_backup}, the repository of {}",
             link.backup, owner.system_identifier

@@ -10,7 +10,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Attempts that may break after they got on for long.
 const RENEWALS: u32 = 10;
 
-/// The archiver has better to do than to wait here: it comes again, and says meanwhile what is wrong.
+/// The archiver must not wait here: it asks again, and until then it can say what is wrong.
 const SHORT_RETRIES: u32 = 3;
 
 /// How often and how long: as for object_store's own stores. Pauses double and are spread by chance.
@@ -59,7 +59,7 @@ impl Retry {
 }
 
 impl Attempts {
-    /// How long to wait before the next attempt; none if there shall be none. The server may have asked for a pause: it
+    /// How long to wait before the next attempt; none if there is no other. The server may have asked for a pause: it
     /// gets no shorter one, and none that outlasts the patience.
     pub(crate) fn next_pause(&mut self, asked: Option<Duration>) -> Option<Duration> {
         if self.made >= self.retry.retries {
@@ -68,7 +68,7 @@ impl Attempts {
         let full = FIRST_PAUSE
             .saturating_mul(1 << self.made.min(16))
             .min(self.retry.longest_pause);
-        // Clients that a server sent away at the same moment shall not come back at the same moment.
+        // Clients that a server sent away at the same moment must not come back at the same moment.
         let pause = full
             .mul_f64(rand::random_range(0.5..1.0))
             .saturating_add(asked.unwrap_or_default());
@@ -79,7 +79,7 @@ impl Attempts {
         Some(pause)
     }
 
-    /// An attempt failed that had got on until then: if it took long because the link is slow, the patience begins anew.
+    /// An attempt failed that had got on until then: if it took long because the link is slow, the patience begins again.
     pub(crate) fn renew(&mut self) {
         let moved = Flow::current().motion.bytes();
         if moved > self.moved && self.since.elapsed() >= self.retry.patience && self.renewed < RENEWALS {

@@ -246,7 +246,7 @@ fn check_place(directory: &DirectoryEntry<'_>, tablespaces: &[Tablespace], links
         return Ok(());
     }
     if is_wanted {
-        return Err(Error::config(
+        return Err(Error::refused(
             format!(
                 "directory \"{}\" is on a file system that is mounted where the link of --link belongs",
                 directory.full().display()
@@ -254,7 +254,7 @@ fn check_place(directory: &DirectoryEntry<'_>, tablespaces: &[Tablespace], links
             "Unmount it, or leave out this --link.",
         ));
     }
-    Err(Error::config(
+    Err(Error::refused(
         format!(
             "directory \"{}\" is on a file system that is mounted where the link to a tablespace belongs",
             directory.full().display()
@@ -302,7 +302,7 @@ fn compare_files(table: &Table, candidates: &Mutex<Receiver<Candidate>>, kept: &
     }
 }
 
-/// Remove all but what is kept; blocks. What is in the backup is made anew, so that nothing of what was there is in its place
+/// Remove all but what is kept; blocks. What is in the backup is made again, so that nothing of what was there is in its place
 /// and its room is free. Everything that stays goes to `owner`. Whoever cancels keeps what is not removed yet.
 pub(crate) fn clean(
     tree: &Tree,

@@ -3,7 +3,7 @@
 use super::failure::Failure;
 use crate::transfer::retry::Attempts;
 
-/// Pauses before the next attempt, after this failure of the last one. False, at once: there shall be none.
+/// Pauses before the next attempt, after this failure of the last one. False, at once: there is no other.
 pub(super) async fn again(attempts: &mut Attempts, failure: &Failure) -> bool {
     match failure {
         Failure::Timeout(_) => attempts.stalled(),
