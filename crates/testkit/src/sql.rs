@@ -136,7 +136,8 @@ impl Cluster {
         self.psql("SELECT pg_walfile_name(pg_switch_wal())")
     }
 
-    /// Whether the archiver has finished with a WAL file: it is marked as done, or recycled after that.
+    /// Whether the archiver has finished with a WAL file: it is marked as done, or recycled after that. A standby says so of
+    /// a file that it has not received yet, too.
     pub fn is_archived(&self, file: &str) -> bool {
         let wal = self.datadir().join("pg_wal");
         let status = |suffix: &str| wal.join("archive_status").join(format!("{file}.{suffix}")).exists();

@@ -177,7 +177,9 @@ fn a_standby_that_archives_too() {
         .standby_of(&primary);
     // What the primary has archived is the same; what it has not yet, the standby stores for it.
     let segment = primary.switch_wal();
-    standby.wait_archived(&segment, PATIENCE);
+    standby.wait_until("the standby is done with it", PATIENCE, || {
+        standby.datadir().join("pg_wal").join(&segment).exists() && standby.is_archived(&segment)
+    });
     let writers: Vec<i32> = ["archiver", "walarchive uploader"]
         .iter()
         .flat_map(|title| primary.pids_of(title))
@@ -185,9 +187,10 @@ fn a_standby_that_archives_too() {
     assert_eq!(writers.len(), 2, "{writers:?}");
     writers.iter().for_each(|pid| kill_pid(*pid, Signal::SIGSTOP));
     let late = primary.switch_wal();
-    standby.wait_archived(&late, PATIENCE);
-    let stored = site.objects("wal_005").into_iter().any(|key| key.contains(&late));
-    assert!(stored && !primary.is_archived(&late), "the standby has stored it");
+    standby.wait_until("the standby has stored it", PATIENCE, || {
+        site.objects("wal_005").into_iter().any(|key| key.contains(&late))
+    });
+    assert!(!primary.is_archived(&late), "the primary has not");
     writers.iter().for_each(|pid| kill_pid(*pid, Signal::SIGCONT));
     primary.wait_archived(&late, PATIENCE);
     assert_eq!(primary.psql(LEASE), "held|1");
