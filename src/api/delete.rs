@@ -3,10 +3,11 @@
 use chrono::{DateTime, Utc};
 use pgrx::prelude::*;
 use tokio_util::sync::CancellationToken;
+use walarchive_core::repository::cluster;
 use walarchive_core::retention::{
     self, Confirmed, DeletionProgress, Garbage, Gfs, Mode, Order, OtherBranches, Request, Row, Rule, Span,
 };
-use walarchive_core::{Error, Result, cluster};
+use walarchive_core::{Error, Result};
 
 use super::{argument, bigint, in_archive, required};
 use crate::error::{self, or_raise};

@@ -1,8 +1,9 @@
 //! `walarchive_take_over`.
 
 use pgrx::prelude::*;
+use walarchive_core::Error;
 use walarchive_core::lease::Lease;
-use walarchive_core::{Error, cluster};
+use walarchive_core::repository::cluster;
 
 use super::in_archive;
 use crate::error::or_raise;

@@ -3,7 +3,7 @@
 
 use pgrx::prelude::*;
 use walarchive_core::Lsn;
-use walarchive_core::inventory::{BackupDetail, Inventory, MissingSegments, TimelineInfo};
+use walarchive_core::repository::inventory::{BackupDetail, Inventory, MissingSegments, TimelineInfo};
 use walarchive_core::verify::timed_windows;
 
 use super::{bigint, in_archive, texts, timeline as id, timestamp, word};

@@ -1,7 +1,8 @@
 //! `walarchive_backup_mark`.
 
 use pgrx::prelude::*;
-use walarchive_core::{cluster, retention};
+use walarchive_core::repository::cluster;
+use walarchive_core::retention;
 
 use super::{in_archive, required, texts};
 use crate::error::or_raise;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pgrx::datum::VariadicArray;
 use pgrx::prelude::*;
-use walarchive_core::inventory::Inventory;
+use walarchive_core::repository::inventory::Inventory;
 use walarchive_core::verify::{self, Archiving, BackupReport, Checks, Live, Looks, Names, Position, WalReport};
 use walarchive_core::wal::Segment;
 use walarchive_core::{Error, Lsn};

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::path::PathBuf;
 
 use pgrx::pg_sys;
-use walarchive_core::cluster::ClusterIdentity;
+use walarchive_core::repository::cluster::ClusterIdentity;
 use walarchive_core::wal::SegmentSize;
 
 /// The data directory. It is the working directory of every server process, but messages need the whole path.

@@ -1,7 +1,8 @@
 //! Is the repository of a running backup still the one into which the server archives? If `walarchive.storage` is changed during
 //! the backup, the WAL that the backup needs goes elsewhere, and the backup could never be restored.
 
-use walarchive_core::{Error, Result, layout};
+use walarchive_core::repository::layout;
+use walarchive_core::{Error, Result};
 use walarchive_storage::Store;
 
 use super::job;

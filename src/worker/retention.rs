@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
-use walarchive_core::cluster;
+use walarchive_core::repository::cluster;
 use walarchive_core::retention;
 use walarchive_core::{Error, Result, repository};
 use walarchive_storage::Store;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use pgrx::bgworkers::{BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::prelude::*;
-use walarchive_core::inventory;
+use walarchive_core::repository::inventory;
 use walarchive_core::schedule::{self, Attempts, Decision, Reason, Schedule};
 use walarchive_core::{Error, Result};
 

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use walarchive_core::backup::{Backup, BackupOptions, BackupProgress, BackupRequest, StopResult};
 use walarchive_core::control_file::ControlFile;
 use walarchive_core::data_dir::PG_CONTROL;
-use walarchive_core::inventory::list_backups;
+use walarchive_core::repository::inventory::list_backups;
 use walarchive_core::restore::{RestoreMode, RestoreOptions, apply, plan};
 use walarchive_core::{Error, Lsn, Result};
 use walarchive_storage::StorageConfig;

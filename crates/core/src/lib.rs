@@ -1,8 +1,9 @@
 //! Continuous archiving, base backups and restore for PostgreSQL, with no PostgreSQL inside.
 //!
 //! The extension and the `walarchive` binary are thin layers over this crate. Data runs one way through it: the verbs
-//! ([`archive`], [`backup`], [`restore`], [`verify`]) use the [`inventory`], the [`layout`] and the file [`formats`]; these use
-//! `walarchive_storage` and the [`codec`]; these use [`wal`] names and [`error`]s. Only [`layout`] builds object keys.
+//! ([`archive`], [`backup`], [`restore`], [`verify`]) use the [`repository`] and the file [`formats`]; these use
+//! `walarchive_storage` and the [`codec`]; these use [`wal`] names and [`error`]s. Only [`repository::layout`] builds object
+//! keys.
 
 #![forbid(unsafe_code)]
 
@@ -10,17 +11,13 @@ pub mod archive;
 pub mod backup;
 mod blocking;
 pub mod check;
-pub mod cluster;
 pub mod codec;
 pub mod control_file;
 pub mod data_dir;
-mod description;
 mod encrypted;
 pub mod error;
 mod files;
 pub mod formats;
-pub mod inventory;
-pub mod layout;
 pub mod lease;
 pub mod lsn;
 mod page;

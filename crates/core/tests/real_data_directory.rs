@@ -8,11 +8,12 @@ use std::process::Command;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
+use walarchive_core::Lsn;
 use walarchive_core::backup::{Backup, BackupOptions, BackupRequest, StopResult};
 use walarchive_core::codec::Format;
 use walarchive_core::control_file::{ControlFile, read_major_version};
 use walarchive_core::formats::manifest::ChecksumAlgorithm;
-use walarchive_core::{Lsn, layout};
+use walarchive_core::repository::layout;
 use walarchive_storage::StorageConfig;
 use walarchive_storage::Store;
 

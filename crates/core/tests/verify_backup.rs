@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
+use walarchive_core::Lsn;
 use walarchive_core::backup::{Backup, BackupOptions, BackupRequest, StopResult};
-use walarchive_core::cluster::{self, ClusterIdentity};
 use walarchive_core::control_file::{ControlFile, read_major_version};
-use walarchive_core::inventory::Inventory;
+use walarchive_core::repository::cluster::{self, ClusterIdentity};
+use walarchive_core::repository::inventory::Inventory;
+use walarchive_core::repository::layout;
 use walarchive_core::verify::{BackupReport, VerifiedBackup, VerifyStatus, verify_backup};
-use walarchive_core::{Lsn, layout};
 use walarchive_storage::StorageConfig;
 use walarchive_storage::Store;
 use walarchive_testkit::{Cluster, StopMode, TestDir, run};

@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use walarchive_core::cluster::ClusterIdentity;
+use walarchive_core::Result;
 use walarchive_core::control_file::ControlFile;
 use walarchive_core::data_dir::{RECOVERY_SIGNAL, STANDBY_SIGNAL};
 use walarchive_core::lease::{self, INTERVAL, INTERVAL_OF_BINARY, Situation, Writer};
+use walarchive_core::repository::cluster;
+use walarchive_core::repository::cluster::ClusterIdentity;
 use walarchive_core::server_config::ServerConfig;
-use walarchive_core::{Result, cluster};
 use walarchive_storage::Store;
 
 use super::data_dir::usual_data_dir;

@@ -1,6 +1,6 @@
 //! `backup-list`.
 
-use walarchive_core::inventory::BackupDetail;
+use walarchive_core::repository::inventory::BackupDetail;
 use walarchive_core::{Lsn, Result};
 
 use crate::print;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use walarchive_core::Result;
-use walarchive_core::inventory::{BackupInfo, Inventory};
+use walarchive_core::repository::inventory::{BackupInfo, Inventory};
 use walarchive_core::verify::{self, BackupReport, VerifiedBackup, VerifyStatus};
 
 use crate::print::plain;

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use walarchive_core::archive::Archive;
-use walarchive_core::cluster::ClusterIdentity;
 use walarchive_core::control_file::{self, ControlFile};
 use walarchive_core::lease::{self, Lease};
-use walarchive_core::{Error, Result, cluster};
+use walarchive_core::repository::cluster;
+use walarchive_core::repository::cluster::ClusterIdentity;
+use walarchive_core::{Error, Result};
 use walarchive_storage::Store;
 
 use crate::print;

@@ -1,6 +1,6 @@
 //! `wal-show` and `recovery-windows`.
 
-use walarchive_core::inventory::{Inventory, MissingSegments, RecoveryWindow, TimelineInfo};
+use walarchive_core::repository::inventory::{Inventory, MissingSegments, RecoveryWindow, TimelineInfo};
 use walarchive_core::verify::timed_windows;
 use walarchive_core::{Lsn, Result};
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use walarchive_core::inventory::Inventory;
+use walarchive_core::repository::inventory::Inventory;
 use walarchive_core::verify::{self, Checks, Live, Looks, Names, Selection, VerifyStatus, WalReport};
 use walarchive_core::{Error, Result};
 use walarchive_storage::Store;

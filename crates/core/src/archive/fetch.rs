@@ -10,8 +10,8 @@ use super::identity;
 use crate::codec::Format;
 use crate::encrypted::blame;
 use crate::error::{Error, Result, StorageError};
+use crate::repository::{self, layout};
 use crate::wal::{FirstPage, LONG_HEADER_BYTES, SegmentSize, WalFileName};
-use crate::{layout, repository};
 use walarchive_storage::{RangeReader, Store};
 
 /// Bytes that are copied at once.

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::cluster::ClusterIdentity;
 use crate::control_file;
 use crate::control_file::ControlFile;
 use crate::data_dir::{PG_CONTROL, above_pg_wal};
 use crate::error::{Error, Result};
+use crate::repository::cluster::ClusterIdentity;
 use crate::wal::{FirstPage, LONG_HEADER_BYTES, SegmentSize};
 
 /// The cluster that a WAL file in some `pg_wal` belongs to: as `global/pg_control` beside that directory says, else as the

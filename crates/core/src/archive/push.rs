@@ -10,14 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::source::{Fingerprint, SegmentSource};
 use crate::blocking::blocking;
-use crate::cluster::ClusterIdentity;
 use crate::codec::Compression;
 use crate::encrypted::blame;
 use crate::error::{Error, Result, StorageError};
 use crate::files::read_full;
 use crate::lease::Writer;
+use crate::repository::cluster::ClusterIdentity;
+use crate::repository::{self, cluster, layout};
 use crate::wal::WalFileName;
-use crate::{cluster, layout, repository};
 use walarchive_storage::{Brake, CreateOnly, Created, Motion, RangeReader, Store, Write};
 
 /// Bytes that are compared at once.

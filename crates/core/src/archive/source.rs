@@ -5,9 +5,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::cluster::ClusterIdentity;
 use crate::codec::Compression;
 use crate::error::{Error, Result};
+use crate::repository::cluster::ClusterIdentity;
 use crate::wal::{FirstPage, LONG_HEADER_BYTES, WalFileName};
 
 /// Bytes that are read at once.

@@ -6,10 +6,10 @@ use object_store::memory::InMemory;
 use tempfile::TempDir;
 
 use super::*;
-use crate::cluster::ClusterIdentity;
 use crate::codec::{Compression, Format};
 use crate::error::{Error, StorageError};
-use crate::layout;
+use crate::repository::cluster::ClusterIdentity;
+use crate::repository::layout;
 use crate::wal::{SegmentSize, WalFileName};
 use walarchive_storage::{CreateOnly, Store};
 use walarchive_testkit::pretender::{Create, Pretender};

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::BackupRequest;
 use crate::error::{Error, Result};
-use crate::layout;
+use crate::repository::layout;
 use walarchive_storage::Store;
 
 /// More than any claim has, in bytes.

@@ -13,7 +13,7 @@ use crate::blocking::blocking;
 use crate::error::Result;
 use crate::formats::files_metadata::{FileEntry, FilesMetadataWriter};
 use crate::formats::manifest::{ManifestFile, ManifestWriter, WalRange};
-use crate::layout;
+use crate::repository::layout;
 
 /// Store both, after `pg_backup_stop`.
 pub(super) async fn store(backup: &mut Backup, stop: &StopResult) -> Result<()> {

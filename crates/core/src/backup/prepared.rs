@@ -22,9 +22,10 @@ use crate::blocking::blocking;
 use crate::data_dir::{BACKUP_LABEL, TABLESPACE_MAP};
 use crate::error::{Error, Result, StorageError};
 use crate::formats::{Configuration, ExtendedMetadata, LeftOut, Sentinel, TablespaceLocation, TablespaceSpec};
-use crate::inventory::missing_segments;
+use crate::repository::inventory::missing_segments;
+use crate::repository::{description, layout};
+use crate::retention;
 use crate::wal::Segment;
-use crate::{description, layout, retention};
 use walarchive_storage::{Created, Store};
 
 /// The longest that removing the claim of a complete backup may take.

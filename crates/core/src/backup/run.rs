@@ -30,7 +30,7 @@ use crate::blocking::blocking;
 use crate::control_file::{ControlFile, PG_CONTROL_BYTES};
 use crate::data_dir::PG_CONTROL;
 use crate::error::{Error, Result};
-use crate::layout;
+use crate::repository::layout;
 use walarchive_storage::Store;
 
 impl Backup {

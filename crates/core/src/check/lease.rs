@@ -4,8 +4,8 @@ use chrono::Utc;
 
 use super::Check;
 use crate::error::Result;
-use crate::inventory::Inventory;
 use crate::lease::{Holder, Lease, Writer, other_branches};
+use crate::repository::inventory::Inventory;
 use walarchive_storage::{CreateOnly, Store};
 
 /// Two rows: who holds the lease, and which branches of the history go on beside the one of `timeline`. `writer` is the server

@@ -7,8 +7,8 @@ mod scratch;
 
 use std::time::Duration;
 
-use crate::cluster::ClusterIdentity;
 use crate::error::Error;
+use crate::repository::cluster::ClusterIdentity;
 use walarchive_storage::Store;
 
 pub use lease::check_lease;

@@ -4,7 +4,7 @@ use chrono::{TimeDelta, Utc};
 
 use super::Check;
 use crate::error::Result;
-use crate::inventory::{Hole, Reach, list_backups, parse_name, wal_from};
+use crate::repository::inventory::{Hole, Reach, list_backups, parse_name, wal_from};
 use walarchive_storage::Store;
 
 /// A segment that comes after a hole and was stored so short a time ago may have been quicker than those in the hole: several are

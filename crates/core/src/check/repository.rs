@@ -4,12 +4,12 @@ use std::ops::ControlFlow;
 
 use super::Check;
 use crate::archive::read_through;
-use crate::cluster::ClusterIdentity;
 use crate::codec::Format;
 use crate::error::{Error, Result};
-use crate::inventory::{BackupInfo, list_backups, missing_segments, segment_size};
+use crate::repository::cluster::ClusterIdentity;
+use crate::repository::inventory::{BackupInfo, list_backups, missing_segments, segment_size};
+use crate::repository::{cluster, layout};
 use crate::wal::{Segment, SegmentSize, WalFileName};
-use crate::{cluster, layout};
 use walarchive_storage::Store;
 
 /// Whose repository it is.

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Check, CheckStatus};
 use crate::error::{Error, Result, StorageError};
-use crate::layout;
+use crate::repository::layout;
 use walarchive_storage::{CreateOnly, Created, PART_BYTES, Store};
 
 /// Without these nothing can be said of the repository.

@@ -5,7 +5,7 @@ use object_store::memory::InMemory;
 
 use super::*;
 use crate::codec::Format;
-use crate::layout;
+use crate::repository::layout;
 use crate::wal::generator::SYSTEM_IDENTIFIER;
 use crate::wal::{SegmentSize, WalFileName, generator};
 use walarchive_storage::{Fence, Refusal, Write};
@@ -105,7 +105,9 @@ async fn nothing_is_said_to_be_deleted_where_nothing_was_written() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_clusters_repository_and_a_backup_without_wal_fail() {
     let store = Store::of(Arc::new(InMemory::new()), "memory:");
-    crate::cluster::claim(&store, &identity(1)).await.expect("claimed");
+    crate::repository::cluster::claim(&store, &identity(1))
+        .await
+        .expect("claimed");
     let name = "base_000000010000000000000002";
     let sentinel = format!(
         r#"{{"LSN": {}, "FinishLSN": {}, "SystemIdentifier": 1, "PgVersion": 150000}}"#,
@@ -141,7 +143,9 @@ async fn segments_of_another_size_are_not_taken_for_missing() {
     for is_claimed in [false, true] {
         let store = Store::of(Arc::new(InMemory::new()), "memory:");
         if is_claimed {
-            crate::cluster::claim(&store, &of(1 << 20)).await.expect("claimed");
+            crate::repository::cluster::claim(&store, &of(1 << 20))
+                .await
+                .expect("claimed");
         }
         let sentinel = format!(
             r#"{{"LSN": {}, "FinishLSN": {}, "SystemIdentifier": {SYSTEM_IDENTIFIER}, "PgVersion": 150000}}"#,

@@ -15,7 +15,7 @@ use super::record::{Lease, View};
 use super::{LOOK, refuse, status};
 use crate::data_dir::{RECOVERY_SIGNAL, STANDBY_SIGNAL};
 use crate::error::{Error, Result};
-use crate::layout;
+use crate::repository::layout;
 use crate::wal::{SegmentSize, WalFileName};
 use walarchive_storage::{Store, Write};
 

@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 
 use super::record::Holder;
-use crate::inventory::Inventory;
 use crate::lsn::Lsn;
+use crate::repository::inventory::Inventory;
 use crate::wal::{TimelineHistory, WalFileName};
 
 /// A timeline that goes on beside another one.

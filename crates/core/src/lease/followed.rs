@@ -7,8 +7,8 @@ use super::clock::Moment;
 use super::record::View;
 use super::{INTERVAL, refuse};
 use crate::error::Result;
-use crate::inventory::read_history;
 use crate::lsn::Lsn;
+use crate::repository::inventory::read_history;
 use crate::wal::{SegmentSize, TimelineHistory, WalFileName};
 
 /// What a standby that archives, too (`archive_mode = always`), goes by: the holder's timeline, looked up now and then.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::INTERVAL;
 use crate::error::{Error, Result, StorageError};
-use crate::layout;
+use crate::repository::layout;
 use walarchive_storage::Store;
 
 /// The version of the objects.

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::instance::Instance;
 use super::*;
 use crate::error::{Error, Result};
-use crate::layout;
+use crate::repository::layout;
 use walarchive_storage::{Store, Write};
 use walarchive_testkit::meddler::{Act, Meddler, Op};
 use walarchive_testkit::pretender::{Create, Pretender};
@@ -335,7 +335,10 @@ async fn a_standby_archives_the_history_of_the_holder_only() {
 async fn a_check_tells_a_lease_that_cannot_be_read() {
     let store = Store::of(Arc::new(Pretender::new(Create::Overwrites)), "memory:");
     store
-        .put(&crate::layout::lease_holder(99), bytes::Bytes::from_static(b"x"))
+        .put(
+            &crate::repository::layout::lease_holder(99),
+            bytes::Bytes::from_static(b"x"),
+        )
         .await
         .expect("put");
     let checks = crate::check::check_lease(&store, None, None).await;

@@ -13,7 +13,7 @@ use super::place::Place;
 use super::record::{Alive, Holder, Lease, VERSION, View, json, read};
 use super::refuse;
 use crate::error::{Error, Result};
-use crate::layout;
+use crate::repository::layout;
 use walarchive_storage::{CreateOnly, Created};
 
 /// On a store that overwrites where it should not, another server may have taken the same epoch at the same moment. After this

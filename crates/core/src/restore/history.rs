@@ -3,8 +3,8 @@
 use super::TargetTimeline;
 use crate::codec::Format;
 use crate::error::{Error, Result};
-use crate::inventory::{BackupInfo, read_history};
-use crate::layout;
+use crate::repository::inventory::{BackupInfo, read_history};
+use crate::repository::layout;
 use crate::wal::{TimelineHistory, WalFileName};
 use walarchive_storage::Store;
 

@@ -18,7 +18,8 @@ use crate::blocking::blocking;
 use crate::data_dir::TABLESPACE_MAP;
 use crate::error::{Error, Result};
 use crate::formats::Sentinel;
-use crate::inventory::find_backup;
+use crate::repository::inventory::find_backup;
+use crate::repository::{cluster, layout};
 use crate::stored::chain::Link;
 use crate::stored::contents::Contents;
 use crate::stored::databases::Databases;
@@ -29,7 +30,6 @@ use crate::stored::survey::Survey;
 use crate::stored::table::Table;
 use crate::stored::tars::{Tar, TarKind, list_tars};
 use crate::stored::{chain, contents};
-use crate::{cluster, layout};
 use walarchive_storage::Store;
 
 /// More than any tablespace map has, in bytes.

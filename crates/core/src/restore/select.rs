@@ -2,7 +2,7 @@
 
 use super::target::RestoreTarget;
 use crate::error::{Error, Result};
-use crate::inventory::BackupInfo;
+use crate::repository::inventory::BackupInfo;
 use crate::wal::TimelineHistory;
 
 /// The backup to restore, and what the user should know about the choice.
@@ -169,8 +169,8 @@ mod tests {
 
     use super::*;
     use crate::formats::ExtendedMetadata;
-    use crate::inventory::Delta;
     use crate::lsn::Lsn;
+    use crate::repository::inventory::Delta;
 
     fn hour(hour: u32) -> DateTime<Utc> {
         Utc.with_ymd_and_hms(2026, 11, 20, hour, 0, 0).single().expect("a time")

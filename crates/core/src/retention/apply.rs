@@ -15,9 +15,9 @@ use super::dependants::Known;
 use super::plan::{ABANDONED_AFTER, Action, DeletionPlan, Object};
 use super::uploads::Discard;
 use crate::error::{Error, Result};
-use crate::inventory::{read_sentinel, write_continuous};
-use crate::layout;
 use crate::lsn::Lsn;
+use crate::repository::inventory::{read_sentinel, write_continuous};
+use crate::repository::layout;
 use crate::wal::WalFileName;
 use walarchive_storage::Store;
 

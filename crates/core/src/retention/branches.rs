@@ -4,8 +4,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::plan::Situation;
 use crate::error::{Error, Result};
-use crate::inventory::{BackupInfo, Inventory};
 use crate::lease::{Branch, other_branches};
+use crate::repository::inventory::{BackupInfo, Inventory};
 
 /// A branch to which something was added within this time is not old, whatever a rule says.
 const RECENT: TimeDelta = TimeDelta::days(7);

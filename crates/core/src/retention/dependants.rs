@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::plan::{ABANDONED_AFTER, Action, Object};
 use crate::error::{Error, Result};
-use crate::inventory::{parse_name, read_sentinel};
-use crate::layout;
+use crate::repository::inventory::{parse_name, read_sentinel};
+use crate::repository::layout;
 use walarchive_storage::Store;
 
 /// What a plan knows of.

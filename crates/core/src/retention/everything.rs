@@ -6,8 +6,8 @@ use super::keep::{backup_action, in_order};
 use super::plan::{Action, DeletionPlan, Object, Situation, leftover, wal_action};
 use super::{branches, uploads};
 use crate::error::{Error, Result};
-use crate::inventory::Inventory;
-use crate::layout;
+use crate::repository::inventory::Inventory;
+use crate::repository::layout;
 use crate::wal::WalFileName;
 
 /// Fails if permanent backups exist, or one may be running; with `force` only if one is known to be running.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::plan::{Action, Kept, Object, Situation};
-use crate::inventory::{BackupInfo, Inventory, parse_name};
+use crate::repository::inventory::{BackupInfo, Inventory, parse_name};
 use crate::wal::Segment;
 
 /// Why a backup stays.

@@ -2,7 +2,7 @@
 //! deletion does not: what is behind one may be anything that the server's user may remove.
 
 use super::plan::{Action, DeletionPlan, Kept, Object};
-use crate::layout;
+use crate::repository::layout;
 
 /// Links that are named one by one.
 const NAMED: usize = 20;

@@ -10,8 +10,8 @@ use serde::de::IgnoredAny;
 use crate::error::{Error, Result};
 use crate::formats::OLD_SENTINEL_LIMIT;
 use crate::formats::excerpt::value_of;
-use crate::inventory::{BackupInfo, Inventory};
-use crate::{description, layout};
+use crate::repository::inventory::{BackupInfo, Inventory};
+use crate::repository::{description, layout};
 use walarchive_storage::Store;
 
 /// Mark a backup as permanent, with its ancestors, or as impermanent again, which fails if a permanent one depends on it.

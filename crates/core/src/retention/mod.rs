@@ -55,9 +55,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::formats::Sentinel;
-use crate::inventory::Inventory;
 use crate::lease::{Holder, Lease};
-use crate::{description, layout, repository};
+use crate::repository::inventory::Inventory;
+use crate::repository::{self, description, layout};
 use walarchive_storage::Store;
 
 pub use apply::{Applied, DeletionProgress, Spared, apply};

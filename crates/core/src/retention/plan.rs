@@ -6,10 +6,10 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
-use crate::inventory::{Unfinished, WalObject};
-use crate::layout;
 use crate::lease::Holder;
 use crate::lsn::Lsn;
+use crate::repository::inventory::{Unfinished, WalObject};
+use crate::repository::layout;
 use crate::wal::{Segment, WalFileName};
 use walarchive_storage::{Listed, PendingUpload};
 

@@ -10,7 +10,7 @@ use super::rules::Chosen;
 use super::wal::Need;
 use super::{branches, everything, rules, target, uploads};
 use crate::error::Result;
-use crate::inventory::{Inventory, Unfinished, parse_name};
+use crate::repository::inventory::{Inventory, Unfinished, parse_name};
 use crate::wal::WalFileName;
 
 /// What has to be deleted to fulfil the request. Asks nobody, and changes nothing.

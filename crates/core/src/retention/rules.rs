@@ -9,7 +9,7 @@ use super::plan::Situation;
 use super::request::{Before, Garbage, Gfs, Mode, Rule};
 use super::span::Span;
 use crate::error::{Error, Result};
-use crate::inventory::{BackupInfo, Inventory};
+use crate::repository::inventory::{BackupInfo, Inventory};
 use crate::wal::WalFileName;
 
 /// Why a backup stays.

@@ -6,7 +6,7 @@ use super::branches;
 use super::keep::{Running, backup_action, in_order};
 use super::plan::{DeletionPlan, Kept, Situation, leftover};
 use crate::error::{Error, Result};
-use crate::inventory::{Inventory, parse_name};
+use crate::repository::inventory::{Inventory, parse_name};
 
 /// WAL is not touched.
 pub(super) fn plan(inventory: &Inventory, situation: &Situation, name: &str, find_full: bool) -> Result<DeletionPlan> {

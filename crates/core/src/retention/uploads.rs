@@ -7,8 +7,8 @@ use chrono::TimeDelta;
 use super::plan::{ABANDONED_AFTER, Action, Object, Situation};
 use super::request::{Garbage, Request};
 use crate::error::Result;
-use crate::inventory::{Inventory, Unfinished};
-use crate::layout;
+use crate::repository::inventory::{Inventory, Unfinished};
+use crate::repository::layout;
 use walarchive_storage::{Pending, PendingUpload, Store};
 
 /// Those that the request may concern, and what the user should know if the store does not say.

@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 
 use super::keep::{Keep, Running};
 use super::plan::ABANDONED_AFTER;
-use crate::inventory::{BackupInfo, Inventory, parse_name};
 use crate::lsn::Lsn;
+use crate::repository::inventory::{BackupInfo, Inventory, parse_name};
 use crate::wal::{Segment, WalFileName};
 
 /// A backup that needs all WAL from its start on.

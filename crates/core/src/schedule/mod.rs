@@ -11,7 +11,7 @@ use croner::parser::{CronParser, Seconds, Year};
 use croner::{Cron, CronDateTime};
 
 use crate::error::{Error, Result};
-use crate::inventory::BackupInfo;
+use crate::repository::inventory::BackupInfo;
 
 pub use plan::{Attempts, Decision, LONGEST_PAUSE, Reason};
 

@@ -2,9 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::formats::Sentinel;
-use crate::inventory::parse_name;
+use crate::repository::inventory::parse_name;
+use crate::repository::{inventory, layout};
 use crate::wal::TimelineHistory;
-use crate::{inventory, layout};
 use walarchive_storage::Store;
 
 /// A backup of a chain.

@@ -10,7 +10,7 @@ use super::member::MemberPath;
 use crate::codec::Format;
 use crate::error::{Error, Result, StorageError};
 use crate::formats::{Configuration, ConfigurationFile};
-use crate::layout;
+use crate::repository::layout;
 
 /// More than a backup takes of them, in bytes.
 const LIMIT: u64 = 64 << 20;

@@ -15,7 +15,7 @@ use super::tars::{Tar, TarKind, list_tars};
 use crate::error::{Error, Result};
 use crate::formats::files_metadata::Listener;
 use crate::formats::{FILES_LIMIT, manifest};
-use crate::layout;
+use crate::repository::layout;
 use walarchive_storage::Store;
 
 /// What is to be taken from where.

@@ -9,7 +9,7 @@ use super::fetch::read_with;
 use super::table::Stored;
 use crate::error::Result;
 use crate::formats::files_metadata::{Listener, listen};
-use crate::layout;
+use crate::repository::layout;
 
 /// More than any manifest or files metadata has, in bytes: about 200 a file.
 pub(crate) const LIMIT: u64 = 16 << 30;

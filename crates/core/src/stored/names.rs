@@ -10,7 +10,7 @@ use super::table::{Key, Keys};
 use crate::error::Result;
 use crate::formats::files_metadata::Listener;
 use crate::formats::manifest;
-use crate::layout;
+use crate::repository::layout;
 use walarchive_storage::Store;
 
 /// So many are looked up for a message.

@@ -4,7 +4,7 @@ use walarchive_storage::Store;
 
 use crate::codec::Format;
 use crate::error::{Error, Result};
-use crate::layout;
+use crate::repository::layout;
 
 /// One tar of a backup.
 #[derive(Debug, Clone)]

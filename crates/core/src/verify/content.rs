@@ -14,7 +14,7 @@ use super::VerifyStatus;
 use super::record::Verified;
 use crate::encrypted::blame;
 use crate::error::{Error, Result, StorageError};
-use crate::inventory::{Inventory, SegmentRange, WalObject};
+use crate::repository::inventory::{Inventory, SegmentRange, WalObject};
 use crate::stored::progress::{Counted, ReadProgress};
 use crate::wal::{Segment, SegmentSize, WalFileName, WalWalker, Walked};
 use walarchive_storage::{RangeReader, Store};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{Archiving, Live, VerifyStatus};
-use crate::inventory::{BackupInfo, Inventory, SegmentRange};
+use crate::repository::inventory::{BackupInfo, Inventory, SegmentRange};
 use crate::wal::TimelineHistory;
 
 /// What became of a segment, in WAL-G's words. Unlike WAL-G, which guesses from a concurrency setting, this knows what

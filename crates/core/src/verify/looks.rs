@@ -1,7 +1,7 @@
 //! How often names are looked at before a failure is believed.
 
 use super::{Names, VerifyStatus};
-use crate::inventory::Inventory;
+use crate::repository::inventory::Inventory;
 
 /// Each time with everything looked at anew: meanwhile a retention may have removed old WAL, or the server may have been
 /// promoted.

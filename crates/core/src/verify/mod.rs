@@ -26,10 +26,10 @@ pub use report::{Checks, WalReport, WalRow};
 pub use timeline::{TimelineCheck, TimelineDetails, timeline};
 pub use times::timed_windows;
 
-use crate::cluster;
 use crate::error::Result;
-use crate::inventory::Inventory;
 use crate::lease::Holder;
+use crate::repository::cluster;
+use crate::repository::inventory::Inventory;
 use crate::wal::SegmentSize;
 use walarchive_storage::Store;
 

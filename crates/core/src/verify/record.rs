@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::VerifyStatus;
 use crate::error::{Error, Result, StorageError};
-use crate::inventory::{BackupInfo, Inventory, WalObject};
-use crate::layout;
+use crate::repository::inventory::{BackupInfo, Inventory, WalObject};
+use crate::repository::layout;
 use crate::wal::{Segment, WalFileName};
 use walarchive_storage::Store;
 

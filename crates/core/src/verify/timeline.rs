@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::{Live, VerifyStatus};
-use crate::inventory::Inventory;
 use crate::lease::{Holder, other_branches};
+use crate::repository::inventory::Inventory;
 use crate::wal::WalFileName;
 
 /// The answer, in WAL-G's shape.

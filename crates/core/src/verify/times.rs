@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::content::check_object;
 use crate::error::Result;
-use crate::inventory::{Inventory, RecoveryWindow, recovery_windows};
+use crate::repository::inventory::{Inventory, RecoveryWindow, recovery_windows};
 use crate::wal::{Segment, WalWalker};
 use walarchive_storage::Store;
 

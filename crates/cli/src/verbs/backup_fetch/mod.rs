@@ -9,8 +9,8 @@ use std::time::Instant;
 use indicatif::{HumanBytes, HumanDuration};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use walarchive_core::inventory::{find_backup, list_backups};
 use walarchive_core::lease::{self, Lease, Moment};
+use walarchive_core::repository::inventory::{find_backup, list_backups};
 use walarchive_core::restore::{
     ConfigurationPlan, PlannedRestore, ReadProgress, RecoveryMode, RecoverySettings, RestoreCommand, RestorePlan,
     Restored, Selection, apply, notes_on_places, plan, select_backup, target_history,

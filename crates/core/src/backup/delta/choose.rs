@@ -5,8 +5,8 @@ use super::load::load;
 use super::{Choice, Origin, Parent, WantedParent, fit};
 use crate::backup::BackupRequest;
 use crate::error::{Error, Result};
-use crate::inventory;
-use crate::inventory::{BackupInfo, Inventory};
+use crate::repository::inventory;
+use crate::repository::inventory::{BackupInfo, Inventory};
 use walarchive_storage::Store;
 
 /// What kind of backup it becomes. To be called after `pg_backup_start`: where the backup starts counts. `in_recovery`: is this

@@ -11,7 +11,7 @@ use crate::error::{Error, Result, StorageError};
 use crate::formats::files_metadata::{FileDescription, Identity, Listener};
 use crate::formats::manifest::{ChecksumAlgorithm, ManifestFile};
 use crate::formats::{FILES_LIMIT, files_metadata, manifest};
-use crate::layout;
+use crate::repository::layout;
 use walarchive_storage::{RangeReader, Store};
 
 /// All files of a backup. [`Error::NotFound`] and [`Error::Damaged`] say why it cannot be a parent.

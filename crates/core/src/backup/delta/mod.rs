@@ -23,8 +23,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use crate::error::{Error, Result};
-use crate::layout;
 use crate::lsn::Lsn;
+use crate::repository::layout;
 use crate::wal::TimelineHistory;
 use walarchive_storage::Store;
 

@@ -61,7 +61,9 @@ async fn corrupt_pages_are_copied_and_reported() {
     assert_eq!(others.count(), 1);
     let metadata: ExtendedMetadata = serde_json::from_slice(&read(layout::metadata(NAME)).await).expect("metadata");
     assert_eq!(metadata.corrupt_pages, Some(2));
-    let listed = crate::inventory::BackupDetail::list(&store).await.expect("listed");
+    let listed = crate::repository::inventory::BackupDetail::list(&store)
+        .await
+        .expect("listed");
     assert_eq!(listed[0].corrupt_pages, Some(2));
 }
 
@@ -96,6 +98,8 @@ async fn corrupt_pages_end_the_backup_where_that_is_wanted() {
     let prepared = backup.finish(stop()).await.expect("finished");
     assert_eq!(prepared.corrupt_pages(), &CorruptPages::default());
     prepared.commit().await.expect("committed");
-    let listed = crate::inventory::BackupDetail::list(&store).await.expect("listed");
+    let listed = crate::repository::inventory::BackupDetail::list(&store)
+        .await
+        .expect("listed");
     assert_eq!(listed[0].corrupt_pages, None);
 }

@@ -50,7 +50,12 @@ async fn refused(cluster: &Cluster) -> String {
         "{error:?}"
     );
     let store = file_store(&cluster.dir.path().join("store"));
-    assert!(crate::inventory::list_backups(&store).await.expect("listed").is_empty());
+    assert!(
+        crate::repository::inventory::list_backups(&store)
+            .await
+            .expect("listed")
+            .is_empty()
+    );
     error.to_string()
 }
 

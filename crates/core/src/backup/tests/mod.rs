@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::codec::Format;
 use crate::control_file::tests::SYSTEM_IDENTIFIER;
-use crate::layout;
+use crate::repository::layout;
 use walarchive_storage::StorageConfig;
 use walarchive_storage::Store;
 

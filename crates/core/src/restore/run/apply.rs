@@ -14,7 +14,7 @@ use super::{readback, recovery, stubs};
 use crate::blocking::blocking;
 use crate::data_dir::{BACKUP_LABEL, PG_CONTROL, PG_WAL};
 use crate::error::{Error, Result};
-use crate::layout;
+use crate::repository::layout;
 use crate::restore::directory::tree::Tree;
 use crate::restore::options::RestoreMode;
 use crate::restore::plan::{Fetch, PlannedRestore, RestorePlan};

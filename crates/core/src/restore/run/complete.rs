@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::context::Context;
 use crate::data_dir::{PG_CONTROL, TABLESPACE_MAP};
 use crate::error::{Error, Result};
-use crate::layout;
+use crate::repository::layout;
 use crate::stored::names::{ListSource, NAMED, names};
 use crate::stored::table::{Key, Stored, Table};
 use walarchive_storage::Store;

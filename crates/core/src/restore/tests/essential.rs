@@ -1,7 +1,7 @@
 //! What a verification says of backups without which no server starts.
 
 use super::*;
-use crate::inventory::Inventory;
+use crate::repository::inventory::Inventory;
 use crate::verify::{VerifyStatus, verify_backup};
 
 fn link(name: &'static str, target: &'static str) -> Member {

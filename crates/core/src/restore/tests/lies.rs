@@ -3,7 +3,7 @@
 use super::*;
 use std::os::unix::fs::MetadataExt;
 
-use crate::cluster::{self, ClusterIdentity};
+use crate::repository::cluster::{self, ClusterIdentity};
 use crate::wal::SegmentSize;
 
 const VERSION: &str = "/pg_tblspc/16400/PG_15_202209061/5/1";

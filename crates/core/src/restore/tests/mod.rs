@@ -25,7 +25,7 @@ use super::*;
 use crate::codec::Compression;
 use crate::error::{Error, Result};
 use crate::formats::manifest::{ChecksumAlgorithm, Checksummer, ManifestFile, ManifestWriter};
-use crate::layout;
+use crate::repository::layout;
 use walarchive_storage::StorageConfig;
 use walarchive_storage::Store;
 

@@ -41,7 +41,7 @@ async fn repository() -> Repository {
 }
 
 async fn archive(repository: &Repository, segment: Segment, bytes: &[u8]) {
-    let key = crate::layout::wal(&WalFileName::Segment(segment), Format::Zstd);
+    let key = crate::repository::layout::wal(&WalFileName::Segment(segment), Format::Zstd);
     repository.put(&key, &zstd(bytes)).await;
 }
 

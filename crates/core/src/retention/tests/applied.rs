@@ -7,7 +7,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::layout;
+use crate::repository::layout;
 use crate::retention::{Confirmed, DeletionProgress, Mode, Order, OtherBranches, Request, Rule, apply, draw_up, mark};
 use walarchive_storage::Store;
 use walarchive_testkit::meddler::{Act, Meddler, Op};

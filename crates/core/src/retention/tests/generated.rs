@@ -123,11 +123,13 @@ impl Spec {
             if *damaged {
                 new.damaged = Some("It cannot be read.".to_owned());
                 new.metadata = Default::default();
-                new.delta = crate::inventory::parse_name(&new.name).1.map(|parent| Delta {
-                    parent,
-                    full: None,
-                    count: None,
-                });
+                new.delta = crate::repository::inventory::parse_name(&new.name)
+                    .1
+                    .map(|parent| Delta {
+                        parent,
+                        full: None,
+                        count: None,
+                    });
             } else {
                 new.metadata.is_permanent = *permanent;
             }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::applied::{FIRST, SECOND, THIRD, delete, fill, retain};
 use super::*;
-use crate::layout;
+use crate::repository::layout;
 use crate::retention::{Garbage, Request};
 use walarchive_storage::StorageConfig;
 use walarchive_storage::Store;

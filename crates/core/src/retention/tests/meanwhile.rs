@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::applied::{DELTA, FIRST, SECOND, THIRD, all_keys, delete, fill, memory, retain};
 use super::*;
-use crate::layout;
+use crate::repository::layout;
 use crate::retention::{DeletionProgress, Request, apply, draw_up};
 use walarchive_storage::StorageConfig;
 use walarchive_storage::Store;

@@ -14,8 +14,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{DeletionPlan, Object};
 use crate::codec::Format;
-use crate::inventory::{BackupInfo, Delta, Inventory, Unfinished, WalObject};
 use crate::lsn::Lsn;
+use crate::repository::inventory::{BackupInfo, Delta, Inventory, Unfinished, WalObject};
 use crate::wal::{Segment, SegmentSize, TimelineHistory, WalFileName};
 
 const SIZE: SegmentSize = SegmentSize::DEFAULT;
@@ -85,7 +85,7 @@ fn history(timeline: u32, ancestors: &[(u32, u64)]) -> TimelineHistory {
 fn leftover(name: &str, newest: DateTime<Utc>, deleting: bool) -> Unfinished {
     Unfinished {
         name: name.to_owned(),
-        start: crate::inventory::parse_name(name).0,
+        start: crate::repository::inventory::parse_name(name).0,
         objects: 1,
         bytes: 10,
         newest,

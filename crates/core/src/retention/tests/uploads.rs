@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::layout;
+use crate::repository::layout;
 use crate::retention::{DeletionProgress, Garbage, Request, Rule, Situation, apply, draw_up, plan};
 use walarchive_storage::PendingUploads;
 use walarchive_storage::{PendingUpload, Store};

@@ -17,7 +17,8 @@ use super::record::VerifiedBackup;
 use crate::blocking::blocking;
 use crate::data_dir::{BACKUP_LABEL, PG_CONTROL, TABLESPACE_MAP};
 use crate::error::{Error, Result};
-use crate::inventory::{BackupInfo, Inventory};
+use crate::repository::inventory::{BackupInfo, Inventory};
+use crate::repository::{inventory, layout};
 use crate::stored::chain::Link;
 use crate::stored::configuration;
 use crate::stored::contents::{MISSING_TAR, Own, read_own};
@@ -27,7 +28,6 @@ use crate::stored::progress::ReadProgress;
 use crate::stored::survey::Survey;
 use crate::stored::table::Stored;
 use crate::stored::tars::{Tar, TarKind, list_tars};
-use crate::{inventory, layout};
 use walarchive_storage::{RangeReader, Store};
 
 /// Tars at a time, each with some 40 MB in memory.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::codec::{Compression, Format};
-use crate::layout;
+use crate::repository::layout;
 use crate::wal::generator::{SIZE_BYTES, SYSTEM_IDENTIFIER};
 use crate::wal::{Segment, WalFileName};
 

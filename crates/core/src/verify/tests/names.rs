@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::Lsn;
-use crate::inventory::{BackupInfo, WalObject};
+use crate::repository::inventory::{BackupInfo, WalObject};
 use crate::wal::TimelineHistory;
 use crate::wal::generator::size;
 

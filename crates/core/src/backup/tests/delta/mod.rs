@@ -16,7 +16,6 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::backup::delta::{Choice, Origin, Parent, WantedParent, choose};
-use crate::cluster::ClusterIdentity;
 use crate::control_file::tests::sample_with;
 use crate::formats::files_metadata::{AllVisible, FileDescription, FilesMetadata};
 use crate::formats::increment::IncrementHeader;
@@ -24,7 +23,9 @@ use crate::formats::manifest::Checksummer;
 use crate::formats::{SENTINEL_LIMIT, Sentinel, manifest};
 use crate::page::PAGE_BYTES;
 use crate::page::tests::sample;
-use crate::{cluster, retention};
+use crate::repository::cluster;
+use crate::repository::cluster::ClusterIdentity;
+use crate::retention;
 use walarchive_testkit::meddler::Meddler;
 
 const SEGMENT: u64 = 16 << 20;

@@ -243,7 +243,7 @@ async fn a_file_that_was_put_together_is_compared_with_the_manifest() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delta_backup_is_verified_by_itself_and_with_its_chain() {
-    use crate::inventory::Inventory;
+    use crate::repository::inventory::Inventory;
     use crate::verify::{VerifyStatus, verify_backup};
     for algorithm in [None, Some(ChecksumAlgorithm::Crc32c)] {
         let chain = good(algorithm).await;

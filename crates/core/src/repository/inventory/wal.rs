@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use crate::codec::Format;
 use crate::encrypted::{blame, undecodable};
 use crate::error::Result;
-use crate::layout;
+use crate::repository::layout;
 use crate::wal::{FirstPage, LONG_HEADER_BYTES, Segment, SegmentSize, WalFileName};
 use walarchive_storage::{HEAD_BYTES, Listed, RangeReader, Store};
 

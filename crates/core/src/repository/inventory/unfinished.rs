@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use crate::error::Result;
-use crate::layout;
+use crate::repository::layout;
 use crate::wal::Segment;
 use walarchive_storage::Store;
 
@@ -37,7 +37,7 @@ pub(super) async fn list(store: &Store) -> Result<BTreeMap<String, Unfinished>> 
             };
             let folder = folders.entry(name.to_owned()).or_insert_with(|| Unfinished {
                 name: name.to_owned(),
-                start: crate::inventory::backups::parse_name(name).0,
+                start: crate::repository::inventory::backups::parse_name(name).0,
                 objects: 0,
                 bytes: 0,
                 newest: object.last_modified,

@@ -18,8 +18,8 @@ use futures::{StreamExt, TryStreamExt};
 
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
+use crate::repository::{cluster, layout};
 use crate::wal::{Segment, SegmentSize, TimelineHistory, WalFileName};
-use crate::{cluster, layout};
 use walarchive_storage::Store;
 
 pub use ahead::{Contents, look_ahead, wal_from};

@@ -10,8 +10,8 @@ use super::near::before;
 use super::{CONCURRENCY, Inventory, Reach, WalObject, wal};
 use crate::encrypted::blame;
 use crate::error::{Error, Result, StorageError};
+use crate::repository::{cluster, layout};
 use crate::wal::{Event, Parameters, Segment, SegmentSize, WalFileName, WalWalker, Walked};
-use crate::{cluster, layout};
 use walarchive_storage::{RangeReader, Store};
 
 /// The WAL that is read at most to see what is in it, in bytes. Recovery reads it again, so more would double its time.

@@ -332,7 +332,7 @@ async fn backups_tell_the_segment_size_where_wal_cannot_be_read() {
         let store = repository(&[(&sentinel, &said), (&wal, pgp)]).await;
         let inventory = Inventory::load(&store).await.expect("loaded");
         assert_eq!(inventory.segment_size.bytes(), size, "{name}");
-        let near = crate::inventory::of_backups(&store).await.expect("loaded");
+        let near = crate::repository::inventory::of_backups(&store).await.expect("loaded");
         assert_eq!(near.segment_size.bytes(), size, "{name}");
         assert!(near.is_restorable(near.backup(name).expect("there")), "{name}");
     }

@@ -103,7 +103,7 @@ mod tests {
 
     use super::*;
     use crate::codec::Format;
-    use crate::inventory::WalObject;
+    use crate::repository::inventory::WalObject;
     use crate::wal::SegmentSize;
 
     const MB: u64 = 1 << 20;

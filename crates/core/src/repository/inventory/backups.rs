@@ -9,8 +9,8 @@ use super::CONCURRENCY;
 use crate::error::{Error, Result};
 use crate::formats::{ExtendedMetadata, Sentinel};
 use crate::lsn::Lsn;
+use crate::repository::{description, layout};
 use crate::wal::{Segment, SegmentSize};
-use crate::{description, layout};
 use walarchive_storage::{Listed, Store};
 
 /// The user data of all backups that a listing holds, in bytes.

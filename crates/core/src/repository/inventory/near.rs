@@ -6,8 +6,8 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::{BackupInfo, CONCURRENCY, Inventory, SegmentRange, WalObject, list_backups};
 use crate::error::Result;
+use crate::repository::{cluster, layout};
 use crate::wal::{Segment, SegmentSize, WalFileName};
-use crate::{cluster, layout};
 use walarchive_storage::Store;
 
 /// The backups of a repository and, of its WAL, what they need.
@@ -93,7 +93,7 @@ pub(super) fn before(segment: Segment) -> String {
 pub(crate) async fn segment_size(store: &Store, backups: &[BackupInfo]) -> Result<SegmentSize> {
     let starts = backups
         .iter()
-        .filter_map(|backup| crate::inventory::backups::parse_name(&backup.name).0);
+        .filter_map(|backup| crate::repository::inventory::backups::parse_name(&backup.name).0);
     let Some(start) = starts.min() else {
         return Ok(SegmentSize::DEFAULT);
     };
@@ -107,13 +107,13 @@ pub(crate) async fn segment_size(store: &Store, backups: &[BackupInfo]) -> Resul
     };
     store.each_after(layout::WAL_FOLDER, &before(start), look).await?;
     match found {
-        Some(object) => match crate::inventory::wal::first_page(store, &object).await {
+        Some(object) => match crate::repository::inventory::wal::first_page(store, &object).await {
             Ok(page) => Ok(page
                 .and_then(|page| SegmentSize::new(page.segment_bytes.into()).ok())
                 .unwrap_or(SegmentSize::DEFAULT)),
             // One segment that is encrypted or damaged is no reason to show no backups.
             Err(error) if error.is_content() => {
-                Ok(crate::inventory::backups::segment_size(backups).unwrap_or(SegmentSize::DEFAULT))
+                Ok(crate::repository::inventory::backups::segment_size(backups).unwrap_or(SegmentSize::DEFAULT))
             }
             Err(error) => Err(error),
         },

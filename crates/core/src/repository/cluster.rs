@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::repository::{description, layout};
 use crate::wal::SegmentSize;
-use crate::{description, layout};
 use walarchive_storage::{CreateOnly, Created, Store};
 
 /// The version of everything that this project adds to WAL-G's layout.

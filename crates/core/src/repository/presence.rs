@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use walarchive_storage::Store;
 
 use crate::error::{Error, Result};
-use crate::layout;
+use crate::repository::layout;
 
 /// Is anything there that a repository begins with? Without that, "not found" is no answer to believe. Objects that stand for
 /// folders, and those of other programs, make no repository.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, StorageError};
-use crate::layout;
+use crate::repository::layout;
 use crate::wal::Segment;
 use walarchive_storage::Store;
 

@@ -1,0 +1,9 @@
+//! What lies where: the [`layout`] of the keys, the [`cluster`] that owns them, and the [`inventory`] of what is there.
+
+pub mod cluster;
+pub(crate) mod description;
+pub mod inventory;
+pub mod layout;
+mod presence;
+
+pub use presence::{is_there, none_in};
