@@ -19,10 +19,11 @@ const ENCRYPTION: [&str; 9] = [
 
 /// What tunes WAL-G's speed, retries, prefetching, output and waiting, and cannot change what is stored or where; and what it
 /// may be told to do that is always done here.
-const HARMLESS: [&str; 36] = [
+const HARMLESS: [&str; 37] = [
     "WALG_ALIVE_CHECK_INTERVAL",
     "WALG_AZURE_BUFFER_SIZE",
     "WALG_AZURE_MAX_BUFFERS",
+    "WALG_CONFIG_PATH",
     "WALG_DAEMON_WAL_UPLOAD_TIMEOUT",
     "WALG_DIRECT_IO",
     "WALG_DISABLE_PARTIAL_RESTORE",

@@ -201,7 +201,7 @@ fn what_is_left_out_is_named_to_the_client_and_in_the_listing() {
     assert!(notices.contains(&format!("DETAIL:  Left out: {named}.")), "{notices}");
     let listed = format!("SELECT array_to_string(left_out, ', ') FROM walarchive_backups WHERE backup_name = '{name}'");
     assert_eq!(primary.psql(&listed), named);
-    let list = run(&mut site.walarchive(&["backup-list"])).expect_success();
+    let list = run(&mut site.walarchive(&["backup-list", "--long"])).expect_success();
     assert!(list.contains("without base/notes (symbolic link"), "{list}");
     let (_, output) = site.backup_fetch("copy", &name, &[]);
     let said = output.stderr.clone();

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::formats::FILES_LIMIT;
 use crate::restore::directory::output::Output;
 use crate::restore::directory::tree::Tree;
+use crate::restore::mask::Mask;
 use crate::stored::level::{Bits, Level, Taken};
 use crate::stored::member::MemberPath;
 use crate::stored::progress::ReadProgress;
@@ -22,6 +23,8 @@ use crate::stored::table::{Found, Key, Keys, Listing, Table};
 pub(crate) struct Context {
     /// None if nothing is to be written.
     pub(crate) tree: Option<Tree>,
+    /// If not all files are to come.
+    pub(crate) mask: Option<Mask>,
     /// None if every member counts.
     pub(crate) table: Option<Table>,
     /// Files that are where they belong, in full.
@@ -93,6 +96,7 @@ impl Context {
         let files = table.as_ref().map_or(0, Table::len);
         Context {
             tree,
+            mask: None,
             table,
             complete: kept.unwrap_or_else(|| Bits::none(files)),
             assembled: Bits::none(files),
@@ -105,6 +109,11 @@ impl Context {
             progress,
             cancel,
         }
+    }
+
+    /// Is the file to come at all?
+    pub(crate) fn takes(&self, path: &[u8]) -> bool {
+        self.mask.as_ref().is_none_or(|mask| mask.takes(path))
     }
 
     /// The numbers of a member.
