@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use walarchive_core::backup::BackupProgress;
 use walarchive_core::restore::ReadProgress;
 use walarchive_core::retention;
 
@@ -24,6 +25,23 @@ pub async fn show<T>(progress: Arc<ReadProgress>, quiet: bool, work: impl Future
         bar.set_length(progress.bytes_total.load(Ordering::Relaxed));
         bar.set_position(progress.bytes_done.load(Ordering::Relaxed));
         bar.set_message(format!("{} files", progress.files_done.load(Ordering::Relaxed)));
+    })
+    .await
+}
+
+/// The same for a backup.
+pub async fn show_backup<T>(progress: &BackupProgress, quiet: bool, work: impl Future<Output = T>) -> T {
+    let target = match quiet {
+        true => ProgressDrawTarget::hidden(),
+        false => ProgressDrawTarget::stderr(),
+    };
+    let bar = ProgressBar::with_draw_target(None, target);
+    let template = "{spinner} {bytes} of {total_bytes} {wide_bar} {bytes_per_sec}, {eta} left, {msg}";
+    watch(&bar, template, work, |bar| {
+        let now = progress.snapshot();
+        bar.set_length(now.bytes_total);
+        bar.set_position(now.bytes_done);
+        bar.set_message(format!("{} stored", HumanBytes(now.stored)));
     })
     .await
 }

@@ -50,7 +50,11 @@ pub(crate) struct Shared {
     pub(crate) find_resident: Option<FindResident>,
     pub(crate) compression: Compression,
     pub(crate) algorithm: ChecksumAlgorithm,
+    /// Of what is read.
     pub(crate) limiter: Limiter,
+    /// Of what is handed to the store.
+    pub(crate) network: Limiter,
+    pub(crate) all_corrupt_pages: bool,
     pub(crate) links: Links,
     pub(crate) progress: Arc<BackupProgress>,
     /// Cancelled with the backup, and when another tar failed.
@@ -82,10 +86,14 @@ type Sink = Encoder<Counted<Upload, Count>>;
 impl Packer {
     /// Begin a tar that is compressed by so many threads beside this one.
     pub(crate) fn new(shared: Arc<Shared>, object: String, upload: Upload, threads: u32) -> Result<Self> {
-        let progress = Arc::clone(&shared.progress);
+        let counter = Arc::clone(&shared);
         let counted = Counted {
             inner: upload,
-            count: Box::new(move |bytes| progress.stored(bytes)) as Count,
+            count: Box::new(move |bytes| {
+                counter.progress.stored(bytes);
+                // A cancel is seen by whoever reads next.
+                let _ = counter.network.wait_for(bytes, &counter.stop);
+            }) as Count,
         };
         let encoder = shared.compression.encoder_with_threads(counted, threads);
         let encoder = encoder.map_err(|error| sink_error(&object, error))?;
@@ -175,6 +183,10 @@ impl Packer {
         let reader = PageReader::new(file, path, first, input.size, start, verified.is_some());
         let reader = match verify && self.notes_all_visible(input.path) {
             true => reader.noting_all_visible(),
+            false => reader,
+        };
+        let reader = match self.shared.all_corrupt_pages {
+            true => reader.naming_all_corrupt(),
             false => reader,
         };
         Ok(reader.sparing(self.shared.find_resident))
@@ -366,6 +378,8 @@ mod tests {
             compression: Compression::Plain,
             algorithm: ChecksumAlgorithm::Crc32c,
             limiter: Limiter::new(None),
+            network: Limiter::new(None),
+            all_corrupt_pages: false,
             links: Links::default(),
             progress: Arc::default(),
             stop: CancellationToken::new(),
