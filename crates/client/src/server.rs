@@ -167,6 +167,24 @@ pub async fn facts(session: &mut Session) -> Result<Facts> {
     })
 }
 
+/// The schema of an extension's function, quoted, if the database has that and this role may call it.
+pub async fn extension_function(session: &mut Session, extension: &str, function: &str) -> Result<Option<String>> {
+    let sql = format!(
+        "SELECT pg_catalog.quote_ident(n.nspname), pg_catalog.has_function_privilege(p.oid, 'EXECUTE') \
+         AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') \
+         FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_depend d ON d.refobjid = e.oid AND d.deptype = 'e' \
+         AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass \
+         AND d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass \
+         JOIN pg_catalog.pg_proc p ON p.oid = d.objid JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
+         WHERE e.extname = {} AND p.proname = {}",
+        escape_literal(extension),
+        escape_literal(function)
+    );
+    let rows = session.query("look for the extension", &sql).await?;
+    let found = rows.first().filter(|row| row.is_true(1));
+    Ok(found.map(|row| row.text(0).to_owned()))
+}
+
 /// The content of a file of the data directory, if the role may read it.
 pub async fn read_file(session: &mut Session, facts: &Facts, name: &str) -> Result<Option<String>> {
     let may = match facts.version_num >= 110_000 {

@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use walarchive_core::{Error, Result};
 
 use crate::error::{NO_DATABASE, Notice, Refusal};
-use crate::hosts::{Host, hosts};
+use crate::hosts::{Host, Place, hosts};
 use crate::params::Params;
 use crate::startup::{Encryption, Plan, Started};
 use crate::wire::{Incoming, Wire};
@@ -190,6 +190,18 @@ impl Session {
     /// The server, for messages: its socket, or its name and port.
     pub fn server(&self) -> &str {
         &self.server
+    }
+
+    /// The name of the server's host: as it was given, or this host's for a Unix socket.
+    pub fn host(&self) -> String {
+        match &self.canceller.host.place {
+            Place::Socket(_) => {
+                let name = nix::unistd::gethostname();
+                name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+            }
+            Place::Network { name: Some(name), .. } => name.clone(),
+            Place::Network { address, .. } => address.map(|address| address.to_string()).unwrap_or_default(),
+        }
     }
 
     /// What the server has reported of itself, such as `server_version`.

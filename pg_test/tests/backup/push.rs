@@ -1,6 +1,7 @@
 //! `walarchive backup-push` beside servers that know nothing of walarchive: they archive by a command.
 
 use std::fs;
+use std::process::Command;
 
 use walarchive_pg_test::push::{self, push};
 use walarchive_pg_test::site::{Site, archive_all, lose, wait_settled};
@@ -232,6 +233,39 @@ fn another_servers_data_directory_is_refused() {
         "{output:?}"
     );
     assert_eq!(site.objects("basebackups_005"), [""; 0]);
+}
+
+/// What root takes the server can use: its files, and those of a restore, belong to the server's user.
+#[test]
+fn root_may_take_the_backup() {
+    use std::os::unix::fs::MetadataExt;
+    let site = Site::on_files();
+    let primary = push::primary(&site, &[]);
+    primary.psql("CREATE TABLE t AS SELECT i AS id, md5(i::text) AS body FROM generate_series(1, 1000) i");
+    let owner = fs::metadata(primary.datadir()).expect("there").uid();
+    let mut command = Command::new(primary.pg().bindir().join("walarchive"));
+    command
+        .arg("backup-push")
+        .arg(primary.datadir())
+        .args(["--storage", &site.url()]);
+    let name = run(push::server_of(&mut command, &primary)).expect_success();
+    let foreign: Vec<_> = ["pg_wal/walarchive.instance", "pg_wal/walarchive.instance.lock"]
+        .into_iter()
+        .filter(|file| fs::metadata(primary.datadir().join(file)).is_ok_and(|meta| meta.uid() != owner))
+        .collect();
+    assert_eq!(foreign, [""; 0]);
+    let rows = primary.psql("SELECT count(*), sum(hashtext(body)) FROM t");
+    archive_all(&primary);
+    lose(&primary);
+    let target = site.dir().join("by-root");
+    let mut restore = Command::new(site.pg().bindir().join("walarchive"));
+    restore
+        .arg("backup-fetch")
+        .arg(&target)
+        .args([&name, "--storage", &site.url()]);
+    run(&mut restore).expect_success();
+    assert_eq!(fs::metadata(target.join("backup_label")).expect("there").uid(), owner);
+    assert_eq!(rows_after_restore(&site, &name, "restored"), rows);
 }
 
 /// With nothing in the environment the server is found by its data directory.

@@ -19,6 +19,7 @@ mod progress;
 mod read;
 mod run;
 mod state;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +42,7 @@ pub use read::configuration::ConfigurationFiles;
 pub use read::corrupt::{CorruptPages, OnChecksumFailure};
 pub use read::rules::emptied_directory;
 pub use state::Backup;
+pub use stream::{Labels, Piece};
 
 /// A tablespace and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]

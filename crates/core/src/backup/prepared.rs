@@ -322,12 +322,17 @@ async fn store_configuration(backup: &Backup) -> Result<Option<Configuration>> {
 async fn pack_label(backup: &Backup, stop: &StopResult) -> Result<SentTar> {
     let now = Utc::now();
     // Where root takes the backup, the server must be able to read these files after a restore.
-    let data_dir = backup.request.data_dir.clone();
-    let owner = blocking(move || Ok(std::fs::metadata(data_dir).ok())).await?;
-    let (uid, gid) = owner.map_or_else(
-        || (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()),
-        |meta| (meta.uid(), meta.gid()),
-    );
+    let (uid, gid) = match backup.label_owner {
+        Some(owner) => (owner.uid, owner.gid),
+        None => {
+            let data_dir = backup.request.data_dir.clone();
+            let found = blocking(move || Ok(std::fs::metadata(data_dir).ok())).await?;
+            found.map_or_else(
+                || (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()),
+                |meta| (meta.uid(), meta.gid()),
+            )
+        }
+    };
     let owner = Attributes {
         mode: 0o600,
         uid,

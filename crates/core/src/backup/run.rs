@@ -89,6 +89,7 @@ impl Backup {
             databases: BTreeMap::new(),
             known: Databases::default(),
             essential: Essential::default(),
+            label_owner: None,
             shared: Arc::new(shared),
         })
     }

@@ -20,6 +20,7 @@ use super::args::BackupPush;
 use super::end::{Outcome, clean_up, commit, wait_for_wal};
 use super::options::Wanted;
 use super::report;
+use super::report::Archiving;
 use super::signals::unless;
 use super::{online, place};
 use crate::progress;
@@ -43,7 +44,8 @@ pub async fn take(
     let data_dir = place::named_by_server(facts, data_dir)?;
     let settings = find(&args.storage, Some(&data_dir))?;
     let (store, kept) = unless(cancel, open(&settings, facts, &data_dir)).await?;
-    let archives = report::archiving(facts);
+    let archiving = Archiving::of(facts);
+    archiving.tell();
     let mut taker = Taker {
         session,
         facts,
@@ -54,7 +56,7 @@ pub async fn take(
     };
     let parent = unless(cancel, wanted.parent(&taker.store)).await?;
     let outcome = taker
-        .take(&wanted, &parent, &data_dir, settings.compression, archives)
+        .take(&wanted, &parent, &data_dir, settings.compression, &archiving)
         .await;
     drop(kept);
     match outcome {
@@ -113,7 +115,7 @@ impl Taker<'_> {
         parent: &WantedParent,
         data_dir: &Path,
         compression: walarchive_core::codec::Compression,
-        archives: bool,
+        archiving: &Archiving,
     ) -> Outcome {
         let prepared = self.prepare(wanted, parent, data_dir, compression);
         let prepared = match Box::pin(prepared).await {
@@ -121,9 +123,8 @@ impl Taker<'_> {
             Err(error) => return Outcome::Failed(error),
         };
         report::findings(&prepared);
-        let hint = report::who_archives(self.facts);
-        let patience = wanted.archive_timeout(archives);
-        if let Err(error) = wait_for_wal(&prepared, &self.store, self.cancel, patience, hint).await {
+        let patience = wanted.archive_timeout(archiving.archives());
+        if let Err(error) = wait_for_wal(&prepared, &self.store, self.cancel, patience, archiving.hint()).await {
             return Outcome::Failed(error);
         }
         commit(&prepared).await
@@ -154,13 +155,8 @@ impl Taker<'_> {
         };
         let progress = Arc::new(BackupProgress::default());
         self.name = Some(request.name());
-        let begun = Backup::begin(
-            &self.store,
-            request,
-            options,
-            Arc::clone(&progress),
-            self.cancel.child_token(),
-        );
+        let stop = self.cancel.child_token();
+        let begun = Backup::begin(&self.store, request, options, Arc::clone(&progress), stop.clone());
         let mut backup = match begun.await {
             Ok(backup) => backup,
             Err(error) => {
@@ -171,11 +167,12 @@ impl Taker<'_> {
         };
         backup.name_databases(online::oids_by_name(&databases));
         backup.databases_before(online::oids(&databases));
-        let copied = progress::show_backup(&progress, self.quiet, self.copy(&mut backup)).await;
+        let copied = progress::show_backup(&progress, self.quiet, self.copy(&mut backup, &stop)).await;
         copied?;
         let (stopped, after) = self.finish(timeline, &databases).await?;
         backup.databases_after(online::oids(&after));
-        unless(self.cancel, backup.finish(stopped)).await
+        // It looks for a cancel by itself, and no upload outlives it.
+        backup.finish(stopped).await
     }
 
     async fn begin(&mut self, data_dir: &Path) -> Result<BackupRequest> {
@@ -192,10 +189,16 @@ impl Taker<'_> {
     }
 
     /// Copy all files. The backup ends if the server, or the session, does: then the copy is of no use.
-    async fn copy(&mut self, backup: &mut Backup) -> Result<()> {
+    async fn copy(&mut self, backup: &mut Backup, stop: &CancellationToken) -> Result<()> {
+        let mut copying = std::pin::pin!(backup.copy());
         tokio::select! {
-            copied = backup.copy() => copied,
-            error = self.session.lost() => Err(error),
+            copied = &mut copying => copied,
+            error = self.session.lost() => {
+                // No upload may outlive this: what is stored will be removed.
+                stop.cancel();
+                let _ = copying.await;
+                Err(error)
+            }
         }
     }
 

@@ -34,6 +34,8 @@ pub struct Wanted {
     pub permanent: bool,
     /// To be attached.
     pub user_data: Option<UserData>,
+    /// Have a server that sends its files verify them.
+    pub verify: bool,
     /// How it is copied; without the compression.
     pub options: BackupOptions,
     archive_timeout: Option<Duration>,
@@ -112,9 +114,29 @@ impl Wanted {
             parent_with: parent_with.as_deref().map(json),
             permanent: args.permanent,
             user_data: user_data.as_deref().map(json),
+            verify: args.verify || is_set("WALG_VERIFY_PAGE_CHECKSUMS"),
             options,
             archive_timeout: timeout,
         })
+    }
+
+    /// Is the parent to be looked up in the repository?
+    pub fn asks_by_user_data(&self) -> bool {
+        self.parent_with.is_some()
+    }
+
+    /// A full backup or a delta, as the settings say, with that attached.
+    #[cfg(test)]
+    pub(super) fn for_test(options: BackupOptions, user_data: Option<UserData>) -> Self {
+        Wanted {
+            parent: WantedParent::Full,
+            parent_with: None,
+            permanent: false,
+            user_data,
+            verify: false,
+            options,
+            archive_timeout: None,
+        }
     }
 
     /// How it is copied, with that compression.
