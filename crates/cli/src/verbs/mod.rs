@@ -4,6 +4,7 @@ pub mod about;
 pub mod backup_fetch;
 pub mod backup_list;
 pub mod backup_mark;
+pub mod backup_push;
 pub mod backup_verify;
 pub mod check;
 pub mod copy;
