@@ -19,7 +19,7 @@ const ENCRYPTION: [&str; 9] = [
 
 /// What tunes WAL-G's speed, retries, prefetching, output and waiting, and cannot change what is stored or where; and what it
 /// may be told to do that is always done here.
-const HARMLESS: [&str; 37] = [
+const HARMLESS: [&str; 38] = [
     "WALG_ALIVE_CHECK_INTERVAL",
     "WALG_AZURE_BUFFER_SIZE",
     "WALG_AZURE_MAX_BUFFERS",

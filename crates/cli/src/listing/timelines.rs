@@ -81,7 +81,8 @@ fn backups_of(timeline: &TimelineInfo, size: SegmentSize) -> Vec<Row<'_>> {
     let within = timeline.backups.iter().filter(|backup| {
         segment(backup.start_lsn) >= timeline.start_segment && segment(backup.finish_lsn) <= timeline.end_segment
     });
-    within.map(|backup| Row::new(backup, true)).collect()
+    // As WAL-G has it.
+    within.rev().map(|backup| Row::new(backup, true)).collect()
 }
 
 #[derive(Serialize)]

@@ -59,7 +59,9 @@ async fn lines(store: &Store, folder: &str, recursive: bool) -> Result<String> {
         true => (store.list(folder).await?, Vec::new()),
         false => store.list_folder(folder).await?,
     };
-    objects.sort_by(|a, b| a.key.cmp(&b.key));
+    // What is higher up comes first.
+    let depth = |object: &Listed| object.key.matches('/').count();
+    objects.sort_by(|a, b| (depth(a), &a.key).cmp(&(depth(b), &b.key)));
     folders.sort();
     Ok(table(&folders, &objects, folder))
 }
