@@ -1,6 +1,8 @@
 //! The backup that is running, or the last one. Its worker and the session that asked for it communicate through this.
 
-use super::Failure;
+use pgrx::PGRXSharedMemory;
+
+use super::failure::Failure;
 use super::text::Text;
 use crate::pg::latch::Latch;
 
@@ -190,6 +192,9 @@ impl BackupJob {
         }
     }
 }
+
+// SAFETY: plain data without pointers to process-local memory, `Copy`, and valid in every process of the server.
+unsafe impl PGRXSharedMemory for BackupJob {}
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! The upload queue between the archiver, which must be told about one file after the other, and the uploader, which uploads
 //! many at once. Plain data and plain functions: who calls them holds the lock, and nobody waits in here.
 
-use super::Failure;
+use super::failure::Failure;
 use super::text::Text;
 
 /// Files that are known at a time: uploading, or uploaded and not yet asked for.

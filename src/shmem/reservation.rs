@@ -3,9 +3,11 @@
 use pgrx::PgSqlErrorCode;
 
 use super::backup::{BackupJob, Kind, Phase};
+use super::clock::now_us;
+use super::failure::Failure;
+use super::places::{BACKUP, SCHEDULING};
 use super::schedule::{LastBackup, Outcome};
 use super::text::Text;
-use super::{BACKUP, Failure, SCHEDULING, now_us};
 use crate::pg::latch::Latch;
 
 /// What is asked for.
