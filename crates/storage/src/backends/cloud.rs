@@ -117,7 +117,7 @@ pub(crate) fn unusable(url: &Url, error: &object_store::Error, hint: &str) -> Er
 /// The store of a bucket, from the URL's prefix on, that writes objects of a storage class if one was chosen.
 pub(crate) fn finish(store: impl ObjectStore, url: &Url, class: Option<String>, odd: Arc<Odd>) -> Result<Opened> {
     let objects = match class {
-        Some(class) => below_prefix(StorageClass::new(store, class), url)?,
+        Some(class) => below_prefix(StorageClass::over(store, class), url)?,
         None => below_prefix(store, url)?,
     };
     Ok(Opened {

@@ -21,6 +21,15 @@ use crate::odd::escaped;
 /// Requests for the next entries of one directory that are on their way at a time. A server answers each with some hundred.
 const READ_AHEAD: usize = 4;
 
+/// Is the directory of the URL known to be there?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Root {
+    /// It was seen.
+    Known,
+    /// A folder that is missing makes us look.
+    Check,
+}
+
 /// A directory's content, as keys.
 #[derive(Default)]
 struct Folder {
@@ -31,20 +40,20 @@ struct Folder {
 /// All files below a folder. Directories are read one after the other, each as a whole.
 pub(super) fn all(pool: &Arc<Pool>, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
     let start = prefix.cloned().unwrap_or_default();
-    let walk = (pool.clone(), vec![start.clone()], VecDeque::new(), true);
-    stream::try_unfold(walk, move |(pool, mut folders, mut files, first)| async move {
-        let mut first = first;
+    let walk = (pool.clone(), vec![start.clone()], VecDeque::new(), Root::Check);
+    stream::try_unfold(walk, move |(pool, mut folders, mut files, root)| async move {
+        let mut root = root;
         loop {
             if let Some(file) = files.pop_front() {
-                return Ok(Some((file, (pool, folders, files, first))));
+                return Ok(Some((file, (pool, folders, files, root))));
             }
             let Some(folder) = folders.pop() else {
                 return Ok(None);
             };
-            let found = read(&pool, &folder, first)
+            let found = read(&pool, &folder, root)
                 .await
                 .map_err(|failure| failure.at(&folder))?;
-            first = false;
+            root = Root::Known;
             folders.extend(found.folders);
             files = found.files;
         }
@@ -55,7 +64,9 @@ pub(super) fn all(pool: &Arc<Pool>, prefix: Option<&Path>) -> BoxStream<'static,
 /// What is directly in a folder.
 pub(super) async fn shallow(pool: &Arc<Pool>, prefix: Option<&Path>) -> object_store::Result<ListResult> {
     let folder = prefix.cloned().unwrap_or_default();
-    let found = read(pool, &folder, true).await.map_err(|failure| failure.at(&folder))?;
+    let found = read(pool, &folder, Root::Check)
+        .await
+        .map_err(|failure| failure.at(&folder))?;
     Ok(ListResult {
         common_prefixes: found.folders,
         objects: found.files.into(),
@@ -64,14 +75,14 @@ pub(super) async fn shallow(pool: &Arc<Pool>, prefix: Option<&Path>) -> object_s
 }
 
 /// A folder that is not there is an empty one, as in any object store, if the directory of the URL is there.
-async fn read(pool: &Arc<Pool>, folder: &Path, check_root: bool) -> Result<Folder, Failure> {
+async fn read(pool: &Arc<Pool>, folder: &Path, root: Root) -> Result<Folder, Failure> {
     let path = pool.path_of(folder);
     let entries = pool
         .run(|session, _| {
             let path = &path;
             async move {
                 match entries(&session, path).await {
-                    Err(Failure::NotFound) if check_root => session.check_root().await.map(|()| Vec::new()),
+                    Err(Failure::NotFound) if root == Root::Check => session.check_root().await.map(|()| Vec::new()),
                     Err(Failure::NotFound) => Ok(Vec::new()),
                     entries => entries,
                 }

@@ -13,7 +13,7 @@ use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
 
 use super::auth::Auth;
-use super::exchange::{Answer, Failure, exchange};
+use super::exchange::{Answer, Body, Failure, exchange};
 use super::options::Settings;
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
@@ -71,7 +71,7 @@ pub(super) struct Call<'a> {
     query: String,
     headers: HeaderMap,
     body: Bytes,
-    stream: bool,
+    answer: Body,
     extra: Duration,
 }
 
@@ -84,7 +84,7 @@ impl<'a> Call<'a> {
             query: String::new(),
             headers: HeaderMap::new(),
             body: Bytes::new(),
-            stream: false,
+            answer: Body::Whole,
             extra: Duration::ZERO,
         }
     }
@@ -110,7 +110,7 @@ impl<'a> Call<'a> {
 
     /// The body of a success is left unread.
     pub(super) fn streamed(mut self) -> Self {
-        self.stream = true;
+        self.answer = Body::Streamed;
         self
     }
 
@@ -256,7 +256,7 @@ impl Client {
                 };
                 (request, sending)
             };
-            let answer = exchange(&http, attempts, limit, call.stream, build).await?;
+            let answer = exchange(&http, attempts, limit, call.answer, build).await?;
             if answer.status != StatusCode::UNAUTHORIZED || stale.is_some() {
                 return Ok(answer);
             }

@@ -49,20 +49,27 @@ pub(super) enum Found {
     Folder(Path),
 }
 
+/// How far down a listing goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// Only what is directly below the prefix; a folder there is one row.
+    One,
+    All,
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Listing {
     client: Arc<Client>,
     /// With a slash at its end, unless it is empty.
     prefix: String,
-    /// Not below the folders of this prefix.
-    shallow: bool,
+    depth: Depth,
     page: usize,
     /// The last name that was seen; empty at the beginning.
     marker: String,
 }
 
 impl Listing {
-    pub(super) fn new(client: Arc<Client>, prefix: Option<&Path>, shallow: bool, page: usize) -> Self {
+    pub(super) fn new(client: Arc<Client>, prefix: Option<&Path>, depth: Depth, page: usize) -> Self {
         let prefix = match prefix.map_or("", Path::as_ref) {
             "" => String::new(),
             prefix => format!("{prefix}/"),
@@ -70,7 +77,7 @@ impl Listing {
         Listing {
             client,
             prefix,
-            shallow,
+            depth,
             page,
             marker: String::new(),
         }
@@ -106,7 +113,7 @@ impl Listing {
             .query("limit", &self.page.to_string())
             .query("prefix", &self.prefix)
             .query("marker", &self.marker);
-        if self.shallow {
+        if self.depth == Depth::One {
             call = call.query("delimiter", "/");
         }
         let answer = self.client.ask(call).await?;

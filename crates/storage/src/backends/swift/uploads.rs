@@ -12,7 +12,7 @@ use reqwest::{Method, StatusCode};
 
 use super::client::{Call, Client};
 use super::exchange::{Answer, Failure};
-use super::listing::{Found, Listing, PAGE};
+use super::listing::{Depth, Found, Listing, PAGE};
 use super::multipart::{SEGMENTS, UPLOAD_HEADER};
 use super::replace::REPLACED;
 use crate::pending::{PendingUpload, PendingUploads};
@@ -38,7 +38,7 @@ impl Orphans {
 
     fn segments(&self, below: &str) -> BoxStream<'static, Result<Found>> {
         let folder = crate::key::path(&format!("{SEGMENTS}{below}"));
-        Listing::new(self.client.clone(), Some(&folder), false, PAGE).stream()
+        Listing::new(self.client.clone(), Some(&folder), Depth::All, PAGE).stream()
     }
 
     /// The present, by the clock of the server.
