@@ -12,7 +12,7 @@ pub use walarchive_storage::Turn;
 /// In the text of an error about an object of which nobody can tell whether it is encrypted or damaged.
 pub(crate) const MAY_BE_ENCRYPTED: &str = "so it may be encrypted";
 
-/// What can go wrong. [`Error::is_transient`] alone decides whether something is tried again.
+/// What can go wrong. [`Error::turn`] alone decides whether something is tried again.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// A setting or an argument that cannot be right.
@@ -168,10 +168,7 @@ const WAL_OBJECT: &str = "/wal_005/";
 impl Error {
     /// A setting or an argument that cannot be right, with what to change.
     pub fn config(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Error::Setting {
-            message: message.into(),
-            hint: hint.into(),
-        }
+        StorageError::config(message, hint).into()
     }
 
     /// What cannot be done as things are, with the way to get past it.
@@ -204,29 +201,24 @@ impl Error {
 
     /// A local file that could not be used.
     pub fn io(operation: &'static str, path: impl AsRef<Path>, source: io::Error) -> Self {
-        Error::Io {
-            operation,
-            path: path.as_ref().to_path_buf(),
-            source: Arc::new(source),
-        }
+        StorageError::io(operation, path, source).into()
     }
 
     /// A damaged object.
     pub fn damaged(object: impl Into<String>, reason: impl Into<String>) -> Self {
-        Error::Damaged {
-            object: object.into(),
-            reason: reason.into(),
-        }
+        StorageError::damaged(object, reason).into()
     }
 
     /// Who has to act before another attempt can succeed?
     pub fn turn(&self) -> Turn {
         match self {
             Error::Storage(error) => error.turn(),
-            Error::Io { .. } | Error::Server { .. } | Error::CorruptPages { .. } => Turn::Server,
+            Error::Io { .. } => Turn::Machine,
             Error::Defect { .. } => Turn::Ours,
             Error::Setting { .. }
             | Error::Refused { .. }
+            | Error::Server { .. }
+            | Error::CorruptPages { .. }
             | Error::Conflict { .. }
             | Error::ForeignRepository { .. }
             | Error::NotWriter { .. }
@@ -243,10 +235,7 @@ impl Error {
 
     /// May this pass by itself, so that trying again later makes sense without anybody changing anything?
     pub fn is_transient(&self) -> bool {
-        match self {
-            Error::Storage(error) => error.is_transient(),
-            _ => matches!(self, Error::Io { .. }),
-        }
+        self.turn().may_pass_by_itself()
     }
 
     /// Is it the content of an object that cannot be used, damaged or encrypted, as opposed to a store that cannot be asked?
@@ -339,10 +328,7 @@ impl Error {
                  archive the file by walarchive wal-push; otherwise restore up to a target before it, or take another \
                  backup."
             }
-            Error::Damaged { .. } => {
-                "What the repository holds under this name cannot be used. Look for another copy of the object, or \
-                 restore from another backup."
-            }
+            Error::Damaged { .. } => StorageError::hint_of_damaged(),
             Error::Encrypted { .. } => {
                 "walarchive cannot decrypt yet. Read it with the tool that encrypted it, and with the key."
             }
@@ -429,12 +415,12 @@ mod tests {
         for (error, turn, is_transient) in [
             (Error::config("m", "H."), Turn::User, false),
             (Error::refused("m", "H."), Turn::User, false),
-            (Error::server("m", "H."), Turn::Server, false),
-            (broken, Turn::Server, true),
+            (Error::server("m", "H."), Turn::User, false),
+            (broken, Turn::Machine, true),
             (Error::defect("m"), Turn::Ours, false),
             (Error::Storage(store), Turn::Store, true),
             (Error::timeout("lock", "/f", Duration::from_secs(1)), Turn::Store, true),
-            (Error::Storage(not_final), Turn::Store, false),
+            (Error::Storage(not_final), Turn::Store, true),
             (StorageError::config("m", "H.").into(), Turn::User, false),
         ] {
             assert_eq!((error.turn(), error.is_transient()), (turn, is_transient), "{error:?}");
