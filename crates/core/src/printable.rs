@@ -3,6 +3,15 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
+/// A number with its noun in the singular or the plural: "1 file", "2 files", "0 entries".
+pub fn counted(number: impl TryInto<u64>, noun: &str) -> String {
+    match (number.try_into().unwrap_or(u64::MAX), noun.strip_suffix('y')) {
+        (1, _) => format!("1 {noun}"),
+        (number, Some(stem)) => format!("{number} {stem}ies"),
+        (number, None) => format!("{number} {noun}s"),
+    }
+}
+
 /// One line: control characters, line ends among them, and those that turn the direction of writing become visible, as
 /// `\x1b` or `\u{202e}`; a line feed as `\n`. All else stays as it is.
 pub fn line(text: &str) -> Cow<'_, str> {

@@ -216,7 +216,7 @@ async fn damage_is_named() {
         detail(&report, "manifest").contains("The backup has none"),
         "{report:?}"
     );
-    for object in store.list(layout::WAL_FOLDER).await.expect("listed") {
+    for object in store.list(&layout::WAL_FOLDER).await.expect("listed") {
         store.delete(&object.key).await.expect("deleted");
     }
     let report = verify(&store, &name).await;

@@ -10,6 +10,7 @@ use super::identity;
 use crate::codec::Format;
 use crate::encrypted::blame;
 use crate::error::{Error, Result, StorageError};
+use crate::repository::layout::Key;
 use crate::repository::{self, layout};
 use crate::wal::{FirstPage, LONG_HEADER_BYTES, SegmentSize, WalFileName};
 use walarchive_storage::{RangeReader, Store};
@@ -91,7 +92,7 @@ pub async fn read_through(
         .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
-async fn find(store: &Store, name: &WalFileName, first: Format) -> Result<Option<(Format, String, RangeReader)>> {
+async fn find(store: &Store, name: &WalFileName, first: Format) -> Result<Option<(Format, Key, RangeReader)>> {
     let key = layout::wal(name, first);
     if let Some(object) = RangeReader::open(store, &key).await? {
         return Ok(Some((first, key, object)));

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::BackupRequest;
 use crate::error::{Error, Result};
+use crate::printable::counted;
 use crate::repository::layout;
 use walarchive_storage::Store;
 
@@ -46,8 +47,8 @@ impl Claim {
         }
         if let Some(first) = left.first() {
             return taken(format!(
-                "{} objects are in its folder, \"{}\" among them.",
-                left.len(),
+                "Its folder has {}, \"{}\" among them.",
+                counted(left.len(), "object"),
                 first.key
             ));
         }

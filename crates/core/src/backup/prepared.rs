@@ -22,9 +22,10 @@ use crate::blocking::blocking;
 use crate::data_dir::{BACKUP_LABEL, TABLESPACE_MAP};
 use crate::error::{Error, Result, StorageError};
 use crate::formats::{Configuration, ExtendedMetadata, LeftOut, Sentinel, TablespaceLocation, TablespaceSpec};
+use crate::printable::counted;
 use crate::repository::inventory::missing_segments;
 use crate::repository::{description, layout};
-use crate::retention;
+use crate::retention::{self, Mark};
 use crate::wal::Segment;
 use walarchive_storage::{Created, Store};
 
@@ -203,7 +204,7 @@ impl PreparedBackup {
         let Some(parent) = &self.parent else { return Ok(()) };
         parent.check(&self.store).await?;
         if self.permanent {
-            for name in retention::mark(&self.store, &parent.name, true).await? {
+            for name in retention::mark(&self.store, &parent.name, Mark::Permanent).await? {
                 tracing::info!("marked \"{name}\" as permanent, as \"{}\" will be", self.name);
             }
         }
@@ -247,9 +248,9 @@ pub async fn discard(store: &Store, name: &str) -> Result<()> {
             operation: "delete",
             object: store.object_url(&folder),
             reason: format!(
-                "{} of its {} objects are left, \"{key}\" among them: {error}",
+                "{} of {} could not be removed, \"{key}\" among them: {error}",
                 left.len(),
-                objects.len()
+                counted(objects.len(), "object")
             ),
         })),
     }

@@ -6,6 +6,7 @@ use super::Check;
 use crate::archive::read_through;
 use crate::codec::Format;
 use crate::error::{Error, Result};
+use crate::printable::counted;
 use crate::repository::cluster::ClusterIdentity;
 use crate::repository::inventory::{BackupInfo, list_backups, missing_segments, segment_size};
 use crate::repository::{cluster, layout};
@@ -42,7 +43,7 @@ const LOOKED_AT: usize = 2000;
 
 /// Objects that are passed over, since no key can name them; none if there are none.
 pub(super) async fn names(store: &Store) -> Option<Check> {
-    for folder in [layout::WAL_FOLDER, layout::BACKUPS_FOLDER] {
+    for folder in [&layout::WAL_FOLDER, &layout::BACKUPS_FOLDER] {
         let mut left = LOOKED_AT;
         let look = |_| {
             left -= 1;
@@ -71,7 +72,10 @@ pub(super) async fn names(store: &Store) -> Option<Check> {
     (!names.is_empty()).then(|| {
         Check::warning(
             "names",
-            format!("{} objects are ignored, because no object of a repository has such a name: {shown}{more}", names.len()),
+            format!(
+                "{} ignored, because no object of a repository has such a name: {shown}{more}",
+                counted(names.len(), "object")
+            ),
             "Remove them, or give them other names, by the tools of the store: walarchive can neither read nor delete them.",
         )
     })

@@ -19,6 +19,15 @@ use crate::repository::layout;
 use crate::wal::{SegmentSize, WalFileName};
 use walarchive_storage::{Store, Write};
 
+/// When to give a sign of life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Renew {
+    /// If the last one is no longer young.
+    IfDue,
+    /// In any case.
+    Always,
+}
+
 /// One server and one repository.
 #[derive(Debug)]
 pub struct Writer {
@@ -98,7 +107,7 @@ impl Writer {
         }
         let turn = || {
             let writer = Arc::clone(self);
-            async move { writer.take_turn(false).await }
+            async move { writer.take_turn(Renew::IfDue).await }
         };
         self.turns.ask(turn).await
     }
@@ -145,7 +154,7 @@ impl Writer {
         if self.in_recovery() || !concerned {
             return Ok(());
         }
-        self.take_turn(true).await
+        self.take_turn(Renew::Always).await
     }
 
     /// Take the lease, whoever has it, and say who it was.
@@ -158,7 +167,7 @@ impl Writer {
         }
         let before = View::read(&self.store).await?.lease;
         crate::lease::instance::request_take_over(&self.data_dir).await?;
-        self.take_turn(false).await?;
+        self.take_turn(Renew::IfDue).await?;
         Ok(before)
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::INTERVAL;
 use crate::error::{Error, Result, StorageError};
-use crate::repository::layout;
+use crate::repository::layout::{self, Key};
 use walarchive_storage::Store;
 
 /// The version of the objects.
@@ -131,7 +131,7 @@ impl Holder {
     /// All that there were, by epoch.
     pub async fn all(store: &Store) -> Result<Vec<Holder>> {
         let mut epochs: Vec<u64> = Vec::new();
-        for object in store.list(layout::LEASE_FOLDER).await? {
+        for object in store.list(&layout::LEASE_FOLDER).await? {
             epochs.extend(
                 layout::epoch_of_lease(&object.key)
                     .filter(|(_, alive)| !alive)
@@ -150,7 +150,7 @@ impl Holder {
 impl View {
     /// By a listing, whatever there is.
     pub(super) async fn read(store: &Store) -> Result<View> {
-        let objects = store.list(layout::LEASE_FOLDER).await?;
+        let objects = store.list(&layout::LEASE_FOLDER).await?;
         let found = || objects.iter().filter_map(|object| layout::epoch_of_lease(&object.key));
         let Some(highest) = found().map(|(epoch, _)| epoch).max() else {
             return Ok(View::default());
@@ -203,7 +203,7 @@ fn unreadable(epoch: u64) -> Holder {
 }
 
 /// None if it is not there, or is none.
-pub(super) async fn read<T: DeserializeOwned>(store: &Store, key: &str) -> Result<Option<T>> {
+pub(super) async fn read<T: DeserializeOwned>(store: &Store, key: &Key) -> Result<Option<T>> {
     match store.get(key, LIMIT).await {
         Ok(content) => Ok(content.and_then(|content| serde_json::from_slice(&content).ok())),
         Err(StorageError::Damaged { .. }) => Ok(None),
@@ -213,6 +213,6 @@ pub(super) async fn read<T: DeserializeOwned>(store: &Store, key: &str) -> Resul
 
 pub(super) fn json(value: &impl Serialize) -> Result<Bytes> {
     let text = serde_json::to_vec(value)
-        .map_err(|error| Error::damaged(layout::LEASE_FOLDER, format!("It cannot be written: {error}.")))?;
+        .map_err(|error| Error::damaged(&layout::LEASE_FOLDER, format!("It cannot be written: {error}.")))?;
     Ok(Bytes::from(text))
 }

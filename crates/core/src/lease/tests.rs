@@ -439,7 +439,7 @@ async fn a_lease_that_is_taken_at_the_last_moment_is_lost() {
         );
     }
     tokio::time::sleep(TICK * (VALID + 1)).await;
-    let theirs = vec![(layout::lease_holder(2), Some(taken.to_string()))];
+    let theirs = vec![(layout::lease_holder(2).into(), Some(taken.to_string()))];
     meddler.once(Op::Put, &layout::lease_alive(1), Act::Then(theirs));
     assert!(reason(holder.permit(Write::Object).await).contains("has lost it"));
     reason(holder.permit(Write::Deletion).await);

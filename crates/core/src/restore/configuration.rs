@@ -15,6 +15,7 @@ use super::directory::root::{Root, failed, give};
 use crate::blocking::blocking;
 use crate::error::{Error, Result};
 use crate::formats::{Configuration, ExtendedMetadata};
+use crate::printable::counted;
 use crate::stored::configuration::{ConfigFile, members};
 use walarchive_storage::Store;
 
@@ -157,8 +158,8 @@ impl ConfigurationPlan {
             written.map_err(|error| Error::io("write", &full, error))?;
         }
         Ok(format!(
-            "wrote {} configuration files into \"{}\" with their paths below \"{}\"",
-            self.files.len(),
+            "wrote {} into \"{}\" with their paths below \"{}\"",
+            counted(self.files.len(), "configuration file"),
             self.directory.display(),
             self.base.display()
         ))
@@ -187,8 +188,8 @@ impl std::fmt::Display for ConfigurationPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "configuration: {} files that were below \"{}\" go into \"{}\"",
-            self.files.len(),
+            "configuration: {} from below \"{}\", into \"{}\"",
+            counted(self.files.len(), "file"),
             self.base.display(),
             self.directory.display()
         )

@@ -17,7 +17,7 @@ use super::uploads::Discard;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::repository::inventory::{read_sentinel, write_continuous};
-use crate::repository::layout;
+use crate::repository::layout::{self, Key};
 use crate::wal::WalFileName;
 use walarchive_storage::Store;
 
@@ -172,7 +172,7 @@ impl Work<'_> {
         let progress = self.progress;
         let mut at = first;
         for batch in objects.chunks(BATCH) {
-            let keys: Vec<String> = batch.iter().map(Action::key).collect();
+            let keys: Vec<Key> = batch.iter().map(Action::key).collect();
             let deletion = self.store.delete_many(&keys, |index| {
                 progress.done.fetch_add(1, Ordering::Relaxed);
                 progress.bytes.fetch_add(batch[index].size, Ordering::Relaxed);
@@ -194,7 +194,7 @@ impl Work<'_> {
 fn stages(actions: &[Action]) -> impl Iterator<Item = &[Action]> {
     let stage = |action: &Action| match &action.object {
         Object::Wal(object) => u8::from(matches!(object.name, WalFileName::History(_))),
-        Object::Own(key) if key == layout::CLUSTER => 4,
+        Object::Own(key) if *key == layout::CLUSTER => 4,
         Object::Own(_) => 3,
         _ => 2,
     };
@@ -252,11 +252,7 @@ async fn delete_backup(
         return spared(&why);
     }
     store.delete(&sentinel).await?;
-    let keys: Vec<String> = objects
-        .into_iter()
-        .map(|object| object.key)
-        .filter(|key| *key != marker)
-        .collect();
+    let keys: Vec<Key> = objects.iter().map(Key::listed).filter(|key| *key != marker).collect();
     for batch in keys.chunks(BATCH) {
         store.delete_many(batch, |_| {}).await?;
     }

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::plan::Situation;
+use super::plan::{OtherBranches, Situation};
 use crate::error::{Error, Result};
 use crate::lease::{Branch, other_branches};
 use crate::repository::inventory::{BackupInfo, Inventory};
@@ -13,7 +13,10 @@ const RECENT: TimeDelta = TimeDelta::days(7);
 /// The branches beside that of whoever holds the lease. Without a lease, as in a repository of WAL-G's, it is not known which one is
 /// ours.
 fn beside(inventory: &Inventory, situation: &Situation) -> Vec<Branch> {
-    match situation.own_timeline.filter(|_| !situation.regardless_of_branches) {
+    match situation
+        .own_timeline
+        .filter(|_| situation.others == OtherBranches::Keep)
+    {
         Some(own) => other_branches(inventory, own, &situation.writers),
         None => Vec::new(),
     }

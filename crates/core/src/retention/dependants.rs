@@ -88,7 +88,7 @@ impl<'a> Known<'a> {
 
     /// All that the plan does not delete, and whether it has a sentinel.
     async fn others(&self, store: &Store) -> Result<BTreeMap<String, bool>> {
-        let (objects, folders) = store.list_folder(layout::BACKUPS_FOLDER).await?;
+        let (objects, folders) = store.list_folder(&layout::BACKUPS_FOLDER).await?;
         let folders = folders.iter().filter_map(|key| layout::backup_of_folder(key));
         let mut found: BTreeMap<String, bool> = folders.map(|name| (name.to_owned(), false)).collect();
         let sentinels = objects

@@ -7,7 +7,7 @@ use super::plan::{Action, DeletionPlan, Object, Situation, leftover, wal_action}
 use super::{branches, uploads};
 use crate::error::{Error, Result};
 use crate::repository::inventory::Inventory;
-use crate::repository::layout;
+use crate::repository::layout::{self, Key};
 use crate::wal::WalFileName;
 
 /// Fails if permanent backups exist, or one may be running; with `force` only if one is known to be running.
@@ -56,7 +56,7 @@ pub(super) fn plan(inventory: &Inventory, situation: &Situation, force: bool) ->
             .iter()
             .filter(|object| (object.key == layout::CLUSTER) == owner);
         actions.extend(own.map(|object| Action {
-            object: Object::Own(object.key.clone()),
+            object: Object::Own(Key::listed(object)),
             size: object.size,
             why: Arc::clone(&why),
         }));

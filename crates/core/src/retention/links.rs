@@ -35,8 +35,11 @@ pub(super) fn leave(plan: &mut DeletionPlan, links: &[String]) {
         plan.notes.push(note);
     }
     if links.len() > NAMED {
-        plan.notes
-            .push(format!("{} more symbolic links stay, too", links.len() - NAMED));
+        let more = match links.len() - NAMED {
+            1 => "1 more symbolic link stays, too".to_owned(),
+            more => format!("{more} more symbolic links stay, too"),
+        };
+        plan.notes.push(more);
     }
 }
 

@@ -56,13 +56,14 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Result};
 use crate::formats::Sentinel;
 use crate::lease::{Holder, Lease};
+use crate::printable::counted;
 use crate::repository::inventory::Inventory;
 use crate::repository::{self, description, layout};
 use walarchive_storage::Store;
 
 pub use apply::{Applied, DeletionProgress, Spared, apply};
 pub use deletion::{Confirmed, Deletion, Order, delete};
-pub use mark::mark;
+pub use mark::{Mark, mark};
 pub use plan::{Action, DeletionPlan, Kept, Object, OtherBranches, Row, Situation};
 pub use planner::plan;
 pub use request::{Before, Garbage, Gfs, Mode, Policy, Request, Rule, time};
@@ -97,14 +98,14 @@ async fn draw_up_for(
 ) -> Result<DeletionPlan> {
     let inventory = look(store).await?;
     let own = match request {
-        Request::Everything { force: true } => store.list(layout::OWN_FOLDER).await?,
+        Request::Everything { force: true } => store.list(&layout::OWN_FOLDER).await?,
         _ => Vec::new(),
     };
     let (uploads, notes) = uploads::pending(store, request).await?;
     let situation = Situation {
         own_timeline: Lease::read(store).await?.map(|lease| lease.timeline()),
         writers: Holder::all(store).await?,
-        regardless_of_branches: others == OtherBranches::Delete,
+        others,
         now,
         protected: protected.to_vec(),
         own,
@@ -112,7 +113,7 @@ async fn draw_up_for(
         notes,
     };
     let mut plan = plan(&inventory, request, &situation)?;
-    let folders = [layout::BACKUPS_FOLDER, layout::WAL_FOLDER, layout::OWN_FOLDER];
+    let folders: [&str; 3] = [&layout::BACKUPS_FOLDER, &layout::WAL_FOLDER, &layout::OWN_FOLDER];
     links::leave(&mut plan, &store.links(&folders).await?);
     Ok(plan)
 }
@@ -142,11 +143,12 @@ impl fmt::Display for Enforced {
         let others = gone().count() - backups.len();
         match (backups.len(), others) {
             (0, 0) => f.write_str("nothing to delete")?,
-            (0, _) => write!(f, "deleted {others} other objects")?,
+            (0, _) => write!(f, "deleted {}", counted(others, "other object"))?,
             (count, _) => {
                 let shown = backups[..count.min(SHOWN)].join(", ");
                 let more = if count > SHOWN { ", …" } else { "" };
-                write!(f, "deleted {count} backups ({shown}{more}) and {others} other objects")?;
+                let (count, others) = (counted(count, "backup"), counted(others, "other object"));
+                write!(f, "deleted {count} ({shown}{more}) and {others}")?;
             }
         }
         if backups.len() + others > 0 {
@@ -168,7 +170,7 @@ pub async fn enforce(
 ) -> Result<Enforced> {
     let now = Utc::now();
     let newest = store
-        .list_shallow(layout::BACKUPS_FOLDER)
+        .list_shallow(&layout::BACKUPS_FOLDER)
         .await?
         .iter()
         .map(|object| object.last_modified)

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::lease::Holder;
 use crate::lsn::Lsn;
 use crate::repository::inventory::{Unfinished, WalObject};
-use crate::repository::layout;
+use crate::repository::layout::{self, Key};
 use crate::wal::{Segment, WalFileName};
 use walarchive_storage::{Listed, PendingUpload};
 
@@ -33,8 +33,8 @@ pub struct Situation {
     pub own_timeline: Option<u32>,
     /// All that have held it.
     pub writers: Vec<Holder>,
-    /// What other branches of the history need goes, too.
-    pub regardless_of_branches: bool,
+    /// What becomes of what other branches of the history need.
+    pub others: OtherBranches,
 }
 
 impl Situation {
@@ -48,7 +48,7 @@ impl Situation {
             notes: Vec::new(),
             own_timeline: None,
             writers: Vec::new(),
-            regardless_of_branches: false,
+            others: OtherBranches::Keep,
         }
     }
 
@@ -80,7 +80,7 @@ pub enum Object {
     /// The parts of an upload that was never completed.
     Upload(PendingUpload),
     /// An object of walarchive's own.
-    Own(String),
+    Own(Key),
 }
 
 /// One row of a plan.
@@ -113,12 +113,12 @@ impl Action {
 
     /// Its key: of a backup that of the sentinel, of a leftover that of the folder, of an upload that of the object that it would
     /// have become.
-    pub fn key(&self) -> String {
+    pub fn key(&self) -> Key {
         match &self.object {
             Object::Backup { name, .. } => layout::sentinel(name),
             Object::Leftover { name, .. } => layout::backup_folder(name),
             Object::Wal(object) => object.key(),
-            Object::Upload(upload) => upload.key.clone(),
+            Object::Upload(upload) => Key::pending(upload),
             Object::Own(key) => key.clone(),
         }
     }
@@ -127,7 +127,7 @@ impl Action {
     pub fn row(&self, deleted: bool) -> Row {
         Row {
             what: self.what(),
-            key: self.key(),
+            key: self.key().into(),
             size: self.size,
             why: self.why.to_string(),
             deleted,

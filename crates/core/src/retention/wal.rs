@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
-use super::keep::{Keep, Running};
+use super::keep::{Keep, KeptWal, Running};
 use super::plan::ABANDONED_AFTER;
 use crate::lsn::Lsn;
 use crate::repository::inventory::{BackupInfo, Inventory, parse_name};
@@ -50,10 +50,10 @@ impl Need {
             reached: BTreeSet::new(),
         };
         let mut anchors = Vec::new();
-        for (backup, point_in_time) in keep.staying() {
+        for (backup, wal) in keep.staying() {
             need.timelines.extend(backup.timeline);
-            match (point_in_time, point(inventory, backup)) {
-                (false, Some((timeline, first, last))) => {
+            match (wal, point(inventory, backup)) {
+                (KeptWal::OfBackup, Some((timeline, first, last))) => {
                     for timeline in ends_on(inventory, backup, timeline) {
                         need.points.entry(timeline).or_default().push((first, last));
                     }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::metadata::{FileFlags, listen_to, metadata_object};
+use super::table::Content;
 use crate::error::{Error, Result};
 use crate::formats::files_metadata::Listener;
 use walarchive_storage::Store;
@@ -56,13 +57,19 @@ impl Databases {
         })
     }
 
-    /// Does the file come back without its content?
-    pub(crate) fn leaves_out(&self, path: &[u8]) -> bool {
-        let Some(wanted) = &self.wanted else { return false };
-        database_of(path).is_some_and(|(oid, name)| {
-            let is_whole = oid < FIRST_OF_USERS || wanted.contains(&oid) || self.of_server.contains(&oid);
-            !is_whole && (name.first().is_some_and(u8::is_ascii_digit) || name == RELATION_MAP)
-        })
+    /// How the file comes back.
+    pub(crate) fn content(&self, path: &[u8]) -> Content {
+        let Some(wanted) = &self.wanted else {
+            return Content::Whole;
+        };
+        let Some((oid, name)) = database_of(path) else {
+            return Content::Whole;
+        };
+        let is_whole = oid < FIRST_OF_USERS || wanted.contains(&oid) || self.of_server.contains(&oid);
+        match !is_whole && (name.first().is_some_and(u8::is_ascii_digit) || name == RELATION_MAP) {
+            true => Content::LeftOut,
+            false => Content::Whole,
+        }
     }
 
     /// What was named must be among those that were found.
@@ -180,8 +187,8 @@ mod tests {
             ("base/x/1", false),
             ("base/16401/1/2", false),
         ] {
-            assert_eq!(some.leaves_out(path.as_bytes()), expected, "{path}");
-            assert!(!Databases::default().leaves_out(path.as_bytes()));
+            assert_eq!(some.content(path.as_bytes()) == Content::LeftOut, expected, "{path}");
+            assert_eq!(Databases::default().content(path.as_bytes()), Content::Whole);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::databases::{Databases, database_of};
 use super::essential::Essential;
+use super::table::Content;
 
 /// More tablespaces and databases than any cluster has: what is in more of them counts for the data directory.
 const LIMIT: usize = 100_000;
@@ -32,16 +33,16 @@ impl Survey {
         }
     }
 
-    /// Look at a file. Returns whether it comes back without its content.
-    pub(crate) fn look_at(&mut self, path: &[u8], size: u64) -> bool {
+    /// Look at a file, and say how it comes back.
+    pub(crate) fn look_at(&mut self, path: &[u8], size: u64) -> Content {
         self.essential.note(path);
         if let Some((oid, _)) = database_of(path)
             && self.found.len() < LIMIT
         {
             self.found.insert(oid);
         }
-        let is_left_out = self.databases.leaves_out(path);
-        if !is_left_out {
+        let content = self.databases.content(path);
+        if content == Content::Whole {
             let bytes = size.div_ceil(BLOCK).saturating_mul(BLOCK);
             let is_behind = |link: &[u8]| {
                 let below = path.strip_prefix(link);
@@ -49,12 +50,12 @@ impl Survey {
             };
             if let Some((_, sum)) = self.linked.iter_mut().rev().find(|(link, _)| is_behind(link)) {
                 *sum += bytes;
-                return false;
+                return content;
             }
             let tablespace = tablespace_of(path).filter(|_| self.bytes.len() < LIMIT);
             *self.bytes.entry(tablespace).or_default() += bytes;
         }
-        is_left_out
+        content
     }
 }
 

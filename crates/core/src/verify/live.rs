@@ -108,7 +108,7 @@ impl Live {
             let segment = key.rsplit('/').next().and_then(|name| name.parse::<Segment>().ok());
             self.found.extend(segment.filter(|segment| contains(lost, *segment)));
         };
-        Ok(store.each(layout::WAL_FOLDER, look).await?)
+        Ok(store.each(&layout::WAL_FOLDER, look).await?)
     }
 }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::VerifyStatus;
 use crate::error::{Error, Result, StorageError};
 use crate::repository::inventory::{BackupInfo, Inventory, WalObject};
-use crate::repository::layout;
+use crate::repository::layout::{self, Key};
 use crate::wal::{Segment, WalFileName};
 use walarchive_storage::Store;
 
@@ -183,7 +183,7 @@ impl VerifiedBackup {
     }
 }
 
-async fn read<T: for<'de> Deserialize<'de>>(store: &Store, key: &str) -> Result<Option<T>> {
+async fn read<T: for<'de> Deserialize<'de>>(store: &Store, key: &Key) -> Result<Option<T>> {
     let content = match store.get(key, LIMIT).await {
         Ok(content) => content,
         Err(StorageError::Damaged { .. }) => None,
@@ -192,7 +192,7 @@ async fn read<T: for<'de> Deserialize<'de>>(store: &Store, key: &str) -> Result<
     Ok(content.and_then(|content| serde_json::from_slice(&content).ok()))
 }
 
-async fn write<T: Serialize>(store: &Store, key: &str, record: &T) -> Result<()> {
+async fn write<T: Serialize>(store: &Store, key: &Key, record: &T) -> Result<()> {
     let text = serde_json::to_vec(record)
         .map_err(|error| Error::defect(format!("could not write down what was verified: {error}")))?;
     noted(store.put(key, Bytes::from(text)).await)

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::{Content, Integrity, Names, Selection, TimelineCheck, VerifyStatus};
 use crate::error::{Error, Result};
+use crate::printable::counted;
 
 /// Segments of a sample, unless another number is asked for.
 const SAMPLE: usize = 32;
@@ -174,7 +175,8 @@ impl WalReport {
                 detail: row.detail.clone(),
             }));
             if content.details.is_empty() {
-                let known = format!("Nothing is new; {} segments were verified before.", content.known_count);
+                let known = counted(content.known_count, "segment");
+                let known = format!("Nothing is new. Verified before: {known}.");
                 rows.push(nothing(check, status, &known));
             }
         }

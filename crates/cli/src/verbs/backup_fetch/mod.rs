@@ -10,6 +10,7 @@ use indicatif::{HumanBytes, HumanDuration};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use walarchive_core::lease::{self, Lease, Moment};
+use walarchive_core::printable::counted;
 use walarchive_core::repository::inventory::{find_backup, list_backups};
 use walarchive_core::restore::{
     ConfigurationPlan, PlannedRestore, ReadProgress, RecoveryMode, RecoverySettings, RestoreCommand, RestorePlan,
@@ -126,9 +127,9 @@ pub async fn verify(args: &BackupFetch) -> Result<VerifyStatus> {
         let read = progress::show(progress, args.quiet, work).await?;
         let bytes = HumanBytes(read.bytes);
         println!(
-            "backup \"{}\" can be restored: {} files, {bytes} were read and checked",
+            "backup \"{}\" can be restored: {}, {bytes} were read and checked",
             printable::line(&name),
-            read.files
+            counted(read.files, "file")
         );
         Ok(VerifyStatus::Ok)
     };
@@ -273,9 +274,9 @@ fn incomplete(target: &Path, has_links: bool) {
 
 fn summary(name: &str, target: &Path, restored: &Restored, started: Instant) -> String {
     format!(
-        "restored backup \"{name}\" into \"{}\": {} files, {} from {} in {}",
+        "restored backup \"{name}\" into \"{}\": {}, {} from {} in {}",
         target.display(),
-        restored.files,
+        counted(restored.files, "file"),
         HumanBytes(restored.bytes),
         HumanBytes(restored.stored_bytes),
         HumanDuration(started.elapsed())

@@ -5,6 +5,7 @@ use super::load::load;
 use super::{Choice, Origin, Parent, WantedParent, fit};
 use crate::backup::BackupRequest;
 use crate::error::{Error, Result};
+use crate::printable::counted;
 use crate::repository::inventory;
 use crate::repository::inventory::{BackupInfo, Inventory};
 use walarchive_storage::Store;
@@ -56,8 +57,11 @@ impl Chooser<'_> {
         };
         if steps > max_steps as usize {
             return full(match origin {
-                Origin::Latest => format!("\"{}\" is {} steps away from its full backup", newest.name, steps - 1),
-                Origin::LatestFull => format!("\"{}\" has {} delta backups", root.name, steps - 1),
+                Origin::Latest => {
+                    let steps = counted(steps - 1, "step");
+                    format!("\"{}\" is {steps} away from its full backup", newest.name)
+                }
+                Origin::LatestFull => format!("\"{}\" has {}", root.name, counted(steps - 1, "delta backup")),
             });
         }
         match self.parent(&inventory, &chain).await? {

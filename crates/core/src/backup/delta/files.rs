@@ -56,7 +56,7 @@ pub(in crate::backup) struct ParentFiles {
 
 #[derive(Debug, Clone, Copy)]
 struct KnownFile {
-    key: Key,
+    key: PathHash,
     size: u64,
     inode: u64,
     changed: i64,
@@ -67,7 +67,7 @@ struct KnownFile {
 }
 
 /// The beginning of the path's SHA-256: no two paths of any repository share it.
-type Key = [u8; 16];
+type PathHash = [u8; 16];
 
 /// The manifest has it, and the files metadata does not.
 const UNDESCRIBED: u32 = u32::MAX;
@@ -202,9 +202,9 @@ impl Listed {
     }
 }
 
-fn key(path: &str) -> Key {
+fn key(path: &str) -> PathHash {
     let digest = Sha256::digest(path.as_bytes());
-    let mut key = Key::default();
+    let mut key = PathHash::default();
     key.copy_from_slice(&digest[..16]);
     key
 }

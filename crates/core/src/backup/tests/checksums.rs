@@ -50,7 +50,7 @@ async fn corrupt_pages_are_copied_and_reported() {
     let copied = members(&store).await.remove("/base/5/1259").flatten().expect("a file");
     assert!(copied == std::fs::read(cluster.data_dir().join("base/5/1259")).expect("read"));
 
-    let read = async |key: String| store.get(&key, u64::MAX).await.expect("read").expect("there");
+    let read = async |key: layout::Key| store.get(&key, u64::MAX).await.expect("read").expect("there");
     let files = FilesMetadata::read_from(&read(layout::files_metadata(NAME)).await[..]).expect("files metadata");
     let expected = CorruptBlocks {
         count: 2,

@@ -55,7 +55,7 @@ pub async fn wal_from(store: &Store, first: Segment) -> Result<Option<Inventory>
         objects.extend(found.filter(|object| object.name.segment().is_none_or(|segment| segment >= first)));
         ControlFlow::Continue(())
     };
-    store.each_after(layout::WAL_FOLDER, &before(first), look).await?;
+    store.each_after(&layout::WAL_FOLDER, &before(first), look).await?;
     let size = match cluster::owner(store).await? {
         Some(owner) => Some(owner.segment_size),
         None => segment_size(store, &objects).await?,

@@ -9,6 +9,7 @@ use super::CONCURRENCY;
 use crate::error::{Error, Result};
 use crate::formats::{ExtendedMetadata, Sentinel};
 use crate::lsn::Lsn;
+use crate::repository::layout::Key;
 use crate::repository::{description, layout};
 use crate::wal::{Segment, SegmentSize};
 use walarchive_storage::{Listed, Store};
@@ -172,7 +173,7 @@ async fn sentinel_bytes(store: &Store, name: &str) -> Result<Option<bytes::Bytes
 }
 
 async fn list_sentinels(store: &Store) -> Result<Vec<(String, Listed)>> {
-    let objects = store.list_shallow(layout::BACKUPS_FOLDER).await?;
+    let objects = store.list_shallow(&layout::BACKUPS_FOLDER).await?;
     Ok(objects
         .into_iter()
         .filter_map(|object| Some((layout::backup_of_sentinel(&object.key)?.to_owned(), object)))
@@ -228,7 +229,7 @@ async fn read_metadata(store: &Store, name: &str, is_delta: bool) -> Result<Opti
     )))
 }
 
-fn parse(store: &Store, key: &str, content: &[u8]) -> Result<Sentinel> {
+fn parse(store: &Store, key: &Key, content: &[u8]) -> Result<Sentinel> {
     Sentinel::parse(content)
         .map_err(|error| Error::damaged(store.object_url(key), format!("It cannot be read: {error}.")))
 }
@@ -256,7 +257,7 @@ mod tests {
     const OLD: &str = "base_000000010000000000000002";
     const NEW: &str = "base_00000002000000000000000A";
 
-    async fn repository(objects: &[(String, &str)]) -> Store {
+    async fn repository(objects: &[(Key, &str)]) -> Store {
         let store = Store::of(Arc::new(object_store::memory::InMemory::new()), "memory:");
         for (key, content) in objects {
             store.put(key, content.to_string().into()).await.expect("written");
@@ -278,7 +279,7 @@ mod tests {
                 r#"{"start_time": "2020-11-20T10:00:00Z", "finish_lsn": 2, "walarchive_next_xid": 740}"#,
             ),
             (layout::sentinel(&delta), "{"),
-            (format!("{}/x", layout::backup_folder("base_unfinished")), ""),
+            (layout::backup_claim("base_unfinished"), ""),
         ])
         .await;
         let backups = list_backups(&store).await.expect("listed");

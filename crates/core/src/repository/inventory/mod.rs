@@ -71,7 +71,7 @@ impl Inventory {
         let wal = async {
             let mut wal = Vec::new();
             store
-                .each(layout::WAL_FOLDER, |object| wal.extend(WalObject::of(&object)))
+                .each(&layout::WAL_FOLDER, |object| wal.extend(WalObject::of(&object)))
                 .await?;
             Ok::<_, Error>(wal)
         };

@@ -34,7 +34,7 @@ async fn everything_is_seen_once() {
         ("wal_005/000000030000000000000003.partial.zst", "x"),
         ("wal_005/readme.txt", "x"),
         (
-            layout::CLUSTER,
+            &layout::CLUSTER,
             r#"{"format_version": 1, "system_identifier": 7, "pg_major_version": 15, "wal_segment_size": 16777216,
                 "encryption": false}"#,
         ),
@@ -253,7 +253,7 @@ async fn a_backup_is_described_from_the_wal_around_it() {
         ("wal_005/000000010000000000000008.zst", "x"),
         ("wal_005/00000001000000000000000A.zst", "x"),
         (
-            layout::CLUSTER,
+            &layout::CLUSTER,
             r#"{"format_version": 1, "system_identifier": 7, "pg_major_version": 15, "wal_segment_size": 16777216,
                 "encryption": false}"#,
         ),

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use crate::codec::Format;
 use crate::encrypted::{blame, undecodable};
 use crate::error::Result;
-use crate::repository::layout;
+use crate::repository::layout::{self, Key};
 use crate::wal::{FirstPage, LONG_HEADER_BYTES, Segment, SegmentSize, WalFileName};
 use walarchive_storage::{HEAD_BYTES, Listed, RangeReader, Store};
 
@@ -29,7 +29,7 @@ pub struct WalObject {
 
 impl WalObject {
     /// Its key.
-    pub fn key(&self) -> String {
+    pub fn key(&self) -> Key {
         layout::wal(&self.name, self.format)
     }
 

@@ -22,6 +22,7 @@ use crate::data_dir::{BACKUP_MANIFEST, PG_WAL};
 use crate::error::{Error, Result};
 use crate::files::copy;
 use crate::places::is_of_server;
+use crate::printable::counted;
 use crate::stored::level::Bits;
 use crate::stored::member::{MARKER, is_always_new};
 use crate::stored::survey::BLOCK;
@@ -73,8 +74,9 @@ impl Figures {
     pub(crate) fn note_of_others(&self) -> Option<String> {
         (self.emptied > 0).then(|| {
             format!(
-                "{} files ({} bytes) of other databases in the directory become files of zeros: their content there is lost.",
-                self.emptied, self.emptied_bytes
+                "The content of {} ({} bytes) of other databases in the directory is lost: files of zeros take their place.",
+                counted(self.emptied, "file"),
+                self.emptied_bytes
             )
         })
     }
@@ -83,8 +85,8 @@ impl Figures {
     pub(crate) fn note(&self) -> Option<String> {
         (self.removed_wal > 0).then(|| {
             format!(
-                "{} files in pg_wal are removed. WAL among them that is not archived is lost: copy pg_wal first if it is needed.",
-                self.removed_wal
+                "The restore removes {} from pg_wal. WAL that is not archived is lost with them: copy pg_wal first if you need it.",
+                counted(self.removed_wal, "file")
             )
         })
     }

@@ -14,7 +14,7 @@ use super::{readback, recovery, stubs};
 use crate::blocking::blocking;
 use crate::data_dir::{BACKUP_LABEL, PG_CONTROL, PG_WAL};
 use crate::error::{Error, Result};
-use crate::repository::layout;
+use crate::repository::layout::{self, Key};
 use crate::restore::directory::tree::Tree;
 use crate::restore::options::RestoreMode;
 use crate::restore::plan::{Fetch, PlannedRestore, RestorePlan};
@@ -79,7 +79,7 @@ pub async fn apply(
 }
 
 /// Of all tars in which there is something.
-fn keys(fetch: &Fetch) -> Vec<String> {
+fn keys(fetch: &Fetch) -> Vec<Key> {
     let tars = fetch.levels.iter().flat_map(|level| &level.tars);
     let full = tars.filter(|tar| tar.size > 0);
     full.map(|tar| tar.key.clone()).collect()

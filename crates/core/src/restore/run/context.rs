@@ -16,7 +16,7 @@ use crate::restore::directory::tree::Tree;
 use crate::stored::level::{Bits, Level, Taken};
 use crate::stored::member::MemberPath;
 use crate::stored::progress::ReadProgress;
-use crate::stored::table::{Found, Key, Keys, Listing, Table};
+use crate::stored::table::{Found, Keys, Listing, PathHash, Table};
 
 /// Of a whole restore.
 pub(crate) struct Context {
@@ -30,7 +30,7 @@ pub(crate) struct Context {
     pub(crate) assembled: Bits,
     pub(crate) assembly: Assembly,
     /// Those that no table knows.
-    strays: Mutex<HashSet<Key>>,
+    strays: Mutex<HashSet<PathHash>>,
     stray_keys: Keys,
     pub(crate) control: AtomicBool,
     pub(crate) label: AtomicBool,

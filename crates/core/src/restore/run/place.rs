@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::sync::atomic::Ordering;
 
-use super::assemble::{Pages, Unfinished};
+use super::assemble::{Beyond, Pages, Unfinished};
 use super::context::Context;
 use crate::data_dir::BACKUP_LABEL;
 use crate::error::{Error, Result};
@@ -101,8 +101,11 @@ impl Member<'_> {
         self.expected(header.file_size)?;
         let output = self.context.create(self.path)?;
         output.set_size(header.file_size)?;
-        let is_ours = self.context.table.as_ref().is_some_and(|table| table.has_manifest);
-        let mut file = Unfinished::new(header.file_size / PAGE_BYTES, self.mode, !is_ours);
+        let beyond = match &self.context.table {
+            Some(table) if table.has_manifest => Beyond::Stored,
+            _ => Beyond::Zeros,
+        };
+        let mut file = Unfinished::new(header.file_size / PAGE_BYTES, self.mode, beyond);
         self.pages(entry, &header, &mut file, &output)?;
         self.park_or_keep(file, output)
     }

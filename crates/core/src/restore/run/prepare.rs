@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::recovery::put;
 use crate::data_dir::PG_CONTROL;
 use crate::error::{Error, Result};
+use crate::repository::layout::Key;
 use crate::restore::directory::condition::{Condition, Marker};
 use crate::restore::directory::existing::Intended;
 use crate::restore::directory::root::Root;
@@ -22,7 +23,7 @@ use walarchive_storage::Store;
 /// be asked back from first, and credentials may do for listing only. So one byte of each is read, of so many at a time.
 pub(crate) async fn check_readable(
     store: &Store,
-    keys: Vec<String>,
+    keys: Vec<Key>,
     concurrency: usize,
     cancel: &CancellationToken,
 ) -> Result<()> {

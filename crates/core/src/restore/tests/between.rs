@@ -197,7 +197,7 @@ async fn a_backup_that_cannot_be_read_costs_nothing() {
     let error = apply(plan, Arc::clone(&progress), CancellationToken::new())
         .await
         .expect_err("gone");
-    assert!(error.to_string().contains(&tar), "{error}");
+    assert!(error.to_string().contains(tar.as_str()), "{error}");
     assert_eq!(repository.files(), before);
     let content = std::fs::read(repository.target().join("base/5/1259")).expect("read");
     assert_eq!(content, NEWER);

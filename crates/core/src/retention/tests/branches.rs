@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 
 use super::*;
 use crate::lease::Holder;
-use crate::retention::plan::Situation;
+use crate::retention::plan::{OtherBranches, Situation};
 use crate::retention::planner::plan;
 use crate::retention::request::{Before, Mode, Request, Rule};
 
@@ -70,7 +70,7 @@ fn what_production_needs_stays_when_a_clone_deletes() {
     assert!(plan(&inventory, &Request::Everything { force: false }, &situation(2, 30)).is_err());
     // And gone with --force.
     let insisted = Situation {
-        regardless_of_branches: true,
+        others: OtherBranches::Delete,
         ..situation(2, 30)
     };
     let drawn = plan(&inventory, &full(1), &insisted).expect("a plan");

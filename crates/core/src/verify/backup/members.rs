@@ -19,12 +19,13 @@ use crate::formats::FILES_LIMIT;
 use crate::formats::increment::{IncrementHeader, PAGE_BYTES};
 use crate::lsn::Lsn;
 use crate::places;
+use crate::printable::counted;
 use crate::stored::essential::Essential;
 use crate::stored::level::Bits;
 use crate::stored::member::MemberPath;
 use crate::stored::members::{Member, Stop, TRUNCATED, each_member};
 use crate::stored::progress::{Counted, ReadProgress};
-use crate::stored::table::{Found, Key, Keys, Listing, Stored, Table};
+use crate::stored::table::{Found, Keys, Listing, PathHash, Stored, Table};
 use crate::stored::tars::{Tar, TarKind};
 use crate::verify::VerifyStatus;
 use crate::verify::page_checksum::{PageChecker, first_page};
@@ -42,7 +43,7 @@ pub(super) struct Context {
     pub(super) control: Mutex<Option<ControlFile>>,
     seen: Bits,
     /// Those that the table does not know.
-    strays: Mutex<HashSet<Key>>,
+    strays: Mutex<HashSet<PathHash>>,
     stray_keys: Keys,
     pub(super) findings: Mutex<Findings>,
     /// A tar is encrypted, so that nothing can be said of what is in none of them.
@@ -152,10 +153,7 @@ pub(super) fn read_tar(context: &Context, tar: &Tar, mut reader: RangeReader) ->
     match damaged {
         Some(reason) => findings.add("tar", VerifyStatus::Failure, tar.key.clone(), reason),
         None => {
-            let files = match files {
-                1 => "1 file".to_owned(),
-                files => format!("{files} files"),
-            };
+            let files = counted(files, "file");
             let detail = format!("It was read to its end: {files}, {bytes} bytes.");
             findings.add("tar", VerifyStatus::Ok, tar.key.clone(), detail);
         }
@@ -374,9 +372,9 @@ impl File<'_> {
 fn bad_pages(pages: &PageChecker) -> String {
     let numbers: Vec<String> = pages.some.iter().map(ToString::to_string).collect();
     format!(
-        "{} pages have a wrong checksum, the first are {}. They were copied so: either the server was writing them at that \
-         moment, and the WAL repairs them, or they were damaged before; check the relation in the server.",
-        pages.bad,
+        "{} with a wrong checksum: {}. They were copied so. Either the server was writing them at that moment, and the WAL \
+         repairs them, or they were damaged before: check the relation in the server.",
+        counted(pages.bad, "page"),
         numbers.join(", ")
     )
 }
