@@ -7,7 +7,7 @@ use walarchive_testkit::{Builder, Cluster, PATIENCE, TestDir};
 /// The size of a WAL segment of the clusters here, in bytes: small, so that a moment's work fills many.
 pub const SEGMENT: usize = 1 << 20;
 
-/// A cluster that archives into the repository of this URL, with segments of [`SEGMENT`] bytes. What was archived stays in
+/// A cluster that archives into the repository of this URL, with segments of [`SEGMENT`] bytes. Archived segments stay in
 /// `pg_wal` too, to be compared.
 pub fn archiving(dir: &TestDir, name: &str, url: &str) -> Builder {
     Cluster::builder(dir, name)

@@ -88,7 +88,7 @@ impl Site {
         }
     }
 
-    /// What walarchive.storage is set to.
+    /// The value of walarchive.storage.
     pub fn url(&self) -> String {
         match self.server() {
             Some(server) => server.url("some/prefix"),
@@ -96,7 +96,7 @@ impl Site {
         }
     }
 
-    /// What walarchive.storage_options is set to.
+    /// The value of walarchive.storage_options.
     pub fn options(&self) -> String {
         self.server().map(StoreServer::options).unwrap_or_default()
     }

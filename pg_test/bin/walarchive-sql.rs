@@ -191,7 +191,7 @@ fn sql_type(mapping: &SqlMapping) -> Result<String> {
     Ok(element + brackets)
 }
 
-/// As PostgreSQL spells them. Where an argument cannot be NULL the server must not call the function with one.
+/// As PostgreSQL spells them. If an argument cannot be NULL the server must not call the function with one.
 fn attributes(function: &PgExternEntity) -> Result<String> {
     let mut words = Vec::new();
     for attribute in &function.extern_attrs {

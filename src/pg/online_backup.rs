@@ -167,7 +167,7 @@ pub struct Database {
     pub is_valid: bool,
 }
 
-/// What `datconnlimit` is then. Headers before the minor versions of 2023 do not have a name for it.
+/// The value of `datconnlimit` then. Headers before the minor versions of 2023 do not have a name for it.
 const INVALID: i32 = -2;
 
 /// The databases as they are now, from the shared catalog, as autovacuum's launcher reads it.

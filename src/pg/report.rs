@@ -24,7 +24,7 @@ unsafe extern "C-unwind" {
 pub struct Report<'a> {
     /// The code for the client's program.
     pub sqlstate: PgSqlErrorCode,
-    /// What happened.
+    /// The message.
     pub message: &'a str,
     /// The DETAIL; none if empty.
     pub detail: &'a str,

@@ -16,10 +16,10 @@ const RESERVED: usize = 4;
 /// The name of a WAL file; the longest has 40 bytes.
 pub type FileName = Text<40>;
 
-/// What tells one file from another of the same name; see `walarchive_core::archive::Fingerprint`.
+/// The facts that tell one file from another of the same name; see `walarchive_core::archive::Fingerprint`.
 pub type FileNumbers = [u64; 3];
 
-/// Where a file is on its way.
+/// The state of a file on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// The slot is free.
@@ -59,7 +59,7 @@ impl Slot {
     };
 }
 
-/// What the archiver is told about a file.
+/// The answer to the archiver about a file.
 #[derive(Debug, Clone, Copy)]
 #[allow(
     clippy::large_enum_variant,
@@ -267,7 +267,7 @@ impl Queue {
     }
 }
 
-/// What became of an attempt to look ahead.
+/// The outcome of an attempt to look ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ahead {
     /// It is the uploader's now.

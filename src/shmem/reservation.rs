@@ -10,7 +10,7 @@ use super::schedule::{LastBackup, Outcome};
 use super::text::Text;
 use crate::pg::latch::Latch;
 
-/// What is asked for.
+/// The backup that is asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct BackupWanted<'a> {
     /// By the scheduler?

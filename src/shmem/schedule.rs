@@ -55,7 +55,7 @@ pub struct LastBackup {
 pub struct LastRetention {
     /// How that ended.
     pub outcome: Outcome,
-    /// What was deleted.
+    /// The deletions.
     pub summary: Text<512>,
     /// Why it failed, if it did.
     pub error: Text<512>,

@@ -242,7 +242,7 @@ mod tests {
         Compression::Plain,
     ];
 
-    /// What looks like WAL: some of it repeats, some does not, and there is more of it than a block has.
+    /// Bytes that look like WAL: some of it repeats, some does not, and there is more of it than a block has.
     fn sample() -> Vec<u8> {
         let mut state = 7u32;
         (0..3u32 << 20)

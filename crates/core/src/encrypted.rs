@@ -150,7 +150,7 @@ mod tests {
             ),
             (b"\xf2\xb0\x20\x6d\xfe\xce", Format::Plain, Looks::AsNamed),
             (b"", Format::Zstd, Looks::AsNamed),
-            // What is as its name says, or is WAL, a history or a tar.
+            // Content that fits the name, or is WAL, a history or a tar.
             (b"\x28\xb5\x2f\xfd\x04\x00", Format::Zstd, Looks::AsNamed),
             (b"\x50\x2a\x4d\x18\x04\x00", Format::Zstd, Looks::AsNamed),
             (b"\x04\x22\x4d\x18\x64\x40", Format::Lz4, Looks::AsNamed),

@@ -23,7 +23,7 @@ pub enum Error {
         /// What to change.
         hint: String,
     },
-    /// What was asked for cannot be done as things are.
+    /// The present state does not allow what was asked for.
     #[error("{message}")]
     Refused {
         /// What stands in the way.
@@ -39,7 +39,7 @@ pub enum Error {
         /// What to look at.
         hint: String,
     },
-    /// What cannot happen has happened.
+    /// A state that cannot be has been met.
     #[error("{message}")]
     Defect {
         /// What it is.
@@ -60,7 +60,7 @@ pub enum Error {
     ForeignRepository {
         /// The repository's URL.
         repository: String,
-        /// What differs.
+        /// The difference.
         reason: String,
     },
     /// The repository has another writer than this server, or will have.
@@ -106,7 +106,7 @@ pub enum Error {
     Encrypted {
         /// The object's URL.
         object: String,
-        /// By what that is known.
+        /// The sign by which that is known.
         reason: String,
     },
     /// A relation's file whose pages are not what the server wrote.
@@ -132,15 +132,15 @@ pub enum Error {
     BackupExists {
         /// The backup's name.
         name: String,
-        /// What was found under the name.
+        /// The object that was found under the name.
         reason: String,
     },
     /// There is no such backup.
     #[error("{message}")]
     NoBackup {
-        /// What was looked for.
+        /// The name or the time that was looked for.
         message: String,
-        /// What there is instead.
+        /// The alternatives.
         hint: String,
     },
     /// The work was cancelled from outside.
@@ -152,7 +152,7 @@ pub enum Error {
         /// The URL.
         target: String,
     },
-    /// What the store, or the way to it, failed with.
+    /// A failure of the store, or of the way to it.
     #[error(transparent)]
     Storage(StorageError),
 }
@@ -160,7 +160,7 @@ pub enum Error {
 /// The result of everything that can fail in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What to do about an error that walarchive itself is the reason of.
+/// The hint for an error whose reason is walarchive itself.
 pub const REPORT_IT: &str = "This is a defect of walarchive; please report it.";
 /// In the name of each object with WAL.
 const WAL_OBJECT: &str = "/wal_005/";
@@ -171,7 +171,7 @@ impl Error {
         StorageError::config(message, hint).into()
     }
 
-    /// What cannot be done as things are, with the way to get past it.
+    /// A refusal: the present state does not allow it. With the way to get past it.
     pub fn refused(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Error::Refused {
             message: message.into(),
@@ -179,7 +179,7 @@ impl Error {
         }
     }
 
-    /// What PostgreSQL's own functions or files said, with what to look at.
+    /// An answer of PostgreSQL's own functions or files that cannot be right, with the place to look at.
     pub fn server(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Error::Server {
             message: message.into(),
@@ -187,7 +187,7 @@ impl Error {
         }
     }
 
-    /// What cannot happen has happened.
+    /// A state that cannot be has been met.
     pub fn defect(message: impl Into<String>) -> Self {
         Error::Defect {
             message: message.into(),
@@ -251,8 +251,8 @@ impl Error {
         }
     }
 
-    /// Could another attempt succeed after somebody, or something, has put right what is around the archive: a setting, a
-    /// file, the network, the store? What the archive holds itself does not change by waiting.
+    /// Could another attempt succeed after somebody, or something, has put right what is around the archive: a setting, a file,
+    /// the network, the store? Waiting does not change the content of the archive.
     pub fn may_pass(&self) -> bool {
         !matches!(
             self,
@@ -348,7 +348,7 @@ impl Error {
     }
 }
 
-/// What to do where a store is, and no repository in it.
+/// The hint if there is a store, and no repository in it.
 fn without_repository(target: &str) -> String {
     let kind = match target.split("://").next() {
         Some("s3" | "gs") => "bucket",

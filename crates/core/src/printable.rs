@@ -1,4 +1,4 @@
-//! What a repository, a store or a file's name says is shown to people, and never obeyed by their terminal.
+//! Text from a repository, a store or a file's name is shown to people, and their terminal never obeys it.
 
 use std::borrow::Cow;
 use std::fmt::Write;

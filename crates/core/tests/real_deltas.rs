@@ -29,7 +29,7 @@ use walarchive_testkit::{Cluster, PATIENCE, Session, StopMode, TestDir, run, wai
 /// Backups after the full one.
 const DELTAS: usize = 3;
 
-/// What the server was at the restore point after a backup.
+/// The server at the restore point after a backup.
 struct Point {
     backup: String,
     name: String,
@@ -129,7 +129,7 @@ impl Site {
         FilesMetadata::read_from(&metadata.expect("read").expect("there")[..]).expect("files metadata")
     }
 
-    /// What was read as a whole and verified has a checksum; where the WAL summaries tell the blocks nothing else is read.
+    /// A file that was read as a whole and verified has a checksum; if the WAL summaries tell the blocks, nothing else is read.
     async fn check_sums(&self, name: &str, files: &BTreeMap<String, FileDescription>) {
         let text = self.store.get(&layout::backup_manifest(name), u64::MAX).await;
         let manifest = manifest::parse(&text.expect("read").expect("there")).expect("a manifest");
@@ -249,7 +249,7 @@ fn applied(base: &[u8], member: &[u8]) -> Vec<u8> {
     let header = IncrementHeader::read_from(&mut rest, member.len() as u64, "member");
     let header = header.expect("an increment").expect("read");
     let mut content = base.to_vec();
-    // What nobody writes is seen.
+    // Files that nobody writes are seen.
     content.resize(header.file_size as usize, 0xAA);
     for (page, number) in rest.chunks_exact(PAGE_BYTES as usize).zip(&header.blocks) {
         let at = *number as usize * PAGE_BYTES as usize;

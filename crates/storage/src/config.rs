@@ -115,7 +115,7 @@ impl StorageOptions {
         let pairs: Result<Vec<_>> = items.iter().map(|item| pair(item)).collect();
         match (pairs, text.split_once('=')) {
             (Ok(pairs), _) if !pairs.is_empty() => pairs.iter().try_for_each(|(key, value)| self.insert(key, value)),
-            // What follows a space belongs to the value, unless it is a pair again: then nobody can tell.
+            // Text after a space belongs to the value, unless it is a pair again: then nobody can tell.
             (_, Some((key, value))) if is_key(key.trim()) && !value.contains(['=', '"']) => self.insert(key, value),
             _ => Err(Error::config(
                 "a --storage-option is not of the form KEY=VALUE",

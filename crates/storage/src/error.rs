@@ -1,4 +1,4 @@
-//! What a store, or the way to it, can fail with: what happened, to which object, and what to do about it.
+//! Failures of a store, or of the way to it: what happened, to which object, and what to do about it.
 
 mod hints;
 mod turn;
@@ -30,7 +30,7 @@ pub enum Error {
         object: String,
         /// What the store said.
         reason: String,
-        /// Where the credentials in use are from, if that is known: "the file \"/x\"".
+        /// The source of the credentials in use, if that is known: "the file "/x"".
         credentials: Option<String>,
     },
     /// The clock of this machine and that of the store differ by more than the store accepts.
@@ -48,7 +48,7 @@ pub enum Error {
     NoCredentials {
         /// The object's URL.
         object: String,
-        /// What was tried last.
+        /// The result of the last try.
         reason: String,
     },
     /// The bucket, container or directory of the URL is not there.

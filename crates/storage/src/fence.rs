@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::error::Refusal;
 
-/// What is about to be changed.
+/// The kind of change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Write {
     /// An object is written.

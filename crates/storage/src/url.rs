@@ -65,7 +65,7 @@ pub(super) fn parse(text: &str) -> Result<Url> {
 /// In a configuration file a value has one pair of quotes around it, and a quote too many would be asked for as a host's name.
 const QUOTES: [char; 2] = ['\'', '"'];
 
-/// What follows the scheme, up to the first slash; empty for a path.
+/// The text after the scheme, up to the first slash; empty for a path.
 fn in_bucket(text: &str) -> &str {
     let rest = text.split_once("://").map_or("", |(_, rest)| rest);
     rest.split('/').next().unwrap_or_default()

@@ -62,7 +62,7 @@ impl GcsServer {
         format!("gs://{}/{prefix}", self.bucket)
     }
 
-    /// What belongs into walarchive.storage_options.
+    /// The value for walarchive.storage_options.
     pub fn options(&self) -> String {
         format!("google_base_url=http://127.0.0.1:{},allow_http=true", self.port())
     }

@@ -49,7 +49,7 @@ impl MotoServer {
         format!("s3://{}/{prefix}", self.bucket)
     }
 
-    /// What belongs into walarchive.storage_options.
+    /// The value for walarchive.storage_options.
     pub fn options(&self) -> String {
         format!(
             "aws_endpoint=http://127.0.0.1:{},aws_region=us-east-1,allow_http=true",

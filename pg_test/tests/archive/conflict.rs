@@ -1,4 +1,4 @@
-//! What must never be written over: another content under a segment's name, another cluster's repository.
+//! Objects that must never be written over: another content under a segment's name, another cluster's repository.
 
 use std::fs;
 use std::path::Path;

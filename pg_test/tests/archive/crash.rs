@@ -13,7 +13,7 @@ fn random(limit: u64) -> u64 {
     RandomState::new().hash_one(0) % limit
 }
 
-/// What the postmaster is killed in the middle of.
+/// The work in the middle of which the postmaster is killed.
 #[derive(Debug, Clone, Copy)]
 enum Moment {
     /// Anything.

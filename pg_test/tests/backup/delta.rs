@@ -25,7 +25,7 @@ fn backed_up_without_checksums(site: &Site, sql: &str) -> Cluster {
     primary
 }
 
-/// What a restore of the backup gives when the cluster itself is lost.
+/// A restore of the backup when the cluster itself is lost.
 fn after_its_loss(site: &Site, cluster: &Cluster, name: &str) -> Cluster {
     archive_all(cluster);
     lose(cluster);

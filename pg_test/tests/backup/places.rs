@@ -231,7 +231,7 @@ fn a_backup_that_could_not_be_restored_is_refused() {
         assert_eq!(primary.psql("SELECT count(*) FROM walarchive_backups"), "0");
         fs::rename(&aside, &full).expect("could not move it back");
     }
-    // What a crash in CREATE DATABASE leaves is no database.
+    // The leavings of a crash in CREATE DATABASE are no database.
     fs::create_dir(primary.datadir().join("base/99999")).expect("could not make a directory");
     fs::write(primary.datadir().join("base/99999/1259"), "x").expect("could not write");
     give_to_server(&site, &primary.datadir().join("base/99999"));

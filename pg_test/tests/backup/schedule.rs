@@ -440,7 +440,7 @@ fn retention_is_applied_after_each_backup() {
         names[0]
     )));
 
-    // What cannot be deleted is no failure of the backup, and the next one takes it up.
+    // An object that cannot be deleted is no failure of the backup, and the next one takes it up.
     let tars = site.object(&format!("basebackups_005/{}/tar_partitions", names[1]));
     fs::set_permissions(&tars, Permissions::from_mode(0o500)).expect("could not change a mode");
     primary.set("walarchive.retention", "full 1");

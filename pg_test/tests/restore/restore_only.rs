@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use walarchive_pg_test::site::{Site, archive_all, backup, lose};
 use walarchive_testkit::{Cluster, PATIENCE, run};
 
-/// What [`fill`] makes and [`change`] changes.
+/// The objects that [`fill`] makes and [`change`] changes.
 const TABLE: &str = "SELECT count(*), sum(a) FROM t";
 
 /// A database with a table of some pages.
@@ -102,7 +102,7 @@ fn databases_come_back_by_name() {
     for database in ["wanted", "Späte\\x41r"] {
         assert_eq!(restored.psql_db(database, TABLE), "20001|200020000", "{database}");
     }
-    // Whoever connects to what was left out harms nobody else.
+    // A client that connects to a database that was left out harms nobody else.
     let mark = restored.log_mark();
     let refused = run(restored.client("psql").args(["-Xqc", "SELECT 1", "-d", "other"]));
     assert!(
@@ -163,7 +163,7 @@ const INDEXED: &str = "CREATE TABLE i (id int PRIMARY KEY, n int, body text, tag
     CREATE INDEX ON i USING gist (place); CREATE INDEX ON i USING spgist (place); CREATE INDEX ON i USING brin (id);
     CREATE SEQUENCE s; CREATE TABLE gone AS TABLE i; CREATE UNLOGGED TABLE u AS TABLE i";
 
-/// Of what changes it, something of each.
+/// Something of each kind that changes it.
 const WORK: &str = "SELECT nextval('s'); DROP TABLE gone; VACUUM i; UPDATE i SET n = n + 1, place = point(n, id % 50) WHERE id % 3 = 0;
     DELETE FROM i WHERE id % 5 = 0; VACUUM i;
     INSERT INTO i SELECT g, g, md5(g::text), ARRAY[g], point(g % 91, 1) FROM generate_series(10001, 13000) g;

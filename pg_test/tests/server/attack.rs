@@ -1,4 +1,4 @@
-//! What the owner of a database, who may take backups, can make of that: backups, and nothing else.
+//! The abilities of the owner of a database who may take backups: to take backups, and nothing else.
 
 use walarchive_pg_test::site::Site;
 use walarchive_testkit::{Background, Cluster, Output, PATIENCE, run};

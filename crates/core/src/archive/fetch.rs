@@ -59,7 +59,7 @@ pub async fn fetch(store: &Store, name: &WalFileName, target: &Path, first: Form
             Ok(Fetched { format, file_bytes })
         });
         if result.is_err() {
-            // What remains is overwritten by the next attempt; the error to report is the first one.
+            // The next attempt overwrites the rest; the error to report is the first one.
             let _ = std::fs::remove_file(&temporary);
         }
         result
@@ -176,7 +176,7 @@ fn decode(
         });
     outcome.map_err(|error| match error {
         Decoding::Sink(error) => Failure::File(error),
-        // What could not be downloaded is not damaged.
+        // An object that could not be downloaded is not damaged.
         Decoding::Source(error) => Failure::Object(blame(
             &mut object,
             url,

@@ -1,4 +1,4 @@
-//! Whose WAL file is this? For the binary, which has no server to ask.
+//! Find out whose WAL file this is. For the binary, which has no server to ask.
 
 use std::fs::File;
 use std::io::Read;

@@ -1,12 +1,12 @@
 //! How many files are uploaded at once.
 //!
-//! Where the link is what is scarce, one or two uploads fill it, and the oldest file, which the archiver waits for, is there
-//! soonest if it has the link for itself. Where it is the way that is long, or the store that takes its time, many at once are
-//! faster. Which of the two it is can only be tried: twice as many, or one less, for as long as a number of uploads takes.
+//! On a link that is narrow, one or two uploads fill it, and the oldest file, which the archiver waits for, is there soonest if
+//! it has the link for itself. On a way that is long, or with a store that takes its time, many uploads at once are faster.
+//! Only a trial can tell the two apart: twice as many, or one less, for as long as a number of uploads takes.
 
 use std::time::{Duration, Instant};
 
-/// Where it begins: one sends while the other one waits for its answer.
+/// The beginning: one sends while the other one waits for its answer.
 const FIRST: usize = 2;
 
 /// Uploads that are as quick as that keep nobody waiting: more at once do no harm.
@@ -19,7 +19,7 @@ const NO_LOSS: u64 = 950;
 /// Measurements after which something is tried again.
 const REST: u32 = 8;
 
-/// What is being tried.
+/// The trial that is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trial {
     /// Nothing: what there is is measured.

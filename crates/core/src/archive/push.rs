@@ -93,7 +93,7 @@ impl Archive {
     /// Make sure, once, that the repository is this cluster's.
     pub async fn claim(&self) -> Result<CreateOnly> {
         let claim = async || {
-            // Who may not write does not make it his, either.
+            // A server that may not write does not make the repository its own, either.
             if let Some(writer) = self.writer.as_ref().filter(|writer| !writer.in_recovery()) {
                 cluster::is_owned(&self.store, &self.identity).await?;
                 writer.permit(Write::Object).await?;
@@ -201,7 +201,8 @@ impl Archive {
         });
         match tokio::join!(compress, task.uploaded()) {
             (Ok(()), outcome) => Ok(outcome.map(|uploaded| (uploaded.created, uploaded.bytes))?),
-            // Who ended first tells the reason: an upload that failed takes no more, one whose producer failed is cancelled.
+            // The one that ended first tells the reason: an upload that failed takes no more, one whose producer failed is
+            // cancelled.
             (Err(error), Ok(_) | Err(StorageError::Cancelled)) => Err(error),
             (Err(_), Err(error)) => Err(error.into()),
         }

@@ -1,5 +1,5 @@
-//! Who is taking the backup of a name: `walarchive_claim.json` in its folder. It also tells everybody who deletes that somebody
-//! is still at work there.
+//! Tells who is taking the backup of a name: `walarchive_claim.json` in its folder. It also tells everybody who deletes that
+//! somebody is still at work there.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -58,8 +58,8 @@ impl Claim {
             "time": Utc::now(),
         });
         let content = Bytes::from(content.to_string());
-        // What is there afterwards tells who has the name. Our own claim is there before us if the answer to an attempt was
-        // lost, and a store that ignores create-only lets the last writer win.
+        // The claim that is there afterwards tells who has the name. Our own claim is there before us if the answer to an
+        // attempt was lost, and a store that ignores create-only lets the last writer win.
         store.create(&claim, content.clone()).await?;
         match store.get(&claim, LIMIT).await? {
             Some(found) if found == content => Ok(Claim {

@@ -1,4 +1,4 @@
-//! What follows the copy: label, manifest and metadata, and at the very end the sentinel.
+//! The steps after the copy: label, manifest and metadata, and at the very end the sentinel.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -70,8 +70,8 @@ impl PreparedBackup {
         &self.corrupt
     }
 
-    /// What is in the data directory and is not in the backup, the first of it, and how much that is in all: symbolic links
-    /// that are not the server's, and special files.
+    /// The entries of the data directory that are not in the backup: the first ones, and the number of all. They are symbolic
+    /// links that are not the server's, and special files.
     pub fn left_out(&self) -> (&[LeftOut], u64) {
         (&self.left_out, self.left_out_count)
     }

@@ -1,4 +1,4 @@
-//! What is in the store: whose it is, and whether the newest backup can be restored.
+//! Look at the content of the store: whose it is, and whether the newest backup can be restored.
 
 use std::ops::ControlFlow;
 
@@ -13,7 +13,7 @@ use crate::repository::{cluster, layout};
 use crate::wal::{Segment, SegmentSize, WalFileName};
 use walarchive_storage::Store;
 
-/// Whose repository it is.
+/// Find out whose repository it is.
 pub(super) async fn owner(store: &Store, identity: Option<&ClusterIdentity>) -> Check {
     let name = "owner";
     let nobody = "the repository has no owner yet: the first server that archives becomes its owner";
@@ -53,7 +53,7 @@ pub(super) async fn names(store: &Store) -> Option<Check> {
                 ControlFlow::Continue(())
             }
         };
-        // What is wrong with the listing another check has said.
+        // Another check has reported what is wrong with the listing.
         let _ = store.each_while(folder, look).await;
     }
     let names = store.passed_over();

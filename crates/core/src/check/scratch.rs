@@ -1,4 +1,4 @@
-//! What a store must be able to do, tried with objects that are removed again.
+//! Try the abilities that a store must have, with objects that are removed again.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ pub(super) async fn checks(store: &Store) -> Vec<Check> {
         read(store, &small, &mut checks).await;
         multipart(store, &large, &mut checks).await;
     }
-    // Whatever happened: a write that failed for us may have succeeded for the store.
+    // In every case: a write that failed for us may have succeeded for the store.
     let created = checks
         .iter()
         .find(|check| check.name == "create")

@@ -1,5 +1,5 @@
-//! Where an LZ4 frame ends. The decoder takes a stream that was cut between two blocks for a whole one, so somebody has to look
-//! for the end mark.
+//! Find the end of an LZ4 frame. The decoder takes a stream that was cut between two blocks for a whole one, so somebody has to
+//! look for the end mark.
 
 use std::io::{self, ErrorKind, Read};
 
@@ -51,7 +51,7 @@ impl<R: Read> Read for Watched<R> {
 /// The magic number, the flags, the size of a block, the size of the content, the number of a dictionary, a checksum.
 const HEADER_BYTES: usize = 4 + 1 + 1 + 8 + 4 + 1;
 
-/// What comes next in the stream.
+/// The next thing in the stream.
 enum Frame {
     /// The header, of which there is this.
     Header(Vec<u8>),

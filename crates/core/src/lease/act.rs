@@ -1,4 +1,4 @@
-//! Who writes: the server of a data directory, and the binary beside it. What is asked of the lease, and what it is told.
+//! The writer: the server of a data directory, and the binary beside it. It asks the lease, and tells it what the server is.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -58,7 +58,7 @@ impl Writer {
         })
     }
 
-    /// What the server is now; to be told before each piece of work.
+    /// Tell what the server is now; before each piece of work.
     pub fn set_situation(&self, situation: Situation) {
         *self.situation.lock() = situation;
     }
@@ -189,7 +189,7 @@ impl Writer {
         let (mut instance, _) = Instance::of(&self.data_dir)?;
         instance.standby = standby;
         if standby {
-            // What it was before does not matter any more: it follows the holder.
+            // Its past does not matter any more: it follows the holder.
             instance.place = Some(Place::of(&self.data_dir)?);
             instance.origin = Origin::Own;
             instance.take_over = false;

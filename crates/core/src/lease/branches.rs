@@ -24,8 +24,8 @@ pub struct Branch {
 }
 
 impl Branch {
-    /// Did it go on after the two had parted? What an old primary had archived before its failover did not. Where
-    /// the history file is missing nobody can tell.
+    /// Did it go on after the two had parted? The WAL that an old primary had archived before its failover did not. Nobody can
+    /// tell if the history file is missing.
     pub fn goes_on(&self) -> bool {
         self.parted.is_some_and(|parted| self.newest > parted)
     }

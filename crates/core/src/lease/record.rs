@@ -71,7 +71,7 @@ pub struct Lease {
     pub alive: Option<Alive>,
 }
 
-/// What is in the folder of the lease.
+/// The objects in the folder of the lease.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
     /// The highest epoch of which there is anything; 0 if there is nothing.
@@ -94,7 +94,7 @@ impl Lease {
         }
     }
 
-    /// Whose token is in the store.
+    /// The token that the store has: that of the last sign of life.
     pub(super) fn token(&self) -> &str {
         self.alive.as_ref().map_or(&self.holder.token, |alive| &alive.token)
     }
@@ -155,7 +155,7 @@ impl View {
         let Some(highest) = found().map(|(epoch, _)| epoch).max() else {
             return Ok(View::default());
         };
-        // What a renewal left that came after everything was deleted is nobody's lease.
+        // A renewal that came after everything was deleted has left nobody's lease.
         let lease = match found().any(|(epoch, alive)| epoch == highest && !alive) {
             true => Some(Lease {
                 holder: read(store, &layout::lease_holder(highest))

@@ -1,4 +1,4 @@
-//! What a server is told that may not write.
+//! The refusals for a server that may not write.
 
 use std::path::Path;
 use std::time::Duration;
@@ -152,8 +152,8 @@ pub(super) fn seconds(duration: Duration) -> String {
     format!("{} s", duration.as_millis().div_ceil(1000))
 }
 
-/// What will become of a directory that `backup-fetch` has restored, which is no standby. `then` is the lease when the restore
-/// began, `now` when it ended.
+/// Say what will become of a directory that `backup-fetch` has restored, which is no standby. `then` is the lease when the
+/// restore began, `now` when it ended.
 pub fn outlook(then: Option<(&Lease, &Moment)>, now: Option<(&Lease, &Moment)>, take_over: bool) -> String {
     let Some((lease, at)) = now else {
         return "no server holds the lease of the repository; if none appears, this copy will archive some two minutes \

@@ -20,7 +20,7 @@ use walarchive_storage::{CreateOnly, Created};
 /// what it wrote is there.
 const READ_BACK: Duration = Duration::from_secs(2);
 
-/// What a look found, and when it began and ended: what it found was so at some moment in between.
+/// The result of a look, and when it began and ended: the lease was so at some moment in between.
 struct Look {
     view: View,
     began: Moment,
@@ -36,7 +36,7 @@ enum Attempt {
     Last,
 }
 
-/// What is to be done with the store, after it was written down.
+/// The change to make in the store, after it was written down.
 enum Step {
     Nothing,
     /// Another process of this server took the lease after the look.
@@ -132,7 +132,7 @@ impl Writer {
         };
         let known = instance.known(url, None);
         let is_of_lease = |held: &Held| held.epoch == lease.holder.epoch;
-        // What was only claimed turned out to be there.
+        // The claim turned out to be there.
         let claimed = known.claim.take_if(|claim| is_of_lease(claim));
         let Some(mut held) = known.held.take_if(|held| is_of_lease(held)).or(claimed) else {
             return Ok(Step::Nothing);
@@ -175,7 +175,7 @@ impl Writer {
         if young {
             return Ok(());
         }
-        // Whoever took this lease for stale may have come between the look and the sign of life.
+        // Somebody who took this lease for stale may have come between the look and the sign of life.
         let view = View::read(self.store()).await?;
         if view.highest <= alive.epoch {
             return Ok(());

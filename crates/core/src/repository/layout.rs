@@ -108,13 +108,13 @@ pub static OWN_FOLDER: Key = Key::known("walarchive_005");
 
 /// From which segments on WAL is meant to be without gaps.
 pub static CONTINUOUS: Key = Key::known("walarchive_005/continuous.json");
-/// What a check of the store writes, and removes again.
+/// Objects that a check of the store writes, and removes again.
 pub static CHECK_FOLDER: Key = Key::known("walarchive_005/check");
 
 /// Who writes into the repository, and who did before.
 pub static LEASE_FOLDER: Key = Key::known("walarchive_005/lease");
 
-/// What was verified, and when.
+/// Notes on what was verified, and when.
 static VERIFIED_FOLDER: Key = Key::known("walarchive_005/verified");
 
 const SENTINEL_SUFFIX: &str = "_backup_stop_sentinel.json";

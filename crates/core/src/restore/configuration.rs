@@ -22,8 +22,8 @@ use walarchive_storage::Store;
 /// So many of a kind are named in a note.
 const NAMED: usize = 8;
 
-/// What is to be known of a backup whose server did not have all its files in its data directory. `is_written`: the configuration
-/// is put somewhere.
+/// Notes on a backup whose server did not have all its files in its data directory. `is_written`: the configuration is put
+/// somewhere.
 pub fn notes_on_places(metadata: &ExtendedMetadata, is_written: bool) -> Vec<String> {
     let mut notes = Vec::new();
     let links = metadata.links.iter().map(|link| {
@@ -131,7 +131,7 @@ impl ConfigurationPlan {
         path.iter().fold(self.directory.clone(), join)
     }
 
-    /// Write them, durably. What is there by now is not overwritten.
+    /// Write them, durably. Files that have come there by now are not overwritten.
     pub async fn write(self, owner: Option<Owner>) -> Result<String> {
         blocking(move || self.write_all(owner)).await
     }

@@ -1,4 +1,4 @@
-//! Where recovery will end, before anything is written.
+//! Find the end of recovery, before anything is written.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ const YOUNG: chrono::TimeDelta = chrono::TimeDelta::seconds(60);
 /// After this a young hole is looked at again.
 const PAUSE: Duration = Duration::from_secs(3);
 
-/// Where recovery of a backup will end.
+/// The end of a backup's recovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outlook {
-    /// Where the WAL ends that it can read.
+    /// The end of the WAL that it can read.
     pub end: Lsn,
     /// On this timeline.
     pub timeline: u32,
@@ -158,7 +158,7 @@ fn find(recovery: &RecoverySettings, reach: &Reach, contents: &Contents, finish:
     }
 }
 
-/// What is missing, as a sentence.
+/// The missing part, as a sentence.
 fn missing(hole: &Hole) -> String {
     let (first, last) = (hole.missing.first, hole.missing.last);
     let what = match hole.missing.count {
@@ -171,7 +171,7 @@ fn missing(hole: &Hole) -> String {
     )
 }
 
-/// Where the WAL ends, in a sentence.
+/// The end of the WAL, in a sentence.
 fn end(reach: &Reach, last_time: Option<DateTime<Utc>>) -> String {
     let time = last_time.map(|time| {
         format!(

@@ -279,7 +279,7 @@ impl Place {
         survey
     }
 
-    /// What will be written where.
+    /// The bytes that will be written to each place.
     fn needs(&self, survey: &Survey, sentinel: &Sentinel, has_manifest: bool, existing: Option<&Figures>) -> Vec<Need> {
         let places = self.tablespaces.iter().map(|tablespace| {
             let place = tablespace.location.as_ref().unwrap_or(&self.target);
@@ -295,7 +295,7 @@ impl Place {
             room: existing
                 .and_then(|existing| existing.room.get(&tablespace).copied())
                 .unwrap_or(0),
-            // Of what goes where only the sum is known.
+            // Only the sum is known, not the place of each part.
             bytes_anywhere: match (has_manifest, tablespace) {
                 (false, None) if survey.databases.is_all() => {
                     sentinel.data_catalog_size.unwrap_or(sentinel.uncompressed_size)

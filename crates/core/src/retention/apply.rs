@@ -44,7 +44,7 @@ pub struct Spared {
     pub why: String,
 }
 
-/// What was done.
+/// The result.
 #[derive(Debug, Default)]
 pub struct Applied {
     /// For each action of the plan. An upload that has become an object in the meantime, or to which something was added, stays
@@ -98,7 +98,7 @@ pub async fn apply(
         return Ok(work.applied);
     }
     let is_common = |action: &Action| matches!(action.object, Object::Wal(_) | Object::Own(_));
-    // Where no backup stays, one that has begun since may need the WAL, as on a standby, and the owner.
+    // If no backup stays, one that has begun since may need the WAL, as on a standby, and the owner.
     if plan.kept.is_empty()
         && rest.iter().any(is_common)
         && let Some(name) = known.newcomer(store).await?
@@ -263,8 +263,8 @@ async fn delete_backup(
     Ok(None)
 }
 
-/// What speaks against the deletion of a leftover, now that everybody can see that it has begun. By the clock of the store: ours
-/// may be a day ahead.
+/// Find an objection to the deletion of a leftover, now that everybody can see that it has begun. By the clock of the store:
+/// ours may be a day ahead.
 async fn completed_or_young(store: &Store, plan: &DeletionPlan, name: &str, begun: bool) -> Result<Option<String>> {
     let marker = layout::backup_deletion(name);
     let objects = store.list(&layout::backup_folder(name)).await?;
@@ -281,7 +281,7 @@ async fn completed_or_young(store: &Store, plan: &DeletionPlan, name: &str, begu
     Ok((young && !begun && !plan.force).then(|| "it is being written to".to_owned()))
 }
 
-/// What speaks against the deletion, now that everybody can see that it has begun.
+/// Find an objection to the deletion, now that everybody can see that it has begun.
 async fn objection(
     store: &Store,
     plan: &DeletionPlan,

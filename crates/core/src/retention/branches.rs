@@ -1,4 +1,4 @@
-//! What other branches of the history need: two servers have written, and what one of them deletes is not all of its own.
+//! The needs of other branches of the history: two servers have written, and one of them may delete only its own.
 
 use chrono::{DateTime, TimeDelta, Utc};
 

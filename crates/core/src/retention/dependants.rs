@@ -12,7 +12,7 @@ use crate::repository::inventory::{parse_name, read_sentinel};
 use crate::repository::layout;
 use walarchive_storage::Store;
 
-/// What a plan knows of.
+/// The backups that a plan knows of.
 #[derive(Debug)]
 pub(super) struct Known<'a> {
     /// The backups that it deletes.

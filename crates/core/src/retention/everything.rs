@@ -49,7 +49,7 @@ pub(super) fn plan(inventory: &Inventory, situation: &Situation, force: bool) ->
         true => actions.extend(situation.uploads.iter().map(uploads::action)),
         false => actions.extend(uploads::abandoned(inventory, situation)),
     }
-    // Who owns the repository is forgotten last.
+    // The owner of the repository is forgotten last.
     for owner in [false, true] {
         let own = situation
             .own

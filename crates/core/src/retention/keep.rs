@@ -63,7 +63,7 @@ impl<'a> Keep<'a> {
                     next.extend(parents.into_iter().map(|parent| (parent, Arc::clone(&why))));
                 }
             }
-            // What ancestors are needed for is their files.
+            // Ancestors are needed for their files only.
             wal = KeptWal::OfBackup;
         }
     }
@@ -77,7 +77,7 @@ impl<'a> Keep<'a> {
         }
     }
 
-    /// What running deltas depend on stays.
+    /// Keep the parents of running deltas.
     pub(super) fn parents(&mut self, running: &[Running]) {
         for backup in running {
             let why = format!("\"{}\", which is being taken, depends on it", backup.name);
@@ -93,7 +93,7 @@ impl<'a> Keep<'a> {
         }
     }
 
-    /// The backup that is meant as a parent. What only the child's name tells may mean any that starts in the segment.
+    /// The backup that is meant as a parent. If only the child's name tells, any that starts in the segment may be meant.
     fn named(&self, parent: Option<&str>) -> Vec<usize> {
         let Some(parent) = parent else {
             return Vec::new();
@@ -188,7 +188,7 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// What the caller knows of, and the folders without a sentinel that are young enough.
+    /// The backups that the caller knows of, and the folders without a sentinel that are young enough.
     pub(super) fn find(inventory: &Inventory, situation: &Situation) -> Vec<Running> {
         let folders = inventory
             .unfinished

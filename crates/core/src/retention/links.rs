@@ -7,8 +7,8 @@ use crate::repository::layout;
 /// Links that are named one by one.
 const NAMED: usize = 20;
 
-/// Take out of the plan what is behind these links or has one in it, and name the links. Where a backup stays for that, all
-/// WAL stays with it.
+/// Take objects that are behind these links or have one in them out of the plan, and name the links. If a backup stays for
+/// that, all WAL stays with it.
 pub(super) fn leave(plan: &mut DeletionPlan, links: &[String]) {
     if links.is_empty() {
         return;

@@ -84,8 +84,8 @@ async fn set(store: &Store, name: &str, mark: Mark) -> Result<bool> {
     }
     let mut written = Vec::new();
     for (key, field) in order {
-        // WAL-G of old wrote no metadata.json; the sentinel is enough then.
-        // What is long for another reason than the list of files of a WAL-G of old is refused here.
+        // WAL-G of old wrote no metadata.json; the sentinel is enough then. A long sentinel is refused here, unless the list of
+        // files of a WAL-G of old makes it long.
         if description::read(store, key).await?.is_none() {
             continue;
         }

@@ -4,7 +4,7 @@
 //! look at the repository -> Inventory -> plan(request) -> Plan, which can be shown -> apply
 //! ```
 //!
-//! [`plan()`] is a pure function. What it goes by:
+//! [`plan()`] is a pure function. It goes by these rules:
 //!
 //! - Backups are ordered by the time at which they started, never by their names: after `pg_upgrade` the newer cluster is on
 //!   the lower timeline. A repository that was continued after `pg_upgrade` has backups of two system identifiers, one after
@@ -118,12 +118,12 @@ async fn draw_up_for(
     Ok(plan)
 }
 
-/// What [`enforce`] did.
+/// The result of [`enforce`].
 #[derive(Debug)]
 pub struct Enforced {
-    /// What was planned.
+    /// The plan.
     pub plan: DeletionPlan,
-    /// What was done of it.
+    /// The part of it that was carried out.
     pub applied: Applied,
 }
 
@@ -211,10 +211,10 @@ async fn look(store: &Store) -> Result<Inventory> {
     Ok(inventory)
 }
 
-/// What the sentinel and `metadata.json` of a backup say now.
+/// The present state of a backup, by its sentinel and `metadata.json`.
 #[derive(Default)]
 struct Said {
-    /// If either says so. What cannot be read says nothing.
+    /// If either says so. An object that cannot be read says nothing.
     is_permanent: bool,
     sentinel_is_damaged: bool,
 }

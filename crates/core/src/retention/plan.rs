@@ -16,24 +16,24 @@ use walarchive_storage::{Listed, PendingUpload};
 /// A folder without a sentinel to which nothing was added for so long is not that of a running backup.
 pub(super) const ABANDONED_AFTER: TimeDelta = TimeDelta::hours(24);
 
-/// What a plan depends on beside the inventory.
+/// The facts that a plan depends on beside the inventory.
 #[derive(Debug, Clone)]
 pub struct Situation {
     /// The present.
     pub now: DateTime<Utc>,
     /// Names of backups that are known to be running.
     pub protected: Vec<String>,
-    /// What walarchive keeps for itself, where that is to be deleted too.
+    /// The objects that walarchive keeps for itself, if they are to be deleted too.
     pub own: Vec<Listed>,
     /// Uploads that are not complete, where those that never will be are to be deleted too.
     pub uploads: Vec<PendingUpload>,
-    /// What could not be learned, as sentences.
+    /// Facts that could not be learned, as sentences.
     pub notes: Vec<String>,
     /// The timeline of whoever holds the lease.
     pub own_timeline: Option<u32>,
     /// All that have held it.
     pub writers: Vec<Holder>,
-    /// What becomes of what other branches of the history need.
+    /// The treatment of objects that other branches of the history need.
     pub others: OtherBranches,
 }
 
@@ -58,14 +58,14 @@ impl Situation {
     }
 }
 
-/// What is deleted.
+/// The object of a deletion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Object {
     /// A backup: its sentinel and its folder.
     Backup {
         /// Its name.
         name: String,
-        /// Where it starts, by which another one of this name is told from it; none if it cannot be read.
+        /// Its start, by which another one of this name is told from it; none if it cannot be read.
         start_lsn: Option<Lsn>,
     },
     /// The folder of a backup without a sentinel.
@@ -86,7 +86,7 @@ pub enum Object {
 /// One row of a plan.
 #[derive(Debug, Clone)]
 pub struct Action {
-    /// What is deleted.
+    /// The object.
     pub object: Object,
     /// Stored bytes; 0 for an upload of which the store does not tell.
     pub size: u64,
@@ -150,7 +150,7 @@ pub struct Row {
     pub deleted: bool,
 }
 
-/// What becomes of what other branches of the history need to be restored that are not older.
+/// The treatment of objects that other branches of the history need, and that are not older.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OtherBranches {
     /// It stays.
@@ -168,15 +168,15 @@ pub struct Kept {
     pub why: String,
 }
 
-/// What is to be deleted, in this order: backups, dependants before what they depend on; leftovers; WAL, history files after it;
-/// uploads that were never completed; what is walarchive's own.
+/// The objects to delete, in this order: backups, dependants before what they depend on; leftovers; WAL, history files after
+/// it; uploads that were never completed; walarchive's own.
 #[derive(Debug, Clone, Default)]
 pub struct DeletionPlan {
-    /// What goes.
+    /// The deletions.
     pub actions: Vec<Action>,
     /// The backups that stay, oldest first.
     pub kept: Vec<Kept>,
-    /// What the user should know, as sentences.
+    /// Notes for the user, as sentences.
     pub notes: Vec<String>,
     /// From which segments on, by timeline, WAL stays without a gap.
     pub continuous: BTreeMap<u32, Segment>,

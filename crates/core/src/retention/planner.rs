@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::repository::inventory::{Inventory, Unfinished, parse_name};
 use crate::wal::WalFileName;
 
-/// What has to be deleted to fulfil the request. Asks nobody, and changes nothing.
+/// Find the objects to delete to fulfil the request. Asks nobody, and changes nothing.
 pub fn plan(inventory: &Inventory, request: &Request, situation: &Situation) -> Result<DeletionPlan> {
     match request {
         Request::Everything { force } => everything::plan(inventory, situation, *force),
@@ -31,7 +31,7 @@ pub fn plan(inventory: &Inventory, request: &Request, situation: &Situation) -> 
     }
 }
 
-/// What goes if that is chosen to stay.
+/// Plan a deletion that keeps the chosen backups.
 fn keeping(inventory: &Inventory, chosen: Chosen, garbage: Option<Garbage>, situation: &Situation) -> DeletionPlan {
     let mut keep = Keep::new(inventory);
     for (index, why) in &chosen.stay {

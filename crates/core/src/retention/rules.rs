@@ -19,13 +19,13 @@ pub(super) struct Why {
     pub(super) text: Arc<str>,
 }
 
-/// What a rule says, of the backups that can be read.
+/// The choice of a rule among the backups that can be read.
 pub(super) struct Chosen {
-    /// What stays, by index in the inventory.
+    /// The backups that stay, by index in the inventory.
     pub(super) stay: Vec<(usize, Why)>,
     /// Why the others go.
     pub(super) why: Arc<str>,
-    /// What was complete before this moment is older than all that stays for its age; none: not known to be.
+    /// Backups that were complete before this moment are older than all that stay for their age; none: not known.
     pub(super) line: Option<DateTime<Utc>>,
     /// WAL that is not needed goes.
     pub(super) wal: bool,
@@ -53,7 +53,7 @@ struct Sequence<'a> {
     restorable: Vec<bool>,
 }
 
-/// What a deletion of garbage keeps: all backups.
+/// A deletion of garbage keeps all backups.
 pub(super) fn of_garbage(inventory: &Inventory, what: Garbage) -> Chosen {
     let mut chosen = Chosen {
         wal: what != Garbage::Backups,

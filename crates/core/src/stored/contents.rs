@@ -18,7 +18,7 @@ use crate::formats::{FILES_LIMIT, manifest};
 use crate::repository::layout::{self, Key};
 use walarchive_storage::Store;
 
-/// What is to be taken from where.
+/// The files to take, and the backups to take them from.
 #[derive(Debug)]
 pub(crate) struct Contents {
     /// The files of the newest backup; none if it has neither files metadata nor a manifest: then all members count.
@@ -124,7 +124,7 @@ impl Sets {
     }
 }
 
-/// What the sets of a backup name must be there.
+/// All tars that the sets of a backup name must be there.
 fn check_sets(store: &Store, backup: &str, missing: &[String]) -> Result<()> {
     let Some(name) = missing.first() else { return Ok(()) };
     Err(Error::damaged(
@@ -133,7 +133,7 @@ fn check_sets(store: &Store, backup: &str, missing: &[String]) -> Result<()> {
     ))
 }
 
-/// What to say of a tar that is not there.
+/// The finding on a tar that is missing.
 pub(crate) const MISSING_TAR: &str = "It is missing, though the backup's files_metadata.json names it.";
 
 /// Fills the table.
@@ -175,7 +175,7 @@ impl Listener for Newest {
     }
 }
 
-/// What one backup says of itself.
+/// A backup's description of itself.
 pub(crate) struct Own {
     /// None if it has neither files metadata nor a manifest.
     pub(crate) table: Option<Table>,
@@ -185,7 +185,7 @@ pub(crate) struct Own {
     pub(crate) survey: Survey,
 }
 
-/// What a backup may be based on.
+/// The backups that a backup may be based on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Base {
     /// Nothing: it is a full backup.
@@ -403,7 +403,7 @@ async fn read_older(
     Ok((listener.table, listener.open, level))
 }
 
-/// What a backup has only in part, its parent must have.
+/// A file that a backup has only in part must be in its parent.
 async fn check_seen(store: &Store, newest: &Link, link: &Link, table: &Table, open: &[u8]) -> Result<()> {
     let unseen = |file: &usize| open[*file] == OPEN;
     let missing = (0..table.len()).filter(unseen).count();

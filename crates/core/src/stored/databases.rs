@@ -40,7 +40,7 @@ pub(crate) struct Databases {
 }
 
 impl Databases {
-    /// What the user named: names, if the backup knows them, or OIDs.
+    /// The databases that the user named: names, if the backup knows them, or OIDs.
     pub(crate) async fn find(store: &Store, backup: &str, wanted: &[String]) -> Result<Self> {
         if wanted.is_empty() {
             return Ok(Databases::default());
@@ -72,7 +72,7 @@ impl Databases {
         }
     }
 
-    /// What was named must be among those that were found.
+    /// The databases that were named must be among those that were found.
     pub(crate) fn check(&self, found: &BTreeSet<u32>, backup: &str) -> Result<()> {
         let missing = self.wanted.iter().flatten().find(|oid| !found.contains(oid));
         missing.map_or(Ok(()), |oid| {

@@ -1,4 +1,4 @@
-//! What is taken from each backup of a chain.
+//! The parts that are taken from each backup of a chain.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,7 +19,7 @@ pub(crate) struct Level {
     pub(crate) most: Option<u64>,
 }
 
-/// What labels and other small files may add to the size that a sentinel announces, in bytes.
+/// The bytes that labels and other small files may add to the size that a sentinel announces.
 const SLACK: u64 = 16 << 20;
 
 /// So many bytes may the tars of a backup unpack to, as its sentinel announces; WAL-G 1.x did not.

@@ -1,4 +1,4 @@
-//! What a backup says of each of its files: files_metadata.json, read as a stream.
+//! A backup's description of each of its files: files_metadata.json, read as a stream.
 
 use std::io::Read;
 
@@ -14,7 +14,7 @@ use crate::repository::layout::{self, Key};
 /// More than any manifest or files metadata has, in bytes: about 200 a file.
 pub(crate) const LIMIT: u64 = 16 << 30;
 
-/// What is read of an entry.
+/// The fields of an entry that are read.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct FileFlags {

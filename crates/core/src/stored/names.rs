@@ -16,7 +16,7 @@ use walarchive_storage::Store;
 /// So many are looked up for a message.
 pub(crate) const NAMED: usize = 10;
 
-/// What lists the files of a backup.
+/// The object that lists the files of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ListSource {
     FilesMetadata,

@@ -1,4 +1,4 @@
-//! What is added up while the files of a backup are read.
+//! Sums that are added up while the files of a backup are read.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,7 +1,7 @@
-//! What is known of each file of a backup, in about 32 bytes a file: clusters have millions.
+//! Knowledge of each file of a backup, in about 32 bytes a file: clusters have millions.
 //!
 //! Paths themselves are not kept, only 128 bits of a hash with a random key: nobody can make two that collide, and by chance
-//! none do. Where a message has to name a file, the object that listed it is read once more.
+//! none do. For a message that names a file, the object that listed it is read once more.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::unix::ffi::OsStrExt;
@@ -11,7 +11,7 @@ use super::member::MemberPath;
 use crate::formats::FILES_LIMIT;
 use crate::formats::manifest::{ChecksumAlgorithm, Checksummer, ManifestFile};
 
-/// What stands for a path.
+/// Stands for a path.
 pub(crate) type PathHash = u128;
 
 /// Makes keys of paths.
@@ -61,7 +61,7 @@ impl FileRow {
     }
 }
 
-/// What the manifest says of a file.
+/// The manifest's entry for a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Expected {
     /// In bytes.
@@ -70,7 +70,7 @@ pub(crate) struct Expected {
     pub(crate) sum: Option<Sum>,
 }
 
-/// What is known of a file from the manifest.
+/// The manifest's knowledge of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Listing {
     /// There is no manifest.
@@ -213,7 +213,7 @@ impl Table {
         })
     }
 
-    /// What the manifest says of the file; none if it does not list it.
+    /// The manifest's entry for the file; none if it does not list it.
     pub(crate) fn expected(&self, file: usize) -> Option<Expected> {
         let entry = &self.entries[file];
         entry.has(LISTED).then(|| Expected {
@@ -323,7 +323,7 @@ impl TableBuilder {
         self.sort()
     }
 
-    /// May no more files be added? With what is known of them they would take more memory than anybody plans with.
+    /// May no more files be added? Their entries would take more memory than anybody plans with.
     pub(crate) fn is_full(&self) -> bool {
         // A SHA-256 takes as much as an entry: both together stay below 1 GB.
         self.entries.len() >= self.limit || self.entries.len() + self.shas.len() >= self.limit * 7 / 4
@@ -501,7 +501,7 @@ mod tests {
                 .expect("new");
         }
         assert!(builder.is_full());
-        // What is in the limit takes less than 1 GB while it is being put in order.
+        // As many as the limit allows take less than 1 GB while they are being put in order.
         assert!(size_of::<FileRow>() * FILES_LIMIT <= 512 << 20);
     }
 

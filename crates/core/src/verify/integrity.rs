@@ -8,8 +8,8 @@ use super::{Archiving, Live, VerifyStatus};
 use crate::repository::inventory::{BackupInfo, Inventory, SegmentRange};
 use crate::wal::TimelineHistory;
 
-/// What became of a segment, in WAL-G's words. Unlike WAL-G, which guesses from a concurrency setting, this knows what
-/// waits and what is being uploaded.
+/// The state of a segment, in WAL-G's words. Unlike WAL-G, which guesses from a concurrency setting, this knows what waits and
+/// what is being uploaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum SegmentStatus {
@@ -50,7 +50,7 @@ pub struct Integrity {
 pub struct IntegrityRow {
     /// Which ones.
     pub segments: SegmentRange,
-    /// What became of them.
+    /// Their state.
     pub status: SegmentStatus,
 }
 
@@ -142,7 +142,7 @@ pub fn integrity(inventory: &Inventory, live: &Live) -> Integrity {
         }
     }
     if live.archiving == Archiving::Elsewhere {
-        // Who archives does so in order, and cannot be asked: what comes after the last segment may be on its way.
+        // The archiver goes in order, and cannot be asked: segments after the last one may be on their way.
         let last = details.iter().rposition(|row| row.status == SegmentStatus::Found);
         let after = last.map_or(details.len(), |last| last + 1);
         details[after..]
@@ -230,7 +230,7 @@ fn first_known(inventory: &Inventory, live: &Live, stretches: &[Stretch]) -> Opt
 fn known(inventory: &Inventory, live: &Live, timeline: u32, first: u64, end: u64) -> BTreeMap<u64, SegmentStatus> {
     let size = inventory.segment_size;
     let mut known = BTreeMap::new();
-    // What is known better overwrites.
+    // Better knowledge overwrites.
     for (segments, status) in [
         (&live.waiting, SegmentStatus::MissingDelayed),
         (&live.uploading, SegmentStatus::MissingUploading),

@@ -1,4 +1,4 @@
-//! What is known of the server whose WAL it is: where it is, and what is on its way.
+//! Knowledge of the server whose WAL it is: its position, and the segments that are on their way.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::server_config::ServerConfig;
 use crate::wal::{Segment, TimelineHistory, WalFileName};
 use walarchive_storage::{Listed, Store};
 
-/// Where a server is. Every segment before that of the LSN is complete, and marked to be archived.
+/// The position of a server. Every segment before that of the LSN is complete, and marked to be archived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
     /// Its timeline.
@@ -23,7 +23,7 @@ pub struct Position {
     pub lsn: Lsn,
 }
 
-/// Who archives?
+/// The archiver of the WAL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Archiving {
     /// The server of which we know the position.
@@ -35,10 +35,10 @@ pub enum Archiving {
     Nowhere,
 }
 
-/// What is known of the server. All of it is unknown by default, as for a repository whose server is gone.
+/// Knowledge of the server. All of it is unknown by default, as for a repository whose server is gone.
 #[derive(Debug, Clone, Default)]
 pub struct Live {
-    /// Where it is; to be asked before the repository is listed.
+    /// Its position; to be asked before the repository is listed.
     pub position: Option<Position>,
     /// Who archives.
     pub archiving: Archiving,
@@ -46,11 +46,11 @@ pub struct Live {
     pub data_dir: Option<PathBuf>,
     /// The history of its timeline, if `pg_wal` has it: it may not be archived yet.
     pub history: Option<TimelineHistory>,
-    /// What is being uploaded; to be asked after the repository was listed.
+    /// The segments that are being uploaded; to be asked after the repository was listed.
     pub uploading: BTreeSet<Segment>,
-    /// What waits to be archived.
+    /// The segments that wait to be archived.
     pub waiting: BTreeSet<Segment>,
-    /// What came into the repository after it was listed.
+    /// The segments that came into the repository after it was listed.
     pub found: BTreeSet<Segment>,
 }
 

@@ -9,7 +9,7 @@ use crate::printable::counted;
 /// Segments of a sample, unless another number is asked for.
 const SAMPLE: usize = 32;
 
-/// What is to be verified.
+/// The parts to verify.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Checks {
     /// Is every segment there?
@@ -82,7 +82,7 @@ pub struct WalReport {
 pub struct WalRow {
     /// The check's name.
     pub check: &'static str,
-    /// What the whole check found.
+    /// The result of the whole check.
     pub status: &'static str,
     /// The row's timeline; for `timeline` that of the server.
     pub timeline: Option<u32>,
@@ -92,9 +92,9 @@ pub struct WalRow {
     pub end_segment: Option<String>,
     #[allow(missing_docs)]
     pub segments_count: Option<u64>,
-    /// What was found of these segments.
+    /// The verdict on these segments.
     pub segment_status: Option<&'static str>,
-    /// What is wrong with them.
+    /// Their faults.
     pub detail: Option<String>,
 }
 

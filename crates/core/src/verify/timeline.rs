@@ -21,7 +21,7 @@ pub struct TimelineCheck {
     pub branches: Vec<String>,
 }
 
-/// What was compared.
+/// The two timelines that were compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct TimelineDetails {
     /// The server's.

@@ -7,7 +7,7 @@ use super::pages::bytes;
 /// So many are kept of one segment: nobody makes more restore points and tablespaces than that.
 pub(super) const MOST: usize = 1000;
 
-/// What a record does.
+/// The effect of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// `pg_create_restore_point()`, with this name.

@@ -1,4 +1,4 @@
-//! What S3, GCS and Azure have in common: where their settings come from, and what is looked at before a store is opened.
+//! Common parts of S3, GCS and Azure: the sources of their settings, and the checks before a store is opened.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -5,7 +5,7 @@ use super::Error;
 /// Who has to act before another attempt can succeed. Only this decides whether something is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
-    /// Whoever asked: a setting, an argument, credentials, or a decision about what is in the repository.
+    /// The one who asked: a setting, an argument, credentials, or a decision about what is in the repository.
     User,
     /// The store, or the way to it. This may pass by itself.
     Store,

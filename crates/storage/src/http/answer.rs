@@ -35,8 +35,8 @@ impl Answer {
         }
     }
 
-    /// Read all of a body, or so many bytes of it. The second value is false if more would come. What the server says about
-    /// its length is not believed.
+    /// Read all of a body, or so many bytes of it. The second value is false if more would come. The length that the server
+    /// announces is not believed.
     pub(super) async fn whole(
         body: HttpResponseBody,
         idle_timeout: Duration,

@@ -69,7 +69,7 @@ impl Renewed {
         })
     }
 
-    /// What listings pass over.
+    /// Names that listings pass over.
     pub(crate) fn odd(&self) -> Arc<Odd> {
         self.connector.odd.clone()
     }
@@ -161,8 +161,8 @@ impl HttpService for Service {
                 let why = self.ask_why(&**signer, &request).await;
                 verdict = why.filter(|why| *why != Verdict::Accepted).unwrap_or(verdict);
             }
-            // Where the store accepted requests before, the work's whole patience is for who replaces the credentials, or
-            // sets the clock.
+            // If the store accepted requests before, the work's whole patience is for those who replace the credentials, or set
+            // the clock.
             let is_patient = signer.were_accepted() || skews < BELIEVED_AFTER;
             let again = match verdict {
                 Verdict::Accepted => {

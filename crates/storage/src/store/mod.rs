@@ -43,7 +43,7 @@ pub struct Store {
     pub(crate) learned: Arc<Learned>,
     odd: Arc<Odd>,
     origin: Option<Origin>,
-    /// Of what moves unseen, because the backend cannot tell: what must move in a second, in bytes.
+    /// The bytes that must move in a second if the backend cannot tell whether they move.
     pub(crate) slowest: u64,
     pub(crate) flow: Flow,
     /// Is asked before each request that changes anything.
@@ -188,7 +188,7 @@ impl Store {
         }
     }
 
-    /// What the options ask for, which must not be more than `limit` bytes, and the size of the whole object.
+    /// The bytes that the options ask for, at most `limit` of them, and the size of the whole object.
     async fn read(&self, key: &str, options: GetOptions, limit: u64) -> Result<(Bytes, u64)> {
         let path = path(key);
         let options = bounds::content(options);

@@ -5,7 +5,7 @@
 /// The size of the parts in which large objects are uploaded and downloaded, in bytes. S3 allows 10 000 parts.
 pub const PART_BYTES: u64 = 8 << 20;
 
-/// What S3 and Google Cloud Storage take for one part, in bytes.
+/// The limits of S3 and Google Cloud Storage for one part, in bytes.
 const LARGEST: u64 = 5 << 30;
 /// The largest part of which more than one is on its way at a time, in bytes.
 const SMALL: u64 = 64 << 20;
@@ -78,7 +78,7 @@ pub(crate) fn in_flight(bytes: u64, usual: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// What S3 and Google Cloud Storage take for one object.
+    /// The limit of S3 and Google Cloud Storage for one object.
     const MOST_PARTS: u64 = 10_000;
     const GIB: u64 = 1 << 30;
     const TB: u64 = 1_000_000_000_000;

@@ -1,4 +1,4 @@
-//! Where the checks work.
+//! The place where the checks work.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -69,7 +69,7 @@ fn collect(dir: &Path, files: &mut BTreeSet<PathBuf>) {
     }
 }
 
-/// What a check works with: a store, and a folder in it that is the check's own.
+/// The place of a check: a store, and a folder in it that is the check's own.
 #[derive(Clone)]
 pub struct Room {
     pub place: Arc<Place>,

@@ -116,7 +116,7 @@ pub(super) const RULES: [Rule; 32] = [
     rule("sftp", &["SSH_PORT"], &[]),
 ];
 
-/// What core takes from the environment by itself, as it holds secrets or belongs to one process only.
+/// The variables that core takes from the environment by itself, as they hold secrets or belong to one process only.
 pub(super) const SECRETS: [(&str, &[&str]); 5] = [
     (
         "s3",

@@ -28,7 +28,7 @@ mod args;
 
 pub use args::BackupFetch;
 
-/// What remains to be done after a restore of some databases.
+/// The steps that remain after a restore of some databases.
 const INVALID_PAGES: &str = "note: ignore_invalid_pages is on in postgresql.auto.conf, so that recovery passes over the pages that \
      were left out; after recovery remove the setting with ALTER SYSTEM RESET ignore_invalid_pages and restart the server, or \
      damaged pages would go unnoticed in the next recovery";
@@ -109,7 +109,7 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
     Ok(())
 }
 
-/// Who writes into the repository now, and when that was looked up. A failure here does not end the restore.
+/// Look up who writes into the repository now, and note when we looked. A failure here does not end the restore.
 async fn holder(store: &Store) -> Option<(Lease, Moment)> {
     let lease = Lease::read(store).await.unwrap_or_else(|error| {
         tracing::warn!(%error, "could not find out who writes into the repository");

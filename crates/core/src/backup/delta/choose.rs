@@ -10,8 +10,8 @@ use crate::repository::inventory;
 use crate::repository::inventory::{BackupInfo, Inventory};
 use walarchive_storage::Store;
 
-/// What kind of backup it becomes. To be called after `pg_backup_start`: where the backup starts counts. `in_recovery`: is this
-/// server a standby? An error if a parent was named that is none; or the store's.
+/// Choose the kind of the backup. Call this after `pg_backup_start`: the start of the backup counts. `in_recovery`: is this
+/// server a standby? An error if the backup that was named cannot be a parent; or the store's.
 pub async fn choose(
     store: &Store,
     request: &BackupRequest,
@@ -82,7 +82,7 @@ impl Chooser<'_> {
                 },
             });
         };
-        // Where it has no chain, it is said why it cannot be restored.
+        // Says why the backup cannot be restored if it has no chain.
         let chain = inventory.chain(backup).unwrap_or_else(|_| vec![backup]);
         match self.parent(&inventory, &chain).await? {
             Ok(parent) => Ok(Choice::Delta(parent)),

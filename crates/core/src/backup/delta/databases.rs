@@ -7,8 +7,8 @@
 //!
 //! One case remains: a database that is dropped and made again, with the same OID, while the parent is being taken. Then the
 //! parent may hold files of the old one and the `PG_VERSION` of the new one. So `PG_VERSION` must have been there before the
-//! parent began. What is being copied while the parent is taken may be there in part only, which [`changes`](crate::backup::delta::changes)
-//! sees by its size.
+//! parent began. The parent may have only a part of a file that is being copied meanwhile;
+//! [`changes`](crate::backup::delta::changes) sees that by the size.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;

@@ -8,7 +8,7 @@ use crate::backup::read::rules;
 /// The OID of `pg_default`, whose directory is `base`.
 const PG_DEFAULT: u32 = 1663;
 
-/// What the server calls a relation's files: `RelFileLocator`.
+/// The name that the server has for a relation's files: `RelFileLocator`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Locator {
     /// OID of the tablespace.

@@ -28,7 +28,7 @@ pub(in crate::backup) struct Delta {
     source: Source,
 }
 
-/// Who tells which pages have changed.
+/// The source that tells which pages have changed.
 #[derive(Debug)]
 enum Source {
     /// Each page by its LSN, in the databases of these OIDs.

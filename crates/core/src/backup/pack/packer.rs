@@ -34,13 +34,13 @@ use crate::formats::manifest::{ChecksumAlgorithm, Checksummer, ManifestFile, hex
 use crate::lsn::Lsn;
 use walarchive_storage::Upload;
 
-/// What is read, summed up and compressed at a time, in bytes: whole pages.
+/// The bytes that are read, summed up and compressed at a time: whole pages.
 pub(crate) const CHUNK: usize = 256 << 10;
 
-/// What all tars of a backup share.
+/// State that all tars of a backup share.
 pub(crate) struct Shared {
     pub(crate) data_dir: PathBuf,
-    /// Where the backup starts.
+    /// The start of the backup.
     pub(crate) start: Lsn,
     /// Known once the copying has begun.
     pub(crate) source: OnceLock<SourceFacts>,
@@ -339,7 +339,7 @@ fn open(links: &Links, path: &Path, full: &Path) -> Result<Option<(File, Metadat
     Ok(Some((file, meta)))
 }
 
-/// What can be said of any member.
+/// The part of a description that any member has.
 pub(crate) fn described(owner: &Attributes) -> FileDescription {
     let (seconds, nanoseconds) = owner.modified;
     FileDescription {

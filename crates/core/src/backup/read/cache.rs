@@ -34,7 +34,7 @@ pub struct Residency {
 /// for which no safe function is known.
 pub type FindResident = fn(file: &File, offset: u64, length: u64) -> io::Result<Residency>;
 
-/// What reading one file does to the cache.
+/// The effect on the cache of reading one file.
 #[derive(Debug)]
 pub(crate) struct Footprint {
     find: FindResident,
@@ -92,7 +92,7 @@ impl Footprint {
         Ok(())
     }
 
-    /// The parts of this stretch that were not in the cache. What is not known was.
+    /// The parts of this stretch that were not in the cache. If the system cannot tell, a part counts as cached.
     fn cold(&self, position: u64, end: u64) -> Vec<Range<u64>> {
         let mut cold: Vec<Range<u64>> = Vec::new();
         for (window, residency) in &self.before {

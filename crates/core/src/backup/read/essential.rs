@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// The OID of `template1`, from which `CREATE DATABASE` copies.
 const TEMPLATE1: u32 = 1;
 
-/// What the walk has seen of it. `global/pg_control` is not here: without it no backup begins.
+/// The part that the walk has seen. `global/pg_control` is not here: without it no backup begins.
 #[derive(Debug, Default)]
 pub(crate) struct Essential {
     has_version: bool,

@@ -25,7 +25,7 @@ pub(crate) struct FileList {
 struct File {
     /// Which of the directories.
     directory: usize,
-    /// Where its name ends; it begins where that of the file before ends.
+    /// The end of its name, which begins at the end of the one before.
     end: usize,
     size: u64,
 }

@@ -23,14 +23,14 @@ pub(crate) struct Followed {
     kind: Kind,
 }
 
-/// What a link that is followed leads to.
+/// The kind of file that a link leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     File,
     Directory,
 }
 
-/// What was found, by the walk and by the packing.
+/// Links that the walk and the packing have found.
 #[derive(Debug, Default)]
 pub(crate) struct Links {
     followed: Mutex<Vec<Followed>>,
@@ -82,7 +82,7 @@ impl Links {
         }
     }
 
-    /// Do the links still lead to where they led? What was copied is of two places otherwise. A database may have been dropped.
+    /// Do the links still lead to where they led? If not, the copy is of two places. A database may have been dropped.
     pub(crate) fn check(&self, data_dir: &Path) -> Result<()> {
         for link in self.followed.lock().iter().filter(|link| link.kind == Kind::Directory) {
             let full = data_dir.join(&link.path);
@@ -119,8 +119,8 @@ impl Links {
     }
 }
 
-/// Where a link leads to that the server itself follows. It is an error if that is not there, as the server would miss it too;
-/// none if the link is gone by now.
+/// Find the target of a link that the server itself follows. An error if the target is not there, as the server would miss it
+/// too; none if the link is gone by now.
 pub(crate) fn target_of(full: &Path) -> Result<Option<(PathBuf, Metadata)>> {
     let reached = full
         .canonicalize()

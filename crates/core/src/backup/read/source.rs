@@ -14,7 +14,7 @@ use crate::page::PAGE_BYTES;
 /// system, which are FAT's of 2 s, in nanoseconds.
 const MARGIN: i64 = 2_000_000_001;
 
-/// What has to be known of a data directory to read its files.
+/// Facts about a data directory that one needs to read its files.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SourceFacts {
     /// `RELSEG_SIZE`.

@@ -13,7 +13,7 @@ fn corrupt() -> Cluster {
     let cluster = cluster();
     let data = cluster.data_dir();
     std::fs::write(data.join("global/pg_control"), sample_with(16 << 20, 288, true)).expect("written");
-    // What the made-up cluster has under such names are no pages.
+    // Files of the made-up cluster under such names do not consist of pages.
     for path in ["base/5/1259", "base/5/1259_fsm", "base/5/1259.1", "base/5/16384_init"] {
         std::fs::write(data.join(path), []).expect("emptied");
     }

@@ -1,4 +1,4 @@
-//! What a backup holds.
+//! The content of a backup.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;

@@ -13,7 +13,7 @@ const LINE_LIMIT: usize = 1 << 20;
 pub(crate) struct LineDigest<R> {
     inner: R,
     digest: Sha256,
-    /// What follows the last line break that something follows.
+    /// The bytes after the last line break that something follows.
     line: Vec<u8>,
     /// Is the line longer than a last one can be, and its beginning summed up?
     overlong: bool,

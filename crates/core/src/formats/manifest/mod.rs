@@ -109,7 +109,7 @@ impl Checksummer {
 /// One file of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManifestFile {
-    /// Relative to the data directory, with no leading slash. What was read from a manifest is not to be trusted.
+    /// Relative to the data directory, with no leading slash. Do not trust a path that was read from a manifest.
     pub path: PathBuf,
     /// In bytes.
     pub size: u64,

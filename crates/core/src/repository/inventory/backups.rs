@@ -17,7 +17,7 @@ use walarchive_storage::{Listed, Store};
 /// The user data of all backups that a listing holds, in bytes.
 const USER_DATA_LIMIT: usize = 32 << 20;
 
-/// What makes a backup a delta backup.
+/// The parent of a delta backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delta {
     /// Name of the parent. As far as the backup's own name tells it (that is without the parent's parent) if the sentinel
@@ -29,7 +29,7 @@ pub struct Delta {
     pub count: Option<u32>,
 }
 
-/// What a listing knows of a backup.
+/// A backup as a listing knows it.
 #[derive(Debug, Clone)]
 pub struct BackupInfo {
     /// `base_<segment>` or `base_<segment>_D_<segment of the parent>`.
@@ -40,7 +40,7 @@ pub struct BackupInfo {
     pub timeline: Option<u32>,
     /// Of a delta backup.
     pub delta: Option<Delta>,
-    /// What `metadata.json` or the sentinel says; all defaults if the backup is damaged.
+    /// The content of `metadata.json` or of the sentinel; all defaults if the backup is damaged.
     pub metadata: ExtendedMetadata,
     /// Why the backup cannot be used, as a sentence.
     pub damaged: Option<String>,

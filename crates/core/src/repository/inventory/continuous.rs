@@ -20,7 +20,7 @@ struct ContinuousFile {
     since: Vec<String>,
 }
 
-/// By timeline. What cannot be read tells nothing: gaps are taken for losses then.
+/// By timeline. A record that cannot be read tells nothing: gaps are taken for losses then.
 pub(super) async fn read(store: &Store) -> Result<BTreeMap<u32, Segment>> {
     let content = match store.get(&layout::CONTINUOUS, LIMIT).await {
         Err(StorageError::Damaged { .. }) => None,

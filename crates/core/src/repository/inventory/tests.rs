@@ -300,7 +300,7 @@ fn what_retention_has_deleted_is_not_missed() {
         missing(pruned(), BTreeMap::new()),
         ["000000010000000000000007 to 000000010000000000000008"]
     );
-    // What a backup needs is missed, and so is what comes after the line.
+    // Segments that a backup needs are missed, and so are those after the line.
     let lost = archive(&[(1, 3..=3), (1, 6..=6), (1, 9..=9), (1, 11..=12)]);
     assert_eq!(
         missing(lost, since(9)),

@@ -1,4 +1,4 @@
-//! What is in the backups' folder without a sentinel: backups that are being taken, and leftovers.
+//! The folders of backups without a sentinel: backups that are being taken, and leftovers.
 
 use std::collections::BTreeMap;
 

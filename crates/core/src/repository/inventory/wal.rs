@@ -79,7 +79,7 @@ pub fn runs(numbers: impl IntoIterator<Item = u64>) -> Vec<(u64, u64)> {
     runs
 }
 
-/// What is between the runs of `present`, which are in order, within `first..=last`.
+/// The stretches between the runs of `present`, which are in order, within `first..=last`.
 pub fn gaps(present: &[u64], first: u64, last: u64) -> Vec<(u64, u64)> {
     let mut gaps = Vec::new();
     let mut next = first;
@@ -96,7 +96,7 @@ pub fn gaps(present: &[u64], first: u64, last: u64) -> Vec<(u64, u64)> {
     gaps
 }
 
-/// What the first page of an archived segment says of the cluster that wrote it.
+/// Ask the first page of an archived segment about the cluster that wrote it.
 pub(super) async fn first_page(store: &Store, object: &WalObject) -> Result<Option<FirstPage>> {
     let key = object.key();
     let Some(reader) = RangeReader::open(store, &key).await? else {

@@ -31,7 +31,7 @@ use crate::stored::table::Table;
 /// Files that are open at a time and wait to be compared.
 const WAITING: usize = 64;
 
-/// What the directory is to be.
+/// The directory as it is to become.
 #[derive(Clone, Copy)]
 pub(crate) struct Intended<'a> {
     pub(crate) tablespaces: &'a [Tablespace],
@@ -42,7 +42,7 @@ pub(crate) struct Intended<'a> {
     pub(crate) table: Option<&'a Table>,
 }
 
-/// What was found in the directory.
+/// Figures about the directory as it was found.
 #[derive(Debug)]
 pub(crate) struct Existing {
     /// The files and directories that are as in the backup.
@@ -50,7 +50,7 @@ pub(crate) struct Existing {
     pub(crate) figures: Figures,
 }
 
-/// Of what was found in the directory.
+/// The figures about the directory as it was found.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     pub(crate) kept_files: u64,
@@ -70,7 +70,7 @@ pub(crate) struct Figures {
 type Room = BTreeMap<Option<u32>, u64>;
 
 impl Figures {
-    /// What is lost of the databases that are not restored, as a sentence.
+    /// The losses in the databases that are not restored, as a sentence.
     pub(crate) fn note_of_others(&self) -> Option<String> {
         (self.emptied > 0).then(|| {
             format!(
@@ -81,7 +81,7 @@ impl Figures {
         })
     }
 
-    /// What is lost with it, as a sentence.
+    /// The losses that come with it, as a sentence.
     pub(crate) fn note(&self) -> Option<String> {
         (self.removed_wal > 0).then(|| {
             format!(
@@ -101,7 +101,7 @@ struct Candidate {
     freed: u64,
 }
 
-/// What the threads find out together.
+/// State that the threads share.
 #[derive(Default)]
 struct Compared {
     files: u64,
@@ -174,7 +174,7 @@ impl Survey<'_> {
         self.look_at_file(entry, number)
     }
 
-    /// What the table has under that number, if the file may stay.
+    /// The table's entry under that number, if the file may stay.
     fn known<'a>(&'a self, entry: &DirectoryEntry<'_>, number: Option<usize>) -> Option<(&'a Table, usize)> {
         self.intended.table.zip(number).filter(|_| !is_always_new(entry.path))
     }
@@ -191,7 +191,7 @@ impl Survey<'_> {
 
     fn look_at_file(&mut self, entry: &DirectoryEntry<'_>, number: Option<usize>) -> Result<()> {
         let stat = entry.stat()?;
-        // Where a link is to lead is new, so this one is replaced.
+        // The target of a link is new, so this one is replaced.
         let is_wanted = entry.is_in_place_of(self.intended.links);
         if is_kind(&stat, SFlag::S_IFLNK) && !is_wanted && is_of_server(Path::new(OsStr::from_bytes(entry.path))) {
             return Err(refused_by_delta(&entry.full(), entry.target().as_deref()));
@@ -304,8 +304,9 @@ fn compare_files(table: &Table, candidates: &Mutex<Receiver<Candidate>>, kept: &
     }
 }
 
-/// Remove all but what is kept; blocks. What is in the backup is made again, so that nothing of what was there is in its place
-/// and its room is free. Everything that stays goes to `owner`. Whoever cancels keeps what is not removed yet.
+/// Remove all but the files that are kept; blocks. Directories of the backup are made again, so that nothing of the old ones is
+/// in their place and their room is free. Everything that stays goes to `owner`. After a cancel the files stay that are not
+/// removed yet.
 pub(crate) fn clean(
     tree: &Tree,
     intended: Intended<'_>,

@@ -136,9 +136,9 @@ fn check_place(path: &str) -> Result<()> {
 pub struct MappedLink {
     /// In the data directory.
     pub path: String,
-    /// Where it led when the backup was taken.
+    /// Its target when the backup was taken.
     pub original: String,
-    /// Where it is to lead.
+    /// Its new target.
     pub location: PathBuf,
     /// To a directory, or to a file.
     pub is_directory: bool,
@@ -154,7 +154,7 @@ pub(crate) struct LinkPlace {
 
 /// A link, and where it leads, open.
 pub(crate) struct OpenLink {
-    /// Where it is in the data directory.
+    /// Its place in the data directory.
     at: Vec<Vec<u8>>,
     /// In the root; none for the root itself.
     below: Vec<Vec<u8>>,
@@ -295,7 +295,7 @@ impl OpenLink {
         self.below.is_empty()
     }
 
-    /// Where something is that has this path in the data directory, if the link leads there.
+    /// The real place of something that has this path in the data directory, if the link leads there.
     pub(crate) fn locate<'a>(&'a self, components: &'a [Vec<u8>]) -> Option<(&'a Root, &'a [Vec<u8>])> {
         let rest = components.strip_prefix(&self.at[..])?;
         match (self.is_directory(), rest.is_empty()) {

@@ -28,14 +28,14 @@ use crate::data_dir::PG_WAL;
 use crate::error::{Error, Result};
 use crate::stored::member::{LONGEST_NAME, MemberPath};
 
-/// What a file is called until its content was checked.
+/// The name of a file until its content was checked.
 const TEMPORARY_SUFFIX: &[u8] = b".walarchive-tmp";
 
 /// The directories of a restore, open.
 pub(crate) struct Tree {
     target: Root,
     tablespaces: BTreeMap<Vec<u8>, Root>,
-    /// Where the link `pg_wal` leads; none if it is a directory.
+    /// The target of the link `pg_wal`; none if it is a directory.
     wal: Option<Root>,
     /// Other links, the deepest ones last.
     links: Vec<OpenLink>,
@@ -54,12 +54,12 @@ pub(crate) struct NewFile {
     temporary: OsString,
     name: OsString,
     kept: bool,
-    /// Where it will be, for messages.
+    /// Its future place, for messages.
     pub(crate) path: PathBuf,
     pub(crate) file: File,
 }
 
-/// Where a file is or is to be.
+/// The place of a file.
 struct Spot<'a> {
     directory: File,
     name: &'a OsStr,
@@ -68,8 +68,8 @@ struct Spot<'a> {
 }
 
 impl Tree {
-    /// Take the directories that were `found`, and create the others. What is created belongs to `owner`; what was found is
-    /// left as it is until [`Tree::take_over`].
+    /// Take the directories that were `found`, and create the others. New directories belong to `owner`; those that were found
+    /// are left as they are until [`Tree::take_over`].
     pub(crate) fn open(
         mut found: Directories,
         target: &Path,
@@ -140,7 +140,7 @@ impl Tree {
         self.own_roots().chain(of_others.map(OpenLink::root))
     }
 
-    /// Where the link `pg_wal` leads.
+    /// The target of the link `pg_wal`.
     pub(crate) fn wal(&self) -> Option<&Root> {
         self.wal.as_ref()
     }
@@ -282,7 +282,7 @@ impl Tree {
         }
     }
 
-    /// Where a file is, if its directory is there.
+    /// The place of a file, if its directory is there.
     fn look<'a>(&'a self, path: &'a MemberPath) -> Result<Option<Spot<'a>>> {
         let (root, components) = self.locate(path.components());
         let Some((name, parents)) = components.split_last() else {
@@ -295,7 +295,7 @@ impl Tree {
         }))
     }
 
-    /// Where a file is to be; its directory is there then.
+    /// The place for a file; its directory is there then.
     fn reach<'a>(&'a self, path: &'a MemberPath) -> Result<Spot<'a>> {
         let (root, components) = self.locate(path.components());
         let Some((name, parents)) = components.split_last() else {
@@ -397,7 +397,7 @@ impl Tree {
         for root in self.roots() {
             syncfs(root.directory()).map_err(|error| failed("flush", root.path.clone(), error))?;
         }
-        // Whatever is written later is remembered again.
+        // Later writes are remembered again.
         let mounted = std::mem::take(&mut *self.mounted.lock());
         for directory in mounted.values() {
             syncfs(directory).map_err(|error| failed("flush", self.target.path.clone(), error))?;
@@ -412,7 +412,7 @@ fn hex_digest(name: &[u8]) -> String {
 }
 
 impl Spot<'_> {
-    /// What was done with names in the directory lasts.
+    /// Make the changes of names in the directory durable.
     fn flush(&self) -> Result<()> {
         self.directory
             .sync_all()

@@ -1,4 +1,4 @@
-//! What is in the directories of a restore.
+//! The entries of the directories of a restore.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -45,7 +45,7 @@ impl DirectoryEntry<'_> {
         failed(operation, self.full(), error)
     }
 
-    /// Where it is, for messages.
+    /// Its place, for messages.
     pub(crate) fn full(&self) -> PathBuf {
         self.root.path.join(OsStr::from_bytes(&self.path[self.above..]))
     }
@@ -54,7 +54,7 @@ impl DirectoryEntry<'_> {
         root::stat(self.directory, self.name).map_err(|error| self.failed("read", error))
     }
 
-    /// Where a link leads.
+    /// The target of a link.
     pub(crate) fn target(&self) -> Option<PathBuf> {
         readlinkat(self.directory, self.name).ok().map(PathBuf::from)
     }
@@ -81,8 +81,8 @@ impl DirectoryEntry<'_> {
         is_it && wal.is_some_and(|wal| leads_to(self.directory, self.name, &wal.path))
     }
 
-    /// Is it in the data directory where the link to one of the tablespaces belongs? What has its path in the backup is to
-    /// be in the tablespace's own directory.
+    /// Is it in the data directory at the place of a link to one of the tablespaces? Entries of the backup with its path belong
+    /// into the tablespace's own directory.
     pub(crate) fn is_in_place_of_link(&self, tablespaces: &[Tablespace]) -> bool {
         let Some(below) = self.path.strip_prefix(b"pg_tblspc/").filter(|_| self.above == 0) else {
             return false;
@@ -92,8 +92,8 @@ impl DirectoryEntry<'_> {
         linked.any(|tablespace| Some(tablespace.oid.as_bytes()) == oid)
     }
 
-    /// Is it in the data directory where one of these links belongs, or below? What has its path in the backup is to be where
-    /// the link leads.
+    /// Is it in the data directory at the place of one of these links, or below? Entries of the backup with its path belong to
+    /// the target of the link.
     pub(super) fn is_in_place_of(&self, links: &[MappedLink]) -> bool {
         let is_at = |link: &MappedLink| {
             let rest = self.path.strip_prefix(link.path.as_bytes());

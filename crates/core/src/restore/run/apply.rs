@@ -24,7 +24,7 @@ use crate::stored::progress::ReadProgress;
 use crate::stored::tars::{Tar, TarKind};
 use walarchive_storage::{RangeReader, Store};
 
-/// What a restore did.
+/// The result of a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
     /// Files.
@@ -127,7 +127,7 @@ async fn settle(context: &Arc<Context>, plan: &RestorePlan) -> Result<()> {
         if let Some(tree) = &context.tree {
             tree.create_directory(&path_of(PG_WAL)?, 0o700)?;
             recovery::write(recovery.as_ref(), &further, parameters.as_ref(), tree)?;
-            // Where `PG_VERSION` was kept, so was the mode of the directory.
+            // The mode of the directory was kept with `PG_VERSION`.
             let is_open = context
                 .group
                 .get()

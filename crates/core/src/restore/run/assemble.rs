@@ -216,7 +216,7 @@ mod tests {
             };
             assert_eq!(put(&mut file, 0..0, 8), 8);
             assert_eq!(put(&mut file, 0..0, 4), if beyond == Beyond::Zeros { 4 } else { 8 });
-            // Where a page must not be missing, it stays missing.
+            // A page that must not be missing stays missing.
             assert_eq!(put(&mut file, 0..10, 10), if beyond == Beyond::Zeros { 0 } else { 4 });
         }
     }

@@ -28,7 +28,7 @@ pub(crate) struct Member<'a> {
     pub(crate) object: &'a str,
 }
 
-/// What became of it.
+/// The outcome for the file.
 pub(crate) enum Placed {
     /// The whole content is written, and the file has no name yet.
     Whole(Output),
@@ -200,7 +200,7 @@ impl Member<'_> {
         Ok(Placed::Done)
     }
 
-    /// What the manifest says of the file, which has so many bytes.
+    /// Find the manifest's entry for the file, which has so many bytes; fails if the two do not fit.
     fn expected(&self, size: u64) -> Result<Option<Expected>, Stop> {
         let listing = self.context.listing(self.found);
         if listing == Listing::Unlisted && !self.path.is(BACKUP_LABEL) {

@@ -1,4 +1,4 @@
-//! What comes before the first file: nothing is removed as long as the restore may still be refused.
+//! The steps before the first file: nothing is removed as long as the restore may still be refused.
 
 use std::sync::atomic::Ordering;
 

@@ -1,4 +1,4 @@
-//! What happens to the directory between the plan and the end of the restore.
+//! Changes of the directory between the plan and the end of the restore.
 
 use std::sync::atomic::Ordering;
 
@@ -34,7 +34,7 @@ async fn two_restores_do_not_work_on_one_directory() {
         "{text}"
     );
     let before = repository.files();
-    // Whoever has a plan has the directory.
+    // The plan locks the directory.
     let first = planned(&repository, delta()).await.expect("planned");
     let error = planned(&repository, delta()).await.expect_err("in use");
     says(&error, "another restore works on directory");
@@ -158,7 +158,7 @@ async fn who_interrupts_in_time_loses_nothing() {
     assert!(matches!(prepared, Err(Error::Cancelled)));
     drop(prepared);
     is_as_before(false);
-    // What was incomplete stays so.
+    // A directory that was incomplete stays so.
     repository.write(crate::stored::member::MARKER, marker().as_bytes());
     let PlannedRestore { plan, held, fetch } = planned(&repository, delta()).await.expect("planned");
     let prepared = crate::restore::run::prepare::prepare(&plan, held, &fetch, &progress, &cancel);

@@ -251,7 +251,7 @@ const FILES: [&str; 6] = [
     "global/4",
 ];
 
-/// What happens to a file before the next backup.
+/// A change of a file before the next backup.
 #[derive(Debug, Clone)]
 enum Change {
     Nothing,

@@ -136,7 +136,7 @@ fn a_branch_is_named_with_its_writer() {
         described(2)
     );
     assert!(described(2)[0].contains("written by db1:/data"), "{:?}", described(2));
-    // Who verifies the WAL is told, on either side.
+    // A verification of the WAL tells it, on either side.
     let at = |timeline| crate::verify::Live {
         position: Some(crate::verify::Position {
             timeline,
@@ -151,7 +151,7 @@ fn a_branch_is_named_with_its_writer() {
     }
 }
 
-/// What the old primary had archived before the failover is no branch that goes on.
+/// The old primary archived this before the failover: it is no branch that goes on.
 #[test]
 fn a_failover_is_no_branch() {
     let inventory = parted(5);

@@ -149,7 +149,7 @@ async fn a_backup_that_begins_while_everything_goes_keeps_the_wal() {
         assert_eq!(left.iter().filter(|key| key.starts_with("wal_005")).count(), 15);
         assert!(left.contains(layout::CLUSTER.as_str()));
         assert!(left.iter().all(|key| !key.contains("sentinel")), "{left:?}");
-        // What bears another name is in nobody's way.
+        // An object of another name is in nobody's way.
         Store::of(Arc::new(meddler.clone()), "memory:")
             .delete(&layout::backup_claim(newcomer))
             .await

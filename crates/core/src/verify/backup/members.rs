@@ -1,4 +1,4 @@
-//! What is in a backup's tars.
+//! The content of a backup's tars.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -34,7 +34,7 @@ use walarchive_storage::RangeReader;
 /// Bytes that are read at a time.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// What all tars of a backup share.
+/// State that all tars of a backup share.
 pub(super) struct Context {
     /// None if the backup has neither files metadata nor a manifest.
     pub(super) table: Option<Table>,
@@ -120,7 +120,7 @@ pub(super) struct Pages {
     pub(super) bad: u64,
 }
 
-/// Read a tar to its end; blocks. What is wrong with it becomes a finding.
+/// Read a tar to its end; blocks. Each fault becomes a finding.
 pub(super) fn read_tar(context: &Context, tar: &Tar, mut reader: RangeReader) -> Result<()> {
     let (mut files, mut bytes) = (0u64, 0u64);
     let source = Counted::new(&mut reader, &context.progress);

@@ -36,7 +36,7 @@ const CONCURRENCY: usize = 4;
 
 pub use self::findings::BackupFinding;
 
-/// What was found.
+/// The findings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BackupReport {
     /// The backup.
@@ -47,8 +47,8 @@ pub struct BackupReport {
     pub details: Vec<BackupFinding>,
 }
 
-/// Read all of a backup. What is wrong with it is in the report; an error is that the store could not be asked, or that there
-/// is no such backup. A backup that is in order is remembered as such in the repository.
+/// Read all of a backup. Faults are in the report; an error means that the store could not be asked, or that there is no such
+/// backup. A backup that is in order is remembered as such in the repository.
 pub async fn verify_backup(
     store: &Store,
     inventory: &Inventory,
@@ -80,7 +80,7 @@ pub async fn verify_backup(
         status: findings.worst,
         details: findings.into_rows(),
     };
-    // Who may only read is told what was found all the same.
+    // A user who may only read is told the findings all the same.
     if let Err(error) = VerifiedBackup::write(store, &backup, report.status, Utc::now()).await {
         tracing::warn!("could not remember what was verified: {error}");
     }
@@ -202,7 +202,7 @@ async fn look_at_tars(
     if result.is_ok() && !context.is_encrypted.load(Ordering::Relaxed) {
         result = conclude_files(store, &context, backup).await;
         conclude(&context, backup);
-        // What is listed was compared with what is there.
+        // The list was compared with the tars.
         match &context.table {
             Some(_) => conclude_essential(&context, &survey.essential, backup),
             None => conclude_essential(&context, &context.essential.lock(), backup),
@@ -243,7 +243,7 @@ async fn conclude_files(store: &Store, context: &Context, backup: &BackupInfo) -
         // WAL-G lists files that vanished while it packed them.
         false => (ListSource::FilesMetadata, VerifyStatus::Warning),
     };
-    // What is skipped is in no tar of this backup.
+    // A skipped file is in no tar of this backup.
     let is_missing = |file: &usize| {
         Some(*file) != map
             && table.stored(*file) != Some(Stored::Skipped)
@@ -293,7 +293,7 @@ fn conclude_essential(context: &Context, essential: &Essential, backup: &BackupI
     }
 }
 
-/// What else can be said only when all tars were read.
+/// The other findings need all tars to be read.
 fn conclude(context: &Context, backup: &BackupInfo) {
     let mut findings = context.findings.lock();
     for needed in [PG_CONTROL, BACKUP_LABEL] {

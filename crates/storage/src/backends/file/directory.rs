@@ -53,7 +53,7 @@ fn open_regular(path: &FilePath) -> IoResult<(File, Metadata)> {
     Ok((file, meta))
 }
 
-/// What is below something that is not a directory is not there.
+/// There is nothing below something that is not a directory.
 fn is_missing(error: &IoError) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }

@@ -17,10 +17,10 @@ use parking_lot::Mutex;
 use crate::backends::layer::{Layer, Layered};
 use crate::errors::reason;
 
-/// What one request may delete, by the protocol.
+/// The most objects that one request may delete, by the protocol.
 const MANY: usize = 1000;
 
-/// What servers and users' permissions say of a request that they do not know or allow.
+/// The answers to a request that a server does not know, or a user may not send.
 const REFUSALS: [&str; 4] = [
     "403 Forbidden",
     "501 Not Implemented",

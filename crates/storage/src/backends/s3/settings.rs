@@ -1,4 +1,4 @@
-//! What the environment, the shared files, the credentials file and the options say, put into one.
+//! The environment, the shared files, the credentials file and the options, put into one.
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -27,7 +27,7 @@ pub(super) struct Settings {
     pub customer_key: Option<String>,
     /// The files that the credentials may be from.
     pub watch: Watch,
-    /// Where the credentials are from, for messages.
+    /// The source of the credentials, for messages.
     pub origin: String,
     /// They are from a file.
     pub in_file: bool,

@@ -61,7 +61,7 @@ pub(super) fn all(pool: &Arc<Pool>, prefix: Option<&Path>) -> BoxStream<'static,
     .boxed()
 }
 
-/// What is directly in a folder.
+/// The entries directly in a folder.
 pub(super) async fn shallow(pool: &Arc<Pool>, prefix: Option<&Path>) -> object_store::Result<ListResult> {
     let folder = prefix.cloned().unwrap_or_default();
     let found = read(pool, &folder, Root::Check)

@@ -138,8 +138,8 @@ impl Auth {
         }
     }
 
-    /// With credentials that are read again when they are refused. Where they were good before, somebody may be replacing
-    /// them: that is waited for.
+    /// With credentials that are read again when they are refused. If they were good before, somebody may be replacing them:
+    /// that is waited for.
     async fn ask_until_granted(&self, number: u64, attempts: &mut Attempts) -> Result<Session, Failure> {
         let mut settings = self.settings.get();
         loop {

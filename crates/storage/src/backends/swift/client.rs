@@ -27,7 +27,7 @@ use crate::{PART_BYTES, errors, http};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What stands for itself in a path. Swift's names are any UTF-8.
+/// The bytes that stand for themselves in a path. Swift's names are any UTF-8.
 const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'/')
     .remove(b'-')
@@ -165,7 +165,7 @@ impl Client {
         self.odd.meet(&self.place, &escaped(name.as_bytes()));
     }
 
-    /// What was passed over.
+    /// Names that were passed over.
     pub(super) fn odd(&self) -> Arc<Odd> {
         self.odd.clone()
     }

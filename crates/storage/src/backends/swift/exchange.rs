@@ -16,7 +16,7 @@ use crate::transfer::retry::Attempts;
 /// How much of an error page a message shows, in characters.
 const SHOWN: usize = 300;
 
-/// What went wrong, as text that holds no secret: no header is ever part of it.
+/// A failure, as text that holds no secret: no header is ever part of it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{text}")]
 pub(super) struct Failure {
@@ -75,7 +75,7 @@ impl Answer {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// Who is not successful fails.
+    /// Any status but success is a failure.
     pub(super) fn success(self) -> Result<Self, Failure> {
         if self.status.is_success() {
             Ok(self)

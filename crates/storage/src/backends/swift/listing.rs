@@ -14,7 +14,7 @@ use super::client::{Call, Client};
 use super::exchange::Failure;
 use super::multipart::SEGMENTS;
 
-/// What every Swift gives in one page: its own limit is 10 000, but a server may be set to less.
+/// The page size that every Swift allows: its own limit is 10 000, but a server may be set to less.
 pub(super) const PAGE: usize = 1000;
 
 /// An entry of a listing: an object, or what objects further down have in common.
@@ -42,7 +42,7 @@ impl Entry {
     }
 }
 
-/// What a listing finds.
+/// A row of a listing.
 #[derive(Debug)]
 pub(super) enum Found {
     Object(ObjectMeta),

@@ -46,7 +46,7 @@ impl SwiftStore {
         }
     }
 
-    /// What listings passed over.
+    /// Names that listings passed over.
     pub(super) fn odd(&self) -> Arc<Odd> {
         self.client.odd()
     }
@@ -99,7 +99,7 @@ pub(super) fn unquoted(tag: &str) -> String {
     tag.trim_matches('"').to_owned()
 }
 
-/// What the headers tell of an object.
+/// The headers' description of an object.
 fn meta(location: &Path, answer: &Answer, size: u64) -> ObjectMeta {
     // The other header has whole seconds, and would differ from what a listing says.
     let exact = answer.header("x-timestamp").and_then(|text| {

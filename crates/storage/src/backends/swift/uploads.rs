@@ -24,7 +24,7 @@ pub(super) struct Orphans {
     pub(super) client: Arc<Client>,
 }
 
-/// What is known of an object from its own servers.
+/// An object's state, from its own servers.
 enum Owner {
     /// This upload made it; none if it was not uploaded in parts.
     Upload(Option<String>),

@@ -125,7 +125,7 @@ pub async fn folders(room: Room) -> Verdict {
     Ok(Support::Yes)
 }
 
-/// What others see of objects that are being written: nothing, or all.
+/// Others see nothing of an object that is being written, or all.
 pub async fn during_writes(room: Room) -> Verdict {
     let _heavy = HEAVY.lock().await;
     let large = 2 * PART_BYTES + 17;

@@ -19,7 +19,7 @@ pub(super) enum BlockSet {
     Chunks(BTreeMap<u32, Chunk>),
 }
 
-/// What is in [`CHUNK_BLOCKS`] of them, by their places there.
+/// The changed blocks of one chunk of [`CHUNK_BLOCKS`], by their places there.
 #[derive(Debug)]
 pub(super) enum Chunk {
     Numbers(HashSet<u16>),

@@ -4,7 +4,7 @@ use super::*;
 
 const OLD: Lsn = Lsn(0x100_0000);
 
-/// Where a backup is taken: the host, the timeline, and whether the data directory goes by its second name.
+/// The server that takes a backup: the host, the timeline, and whether the data directory goes by its second name.
 type Place = (&'static str, u32, bool);
 
 /// The next backup, a delta if there is a parent.

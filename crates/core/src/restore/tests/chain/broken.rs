@@ -95,7 +95,7 @@ async fn a_parent_on_a_branch_that_was_left_is_refused() {
     }
     put("1\t0/44D\tx\n2\t0/500\tx\n").await;
     chain.comes_back().await;
-    // What cannot be told is said.
+    // The restore says what it cannot tell.
     std::fs::remove_dir_all(chain.target()).expect("removed");
     put("rubbish").await;
     let target = chain.target();
