@@ -53,7 +53,7 @@ pub fn switch_segments(cluster: &Cluster, count: usize) {
     ));
 }
 
-/// Fills a bit more than one WAL segment with what zstd cannot make smaller than half.
+/// Fills a bit more than one WAL segment with data that zstd cannot make smaller than half.
 #[track_caller]
 pub fn write_noise(cluster: &Cluster) {
     cluster.psql(

@@ -114,7 +114,7 @@ impl Site {
         self.credentials_file.as_deref()
     }
 
-    /// The file in which the store, a directory or s3s-fs, keeps an object.
+    /// The file of an object in the store, a directory or s3s-fs.
     pub fn object(&self, key: &str) -> PathBuf {
         let root = match &self.place {
             Place::S3(s3) => s3.dir().join("some/prefix"),

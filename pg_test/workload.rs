@@ -109,7 +109,7 @@ impl Workload {
         self.databases.keys().nth(index).cloned().unwrap_or_default()
     }
 
-    /// One in which no transaction is prepared, and not the one that must stay.
+    /// A database without prepared transactions, and not the one that must stay.
     fn pick_idle_database(&mut self) -> Option<String> {
         let name = self.pick_database();
         let busy = self.prepared.iter().any(|(database, _)| *database == name);

@@ -1,5 +1,5 @@
-//! Writes an install script: a template, in which each line that begins with `@` gives way to what the extension's library
-//! declares.
+//! Writes an install script: a template, in which the declarations of the extension's library replace each line that begins
+//! with `@`.
 //!
 //! The `.pgrxsc` section of the library holds the declarations; scripts/check-sql takes it out by objcopy. cargo-pgrx itself
 //! takes longer to build than all of this project, and is needed for nothing else.

@@ -161,7 +161,7 @@ pub struct Database {
     pub oid: u32,
     /// The OID of its tablespace.
     pub tablespace: u32,
-    /// In the encoding of the database in which it was created or renamed.
+    /// In the encoding of the database that created or renamed it.
     pub name: Vec<u8>,
     /// False after a `DROP DATABASE` that was interrupted: some of its files may be gone, and it cannot be used.
     pub is_valid: bool,

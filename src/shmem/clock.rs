@@ -1,4 +1,4 @@
-//! The clock by which processes compare times.
+//! The clock that processes use to compare times.
 
 /// Microseconds since 1970.
 pub fn now_us() -> i64 {

@@ -41,7 +41,7 @@ pub struct Slot {
     name: FileName,
     /// The archiver waits for it.
     wanted: bool,
-    /// Of the settings with which it was uploaded.
+    /// The settings of its upload.
     generation: u64,
     numbers: FileNumbers,
     /// Bytes that were sent of it, repetitions included.
@@ -93,8 +93,8 @@ impl Queue {
         failure: Failure::NONE,
     };
 
-    /// The archiver asks for a file, with what it knows of it. A file that was uploaded with other settings, or that has
-    /// changed since, is uploaded again.
+    /// The archiver asks for a file, with its facts. A file that was uploaded with other settings, or that has changed since,
+    /// is uploaded again.
     pub fn ask(&mut self, name: &FileName, generation: u64, numbers: FileNumbers) -> Answer {
         let known = self
             .slots

@@ -119,7 +119,7 @@ fn is_listing(request: &Request) -> bool {
         .any(|mark| target.contains(mark))
 }
 
-/// Of a store in which there is nothing else.
+/// A store that holds nothing else.
 fn nothing(request: &Request) -> Answer {
     match request.target.as_str() {
         target if target.ends_with("/v1/a/bucket") => Answer::new(204, ""),

@@ -1,4 +1,4 @@
-//! How much memory the binary takes for what a repository says of its backups, whoever wrote that.
+//! The memory that the binary takes for a repository's descriptions of its backups, whoever wrote them.
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};

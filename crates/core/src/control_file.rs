@@ -31,7 +31,7 @@ pub struct ControlFile {
     pub segment_size: SegmentSize,
     /// The place of the last checkpoint.
     pub checkpoint: Lsn,
-    /// The timeline on which that was.
+    /// The timeline of that checkpoint.
     pub timeline: u32,
     /// `BLCKSZ`: the bytes of a relation's page.
     pub page_bytes: u32,

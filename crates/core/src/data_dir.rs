@@ -28,8 +28,8 @@ pub fn is_data_dir(directory: &Path) -> bool {
     directory.join(PG_VERSION).is_file() && directory.join("global").is_dir()
 }
 
-/// The directory in whose `pg_wal` the file lies or will lie. A relative path, as the server names its WAL, is one from the
-/// working directory.
+/// The directory whose `pg_wal` has or will have the file. A relative path, as the server names its WAL, starts at the working
+/// directory.
 pub fn above_pg_wal(file: &Path) -> Option<PathBuf> {
     let file = std::path::absolute(file).ok()?;
     let pg_wal = file.parent()?;

@@ -9,7 +9,7 @@ pub use walarchive_storage::Error as StorageError;
 use walarchive_storage::Refusal;
 pub use walarchive_storage::Turn;
 
-/// In the text of an error about an object of which nobody can tell whether it is encrypted or damaged.
+/// Part of the text of an error about an object that may be encrypted or damaged: nobody can tell.
 pub(crate) const MAY_BE_ENCRYPTED: &str = "so it may be encrypted";
 
 /// What can go wrong. [`Error::turn`] alone decides whether something is tried again.

@@ -23,7 +23,7 @@ const OF_SERVER_AT_TOP: [&str; 15] = [
     "postgresql.conf",
 ];
 
-/// Directories in which everything is the server's.
+/// In these directories everything is the server's.
 const WHOLLY_OF_SERVER: [&str; 6] = [
     "pg_commit_ts",
     "pg_logical",

@@ -28,7 +28,7 @@ fn is_obeyed(letter: char) -> bool {
     letter.is_control() || turns || matches!(letter, '\u{2028}' | '\u{2029}')
 }
 
-/// Those characters of which `is_bad` says so become visible.
+/// Characters that `is_bad` names become visible.
 pub fn escape(text: &str, is_bad: impl Fn(char) -> bool) -> Cow<'_, str> {
     if !text.chars().any(&is_bad) {
         return Cow::Borrowed(text);

@@ -106,7 +106,7 @@ pub fn not_understood(
     })
 }
 
-/// The same for the server, which has settings of its own for what concerns backups.
+/// The same for the server, which has settings of its own for backups.
 pub fn not_read_by_server(
     environment: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
 ) -> Vec<String> {

@@ -236,7 +236,7 @@ impl Site {
     }
 }
 
-/// The server's content as text, but for what a dump has of chance and what a crash removes.
+/// The server's content as text, without the random parts of a dump and the parts that a crash removes.
 fn dump(cluster: &Cluster) -> String {
     let mut dumpall = cluster.client("pg_dumpall");
     let text = run(dumpall.arg("--no-unlogged-table-data")).expect_success();
@@ -325,8 +325,8 @@ fn work(random: &mut Random) -> (String, String) {
     (target, sql)
 }
 
-/// Some work; while a backup is taken nothing that no base backup survives: replay moves a database by copying a directory
-/// of which the backup may have found a part only.
+/// Some work. While a backup is taken it does nothing that no base backup survives: replay moves a database by copying a
+/// directory, and the backup may have only a part of that.
 fn labour(cluster: &Cluster, random: &mut Random, in_backup: bool) {
     let (database, sql) = work(random);
     if in_backup && sql.starts_with("ALTER DATABASE") {

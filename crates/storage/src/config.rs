@@ -19,7 +19,7 @@ pub struct StorageConfig {
     pub options: StorageOptions,
     /// A file of `key = value` lines with the credentials, if they are not in the environment.
     pub credentials_file: Option<PathBuf>,
-    /// The longest that one attempt of one request may take, beside the transfer of what it moves.
+    /// The longest time for one attempt of one request, beside the transfer of its bytes.
     pub request_timeout: Duration,
     /// How long a request is tried again, counted from its first attempt. Refusals are not tried again.
     pub patience: Duration,

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::http::{NoAnswer, Stalled};
 use crate::link::BehindLink;
 
-/// How much of what a store said a message shows, in characters.
+/// How much of a store's text a message shows, in characters.
 const SHOWN: usize = 2000;
 
 /// Marks that stores put into the text of an error whose kind object_store does not tell. A listing with wrong

@@ -1,4 +1,4 @@
-//! A store in which nothing is changed that whoever works with it may not change now.
+//! A store that refuses the changes that its user may not make now.
 
 use std::fmt;
 

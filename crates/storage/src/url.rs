@@ -119,7 +119,7 @@ pub(super) fn prefix(url: &Url) -> Result<Path> {
     })
 }
 
-/// The text with what may be `user:password` taken out, and what follows the place.
+/// The text without a part that may be `user:password`, and the text after the place.
 fn redact(text: &str) -> String {
     let text = match text.find(['?', '#']) {
         Some(end) => format!("{}***", &text[..=end]),

@@ -1,4 +1,4 @@
-//! For tests: a store in memory in which requests fail when they are told to, and others do something in between.
+//! For tests: a store in memory. Requests fail when they are told to, and others do something in between.
 
 use std::fmt;
 use std::sync::Arc;

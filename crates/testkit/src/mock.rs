@@ -267,7 +267,7 @@ fn answer(
     } = handler(&request);
     seen.lock().unwrap_or_else(PoisonError::into_inner).push(request);
     let mut text = format!("HTTP/1.1 {status} Mock\r\nConnection: close\r\n");
-    // A server may say what it likes about the length of what it sends.
+    // A server may announce any length.
     let length_is_told = headers
         .iter()
         .any(|(name, _)| name.eq_ignore_ascii_case("content-length"));

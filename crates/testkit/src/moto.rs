@@ -20,7 +20,7 @@ impl MotoServer {
         let server = Server::start("moto", log, |port| {
             let venv = python_tools("moto");
             let mut command = server_command(venv.join("bin/python"));
-            // Its start script names the directory in which setup made it; the module does not care.
+            // Its start script names the directory that setup made it in; the module does not care.
             command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
             command
         });

@@ -86,8 +86,8 @@ impl S3Server {
         self.port
     }
 
-    /// The directory in which the objects lie as files, named by their keys. The server reads them anew at each request, so
-    /// a test may damage them. Names that begin with a dot are the server's own.
+    /// The directory that holds the objects as files, named by their keys. The server reads them anew at each request, so a
+    /// test may damage them. Names that begin with a dot are the server's own.
     pub fn dir(&self) -> PathBuf {
         self.root.join(&self.bucket)
     }

@@ -153,7 +153,7 @@ impl SftpServer {
         text.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
     }
 
-    /// The directory below which the files lie.
+    /// The directory that holds the files.
     pub fn dir(&self) -> PathBuf {
         self.files.clone()
     }

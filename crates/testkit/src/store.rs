@@ -40,7 +40,7 @@ pub trait StoreServer: Send + Sync {
             .collect()
     }
 
-    /// The directory below which all that is stored lies as files, if it does.
+    /// The directory that holds all objects as files, if there is one.
     fn files(&self) -> Option<PathBuf> {
         None
     }

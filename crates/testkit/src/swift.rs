@@ -17,7 +17,7 @@ use crate::wait::{PATIENCE, wait_until};
 
 const CONTAINER: &str = "walarchive";
 const USER: &str = "test:tester";
-/// Without spaces, at which tempauth would cut it.
+/// Without spaces: tempauth would cut it there.
 const KEY: &str = "a-key-that-no-log-may-show";
 /// May authenticate, and do nothing then.
 const STRANGER: &str = "test:stranger";

@@ -116,7 +116,7 @@ impl House {
         Some(at)
     }
 
-    /// The file in which what the path names is defined.
+    /// The file that defines the path.
     fn defined(&self, path: &Module) -> Option<Module> {
         let (mut path, mut hops) = (path.clone(), 0);
         loop {

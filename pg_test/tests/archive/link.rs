@@ -1,6 +1,6 @@
 //! Links that are slow, far or break: what is slow goes on, nothing that was sent is thrown away, and WAL comes first.
 //!
-//! All connections share one link. The drain time of a burst is stated as a multiple of what the link alone needs.
+//! All connections share one link. The drain time of a burst is stated as a multiple of the time that the link alone needs.
 
 use std::time::{Duration, Instant};
 

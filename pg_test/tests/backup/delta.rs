@@ -1,4 +1,4 @@
-//! Delta backups: when one is taken, upon which parent, and when a full one is taken instead.
+//! Delta backups: when one is taken, its parent, and when a full one is taken instead.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ fn filled(site: &Site, settings: &[(&str, &str)]) -> Cluster {
     primary
 }
 
-/// A cluster of which a full backup was taken after those statements.
+/// A cluster with those statements, and then a full backup.
 fn backed_up_without_checksums(site: &Site, sql: &str) -> Cluster {
     let builder = site.builder("primary").data_checksums(false).setting(STEPS, "9");
     let primary = builder.start();

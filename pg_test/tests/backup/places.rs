@@ -351,7 +351,7 @@ fn a_configuration_below_etc_is_in_the_backup_and_comes_back_where_it_is_asked_f
     assert_eq!(restored.psql("SELECT a, b FROM t"), "1|x");
 }
 
-/// The machine burns; a data directory is there again, of which nothing is known.
+/// The machine burns; a data directory is there again, and nothing is known of it.
 fn lose_all_but_version(primary: &Cluster) {
     let data = primary.datadir().to_owned();
     lose(primary);

@@ -322,7 +322,7 @@ fn a_standby_takes_none_unless_told_so_and_begins_when_promoted() {
     assert_eq!(started(&standby, 0), 0);
     change(&standby, &[("walarchive.backup_on_standby", "on")]);
     standby.wait_until("there is a backup", PATIENCE, || {
-        // The segment in which it ends may be complete already.
+        // Its last segment may be complete already.
         if standby.psql("SELECT phase FROM walarchive_progress") == "waiting for WAL" {
             primary.switch_wal();
         }

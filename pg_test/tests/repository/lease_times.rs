@@ -87,7 +87,7 @@ fn clocks_of_hosts_differ_by_hours() {
     }
 }
 
-/// Stopped in the middle of what retention deletes after a backup, for longer than the lease lasts.
+/// Stopped in the middle of retention's deletions after a backup, for longer than the lease lasts.
 #[test]
 fn retention_of_a_server_that_was_asleep_deletes_nothing_more() {
     const OBJECTS: usize = 4000;

@@ -285,7 +285,7 @@ fn hostile_members_of_a_tar_are_refused() {
             "base/device",
             "was a device; it was left out",
         ),
-        // Not hostile as a path, but in no list of what was backed up.
+        // Not hostile as a path, but in no list of the backup.
         (member("/base/way/escaped", b'0', "", b"hostile"), "base/way", ""),
     ];
     for (planted, path, says) in cases {

@@ -172,7 +172,7 @@ const WORK: &str = "SELECT nextval('s'); DROP TABLE gone; VACUUM i; UPDATE i SET
     CLUSTER i USING i_pkey; ALTER TABLE i ALTER n TYPE bigint; VACUUM FULL i; TRUNCATE u; CREATE TABLE late AS TABLE i; ANALYZE;
     COPY i TO '/dev/null'; SELECT lo_from_bytea(0, '\\x616263') > 0; CREATE STATISTICS st ON n, id FROM i; VACUUM";
 
-/// A server with both databases, in which VACUUM marks pages without an image of them.
+/// A server with both databases, where VACUUM marks pages without an image of them.
 fn without_checksums(site: &Site) -> Cluster {
     let primary = site.builder("primary").data_checksums(false);
     let primary = primary.setting("autovacuum", "off").start();

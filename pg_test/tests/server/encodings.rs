@@ -206,7 +206,7 @@ fn messages_are_in_the_encoding_of_the_database() {
         ));
         ask(&primary, &database, "CREATE EXTENSION walarchive").expect_success();
         let ask = |sql: &str| ask_in(&primary, &database, "UTF8", sql);
-        // Warnings of what cannot be read.
+        // Warnings of values that cannot be read.
         let mark = primary.log_mark();
         let told = ask("SELECT * FROM walarchive_wal_show()").stderr;
         for letter in shown {

@@ -14,7 +14,7 @@ use walarchive_testkit::{AzuriteServer, Cluster, PATIENCE, S3Server, SwiftServer
 /// The parts of a wrong credential.
 const WRONG: &str = "d3JvbmctYW5kLXNlY3JldA==";
 
-/// The secrets, in every form in which they may turn up, and what was searched for them.
+/// The secrets, in every form that may turn up, and the places where we looked for them.
 struct Hunt {
     forms: Vec<String>,
     searched: usize,

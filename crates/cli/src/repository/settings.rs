@@ -21,7 +21,7 @@ pub struct Settings {
     pub storage: StorageConfig,
     /// The compression of new objects: from WAL-G's variable or the server's configuration.
     pub compression: Compression,
-    /// The format in which an object is looked for first.
+    /// The format that is tried first for an object.
     pub reads_first: Format,
 }
 

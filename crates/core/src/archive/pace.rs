@@ -16,7 +16,7 @@ const QUICK: Duration = Duration::from_secs(1);
 const WORTH: u64 = 1150;
 const NO_LOSS: u64 = 950;
 
-/// Measurements after which something is tried again.
+/// Something is tried again after so many measurements.
 const REST: u32 = 8;
 
 /// The trial that is running.
@@ -163,7 +163,7 @@ mod tests {
 
     const MOST: usize = 8;
 
-    /// Uploads of a megabyte over a link of `link` kB a second, of which one upload gets `each` at most, and which is `away`
+    /// Uploads of a megabyte over a link of `link` kB a second. One upload gets `each` at most, and the store is `away`
     /// milliseconds away. Returns the limits in force during the last quarter, and the megabytes a second over all.
     fn simulate(pace: &mut Pace, files: usize, link: u64, each: u64, away: u64) -> (Vec<usize>, f64) {
         const STEP: u64 = 10;

@@ -155,8 +155,8 @@ impl Archive {
         })
     }
 
-    /// A server in recovery that archives too writes only what is not there, and only what the holder of the lease would write.
-    /// Returns the size of what is there. Any other server may write now, or this is an error.
+    /// A server in recovery that archives too writes only files that are missing, and only those that the holder of the lease
+    /// would write. Returns the size of the object that is there. Any other server may write now, or this is an error.
     async fn found_by_standby(&self, store: &Store, name: &WalFileName, key: &Key) -> Result<Option<u64>> {
         let Some(writer) = &self.writer else { return Ok(None) };
         if !writer.in_recovery() {

@@ -18,7 +18,7 @@ use walarchive_storage::Store;
 /// More than any claim has, in bytes.
 const LIMIT: u64 = 64 << 10;
 
-/// A folder to which nothing is added for a day is taken for a leftover; waiting for WAL adds nothing.
+/// A folder that has not grown for a day is taken for a leftover; waiting for WAL adds nothing.
 const RENEW_AFTER: Duration = Duration::from_secs(3600);
 
 pub(super) struct Claim {
@@ -29,7 +29,7 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// Refuse a name under which anything is, then take it.
+    /// Refuse a name that has any object, then take it.
     pub(super) async fn take(store: &Store, request: &BackupRequest, name: &str) -> Result<Self> {
         let taken = |reason: String| {
             Err(Error::BackupExists {

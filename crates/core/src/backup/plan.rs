@@ -1,4 +1,4 @@
-//! Which file goes into which tar.
+//! Decides which file goes into which tar.
 
 use super::read::files::FileList;
 

@@ -32,7 +32,7 @@ use walarchive_storage::{Created, Store};
 /// The longest that removing the claim of a complete backup may take.
 const CLAIM_REMOVAL: Duration = Duration::from_secs(10);
 
-/// A backup of which everything is stored but the sentinel: it does not exist before [`PreparedBackup::commit`].
+/// A backup that is stored but for the sentinel: it does not exist before [`PreparedBackup::commit`].
 pub struct PreparedBackup {
     store: Store,
     name: String,
@@ -102,7 +102,7 @@ impl PreparedBackup {
             });
         }
         self.is_complete.store(true, Ordering::Relaxed);
-        // Nobody should wait long for what matters so little.
+        // This matters so little that nobody should wait long for it.
         let claim = layout::backup_claim(&self.name);
         let left = match tokio::time::timeout(CLAIM_REMOVAL, self.store.delete(&claim)).await {
             Ok(removed) => removed.err(),
@@ -124,7 +124,7 @@ impl PreparedBackup {
         self.is_written.load(Ordering::Relaxed)
     }
 
-    /// Up to the point from which on it is certain that the backup exists and remains.
+    /// Up to the point where it is certain that the backup exists and remains.
     async fn write_sentinel(&self) -> Result<()> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);

@@ -247,7 +247,7 @@ impl Backup {
         Ok(())
     }
 
-    /// Pack and upload one tar with what `fill` puts into it.
+    /// Pack and upload one tar that `fill` fills.
     pub(super) fn pack(
         &self,
         file_name: String,

@@ -53,9 +53,9 @@ const HEADER_BYTES: usize = 4 + 1 + 1 + 8 + 4 + 1;
 
 /// The next thing in the stream.
 enum Frame {
-    /// The header, of which there is this.
+    /// The header, as far as it was read.
     Header(Vec<u8>),
-    /// The four bytes before a block, of which there is this.
+    /// The four bytes before a block, as far as they were read.
     Length { blocks: Blocks, seen: Vec<u8> },
     /// So many bytes of a block.
     Block { blocks: Blocks, left: u64 },

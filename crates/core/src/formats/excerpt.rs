@@ -7,7 +7,7 @@ use std::ops::Range;
 /// The part that was kept.
 #[derive(Debug, Default)]
 pub(crate) struct Excerpt {
-    /// The object, with null in place of what was left out or taken aside.
+    /// The object, with null in place of the parts that were left out or taken aside.
     pub(crate) text: Vec<u8>,
     /// The text of the value that was taken aside.
     pub(crate) aside: Option<Vec<u8>>,

@@ -91,7 +91,7 @@ impl IncrementHeader {
         if member_size != Self::size_of(u64::from(count)) {
             return damaged("Its length does not agree with the number of its pages.");
         }
-        // Memory grows with what is there, not with what is said.
+        // Memory grows with the real content, not with the promised one.
         let mut numbers = Vec::new();
         let wanted = u64::from(count) * 4;
         match source.take(wanted).read_to_end(&mut numbers) {

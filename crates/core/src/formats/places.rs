@@ -43,7 +43,7 @@ pub struct Configuration {
     /// `ident_file`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ident_file: Option<String>,
-    /// Those that were outside of the data directory, with what they include.
+    /// Those that were outside of the data directory, with the files that they include.
     pub files: Vec<ConfigurationFile>,
 }
 

@@ -37,7 +37,7 @@ pub struct Writer {
     situation: Mutex<Situation>,
     /// The turns of those that want to write.
     turns: Flight<()>,
-    /// The looks for a higher epoch. The answer is the epoch after which there is none, or 0.
+    /// The looks for a higher epoch. The answer is the highest epoch, or 0.
     looks: Flight<u64>,
     followed: Followed,
     /// When this process has last seen that nobody took the lease. None: it goes by nothing that was noted before.

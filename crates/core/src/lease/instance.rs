@@ -25,7 +25,7 @@ const LIMIT: u64 = 256 << 10;
 /// Tokens that are remembered: a request that was given up may still arrive after later ones.
 const TOKENS: usize = 16;
 
-/// Repositories of which something is remembered.
+/// Repositories that this server remembers.
 const REPOSITORIES: usize = 8;
 
 /// How long another process may be at work with the lease.
@@ -72,7 +72,7 @@ pub(super) struct Known {
     #[serde(default)]
     pub(super) claim: Option<Held>,
     pub(super) watch: Option<Watch>,
-    /// The epoch to which the lease was lost.
+    /// The epoch that has taken the lease from it.
     #[serde(default)]
     pub(super) lost: Option<u64>,
     /// The last holder that was seen, for people.
@@ -251,7 +251,7 @@ impl Instance {
         self.repositories.entry(url.to_owned()).or_default()
     }
 
-    /// Write it, so that it outlasts a crash of the machine. By root, it belongs to whom the directory belongs.
+    /// Write it, so that it outlasts a crash of the machine. If root writes it, it belongs to the owner of the directory.
     pub(super) fn write(&self, data_dir: &Path) -> Result<()> {
         let new = data_dir.join(format!("{FILE}.new"));
         let path = data_dir.join(FILE);

@@ -74,7 +74,7 @@ pub struct Lease {
 /// The objects in the folder of the lease.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
-    /// The highest epoch of which there is anything; 0 if there is nothing.
+    /// The highest epoch that has any object; 0 if there is none.
     pub highest: u64,
     /// That of the highest epoch.
     pub lease: Option<Lease>,

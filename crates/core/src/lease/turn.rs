@@ -139,7 +139,7 @@ impl Writer {
         };
         let drawn = held.draw();
         held.keep(lease.token());
-        // The others count by what the store says, which is the old interval or the new one while the answer is not there.
+        // The others count by the store's record: the old interval or the new one while the answer is not there.
         held.interval_ms = held.interval_ms.min(millis(situation.interval));
         *known = Known {
             held: Some(held),

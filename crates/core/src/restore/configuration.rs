@@ -72,7 +72,7 @@ fn some_of(all: Vec<String>, count: u64) -> Option<String> {
 /// The files, and where they are to go. Nothing is written before [`ConfigurationPlan::write`].
 pub struct ConfigurationPlan {
     directory: PathBuf,
-    /// The directory in which all of them were.
+    /// The directory of all of them.
     base: PathBuf,
     files: Vec<ConfigFile>,
     configuration: Configuration,

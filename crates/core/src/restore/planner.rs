@@ -123,7 +123,7 @@ fn check_version(sentinel: &Sentinel, options: &RestoreOptions) -> Result<()> {
     ))
 }
 
-/// Compare what is in the target, if something is, with what is to be there.
+/// Compare the files in the target, if there are any, with those of the backup.
 async fn compare(
     place: Place,
     table: Option<Table>,
@@ -161,7 +161,7 @@ async fn leave_out(
     Ok((Some(table), levels))
 }
 
-/// All backups of the chain must be of the cluster to which the repository belongs.
+/// All backups of the chain must be of the repository's cluster.
 async fn check_cluster(store: &Store, links: &[Link]) -> Result<()> {
     let Some(owner) = cluster::owner(store).await? else {
         return Ok(());

@@ -102,7 +102,7 @@ impl RecoverySettings {
             .collect()
     }
 
-    /// Does recovery have a target at which the action matters?
+    /// Does recovery have a target, so that the action matters?
     pub fn has_target(&self) -> bool {
         self.target.target != RestoreTarget::Latest
     }

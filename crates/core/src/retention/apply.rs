@@ -31,7 +31,7 @@ pub struct DeletionProgress {
     pub done: AtomicU64,
     /// All of them.
     pub total: AtomicU64,
-    /// Stored bytes of what is gone.
+    /// Stored bytes of the deleted objects.
     pub bytes: AtomicU64,
 }
 
@@ -47,8 +47,8 @@ pub struct Spared {
 /// The result.
 #[derive(Debug, Default)]
 pub struct Applied {
-    /// For each action of the plan. An upload that has become an object in the meantime, or to which something was added, stays
-    /// without a word.
+    /// For each action of the plan. An upload that has become an object in the meantime, or that has grown, stays without a
+    /// word.
     pub deleted: Vec<bool>,
     /// Backups that stay against the plan. All WAL stays with them: which of it they need another plan has to say.
     pub spared: Vec<Spared>,
@@ -60,7 +60,7 @@ impl Applied {
         self.deleted.iter().filter(|deleted| **deleted).count()
     }
 
-    /// Stored bytes of what is gone.
+    /// Stored bytes of the deleted objects.
     pub fn bytes(&self, plan: &DeletionPlan) -> u64 {
         let rows = plan.actions.iter().zip(&self.deleted).filter(|(_, deleted)| **deleted);
         rows.fold(0, |sum, (action, _)| sum.saturating_add(action.size))

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::lease::{Branch, other_branches};
 use crate::repository::inventory::{BackupInfo, Inventory};
 
-/// A branch to which something was added within this time is not old, whatever a rule says.
+/// A branch that has grown within this time is not old, whatever a rule says.
 const RECENT: TimeDelta = TimeDelta::days(7);
 
 /// The branches beside that of whoever holds the lease. Without a lease, as in a repository of WAL-G's, it is not known which one is
@@ -22,7 +22,7 @@ fn beside(inventory: &Inventory, situation: &Situation) -> Vec<Branch> {
     }
 }
 
-/// The newest backup from which a branch can be restored to its end.
+/// The newest backup that can restore a branch to its end.
 fn anchor(inventory: &Inventory, branch: &Branch) -> Option<usize> {
     let history = inventory.history(branch.timeline);
     let leads = |backup: &BackupInfo| {

@@ -113,7 +113,7 @@ async fn is_abandoned(store: &Store, delta: &str, backup: &str) -> Result<bool> 
     Ok(begun.is_some_and(|marker| newest <= marker.last_modified - ABANDONED_AFTER))
 }
 
-/// A store that has directories shows those in which there is nothing any more.
+/// A store that has directories shows empty ones, too.
 async fn is_empty(store: &Store, backup: &str) -> Result<bool> {
     Ok(store.list(&layout::backup_folder(backup)).await?.is_empty())
 }

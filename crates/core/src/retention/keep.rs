@@ -127,7 +127,7 @@ impl<'a> Keep<'a> {
             .collect()
     }
 
-    /// The others: oldest first, but dependants before what they depend on.
+    /// The others: oldest first, but dependants before their parents.
     pub(super) fn doomed(&self, why: &Arc<str>) -> Vec<Action> {
         let doomed = (0..self.stays.len()).filter(|index| self.stays[*index].is_none());
         in_order(self.inventory, doomed.collect())
@@ -137,7 +137,7 @@ impl<'a> Keep<'a> {
     }
 }
 
-/// Dependants before what they depend on, and otherwise as they come.
+/// Dependants before their parents, and otherwise as they come.
 pub(super) fn in_order(inventory: &Inventory, indexes: Vec<usize>) -> Vec<usize> {
     let names = by_name(inventory);
     let mut children: HashMap<usize, Vec<usize>> = HashMap::new();

@@ -188,8 +188,8 @@ pub async fn enforce(
     Ok(Enforced { plan, applied })
 }
 
-/// The inventory, in which a backup is permanent if its sentinel or its `metadata.json` says so, and damaged if its sentinel
-/// cannot be read. A listing reads only one of the two; a deletion must not trust in their agreement.
+/// The inventory as a deletion must see it: a backup is permanent if its sentinel or its `metadata.json` says so, and damaged
+/// if its sentinel cannot be read. A listing reads only one of the two; a deletion must not trust in their agreement.
 async fn look(store: &Store) -> Result<Inventory> {
     let mut inventory = Inventory::load(store).await?;
     if inventory.backups.is_empty() && inventory.wal.is_empty() && !repository::is_there(store).await? {

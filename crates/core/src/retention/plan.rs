@@ -1,4 +1,4 @@
-//! A plan: what goes, in which order, and why.
+//! A plan: the objects to delete, their order, and the reasons.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::repository::layout::{self, Key};
 use crate::wal::{Segment, WalFileName};
 use walarchive_storage::{Listed, PendingUpload};
 
-/// A folder without a sentinel to which nothing was added for so long is not that of a running backup.
+/// A folder without a sentinel that has not grown for so long is not that of a running backup.
 pub(super) const ABANDONED_AFTER: TimeDelta = TimeDelta::hours(24);
 
 /// The facts that a plan depends on beside the inventory.
@@ -65,7 +65,7 @@ pub enum Object {
     Backup {
         /// Its name.
         name: String,
-        /// Its start, by which another one of this name is told from it; none if it cannot be read.
+        /// Its start, which tells it from another one of this name; none if it cannot be read.
         start_lsn: Option<Lsn>,
     },
     /// The folder of a backup without a sentinel.
@@ -88,7 +88,7 @@ pub enum Object {
 pub struct Action {
     /// The object.
     pub object: Object,
-    /// Stored bytes; 0 for an upload of which the store does not tell.
+    /// Stored bytes; 0 for an upload if the store does not tell.
     pub size: u64,
     /// Why, as half a sentence. Many rows share one.
     pub why: Arc<str>,

@@ -15,7 +15,7 @@ pub enum Mode {
     /// All backups; a delta at the line is an error, since its parents are beyond it.
     #[default]
     Any,
-    /// `FULL`: full backups, each of which keeps its deltas.
+    /// `FULL`: full backups, each with its deltas.
     Full,
     /// `FIND_FULL`: all backups; if a delta is at the line, the line is moved to its full backup.
     FindFull,

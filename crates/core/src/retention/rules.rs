@@ -311,7 +311,7 @@ impl<'a> Sequence<'a> {
         leading.chain([newest]).min()
     }
 
-    /// Fills in what stays; returns the oldest daily backup.
+    /// Fills in the backups that stay; returns the oldest daily backup.
     fn gfs(&self, gfs: &Gfs, chosen: &mut Chosen) -> Option<usize> {
         let newest = self.positions().rev().find(|at| self.restorable[*at])?;
         let mut daily = newest;

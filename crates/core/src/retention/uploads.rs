@@ -34,7 +34,7 @@ pub(super) async fn pending(store: &Store, request: &Request) -> Result<(Vec<Pen
     Ok((found, Vec::new()))
 }
 
-/// Those on which nobody is at work any more. Of a running backup even an old one may be: a large tar on a slow link.
+/// Uploads without anybody at work. In a running backup even an old one may be alive: a large tar on a slow link.
 pub(super) fn abandoned(inventory: &Inventory, situation: &Situation) -> Vec<Action> {
     let folders = inventory.unfinished.iter();
     let folders: BTreeMap<&str, &Unfinished> = folders.map(|folder| (folder.name.as_str(), folder)).collect();

@@ -14,7 +14,7 @@ use crate::wal::{Segment, WalFileName};
 struct Anchor {
     /// None: not known.
     timeline: Option<u32>,
-    /// The number of the segment in which it starts, counted from LSN 0.
+    /// The number of its first segment, counted from LSN 0.
     start: u64,
     /// Its start. A timeline that was left before this cannot be reached from it; one that was left before its end can, by a
     /// standby that is promoted in the meantime.
@@ -29,7 +29,7 @@ pub(super) struct Need {
     floors: BTreeMap<u32, u64>,
     /// On a timeline that is not among those; none if no backup stays, and nothing is known to be of no use.
     floor: Option<u64>,
-    /// First and last segment of what backups need to be restored to their end.
+    /// First and last segment that backups need to be restored to their end.
     points: BTreeMap<u32, Vec<(u64, u64)>>,
     /// Of everything that stays.
     timelines: BTreeSet<u32>,
@@ -108,7 +108,7 @@ impl Need {
         self.floor.is_some()
     }
 
-    /// Is that segment needed, of which an object was written then?
+    /// Is that segment needed? An object of it was written then.
     pub(super) fn has(&self, segment: Segment, written: DateTime<Utc>) -> bool {
         let number = segment.number(self.size);
         let floor = self.floors.get(&segment.timeline).copied();

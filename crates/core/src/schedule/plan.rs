@@ -46,7 +46,7 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// Start from the repository: the time at which its newest backup was complete.
+    /// Start from the repository: when was its newest backup complete?
     pub fn new(newest: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Self {
         let mut plan = Attempts {
             settled: None,
@@ -263,8 +263,8 @@ mod tests {
     }
 
     proptest! {
-        /// Asked as often as one likes, with whatever happens: backups that succeed are never more than the scheduled times
-        /// that passed, and the plan never waits for longer than the next one and the error of a clock.
+        /// Asked as often as one likes, after any event: backups that succeed are never more than the scheduled times that
+        /// passed, and the plan never waits for longer than the next one and the error of a clock.
         #[test]
         fn there_is_never_a_storm(events in events(), every in 1..180_i64) {
             let schedule = hourly();

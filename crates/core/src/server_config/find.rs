@@ -1,4 +1,4 @@
-//! Finding the configuration file of a data directory in which it is not.
+//! Finding the configuration file of a data directory that does not have it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

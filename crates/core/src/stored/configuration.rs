@@ -66,7 +66,7 @@ pub(crate) async fn check(store: &Store, backup: &str, described: &Configuration
     Ok(missing.map(|file| format!("\"{}\" is not in it as it was.", file.path.escape_debug())))
 }
 
-/// The key and the size of the object in which they are.
+/// The key and the size of the object with them.
 async fn find(store: &Store, backup: &str) -> Result<(Key, u64)> {
     for format in Format::in_order(Format::Zstd) {
         let key = layout::configuration_in(backup, format);

@@ -35,7 +35,7 @@ const TOLD: usize = 50;
 pub(crate) struct Databases {
     /// All of them if none is named.
     wanted: Option<BTreeSet<u32>>,
-    /// Those of [`OF_SERVER`] of which the backup tells the OIDs.
+    /// Those of [`OF_SERVER`] whose OIDs the backup tells.
     of_server: BTreeSet<u32>,
 }
 
@@ -96,7 +96,7 @@ fn oid_of(text: &str) -> Option<u32> {
     text.parse().ok().filter(|oid| *oid > 0)
 }
 
-/// The OID of the database in whose directory the file is, and the name of the file there.
+/// The OID of the database whose directory has the file, and the name of the file there.
 pub(crate) fn database_of(path: &[u8]) -> Option<(u32, &[u8])> {
     let components: Vec<&[u8]> = path.split(|byte| *byte == b'/').take(6).collect();
     let (oid, name) = match components[..] {

@@ -8,7 +8,7 @@ use crate::data_dir::PG_VERSION;
 /// More databases than any cluster has: those beyond are not looked at.
 const LIMIT: usize = 100_000;
 
-/// The OID of `template1`, from which `CREATE DATABASE` copies.
+/// The OID of `template1`, which `CREATE DATABASE` copies.
 const TEMPLATE1: u32 = 1;
 
 /// The files that were seen.

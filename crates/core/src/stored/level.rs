@@ -11,7 +11,7 @@ pub(crate) struct Level {
     /// 0 is the backup that is restored, 1 its parent.
     pub(crate) depth: usize,
     pub(crate) backup: String,
-    /// Those of the backup in which something is needed. The last one of depth 0 has `pg_control`.
+    /// The tars of the backup that are needed. The last one of depth 0 has `pg_control`.
     pub(crate) tars: Vec<Tar>,
     /// Which files are taken from here.
     pub(crate) taken: Kinds,
@@ -33,7 +33,7 @@ pub(crate) fn announced(sentinel: &Sentinel) -> Option<u64> {
 pub(crate) enum Taken {
     /// Whole.
     Full,
-    /// As an increment on what an older backup has.
+    /// As an increment on an older backup's file.
     Increment,
 }
 

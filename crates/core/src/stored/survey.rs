@@ -18,7 +18,8 @@ pub(crate) struct Survey {
     pub(crate) databases: Databases,
     /// The bytes that files take, by the OID of their tablespace, those of the data directory under none.
     pub(crate) bytes: BTreeMap<Option<u32>, u64>,
-    /// The same of what is to be behind links, by the path of the link; it counts there alone. The deepest ones come last.
+    /// The same for files that are to be behind links, by the path of the link; they count there alone. The deepest ones come
+    /// last.
     pub(crate) linked: Vec<(Vec<u8>, u64)>,
     /// The OIDs of the databases that have files.
     pub(crate) found: BTreeSet<u32>,
@@ -59,7 +60,7 @@ impl Survey {
     }
 }
 
-/// The OID of the tablespace in which a file is; none for the data directory.
+/// The OID of the tablespace that has a file; none for the data directory.
 pub(crate) fn tablespace_of(path: &[u8]) -> Option<u32> {
     let rest = path.strip_prefix(b"pg_tblspc/")?;
     let oid = rest.split(|byte| *byte == b'/').next()?;

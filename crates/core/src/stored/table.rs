@@ -236,7 +236,7 @@ impl Table {
     }
 }
 
-/// The numbers under which a member is known.
+/// The numbers of a member in the table.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Found {
     /// In the manifest; where there is none, as `described`.
@@ -246,7 +246,7 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    /// The one by which it is remembered.
+    /// The number that stands for it.
     pub(crate) fn number(self) -> Option<usize> {
         self.own.or(self.described)
     }

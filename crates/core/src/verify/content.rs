@@ -169,7 +169,7 @@ fn follows(last: Option<&WalObject>, object: &WalObject, size: SegmentSize) -> b
     segments.is_some_and(|(last, segment)| last == segment || last.next(size) == segment)
 }
 
-/// The segment before it, on its timeline or on that from which it was forked there.
+/// The segment before it, on its timeline or on its parent there.
 fn before(inventory: &Inventory, object: &WalObject) -> Option<WalObject> {
     let size = inventory.segment_size;
     let segment = object.name.segment()?;

@@ -26,7 +26,7 @@ pub struct Position {
 /// The archiver of the WAL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Archiving {
-    /// The server of which we know the position.
+    /// The server whose position we know.
     Here,
     /// Its primary; what waits there is not known.
     Elsewhere,
@@ -55,7 +55,7 @@ pub struct Live {
 }
 
 impl Live {
-    /// A server's, by what it says of itself; reads the history file of its timeline.
+    /// A server's, from its own facts; reads the history file of its timeline.
     pub fn of_server(position: Position, archiving: Archiving, data_dir: &Path) -> Self {
         Live {
             position: Some(position),
@@ -101,7 +101,7 @@ impl Live {
         Ok(())
     }
 
-    /// Ask the store again for what was lost a moment ago: what ceased to wait in between is there now.
+    /// Ask the store again for segments that were lost a moment ago: one that ceased to wait in between is there now.
     pub(super) async fn look_again(&mut self, store: &Store, lost: &[SegmentRange]) -> Result<()> {
         let look = |object: Listed| {
             let (_, key) = Format::of_key(&object.key);

@@ -198,7 +198,7 @@ async fn write<T: Serialize>(store: &Store, key: &Key, record: &T) -> Result<()>
     noted(store.put(key, Bytes::from(text)).await)
 }
 
-/// Beside a server that does not write nothing is noted, and that is no failure of what was read.
+/// Beside a server that does not write nothing is noted, and that is no failure of the verification.
 fn noted(written: Result<(), StorageError>) -> Result<()> {
     match written.map_err(Error::from) {
         Err(refused @ Error::NotWriter { .. }) => {

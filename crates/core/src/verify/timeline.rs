@@ -26,7 +26,7 @@ pub struct TimelineCheck {
 pub struct TimelineDetails {
     /// The server's.
     pub current_timeline_id: Option<u32>,
-    /// The highest of which there is WAL or a history file.
+    /// The highest that has WAL or a history file.
     pub highest_storage_timeline_id: Option<u32>,
 }
 

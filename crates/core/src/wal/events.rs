@@ -23,7 +23,7 @@ pub enum Event {
     Parameters(Parameters),
 }
 
-/// Settings of which a server that replays WAL as a hot standby must not have less than the one that wrote it.
+/// Settings that must not be lower on a server that replays WAL as a hot standby than on the one that wrote it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Parameters {
     values: [i32; 5],

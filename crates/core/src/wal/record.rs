@@ -50,7 +50,7 @@ const DATA_LONG: u8 = 254;
 const ORIGIN: u8 = 253;
 const TOPLEVEL_XID: u8 = 252;
 
-/// A record of which some bytes were seen.
+/// A record that was seen in part.
 #[derive(Debug)]
 pub(super) struct Record {
     pub(super) start: Lsn,

@@ -49,7 +49,7 @@ pub struct WalWalker {
     segment: Option<Segment>,
     /// Bytes that were fed since its begin.
     fed: u64,
-    /// The highest timeline of which something was seen since its begin.
+    /// The highest timeline that was seen since its begin.
     timeline: u32,
     /// Asked for.
     transaction: Option<u32>,
@@ -58,7 +58,7 @@ pub struct WalWalker {
 
 #[derive(Debug)]
 enum State {
-    /// Nothing is known of what comes before.
+    /// Nothing is known of the bytes before.
     Lost,
     /// The next record begins here.
     Between,
@@ -200,7 +200,7 @@ impl WalWalker {
         }
     }
 
-    /// Does the page begin with what the one before announced?
+    /// Does the page begin as the one before announced?
     fn enter(&mut self, address: Lsn, header: &PageHeader) -> Result<(), String> {
         let expected = match &self.state {
             State::Within(record) => Some(record.left()),

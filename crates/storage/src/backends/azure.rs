@@ -1,7 +1,7 @@
 //! Azure Blob Storage.
 //!
-//! Credentials are those of the first kind of which there are any, in the credentials file, the options or the environment: a bearer
-//! token, the account's key, workload identity, a client's secret, a SAS, and last the managed identity of the machine.
+//! Credentials are those of the first kind that is set at all, in the credentials file, the options or the environment: a
+//! bearer token, the account's key, workload identity, a client's secret, a SAS, and last the managed identity of the machine.
 
 mod signature;
 

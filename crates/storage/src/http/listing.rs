@@ -22,7 +22,7 @@ const NEXT: [&[u8]; 2] = [b"NextContinuationToken", b"NextMarker"];
 
 /// Deeper than any page.
 const DEPTH: usize = 16;
-/// How much of what is no page a message shows, in bytes.
+/// How much a message shows of an answer that is no page, in bytes.
 const SHOWN: usize = 300;
 
 #[derive(Debug, thiserror::Error)]

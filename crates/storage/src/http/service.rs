@@ -25,7 +25,7 @@ use super::{client, incoming, listing, retry_after};
 use crate::odd::Odd;
 use crate::transfer::motion::Flow;
 
-/// Statuses by which a server says that it is busy, or will be back.
+/// With these statuses a server says that it is busy, or will be back.
 const BUSY: [u16; 2] = [429, 503];
 
 /// Failures that do not pass by themselves, in the words of the resolver and of the TLS library.
@@ -178,7 +178,7 @@ impl HttpService for Service {
         }
         let idle_timeout = self.limits.idle_timeout;
         let success = parts.status.is_success();
-        // A download knows how to go on from the byte at which it broke.
+        // A download can go on from the byte where it broke.
         if success && kind == Kind::Content {
             let answer = Answer::stream(body, idle_timeout);
             return Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(answer)));

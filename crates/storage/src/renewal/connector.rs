@@ -149,7 +149,7 @@ impl HttpService for Service {
             let number = match signer.sign(&mut attempt).await {
                 Ok(number) => number,
                 Err(error) => {
-                    // It is signed with what object_store was given a moment ago.
+                    // It is signed with the credentials that object_store was given a moment ago.
                     tracing::debug!(%error, "no credentials for another attempt");
                     attempt = request.clone();
                     0
@@ -189,7 +189,7 @@ impl HttpService for Service {
                     (changes <= enough).then_some(AT_ONCE)
                 }
                 Verdict::Credentials if signer.were_accepted() => attempts.next_pause(None),
-                // A secret of which the end is still to be written.
+                // A secret whose end is still to be written.
                 Verdict::Credentials if signer.is_fresh() && waits < BELIEVED_AFTER => {
                     waits += 1;
                     Some(LOOK_EVERY)

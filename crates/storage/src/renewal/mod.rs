@@ -121,7 +121,7 @@ impl<C: PartialEq + Send + Sync + 'static> Renewing<C> {
         self.made.has_changed()
     }
 
-    /// Was one of the files changed a moment ago, so that what was read of it may be the half of what is to come?
+    /// Was one of the files changed a moment ago, so that we may have read half of it?
     fn is_fresh(&self) -> bool {
         self.made.in_use().watch.has_just_changed(FRESH)
     }

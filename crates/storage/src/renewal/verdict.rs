@@ -13,7 +13,7 @@ const READ: usize = 64 << 10;
 /// Stores accept clocks that differ by a quarter of an hour. In minutes; one less, as the answer took some time.
 const ACCEPTED_SKEW: i64 = 14;
 
-/// Denials by which the clock may be meant.
+/// Denials that may mean the clock.
 const CLOCK: [&str; 5] = [
     "RequestTimeTooSkewed",
     "Signature expired",
@@ -22,7 +22,7 @@ const CLOCK: [&str; 5] = [
     "RequestExpired",
 ];
 
-/// Denials of the credentials, as opposed to what they may do.
+/// Denials of the credentials, as opposed to their permissions.
 const CREDENTIALS: [&str; 9] = [
     "ExpiredToken",
     "TokenRefreshRequired",

@@ -22,8 +22,8 @@ impl Store {
         }
     }
 
-    /// Azure's deletions come as a batch in which each is signed by itself, so that a denial of one does not show where
-    /// requests are signed again. After a look at the files it has the credentials of now.
+    /// Azure's deletions come as a batch, and each is signed by itself, so that a denial of one does not show where requests
+    /// are signed again. After a look at the files it has the credentials of now.
     async fn delete_again(&self, key: &str, error: Error) -> Result<()> {
         if !self.url.starts_with("az:") || !matches!(error, Error::Unauthorized { .. }) {
             return Err(error);

@@ -146,7 +146,7 @@ tokio::task_local! {
 }
 
 impl Flow {
-    /// That of the operation of which the present code is a part.
+    /// The motion of the present operation.
     pub(crate) fn current() -> Flow {
         FLOW.try_with(Flow::clone).unwrap_or_default()
     }

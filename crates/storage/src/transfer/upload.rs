@@ -26,7 +26,7 @@ const FLUSH_A_PART: Duration = Duration::from_secs(1);
 /// How long parts that are on their way may take to arrive after the upload has failed.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// Parts on their way; those of which nothing moved any more end with the time for that.
+/// Parts on their way; one that does not move any more ends when its time is over.
 type Running = JoinSet<Result<std::result::Result<object_store::Result<()>, Duration>>>;
 
 enum Part {

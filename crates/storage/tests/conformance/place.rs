@@ -50,7 +50,7 @@ impl Place {
         Ok(config)
     }
 
-    /// All files in which the server keeps what it stores, where the test can look.
+    /// All files that the server keeps its objects in, if the test can look.
     pub fn files(&self) -> BTreeSet<PathBuf> {
         let mut files = BTreeSet::new();
         if let Some(root) = self.server.files() {

@@ -50,7 +50,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Of the repository in which the checks work.
+/// The repository of the checks.
 pub const PREFIX: &str = "conformance";
 
 /// A check that takes longer than this hangs.

@@ -2,7 +2,7 @@
 
 /// How variables become options.
 pub(super) struct Rule {
-    /// The scheme of the URLs for which it counts.
+    /// It counts for URLs with this scheme.
     pub scheme: &'static str,
     /// The first one that is set counts.
     pub variables: &'static [&'static str],

@@ -40,14 +40,14 @@ pub(super) fn of_version(path: &Path) -> Option<u32> {
     is_version.then(|| of_file(path))?
 }
 
-/// The OID of the database in whose directory, of any tablespace, the file is.
+/// The OID of the database whose directory, in any tablespace, has the file.
 pub(in crate::backup) fn of_file(path: &Path) -> Option<u32> {
     let directory = path.parent().filter(|directory| rules::is_database(directory))?;
     directory.file_name()?.to_str()?.parse().ok()
 }
 
-/// The OIDs of the databases that are the same as in the parent, which began at `start`. `homes` are all files now of which
-/// [`of_version`] knows the database.
+/// The OIDs of the databases that are the same as in the parent, which began at `start`. `homes` are all present files whose
+/// database [`of_version`] knows.
 pub(super) fn same(
     homes: &[PathBuf],
     data_dir: &Path,

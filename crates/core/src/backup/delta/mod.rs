@@ -1,8 +1,8 @@
-//! Delta backups: of what the parent holds already, only what has changed since.
+//! Delta backups: only the changes since the parent was taken.
 //!
-//! - A file of which it is certain that it was not written since is not read, and left out: see [`files`].
-//! - Of a relation's file in a database that was there when the parent was taken, the pages that were changed since go into
-//!   an increment: see [`changes`] and [`databases`].
+//! - A file that was certainly not written since is not read, and left out: see [`files`].
+//! - In a database that was there when the parent was taken, the changed pages of a relation's file go into an increment: see
+//!   [`changes`] and [`databases`].
 //! - Everything else goes in full.
 //!
 //! [`choose`] finds the parent, or says why a full backup is to be taken.
@@ -85,7 +85,7 @@ pub struct Parent {
     pub start_lsn: Lsn,
     /// Steps that the new backup is away from the full one.
     pub count: u32,
-    /// The timeline on which it was taken.
+    /// The timeline of its server when it was taken.
     pub(super) timeline: u32,
     /// How this timeline comes from that one. Nothing else is known of it if both are the same.
     pub(super) history: TimelineHistory,

@@ -19,7 +19,7 @@ use crate::formats::files_metadata::{AllVisible, Identity};
 use crate::formats::manifest::{ChecksumAlgorithm, hex};
 use crate::page::PAGE_BYTES;
 
-/// The knowledge of what has changed since the parent was taken.
+/// The knowledge of the changes since the parent was taken.
 #[derive(Debug)]
 pub(in crate::backup) struct Delta {
     parent: Parent,

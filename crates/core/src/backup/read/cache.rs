@@ -30,8 +30,8 @@ pub struct Residency {
     pub pages: Vec<bool>,
 }
 
-/// Finds that out for `length` bytes from `offset` on, which is a multiple of the system's page size. It takes a system call
-/// for which no safe function is known.
+/// Finds that out for `length` bytes from `offset` on, which is a multiple of the system's page size. This takes a system call,
+/// and no safe function for it is known.
 pub type FindResident = fn(file: &File, offset: u64, length: u64) -> io::Result<Residency>;
 
 /// The effect on the cache of reading one file.

@@ -1,5 +1,5 @@
-//! Configuration files that are not in the data directory, as on Debian: a tar of their own beside those of the data directory,
-//! of which WAL-G knows nothing.
+//! Configuration files that are not in the data directory, as on Debian: a tar of their own beside those of the data directory.
+//! WAL-G does not know it.
 
 use std::collections::BTreeSet;
 use std::fs::Metadata;

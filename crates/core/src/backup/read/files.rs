@@ -12,7 +12,7 @@ pub(crate) struct FileEntry {
     pub(crate) size: u64,
 }
 
-/// Files in the order in which they were found.
+/// Files in the order of the walk.
 #[derive(Debug, Default)]
 pub(crate) struct FileList {
     directories: Vec<PathBuf>,

@@ -1,4 +1,4 @@
-//! Reading a relation's file in runs of whole pages, each of which is verified on the way.
+//! Reading a relation's file in runs of whole pages, and verifying each page on the way.
 
 use std::fs::File;
 use std::io;

@@ -89,8 +89,8 @@ struct Walker<'a> {
     version: String,
     cancel: &'a CancellationToken,
     tree: DataDirectory,
-    /// Of tablespaces inside the data directory, against all advice: they are walked once, as tablespaces. The same for
-    /// what links of the server's own lead to inside the data directory.
+    /// Tablespaces inside the data directory, against all advice: they are walked once, as tablespaces. The same for targets of
+    /// the server's own links inside the data directory.
     locations: HashSet<PathBuf>,
     /// Device and inode of the directory that is walked, and of all those above it.
     above: Vec<(u64, u64)>,

@@ -8,7 +8,7 @@ use crate::formats::ExtendedMetadata;
 use crate::formats::files_metadata::{CorruptBlocks, FilesMetadata};
 use crate::page::tests::sample;
 
-/// A cluster with data checksums, and a relation of three pages of which the last two are corrupt.
+/// A cluster with data checksums, and a relation of three pages; the last two are corrupt.
 fn corrupt() -> Cluster {
     let cluster = cluster();
     let data = cluster.data_dir();

@@ -1,4 +1,4 @@
-//! Relations of which the backup learns too late that they are unlogged.
+//! The backup learns too late that these relations are unlogged.
 
 use super::tree::cluster;
 use super::*;

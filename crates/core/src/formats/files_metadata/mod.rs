@@ -64,8 +64,8 @@ pub struct Identity {
     pub inode: u64,
     /// When the inode changed last, in nanoseconds since 1970: unlike the time of modification, no program can set it.
     pub changed: i64,
-    /// Of the content, in the form `crc32c:HEX` or `sha256:HEX` that the manifest has in two fields. Empty if nobody knows it:
-    /// of a file of which only an increment was stored.
+    /// The checksum of the content, in the form `crc32c:HEX` or `sha256:HEX` that the manifest has in two fields. Empty if
+    /// nobody knows it: only an increment of the file was stored.
     pub checksum: String,
 }
 

@@ -8,8 +8,8 @@ use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error, IgnoredA
 
 use crate::formats::guarded::Guarded;
 
-/// Is told what a `files_metadata.json` holds, in the order in which it stands there. An error ends the reading and comes
-/// back in its own; paths are untrusted.
+/// Listens to the content of a `files_metadata.json`, in its order. An error ends the reading and comes back in its own; paths
+/// are untrusted.
 pub trait Listener {
     /// The fields that are read of each file: [`crate::formats::files_metadata::FileDescription`], or a type with some of its
     /// fields.

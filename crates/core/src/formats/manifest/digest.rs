@@ -54,7 +54,7 @@ impl<R: Read> LineDigest<R> {
         self.overlong = false;
     }
 
-    /// At the end: does the last line say `expected`, and is that the checksum of what stands before it? Else why not, as a
+    /// At the end: does the last line say `expected`, and is that the checksum of the bytes before it? Else why not, as a
     /// sentence.
     pub(crate) fn finish(self, expected: &str) -> Result<(), String> {
         let line = self.line.strip_suffix(b"\n").unwrap_or(&self.line);

@@ -63,7 +63,7 @@ impl BackupInfo {
         }
     }
 
-    /// One of which nothing is known but the name.
+    /// A backup that is known by its name alone.
     #[cfg(test)]
     pub(crate) fn example(name: &str) -> Self {
         BackupInfo::new(name, DateTime::UNIX_EPOCH)

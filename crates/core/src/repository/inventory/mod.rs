@@ -211,7 +211,7 @@ impl Inventory {
         Ok(())
     }
 
-    /// The timelines of which there are segments, partial segments, a history file or a backup.
+    /// The timelines that have segments, partial segments, a history file or a backup.
     pub fn timelines(&self) -> BTreeSet<u32> {
         let wal = self.wal.iter().map(|object| position(&object.name).0);
         let backups = self.backups.iter().filter_map(|backup| backup.timeline);

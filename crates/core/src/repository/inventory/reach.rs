@@ -85,8 +85,8 @@ impl Reach {
 }
 
 impl Inventory {
-    /// The history of the timeline to which recovery goes that begins on `timeline`, as the server finds it: the newest one to
-    /// which history files lead without one missing between.
+    /// The history of the timeline that a recovery from `timeline` reaches, as the server finds it: the newest one that history
+    /// files lead to without one missing between.
     pub fn latest_history(&self, timeline: u32) -> TimelineHistory {
         let has_history = |timeline: &u32| {
             let name = WalFileName::History(*timeline);

@@ -63,7 +63,7 @@ impl fmt::Display for MissingSegments {
 pub struct TimelineInfo {
     /// The timeline.
     pub id: u32,
-    /// The one from which it was forked; 0 if it is the first one, or its history file is not there.
+    /// Its parent; 0 if it is the first one, or its history file is not there.
     pub parent_id: u32,
     /// Where it was forked; 0 as above.
     pub switch_point_lsn: u64,

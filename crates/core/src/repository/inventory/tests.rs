@@ -308,8 +308,8 @@ fn what_retention_has_deleted_is_not_missed() {
     );
 }
 
-/// WAL that is encrypted tells no size. With the usual one, a deletion would take what segments of another size are needed for what is
-/// older than all backups.
+/// WAL that is encrypted tells no size. With the usual one, a deletion would take segments of another size for older than all
+/// backups, and they are needed.
 #[tokio::test]
 async fn backups_tell_the_segment_size_where_wal_cannot_be_read() {
     let pgp = "\u{c1}"; // Two bytes of UTF-8, and no zstd.

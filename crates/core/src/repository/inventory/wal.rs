@@ -33,7 +33,7 @@ impl WalObject {
         layout::wal(&self.name, self.format)
     }
 
-    /// None for what is no WAL file.
+    /// None for an object that is no WAL file.
     pub(super) fn of(listed: &Listed) -> Option<Self> {
         let (name, format) = layout::wal_of_object(&listed.key)?;
         Some(WalObject {

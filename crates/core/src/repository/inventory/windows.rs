@@ -7,7 +7,7 @@ use super::{BackupInfo, Inventory, MissingSegments, SegmentRange, runs};
 use crate::lsn::Lsn;
 use crate::wal::{SegmentSize, TimelineHistory};
 
-/// A stretch of time to any moment of which the cluster can be restored, with this timeline as the target.
+/// A stretch of time: the cluster can be restored to any moment of it, with this timeline as the target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RecoveryWindow {
     /// The timeline on which it ends: `recovery_target_timeline`.

@@ -1,4 +1,4 @@
-//! Directories in which nothing is but what file systems and whoever prepares them put there.
+//! Directories that hold nothing but the entries of file systems and of those who prepare them.
 
 use std::ffi::OsStr;
 use std::path::Path;

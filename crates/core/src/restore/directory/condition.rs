@@ -65,8 +65,7 @@ impl Condition {
     }
 }
 
-/// Refuse a directory that is not that of the cluster of which the backup is, or that a server is using. None if nothing is in
-/// it.
+/// Refuse a directory that is not of the backup's cluster, or that a server is using. None if nothing is in it.
 pub(crate) fn check(target: Option<&Root>, wal: Option<&Path>, sentinel: &Sentinel) -> Result<Option<Condition>> {
     let Some(target) = target else { return Ok(None) };
     if is_bare(target, wal)? {

@@ -1,4 +1,4 @@
-//! Restoring into a directory in which something is: the same cluster, or what an interrupted restore left of it.
+//! Restoring into a directory that is not empty: it has the same cluster, or the rest of an interrupted restore.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -62,8 +62,8 @@ pub(crate) struct Figures {
     /// Files, and their bytes, of databases that come back without their content, and have one here.
     pub(crate) emptied: u64,
     pub(crate) emptied_bytes: u64,
-    /// The bytes that need no more room, by the tablespace in whose directory they are: what kept files take, and what becomes
-    /// free in the file system of that directory as the others are removed.
+    /// The bytes that need no more room, by the tablespace of their directory: those that kept files take, and those that
+    /// become free in the file system of that directory as the others are removed.
     pub(crate) room: Room,
 }
 
@@ -149,7 +149,7 @@ pub(crate) fn compare(
     Ok(Some(Existing { kept, figures }))
 }
 
-/// Looks at one after the other of what is in the directory.
+/// Looks at one entry of the directory after the other.
 struct Survey<'a> {
     intended: Intended<'a>,
     wal: Option<&'a Root>,
@@ -234,7 +234,7 @@ impl Survey<'_> {
 }
 
 impl Intended<'_> {
-    /// The number of a file in the table; none of what must go, as it is in the place of a link.
+    /// The number of a file in the table; none for an entry that must go, as it is in the place of a link.
     fn number_of(&self, entry: &DirectoryEntry<'_>) -> Option<usize> {
         let is_placed = !entry.is_in_place_of_link(self.tablespaces) && !entry.is_in_place_of(self.links);
         self.table.filter(|_| is_placed)?.find(entry.path)

@@ -148,7 +148,7 @@ pub struct MappedLink {
 #[derive(Debug)]
 pub(crate) struct LinkPlace {
     pub(crate) link: MappedLink,
-    /// The directory or, of a file, the one in which it is to be.
+    /// The directory; for a file, its future directory.
     root: Option<Root>,
 }
 
@@ -229,7 +229,7 @@ fn check_owner(link: &MappedLink, real: &Path, owner: Option<Owner>) -> Result<(
 }
 
 impl MappedLink {
-    /// The directory that is opened: it itself or, of a file, the one in which it is to be.
+    /// The directory that is opened: it itself; for a file, its future directory.
     fn directory(&self) -> &Path {
         match self.is_directory {
             true => &self.location,

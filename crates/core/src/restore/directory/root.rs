@@ -98,7 +98,7 @@ impl Root {
         device(&self.directory).map_err(|error| Error::io("open", &self.path, error))
     }
 
-    /// The path of what is below, for messages.
+    /// The path of entries below, for messages.
     pub(crate) fn join(&self, components: &[Vec<u8>]) -> PathBuf {
         let mut path = self.path.clone();
         path.extend(components.iter().map(|component| OsStr::from_bytes(component)));
@@ -181,7 +181,7 @@ impl Root {
     }
 }
 
-/// Open a directory by its path, in which no link is followed.
+/// Open a directory by its path, without following any link.
 fn reach(real: &Path, missing: Missing) -> Result<Option<File>> {
     let names: Vec<&OsStr> = real
         .components()
@@ -254,7 +254,7 @@ pub(crate) fn leads_to(directory: &File, name: &OsStr, location: &Path) -> bool 
     readlinkat(directory, name).is_ok_and(|link| Path::new(&link) == location)
 }
 
-/// The file system of what is open.
+/// The file system of an open file.
 pub(crate) fn device(file: &File) -> io::Result<u64> {
     file.metadata().map(|meta| meta.dev())
 }

@@ -1,4 +1,4 @@
-//! Is there room for what will be written?
+//! Is there room for the restore?
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;

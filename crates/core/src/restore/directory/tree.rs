@@ -41,7 +41,7 @@ pub(crate) struct Tree {
     links: Vec<OpenLink>,
     /// The file systems of these.
     devices: BTreeSet<u64>,
-    /// Of each other one that is mounted below them, a directory to which something was written since the last flush.
+    /// For each other file system that is mounted below them, a directory with writes since the last flush.
     pub(crate) mounted: Mutex<BTreeMap<u64, File>>,
     /// Of this restore, in its temporary names.
     tag: String,
@@ -107,7 +107,7 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Give the directories themselves to the owner, and the mode with which a server starts.
+    /// Give the directories themselves to the owner, and the mode that a server needs to start.
     pub(crate) fn take_over(&self) -> Result<()> {
         for root in self.own_roots() {
             let directory = root.directory();
@@ -125,7 +125,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Those in which nothing is but what belongs to the server.
+    /// Directories that hold nothing but the server's entries.
     fn own_roots(&self) -> impl Iterator<Item = &Root> {
         let behind_links = self.links.iter().filter(|link| link.is_directory());
         std::iter::once(&self.target)
@@ -134,7 +134,7 @@ impl Tree {
             .chain(behind_links.map(OpenLink::root))
     }
 
-    /// All in which something is written.
+    /// All directories with writes.
     fn roots(&self) -> impl Iterator<Item = &Root> {
         let of_others = self.links.iter().filter(|link| !link.is_directory());
         self.own_roots().chain(of_others.map(OpenLink::root))

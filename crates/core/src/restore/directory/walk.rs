@@ -29,7 +29,7 @@ pub(crate) struct DirectoryEntry<'a> {
     /// `pg_tblspc/<oid>`.
     pub(crate) path: &'a [u8],
     pub(crate) is_directory: bool,
-    /// Of the tablespace in whose directory it is; none for the data directory.
+    /// The tablespace that has the directory; none for the data directory.
     pub(crate) tablespace: Option<u32>,
     root: &'a Root,
     /// That the root is on.
@@ -115,7 +115,7 @@ impl DirectoryEntry<'_> {
         }
     }
 
-    /// Remove it; a directory in which something is, or on which something is mounted, stays. Returns whether it is gone.
+    /// Remove it; a directory that is not empty, or that something is mounted on, stays. Returns whether it is gone.
     pub(crate) fn remove(&self) -> Result<bool> {
         let how = match self.is_directory {
             true => UnlinkatFlags::RemoveDir,
@@ -134,8 +134,8 @@ impl DirectoryEntry<'_> {
     }
 }
 
-/// Call `each` with everything in the data directory and in the tablespaces' directories of this server's version; with what
-/// is in a directory before the directory. Links are not followed.
+/// Call `each` with everything in the data directory and in the tablespaces' directories of this server's version; the content
+/// of a directory comes before the directory. Links are not followed.
 pub(crate) fn walk(
     target: &Root,
     tablespaces: &BTreeMap<Vec<u8>, Root>,

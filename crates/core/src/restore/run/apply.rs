@@ -78,7 +78,7 @@ pub async fn apply(
     })
 }
 
-/// Of all tars in which there is something.
+/// The keys of all tars that are not empty.
 fn keys(fetch: &Fetch) -> Vec<Key> {
     let tars = fetch.levels.iter().flat_map(|level| &level.tars);
     let full = tars.filter(|tar| tar.size > 0);
@@ -145,7 +145,7 @@ async fn settle(context: &Arc<Context>, plan: &RestorePlan) -> Result<()> {
     .await
 }
 
-/// `pg_control` comes, and with it a directory on which a server starts.
+/// `pg_control` comes, and from now on a server can start on the directory.
 async fn finish(context: &Arc<Context>, plan: &RestorePlan, control: Option<Control>) -> Result<()> {
     let extracted = match control {
         Some((step, tars)) => extract_all(context, &step, &plan.store, tars, 1).await,

@@ -11,7 +11,7 @@ use crate::restore::directory::output::Output;
 /// Pages that are written at a time.
 const RUN_PAGES: u64 = 32;
 
-/// A file of which some pages are not written yet.
+/// A file with pages that are not written yet.
 #[derive(Debug)]
 pub(crate) struct Unfinished {
     pages: u64,
@@ -21,8 +21,7 @@ pub(crate) struct Unfinished {
     /// so that was cut off.
     limit: u64,
     beyond: Beyond,
-    /// Of the pages that are written, as far as they go into the CRC-32C of the file: CRCs of parts add up, whatever the
-    /// order in which the parts come.
+    /// The share of the written pages in the CRC-32C of the file: CRCs of parts add up, in any order of the parts.
     crc: u32,
     /// Of the newest member.
     pub(crate) mode: u32,

@@ -19,8 +19,8 @@ use crate::stored::member::{MARKER, path_of};
 use crate::stored::progress::ReadProgress;
 use walarchive_storage::Store;
 
-/// Can these objects be read, none of which is empty? A listing does not tell: a store may have moved them to where they must
-/// be asked back from first, and credentials may do for listing only. So one byte of each is read, of so many at a time.
+/// Can these objects be read? None of them is empty. A listing does not tell: a store may have moved them to a place from where
+/// they must be asked back first, and credentials may do for listing only. So one byte of each is read, of so many at a time.
 pub(crate) async fn check_readable(
     store: &Store,
     keys: Vec<Key>,

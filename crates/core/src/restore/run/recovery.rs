@@ -69,7 +69,7 @@ pub(crate) fn write(
     recovery.map_or(Ok(()), |recovery| put(tree, recovery.mode.file_name(), b""))
 }
 
-/// The settings of which the configuration has less than the server had when it wrote the WAL: recovery would stop.
+/// The settings that are lower in the configuration than they were on the server when it wrote the WAL: recovery would stop.
 fn raised(parameters: &Parameters, configuration: &[u8]) -> Vec<String> {
     let value_of = |wanted: &str, default: i32| {
         let mut lines = configuration.split(is_newline).rev();

@@ -122,7 +122,7 @@ async fn a_server_that_is_starting_is_seen() {
     assert!(!repository.target().join("global/pg_control").exists() && progress.is_writing.load(Ordering::Relaxed));
 }
 
-/// A restored directory in which something changed, and its files.
+/// A restored directory with one change, and its files.
 async fn changed() -> (Repository, Vec<String>) {
     let repository = repository().await;
     repository.restore().await.expect("restored");

@@ -1,4 +1,4 @@
-//! Repositories that lie: about whose they are, where things belong, how much there is.
+//! Repositories that lie: about their owner, about places, about sizes.
 
 use super::*;
 use std::os::unix::fs::MetadataExt;

@@ -45,7 +45,7 @@ async fn the_parent_of_a_delta_that_has_begun_is_spared() {
             let (inner, _) = memory().await;
             let before = all_keys(&inner).await;
             let meddler = Meddler::new(Arc::clone(&inner));
-            // After the deletion of two other backups, and after whatever list was made before that.
+            // After the deletion of two other backups, and after any list that was made before that.
             meddler.once(Op::Put, &layout::backup_deletion(FIRST), Act::Then(comes.clone()));
             let (_, applied) = delete(&Store::of(Arc::new(meddler.clone()), "memory:"), &request)
                 .await

@@ -46,7 +46,7 @@ pub(super) struct Context {
     strays: Mutex<HashSet<PathHash>>,
     stray_keys: Keys,
     pub(super) findings: Mutex<Findings>,
-    /// A tar is encrypted, so that nothing can be said of what is in none of them.
+    /// A tar is encrypted, so nothing can be said of files that are in no other tar.
     pub(super) is_encrypted: AtomicBool,
     pub(super) pages: Mutex<Pages>,
     /// Of a backup without a table.
@@ -161,7 +161,7 @@ pub(super) fn read_tar(context: &Context, tar: &Tar, mut reader: RangeReader) ->
     Ok(())
 }
 
-/// The bytes of a file that was read; none of what a restore does not take.
+/// The bytes of a file that was read; none for a member that a restore does not take.
 fn look_at_member(context: &Context, tar: &Tar, entry: &mut Member<'_, '_>) -> Result<Option<u64>, Stop> {
     let raw = entry.path_bytes().into_owned();
     let refused = |reason: &str| {

@@ -1,5 +1,5 @@
-//! Listings of a directory that go on where a name is no key. object_store's fail as a whole, and nobody could be restored from
-//! a repository into which somebody has copied one odd file.
+//! Listings of a directory that go on at a name that is no key. object_store's fail as a whole, and nobody could be restored
+//! from a repository with one odd file.
 
 use std::collections::BTreeSet;
 use std::io::Error as IoError;
@@ -91,7 +91,7 @@ fn unless_gone(entry: walkdir::Result<DirEntry>) -> Result<Option<DirEntry>> {
     }
 }
 
-/// None for what has none, or is not to be seen.
+/// None for an entry that has none, or is not to be seen.
 fn key(root: &FilePath, odd: &Odd, entry: &DirEntry) -> Option<Path> {
     let relative = entry.path().strip_prefix(root).ok()?;
     let key = relative

@@ -33,7 +33,7 @@ pub(super) fn remove(root: &Path, key: &str) -> Result<(), Refused> {
     let Some((name, folders)) = parts.split_last() else {
         return Err(Errno::ENOENT.into());
     };
-    // A path to what is only passed through needs no permission to read it.
+    // A directory that is only passed through needs no permission to read it.
     let passing = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let mut opened: Vec<OwnedFd> = vec![open(root, passing, Mode::empty())?];
     for (depth, folder) in folders.iter().enumerate() {

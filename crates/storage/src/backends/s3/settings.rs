@@ -130,7 +130,7 @@ impl Settings {
                 // The bucket is the URL's.
                 Err(_) | Ok(Key::Bucket) => return false,
                 Ok(Key::Client(key)) => self.client.set(key, &value),
-                // One name for what is one thing, or the environment's would win over an option.
+                // One thing has one name, or the environment's would win over an option.
                 Ok(Key::S3Endpoint) => self.set(Key::Endpoint, value),
                 Ok(Key::DefaultRegion) => {
                     self.keys.entry(Key::Region).or_insert(value);

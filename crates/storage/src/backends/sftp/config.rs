@@ -200,7 +200,7 @@ fn unknown(what: &str, key: &str, known: &str) -> Error {
     Error::config(format!("{what} \"{key}\" is not known for SFTP"), known)
 }
 
-/// A server's current directory is no place from which a DBA counts.
+/// A DBA does not count from a server's current directory.
 fn absolute(key: &str, value: &str) -> Result<PathBuf> {
     let path = Path::new(value);
     if path.is_absolute() {

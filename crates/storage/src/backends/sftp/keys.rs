@@ -1,4 +1,4 @@
-//! The files with the keys by which we prove who we are.
+//! The files with our keys.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

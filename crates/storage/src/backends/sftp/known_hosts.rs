@@ -92,7 +92,7 @@ impl HostKeys {
         }
     }
 
-    /// The algorithms to ask the server for, first those of which we know its key: it has several, and proves only one.
+    /// The algorithms to ask the server for, first those that we have a key for: it has several, and proves only one.
     pub(super) fn algorithms(&self) -> Cow<'static, [Algorithm]> {
         let mut all = vec![
             Algorithm::Ed25519,

@@ -102,7 +102,7 @@ async fn read(pool: &Arc<Pool>, folder: &Path, root: Root) -> Result<Folder, Fai
             "" => entry.filename.clone(),
             folder => format!("{folder}/{}", entry.filename),
         };
-        // A name that no key can have is nothing of ours. The library puts a mark in the place of what is no text.
+        // A name that no key can have is nothing of ours. The library puts a mark in the place of bytes that are no text.
         let is_text = !key.contains(char::REPLACEMENT_CHARACTER);
         let Some(key) = Path::parse(&key).ok().filter(|path| path.as_ref() == key && is_text) else {
             pool.odd.meet(&pool.path(""), &escaped(key.as_bytes()));
@@ -125,7 +125,7 @@ fn is_abandoned(entry: &File) -> bool {
     age.is_some_and(|age| age > ABANDONED_AFTER)
 }
 
-/// The entries of a directory, with the attributes of links rather than of what they point to.
+/// The entries of a directory, with the attributes of links rather than of their targets.
 async fn entries(session: &Arc<Session>, path: &str) -> Result<Vec<File>, Failure> {
     let opened = session.ask(session.raw().opendir(path)).await?;
     let handle = opened.handle.as_str();

@@ -318,7 +318,8 @@ impl OpenFile {
                     tokio::select! {
                         biased;
                         () = &mut stand_back => break,
-                        // Others on this connection wait behind what is on its way, and want to see that it moves.
+                        // Others on this connection wait behind the bytes that are on their way, and want to see that they
+                        // move.
                         settled = self.settle(&mut pending, &mut window, &flow), if !pending.is_empty() => settled?,
                     }
                 }

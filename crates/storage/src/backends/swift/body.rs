@@ -25,7 +25,7 @@ struct Download {
     attempts: Attempts,
 }
 
-/// The bytes of the range, of which the response holds at least the first.
+/// The bytes of the range. The response holds at least the first of them.
 pub(super) fn download(
     client: Arc<Client>,
     object: String,

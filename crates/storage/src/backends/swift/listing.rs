@@ -129,7 +129,7 @@ impl Listing {
         })
     }
 
-    /// None for what is not to be seen.
+    /// None for a row that is not to be seen.
     fn found(&self, entry: Entry) -> Option<Found> {
         if entry.name().starts_with(SEGMENTS) && !self.prefix.starts_with(SEGMENTS) {
             return None;

@@ -101,7 +101,7 @@ pub(super) fn unquoted(tag: &str) -> String {
 
 /// The headers' description of an object.
 fn meta(location: &Path, answer: &Answer, size: u64) -> ObjectMeta {
-    // The other header has whole seconds, and would differ from what a listing says.
+    // The other header has whole seconds, and would differ from a listing.
     let exact = answer.header("x-timestamp").and_then(|text| {
         let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
         let micros: i64 = format!("{fraction:0<6.6}").parse().ok()?;

@@ -47,7 +47,7 @@ impl Orphans {
         Ok(time_of(&answer))
     }
 
-    /// The latest of what its servers have: one of them may have been away, and not know of the newest upload.
+    /// The latest version on its servers: one of them may have been away, and not know of the newest upload.
     async fn owner(&self, object: &str) -> Result<Owner, Failure> {
         let call = Call::new(Method::HEAD, object).header("x-newest", "true");
         match self.client.ask(call).await {

@@ -11,7 +11,7 @@ use crate::ensure;
 use crate::place::Room;
 use crate::suite::{Support, Trouble, Verdict};
 
-/// More than the pages of 1000 in which most stores list, one level and below.
+/// More than most stores list in one page, which is 1000, one level and below.
 const FLAT: usize = 2100;
 const NESTED: usize = 400;
 

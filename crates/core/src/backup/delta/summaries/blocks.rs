@@ -11,7 +11,7 @@ use crate::backup::delta::relation::Locator;
 #[derive(Debug, Default)]
 pub(in crate::backup::delta) struct ChangedBlocks {
     relations: HashMap<Locator, Changed>,
-    /// Those of which there is more to say than fits into [`Changed`].
+    /// Relations that do not fit into [`Changed`].
     others: Vec<Blocks>,
 }
 
@@ -50,13 +50,13 @@ impl ChangedBlocks {
         }
     }
 
-    /// Was the whole directory made since, in which this relation is?
+    /// Was the whole directory of this relation made since?
     fn whole_database(&self, locator: Locator) -> bool {
         self.relations.contains_key(&Locator { relation: 0, ..locator })
     }
 
-    /// Of a file of `count` blocks, of which the first has the number `first` in its relation, the blocks that were changed,
-    /// by their numbers in the file, ascending. None: all of them, as the file was made since.
+    /// The blocks that were changed in a file of `count` blocks whose first block has the number `first` in its relation: by
+    /// their numbers in the file, ascending. None: all of them, as the file was made since.
     pub(in crate::backup::delta) fn of(&self, locator: Locator, first: u32, count: u32) -> Option<Vec<u32>> {
         if self.whole_database(locator) {
             return None;
@@ -192,7 +192,7 @@ mod tests {
         }
     }
 
-    /// The bytes that it takes: of a hash table with its control bytes, of a piece of memory with what the allocator adds.
+    /// The bytes that it takes: a hash table with its control bytes, a piece of memory with the allocator's share.
     fn bytes(changed: &ChangedBlocks) -> usize {
         let pieces = changed.others.iter().map(|blocks| match &blocks.below {
             BlockSet::Few(blocks) if blocks.capacity() == 0 => 0,

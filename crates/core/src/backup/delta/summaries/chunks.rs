@@ -130,7 +130,7 @@ pub(super) fn set(bits: &mut [u16; NUMBERS], offset: u16) {
     bits[word] |= bit;
 }
 
-/// The word of a bitmap in which a block's bit is, and the bit.
+/// The word of a bitmap that holds a block's bit, and the bit.
 fn place(offset: u16) -> (usize, u16) {
     (usize::from(offset / 16), 1 << (offset % 16))
 }

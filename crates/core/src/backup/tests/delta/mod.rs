@@ -45,7 +45,7 @@ struct World {
 }
 
 impl World {
-    /// A cluster with the database 5, some tables of which are in the tablespace 16400.
+    /// A cluster with the database 5, and some of its tables in the tablespace 16400.
     async fn new(data_checksums: bool) -> Self {
         let meddler = Meddler::new(Arc::default());
         let store = Store::of(Arc::new(meddler.clone()), "memory:");

@@ -13,7 +13,7 @@ fn page_of(number: u32, marked: bool) -> (u32, [u8; PAGE_BYTES]) {
     (number, page)
 }
 
-/// A table of 30 pages, of which the first ten are marked, and the full backup of it.
+/// A table of 30 pages with the first ten marked, and the full backup of it.
 async fn world() -> World {
     let mut world = World::new(false).await;
     world.relation(TABLE, 30, OLD);
