@@ -313,8 +313,8 @@ impl Error {
                  new prefix."
             }
             Error::OtherSegmentSize { .. } => {
-                "Point walarchive.storage at a prefix of its own, and take a backup there at once. What is in the old one can be \
-                 restored up to the change."
+                "Point walarchive.storage at a prefix of its own, and take a backup there at once. The old one can be restored \
+                 up to the change."
             }
             Error::InvalidWal { .. } => {
                 "The file was left in place. Check whether it was copied into pg_wal from another cluster."

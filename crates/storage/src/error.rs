@@ -280,7 +280,7 @@ impl Error {
             Error::Timeout { .. } | Error::NoAnswer { .. } => TOO_SLOW,
             Error::Damaged { .. } => return Some(Self::hint_of_damaged().to_owned()),
             Error::BehindLink { .. } => {
-                "What a link leads to may be anything, so nothing behind one is removed. Mount the other file system in the \
+                "A link may lead anywhere, so nothing behind one is removed. Mount the other file system in the \
                  place of the link, or make the directory of the whole repository the link, or remove these files by hand."
             }
             Error::Io { source, .. } => return hints::of_io(source),

@@ -204,7 +204,7 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
     if applied.spared.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("HINT:  No WAL was deleted. Run the same command again for a plan of what is there now.");
+    eprintln!("HINT:  No WAL was deleted. Run the same command again for a new plan.");
     Ok(ExitCode::from(exit::FAILED))
 }
 

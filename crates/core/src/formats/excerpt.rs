@@ -103,7 +103,7 @@ pub(crate) fn excerpt(mut source: impl Read, left_out: &[&str], aside: &[&str], 
             to.push(*byte);
             if to.len() > limit {
                 return Err(io::Error::other(format!(
-                    "it has more than {limit} bytes of what is short"
+                    "its short fields have more than {limit} bytes"
                 )));
             }
             // Before the first byte of a value its key is known.

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::wal::WalFileName;
 use walarchive_storage::Store;
 
-const LOST: &str = "What waits stays in pg_wal. Rebuild an old primary as a standby, with pg_rewind for example. If \
+const LOST: &str = "The waiting files stay in pg_wal. Rebuild an old primary as a standby, with pg_rewind for example. If \
                     this server is to write in place of the other one, which may be a clone, stop that one or set \
                     archive_mode = off there, and run SELECT walarchive_take_over() here, or \"walarchive \
                     take-over\". Otherwise set archive_mode = off, or give it a walarchive.storage of its own.";

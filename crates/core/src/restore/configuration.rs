@@ -119,7 +119,7 @@ impl ConfigurationPlan {
             if std::fs::symlink_metadata(&full).is_ok() {
                 return Err(Error::refused(
                     format!("file \"{}\" exists already", full.display()),
-                    "Give --config-dir a directory in which none of the configuration files is.",
+                    "Use --config-dir with a directory that has none of the configuration files.",
                 ));
             }
         }

@@ -102,16 +102,15 @@ pub(super) async fn look(
         ));
     } else if !contents.is_all {
         notes.push(format!(
-            "{} WAL segments would be replayed. These are too many to read beforehand, so it is not known whether \
-             restore points or transactions are in them, whether tablespaces are created, or whether max_connections \
-             and the like are raised.",
+            "Recovery would replay {} WAL segments. These are too many to read beforehand, so it is not known whether they \
+             have restore points or transactions, create tablespaces, or raise max_connections and the like.",
             reach.segments()
         ));
     }
     if let Some(parameters) = &contents.parameters {
         notes.push(format!(
-            "In the WAL to be replayed the server gets {parameters}. What the restored configuration has less of is set in \
-             postgresql.auto.conf, as recovery would stop otherwise."
+            "In the WAL to be replayed the server gets {parameters}. The restore raises lower settings in \
+             postgresql.auto.conf, because recovery would stop otherwise."
         ));
     }
     Ok(Some(Outlook {

@@ -122,7 +122,7 @@ impl Words {
                     Before::Time(time) => time.to_string(),
                 };
                 words(
-                    format!("not older than {line}, or needed by what is not"),
+                    format!("not older than {line}, or needed by one that is not"),
                     format!("older than {line}"),
                     "nothing was deleted, because no backup would remain",
                 )

@@ -45,7 +45,7 @@ const KINDS: [(&[&str], &str); 22] = [
     ),
     (
         &["invalidcontenttype", "corrupt message", "wrong version number"],
-        "What listens there does not speak TLS. Check the port of the endpoint; an endpoint without TLS is written with \
+        "The server there does not speak TLS. Check the port of the endpoint; an endpoint without TLS is written with \
          http:// and needs allow_http=true.",
     ),
     (

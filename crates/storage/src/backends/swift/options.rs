@@ -171,7 +171,7 @@ pub(super) fn refuse_plain(url: &Url, allow_http: bool) -> Option<String> {
         "https" => None,
         "http" if allow_http => None,
         "http" => Some(format!(
-            "\"{url}\" is plain http, by which credentials can be read on their way: it is used only if \
+            "\"{url}\" is plain http, so others can read the credentials on their way: it is used only if \
              allow_http=true is among the storage options"
         )),
         _ => Some(format!("\"{url}\" is not an http or https URL")),
