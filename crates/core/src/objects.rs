@@ -9,6 +9,7 @@ use crate::blocking::blocking;
 use crate::codec::{Compression, Format};
 use crate::encrypted::blame;
 use crate::error::{Error, Result, StorageError};
+use crate::repository::layout::Key;
 use walarchive_storage::{Created, RangeReader, Store, Upload, UploadTask, Uploaded};
 
 /// How an object is read or written.
@@ -135,7 +136,7 @@ async fn end<T>(produce: impl Future<Output = Result<T>>, task: UploadTask) -> R
 
 /// Carry an object of `size` stored bytes to another store, as it is, and read it there to compare it. One that is there with
 /// the same size stays; with another size it is a conflict, unless it may be replaced.
-pub(crate) async fn carry(from: &Store, to: &Store, key: &str, size: u64, existing: Existing) -> Result<Created> {
+pub(crate) async fn carry(from: &Store, to: &Store, key: &Key, size: u64, existing: Existing) -> Result<Created> {
     if existing == Existing::Keep
         && let Some(there) = to.size(key).await?
     {
@@ -166,7 +167,7 @@ pub(crate) async fn carry(from: &Store, to: &Store, key: &str, size: u64, existi
     let (sum, uploaded) = end(produce, task).await?;
     if uploaded.created == Created::Exists {
         // It came in the meantime; whose it is tells its content.
-        tracing::debug!(key, "it was there when it was to be written");
+        tracing::debug!(%key, "it was there when it was to be written");
     }
     let (_, stored) = read_into(to, key, Form::Stored, Summed::new(io::sink()), "memory").await?;
     match stored.sum.finalize() == sum {
@@ -175,7 +176,7 @@ pub(crate) async fn carry(from: &Store, to: &Store, key: &str, size: u64, existi
     }
 }
 
-fn conflict(from: &Store, to: &Store, key: &str, reason: String) -> Error {
+fn conflict(from: &Store, to: &Store, key: &Key, reason: String) -> Error {
     Error::Conflict {
         object: to.object_url(key),
         local: from.object_url(key),

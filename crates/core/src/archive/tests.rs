@@ -190,7 +190,7 @@ async fn a_segment_in_another_kind_is_found_before_one_is_written() {
             matches!(error, Error::Conflict { .. }),
             "{first:?} {second:?}: {error:?}"
         );
-        let objects = fixture.store.list(layout::WAL_FOLDER).await.expect("listed");
+        let objects = fixture.store.list(&layout::WAL_FOLDER).await.expect("listed");
         assert_eq!(objects.len(), 1, "{first:?} {second:?}: {objects:?}");
     }
 }
@@ -277,7 +277,7 @@ async fn files_that_are_not_what_their_name_says_are_refused() {
             .expect_err(what);
         assert!(matches!(error, Error::InvalidWal { .. }), "{what}: {error:?}");
         assert_eq!(
-            fixture.store.list(layout::WAL_FOLDER).await.expect("listed"),
+            fixture.store.list(&layout::WAL_FOLDER).await.expect("listed"),
             vec![],
             "{what}"
         );

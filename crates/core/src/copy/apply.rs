@@ -10,6 +10,7 @@ use super::plan::{BackupFiles, CopyPlan};
 use crate::error::{Error, Result};
 use crate::objects::{Existing, carry};
 use crate::repository::inventory::{list_backups, write_continuous};
+use crate::repository::layout::Key;
 use crate::repository::{cluster, layout};
 use walarchive_storage::{Created, Store};
 
@@ -83,7 +84,7 @@ struct Job<'a> {
 }
 
 /// Key, stored bytes, and what happens to one that is there.
-type Item = (String, u64, Existing);
+type Item = (Key, u64, Existing);
 
 impl Job<'_> {
     async fn carry_backup(&self, backup: &BackupFiles, copied: &mut Copied) -> Result<()> {
@@ -104,7 +105,7 @@ impl Job<'_> {
                 true => Existing::Replace,
                 false => Existing::Keep,
             };
-            (object.key.clone(), object.size, existing)
+            (Key::listed(object), object.size, existing)
         });
         self.carry_all(items.collect(), copied).await?;
         self.carry_all(vec![(sentinel, backup.sentinel_bytes, Existing::Keep)], copied)

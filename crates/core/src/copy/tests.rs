@@ -82,7 +82,7 @@ async fn copy_to(from: &Store, to: &Store, backup: Option<&str>, with_history: b
 
 async fn wal_of(store: &Store) -> Vec<String> {
     let mut names: Vec<String> = store
-        .list(layout::WAL_FOLDER)
+        .list(&layout::WAL_FOLDER)
         .await
         .expect("listed")
         .into_iter()
