@@ -23,6 +23,7 @@ pub mod lsn;
 mod page;
 mod places;
 pub mod printable;
+pub mod recovery_state;
 pub mod repository;
 pub mod restore;
 pub mod retention;
@@ -30,6 +31,7 @@ pub mod schedule;
 pub mod server_config;
 mod stored;
 pub mod verify;
+pub mod version;
 pub mod wal;
 pub mod wal_g;
 
