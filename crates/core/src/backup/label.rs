@@ -5,6 +5,9 @@ use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::wal::Segment;
 
+/// The first major version whose labels have the timeline.
+const TIMELINE_SINCE: u32 = 11;
+
 /// Refuse a label that is not of this backup: the name of the backup and its WAL range would be wrong.
 pub(super) fn check(label: &str, request: &BackupRequest) -> Result<()> {
     let field = |name: &str| {
@@ -14,7 +17,7 @@ pub(super) fn check(label: &str, request: &BackupRequest) -> Result<()> {
         rest.split_whitespace().next()
     };
     let start: Option<Lsn> = field("START WAL LOCATION").and_then(|text| text.parse().ok());
-    // Up to PostgreSQL 10 only the name of the segment tells the timeline.
+    // Before, only the name of the segment tells the timeline.
     let of_segment = || {
         let (_, file) = label.split_once("(file ")?;
         let segment: Segment = file.split(')').next()?.parse().ok()?;
@@ -22,7 +25,8 @@ pub(super) fn check(label: &str, request: &BackupRequest) -> Result<()> {
     };
     let timeline = match field("START TIMELINE") {
         Some(text) => text.parse().ok(),
-        None => of_segment(),
+        None if request.major_version() < TIMELINE_SINCE => of_segment(),
+        None => None,
     };
     let (Some(start), Some(timeline)) = (start, timeline) else {
         return Err(Error::server(
