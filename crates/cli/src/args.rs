@@ -6,6 +6,7 @@ use crate::repository::Sources;
 use crate::verbs::backup_fetch::BackupFetch;
 use crate::verbs::backup_list::BackupList;
 use crate::verbs::backup_mark::BackupMark;
+use crate::verbs::backup_push::BackupPush;
 use crate::verbs::backup_verify::BackupVerify;
 use crate::verbs::check::Check;
 use crate::verbs::delete::Delete;
@@ -42,6 +43,12 @@ pub enum Command {
     ///
     /// Exit codes: 0 the file is in the archive; 1 it is not; 2 usage.
     WalPush(WalPush),
+    /// Take a base backup, and print its name.
+    ///
+    /// The server is found as libpq finds it: PGHOST, PGPORT, PGUSER, PGPASSWORD, ~/.pgpass, PGSERVICE, PGSSLMODE and so on.
+    ///
+    /// Exit codes: 0 the backup is complete; 1 it is not, and nothing of it is listed; 2 usage.
+    BackupPush(Box<BackupPush>),
     /// List the base backups, oldest first.
     BackupList(BackupList),
     /// Show the WAL that is archived of each timeline, and what is missing.

@@ -44,6 +44,7 @@ pub fn of_usage(error: &clap::Error) -> ExitCode {
         "wal-verify",
         "recovery-windows",
         "backup-list",
+        "backup-push",
         "backup-fetch",
         "backup-mark",
         "backup-verify",

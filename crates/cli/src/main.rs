@@ -16,8 +16,8 @@ use walarchive_core::{Error, Result};
 
 use args::{Args, Command};
 use verbs::{
-    backup_fetch, backup_list, backup_mark, backup_verify, check, delete, take_over, wal_fetch, wal_push, wal_show,
-    wal_verify,
+    backup_fetch, backup_list, backup_mark, backup_push, backup_verify, check, delete, take_over, wal_fetch, wal_push,
+    wal_show, wal_verify,
 };
 
 fn main() -> ExitCode {
@@ -51,6 +51,7 @@ fn run(args: Args) -> ExitCode {
         Command::RecoveryWindows(args) => {
             exit::of_plain(ready.and_then(|()| within_runtime(true, wal_show::windows(&args))))
         }
+        Command::BackupPush(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, backup_push::run(&args)))),
         Command::BackupMark(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, backup_mark::run(&args)))),
         Command::Delete(args) => exit::of_delete(ready.and_then(|()| within_runtime(true, delete::run(&args)))),
         Command::TakeOver(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, take_over::run(&args)))),

@@ -1,12 +1,15 @@
 //! Progress bars.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use walarchive_core::backup::BackupProgress;
 use walarchive_core::restore::ReadProgress;
 use walarchive_core::retention;
+
+use crate::print;
 
 /// How often the bar is drawn.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -24,6 +27,51 @@ pub async fn show<T>(progress: Arc<ReadProgress>, quiet: bool, work: impl Future
         bar.set_length(progress.bytes_total.load(Ordering::Relaxed));
         bar.set_position(progress.bytes_done.load(Ordering::Relaxed));
         bar.set_message(format!("{} files", progress.files_done.load(Ordering::Relaxed)));
+    })
+    .await
+}
+
+/// The same for a backup.
+pub async fn show_backup<T>(progress: &BackupProgress, quiet: bool, work: impl Future<Output = T>) -> T {
+    let target = match quiet {
+        true => ProgressDrawTarget::hidden(),
+        false => ProgressDrawTarget::stderr(),
+    };
+    let bar = ProgressBar::with_draw_target(None, target);
+    let template = "{spinner} {bytes} of {total_bytes} {wide_bar} {bytes_per_sec}, {eta} left, {msg}";
+    watch(&bar, template, work, |bar| {
+        let now = progress.snapshot();
+        bar.set_length(now.bytes_total);
+        bar.set_position(now.bytes_done);
+        bar.set_message(format!("{} stored", HumanBytes(now.stored)));
+    })
+    .await
+}
+
+/// How far a server says that it is.
+#[derive(Debug, Default)]
+pub struct ServerProgress(Mutex<(u64, u64, u64, String)>);
+
+impl ServerProgress {
+    /// Bytes read, bytes to read, bytes stored, and what it is doing.
+    pub fn set(&self, done: u64, total: u64, stored: u64, phase: &str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (done, total, stored, phase.to_owned());
+    }
+}
+
+/// The same for a backup that a server takes.
+pub async fn show_server<T>(progress: &ServerProgress, quiet: bool, work: impl Future<Output = T>) -> T {
+    let target = match quiet {
+        true => ProgressDrawTarget::hidden(),
+        false => ProgressDrawTarget::stderr(),
+    };
+    let bar = ProgressBar::with_draw_target(None, target);
+    let template = "{spinner} {bytes} of {total_bytes} {wide_bar} {bytes_per_sec}, {eta} left, {msg}";
+    watch(&bar, template, work, |bar| {
+        let (done, total, stored, phase) = &*progress.0.lock().unwrap_or_else(PoisonError::into_inner);
+        bar.set_length(*total);
+        bar.set_position(*done);
+        bar.set_message(format!("{} stored, {}", HumanBytes(*stored), print::plain(phase)));
     })
     .await
 }

@@ -19,7 +19,7 @@ const ENCRYPTION: [&str; 9] = [
 
 /// What tunes WAL-G's speed, retries, prefetching, output and waiting, and cannot change what is stored or where; and what it
 /// may be told to do that is always done here.
-const HARMLESS: [&str; 36] = [
+const HARMLESS: [&str; 37] = [
     "WALG_ALIVE_CHECK_INTERVAL",
     "WALG_AZURE_BUFFER_SIZE",
     "WALG_AZURE_MAX_BUFFERS",
@@ -32,6 +32,7 @@ const HARMLESS: [&str; 36] = [
     "WALG_INTEGRITY_MAX_DELAYED_WALS",
     "WALG_LOG_DESTINATION",
     "WALG_LOG_LEVEL",
+    "WALG_NETWORK_RATE_LIMIT",
     "WALG_PG_BLOCK_SIZE",
     "WALG_PG_WAL_PAGE_SIZE",
     "WALG_PG_WAL_SIZE",

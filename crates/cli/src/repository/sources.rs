@@ -38,6 +38,29 @@ const NAMES: [&str; 13] = [
     "PGDATA",
 ];
 
+/// Names that are allowed by themselves.
+const NAMES_IN_FULL: [&str; 19] = [
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "PGHOST",
+    "PGHOSTADDR",
+    "PGPORT",
+    "PGUSER",
+    "PGPASSWORD",
+    "PGPASSFILE",
+    "PGSERVICE",
+    "PGSERVICEFILE",
+    "PGSSLMODE",
+    "PGSSLROOTCERT",
+    "PGSSLCERT",
+    "PGSSLKEY",
+    "PGCONNECT_TIMEOUT",
+    "PGTARGETSESSIONATTRS",
+    "PGAPPNAME",
+    "PGOPTIONS",
+];
+
 /// Parts of the names of secrets.
 const SECRETS: [&str; 9] = [
     "SECRET",
@@ -105,7 +128,7 @@ fn is_known(name: &str) -> bool {
 }
 
 fn is_allowed(name: &str) -> bool {
-    NAMES.iter().any(|start| name.starts_with(start)) || matches!(name, "HTTP_PROXY" | "HTTPS_PROXY" | "NO_PROXY")
+    NAMES.iter().any(|start| name.starts_with(start)) || NAMES_IN_FULL.contains(&name)
 }
 
 fn is_secret(name: &str) -> bool {

@@ -29,6 +29,20 @@ pub(crate) struct Databases {
     pub(crate) after: Option<BTreeSet<u32>>,
 }
 
+impl Databases {
+    /// Of a stream nobody lists the databases: those whose `PG_VERSION` came are known, and so is template1, which must have
+    /// come.
+    pub(crate) fn of_stream(found: &Essential) -> Self {
+        let whole = found.databases.iter().filter(|(_, (_, has_version))| *has_version);
+        let mut known: BTreeSet<u32> = whole.map(|(oid, _)| *oid).collect();
+        known.insert(TEMPLATE1);
+        Databases {
+            before: known.clone(),
+            after: Some(known),
+        }
+    }
+}
+
 impl Essential {
     /// Note a file.
     pub(crate) fn note(&mut self, path: &Path) {
