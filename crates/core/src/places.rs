@@ -23,7 +23,7 @@ pub(crate) fn is_transactions(path: &Path) -> bool {
     path == Path::new(PG_CLOG) || path == Path::new(PG_XACT)
 }
 
-/// What the server itself has at the top of its data directory.
+/// The server's own entries at the top of its data directory.
 const OF_SERVER_AT_TOP: [&str; 16] = [
     PG_VERSION,
     "base",
@@ -43,7 +43,7 @@ const OF_SERVER_AT_TOP: [&str; 16] = [
     "postgresql.conf",
 ];
 
-/// Directories in which everything is the server's.
+/// In these directories everything is the server's.
 const WHOLLY_OF_SERVER: [&str; 7] = [
     PG_CLOG,
     "pg_commit_ts",
@@ -59,7 +59,8 @@ pub(crate) fn is_at_top(name: &str) -> bool {
     OF_SERVER_AT_TOP.contains(&name)
 }
 
-/// Is this a place of the server's own, whatever leads there? What it reads and writes through a symbolic link is its data.
+/// Is this a place of the server's own, whatever leads there? Files that it reads and writes through a symbolic link are its
+/// data.
 pub(crate) fn is_of_server(path: &Path) -> bool {
     let parts: Option<Vec<&str>> = path.iter().map(|part| part.to_str()).collect();
     let Some(parts) = parts else { return false };

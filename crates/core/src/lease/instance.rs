@@ -17,8 +17,8 @@ use super::{STALE, VALID};
 use crate::data_dir::wal_directory;
 use crate::error::{Error, Result};
 
-/// Its name in the directory of WAL. What is there is in no base backup, of whatever program, and `pg_verifybackup` does not look
-/// at it.
+/// Its name in the directory of WAL. No base backup, of whatever program, has the content of that directory, and
+/// `pg_verifybackup` does not look at it.
 const FILE: &str = "walarchive.instance";
 
 /// Where it is in a data directory.
@@ -32,14 +32,14 @@ const LIMIT: u64 = 256 << 10;
 /// Tokens that are remembered: a request that was given up may still arrive after later ones.
 const TOKENS: usize = 16;
 
-/// Repositories of which something is remembered.
+/// Repositories that this server remembers.
 const REPOSITORIES: usize = 8;
 
 /// How long another process may be at work with the lease.
 const LOCK: Duration = Duration::from_secs(30);
 const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Where the directory came from.
+/// The origin of the directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Origin {
@@ -57,7 +57,7 @@ pub(super) struct Instance {
     version: u32,
     /// Drawn once; a copy gets another one.
     pub(super) id: String,
-    /// Where the directory was when this was written; none when `backup-fetch` wrote it.
+    /// The place of the directory when this was written; none when `backup-fetch` wrote it.
     pub(super) place: Option<Place>,
     pub(super) origin: Origin,
     /// Somebody wants it to have the lease, whoever has it.
@@ -71,7 +71,7 @@ pub(super) struct Instance {
     pub(super) repositories: BTreeMap<String, Known>,
 }
 
-/// What is known of a repository's lease.
+/// Our knowledge of a repository's lease.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Known {
     pub(super) held: Option<Held>,
@@ -79,10 +79,10 @@ pub(super) struct Known {
     #[serde(default)]
     pub(super) claim: Option<Held>,
     pub(super) watch: Option<Watch>,
-    /// The epoch to which the lease was lost.
+    /// The epoch that has taken the lease from it.
     #[serde(default)]
     pub(super) lost: Option<u64>,
-    /// Who was seen to hold it last, for people.
+    /// The last holder that was seen, for people.
     #[serde(default)]
     pub(super) seen: Option<Seen>,
 }
@@ -139,7 +139,7 @@ impl Held {
         token
     }
 
-    /// What the store shows is one of them, however many were drawn that it did not take.
+    /// Keep the token that the store shows, however many were drawn that it did not take.
     pub(super) fn keep(&mut self, shown: &str) {
         if !self.has_drawn(shown) {
             self.tokens.insert(0, shown.to_owned());
@@ -148,7 +148,7 @@ impl Held {
 }
 
 impl Watch {
-    /// What is seen now, and since when.
+    /// Note the lease that is seen now, and since when.
     pub(super) fn look(before: Option<&Watch>, epoch: u64, mark: &str, needs: Duration, now: &Moment) -> Watch {
         let goes_on = before.filter(|watch| watch.epoch == epoch && watch.mark == mark && watch.since.boot == now.boot);
         Watch {
@@ -207,7 +207,7 @@ impl Instance {
             }
             Some(Sameness::Other) => {
                 let mut copy = Instance::new(Origin::Copied, Some(here));
-                // What was watched was watched on this machine, by whomever.
+                // An earlier watch was on this machine, too.
                 copy.repositories = instance.repositories;
                 copy.repositories
                     .values_mut()
@@ -235,7 +235,7 @@ impl Instance {
         }))
     }
 
-    /// What is known of a repository. The same one may have been known by another URL: then its tokens tell.
+    /// Our knowledge of a repository. The same one may have been known by another URL: then its tokens tell.
     pub(super) fn known(&mut self, url: &str, token: Option<&str>) -> &mut Known {
         if !self.repositories.contains_key(url) {
             let is_it = |known: &Known| {
@@ -258,7 +258,7 @@ impl Instance {
         self.repositories.entry(url.to_owned()).or_default()
     }
 
-    /// Write it, so that it outlasts a crash of the machine. By root, it belongs to whom the directory belongs.
+    /// Write it, so that it outlasts a crash of the machine. If root writes it, it belongs to the owner of the directory.
     pub(super) fn write(&self, data_dir: &Path) -> Result<()> {
         let new = file(data_dir).with_extension("instance.new");
         let path = file(data_dir);
@@ -308,8 +308,8 @@ pub(super) async fn lock(data_dir: &Path) -> Result<Flock<File>> {
     }
 }
 
-/// What `backup-fetch` leaves in a directory that will not be a standby: it waits for a stale lease. `take_over`: it does not.
-/// `seen` is the lease as it was seen when the restore began, so that the wait counts from then.
+/// Write the note that `backup-fetch` leaves in a directory that will not be a standby: it waits for a stale lease. With
+/// `take_over` it does not wait. `seen` is the lease as it was seen when the restore began, so that the wait counts from then.
 pub fn mark_restored(data_dir: &Path, take_over: bool, url: &str, seen: Option<(&Lease, &Moment)>) -> Result<()> {
     let mut instance = Instance::new(Origin::Restored, None);
     instance.take_over = take_over;

@@ -12,10 +12,10 @@ use crate::places;
 /// More databases than any cluster has: those beyond are not looked at.
 const LIMIT: usize = 100_000;
 
-/// The OID of `template1`, from which `CREATE DATABASE` copies.
+/// The OID of `template1`, which `CREATE DATABASE` copies.
 const TEMPLATE1: u32 = 1;
 
-/// What was seen of it.
+/// The files that were seen.
 #[derive(Debug, Default)]
 pub(crate) struct Essential {
     has_version: bool,
@@ -49,8 +49,8 @@ impl Essential {
         }
     }
 
-    /// What is missing for a server of this major version, and why that matters, as a sentence. Of the databases `incomplete`
-    /// nothing is asked.
+    /// The files that a server of this major version misses, and why they matter, as a sentence. Nothing is asked of the databases
+    /// `incomplete`.
     pub(crate) fn missing(&self, incomplete: &[u32], major: u32) -> Vec<(String, String)> {
         let mut missing = Vec::new();
         let transactions = places::transactions(major);

@@ -10,7 +10,7 @@ pub const LONG_HEADER_BYTES: usize = 40;
 /// `XLP_LONG_HEADER`: set on the first page of every segment.
 const LONG_HEADER_FLAG: u16 = 0x0002;
 
-/// `XLOG_PAGE_MAGIC` of PostgreSQL 9.6, and of what may come.
+/// `XLOG_PAGE_MAGIC` of PostgreSQL 9.6 and later.
 const MAGIC: RangeInclusive<u16> = 0xD093..=0xD1FF;
 
 /// `XLOG_PAGE_MAGIC` of PostgreSQL 12.
@@ -21,7 +21,7 @@ pub(super) fn is_since_12(magic: u16) -> bool {
     magic >= MAGIC_OF_12
 }
 
-/// What the first page of a segment says of itself.
+/// The description of itself in the first page of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FirstPage {
     magic: u16,

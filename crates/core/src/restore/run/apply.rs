@@ -14,7 +14,7 @@ use super::{readback, recovery, stubs};
 use crate::blocking::blocking;
 use crate::data_dir::{BACKUP_LABEL, PG_CONTROL, wal_directory_name};
 use crate::error::{Error, Result};
-use crate::repository::layout;
+use crate::repository::layout::{self, Key};
 use crate::restore::directory::tree::Tree;
 use crate::restore::options::RestoreMode;
 use crate::restore::plan::{Fetch, PlannedRestore, RestorePlan};
@@ -25,7 +25,7 @@ use crate::stored::tars::{Tar, TarKind};
 use crate::version;
 use walarchive_storage::{RangeReader, Store};
 
-/// What a restore did.
+/// The result of a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
     /// Files.
@@ -79,8 +79,8 @@ pub async fn apply(
     })
 }
 
-/// Of all tars in which there is something.
-fn keys(fetch: &Fetch) -> Vec<String> {
+/// The keys of all tars that are not empty.
+fn keys(fetch: &Fetch) -> Vec<Key> {
     let tars = fetch.levels.iter().flat_map(|level| &level.tars);
     let full = tars.filter(|tar| tar.size > 0);
     full.map(|tar| tar.key.clone()).collect()
@@ -132,7 +132,7 @@ async fn settle(context: &Arc<Context>, plan: &RestorePlan) -> Result<()> {
             let wal = path_of(wal_directory_name(major))?;
             tree.create_directory(&wal, 0o700)?;
             recovery::write(recovery.as_ref(), major, &further, parameters.as_ref(), tree)?;
-            // Where `PG_VERSION` was kept, so was the mode of the directory.
+            // The mode of the directory was kept with `PG_VERSION`.
             let is_open = context
                 .group
                 .get()
@@ -150,7 +150,7 @@ async fn settle(context: &Arc<Context>, plan: &RestorePlan) -> Result<()> {
     .await
 }
 
-/// `pg_control` comes, and with it a directory on which a server starts.
+/// `pg_control` comes, and from now on a server can start on the directory.
 async fn finish(context: &Arc<Context>, plan: &RestorePlan, control: Option<Control>) -> Result<()> {
     let extracted = match control {
         Some((step, tars)) => extract_all(context, &step, &plan.store, tars, 1).await,
