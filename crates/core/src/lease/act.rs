@@ -13,8 +13,8 @@ use super::instance::{Instance, Known, Origin, lock};
 use super::place::Place;
 use super::record::{Lease, View};
 use super::{LOOK, refuse, status};
-use crate::data_dir::{RECOVERY_SIGNAL, STANDBY_SIGNAL};
 use crate::error::{Error, Result};
+use crate::recovery_state::{is_recovering_only, is_standby};
 use crate::repository::layout;
 use crate::wal::{SegmentSize, WalFileName};
 use walarchive_storage::{Store, Write};
@@ -174,12 +174,11 @@ impl Writer {
     /// Note whether the server is a standby, or recovers without being one, so that it is known once it is promoted. To be
     /// called while it is in recovery.
     pub async fn note_recovery(&self) -> Result<()> {
-        let exists = |name: &str| self.data_dir.join(name).exists();
-        let standby = exists(STANDBY_SIGNAL);
+        let standby = is_standby(&self.data_dir);
         let known = Instance::read(&self.data_dir)?;
         let unchanged = match &known {
             Some(instance) if standby => instance.standby && instance.place == Place::of(&self.data_dir).ok(),
-            Some(instance) => !(exists(RECOVERY_SIGNAL) && instance.standby),
+            Some(instance) => !(instance.standby && is_recovering_only(&self.data_dir)),
             None => !standby,
         };
         if unchanged {
