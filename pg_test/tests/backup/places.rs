@@ -341,7 +341,7 @@ fn a_configuration_below_etc_is_in_the_backup_and_comes_back_where_it_is_asked_f
         "{objects:?}"
     );
     let verified = run(&mut site.walarchive(&["backup-verify", &name, "--json"])).expect_success();
-    assert!(verified.contains("It holds the 4 files of the server."), "{verified}");
+    assert!(verified.contains("It holds 4 files of the server."), "{verified}");
 
     // The binary finds the storage by the command line of the last start, or as Debian's tools find the cluster.
     let list = || {
