@@ -21,6 +21,8 @@ pub struct Settings {
     pub storage: StorageConfig,
     /// The compression of new objects: from WAL-G's variable or the server's configuration.
     pub compression: Compression,
+    /// WAL files that `wal-push` uploads at a time, at least 1.
+    pub upload_concurrency: usize,
     /// The format in which an object is looked for first.
     pub reads_first: Format,
 }
@@ -101,6 +103,7 @@ fn find_in(flags: &Storage, environment: Environment<'_>, server: &ServerConfig)
     Ok(Settings {
         storage,
         compression: wal_g::compression(environment).map_or_else(|| compression(server), Ok)?,
+        upload_concurrency: wal_g::upload_concurrency(environment)?,
         reads_first: match wal_g::format(environment) {
             Some(format) => format,
             None => compression(server)?.format(),

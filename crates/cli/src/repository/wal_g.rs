@@ -32,6 +32,12 @@ const FOLDER: &str = "WALG_STORAGE_PREFIX";
 
 const COMPRESSION: &str = "WALG_COMPRESSION_METHOD";
 
+const UPLOAD_CONCURRENCY: &str = "WALG_UPLOAD_CONCURRENCY";
+
+/// As many as the server uploads if `walarchive.upload_concurrency` is not set, and the most that can be set.
+const UPLOADS: usize = 8;
+const MOST_UPLOADS: usize = 64;
+
 /// WAL-E's name of a prefix.
 fn of_wal_e(prefix: &str) -> String {
     prefix.replacen("WALG_", "WALE_", 1)
@@ -105,6 +111,20 @@ fn file_url(prefix: &str) -> Result<String> {
 /// How WAL-G would compress, if that can be done here.
 pub(super) fn compression(environment: Environment<'_>) -> Option<Compression> {
     Compression::new(&environment(COMPRESSION)?, 1).ok()
+}
+
+/// How many WAL files are uploaded at a time.
+pub(super) fn upload_concurrency(environment: Environment<'_>) -> Result<usize> {
+    let Some(value) = environment(UPLOAD_CONCURRENCY) else {
+        return Ok(UPLOADS);
+    };
+    match value.parse() {
+        Ok(number @ 1..=MOST_UPLOADS) => Ok(number),
+        _ => Err(Error::config(
+            format!("WALG_UPLOAD_CONCURRENCY is \"{value}\", not a number from 1 to {MOST_UPLOADS}"),
+            "Correct it, or take it out of the environment.",
+        )),
+    }
 }
 
 /// The format of what WAL-G would have written.
