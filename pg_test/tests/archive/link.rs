@@ -1,6 +1,6 @@
 //! Links that are slow, far or break: what is slow goes on, nothing that was sent is thrown away, and WAL comes first.
 //!
-//! All connections share one link. The drain time of a burst is stated as a multiple of what the link alone needs.
+//! All connections share one link. The drain time of a burst is stated as a multiple of the time that the link alone needs.
 
 use std::time::{Duration, Instant};
 
@@ -146,13 +146,13 @@ fn slow_for(while_slow: Duration, rate: u64, segments: usize, again: u64) {
     assert!(site.names().len() - names.len() >= segments);
     // Beside the segments there are the files of the lease.
     assert!(sent < bytes + bytes / 100 + again, "{sent} bytes were sent for {bytes}");
-    // What it could carry while it was slow it did, but for what is under way.
+    // It carried as much as it could while it was slow, but for the bytes that are under way.
     let could = rate * while_slow.as_secs();
     assert!(
         carried + carried / 10 + MB / 4 > could,
         "{carried} bytes were sent, {could} could have been"
     );
-    // What the buffers at the far end hold passes at once; then it is a matter of the store.
+    // The content of the buffers at the far end passes at once; then it is a matter of the store.
     assert!(took < Duration::from_secs(10), "{took:?}");
     assert!(!log.contains("could not upload"), "{log}");
     assert_eq!(status(&site.cluster, "drained_in IS NULL, ready_files"), "t|0");

@@ -14,7 +14,7 @@ use super::data_dir::usual_data_dir;
 use super::flags::Storage;
 use super::wal_g::{self, Environment};
 
-/// What was found.
+/// The settings that were found.
 #[derive(Debug)]
 pub struct Settings {
     /// The repository.

@@ -17,7 +17,7 @@ use self::rules::{RULES, SECRETS};
 /// The environment, or what a test puts in its place.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// The prefixes, in the order in which they are looked for. WAL-E's names count as WAL-G's do.
+/// The prefixes, in the order of the search. WAL-E's names count as WAL-G's do.
 const PREFIXES: [&str; 6] = [
     "WALG_S3_PREFIX",
     "WALG_GS_PREFIX",
@@ -397,7 +397,7 @@ mod tests {
         );
     }
 
-    /// The table of the manual is made of what the code knows; this test prints it when they differ.
+    /// The table of the manual is made from the code; this test prints it when they differ.
     #[test]
     fn the_manual_tells_the_same() {
         let mut table = String::from("| variable | becomes |\n|---|---|\n");

@@ -129,7 +129,7 @@ impl Backup {
         if copied.is_ok() {
             guard.disarm();
         }
-        // What breaks because of a cancel is not the reason.
+        // A failure that a cancel has caused is not the reason.
         copied.map_err(|error| {
             if self.cancel.is_cancelled() {
                 Error::Cancelled

@@ -1,4 +1,4 @@
-//! What is done at each new connection.
+//! The work at each new connection.
 
 use std::os::fd::{AsFd, RawFd};
 use std::path::Path;
