@@ -21,7 +21,7 @@ use crate::guc::{self, ArchiveSettings};
 use crate::pg;
 
 pub use log::drain;
-pub use run::{Bridge, Flow, run};
+pub use run::{Begun, Bridge, Flow, run};
 
 /// Holds back the transfers of this process that can wait, so that WAL goes first.
 pub fn brake() -> &'static Brake {

@@ -5,13 +5,16 @@
 
 mod fetch;
 mod identity;
+mod memory;
 mod pace;
 mod push;
 mod ready;
+mod series;
 mod source;
 
 pub use fetch::{Fetched, fetch, read_through};
 pub use identity::identity_of;
+pub use memory::{FOLDER as AHEAD_FOLDER, Memory};
 pub use pace::Pace;
 pub use push::{Archive, Pushed};
 pub use ready::ready_files;

@@ -91,7 +91,7 @@ impl Writer {
     }
 
     /// Is the lease held, with a young renewal?
-    pub(super) fn holds(&self) -> Result<bool> {
+    pub fn holds(&self) -> Result<bool> {
         let held = Instance::permits(&self.data_dir, self.store.url(), &Moment::now())?;
         Ok(held.is_some())
     }
@@ -106,6 +106,7 @@ impl Writer {
             let age = Moment::now().since(&looked);
             let enough = match write {
                 Write::Object => age.is_some_and(|age| age < LOOK),
+                Write::Soon => age.is_some_and(|age| age < LOOK / 2),
                 Write::Ongoing => true,
                 Write::Deletion => false,
             };
@@ -124,6 +125,17 @@ impl Writer {
             async move { writer.take_turn(Renew::IfDue).await }
         };
         self.turns.ask(turn).await
+    }
+
+    /// May be written now, as the first thing of a process, if `first` allows it? Its answer is waited for before the lease is
+    /// taken or renewed.
+    pub(crate) async fn permit_after<T>(self: &Arc<Self>, first: impl Future<Output = Result<T>>) -> Result<T> {
+        if self.looked.lock().is_none() {
+            return Box::pin(self.take_turn_after(first)).await;
+        }
+        let first = first.await?;
+        self.permit(Write::Object).await?;
+        Ok(first)
     }
 
     async fn look_for_newer(self: Arc<Self>, epoch: u64) -> Result<u64> {
