@@ -5,7 +5,7 @@ use std::path::Path;
 
 use walarchive_pg_test::old;
 use walarchive_pg_test::site::{Site, archive_all, lose, wait_paused, wait_settled};
-use walarchive_testkit::{Cluster, PATIENCE, run};
+use walarchive_testkit::{Cluster, PATIENCE, StopMode, run};
 
 const ROWS: &str = "SELECT string_agg(id::text, ' ' ORDER BY id) FROM t";
 
@@ -177,7 +177,7 @@ fn a_directory_is_brought_back_and_only_what_differs_is_fetched() {
     let full = old::backup(&site, &primary, &["--full"]);
     insert(&primary, 2);
     archive_all(&primary);
-    primary.kill9();
+    primary.stop(StopMode::Immediate);
     let (ts, data) = (site.dir().join("ts"), primary.datadir());
     let map = format!("{}={}", ts.display(), ts.display());
     let pages = data.join("base/1/1259");
