@@ -8,11 +8,15 @@ use crate::site::Site;
 
 /// A server that archives by `walarchive wal-push`. Nothing is preloaded, and no database has the extension.
 pub fn builder(site: &Site, name: &str) -> Builder {
-    let storage = format!("--storage {}", site.url());
-    let command = format!("walarchive wal-push \"%p\" {storage}");
-    Cluster::builder(site.dir(), name)
+    let mut command = format!("walarchive wal-push \"%p\" --storage {}", site.url());
+    for option in site.options().split(',').filter(|option| !option.is_empty()) {
+        command.push_str(&format!(" --storage-option {option}"));
+    }
+    let builder = Cluster::builder(site.dir(), name)
         .setting("archive_mode", "on")
-        .setting("archive_command", &command)
+        .setting("archive_command", &command);
+    let with = |builder: Builder, (name, value): &(String, String)| builder.env(name, value);
+    site.env().iter().fold(builder, with)
 }
 
 /// Such a server that runs.
