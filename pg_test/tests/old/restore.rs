@@ -72,6 +72,7 @@ fn a_delta_with_a_tablespace_is_recovered_to_each_kind_of_target() {
     for (backup, args, rows) in targets {
         if args[0] == "--target-lsn" && site.pg().major() < 10 {
             lsn_is_refused(&site, backup, args);
+            shuts_down_without_hot_standby(&site, &[&map[..], &["--target-name", "it's here"]].concat());
             continue;
         }
         let target = old::restore(&site, "restored", backup, &[&map[..], args].concat());
@@ -100,6 +101,28 @@ fn lsn_is_refused(site: &Site, backup: &str, args: &[&str]) {
         refused.stderr.contains("cannot recover to an LSN") && !target.exists(),
         "{refused:?}"
     );
+}
+
+/// Nor does it pause for nobody, and this is its default.
+fn shuts_down_without_hot_standby(site: &Site, args: &[&str]) {
+    let (target, fetched) = site.backup_fetch("restored", "LATEST", args);
+    assert!(
+        fetched.success() && fetched.stderr.contains("only with hot_standby = on"),
+        "{fetched:?}"
+    );
+    let builder = old::restored(site, "restored").setting("archive_mode", "off");
+    let restored = builder.setting("hot_standby", "off").attach_stopped(&target);
+    restored.spawn_server();
+    restored.wait_stopped(PATIENCE);
+    assert!(
+        restored.log().contains("recovery stopping at restore point"),
+        "{}",
+        restored.log()
+    );
+    assert!(target.join("recovery.conf").exists(), "it has not become a primary");
+    for directory in [target, site.dir().join("tablespaces")] {
+        fs::remove_dir_all(directory).expect("could not remove what was restored");
+    }
 }
 
 #[test]
