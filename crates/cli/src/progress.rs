@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use walarchive_core::backup::BackupProgress;
+use walarchive_core::copy::CopyProgress;
 use walarchive_core::restore::ReadProgress;
 use walarchive_core::retention;
 
@@ -89,6 +90,17 @@ pub async fn show_deletion<T>(progress: &retention::DeletionProgress, work: impl
         bar.set_length(total);
         bar.set_position(progress.done.load(Ordering::Relaxed));
         bar.set_message(HumanBytes(progress.bytes.load(Ordering::Relaxed)).to_string());
+    })
+    .await
+}
+
+/// The same for a copy of so many bytes.
+pub async fn show_copy<T>(progress: &CopyProgress, total: u64, work: impl Future<Output = T>) -> T {
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+    let template = "{spinner} {bytes} of {total_bytes} {wide_bar} {bytes_per_sec}, {eta} left, {msg}";
+    watch(&bar, template, work, |bar| {
+        bar.set_position(progress.bytes.load(Ordering::Relaxed));
+        bar.set_message(format!("{} objects", progress.objects.load(Ordering::Relaxed)));
     })
     .await
 }

@@ -45,6 +45,11 @@ pub fn situation(store: &Store, data_dir: &Path, timeline: u32) -> Situation {
 /// that server, if that may write. Elsewhere it writes for the server that holds the lease.
 pub async fn writable(flags: &Storage) -> Result<Store> {
     refuse_plain_text()?;
+    writable_in_any_form(flags).await
+}
+
+/// The same for what may be stored in plain text whatever WAL-G's settings ask for.
+pub async fn writable_in_any_form(flags: &Storage) -> Result<Store> {
     let data_dir = usual_data_dir();
     let store = Store::open_settled(&find(flags, data_dir.as_deref())?.storage).await?;
     let owner = cluster::owner(&store).await?;

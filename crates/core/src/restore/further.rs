@@ -11,6 +11,11 @@ const ARCHIVE_OFF: &str = "archive_mode = 'off'";
 const IGNORE_INVALID_PAGES_SINCE: u32 = 13;
 
 impl RestorePlan {
+    /// Do only some of the files come?
+    pub fn is_masked(&self) -> bool {
+        self.mask.is_some()
+    }
+
     /// Does `postgresql.auto.conf` tell recovery to go on at pages that are not valid, as those of databases that were left out?
     /// It must not do so for good: what else is wrong with a page would go unnoticed in the next recovery.
     pub fn ignores_invalid_pages(&self) -> bool {

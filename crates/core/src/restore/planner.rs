@@ -94,6 +94,7 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
         archive_off: options.archive_off,
         mode: options.mode,
         owner: options.owner,
+        mask: options.mask,
         databases: survey.databases,
         existing,
         major: place.major,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use crate::blocking::blocking;
 use crate::codec::Format;
 use crate::control_file::ControlFile;
 use crate::data_dir::wal_directory;
@@ -90,10 +91,7 @@ impl Live {
         let Some(data_dir) = self.data_dir.clone().filter(|_| self.archiving == Archiving::Here) else {
             return Ok(());
         };
-        let read = tokio::task::spawn_blocking(move || PgWal::read(&data_dir));
-        let pg_wal = read
-            .await
-            .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        let pg_wal = blocking(move || PgWal::read(&data_dir)).await?;
         self.waiting = pg_wal.files.difference(&pg_wal.done).copied().collect();
         self.waiting.extend(pg_wal.ready);
         Ok(())

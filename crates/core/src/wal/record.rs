@@ -51,6 +51,15 @@ const DATA_LONG: u8 = 254;
 const ORIGIN: u8 = 253;
 const TOPLEVEL_XID: u8 = 252;
 
+/// A transaction that a record ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The one with this ID.
+    Transaction(u32),
+    /// One that was prepared. Its ID stands deep in the record.
+    Prepared,
+}
+
 /// A record that was seen in part.
 #[derive(Debug)]
 pub(super) struct Record {
@@ -160,11 +169,11 @@ impl Record {
         }
     }
 
-    /// The transaction that it ends. The inner none: one that was prepared, whose ID stands deep in the record.
-    pub(super) fn transaction(&self) -> Option<Option<u32>> {
+    /// The transaction that it ends, if it ends one.
+    pub(super) fn ends(&self) -> Option<Ended> {
         match (self.manager(), self.info() & XACT_MASK) {
-            (RM_XACT, COMMIT | ABORT) => Some(Some(u32::from_le_bytes(bytes(&self.header, 4)))),
-            (RM_XACT, COMMIT_PREPARED | ABORT_PREPARED) => Some(None),
+            (RM_XACT, COMMIT | ABORT) => Some(Ended::Transaction(u32::from_le_bytes(bytes(&self.header, 4)))),
+            (RM_XACT, COMMIT_PREPARED | ABORT_PREPARED) => Some(Ended::Prepared),
             _ => None,
         }
     }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::essential::Essential;
 use super::files::FileList;
-use super::links::{self, Links, target_of};
+use super::links::{LinkTarget, Links, target_of};
 use super::rules;
 use super::unlogged::Unlogged;
 use crate::backup::{BackupRequest, TablespaceLink};
@@ -275,7 +275,7 @@ impl Walker<'_> {
             return Ok(());
         };
         if meta.is_dir() {
-            self.links.follow(path, target, links::Kind::Directory);
+            self.links.follow(path, target, LinkTarget::Directory);
             self.tree.directories.push(Directory {
                 path: path.to_owned(),
                 owner: Attributes::from(&meta),
@@ -287,7 +287,7 @@ impl Walker<'_> {
             return self.directory(path);
         }
         if meta.is_file() && !is_emptied {
-            self.links.follow(path, target, links::Kind::File);
+            self.links.follow(path, target, LinkTarget::File);
         }
         self.file(path, full, &meta, in_database)
     }

@@ -12,7 +12,7 @@ use super::extract::extract;
 use super::prepare::{check_readable, prepare};
 use super::{readback, recovery, stubs};
 use crate::blocking::blocking;
-use crate::data_dir::{BACKUP_LABEL, PG_CONTROL, wal_directory_name};
+use crate::data_dir::{BACKUP_LABEL, BACKUP_MANIFEST, PG_CONTROL, wal_directory_name};
 use crate::error::{Error, Result};
 use crate::repository::layout::{self, Key};
 use crate::restore::directory::tree::Tree;
@@ -64,7 +64,9 @@ pub async fn apply(
     })
     .await?;
     let Fetch { levels, table, kept } = fetch;
-    let context = Arc::new(Context::new(tree, table, kept, Arc::clone(&progress), cancel));
+    let mut context = Context::new(tree, table, kept, Arc::clone(&progress), cancel);
+    context.mask = plan.mask.clone();
+    let context = Arc::new(context);
     if let Some(manifest) = plan.manifest.as_ref().filter(|_| !plan.databases.is_all()) {
         stubs::make(&context, &plan.store, manifest).await?;
     }
@@ -107,7 +109,7 @@ async fn unpack(context: &Arc<Context>, plan: &RestorePlan, levels: Vec<Level>) 
 /// Is all there that the backup should have?
 async fn check(context: &Arc<Context>, plan: &RestorePlan) -> Result<()> {
     let (store, backup) = (&plan.store, &plan.backup);
-    if !context.label.load(Ordering::Relaxed) {
+    if !context.label.load(Ordering::Relaxed) && context.takes(BACKUP_LABEL.as_bytes()) {
         // Without it, the server would start from the wrong checkpoint and find nothing wrong.
         let folder = store.object_url(&layout::backup_folder(backup));
         return Err(Error::damaged(folder, format!("No tar has \"{BACKUP_LABEL}\".")));
@@ -116,7 +118,14 @@ async fn check(context: &Arc<Context>, plan: &RestorePlan) -> Result<()> {
     match &plan.manifest {
         Some(manifest) => {
             let is_written = version::has_manifest(plan.major);
-            readback::finish_manifest(context, store, manifest, is_written, plan.concurrency).await
+            readback::finish_manifest(context, store, manifest, is_written, plan.concurrency).await?;
+            match &context.tree {
+                // It was needed to check the others.
+                Some(tree) if is_written && !context.takes(BACKUP_MANIFEST.as_bytes()) => {
+                    tree.remove(&path_of(BACKUP_MANIFEST)?)
+                }
+                _ => Ok(()),
+            }
         }
         None => Ok(()),
     }
@@ -128,7 +137,7 @@ async fn settle(context: &Arc<Context>, plan: &RestorePlan) -> Result<()> {
     let (recovery, major) = (plan.recovery.clone(), plan.major);
     let parameters = plan.outlook.as_ref().and_then(|outlook| outlook.parameters);
     blocking(move || {
-        if let Some(tree) = &context.tree {
+        if let Some(tree) = context.tree.as_ref().filter(|_| context.mask.is_none()) {
             let wal = path_of(wal_directory_name(major))?;
             tree.create_directory(&wal, 0o700)?;
             recovery::write(recovery.as_ref(), major, &further, parameters.as_ref(), tree)?;
@@ -166,7 +175,7 @@ async fn finish(context: &Arc<Context>, plan: &RestorePlan, control: Option<Cont
         .await?;
         return Err(error);
     }
-    if !context.control.load(Ordering::Relaxed) {
+    if !context.control.load(Ordering::Relaxed) && context.takes(PG_CONTROL.as_bytes()) {
         let folder = plan.store.object_url(&layout::tar_folder(&plan.backup));
         return Err(Error::damaged(folder, format!("No tar has \"{PG_CONTROL}\".")));
     }

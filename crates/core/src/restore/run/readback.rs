@@ -15,10 +15,10 @@ use crate::formats::manifest;
 use crate::restore::directory::output::Output;
 use crate::restore::directory::tree::Flush;
 use crate::stored::contents::ManifestInfo;
+use crate::stored::facts::Sum;
 use crate::stored::fetch::read_with;
 use crate::stored::member::MemberPath;
 use crate::stored::members::Stop;
-use crate::stored::table::Sum;
 use walarchive_storage::Store;
 
 /// Write the manifest into the target, if `is_written`. Files that were put together from several backups and have a SHA-256 are read once more
