@@ -8,11 +8,9 @@ use std::time::Duration;
 use nix::unistd::{User, geteuid};
 use walarchive_core::{Error, Result};
 
+use crate::environment::{Environment, home};
 use crate::passfile::{self, Wanted};
 use crate::service;
-
-/// The environment, or what a test puts in its place. Empty values count as unset.
-pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// How long one attempt to connect may take, unless `connect_timeout` says something else.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -214,12 +212,6 @@ impl Params {
             )),
         }
     }
-}
-
-/// The user's home: that of the environment, else that of the operating system's list of users.
-pub(crate) fn home(environment: Environment<'_>) -> Option<PathBuf> {
-    let of_user = || Some(User::from_uid(geteuid()).ok()??.dir);
-    environment("HOME").map(PathBuf::from).or_else(of_user)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use walarchive_core::{Error, Result};
 
-use crate::params::{Environment, home};
+use crate::environment::{Environment, home};
 
 /// The largest file that is read, in bytes.
 const LIMIT: u64 = 1 << 20;

@@ -233,7 +233,7 @@ impl Taking {
         }
         self.found.essential.note(path);
         self.found.bytes += size;
-        let taken = self.parts.packer(size)?.from_reader(path, size, owner, entry);
+        let taken = self.parts.packer(size)?.streamed(path, size, owner, entry);
         taken?;
         self.parts.filled(size)
     }

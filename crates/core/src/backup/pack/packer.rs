@@ -208,7 +208,7 @@ impl Packer {
     }
 
     /// Add a file of `size` bytes that are read one after the other, and only once.
-    pub(crate) fn from_reader(
+    pub(crate) fn streamed(
         &mut self,
         path: &Path,
         size: u64,
