@@ -62,6 +62,7 @@ pub extern "C-unwind" fn walarchive_backup_main(_argument: Datum) {
         job.worker = Latch::mine();
     }
     process::at_exit(fail_if_unfinished);
+    bridge::be_patient();
     process::connect_without_database();
     BACKUP.exclusive().connected = true;
     let begun = Begun::default();

@@ -60,8 +60,8 @@ pub enum Command {
     RecoveryWindows(RecoveryWindows),
     /// Verify the WAL of the repository.
     ///
-    /// integrity: is every segment there? timeline: is its timeline the server's? content: do the segments hold what they
-    /// should?
+    /// integrity: is every segment there? timeline: is its timeline the server's? content: do the segments hold the right
+    /// WAL?
     ///
     /// Exit codes: 0 OK or WARNING; 1 FAILURE; 2 it could not be verified.
     WalVerify(WalVerify),

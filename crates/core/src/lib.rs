@@ -25,6 +25,7 @@ pub mod objects;
 mod page;
 mod places;
 pub mod printable;
+pub mod recovery_state;
 pub mod repository;
 pub mod restore;
 pub mod retention;
@@ -32,6 +33,7 @@ pub mod schedule;
 pub mod server_config;
 mod stored;
 pub mod verify;
+pub mod version;
 pub mod wal;
 pub mod wal_g;
 

@@ -32,28 +32,28 @@ pub struct Delete {
     use_sentinel_time: bool,
 }
 
-/// What is deleted.
+/// The kind of deletion.
 #[derive(Debug, Subcommand)]
 enum What {
     /// Keep the newest backups: [FULL|FIND_FULL] N.
     ///
-    /// FULL counts full backups, each of which keeps its deltas. Without FULL all backups are counted; if the oldest one to
-    /// keep is a delta, with FIND_FULL its full backup is kept as well; without it, that is an error.
+    /// FULL counts full backups, and keeps their deltas. Without FULL all backups count. If the oldest one to keep is a
+    /// delta, FIND_FULL keeps its full backup as well; without FIND_FULL that is an error.
     Retain(Retain),
-    /// Delete what is older than a backup or a time: [FIND_FULL] NAME|TIME.
+    /// Delete backups and WAL that are older than a backup or a time: [FIND_FULL] NAME|TIME.
     Before(Words),
-    /// Delete one backup and what depends on it: [FIND_FULL] NAME. WAL is not touched.
+    /// Delete one backup and the backups that depend on it: [FIND_FULL] NAME. WAL is not touched.
     Target(Target),
     /// Delete all backups and all WAL: [FORCE].
     ///
     /// Fails if permanent backups exist, or one may be running. FORCE deletes them too, and all that walarchive has stored for
     /// itself, so that nothing is left.
     Everything(Words),
-    /// Delete what no backup needs: [ARCHIVES|BACKUPS].
+    /// Delete objects that no backup needs: [ARCHIVES|BACKUPS].
     ///
     /// WAL is only deleted if there is a backup that is not permanent.
     Garbage(Unneeded),
-    /// Keep what is needed to restore to any moment of the last span of time, for example '14 days'.
+    /// Keep all that a restore to any moment of the last span of time needs, for example '14 days'.
     OutsideWindow(Words),
     /// Keep the newest backup of each of the last days, weeks, months and years having one, for example 7,4,12,5.
     Gfs(Words),
@@ -62,7 +62,7 @@ enum What {
 /// Of all of them.
 #[derive(Debug, clap::Args)]
 struct Common {
-    /// Also delete what another branch of the history needs, for example the server that this one was copied from.
+    /// Also delete objects that another branch of the history needs, for example the server that this one was copied from.
     #[arg(long)]
     force: bool,
     /// Print a JSON array with a row for each object.
@@ -85,7 +85,7 @@ struct Words {
 struct Retain {
     #[command(flatten)]
     words: Words,
-    /// Never delete what started then or later, for example 2026-11-20T10:00:00Z, or a backup and those that are newer.
+    /// Never delete backups that started then or later, for example 2026-11-20T10:00:00Z, or a backup and those that are newer.
     #[arg(short, long, value_name = "TIME|NAME", value_parser = |text: &str| text.parse::<Before>().map_err(|error| error.to_string()))]
     after: Option<Before>,
 }
@@ -103,7 +103,7 @@ struct Target {
 struct Unneeded {
     #[command(flatten)]
     words: Words,
-    /// Delete WAL even if there is no backup that is not permanent. What permanent backups need stays.
+    /// Delete WAL even if all backups are permanent. WAL that permanent backups need stays.
     #[arg(long)]
     without_backup_check: bool,
 }
@@ -304,7 +304,7 @@ fn lines(deletion: &Deletion) -> Vec<Line<'_>> {
     lines
 }
 
-/// Both are segments of one timeline: nothing lies between them that stays, or the line would say what does not go.
+/// Both are segments of one timeline: nothing that stays is between them, or the line would name it.
 fn follows(before: &Action, action: &Action) -> bool {
     let segment = |action: &Action| match &action.object {
         Object::Wal(object) => match object.name {

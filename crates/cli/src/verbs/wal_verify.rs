@@ -18,10 +18,10 @@ use crate::{listing, print, progress};
 /// `wal-verify`.
 #[derive(Debug, clap::Args)]
 pub struct WalVerify {
-    /// What to verify: integrity, timeline, content.
+    /// The checks: integrity, timeline, content.
     #[arg(value_name = "CHECK", default_values = ["integrity", "timeline"], value_parser = ["integrity", "timeline", "content"])]
     checks: Vec<String>,
-    /// content: read what was not verified since it was stored (the default).
+    /// content: read segments that were not verified since they were stored (the default).
     #[arg(long, conflicts_with_all = ["all", "sample"])]
     new: bool,
     /// content: read all segments.

@@ -27,7 +27,7 @@ use super::{BackupRequest, TablespaceLink};
 use crate::blocking::blocking;
 use crate::codec::Format;
 use crate::control_file::{ControlFile, PG_CONTROL_BYTES};
-use crate::data_dir::{BACKUP_LABEL, PG_CONTROL, TABLESPACE_MAP};
+use crate::data_dir::{BACKUP_LABEL, PG_CONTROL, TABLESPACE_MAP, wal_directory_name};
 use crate::error::{Error, Result, StorageError};
 use crate::repository::layout;
 use crate::stored::member::MemberPath;
@@ -106,7 +106,9 @@ impl Backup {
 
     /// What was taken, and `pg_control` as the last one.
     async fn add(&mut self, sent: Vec<SentTar>, found: Found) -> Result<Labels> {
-        found.essential.check(&self.request.data_dir)?;
+        found
+            .essential
+            .check(&self.request.data_dir, self.request.major_version())?;
         let (content, owner) = found.control.ok_or_else(|| incomplete(PG_CONTROL))?;
         let control = ControlFile::parse(&content).map_err(|reason| Error::damaged(PG_CONTROL, reason))?;
         if control.system_identifier != self.request.system_identifier {
@@ -206,7 +208,7 @@ impl Taking {
     }
 
     fn directory(&mut self, path: PathBuf, owner: Attributes) -> Result<()> {
-        if self.is_in_emptied(&path) && !path.starts_with("pg_wal") {
+        if self.is_in_emptied(&path) && !path.starts_with(wal_directory_name(self.request.major_version())) {
             return Ok(());
         }
         self.parts.packer(0)?.directory(&Directory { path, owner })
@@ -240,7 +242,8 @@ impl Taking {
     fn is_in_emptied(&self, path: &Path) -> bool {
         path.ancestors().skip(1).any(|above| {
             !above.as_os_str().is_empty()
-                && (rules::is_emptied(above) || self.request.emptied.iter().any(|emptied| emptied == above))
+                && (rules::is_emptied(above, self.request.major_version())
+                    || self.request.emptied.iter().any(|emptied| emptied == above))
         })
     }
 }

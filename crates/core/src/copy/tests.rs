@@ -143,7 +143,7 @@ async fn a_copy_that_was_interrupted_goes_on() {
 async fn what_is_there_with_other_content_is_not_overwritten() {
     for (key, content) in [
         ("wal_005/000000010000000000000002.zst".to_owned(), "another"),
-        (layout::tar(FULL, "part_001.tar.zst").to_string(), "another tar"),
+        (layout::tar(FULL, "part_001.tar.zst").into(), "another tar"),
     ] {
         let (from, to) = (source().await, memory("memory:target"));
         put(&to, &key, content).await;

@@ -8,7 +8,7 @@ use super::keep::{Keep, KeptWal, Running};
 use super::plan::ABANDONED_AFTER;
 use crate::lsn::Lsn;
 use crate::repository::inventory::{BackupInfo, Inventory, parse_name};
-use crate::wal::{Segment, WalFileName};
+use crate::wal::Segment;
 
 /// A backup that needs all WAL from its start on.
 struct Anchor {
@@ -145,14 +145,7 @@ impl Need {
         wanted.extend(&self.timelines);
         wanted.extend(&self.reached);
         wanted.extend(inventory.damaged_histories.keys());
-        let histories: BTreeSet<u32> = inventory
-            .wal
-            .iter()
-            .filter_map(|object| match object.name {
-                WalFileName::History(timeline) => Some(timeline),
-                _ => None,
-            })
-            .collect();
+        let histories = inventory.history_files();
         wanted.extend(histories.last());
         // A server that looks for the latest timeline asks for the history file of one after the other, and stops at the first
         // that is missing: there must be no gap above a backup's.

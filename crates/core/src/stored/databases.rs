@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::facts::Content;
 use super::metadata::{FileFlags, listen_to, metadata_object};
-use super::table::Content;
 use crate::error::{Error, Result};
 use crate::formats::files_metadata::{Listener, Relation};
 use walarchive_storage::Store;

@@ -51,7 +51,7 @@ pub struct BackupFetch {
     /// Recover along a timeline: latest, current or its number.
     #[arg(long, value_name = "TIMELINE", default_value = "latest", value_parser = by(|text| text.parse::<TargetTimeline>()))]
     target_timeline: TargetTimeline,
-    /// What the server does at the target.
+    /// Set what the server does at the target.
     #[arg(long, value_name = "ACTION", requires = "target", value_enum)]
     target_action: Option<Action>,
     /// Put a tablespace elsewhere; OLD is its directory or OID. May be repeated.

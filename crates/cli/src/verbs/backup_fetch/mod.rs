@@ -297,9 +297,11 @@ fn next_step(plan: &RestorePlan, credentials_in_environment: bool) -> String {
     }
     let start = format!("start the server on \"{}\"", plan.target.display());
     let Some(recovery) = &plan.recovery else {
-        return format!(
-            "no recovery settings were written: set restore_command and create recovery.signal before you {start}"
-        );
+        let file = match plan.has_recovery_conf() {
+            true => "write recovery.conf with restore_command",
+            false => "set restore_command and create recovery.signal",
+        };
+        return format!("no recovery settings were written: {file} before you {start}");
     };
     let mut next = match recovery.mode {
         RecoveryMode::Standby => format!("{start}; it will follow the archive as a standby until promoted"),

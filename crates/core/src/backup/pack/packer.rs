@@ -159,7 +159,7 @@ impl Packer {
                 let mut reader = self.reader(&input, Reading::First)?;
                 let next = |buffer: &mut [u8]| reader.next(buffer).map(|run| run.map_or(0, |run| run.bytes.len()));
                 let sum = self.content(input.path, size, &owner, next)?;
-                (Some(sum), reader.into_found())
+                (Some(sum), reader.into_facts())
             }
         };
         let after = file.metadata().map_err(|error| Error::io("read", &full, error))?;

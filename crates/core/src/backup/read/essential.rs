@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::rules;
 use crate::data_dir::PG_VERSION;
 use crate::error::{Error, Result};
+use crate::places;
 
 /// The OID of `template1`, which `CREATE DATABASE` copies.
 const TEMPLATE1: u32 = 1;
@@ -51,7 +52,7 @@ impl Essential {
         let is_version = name == PG_VERSION;
         if parent.as_os_str().is_empty() {
             self.has_version |= is_version;
-        } else if parent == Path::new("pg_xact") {
+        } else if places::is_transactions(parent) {
             self.has_transactions = true;
         } else if let Some(oid) = database(parent) {
             let (directories, has_version) = self.databases.entry(oid).or_default();
@@ -62,14 +63,14 @@ impl Essential {
         }
     }
 
-    /// After the walk: is everything there without which no server starts?
-    pub(crate) fn check(&self, data_dir: &Path) -> Result<()> {
+    /// After the walk: is everything there without which no server of this major version starts?
+    pub(crate) fn check(&self, data_dir: &Path, major: u32) -> Result<()> {
         let missing = match self {
             Essential { has_version: false, .. } => PG_VERSION,
             Essential {
                 has_transactions: false,
                 ..
-            } => "pg_xact",
+            } => places::transactions(major),
             _ => return Ok(()),
         };
         Err(missing_in(data_dir, missing, HINT))

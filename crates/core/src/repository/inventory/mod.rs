@@ -168,15 +168,17 @@ impl Inventory {
         Ok(())
     }
 
+    /// The timelines whose history files are in the archive.
+    pub(crate) fn history_files(&self) -> BTreeSet<u32> {
+        let timelines = self.wal.iter().filter_map(|object| match object.name {
+            WalFileName::History(timeline) => Some(timeline),
+            _ => None,
+        });
+        timelines.collect()
+    }
+
     async fn read_histories(&mut self, store: &Store) -> Result<()> {
-        let timelines: BTreeSet<u32> = self
-            .wal
-            .iter()
-            .filter_map(|object| match object.name {
-                WalFileName::History(timeline) => Some(timeline),
-                _ => None,
-            })
-            .collect();
+        let timelines = self.history_files();
         let unread = "It does not read like a timeline history file.";
         let mut read = futures::stream::iter(timelines)
             .map(|timeline| async move {

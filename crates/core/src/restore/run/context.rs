@@ -14,10 +14,11 @@ use crate::formats::FILES_LIMIT;
 use crate::restore::directory::output::Output;
 use crate::restore::directory::tree::Tree;
 use crate::restore::mask::Mask;
+use crate::stored::facts::Found;
 use crate::stored::level::{Bits, Level, Taken};
 use crate::stored::member::MemberPath;
 use crate::stored::progress::ReadProgress;
-use crate::stored::table::{Found, Keys, Listing, PathHash, Table};
+use crate::stored::table::{Keys, Listing, PathHash, Table};
 
 /// Of a whole restore.
 pub(crate) struct Context {
