@@ -1,4 +1,4 @@
-//! The steps by which a server moves from WAL-G to walarchive, and back, as docs/wal-g.md tells them. A link named wal-g stands for
+//! The steps of a server's move from WAL-G to walarchive, and back, as docs/wal-g.md tells them. A link named wal-g stands for
 //! the program that the server's configuration and the scripts name.
 
 use std::os::unix::fs::symlink;
