@@ -72,12 +72,13 @@ fn each_step_of_the_move_works_and_can_be_taken_back() {
     primary.set("archive_library", "walarchive");
     primary.set("shared_preload_libraries", "walarchive");
     primary.set("walarchive.storage", &site.url());
+    primary.set("walarchive.delta_max_steps", "6");
     primary.restart();
     primary.psql("CREATE EXTENSION walarchive");
     archived(&site, &primary);
     let checks = primary.psql("SELECT check_name, detail FROM walarchive_check() WHERE status = 'failed'");
     assert_eq!(checks, "");
-    // The cron job goes on as before; the server takes the backup now.
+    // The cron job goes on as before; the server takes the backup now, with its own settings.
     assert!(pushed(&site, &primary).contains("_D_"));
     let own = backup(&primary, "");
     let list = run(&mut wal_g(&site, &primary, &["backup-list"])).expect_success();
