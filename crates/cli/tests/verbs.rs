@@ -1,5 +1,5 @@
-//! The verbs that WAL-G has beside those of backups and WAL: single objects, copies, completion; and the name by which the binary
-//! is called.
+//! The verbs that WAL-G has beside those of backups and WAL: single objects, copies, completion; and the name of the
+//! binary.
 
 mod support;
 
