@@ -162,7 +162,7 @@ fn a_database_that_was_not_upgraded_gets_clear_answers() {
                 && refused.stderr.contains("ERROR:  55000: ")
                 && refused
                     .stderr
-                    .contains("HINT:  Run ALTER EXTENSION walarchive UPDATE; in this database."),
+                    .contains("HINT:  Run \"ALTER EXTENSION walarchive UPDATE\" in this database."),
             "{call}: {refused:?}"
         );
     }
