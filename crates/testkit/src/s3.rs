@@ -123,9 +123,18 @@ impl Drop for S3Server {
     }
 }
 
+/// A port that nobody listens on now. It is none of those that the kernel gives to clients: a server that is stopped for a while
+/// gets it back.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("no free port on loopback");
-    listener.local_addr().expect("a listener without an address").port()
+    use std::hash::{BuildHasher, RandomState};
+    const FIRST: u64 = 10_000;
+    const BELOW: u64 = 32_000;
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let random = || u16::try_from(FIRST + RandomState::new().hash_one(0) % (BELOW - FIRST)).ok();
+    std::iter::from_fn(random)
+        .take(1000)
+        .find(is_free)
+        .expect("no free port on loopback")
 }
 
 /// `s3s-fs` as `WALARCHIVE_S3S_FS` names it, else from the cache that scripts/env describes.

@@ -4,6 +4,7 @@
 use chrono::{DateTime, Utc};
 
 use super::events::{Event, Parameters, text};
+use super::page::is_since_12;
 use super::pages::bytes;
 use crate::lsn::Lsn;
 
@@ -150,11 +151,13 @@ impl Record {
         Some(u32::from_le_bytes(*timeline.first_chunk()?))
     }
 
-    /// Its effect, if that matters to somebody who is about to replay it.
-    pub(super) fn event(&self) -> Option<Event> {
+    /// Its effect, if that matters to somebody who is about to replay it; `magic` is that of its page.
+    pub(super) fn event(&self, magic: u16) -> Option<Event> {
         match (self.manager(), self.info()) {
             (RM_XLOG, RESTORE_POINT) => Some(Event::RestorePoint(text(self.main_data()?.get(8..)?))),
-            (RM_XLOG, PARAMETER_CHANGE) => Parameters::parse(self.main_data()?).map(Event::Parameters),
+            (RM_XLOG, PARAMETER_CHANGE) => {
+                Parameters::parse(self.main_data()?, is_since_12(magic)).map(Event::Parameters)
+            }
             (RM_TABLESPACE, CREATE_TABLESPACE) => {
                 let data = self.main_data()?;
                 Some(Event::Tablespace {

@@ -306,7 +306,7 @@ impl WalWalker {
             self.walked.last_time = Some(time);
         }
         if self.walked.events.len() < MOST {
-            self.walked.events.extend(record.event());
+            self.walked.events.extend(record.event(self.magic.unwrap_or_default()));
         }
         match record.ends() {
             Some(Ended::Transaction(ended)) => self.walked.ends_transaction |= self.transaction == Some(ended),

@@ -51,6 +51,8 @@ pub(crate) struct PageReader {
     /// The beginning of the next run, in bytes.
     position: u64,
     corrupt: CorruptBlocks,
+    /// So many corrupt pages are named at most.
+    named: usize,
     /// The corrupt pages of the last run, by their numbers in the file.
     corrupt_here: Vec<u32>,
     /// The pages that are all-visible, if that is asked.
@@ -78,6 +80,7 @@ impl PageReader {
             data_checksums,
             position: 0,
             corrupt: CorruptBlocks::default(),
+            named: NAMED,
             corrupt_here: Vec::new(),
             all_visible: None,
             footprint: None,
@@ -87,6 +90,12 @@ impl PageReader {
     /// The same, leaving the page cache as it is if `find_resident` is there.
     pub(crate) fn sparing(mut self, find_resident: Option<FindResident>) -> Self {
         self.footprint = find_resident.map(Footprint::new);
+        self
+    }
+
+    /// The same, naming every corrupt page of the file.
+    pub(crate) fn naming_all_corrupt(mut self) -> Self {
+        self.named = usize::MAX;
         self
     }
 
@@ -193,7 +202,7 @@ impl PageReader {
         if Page(page).verdict(in_relation, self.start) == Verdict::Wrong {
             self.corrupt.count += 1;
             self.corrupt_here.push(number);
-            if self.corrupt.some.len() < NAMED {
+            if self.corrupt.some.len() < self.named {
                 self.corrupt.some.push(in_relation);
             }
         }

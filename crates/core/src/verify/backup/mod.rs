@@ -29,6 +29,7 @@ use crate::stored::names::{ListSource, NAMED, names};
 use crate::stored::progress::ReadProgress;
 use crate::stored::survey::Survey;
 use crate::stored::tars::{Tar, TarKind, list_tars};
+use crate::version;
 use walarchive_storage::{RangeReader, Store};
 
 /// Tars at a time, each with some 40 MB in memory.
@@ -288,7 +289,8 @@ async fn conclude_files(store: &Store, context: &Context, backup: &BackupInfo) -
 /// Is everything in it without which no server starts?
 fn conclude_essential(context: &Context, essential: &Essential, backup: &BackupInfo) {
     let mut findings = context.findings.lock();
-    for (path, detail) in essential.missing(&backup.metadata.incomplete_databases) {
+    let major = version::of_number(backup.metadata.pg_version).unwrap_or(0);
+    for (path, detail) in essential.missing(&backup.metadata.incomplete_databases, major) {
         findings.add("file", VerifyStatus::Failure, path, detail);
     }
 }
