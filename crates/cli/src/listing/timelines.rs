@@ -1,4 +1,4 @@
-//! What `wal-show` prints.
+//! The output of `wal-show`.
 
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};

@@ -322,7 +322,7 @@ async fn store_configuration(backup: &Backup) -> Result<Option<Configuration>> {
 
 async fn pack_label(backup: &Backup, stop: &StopResult) -> Result<SentTar> {
     let now = Utc::now();
-    // Where root takes the backup, the server must be able to read these files after a restore.
+    // If root takes the backup, the server must be able to read these files after a restore.
     let (uid, gid) = match backup.label_owner {
         Some(owner) => (owner.uid, owner.gid),
         None => {

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write};
 
 use brotli::CompressorWriter;
 
-/// What is handed over at once, in bytes.
+/// The bytes that are handed over at once.
 const BUFFER: usize = 64 << 10;
 
 /// The window, as a power of two: 4 MB, as the brotli program has it.
@@ -39,7 +39,7 @@ impl<W: Write> Ended<W> {
 
 impl<W: Write> Drop for Ended<W> {
     fn drop(&mut self) {
-        // What the encoder writes now goes nowhere.
+        // The encoder's output goes nowhere now.
         if let Some(encoder) = &mut self.0 {
             encoder.get_mut().sink = None;
         }

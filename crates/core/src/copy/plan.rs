@@ -1,4 +1,4 @@
-//! What is to be copied.
+//! The objects to copy.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ pub struct CopyRequest {
     pub with_history: bool,
 }
 
-/// What will be copied.
+/// The objects that will be copied.
 #[derive(Debug)]
 pub struct CopyPlan {
     /// The backups, each after those that it is based on.
@@ -150,7 +150,7 @@ fn identity_of(inventory: &Inventory, chosen: &[&BackupInfo]) -> Result<ClusterI
     })
 }
 
-/// What the backups need, which must be there; with history all that follows the oldest of them; and all history files.
+/// The WAL that the backups need, which must be there; with history all that follows the oldest of them; and all history files.
 fn wal_of(
     inventory: &Inventory,
     chosen: &[&BackupInfo],
