@@ -1,4 +1,4 @@
-//! The environment of the process.
+//! The environment of this process.
 
 use std::path::PathBuf;
 

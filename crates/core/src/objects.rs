@@ -116,7 +116,7 @@ pub async fn write_from<R: Read + Send + 'static>(
 
 fn begin(store: &Store, key: &str, existing: Existing) -> (Upload, UploadTask, impl Sized + use<>) {
     let cancel = CancellationToken::new();
-    // Dropping the future ends the upload, and its parts are removed.
+    // Whoever drops the future ends the upload, and its parts are removed.
     let guard = cancel.clone().drop_guard();
     let (upload, task) = match existing {
         Existing::Keep => store.upload_new(key, cancel),

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write};
 
 use brotli::CompressorWriter;
 
-/// The bytes that are handed over at once.
+/// What is handed over at once, in bytes.
 const BUFFER: usize = 64 << 10;
 
 /// The window, as a power of two: 4 MB, as the brotli program has it.
@@ -39,7 +39,7 @@ impl<W: Write> Ended<W> {
 
 impl<W: Write> Drop for Ended<W> {
     fn drop(&mut self) {
-        // The encoder's output goes nowhere now.
+        // What the encoder writes now goes nowhere.
         if let Some(encoder) = &mut self.0 {
             encoder.get_mut().sink = None;
         }

@@ -1,4 +1,4 @@
-//! The objects to copy.
+//! What is to be copied.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ pub struct CopyRequest {
     pub with_history: bool,
 }
 
-/// The objects that will be copied.
+/// What will be copied.
 #[derive(Debug)]
 pub struct CopyPlan {
     /// The backups, each after those that it is based on.
@@ -150,7 +150,7 @@ fn identity_of(inventory: &Inventory, chosen: &[&BackupInfo]) -> Result<ClusterI
     })
 }
 
-/// The WAL that the backups need, which must be there; with history all that follows the oldest of them; and all history files.
+/// What the backups need, which must be there; with history all that follows the oldest of them; and all history files.
 fn wal_of(
     inventory: &Inventory,
     chosen: &[&BackupInfo],

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 /// `pg_verifybackup` does not look at it.
 const FILE: &str = "walarchive.instance";
 
-/// The place of the file in a data directory.
+/// Where it is in a data directory.
 pub fn file(data_dir: &Path) -> PathBuf {
     wal_directory(data_dir).join(FILE)
 }

@@ -50,7 +50,7 @@ enum Step {
 
 struct Renewal {
     alive: Alive,
-    /// The record to write in the place of another server's name.
+    /// What is to be written in the place of another server's name.
     holder: Option<Holder>,
     /// Was the last renewal young when this one was decided?
     young: bool,

@@ -59,7 +59,7 @@ async fn lines(store: &Store, folder: &str, recursive: bool) -> Result<String> {
         true => (store.list(folder).await?, Vec::new()),
         false => store.list_folder(folder).await?,
     };
-    // Higher entries come first.
+    // What is higher up comes first.
     let depth = |object: &Listed| object.key.matches('/').count();
     objects.sort_by(|a, b| (depth(a), &a.key).cmp(&(depth(b), &b.key)));
     folders.sort();
@@ -105,7 +105,7 @@ fn time(time: DateTime<Utc>) -> String {
     format!("{}{fraction} +0000 UTC", time.format("%Y-%m-%d %H:%M:%S"))
 }
 
-/// The keys that a pattern matches.
+/// What a pattern matches.
 #[derive(Debug, Default)]
 pub(super) struct Matching {
     pub(super) objects: Vec<Listed>,

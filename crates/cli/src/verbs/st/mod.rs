@@ -21,7 +21,7 @@ pub struct StorageTools {
     target: Option<String>,
 }
 
-/// The work of the verb.
+/// What is done.
 #[derive(Debug, Subcommand)]
 enum Tool {
     /// List the objects and folders of a folder.
@@ -76,9 +76,9 @@ enum Tool {
     Put(objects::Put),
     /// Delete an object, or all objects of a folder.
     ///
-    /// There is no other question: this does not look at the needs of a restore, as "delete" does. Like every verb that writes,
-    /// it is refused beside a server that may not write into the repository. Objects in walarchive_005 are deleted only with
-    /// --force: without them nobody knows any more who may write.
+    /// There is no other question: this does not look at what a restore needs, as "delete" does. Like every verb that writes, it
+    /// is refused beside a server that may not write into the repository. What is in walarchive_005 is deleted only with --force:
+    /// without it nobody knows any more who may write.
     Rm {
         /// The object, or the folder.
         path: String,
@@ -95,7 +95,7 @@ enum Tool {
     },
 }
 
-/// The attempt.
+/// What is tried.
 #[derive(Debug, Subcommand)]
 enum Check {
     /// List the storage, and look for objects.

@@ -283,6 +283,6 @@ async fn a_standby_waits_in_the_moment_of_a_promotion() {
     let [promoted, follows] = waiting;
     promoted.await.expect("no panic").expect("it takes the lease");
     assert_eq!(epoch(&store).await, 2);
-    // A server that follows it may write the same WAL.
+    // Who follows it may write what it writes.
     follows.await.expect("no panic").expect("of the holder");
 }
