@@ -55,7 +55,8 @@ pub fn restore(site: &Site, name: &str, backup: &str, args: &[&str]) -> PathBuf 
     target
 }
 
-/// What tells recovery is in the files of this version, and in no others: a server does not start otherwise, or does not recover.
+/// The recovery settings are in the files of this version, and in no others: a server does not start otherwise, or does not
+/// recover.
 fn check_recovery_files(site: &Site, target: &Path) {
     let major = site.pg().major();
     let is_there = |name: &str| target.join(name).exists();

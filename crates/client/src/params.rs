@@ -43,7 +43,7 @@ const VARIABLES: [(&str, &str); 24] = [
     ("sslpassword", ""),
 ];
 
-/// What else a service may say, which makes no difference here.
+/// Other keys of a service, which make no difference here.
 const WITHOUT_EFFECT: [&str; 16] = [
     "client_encoding",
     "fallback_application_name",
@@ -63,7 +63,8 @@ const WITHOUT_EFFECT: [&str; 16] = [
     "tcp_user_timeout",
 ];
 
-/// What would make a connection safer than it is here: values that do not, and all others are refused.
+/// Parameters that would make a connection safer than it is here. Values that ask for nothing are taken, all others are
+/// refused.
 const NOT_KEPT: [(&str, &[&str]); 7] = [
     ("require_auth", &[]),
     ("channel_binding", &["disable", "prefer"]),
@@ -147,7 +148,7 @@ impl Params {
             .any(|keyword| self.values.contains_key(*keyword))
     }
 
-    /// Where the server is, for those who have not named one.
+    /// The usual places of the server, for users who have not named one.
     pub fn set_server(&mut self, host: &str, port: u16) {
         self.values.insert("host".to_owned(), host.to_owned());
         self.values.insert("port".to_owned(), port.to_string());

@@ -33,7 +33,7 @@ pub(crate) fn find(name: &str, environment: Environment<'_>) -> Result<Vec<(Stri
     ))
 }
 
-/// What follows `[name]` up to the next section; none if there is no such section.
+/// The lines from `[name]` up to the next section; none if there is no such section.
 fn section(file: &Path, text: &str, name: &str) -> Result<Option<Vec<(String, String)>>> {
     let mut found: Option<Vec<(String, String)>> = None;
     for (index, line) in text.lines().enumerate() {

@@ -1,4 +1,4 @@
-//! What servers before PostgreSQL 15 call otherwise. Tests speak the words of 15.
+//! Names that servers before PostgreSQL 15 have for things. Tests use the words of 15.
 
 use std::fs;
 use std::path::Path;

@@ -236,7 +236,7 @@ fn another_servers_data_directory_is_refused() {
     assert_eq!(site.objects("basebackups_005"), [""; 0]);
 }
 
-/// What root takes the server can use: its files, and those of a restore, belong to the server's user.
+/// The server can use a backup that root takes: its files, and those of a restore, belong to the server's user.
 #[test]
 fn root_may_take_the_backup() {
     use std::os::unix::fs::MetadataExt;

@@ -230,7 +230,7 @@ fn tls_is_as_sslmode_says() {
             .collect();
         fails(&site, &variables, why);
     };
-    // What the server wants is found out.
+    // The client finds out the server's demands.
     for mode in ["allow", "prefer"] {
         good(with("tls", &[("PGSSLMODE", mode)]));
         good(with("plain", &[("PGSSLMODE", mode)]));

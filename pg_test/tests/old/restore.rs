@@ -280,7 +280,7 @@ fn a_directory_is_brought_back_and_only_what_differs_is_fetched() {
     assert_eq!(restored.psql("SELECT count(*) FROM in_tablespace"), "20000");
 }
 
-/// What told an earlier recovery is gone.
+/// The settings of an earlier recovery are gone.
 fn is_of_its_version(site: &Site, data: &Path) {
     let told = fs::read_to_string(data.join("recovery.conf")).unwrap_or_default();
     assert_eq!(told.contains("restore_command"), site.pg().major() < 12, "{told}");

@@ -242,7 +242,7 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
     Ok(ExitCode::from(exit::FAILED))
 }
 
-/// What the repository has to be asked before the words can be understood.
+/// The questions to the repository before the words can be understood.
 async fn look_up(args: &Delete) -> Result<(Option<DateTime<Utc>>, Option<String>)> {
     let storage = &args.what.words().common.storage;
     match &args.what {

@@ -46,7 +46,7 @@ pub enum Piece {
     End,
 }
 
-/// What the server sent beside the files.
+/// Files that the server sent beside the data directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Labels {
     /// The content of `backup_label`.
@@ -104,7 +104,7 @@ impl Backup {
         })
     }
 
-    /// What was taken, and `pg_control` as the last one.
+    /// The result of the copy, and `pg_control` as the last one.
     async fn add(&mut self, sent: Vec<SentTar>, found: Found) -> Result<Labels> {
         found
             .essential
@@ -146,7 +146,7 @@ fn incomplete(what: &str) -> Error {
     )
 }
 
-/// What is learned from the stream.
+/// Facts that the stream tells.
 #[derive(Debug, Default)]
 struct Found {
     essential: Essential,
@@ -281,7 +281,7 @@ fn text(bytes: Vec<u8>) -> Result<String> {
     })
 }
 
-/// What could not be read of the stream.
+/// The part of the stream that could not be read.
 fn broken(error: io::Error) -> Error {
     Error::server(
         format!("the base backup that the server sends cannot be read: {error}"),
@@ -422,7 +422,7 @@ impl Parts {
 struct Incoming {
     pieces: mpsc::Receiver<Piece>,
     bytes: Bytes,
-    /// What came after the archive that is read.
+    /// Bytes after the archive that is read.
     next: Option<Piece>,
 }
 

@@ -97,7 +97,7 @@ async fn open(settings: &crate::repository::Settings, facts: &Facts, data_dir: &
     Ok((writer.fenced(&store), archive))
 }
 
-/// What the steps share.
+/// State that the steps share.
 struct Taker<'a> {
     session: Session,
     facts: &'a Facts,
