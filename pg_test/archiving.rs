@@ -7,7 +7,7 @@ use walarchive_testkit::{Builder, Cluster, PATIENCE, TestDir};
 /// The size of a WAL segment of the clusters here, in bytes: small, so that a moment's work fills many.
 pub const SEGMENT: usize = 1 << 20;
 
-/// A cluster that archives into the repository of this URL, with segments of [`SEGMENT`] bytes. What was archived stays in
+/// A cluster that archives into the repository of this URL, with segments of [`SEGMENT`] bytes. Archived segments stay in
 /// `pg_wal` too, to be compared.
 pub fn archiving(dir: &TestDir, name: &str, url: &str) -> Builder {
     Cluster::builder(dir, name)
@@ -53,7 +53,7 @@ pub fn switch_segments(cluster: &Cluster, count: usize) {
     ));
 }
 
-/// Fills a bit more than one WAL segment with what zstd cannot make smaller than half.
+/// Fills a bit more than one WAL segment with data that zstd cannot make smaller than half.
 #[track_caller]
 pub fn write_noise(cluster: &Cluster) {
     cluster.psql(

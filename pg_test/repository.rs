@@ -42,7 +42,7 @@ impl Repository {
         format!("file://{}", self.dir.display())
     }
 
-    /// Where it lies.
+    /// Its place.
     pub fn path(&self) -> &Path {
         &self.dir
     }

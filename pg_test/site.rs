@@ -88,7 +88,7 @@ impl Site {
         }
     }
 
-    /// What walarchive.storage is set to.
+    /// The value of walarchive.storage.
     pub fn url(&self) -> String {
         match self.server() {
             Some(server) => server.url("some/prefix"),
@@ -96,7 +96,7 @@ impl Site {
         }
     }
 
-    /// What walarchive.storage_options is set to.
+    /// The value of walarchive.storage_options.
     pub fn options(&self) -> String {
         self.server().map(StoreServer::options).unwrap_or_default()
     }
@@ -114,7 +114,7 @@ impl Site {
         self.credentials_file.as_deref()
     }
 
-    /// The file in which the store, a directory or s3s-fs, keeps an object.
+    /// The file of an object in the store, a directory or s3s-fs.
     pub fn object(&self, key: &str) -> PathBuf {
         let root = match &self.place {
             Place::S3(s3) => s3.dir().join("some/prefix"),

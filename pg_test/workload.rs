@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use walarchive_testkit::Cluster;
 
-/// Tablespaces beside the default one: `space1` and so on. Whoever runs the workload makes them.
+/// Tablespaces beside the default one: `space1` and so on. The caller of the workload makes them.
 pub const SPACES: usize = 2;
 
 /// Databases beside `postgres`.
 const DATABASES: usize = 3;
 const TABLES: usize = 7;
 
-/// What an index can be made of, with the expression that it is on.
+/// The kinds of an index, with the expression that it is on.
 const INDEXES: [(&str, &str); 6] = [
     ("btree", "(id, left(body, 40))"),
     ("hash", "(id)"),
@@ -109,7 +109,7 @@ impl Workload {
         self.databases.keys().nth(index).cloned().unwrap_or_default()
     }
 
-    /// One in which no transaction is prepared, and not the one that must stay.
+    /// A database without prepared transactions, and not the one that must stay.
     fn pick_idle_database(&mut self) -> Option<String> {
         let name = self.pick_database();
         let busy = self.prepared.iter().any(|(database, _)| *database == name);
@@ -122,7 +122,7 @@ impl Workload {
         let template = self.pick_idle_database().filter(|_| number.is_multiple_of(2));
         let tables = template.as_ref().map(|template| self.databases[template].clone());
         self.databases.insert(name.clone(), tables.unwrap_or_default());
-        // What has tables in a tablespace by name cannot be copied into that one.
+        // A database that has tables in a tablespace by name cannot be copied into that one.
         let from = match template {
             Some(template) => format!("TEMPLATE {template}"),
             None => format!("TABLESPACE {}", self.space()),

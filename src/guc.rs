@@ -88,7 +88,7 @@ static BACKUP_SCHEDULE: GucSetting<Option<CString>> = GucSetting::<Option<CStrin
 static BACKUP_ON_STANDBY: GucSetting<bool> = GucSetting::<bool>::new(false);
 static RETENTION: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
-/// What the archive needs to know: a snapshot of the settings, valid until the next reload.
+/// The settings that the archive needs: a snapshot, valid until the next reload.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ArchiveSettings {
     /// Where.

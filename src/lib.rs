@@ -18,7 +18,7 @@ mod worker;
 use pgrx::pg_shmem_init;
 use pgrx::prelude::*;
 
-use crate::shmem::{ARCHIVING, BACKUP, SCHEDULING};
+use crate::shmem::{ARCHIVING, Archiving, BACKUP, BackupJob, SCHEDULING, Scheduling};
 
 pgrx::pg_module_magic!();
 
@@ -29,9 +29,9 @@ pub extern "C-unwind" fn _PG_init() {
     pg::process::disable_backtraces();
     guc::define();
     if pg::server::preloading() {
-        pg_shmem_init!(ARCHIVING = shmem::initial_archiving());
-        pg_shmem_init!(BACKUP = shmem::initial_backup());
-        pg_shmem_init!(SCHEDULING = shmem::initial_scheduling());
+        pg_shmem_init!(ARCHIVING = Archiving::EMPTY);
+        pg_shmem_init!(BACKUP = BackupJob::NONE);
+        pg_shmem_init!(SCHEDULING = Scheduling::EMPTY);
         shmem::set_preloaded();
         worker::register();
         error::warn_of_wal_g();

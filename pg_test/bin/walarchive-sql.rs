@@ -1,5 +1,5 @@
-//! Writes an install script: a template, in which each line that begins with `@` gives way to what the extension's library
-//! declares.
+//! Writes an install script: a template, in which the declarations of the extension's library replace each line that begins
+//! with `@`.
 //!
 //! The `.pgrxsc` section of the library holds the declarations; scripts/check-sql takes it out by objcopy. cargo-pgrx itself
 //! takes longer to build than all of this project, and is needed for nothing else.
@@ -191,7 +191,7 @@ fn sql_type(mapping: &SqlMapping) -> Result<String> {
     Ok(element + brackets)
 }
 
-/// As PostgreSQL spells them. Where an argument cannot be NULL the server must not call the function with one.
+/// As PostgreSQL spells them. If an argument cannot be NULL the server must not call the function with one.
 fn attributes(function: &PgExternEntity) -> Result<String> {
     let mut words = Vec::new();
     for attribute in &function.extern_attrs {

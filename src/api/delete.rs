@@ -258,7 +258,7 @@ fn delete(request: Result<Request>, confirm: bool) -> Vec<Shown> {
         error::warning(
             PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             &format!("backup \"{}\" was not deleted: {}", spared.name, spared.why),
-            "No WAL was deleted. Call the function again for a plan of what is there now.",
+            "No WAL was deleted. Call the function again for a new plan.",
             "",
         );
     }

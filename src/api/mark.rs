@@ -2,7 +2,7 @@
 
 use pgrx::prelude::*;
 use walarchive_core::repository::cluster;
-use walarchive_core::retention;
+use walarchive_core::retention::{self, Mark};
 
 use super::{in_archive, required, texts};
 use crate::error::or_raise;
@@ -18,14 +18,17 @@ fn walarchive_backup_mark(
     permanent: default!(Option<bool>, "true"),
 ) -> SetOfIterator<'static, SqlText> {
     let SqlText(name) = required("name", name);
-    let permanent = required("permanent", permanent);
+    let mark = match required("permanent", permanent) {
+        true => Mark::Permanent,
+        false => Mark::Impermanent,
+    };
     or_raise(ArchiveSettings::for_writing());
     let identity = server::identity();
     let changed = in_archive(|archive| async move {
         cluster::is_owned(archive.store(), &identity).await?;
         let store = archive.writable();
         store.check_fence().await?;
-        retention::mark(&store, &name, permanent).await
+        retention::mark(&store, &name, mark).await
     });
     SetOfIterator::new(texts(changed))
 }

@@ -93,7 +93,7 @@ fn walarchive_archiver_status_0_2() -> TableIterator<
     };
     let scheduling = *SCHEDULING.share();
     let waiting = or_raise(waiting(&server::data_directory().join(PG_WAL)));
-    // What this server knows of the lease, without asking the store.
+    // This server's knowledge of the lease, without asking the store.
     let lease = Some(guc::storage_url()).filter(|url| !url.is_empty()).map(|url| {
         let url = url.trim_end_matches('/').to_owned();
         or_raise(lease::status(&server::data_directory(), &url, bridge::situation()))

@@ -1,39 +1,39 @@
 //! The archive module's C interface: PostgreSQL 15 fills a struct that it passes in, later majors get a pointer to a constant
 //! one, with a state argument and a startup callback.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::c_char;
+use std::panic::UnwindSafe;
 
 use super::module;
+use crate::pg::archiver;
 
-/// Run a callback so that neither a panic nor a PostgreSQL ERROR leaves it. After either the answer is false.
-fn contained(callback: impl FnOnce() -> bool + std::panic::UnwindSafe) -> bool {
-    use pgrx::pg_sys;
-    // SAFETY: a variable of the main thread.
-    let context = unsafe { pg_sys::CurrentMemoryContext };
-    let result = pgrx::PgTryBuilder::new(callback)
-        .catch_others(|error| {
-            module::report_unexpected(&error);
-            false
-        })
-        .catch_rust_panic(|error| {
-            module::report_unexpected(&error);
-            false
-        })
-        .execute();
-    // SAFETY: an ERROR may have left locks behind, and nothing aborts a transaction in the archiver. No other locks are held here.
-    // The context is the one that the archiver called with.
-    unsafe {
-        if !result {
-            pg_sys::LWLockReleaseAll();
-        }
-        pg_sys::MemoryContextSwitchTo(context);
-    }
-    result
+fn contained(callback: impl FnOnce() -> bool + UnwindSafe) -> bool {
+    archiver::contained(callback, module::report_unexpected)
 }
 
-fn file_name(file: *const c_char) -> String {
-    // SAFETY: the archiver passes a C string that outlives the call.
-    unsafe { CStr::from_ptr(file) }.to_string_lossy().into_owned()
+fn check() -> bool {
+    contained(|| match module::check_configured() {
+        Ok(()) => true,
+        Err(reason) => {
+            archiver::set_errdetail(&reason);
+            false
+        }
+    })
+}
+
+/// # Safety
+/// `file` is a C string that outlives the call.
+unsafe fn archive(file: *const c_char) -> bool {
+    // SAFETY: as the caller vouches.
+    let file = unsafe { archiver::file_name(file) };
+    contained(move || module::archive_file(&file))
+}
+
+fn end() {
+    contained(|| {
+        module::shutdown();
+        true
+    });
 }
 
 #[cfg(feature = "pg15")]
@@ -42,19 +42,16 @@ mod entry {
     use pgrx::pg_sys::ArchiveModuleCallbacks;
 
     unsafe extern "C-unwind" fn check_configured() -> bool {
-        contained(|| module::check_configured().is_ok())
+        check()
     }
 
     unsafe extern "C-unwind" fn archive_file(file: *const c_char, _path: *const c_char) -> bool {
-        let file = file_name(file);
-        contained(move || module::archive_file(&file))
+        // SAFETY: the archiver's string outlives the call.
+        unsafe { archive(file) }
     }
 
     unsafe extern "C-unwind" fn shutdown() {
-        contained(|| {
-            module::shutdown();
-            true
-        });
+        end();
     }
 
     /// The entry point of PostgreSQL 15.
@@ -102,28 +99,7 @@ mod entry {
     }
 
     unsafe extern "C-unwind" fn check_configured(_state: *mut ArchiveModuleState) -> bool {
-        contained(|| match module::check_configured() {
-            Ok(()) => true,
-            Err(_reason) => {
-                #[cfg(any(feature = "pg17", feature = "pg18"))]
-                set_errdetail(&_reason);
-                false
-            }
-        })
-    }
-
-    /// `arch_module_check_errdetail()`, which is a macro in C.
-    #[cfg(any(feature = "pg17", feature = "pg18"))]
-    fn set_errdetail(reason: &str) {
-        unsafe extern "C-unwind" {
-            static mut arch_module_check_errdetail_string: *mut c_char;
-        }
-        let reason = std::ffi::CString::new(reason).unwrap_or_default();
-        // SAFETY: the archiver takes the string when this callback returns; format_elog_string makes a copy that lives longer.
-        unsafe {
-            pgrx::pg_sys::pre_format_elog_string(0, std::ptr::null());
-            arch_module_check_errdetail_string = pgrx::pg_sys::format_elog_string(c"%s".as_ptr(), reason.as_ptr());
-        }
+        check()
     }
 
     unsafe extern "C-unwind" fn archive_file(
@@ -131,15 +107,12 @@ mod entry {
         file: *const c_char,
         _path: *const c_char,
     ) -> bool {
-        let file = file_name(file);
-        contained(move || module::archive_file(&file))
+        // SAFETY: the archiver's string outlives the call.
+        unsafe { archive(file) }
     }
 
     unsafe extern "C-unwind" fn shutdown(_state: *mut ArchiveModuleState) {
-        contained(|| {
-            module::shutdown();
-            true
-        });
+        end();
     }
 
     static CALLBACKS: ArchiveModuleCallbacks = ArchiveModuleCallbacks {

@@ -17,7 +17,7 @@ use crate::pg::{latch, sockets};
 /// Threads that poll futures. The work that takes time runs on tokio's blocking threads, as many as there are tasks.
 const POLLING_THREADS: usize = 2;
 
-/// The runtime of this process, and the socket by which its threads wake the main thread.
+/// The runtime of this process, and the socket that its threads use to wake the main thread.
 pub struct Bridge {
     runtime: Runtime,
     wake: UnixStream,

@@ -36,21 +36,21 @@ pub fn define() {
 fn define_store() {
     define_checked_string(
         c"walarchive.storage",
-        c"Where WAL and base backups go.",
+        c"Sets where WAL and base backups go.",
         c"A URL: s3://, gs://, az:// or swift://bucket/prefix, sftp://user@host/path or file:///absolute/path.",
         &STORAGE,
         Some(storage_hook),
     );
     define_checked_string(
         c"walarchive.storage_options",
-        c"Options of the store, as key=value pairs separated by commas or spaces. Not for secrets.",
+        c"Sets options of the store, as key=value pairs separated by commas or spaces. Not for secrets.",
         c"For example aws_endpoint=https://host,aws_region=eu-central-1.",
         &STORAGE_OPTIONS,
         Some(storage_options_hook),
     );
     GucRegistry::define_string_guc(
         c"walarchive.credentials_file",
-        c"A file with the store's credentials, readable by the server's user only.",
+        c"Sets the file with the store's credentials, which only the server's user may read.",
         c"It contains \"key = value\" lines, like the [default] section of an AWS credentials file.",
         &CREDENTIALS_FILE,
         GucContext::Sighup,
@@ -58,13 +58,13 @@ fn define_store() {
     );
     choice(
         c"walarchive.compression",
-        c"How WAL and base backups are compressed.",
+        c"Sets the compression of WAL and base backups.",
         c"",
         &COMPRESSION,
     );
     int(
         c"walarchive.compression_level",
-        c"Level of the compression, 1 (fast) to 19 (small).",
+        c"Sets the level of the compression, 1 (fast) to 19 (small).",
         c"lzma has levels up to 9; lz4 has none.",
         &COMPRESSION_LEVEL,
         1..=19,
@@ -75,7 +75,7 @@ fn define_store() {
 fn define_archiving() {
     int(
         c"walarchive.upload_concurrency",
-        c"How many WAL files are uploaded at once, ahead of the archiver.",
+        c"Sets how many WAL files are uploaded at once, ahead of the archiver.",
         c"",
         &UPLOAD_CONCURRENCY,
         1..=MAX_CONCURRENCY as i32,
@@ -83,7 +83,7 @@ fn define_archiving() {
     );
     int(
         c"walarchive.archive_timeout",
-        c"How long the archiver waits for one WAL file before it reports that and tries again.",
+        c"Sets how long the archiver waits for one WAL file before it reports that and tries again.",
         c"An upload that makes progress goes on. An upload without progress for half of this time ends and is begun again.",
         &ARCHIVE_TIMEOUT,
         1..=3600,
@@ -91,7 +91,7 @@ fn define_archiving() {
     );
     int(
         c"walarchive.shutdown_timeout",
-        c"How long the archiver goes on at shutdown when no file can be archived.",
+        c"Sets how long the archiver goes on at shutdown when no file can be archived.",
         c"The files that remain are archived after the next start.",
         &SHUTDOWN_TIMEOUT,
         1..=3600,
@@ -99,7 +99,7 @@ fn define_archiving() {
     );
     int(
         c"walarchive.lease_interval",
-        c"How often the server that writes into the repository renews its lease.",
+        c"Sets how often the server that writes into the repository renews its lease.",
         c"Another server may take over after four intervals without a renewal.",
         &LEASE_INTERVAL,
         1..=3600,
@@ -110,7 +110,7 @@ fn define_archiving() {
 fn define_backups() {
     int(
         c"walarchive.backup_concurrency",
-        c"How many tars of a base backup are packed and uploaded at once.",
+        c"Sets how many tars of a base backup are packed and uploaded at once.",
         c"",
         &BACKUP_CONCURRENCY,
         1..=64,
@@ -118,7 +118,7 @@ fn define_backups() {
     );
     int(
         c"walarchive.tar_size",
-        c"How much file data goes into one tar of a base backup, before compression.",
+        c"Sets how much file data goes into one tar of a base backup, before compression.",
         c"A larger file gets a tar of its own.",
         &TAR_SIZE,
         1 << 10..=LARGEST_TAR_KB,
@@ -126,7 +126,7 @@ fn define_backups() {
     );
     int(
         c"walarchive.backup_rate_limit",
-        c"The most that a base backup reads per second; 0 is no limit.",
+        c"Sets the most that a base backup reads per second; 0 is no limit.",
         c"",
         &BACKUP_RATE_LIMIT,
         0..=i32::MAX,
@@ -134,13 +134,13 @@ fn define_backups() {
     );
     choice(
         c"walarchive.manifest_checksums",
-        c"Checksum algorithm of the backup manifest.",
+        c"Sets the checksum algorithm of the backup manifest.",
         c"",
         &MANIFEST_CHECKSUMS,
     );
     choice(
         c"walarchive.on_checksum_failure",
-        c"What a base backup does about a page whose data checksum is wrong.",
+        c"Sets what a base backup does about a page whose data checksum is wrong.",
         c"With \"warning\" it takes the page as it is and reports it. With \"error\" it ends.",
         &ON_CHECKSUM_FAILURE,
     );
@@ -149,7 +149,7 @@ fn define_backups() {
 fn define_deltas() {
     int(
         c"walarchive.delta_max_steps",
-        c"How many delta backups follow a full backup before the next full one; 0 means full backups only.",
+        c"Sets how many delta backups follow a full backup before the next full one; 0 means full backups only.",
         c"",
         &DELTA_MAX_STEPS,
         0..=MOST_DELTA_STEPS,
@@ -157,7 +157,7 @@ fn define_deltas() {
     );
     choice(
         c"walarchive.delta_origin",
-        c"What a delta backup is based on: the latest backup, or the latest full one.",
+        c"Sets the parent of delta backups: the latest backup, or the latest full one.",
         c"",
         &DELTA_ORIGIN,
     );
@@ -166,14 +166,14 @@ fn define_deltas() {
 fn define_schedule() {
     define_checked_string(
         c"walarchive.backup_schedule",
-        c"When base backups are taken: a cron expression, in the operating system's local time; empty for never.",
+        c"Sets when base backups are taken: a cron expression, in the operating system's local time; empty for never.",
         c"For example \"0 2 * * *\" for every night at two, or @weekly. With six fields, seconds come first.",
         &BACKUP_SCHEDULE,
         Some(backup_schedule_hook),
     );
     GucRegistry::define_bool_guc(
         c"walarchive.backup_on_standby",
-        c"Whether scheduled backups are taken on a standby, too.",
+        c"Takes scheduled backups on a standby, too.",
         c"",
         &BACKUP_ON_STANDBY,
         GucContext::Sighup,
@@ -181,7 +181,7 @@ fn define_schedule() {
     );
     define_checked_string(
         c"walarchive.retention",
-        c"What is kept after each successful backup; the rest is deleted. Empty keeps everything.",
+        c"Sets which backups stay after each successful one; the rest is deleted. Empty keeps everything.",
         c"For example \"window 14 days\", \"full 7\" or \"gfs 7,4,12,5\" (days, weeks, months, years).",
         &RETENTION,
         Some(retention_hook),

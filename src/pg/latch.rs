@@ -64,7 +64,7 @@ fn wait_event(_for_store: bool) -> u32 {
     pg_sys::PG_WAIT_EXTENSION
 }
 
-/// What this process is.
+/// The kind of this process.
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 enum Kind {
     Archiver,

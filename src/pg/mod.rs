@@ -1,5 +1,6 @@
 //! All unsafe calls of PostgreSQL's C API, behind functions that are safe to call from the process's main thread.
 
+pub mod archiver;
 pub mod io_priority;
 pub mod latch;
 pub mod lsn;

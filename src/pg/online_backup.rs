@@ -161,13 +161,13 @@ pub struct Database {
     pub oid: u32,
     /// The OID of its tablespace.
     pub tablespace: u32,
-    /// In the encoding of the database in which it was created or renamed.
+    /// In the encoding of the database that created or renamed it.
     pub name: Vec<u8>,
     /// False after a `DROP DATABASE` that was interrupted: some of its files may be gone, and it cannot be used.
     pub is_valid: bool,
 }
 
-/// What `datconnlimit` is then. Headers before the minor versions of 2023 do not have a name for it.
+/// The value of `datconnlimit` then. Headers before the minor versions of 2023 do not have a name for it.
 const INVALID: i32 = -2;
 
 /// The databases as they are now, from the shared catalog, as autovacuum's launcher reads it.

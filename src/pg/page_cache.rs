@@ -1,4 +1,4 @@
-//! What the page cache of the system holds.
+//! The content of the system's page cache.
 
 use std::ffi::c_void;
 use std::fs::File;

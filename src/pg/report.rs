@@ -19,12 +19,12 @@ unsafe extern "C-unwind" {
     fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
 }
 
-/// A message with what belongs to it, as UTF-8.
+/// A message with its DETAIL and HINT, as UTF-8.
 #[derive(Debug, Clone, Copy)]
 pub struct Report<'a> {
     /// The code for the client's program.
     pub sqlstate: PgSqlErrorCode,
-    /// What happened.
+    /// The message.
     pub message: &'a str,
     /// The DETAIL; none if empty.
     pub detail: &'a str,

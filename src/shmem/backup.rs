@@ -1,6 +1,8 @@
 //! The backup that is running, or the last one. Its worker and the session that asked for it communicate through this.
 
-use super::Failure;
+use pgrx::PGRXSharedMemory;
+
+use super::failure::Failure;
 use super::text::Text;
 use crate::pg::latch::Latch;
 
@@ -13,7 +15,7 @@ pub const NAME_BYTES: usize = 128;
 /// A worker that has not started by then never will. Microseconds.
 const STARTUP_US: i64 = 60_000_000;
 
-/// Where a backup is.
+/// The phase of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// No backup has run since the server started.
@@ -64,7 +66,7 @@ impl Phase {
 /// Which kind of backup is asked for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
-    /// What the settings say.
+    /// Follow the settings.
     Configured,
     /// A full one.
     Full,
@@ -96,7 +98,7 @@ pub struct Work {
 pub struct BackupJob {
     /// Grows with each backup, so that no session takes the result of another backup for that of its own.
     pub number: u64,
-    /// Where it is.
+    /// Its phase.
     pub phase: Phase,
     /// Told to end.
     pub cancelled: bool,
@@ -114,7 +116,7 @@ pub struct BackupJob {
     pub complete: bool,
     /// Asked for.
     pub kind: Kind,
-    /// What kind it has become, and why, if there was a choice.
+    /// The kind that it has become, and why, if there was a choice.
     pub choice: Text<512>,
     /// Asked for.
     pub permanent: bool,
@@ -175,7 +177,7 @@ impl BackupJob {
         self.phase.is_running() && !stillborn
     }
 
-    /// What this backup does now, as a sentence.
+    /// The present work of this backup, as a sentence.
     pub fn describe(&self) -> String {
         let backup = match self.name.to_option() {
             Some(name) => format!("backup \"{name}\""),
@@ -190,6 +192,9 @@ impl BackupJob {
         }
     }
 }
+
+// SAFETY: plain data without pointers to process-local memory, `Copy`, and valid in every process of the server.
+unsafe impl PGRXSharedMemory for BackupJob {}
 
 #[cfg(test)]
 mod tests {

@@ -1,200 +1,23 @@
 //! Shared memory: plain data under three locks. No process holds one of them while it waits or does I/O, or two of them at once.
 
+mod archiving;
 mod backup;
+mod clock;
+mod failure;
 mod places;
+mod preloaded;
 mod queue;
 mod reservation;
 mod schedule;
 mod text;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use pgrx::PGRXSharedMemory;
-use walarchive_core::Error;
-
-use crate::pg::latch::Latch;
-
+pub use archiving::{Archiving, Counters};
 pub use backup::{BackupJob, Kind, NAME_BYTES, Phase, USER_DATA_BYTES, Work};
+pub use clock::now_us;
+pub use failure::Failure;
 pub use places::{ARCHIVING, BACKUP, SCHEDULING};
-pub use queue::{Ahead, Answer, FileName, FileNumbers, MAX_CONCURRENCY, Queue};
+pub use preloaded::{require_preloaded, set_preloaded};
+pub use queue::{Ahead, Answer, FileName, FileNumbers, MAX_CONCURRENCY};
 pub use reservation::{BackupWanted, conclude, forget_requester, reserve};
 pub use schedule::{LastBackup, LastRetention, Outcome, Scheduling};
 pub use text::Text;
-
-/// Why something failed, in the terms of a server message.
-#[derive(Debug, Clone, Copy)]
-pub struct Failure {
-    /// PostgreSQL's encoding of the SQLSTATE.
-    pub sqlstate: i32,
-    /// It was cancelled on purpose. A deadline that has passed has the same SQLSTATE, but is a failure.
-    pub canceled: bool,
-    /// The primary message.
-    pub message: Text<512>,
-    /// DETAIL.
-    pub detail: Text<768>,
-    /// HINT.
-    pub hint: Text<512>,
-}
-
-impl Failure {
-    /// Nothing failed.
-    pub const NONE: Failure = Failure {
-        sqlstate: 0,
-        canceled: false,
-        message: Text::EMPTY,
-        detail: Text::EMPTY,
-        hint: Text::EMPTY,
-    };
-}
-
-/// Figures since the server started.
-#[derive(Debug, Clone, Copy)]
-pub struct Counters {
-    /// Files that were archived, as the archiver was told.
-    pub archived: u64,
-    /// Attempts that failed.
-    pub failed: u64,
-    /// Bytes of the files that were read for archiving.
-    pub bytes_in: u64,
-    /// Bytes of the objects that were written for them.
-    pub bytes_out: u64,
-    /// The last file that was archived.
-    pub last_archived: FileName,
-    /// When: microseconds since 1970.
-    pub last_archived_us: i64,
-    /// The last failure.
-    pub last_error: Text<512>,
-    /// When: microseconds since 1970.
-    pub last_error_us: i64,
-}
-
-/// An uploader that has nothing to do looks around every ten seconds. Microseconds.
-const LONGEST_QUIET_US: i64 = 45_000_000;
-
-/// What the archiver and the uploader share.
-#[derive(Debug, Clone, Copy)]
-pub struct Archiving {
-    /// The uploader's process ID; 0 if it does not run.
-    pub uploader_pid: i32,
-    /// Wakes the uploader.
-    pub uploader: Latch,
-    /// When the uploader started: microseconds since 1970.
-    pub uploader_started_us: i64,
-    /// Grows each time the uploader looks around.
-    pub uploader_beats: u64,
-    /// When it did last: microseconds since 1970.
-    pub uploader_beat_us: i64,
-    /// The archiver has found the uploader stuck. The uploader clears this.
-    pub uploader_stuck: bool,
-    /// Bytes per second that the uploads of WAL have moved lately.
-    pub bytes_per_second: u64,
-    /// WAL waits for a slow link: other transfers are to leave the link to it.
-    pub behind: bool,
-    /// When the uploader was told to end, which means that the server stops: microseconds since 1970, 0 if it was not.
-    pub stopping_us: i64,
-    /// Wakes the archiver.
-    pub archiver: Latch,
-    /// The files.
-    pub queue: Queue,
-    /// The figures.
-    pub counters: Counters,
-}
-
-impl Archiving {
-    const EMPTY: Archiving = Archiving {
-        uploader_pid: 0,
-        uploader: Latch::NONE,
-        uploader_started_us: 0,
-        uploader_beats: 0,
-        uploader_beat_us: 0,
-        uploader_stuck: false,
-        bytes_per_second: 0,
-        behind: false,
-        stopping_us: 0,
-        archiver: Latch::NONE,
-        queue: Queue::EMPTY,
-        counters: Counters {
-            archived: 0,
-            failed: 0,
-            bytes_in: 0,
-            bytes_out: 0,
-            last_archived: Text::EMPTY,
-            last_archived_us: 0,
-            last_error: Text::EMPTY,
-            last_error_us: 0,
-        },
-    };
-
-    /// The uploader looks around.
-    pub fn beat(&mut self) {
-        self.uploader_beats = self.uploader_beats.wrapping_add(1);
-        self.uploader_beat_us = now_us();
-        self.uploader_stuck = false;
-    }
-
-    /// Is the uploader stuck, as far as that is known without asking it?
-    pub fn is_stuck(&self) -> bool {
-        let quiet_us = now_us().saturating_sub(self.uploader_beat_us);
-        self.uploader_pid != 0 && (self.uploader_stuck || quiet_us > LONGEST_QUIET_US)
-    }
-
-    /// Are transfers that can wait to leave the link to WAL?
-    pub fn needs_the_link(&self) -> bool {
-        self.behind && !self.is_stuck()
-    }
-
-    /// Note that something failed.
-    pub fn note_failure(&mut self, failure: &Failure) {
-        self.counters.failed += 1;
-        self.counters.last_error = failure.message;
-        self.counters.last_error_us = now_us();
-    }
-}
-
-// SAFETY: plain data without pointers to process-local memory, `Copy`, and valid in every process of the server.
-unsafe impl PGRXSharedMemory for Archiving {}
-// SAFETY: likewise.
-unsafe impl PGRXSharedMemory for BackupJob {}
-// SAFETY: likewise.
-unsafe impl PGRXSharedMemory for Scheduling {}
-
-static PRELOADED: AtomicBool = AtomicBool::new(false);
-
-/// What [`ARCHIVING`] starts with.
-pub fn initial_archiving() -> Archiving {
-    Archiving::EMPTY
-}
-
-/// What [`BACKUP`] starts with.
-pub fn initial_backup() -> BackupJob {
-    BackupJob::NONE
-}
-
-/// What [`SCHEDULING`] starts with.
-pub fn initial_scheduling() -> Scheduling {
-    Scheduling::EMPTY
-}
-
-/// Shared memory was asked for: the library is preloaded. Called in the postmaster; its children inherit it.
-pub fn set_preloaded() {
-    PRELOADED.store(true, Ordering::Relaxed);
-}
-
-/// Is shared memory there? Without it neither lock may be touched.
-pub fn require_preloaded() -> Result<(), Error> {
-    if PRELOADED.load(Ordering::Relaxed) {
-        return Ok(());
-    }
-    Err(Error::config(
-        "walarchive is not preloaded",
-        "Add walarchive to shared_preload_libraries and restart the server.",
-    ))
-}
-
-/// Microseconds since 1970.
-pub fn now_us() -> i64 {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
-}

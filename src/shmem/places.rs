@@ -1,6 +1,8 @@
 //! The three places in shared memory.
 
-use super::{Archiving, BackupJob, Scheduling};
+use super::archiving::Archiving;
+use super::backup::BackupJob;
+use super::schedule::Scheduling;
 
 crate::pg::shared::in_shared_memory! {
     ARCHIVING: Archiving = c"walarchive archiving";

@@ -1,7 +1,7 @@
 //! The upload queue between the archiver, which must be told about one file after the other, and the uploader, which uploads
 //! many at once. Plain data and plain functions: who calls them holds the lock, and nobody waits in here.
 
-use super::Failure;
+use super::failure::Failure;
 use super::text::Text;
 
 /// Files that are known at a time: uploading, or uploaded and not yet asked for.
@@ -16,10 +16,10 @@ const RESERVED: usize = 4;
 /// The name of a WAL file; the longest has 40 bytes.
 pub type FileName = Text<40>;
 
-/// What tells one file from another of the same name; see `walarchive_core::archive::Fingerprint`.
+/// The facts that tell one file from another of the same name; see `walarchive_core::archive::Fingerprint`.
 pub type FileNumbers = [u64; 3];
 
-/// Where a file is on its way.
+/// The state of a file on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// The slot is free.
@@ -41,7 +41,7 @@ pub struct Slot {
     name: FileName,
     /// The archiver waits for it.
     wanted: bool,
-    /// Of the settings with which it was uploaded.
+    /// The settings of its upload.
     generation: u64,
     numbers: FileNumbers,
     /// Bytes that were sent of it, repetitions included.
@@ -59,7 +59,7 @@ impl Slot {
     };
 }
 
-/// What the archiver is told about a file.
+/// The answer to the archiver about a file.
 #[derive(Debug, Clone, Copy)]
 #[allow(
     clippy::large_enum_variant,
@@ -93,8 +93,8 @@ impl Queue {
         failure: Failure::NONE,
     };
 
-    /// The archiver asks for a file, with what it knows of it. A file that was uploaded with other settings, or that has
-    /// changed since, is uploaded again.
+    /// The archiver asks for a file, with its facts. A file that was uploaded with other settings, or that has changed since,
+    /// is uploaded again.
     pub fn ask(&mut self, name: &FileName, generation: u64, numbers: FileNumbers) -> Answer {
         let known = self
             .slots
@@ -267,7 +267,7 @@ impl Queue {
     }
 }
 
-/// What became of an attempt to look ahead.
+/// The outcome of an attempt to look ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ahead {
     /// It is the uploader's now.

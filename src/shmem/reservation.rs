@@ -3,12 +3,14 @@
 use pgrx::PgSqlErrorCode;
 
 use super::backup::{BackupJob, Kind, Phase};
+use super::clock::now_us;
+use super::failure::Failure;
+use super::places::{BACKUP, SCHEDULING};
 use super::schedule::{LastBackup, Outcome};
 use super::text::Text;
-use super::{BACKUP, Failure, SCHEDULING, now_us};
 use crate::pg::latch::Latch;
 
-/// What is asked for.
+/// The backup that is asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct BackupWanted<'a> {
     /// By the scheduler?

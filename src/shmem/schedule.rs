@@ -1,5 +1,7 @@
 //! The plan of the scheduler, and the outcome of the last backup. The scheduler, the backup worker and `walarchive_status` share this.
 
+use pgrx::PGRXSharedMemory;
+
 use super::text::Text;
 use crate::pg::latch::Latch;
 
@@ -53,7 +55,7 @@ pub struct LastBackup {
 pub struct LastRetention {
     /// How that ended.
     pub outcome: Outcome,
-    /// What was deleted.
+    /// The deletions.
     pub summary: Text<512>,
     /// Why it failed, if it did.
     pub error: Text<512>,
@@ -98,3 +100,6 @@ impl Scheduling {
         },
     };
 }
+
+// SAFETY: plain data without pointers to process-local memory, `Copy`, and valid in every process of the server.
+unsafe impl PGRXSharedMemory for Scheduling {}

@@ -39,7 +39,7 @@ pub(super) struct Ahead {
     resting: HashMap<WalFileName, Instant>,
 }
 
-/// What a failure means.
+/// The meaning of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Failed {
     /// The store fails: all files wait for a while.

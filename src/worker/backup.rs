@@ -36,7 +36,7 @@ const CLEANUP: Duration = Duration::from_secs(60);
 /// Attempts to write the sentinel, each with a deadline of its own.
 const COMMIT_ATTEMPTS: u32 = 3;
 
-/// What has to be undone if a backup fails, by an error or by an ERROR.
+/// The steps to undo if a backup fails, by an error or by an ERROR.
 #[derive(Default)]
 struct Begun {
     online: RefCell<Option<OnlineBackup>>,

@@ -1,4 +1,4 @@
-//! What the steps of a backup worker have in common.
+//! Common parts of the steps of a backup worker.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Is the repository of a running backup still the one into which the server archives? If `walarchive.storage` is changed during
+//! Is the repository of a running backup still the one that the server archives into? If `walarchive.storage` is changed during
 //! the backup, the WAL that the backup needs goes elsewhere, and the backup could never be restored.
 
 use walarchive_core::repository::layout;
@@ -14,7 +14,7 @@ const CLAIM_BYTES: u64 = 64 << 10;
 
 /// The repository of a running backup.
 pub(super) struct Repository {
-    /// The settings with which it was seen last.
+    /// The settings that it was seen with last.
     settings: ArchiveSettings,
     store: Store,
     /// The settings were changed, and it is not known yet whether they name the same repository.

@@ -51,7 +51,7 @@ pub(super) struct Scheduler {
     started: Option<(u64, DynamicBackgroundWorker)>,
     /// The next scheduled time during a backup that is running.
     due: Option<DateTime<Utc>>,
-    /// The running backup of which the log was told that it made another one be missed.
+    /// The running backup that made another one be missed, if the log was told so.
     missed: u64,
     /// The error that the log was told last, and the pause after it.
     trouble: Option<(String, Duration)>,

@@ -17,7 +17,7 @@ fn object(place: &Place) -> PathBuf {
         .expect("an object")
 }
 
-/// But for those in which `wal-push` notes whether it may write.
+/// But for the files where `wal-push` notes whether it may write.
 fn files_in(directory: &Path) -> Vec<String> {
     let names = std::fs::read_dir(directory).expect("read");
     names

@@ -7,7 +7,7 @@ use std::time::Duration;
 use walarchive_testkit::{Answer, Background, HttpMock, Output, Request, TestDir, TlsFiles};
 
 const SEGMENT: &str = "000000010000000000000003";
-/// What the address space of the binary may grow to, in bytes: far above what it needs, far below what the stores send.
+/// The limit of the binary's address space, in bytes: far above its needs, far below what the stores send.
 const MEMORY: u64 = 1 << 30;
 const SOON: Duration = Duration::from_secs(120);
 
@@ -23,7 +23,7 @@ const STORES: [&str; 4] = ["s3", "gs", "az", "swift"];
 struct Site {
     dir: TestDir,
     mock: HttpMock,
-    /// What the binary is to trust, where the store speaks TLS.
+    /// The certificates that the binary is to trust, where the store speaks TLS.
     trusted: Option<PathBuf>,
 }
 
@@ -119,7 +119,7 @@ fn is_listing(request: &Request) -> bool {
         .any(|mark| target.contains(mark))
 }
 
-/// Of a store in which there is nothing else.
+/// A store that holds nothing else.
 fn nothing(request: &Request) -> Answer {
     match request.target.as_str() {
         target if target.ends_with("/v1/a/bucket") => Answer::new(204, ""),
@@ -225,7 +225,7 @@ fn credentials_without_an_end_are_an_error() {
     }
 }
 
-/// What a store says about the length of an object, and what it sends.
+/// The length that a store announces for an object, and the bytes that it sends.
 fn object(request: &Request, range: &str, length: &str) -> Answer {
     if !request.target.contains(SEGMENT) {
         return nothing(request);
@@ -357,7 +357,7 @@ const ODD: [&str; 5] = ["//x", "/./x", "/../x", "/a&#9;b", "/a&#27;[1m"];
 #[test]
 fn names_that_are_no_keys_are_passed_over_and_named() {
     let names = |prefix: &str| {
-        // What browsers of stores make, and the segment by which it is a repository.
+        // Objects that browsers of stores make, and the segment that makes it a repository.
         let others = ["/".to_owned(), format!("/{SEGMENT}")];
         let names = ODD.map(str::to_owned).into_iter().chain(others);
         names.map(|name| format!("{prefix}{name}")).collect()

@@ -1,4 +1,4 @@
-//! How much memory the binary takes for what a repository says of its backups, whoever wrote that.
+//! The memory that the binary takes for a repository's descriptions of its backups, whoever wrote them.
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ impl Place {
         file.flush().expect("written");
     }
 
-    /// What the verb says, and the most memory that it had, in kB.
+    /// The verb's output, and the most memory that it had, in kB.
     fn run(&self, args: &[&str]) -> (String, u64) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_walarchive"))
             .args(args)
@@ -79,7 +79,7 @@ fn no_description_of_a_backup_takes_more_memory_than_a_good_one() {
     let sentinel = place.path(&format!("{NAME}_backup_stop_sentinel.json"));
     let metadata = place.path(NAME).join("metadata.json");
     let fields = r#""LSN":33554472,"FinishLSN":33554744,"PgVersion":150018"#;
-    // What is no part of any sentinel, under a known key and under an unknown one.
+    // A value that is no part of any sentinel, under a known key and under an unknown one.
     for key in ["UserData", "Other"] {
         place.write(&sentinel, fields, key);
         place.expect(&["backup-list"], "is damaged");

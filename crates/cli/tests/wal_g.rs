@@ -66,7 +66,7 @@ fn no_verb_writes_where_encryption_is_configured() {
             && !table.contains("Nothing was written"),
         "{table}"
     );
-    // Who only reads is not kept from it.
+    // Reading alone is not refused.
     assert_eq!(place.push(&[prefix]).0, 0);
     assert_eq!(
         place.run(&["wal-fetch", SEGMENT, "pg_wal/RECOVERYXLOG"], &keys),
@@ -312,7 +312,7 @@ fn an_encrypted_backup_is_told_from_a_damaged_one() {
         "{rows}"
     );
     assert!(!rows.contains("in no tar"), "{rows}");
-    // What is encrypted tells no segment size, and 16 MB would be wrong.
+    // An encrypted object does not show the segment size, and 16 MB would be wrong.
     let listed = place.command(&["backup-list"], &environment).output().expect("run");
     let table = String::from_utf8_lossy(&listed.stdout);
     assert!(

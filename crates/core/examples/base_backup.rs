@@ -1,4 +1,4 @@
-//! What `bench/size` and `bench/courtesy` measure: a base backup without a server.
+//! The work that `bench/size` and `bench/courtesy` measure: a base backup without a server.
 //!
 //! ```text
 //! base_backup make DIR FILES [BYTES]     a data directory with so many relations, of a page each or of so many bytes
@@ -71,7 +71,7 @@ fn make(dir: &Path, files: usize, bytes: usize) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What is read of a control file: PostgreSQL 15, no data checksums.
+/// The fields of a control file that are read: PostgreSQL 15, no data checksums.
 fn control() -> Vec<u8> {
     let mut bytes = vec![0u8; 288];
     bytes[..8].copy_from_slice(&1u64.to_le_bytes());

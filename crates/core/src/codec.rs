@@ -26,7 +26,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// All of them, in the order in which a reader tries them.
+    /// All of them, in the order of a reader's attempts.
     pub const ALL: [Format; 5] = [Format::Zstd, Format::Lz4, Format::Lzma, Format::Brotli, Format::Plain];
 
     /// The key's suffix, with its dot.
@@ -168,8 +168,8 @@ pub enum Encoder<W: Write> {
 }
 
 impl<W: Write> Encoder<W> {
-    /// Promise the size of what will be written, in bytes, before the first of them: the compressor takes no more memory
-    /// than that needs. It is an error to write another amount.
+    /// Promise the number of bytes that will be written, before the first of them: the compressor takes no more memory than
+    /// that needs. It is an error to write another amount.
     pub fn pledge(&mut self, bytes: u64) -> io::Result<()> {
         match self {
             Encoder::Zstd(encoder) => encoder.set_pledged_src_size(Some(bytes)),
@@ -242,7 +242,7 @@ mod tests {
         Compression::Plain,
     ];
 
-    /// What looks like WAL: some of it repeats, some does not, and there is more of it than a block has.
+    /// Bytes that look like WAL: some of it repeats, some does not, and there is more of it than a block has.
     fn sample() -> Vec<u8> {
         let mut state = 7u32;
         (0..3u32 << 20)

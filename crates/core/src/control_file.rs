@@ -18,7 +18,7 @@ const LARGEST: usize = 512;
 /// `FLOATFORMAT_VALUE`, which stands directly before the sizes that the server was built with.
 const FLOAT_FORMAT: f64 = 1_234_567.0;
 
-/// What is read of it. Its layout differs from version to version; these fields are found without knowing the version.
+/// The fields that are read. The layout differs from version to version; these fields are found without knowing the version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ControlFile {
     /// The cluster.
@@ -29,9 +29,9 @@ pub struct ControlFile {
     pub catalog_version: u32,
     /// `wal_segment_size`.
     pub segment_size: SegmentSize,
-    /// Where the last checkpoint was written.
+    /// The place of the last checkpoint.
     pub checkpoint: Lsn,
-    /// The timeline on which that was.
+    /// The timeline of that checkpoint.
     pub timeline: u32,
     /// `BLCKSZ`: the bytes of a relation's page.
     pub page_bytes: u32,

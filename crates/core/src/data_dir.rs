@@ -8,13 +8,13 @@ pub const PG_CONTROL: &str = "global/pg_control";
 pub const PG_VERSION: &str = "PG_VERSION";
 /// From where a restored backup is recovered.
 pub const BACKUP_LABEL: &str = "backup_label";
-/// Where the tablespaces of a restored backup are.
+/// The places of the tablespaces of a restored backup.
 pub const TABLESPACE_MAP: &str = "tablespace_map";
-/// What files a backup has.
+/// The list of the files of a backup.
 pub const BACKUP_MANIFEST: &str = "backup_manifest";
 /// The directory of WAL, or a link to it.
 pub const PG_WAL: &str = "pg_wal";
-/// Who runs on the data directory.
+/// Tells which server runs on the data directory.
 pub const POSTMASTER_PID: &str = "postmaster.pid";
 /// How the server was started.
 pub const POSTMASTER_OPTS: &str = "postmaster.opts";
@@ -28,8 +28,8 @@ pub fn is_data_dir(directory: &Path) -> bool {
     directory.join(PG_VERSION).is_file() && directory.join("global").is_dir()
 }
 
-/// The directory in whose `pg_wal` the file lies or will lie. A relative path, as the server names its WAL, is one from the
-/// working directory.
+/// The directory whose `pg_wal` has or will have the file. A relative path, as the server names its WAL, starts at the working
+/// directory.
 pub fn above_pg_wal(file: &Path) -> Option<PathBuf> {
     let file = std::path::absolute(file).ok()?;
     let pg_wal = file.parent()?;

@@ -6,7 +6,7 @@ use walarchive_storage::RangeReader;
 use crate::codec::Format;
 use crate::error::{Error, MAY_BE_ENCRYPTED};
 
-/// The error for an object that could not be decoded, of which these are the first bytes and why; `object` is its URL.
+/// The error for an object that could not be decoded. `head` are its first bytes, `why` the reason, and `object` is its URL.
 pub(crate) fn undecodable(object: impl Into<String>, head: &[u8], format: Format, why: impl Into<String>) -> Error {
     match looks(head, format) {
         Looks::Encrypted(how) => Error::Encrypted {
@@ -60,7 +60,7 @@ fn looks(head: &[u8], format: Format) -> Looks {
     if let Some((_, how)) = armor.iter().find(|(mark, _)| head.starts_with(mark)) {
         return Looks::Encrypted(how);
     }
-    // Of brotli and of what is not compressed, any bytes may be the first ones.
+    // A brotli object, or one that is not compressed, may begin with any bytes.
     match is_of(head, format) {
         Some(true) => Looks::AsNamed,
         _ if is_openpgp(head) => Looks::Encrypted("an OpenPGP message"),
@@ -150,7 +150,7 @@ mod tests {
             ),
             (b"\xf2\xb0\x20\x6d\xfe\xce", Format::Plain, Looks::AsNamed),
             (b"", Format::Zstd, Looks::AsNamed),
-            // What is as its name says, or is WAL, a history or a tar.
+            // Content that fits the name, or is WAL, a history or a tar.
             (b"\x28\xb5\x2f\xfd\x04\x00", Format::Zstd, Looks::AsNamed),
             (b"\x50\x2a\x4d\x18\x04\x00", Format::Zstd, Looks::AsNamed),
             (b"\x04\x22\x4d\x18\x64\x40", Format::Lz4, Looks::AsNamed),

@@ -9,10 +9,10 @@ pub use walarchive_storage::Error as StorageError;
 use walarchive_storage::Refusal;
 pub use walarchive_storage::Turn;
 
-/// In the text of an error about an object of which nobody can tell whether it is encrypted or damaged.
+/// Part of the text of an error about an object that may be encrypted or damaged: nobody can tell.
 pub(crate) const MAY_BE_ENCRYPTED: &str = "so it may be encrypted";
 
-/// What can go wrong. [`Error::is_transient`] alone decides whether something is tried again.
+/// What can go wrong. [`Error::turn`] alone decides whether something is tried again.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// A setting or an argument that cannot be right.
@@ -23,7 +23,7 @@ pub enum Error {
         /// What to change.
         hint: String,
     },
-    /// What was asked for cannot be done as things are.
+    /// The present state does not allow what was asked for.
     #[error("{message}")]
     Refused {
         /// What stands in the way.
@@ -39,7 +39,7 @@ pub enum Error {
         /// What to look at.
         hint: String,
     },
-    /// What cannot happen has happened.
+    /// A state that cannot be has been met.
     #[error("{message}")]
     Defect {
         /// What it is.
@@ -60,7 +60,7 @@ pub enum Error {
     ForeignRepository {
         /// The repository's URL.
         repository: String,
-        /// What differs.
+        /// The difference.
         reason: String,
     },
     /// The repository has another writer than this server, or will have.
@@ -106,7 +106,7 @@ pub enum Error {
     Encrypted {
         /// The object's URL.
         object: String,
-        /// By what that is known.
+        /// The sign by which that is known.
         reason: String,
     },
     /// A relation's file whose pages are not what the server wrote.
@@ -132,15 +132,15 @@ pub enum Error {
     BackupExists {
         /// The backup's name.
         name: String,
-        /// What was found under the name.
+        /// The object that was found under the name.
         reason: String,
     },
     /// There is no such backup.
     #[error("{message}")]
     NoBackup {
-        /// What was looked for.
+        /// The name or the time that was looked for.
         message: String,
-        /// What there is instead.
+        /// The alternatives.
         hint: String,
     },
     /// The work was cancelled from outside.
@@ -152,7 +152,7 @@ pub enum Error {
         /// The URL.
         target: String,
     },
-    /// What the store, or the way to it, failed with.
+    /// A failure of the store, or of the way to it.
     #[error(transparent)]
     Storage(StorageError),
 }
@@ -160,7 +160,7 @@ pub enum Error {
 /// The result of everything that can fail in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What to do about an error that walarchive itself is the reason of.
+/// The hint for an error whose reason is walarchive itself.
 pub const REPORT_IT: &str = "This is a defect of walarchive; please report it.";
 /// In the name of each object with WAL.
 const WAL_OBJECT: &str = "/wal_005/";
@@ -168,13 +168,10 @@ const WAL_OBJECT: &str = "/wal_005/";
 impl Error {
     /// A setting or an argument that cannot be right, with what to change.
     pub fn config(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Error::Setting {
-            message: message.into(),
-            hint: hint.into(),
-        }
+        StorageError::config(message, hint).into()
     }
 
-    /// What cannot be done as things are, with the way to get past it.
+    /// A refusal: the present state does not allow it. With the way to get past it.
     pub fn refused(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Error::Refused {
             message: message.into(),
@@ -182,7 +179,7 @@ impl Error {
         }
     }
 
-    /// What PostgreSQL's own functions or files said, with what to look at.
+    /// An answer of PostgreSQL's own functions or files that cannot be right, with the place to look at.
     pub fn server(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Error::Server {
             message: message.into(),
@@ -190,7 +187,7 @@ impl Error {
         }
     }
 
-    /// What cannot happen has happened.
+    /// A state that cannot be has been met.
     pub fn defect(message: impl Into<String>) -> Self {
         Error::Defect {
             message: message.into(),
@@ -204,29 +201,24 @@ impl Error {
 
     /// A local file that could not be used.
     pub fn io(operation: &'static str, path: impl AsRef<Path>, source: io::Error) -> Self {
-        Error::Io {
-            operation,
-            path: path.as_ref().to_path_buf(),
-            source: Arc::new(source),
-        }
+        StorageError::io(operation, path, source).into()
     }
 
     /// A damaged object.
     pub fn damaged(object: impl Into<String>, reason: impl Into<String>) -> Self {
-        Error::Damaged {
-            object: object.into(),
-            reason: reason.into(),
-        }
+        StorageError::damaged(object, reason).into()
     }
 
     /// Who has to act before another attempt can succeed?
     pub fn turn(&self) -> Turn {
         match self {
             Error::Storage(error) => error.turn(),
-            Error::Io { .. } | Error::Server { .. } | Error::CorruptPages { .. } => Turn::Server,
+            Error::Io { .. } => Turn::Machine,
             Error::Defect { .. } => Turn::Ours,
             Error::Setting { .. }
             | Error::Refused { .. }
+            | Error::Server { .. }
+            | Error::CorruptPages { .. }
             | Error::Conflict { .. }
             | Error::ForeignRepository { .. }
             | Error::NotWriter { .. }
@@ -243,10 +235,7 @@ impl Error {
 
     /// May this pass by itself, so that trying again later makes sense without anybody changing anything?
     pub fn is_transient(&self) -> bool {
-        match self {
-            Error::Storage(error) => error.is_transient(),
-            _ => matches!(self, Error::Io { .. }),
-        }
+        self.turn().may_pass_by_itself()
     }
 
     /// Is it the content of an object that cannot be used, damaged or encrypted, as opposed to a store that cannot be asked?
@@ -262,8 +251,8 @@ impl Error {
         }
     }
 
-    /// Could another attempt succeed after somebody, or something, has put right what is around the archive: a setting, a
-    /// file, the network, the store? What the archive holds itself does not change by waiting.
+    /// Could another attempt succeed after somebody, or something, has put right what is around the archive: a setting, a file,
+    /// the network, the store? Waiting does not change the content of the archive.
     pub fn may_pass(&self) -> bool {
         !matches!(
             self,
@@ -324,8 +313,8 @@ impl Error {
                  new prefix."
             }
             Error::OtherSegmentSize { .. } => {
-                "Point walarchive.storage at a prefix of its own, and take a backup there at once. What is in the old one can be \
-                 restored up to the change."
+                "Point walarchive.storage at a prefix of its own, and take a backup there at once. The old one can be restored \
+                 up to the change."
             }
             Error::InvalidWal { .. } => {
                 "The file was left in place. Check whether it was copied into pg_wal from another cluster."
@@ -339,10 +328,7 @@ impl Error {
                  archive the file by walarchive wal-push; otherwise restore up to a target before it, or take another \
                  backup."
             }
-            Error::Damaged { .. } => {
-                "What the repository holds under this name cannot be used. Look for another copy of the object, or \
-                 restore from another backup."
-            }
+            Error::Damaged { .. } => StorageError::hint_of_damaged(),
             Error::Encrypted { .. } => {
                 "walarchive cannot decrypt yet. Read it with the tool that encrypted it, and with the key."
             }
@@ -362,7 +348,7 @@ impl Error {
     }
 }
 
-/// What to do where a store is, and no repository in it.
+/// The hint if there is a store, and no repository in it.
 fn without_repository(target: &str) -> String {
     let kind = match target.split("://").next() {
         Some("s3" | "gs") => "bucket",
@@ -429,12 +415,12 @@ mod tests {
         for (error, turn, is_transient) in [
             (Error::config("m", "H."), Turn::User, false),
             (Error::refused("m", "H."), Turn::User, false),
-            (Error::server("m", "H."), Turn::Server, false),
-            (broken, Turn::Server, true),
+            (Error::server("m", "H."), Turn::User, false),
+            (broken, Turn::Machine, true),
             (Error::defect("m"), Turn::Ours, false),
             (Error::Storage(store), Turn::Store, true),
             (Error::timeout("lock", "/f", Duration::from_secs(1)), Turn::Store, true),
-            (Error::Storage(not_final), Turn::Store, false),
+            (Error::Storage(not_final), Turn::Store, true),
             (StorageError::config("m", "H.").into(), Turn::User, false),
         ] {
             assert_eq!((error.turn(), error.is_transient()), (turn, is_transient), "{error:?}");

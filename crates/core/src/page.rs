@@ -22,7 +22,7 @@ const ROW: usize = SUMS * 4;
 /// `FNV_PRIME`.
 const PRIME: u32 = 16_777_619;
 
-/// With what the partial checksums begin.
+/// The value with which the partial checksums begin.
 const OFFSETS: [u32; SUMS] = [
     0x5B1F_36E9,
     0xB852_5960,
@@ -58,7 +58,7 @@ const OFFSETS: [u32; SUMS] = [
     0x959B_D756,
 ];
 
-/// Where the checksum stands in a page's header.
+/// The offset of the checksum in a page's header.
 const CHECKSUM_AT: usize = 8;
 /// The flags.
 const FLAGS_AT: usize = 10;
@@ -72,7 +72,7 @@ const SPECIAL_AT: usize = 16;
 const VERSION_AT: usize = 18;
 /// `PD_ALL_VISIBLE`, one of the flags.
 const ALL_VISIBLE: u16 = 4;
-/// Where an SP-GiST page says what it is: `SpGistPageOpaqueData`.
+/// The place where an SP-GiST page says its kind: `SpGistPageOpaqueData`.
 const SPGIST_SPECIAL_AT: usize = PAGE_BYTES - 8;
 /// `SPGIST_META`.
 const SPGIST_META: u16 = 1;
@@ -92,7 +92,7 @@ const ALIGNMENT: u16 = 8;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Page<'a>(pub(crate) &'a [u8; PAGE_BYTES]);
 
-/// What is to be thought of a page as it was read.
+/// The verdict on a page as it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Never used: all zero. It has no checksum.
@@ -126,8 +126,8 @@ impl Page<'_> {
         self.half(UPPER_AT) == 0 && self.0.iter().all(|byte| *byte == 0)
     }
 
-    /// Does the header look as that of any page in use does? What it says, its LSN above all, can be believed only then:
-    /// in what is no page at all the first bytes mean nothing. The server refuses to read a page of which this is not so.
+    /// Does the header look as that of any page in use does? Only then its content can be believed, its LSN above all: in bytes
+    /// that are no page the first ones mean nothing. The server refuses to read a page with another header.
     pub(crate) fn has_plausible_header(self) -> bool {
         let [lower, upper, special] = [LOWER_AT, UPPER_AT, SPECIAL_AT].map(|at| self.half(at));
         self.half(FLAGS_AT) & !VALID_FLAGS == 0
@@ -164,7 +164,7 @@ impl Page<'_> {
         }
     }
 
-    /// What its checksum should be, with that number in its relation.
+    /// The checksum that it should have, with that number in its relation.
     pub(crate) fn checksum(self, number: u32) -> u16 {
         let (rows, _) = self.0.as_chunks::<ROW>();
         let mut sums = OFFSETS;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::data_dir::PG_VERSION;
 
-/// What the server itself has at the top of its data directory.
+/// The server's own entries at the top of its data directory.
 const OF_SERVER_AT_TOP: [&str; 15] = [
     PG_VERSION,
     "base",
@@ -23,7 +23,7 @@ const OF_SERVER_AT_TOP: [&str; 15] = [
     "postgresql.conf",
 ];
 
-/// Directories in which everything is the server's.
+/// In these directories everything is the server's.
 const WHOLLY_OF_SERVER: [&str; 6] = [
     "pg_commit_ts",
     "pg_logical",
@@ -38,7 +38,8 @@ pub(crate) fn is_at_top(name: &str) -> bool {
     OF_SERVER_AT_TOP.contains(&name)
 }
 
-/// Is this a place of the server's own, whatever leads there? What it reads and writes through a symbolic link is its data.
+/// Is this a place of the server's own, whatever leads there? Files that it reads and writes through a symbolic link are its
+/// data.
 pub(crate) fn is_of_server(path: &Path) -> bool {
     let parts: Option<Vec<&str>> = path.iter().map(|part| part.to_str()).collect();
     let Some(parts) = parts else { return false };

@@ -1,7 +1,16 @@
-//! What a repository, a store or a file's name says is shown to people, and never obeyed by their terminal.
+//! Text from a repository, a store or a file's name is shown to people, and their terminal never obeys it.
 
 use std::borrow::Cow;
 use std::fmt::Write;
+
+/// A number with its noun in the singular or the plural: "1 file", "2 files", "0 entries".
+pub fn counted(number: impl TryInto<u64>, noun: &str) -> String {
+    match (number.try_into().unwrap_or(u64::MAX), noun.strip_suffix('y')) {
+        (1, _) => format!("1 {noun}"),
+        (number, Some(stem)) => format!("{number} {stem}ies"),
+        (number, None) => format!("{number} {noun}s"),
+    }
+}
 
 /// One line: control characters, line ends among them, and those that turn the direction of writing become visible, as
 /// `\x1b` or `\u{202e}`; a line feed as `\n`. All else stays as it is.
@@ -19,7 +28,7 @@ fn is_obeyed(letter: char) -> bool {
     letter.is_control() || turns || matches!(letter, '\u{2028}' | '\u{2029}')
 }
 
-/// Those characters of which `is_bad` says so become visible.
+/// Characters that `is_bad` names become visible.
 pub fn escape(text: &str, is_bad: impl Fn(char) -> bool) -> Cow<'_, str> {
     if !text.chars().any(&is_bad) {
         return Cow::Borrowed(text);

@@ -46,9 +46,9 @@ enum Line {
 }
 
 impl ServerConfig {
-    /// Read `postgresql.conf` and then `postgresql.auto.conf`, where a later line wins. Where `postgresql.conf` is
-    /// elsewhere (as on Debian), the command line of the last start tells where, or the cluster among those of Debian's tools
-    /// that has this data directory. Files that do not exist are no error.
+    /// Read `postgresql.conf` and then `postgresql.auto.conf`; a later line wins. If `postgresql.conf` is elsewhere (as on
+    /// Debian), the command line of the last start tells its place, or the cluster among those of Debian's tools that has this
+    /// data directory. Files that do not exist are no error.
     pub fn read(data_dir: &Path) -> Result<Self> {
         Self::read_among(data_dir, &debian_clusters())
     }
@@ -66,7 +66,7 @@ impl ServerConfig {
                 read_file(&file, 0, &mut values, &mut Vec::new())?;
             }
         }
-        // The command line wins over the files. Of what it may hold, this is what the programs beside the server must know of it.
+        // The command line wins over the files. The programs beside the server must know these settings of it.
         for (name, value) in find::settings_of_last_start(data_dir) {
             if ["walarchive.lease_interval", "shared_preload_libraries"].contains(&name.as_str()) {
                 values.insert(name, value);
@@ -86,7 +86,7 @@ impl ServerConfig {
     }
 }
 
-/// Where Debian's tools keep the configuration of clusters, as `MAJOR/NAME/postgresql.conf`.
+/// The directory of Debian's tools with the configuration of clusters, as `MAJOR/NAME/postgresql.conf`.
 fn debian_clusters() -> PathBuf {
     let root = std::env::var_os("PG_CLUSTER_CONF_ROOT").filter(|root| !root.is_empty());
     root.map_or_else(|| PathBuf::from("/etc/postgresql"), PathBuf::from)
@@ -100,7 +100,7 @@ pub fn data_directories() -> Vec<PathBuf> {
         .collect()
 }
 
-/// The configuration file and all that it includes. What cannot be read is passed over.
+/// The configuration file and all that it includes. Files that cannot be read are passed over.
 pub fn files_of(config_file: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     if let Err(error) = read_file(config_file, 0, &mut BTreeMap::new(), &mut files) {
@@ -335,7 +335,7 @@ mod tests {
         ] {
             let opts = format!("/usr/bin/postgres {args}\n");
             std::fs::write(dir.path().join("postmaster.opts"), opts).expect("written");
-            // What initdb has put into the data directory is not what the server reads.
+            // The server does not read the file that initdb has put into the data directory.
             for in_place in ["", "walarchive.storage = 'file:///in-place'\n"] {
                 std::fs::write(dir.path().join("postgresql.conf"), in_place).expect("written");
                 let config = ServerConfig::read(dir.path()).expect("read");

@@ -17,8 +17,8 @@ const ENCRYPTION: [&str; 9] = [
     "GCS_ENCRYPTION_KEY",
 ];
 
-/// What tunes WAL-G's speed, retries, prefetching, output and waiting, and cannot change what is stored or where; and what it
-/// may be told to do that is always done here.
+/// Variables that tune WAL-G's speed, retries, prefetching, output and waiting, and cannot change what is stored or where; and
+/// those that ask for something that is always done here.
 const HARMLESS: [&str; 36] = [
     "WALG_ALIVE_CHECK_INTERVAL",
     "WALG_AZURE_BUFFER_SIZE",
@@ -58,7 +58,7 @@ const HARMLESS: [&str; 36] = [
     "WALG_USE_REVERSE_UNPACK",
 ];
 
-/// What only concerns the taking of backups, which the server does: its own settings say how.
+/// Variables that only concern the taking of backups, which the server does: its own settings say how.
 const OF_BACKUPS: [&str; 10] = [
     "WALG_DELTA_FROM_NAME",
     "WALG_DELTA_FROM_USER_DATA",
@@ -106,7 +106,7 @@ pub fn not_understood(
     })
 }
 
-/// The same for the server, which has settings of its own for what concerns backups.
+/// The same for the server, which has settings of its own for backups.
 pub fn not_read_by_server(
     environment: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
 ) -> Vec<String> {

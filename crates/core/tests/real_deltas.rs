@@ -29,7 +29,7 @@ use walarchive_testkit::{Cluster, PATIENCE, Session, StopMode, TestDir, run, wai
 /// Backups after the full one.
 const DELTAS: usize = 3;
 
-/// What the server was at the restore point after a backup.
+/// The server at the restore point after a backup.
 struct Point {
     backup: String,
     name: String,
@@ -129,7 +129,7 @@ impl Site {
         FilesMetadata::read_from(&metadata.expect("read").expect("there")[..]).expect("files metadata")
     }
 
-    /// What was read as a whole and verified has a checksum; where the WAL summaries tell the blocks nothing else is read.
+    /// A file that was read as a whole and verified has a checksum; if the WAL summaries tell the blocks, nothing else is read.
     async fn check_sums(&self, name: &str, files: &BTreeMap<String, FileDescription>) {
         let text = self.store.get(&layout::backup_manifest(name), u64::MAX).await;
         let manifest = manifest::parse(&text.expect("read").expect("there")).expect("a manifest");
@@ -236,7 +236,7 @@ impl Site {
     }
 }
 
-/// The server's content as text, but for what a dump has of chance and what a crash removes.
+/// The server's content as text, without the random parts of a dump and the parts that a crash removes.
 fn dump(cluster: &Cluster) -> String {
     let mut dumpall = cluster.client("pg_dumpall");
     let text = run(dumpall.arg("--no-unlogged-table-data")).expect_success();
@@ -249,7 +249,7 @@ fn applied(base: &[u8], member: &[u8]) -> Vec<u8> {
     let header = IncrementHeader::read_from(&mut rest, member.len() as u64, "member");
     let header = header.expect("an increment").expect("read");
     let mut content = base.to_vec();
-    // What nobody writes is seen.
+    // Files that nobody writes are seen.
     content.resize(header.file_size as usize, 0xAA);
     for (page, number) in rest.chunks_exact(PAGE_BYTES as usize).zip(&header.blocks) {
         let at = *number as usize * PAGE_BYTES as usize;
@@ -325,8 +325,8 @@ fn work(random: &mut Random) -> (String, String) {
     (target, sql)
 }
 
-/// Some work; while a backup is taken nothing that no base backup survives: replay moves a database by copying a directory
-/// of which the backup may have found a part only.
+/// Some work. While a backup is taken it does nothing that no base backup survives: replay moves a database by copying a
+/// directory, and the backup may have only a part of that.
 fn labour(cluster: &Cluster, random: &mut Random, in_backup: bool) {
     let (database, sql) = work(random);
     if in_backup && sql.starts_with("ALTER DATABASE") {

@@ -37,7 +37,7 @@ fn walk(walker: &mut WalWalker, segment: Segment, bytes: &[u8]) -> Walked {
     walker.end()
 }
 
-/// What `pg_waldump` counts, and the time of the last transaction that ended.
+/// The counts of `pg_waldump`, and the time of the last transaction that ended.
 fn waldump(cluster: &Cluster, first: &Path, last: &Path) -> (u64, DateTime<Utc>) {
     let mut command: Command = cluster.pg().program("pg_waldump");
     let output = run(command.env("TZ", "UTC").arg(first).arg(last));

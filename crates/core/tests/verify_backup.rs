@@ -68,7 +68,7 @@ async fn verify(store: &Store, name: &str) -> BackupReport {
         .expect("verified")
 }
 
-/// What is not in order: its kind, path and detail.
+/// The faults: kind, path and detail.
 fn problems(report: &BackupReport) -> Vec<(&str, &str, &str)> {
     let bad = report.details.iter().filter(|row| row.status != VerifyStatus::Ok);
     bad.map(|row| (row.what, row.path.as_str(), row.detail.as_str()))
@@ -85,7 +85,7 @@ async fn all_page_checksums_are_those_of_pg_checksums() {
     let dir = TestDir::new();
     let cluster = stopped(&dir);
     let store = store(&dir);
-    // What a crash leaves is not copied.
+    // The leavings of a crash are not copied.
     let name = back_up(&store, cluster.datadir()).await;
     let report = verify(&store, &name).await;
     assert_eq!((report.status, problems(&report)), (VerifyStatus::Ok, Vec::new()));
@@ -216,7 +216,7 @@ async fn damage_is_named() {
         detail(&report, "manifest").contains("The backup has none"),
         "{report:?}"
     );
-    for object in store.list(layout::WAL_FOLDER).await.expect("listed") {
+    for object in store.list(&layout::WAL_FOLDER).await.expect("listed") {
         store.delete(&object.key).await.expect("deleted");
     }
     let report = verify(&store, &name).await;

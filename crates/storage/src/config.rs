@@ -19,7 +19,7 @@ pub struct StorageConfig {
     pub options: StorageOptions,
     /// A file of `key = value` lines with the credentials, if they are not in the environment.
     pub credentials_file: Option<PathBuf>,
-    /// The longest that one attempt of one request may take, beside the transfer of what it moves.
+    /// The longest time for one attempt of one request, beside the transfer of its bytes.
     pub request_timeout: Duration,
     /// How long a request is tried again, counted from its first attempt. Refusals are not tried again.
     pub patience: Duration,
@@ -115,7 +115,7 @@ impl StorageOptions {
         let pairs: Result<Vec<_>> = items.iter().map(|item| pair(item)).collect();
         match (pairs, text.split_once('=')) {
             (Ok(pairs), _) if !pairs.is_empty() => pairs.iter().try_for_each(|(key, value)| self.insert(key, value)),
-            // What follows a space belongs to the value, unless it is a pair again: then nobody can tell.
+            // Text after a space belongs to the value, unless it is a pair again: then nobody can tell.
             (_, Some((key, value))) if is_key(key.trim()) && !value.contains(['=', '"']) => self.insert(key, value),
             _ => Err(Error::config(
                 "a --storage-option is not of the form KEY=VALUE",

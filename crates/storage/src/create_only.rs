@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// What [`create`](crate::Store::create) found.
+/// The result of [`create`](crate::Store::create).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Created {
     /// The object is there now, and was not before.
@@ -27,7 +27,7 @@ pub enum CreateOnly {
     Unsupported,
 }
 
-/// What is known of the store so far; one for all clones of a store.
+/// The knowledge of the store so far; one for all clones of a store.
 #[derive(Debug, Default)]
 pub(crate) struct Learned(AtomicU8);
 

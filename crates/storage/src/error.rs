@@ -1,4 +1,4 @@
-//! What a store, or the way to it, can fail with: what happened, to which object, and what to do about it.
+//! Failures of a store, or of the way to it: what happened, to which object, and what to do about it.
 
 mod hints;
 mod turn;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 pub use turn::Turn;
 
-/// What can go wrong. [`Error::is_transient`] alone decides whether something is tried again.
+/// What can go wrong. [`Error::turn`] alone decides whether something is tried again.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// An option of the store, or a file that one names, that cannot be right.
@@ -30,7 +30,7 @@ pub enum Error {
         object: String,
         /// What the store said.
         reason: String,
-        /// Where the credentials in use are from, if that is known: "the file \"/x\"".
+        /// The source of the credentials in use, if that is known: "the file "/x"".
         credentials: Option<String>,
     },
     /// The clock of this machine and that of the store differ by more than the store accepts.
@@ -48,7 +48,7 @@ pub enum Error {
     NoCredentials {
         /// The object's URL.
         object: String,
-        /// What was tried last.
+        /// The result of the last try.
         reason: String,
     },
     /// The bucket, container or directory of the URL is not there.
@@ -202,14 +202,7 @@ impl Error {
 
     /// May this pass by itself, so that trying again later makes sense without anybody changing anything?
     pub fn is_transient(&self) -> bool {
-        matches!(
-            self,
-            Error::Store { .. }
-                | Error::NoAnswer { .. }
-                | Error::Timeout { .. }
-                | Error::ClockSkew { .. }
-                | Error::Io { .. }
-        )
+        self.turn().may_pass_by_itself()
     }
 
     /// Could the store not be asked at all? A bad answer is an answer.
@@ -249,6 +242,11 @@ impl Error {
         }
     }
 
+    /// What to do about a damaged object.
+    pub fn hint_of_damaged() -> &'static str {
+        "This object of the repository cannot be used. Look for another copy of it, or restore from another backup."
+    }
+
     /// What to do about a local file that could not be used; none where the message says all.
     pub fn hint_of_io(source: &io::Error) -> Option<String> {
         hints::of_io(source)
@@ -280,12 +278,9 @@ impl Error {
                 "This server does not speak all of the protocol; check walarchive.storage_options, or use another store."
             }
             Error::Timeout { .. } | Error::NoAnswer { .. } => TOO_SLOW,
-            Error::Damaged { .. } => {
-                "What the repository holds under this name cannot be used. Look for another copy of the object, or \
-                 restore from another backup."
-            }
+            Error::Damaged { .. } => return Some(Self::hint_of_damaged().to_owned()),
             Error::BehindLink { .. } => {
-                "What a link leads to may be anything, so nothing behind one is removed. Mount the other file system in the \
+                "A link may lead anywhere, so nothing behind one is removed. Mount the other file system in the \
                  place of the link, or make the directory of the whole repository the link, or remove these files by hand."
             }
             Error::Io { source, .. } => return hints::of_io(source),

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::http::{NoAnswer, Stalled};
 use crate::link::BehindLink;
 
-/// How much of what a store said a message shows, in characters.
+/// How much of a store's text a message shows, in characters.
 const SHOWN: usize = 2000;
 
 /// Marks that stores put into the text of an error whose kind object_store does not tell. A listing with wrong
@@ -32,7 +32,7 @@ const REFUSED: [&str; 20] = [
     "401 Unauthorized",
     "Permission denied (os error 13)",
 ];
-/// Where instances of clouds ask for credentials: nobody asks there who has any.
+/// The addresses at which instances of clouds ask for credentials: nobody asks there who has any.
 const METADATA_SERVICES: [&str; 5] = [
     "169.254.169.254",
     "169.254.170.2",
@@ -61,7 +61,7 @@ const WRONG_REGION: [&str; 6] = [
     "another place that it does not name",
     "not followed (<Region>",
 ];
-/// What servers say that do not know a request, or one of its headers.
+/// Answers of servers that do not know a request, or one of its headers.
 const UNSUPPORTED: [&str; 2] = ["501 Not Implemented", "<Code>NotImplemented</Code>"];
 
 pub(super) fn translate(operation: &'static str, object: String, store_url: &str, error: object_store::Error) -> Error {

@@ -1,10 +1,10 @@
-//! A store in which nothing is changed that whoever works with it may not change now.
+//! A store that refuses the changes that its user may not make now.
 
 use std::fmt;
 
 use crate::error::Refusal;
 
-/// What is about to be changed.
+/// The kind of change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Write {
     /// An object is written.

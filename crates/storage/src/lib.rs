@@ -1,8 +1,8 @@
 //! One door to every store: S3 and what speaks its protocol, Google Cloud Storage, Azure, Swift, SFTP, directories.
 //!
-//! A [`Store`] reads, writes, lists and deletes objects below the prefix of its URL. No operation waits for long where nothing
-//! moves, what may pass is tried again, memory is bounded, and an [`Error`] tells what to do. What the objects mean is not known
-//! here.
+//! A [`Store`] reads, writes, lists and deletes objects below the prefix of its URL. No operation waits for long if nothing
+//! moves, failures that may pass lead to another try, memory is bounded, and an [`Error`] tells what to do. The meaning of the
+//! objects is not known here.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! What a backend says of something to be removed that is behind a symbolic link.
+//! A backend's refusal to remove something that is behind a symbolic link.
 
 /// The key of the link.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

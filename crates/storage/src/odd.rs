@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use parking_lot::Mutex;
 
-/// How many names are remembered, and said. Who has more has one reason for all of them.
+/// How many names are remembered, and said. If there are more, they have one reason.
 const MOST: usize = 100;
 
 /// Those that one store has met.

@@ -1,4 +1,4 @@
-//! What a backend gives when it is opened.
+//! The result of opening a backend.
 
 use std::sync::Arc;
 
@@ -13,11 +13,11 @@ use crate::url::prefix;
 /// Tells where the credentials in use are from.
 pub(crate) type Origin = Arc<dyn Fn() -> String + Send + Sync>;
 
-/// What a backend opens.
+/// An opened backend.
 pub(crate) struct Opened {
     pub(crate) objects: Arc<dyn ObjectStore>,
     pub(crate) pending: Option<BelowPrefix>,
-    /// What was passed over.
+    /// Names that were passed over.
     pub(crate) odd: Arc<Odd>,
     pub(crate) origin: Option<Origin>,
 }
@@ -29,7 +29,7 @@ impl Opened {
         Ok(Opened { pending, ..self })
     }
 
-    /// With what a denial says of the credentials.
+    /// Let denials tell this of the credentials.
     pub(crate) fn with_origin(self, origin: impl Fn() -> String + Send + Sync + 'static) -> Self {
         let origin: Option<Origin> = Some(Arc::new(origin));
         Opened { origin, ..self }

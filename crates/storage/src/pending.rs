@@ -1,5 +1,5 @@
-//! Uploads in parts that were begun and are not complete. What a crash leaves of one takes room in the store, and no listing
-//! of objects shows it.
+//! Uploads in parts that were begun and are not complete. The parts that a crash leaves take room in the store, and no listing
+//! of objects shows them.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ impl PendingUpload {
     }
 }
 
-/// What a store says about its pending uploads.
+/// A store's answer about its pending uploads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pending {
     /// These there are.
@@ -61,7 +61,7 @@ pub trait PendingUploads: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// What a user must be allowed to do for a listing, if that is a permission of its own.
+    /// The permission that a user needs for a listing, if that is one of its own.
     fn permission(&self) -> Option<&'static str> {
         None
     }

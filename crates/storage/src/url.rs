@@ -65,7 +65,7 @@ pub(super) fn parse(text: &str) -> Result<Url> {
 /// In a configuration file a value has one pair of quotes around it, and a quote too many would be asked for as a host's name.
 const QUOTES: [char; 2] = ['\'', '"'];
 
-/// What follows the scheme, up to the first slash; empty for a path.
+/// The text after the scheme, up to the first slash; empty for a path.
 fn in_bucket(text: &str) -> &str {
     let rest = text.split_once("://").map_or("", |(_, rest)| rest);
     rest.split('/').next().unwrap_or_default()
@@ -119,7 +119,7 @@ pub(super) fn prefix(url: &Url) -> Result<Path> {
     })
 }
 
-/// The text with what may be `user:password` taken out, and what follows the place.
+/// The text without a part that may be `user:password`, and the text after the place.
 fn redact(text: &str) -> String {
     let text = match text.find(['?', '#']) {
         Some(end) => format!("{}***", &text[..=end]),

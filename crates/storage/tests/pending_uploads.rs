@@ -134,7 +134,7 @@ async fn the_bucket_may_be_part_of_the_host() {
     assert!(signature.contains("x-amz-request-payer"), "{signature}");
 }
 
-/// What a store says that answers so.
+/// The report of a store that answers so.
 async fn said(open: impl Fn(&TestDir, &HttpMock) -> Store, status: u16, body: &'static str) -> Result<String, Error> {
     let mock = HttpMock::start(move |_| Answer::new(status, body));
     let dir = TestDir::new();

@@ -1,5 +1,5 @@
-//! Where S3 credentials come from, in which order, and what of the options is seen on the wire: with stand-ins for S3 and for
-//! the services of AWS that hand out credentials.
+//! The sources of S3 credentials, their order, and the options that are seen on the wire: with stand-ins for S3 and for the
+//! services of AWS that hand out credentials.
 #![allow(missing_docs)]
 
 mod support;

@@ -53,7 +53,7 @@ impl AzuriteServer {
         format!("az://{}/{prefix}", self.container)
     }
 
-    /// What belongs into walarchive.storage_options.
+    /// The value for walarchive.storage_options.
     pub fn options(&self) -> String {
         format!(
             "azure_storage_account_name={ACCOUNT},azure_endpoint={},allow_http=true",
@@ -85,7 +85,7 @@ impl AzuriteServer {
         format!("http://127.0.0.1:{}/{ACCOUNT}", self.port())
     }
 
-    /// What needs a signature is done by a few lines of Python.
+    /// A few lines of Python do the work that needs a signature.
     fn python(&self, what: &[&str]) -> String {
         let output = server_command("/usr/bin/python3")
             .args(["-c", SIGNED_REQUESTS, &self.endpoint(), ACCOUNT, &self.container])

@@ -112,8 +112,8 @@ impl Builder {
         self.finish(datadir)
     }
 
-    /// Starts a server on a data directory that exists already, such as a restored one, with the settings given here
-    /// appended to its postgresql.conf. Where the directory came from another cluster of the test, both can run.
+    /// Starts a server on a data directory that exists already, such as a restored one, with the settings given here appended
+    /// to its postgresql.conf. If the directory came from another cluster of the test, both can run.
     #[track_caller]
     pub fn attach(self, datadir: &Path) -> Cluster {
         let cluster = self.attach_stopped(datadir);

@@ -125,7 +125,7 @@ impl Cluster {
             .arg("-D")
             .arg(&self.datadir)
             .envs(self.env.iter().map(|(k, v)| (k, v)));
-        // What belongs to this server and not to the data directory, which may be another cluster's, restored, goes here.
+        // Settings of this server go here: the data directory may be another cluster's, restored.
         command.args(["-c", "listen_addresses=", "-c", "logging_collector=off"]);
         command.args(["-c", &format!("port={}", self.port)]);
         command.args(["-c", &format!("unix_socket_directories={}", self.socket_dir.display())]);
@@ -263,7 +263,7 @@ impl Cluster {
         fs::metadata(&self.log_path).map_or(0, |m| m.len() as usize)
     }
 
-    /// What was logged after a mark.
+    /// The log after a mark.
     pub fn log_since(&self, mark: usize) -> String {
         let log = fs::read(&self.log_path).unwrap_or_default();
         String::from_utf8_lossy(log.get(mark..).unwrap_or_default()).into_owned()

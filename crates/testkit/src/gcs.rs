@@ -12,7 +12,7 @@ const PROGRAM: &str = include_str!("../servers/gcs.py");
 /// A Google Cloud Storage server on a loopback port, with one bucket: the XML API in front of moto. It asks for a token that
 /// was signed with its service account's key, and looks at the name of that key.
 pub struct GcsServer {
-    // Ended before what it stands in front of.
+    // Ends before the server behind it.
     server: Server,
     moto: MotoServer,
     bucket: String,
@@ -62,7 +62,7 @@ impl GcsServer {
         format!("gs://{}/{prefix}", self.bucket)
     }
 
-    /// What belongs into walarchive.storage_options.
+    /// The value for walarchive.storage_options.
     pub fn options(&self) -> String {
         format!("google_base_url=http://127.0.0.1:{},allow_http=true", self.port())
     }

@@ -1,4 +1,4 @@
-//! For tests: a store in memory in which requests fail when they are told to, and others do something in between.
+//! For tests: a store in memory. Requests fail when they are told to, and others do something in between.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use object_store::{
 };
 use parking_lot::Mutex;
 
-/// What is asked of the store.
+/// The kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
     /// An object is written.
@@ -24,7 +24,7 @@ pub enum Op {
     Delete,
 }
 
-/// What becomes of a request.
+/// The fate of a request.
 #[derive(Debug, Clone)]
 pub enum Act {
     /// It is done.

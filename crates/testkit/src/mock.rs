@@ -37,12 +37,12 @@ impl Request {
     }
 }
 
-/// What an [`HttpMock`] answers.
+/// The answer of an [`HttpMock`].
 pub struct Answer {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
-    /// What follows the body again and again, until the client goes away.
+    /// The bytes that follow the body again and again, until the client goes away.
     endless: Option<Vec<u8>>,
 }
 
@@ -75,7 +75,7 @@ impl Answer {
 
 /// A certificate for `localhost` and other names, and the certificate of the authority that signed it: files in PEM form.
 pub struct TlsFiles {
-    /// What a client has to trust.
+    /// The certificate that a client has to trust.
     pub ca: PathBuf,
     certificate: PathBuf,
     key: PathBuf,
@@ -147,7 +147,7 @@ pub struct HttpMock {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What answers.
+/// Answers a request.
 type Handler = Arc<dyn Fn(&Request) -> Answer + Send + Sync>;
 
 impl HttpMock {
@@ -200,7 +200,7 @@ impl HttpMock {
         self.port
     }
 
-    /// What it was asked so far.
+    /// The requests so far.
     pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -267,7 +267,7 @@ fn answer(
     } = handler(&request);
     seen.lock().unwrap_or_else(PoisonError::into_inner).push(request);
     let mut text = format!("HTTP/1.1 {status} Mock\r\nConnection: close\r\n");
-    // A server may say what it likes about the length of what it sends.
+    // A server may announce any length.
     let length_is_told = headers
         .iter()
         .any(|(name, _)| name.eq_ignore_ascii_case("content-length"));

@@ -20,7 +20,7 @@ impl MotoServer {
         let server = Server::start("moto", log, |port| {
             let venv = python_tools("moto");
             let mut command = server_command(venv.join("bin/python"));
-            // Its start script names the directory in which setup made it; the module does not care.
+            // Its start script names the directory that setup made it in; the module does not care.
             command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
             command
         });
@@ -49,7 +49,7 @@ impl MotoServer {
         format!("s3://{}/{prefix}", self.bucket)
     }
 
-    /// What belongs into walarchive.storage_options.
+    /// The value for walarchive.storage_options.
     pub fn options(&self) -> String {
         format!(
             "aws_endpoint=http://127.0.0.1:{},aws_region=us-east-1,allow_http=true",

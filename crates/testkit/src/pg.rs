@@ -4,7 +4,7 @@ use std::process::Command;
 use crate::process::server_command;
 use crate::run::{Output, run};
 
-/// An installed PostgreSQL into which walarchive was installed.
+/// An installed PostgreSQL with walarchive.
 #[derive(Debug, Clone)]
 pub struct Pg {
     bindir: PathBuf,

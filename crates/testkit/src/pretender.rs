@@ -10,7 +10,7 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-/// What becomes of a create-only write.
+/// The fate of a create-only write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Create {
     /// It overwrites.

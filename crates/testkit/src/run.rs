@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use crate::process::kill_pid;
 use crate::wait::{PATIENCE, wait_until};
 
-/// What a program that ended has said.
+/// The output of a program that ended.
 #[derive(Debug, Clone)]
 pub struct Output {
     /// Its exit code; None if a signal ended it.

@@ -68,7 +68,7 @@ impl S3Server {
         format!("s3://{}/{prefix}", self.bucket)
     }
 
-    /// What belongs into walarchive.storage_options.
+    /// The value for walarchive.storage_options.
     pub fn options(&self) -> String {
         format!(
             "aws_endpoint=http://127.0.0.1:{},aws_region=us-east-1,allow_http=true",
@@ -86,8 +86,8 @@ impl S3Server {
         self.port
     }
 
-    /// The directory in which the objects lie as files, named by their keys. The server reads them anew at each request, so
-    /// a test may damage them. Names that begin with a dot are the server's own.
+    /// The directory that holds the objects as files, named by their keys. The server reads them anew at each request, so a
+    /// test may damage them. Names that begin with a dot are the server's own.
     pub fn dir(&self) -> PathBuf {
         self.root.join(&self.bucket)
     }
@@ -113,7 +113,7 @@ impl S3Server {
             ended = !matches!(child.try_wait(), Ok(None));
             ended || TcpStream::connect(address).is_ok()
         });
-        // Who listens may be another server that took the port, while ours is about to end.
+        // Another server may listen that took the port, while ours is about to end.
         if !ended {
             *self.child() = Some(child);
         }
@@ -163,7 +163,7 @@ fn program() -> PathBuf {
         .unwrap_or_else(|| panic!("no s3s-fs in {}: run scripts/setup test", cache.display()))
 }
 
-/// Where scripts/setup puts what it downloads and builds.
+/// The directory into which scripts/setup puts its downloads and builds.
 pub(crate) fn cache() -> PathBuf {
     match std::env::var_os("WALARCHIVE_CACHE") {
         Some(cache) => PathBuf::from(cache),

@@ -9,7 +9,7 @@ use crate::process::kill_pid;
 use crate::s3::free_port;
 use crate::wait::{PATIENCE, wait_until};
 
-/// What makes the command that runs a server on a port.
+/// Makes the command that runs a server on a port.
 type MakeCommand = Box<dyn Fn(u16) -> Command + Send + Sync>;
 
 /// A server program on a loopback port. It is killed when dropped.
@@ -99,7 +99,7 @@ impl Server {
             ended = !matches!(child.try_wait(), Ok(None));
             ended || TcpStream::connect(address).is_ok()
         });
-        // Who listens may be another server that took the port, while ours is about to end.
+        // Another server may listen that took the port, while ours is about to end.
         if !ended {
             *self.child() = Some(child);
         }

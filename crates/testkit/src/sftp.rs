@@ -104,7 +104,7 @@ impl SftpServer {
         format!("sftp://{}@127.0.0.1:{}{}", self.user, self.port, path.display())
     }
 
-    /// What belongs into walarchive.storage_options.
+    /// The value for walarchive.storage_options.
     pub fn options(&self) -> String {
         format!(
             "sftp_known_hosts={},sftp_private_key_path={}",
@@ -118,7 +118,7 @@ impl SftpServer {
         [("SSH_PRIVATE_KEY_PATH", self.key().display().to_string())]
     }
 
-    /// Who may come in.
+    /// The user who may come in.
     pub fn user(&self) -> &str {
         &self.user
     }
@@ -153,7 +153,7 @@ impl SftpServer {
         text.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
     }
 
-    /// The directory below which the files lie.
+    /// The directory that holds the files.
     pub fn dir(&self) -> PathBuf {
         self.files.clone()
     }
@@ -193,7 +193,7 @@ impl SftpServer {
             ended = !matches!(child.try_wait(), Ok(None));
             ended || TcpStream::connect(address).is_ok()
         });
-        // Who listens may be another server that took the port, while ours is about to end.
+        // Another server may listen that took the port, while ours is about to end.
         if !ended {
             *self.child() = Some(child);
         }

@@ -12,10 +12,10 @@ use crate::swift::SwiftServer;
 
 /// A store for one test, whatever its kind: what walarchive must be told to use it.
 pub trait StoreServer: Send + Sync {
-    /// What belongs into walarchive.storage. Several prefixes are several repositories in one store.
+    /// The value for walarchive.storage. Several prefixes are several repositories in one store.
     fn url(&self, prefix: &str) -> String;
 
-    /// What belongs into walarchive.storage_options; may be empty.
+    /// The value for walarchive.storage_options; may be empty.
     fn options(&self) -> String;
 
     /// The environment variables with the right credentials.
@@ -40,7 +40,7 @@ pub trait StoreServer: Send + Sync {
             .collect()
     }
 
-    /// The directory below which all that is stored lies as files, if it does.
+    /// The directory that holds all objects as files, if there is one.
     fn files(&self) -> Option<PathBuf> {
         None
     }
@@ -106,7 +106,7 @@ impl StoreServer for Directory {
         std::fs::rename(&self.root, self.elsewhere()).expect("could not take the directory away");
     }
 
-    /// What was written meanwhile lies below the mount point, and is hidden.
+    /// Files that were written meanwhile are below the mount point, and hidden.
     fn start_again(&self) {
         let _ = std::fs::remove_dir_all(&self.root);
         std::fs::rename(self.elsewhere(), &self.root).expect("could not bring the directory back");

@@ -17,7 +17,7 @@ use crate::wait::{PATIENCE, wait_until};
 
 const CONTAINER: &str = "walarchive";
 const USER: &str = "test:tester";
-/// Without spaces, at which tempauth would cut it.
+/// Without spaces: tempauth would cut it there.
 const KEY: &str = "a-key-that-no-log-may-show";
 /// May authenticate, and do nothing then.
 const STRANGER: &str = "test:stranger";
@@ -135,7 +135,7 @@ impl SwiftServer {
         format!("swift://{CONTAINER}/{prefix}")
     }
 
-    /// What belongs into walarchive.storage_options.
+    /// The value for walarchive.storage_options.
     pub fn options(&self) -> String {
         format!("st_auth={},allow_http=true", self.auth_url())
     }
@@ -145,7 +145,7 @@ impl SwiftServer {
         format!("http://127.0.0.1:{}/auth/v1.0", self.ports.proxy)
     }
 
-    /// Where the objects are, for who has a token.
+    /// The place of the objects, for clients with a token.
     pub fn storage_url(&self) -> String {
         format!("http://127.0.0.1:{}/v1/AUTH_test", self.ports.proxy)
     }

@@ -1,7 +1,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// The deadline for what takes a moment on an idle machine: long, since a build may be running beside the tests.
+/// The deadline for things that take a moment on an idle machine: long, since a build may be running beside the tests.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits until `condition` holds, looking every few milliseconds.

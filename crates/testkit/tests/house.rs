@@ -116,7 +116,7 @@ impl House {
         Some(at)
     }
 
-    /// The file in which what the path names is defined.
+    /// The file that defines the path.
     fn defined(&self, path: &Module) -> Option<Module> {
         let (mut path, mut hops) = (path.clone(), 0);
         loop {
@@ -172,7 +172,7 @@ fn without_tests(text: &str) -> String {
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
         if line.trim_start() == "#[cfg(test)]" {
-            // What follows is one item: to the end of its lines, which are indented as it is.
+            // One item follows: to the end of its lines, which are indented as it is.
             let indent = line.len() - line.trim_start().len();
             while lines.peek().is_some_and(|next| next.trim_start().starts_with("#[")) {
                 lines.next();

@@ -1,4 +1,4 @@
-//! What must never be written over: another content under a segment's name, another cluster's repository.
+//! Objects that must never be written over: another content under a segment's name, another cluster's repository.
 
 use std::fs;
 use std::path::Path;
@@ -29,7 +29,7 @@ fn tree(dir: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// `make_other` turns the right object into what lies there instead.
+/// `make_other` turns the right object into the one that is there instead.
 fn other_content_is_refused(repository: &Repository, dir: &TestDir, url: &str, configure: Configure, other: &[u8]) {
     let cluster = configure(archiving(dir, "c", url)).start();
     cluster.psql("CREATE EXTENSION walarchive");

@@ -13,7 +13,7 @@ fn random(limit: u64) -> u64 {
     RandomState::new().hash_one(0) % limit
 }
 
-/// What the postmaster is killed in the middle of.
+/// The work that the postmaster is killed in the middle of.
 #[derive(Debug, Clone, Copy)]
 enum Moment {
     /// Anything.
@@ -51,7 +51,7 @@ fn reach(moment: Moment, cluster: &Cluster, repository: &Repository) {
             let archiver = cluster.wait_pid_of("archiver", None);
             kill_pid(archiver, Signal::SIGSTOP);
             switch_segments(cluster, 5);
-            // A new worker looks for what waits before anybody asks it to.
+            // A new worker looks for waiting files before anybody asks it to.
             kill_pid(cluster.wait_pid_of("walarchive uploader", None), Signal::SIGTERM);
             cluster.wait_until("segments that wait are stored", PATIENCE, || {
                 let stored = |file: &String| repository.object(file).exists();
@@ -259,7 +259,7 @@ fn the_worker_uploads_ahead_of_the_archiver() {
     let worker = cluster.wait_pid_of("walarchive uploader", None);
     kill_pid(archiver, Signal::SIGSTOP);
     switch_segments(&cluster, 30);
-    // A new worker looks for what waits before anybody asks it to.
+    // A new worker looks for waiting files before anybody asks it to.
     kill_pid(worker, Signal::SIGTERM);
     cluster.wait_until("all are uploaded", PATIENCE, || {
         repository.segments().len() == before + 30

@@ -1,4 +1,4 @@
-//! What is wrong with archiving is said where people look, and nothing holds a stop of the server up.
+//! Archiving that is in trouble says so where people look, and nothing holds a stop of the server up.
 
 use std::time::{Duration, Instant};
 

@@ -13,7 +13,7 @@ const NAME: &str = "000000010000000000000003";
 /// The most memory that the binary may take, in kB: some parts of 8 MB, and what compressing needs.
 const MEMORY: i64 = 150 << 10;
 
-/// A segment of PostgreSQL 15 as far as its first page tells. What follows does not compress.
+/// A segment of PostgreSQL 15 as far as its first page tells. The rest does not compress.
 fn write_segment(path: &Path) {
     let mut noise = vec![0u8; 8 << 20];
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;

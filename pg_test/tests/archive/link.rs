@@ -1,6 +1,6 @@
 //! Links that are slow, far or break: what is slow goes on, nothing that was sent is thrown away, and WAL comes first.
 //!
-//! All connections share one link. The drain time of a burst is stated as a multiple of what the link alone needs.
+//! All connections share one link. The drain time of a burst is stated as a multiple of the time that the link alone needs.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use walarchive_testkit::{Cluster, Fault, FaultProxy, PATIENCE, S3Server, TestDir
 
 const MB: u64 = 1 << 20;
 
-/// What a loaded machine may add to a burst, whatever its size: processes that start, and scans that come late.
+/// The bytes that a loaded machine may add to a burst, whatever its size: processes that start, and scans that come late.
 const LOADED: Duration = Duration::from_secs(6);
 
 /// A cluster that archives through a proxy what it does not compress: a segment is a megabyte on the link. The fields end in
@@ -96,7 +96,7 @@ impl Site {
             self.proxy.carried(),
             self.proxy.broken(),
         );
-        // What was sent of a segment whose connection broke: half of it, and what the buffers held.
+        // The sent part of a segment whose connection broke: half of it, and the content of the buffers.
         let again = Duration::from_secs_f64((self.proxy.broken() as u64 * MB) as f64 / rate as f64);
         assert!(
             took < (alone + again).mul_f64(1.15) + LOADED,
@@ -231,13 +231,13 @@ fn slow_for(while_slow: Duration, rate: u64, segments: usize, again: u64) {
     assert!(site.names().len() - names.len() >= segments);
     // Beside the segments there are the files of the lease.
     assert!(sent < bytes + bytes / 100 + again, "{sent} bytes were sent for {bytes}");
-    // What it could carry while it was slow it did, but for what is under way.
+    // It carried as much as it could while it was slow, but for the bytes that are under way.
     let could = rate * while_slow.as_secs();
     assert!(
         carried + carried / 10 + MB / 4 > could,
         "{carried} bytes were sent, {could} could have been"
     );
-    // What the buffers at the far end hold passes at once; then it is a matter of the store.
+    // The content of the buffers at the far end passes at once; then it is a matter of the store.
     assert!(took < Duration::from_secs(25), "{took:?}");
     let log = site.cluster.log_since(mark);
     assert!(!log.contains("could not upload"), "{log}");

@@ -102,7 +102,7 @@ impl Site {
         );
         let log = self.cluster.log_since(mark);
         assert!(!log.contains("could not upload"), "{log}");
-        // What belongs to the protocol, and not to the segments, is a part of fifty.
+        // The share of the protocol, as opposed to the segments, is a part of fifty.
         assert!(
             sent < bytes + bytes / 50 + MB / 10,
             "{sent} bytes were sent for {bytes}"

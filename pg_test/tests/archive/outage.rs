@@ -15,7 +15,7 @@ use walarchive_pg_test::ledger::Ledger;
 use walarchive_pg_test::repository::{Repository, restore};
 use walarchive_testkit::{Cluster, PATIENCE, S3Server, StopMode, TestDir, run};
 
-/// What an outage must look like from inside the server, until `last` is no longer waiting.
+/// An outage must look like this from inside the server, until `last` is no longer waiting.
 fn assert_reported(cluster: &Cluster, mark: usize, last: &str, hint: &str) {
     let message = wait_message(cluster, mark, &["WARNING", "could not archive"], PATIENCE);
     assert!(message.contains("DETAIL:  ") && message.contains(hint), "{message}");

@@ -232,7 +232,7 @@ fn a_backup_survives_its_client_but_not_its_server() {
     assert!(!statement.wait(PATIENCE).success() && !is_alive(backend));
     finish(worker, 2);
 
-    // Whoever ends the worker, or the server, ends the backup: cleanly.
+    // Ending the worker, or the server, ends the backup: cleanly.
     let complete = site.objects("basebackups_005");
     let statement = primary.background_psql(PUSH);
     kill_pid(wait_copying(&primary), Signal::SIGTERM);

@@ -1,4 +1,4 @@
-//! Delta backups: when one is taken, upon which parent, and when a full one is taken instead.
+//! Delta backups: when one is taken, its parent, and when a full one is taken instead.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ fn filled(site: &Site, settings: &[(&str, &str)]) -> Cluster {
     primary
 }
 
-/// A cluster of which a full backup was taken after those statements.
+/// A cluster with those statements, and then a full backup.
 fn backed_up_without_checksums(site: &Site, sql: &str) -> Cluster {
     let builder = site.builder("primary").data_checksums(false).setting(STEPS, "9");
     let primary = builder.start();
@@ -25,7 +25,7 @@ fn backed_up_without_checksums(site: &Site, sql: &str) -> Cluster {
     primary
 }
 
-/// What a restore of the backup gives when the cluster itself is lost.
+/// A restore of the backup when the cluster itself is lost.
 fn after_its_loss(site: &Site, cluster: &Cluster, name: &str) -> Cluster {
     archive_all(cluster);
     lose(cluster);

@@ -5,8 +5,8 @@ use std::fs;
 use walarchive_pg_test::site::{Site, archive_all, backup, lose};
 use walarchive_testkit::PATIENCE;
 
-/// Recovery repeats the move by copying the database from where it was. What is not there any more when the backup comes to it is
-/// lost, in PostgreSQL's own base backups too: pg_basebackup says nothing, and recovery succeeds.
+/// Recovery repeats the move by copying the database from where it was. Files that are not there any more when the backup comes
+/// to them are lost, in PostgreSQL's own base backups too: pg_basebackup says nothing, and recovery succeeds.
 #[test]
 fn a_database_that_moves_while_it_is_backed_up_is_not_lost() {
     let site = Site::on_files();

@@ -279,7 +279,7 @@ fn a_backup_that_could_not_be_restored_is_refused() {
         assert_eq!(primary.psql("SELECT count(*) FROM walarchive_backups"), "0");
         fs::rename(&aside, &full).expect("could not move it back");
     }
-    // What a crash in CREATE DATABASE leaves is no database.
+    // The leavings of a crash in CREATE DATABASE are no database.
     fs::create_dir(primary.datadir().join("base/99999")).expect("could not make a directory");
     fs::write(primary.datadir().join("base/99999/1259"), "x").expect("could not write");
     give_to_server(&site, &primary.datadir().join("base/99999"));
@@ -399,7 +399,7 @@ fn a_configuration_below_etc_is_in_the_backup_and_comes_back_where_it_is_asked_f
     assert_eq!(restored.psql("SELECT a, b FROM t"), "1|x");
 }
 
-/// The machine burns; a data directory is there again, of which nothing is known.
+/// The machine burns; a data directory is there again, and nothing is known of it.
 fn lose_all_but_version(primary: &Cluster) {
     let data = primary.datadir().to_owned();
     lose(primary);

@@ -322,7 +322,7 @@ fn a_standby_takes_none_unless_told_so_and_begins_when_promoted() {
     assert_eq!(started(&standby, 0), 0);
     change(&standby, &[("walarchive.backup_on_standby", "on")]);
     standby.wait_until("there is a backup", PATIENCE, || {
-        // The segment in which it ends may be complete already.
+        // Its last segment may be complete already.
         if standby.psql("SELECT phase FROM walarchive_progress") == "waiting for WAL" {
             primary.switch_wal();
         }
@@ -440,7 +440,7 @@ fn retention_is_applied_after_each_backup() {
         names[0]
     )));
 
-    // What cannot be deleted is no failure of the backup, and the next one takes it up.
+    // An object that cannot be deleted is no failure of the backup, and the next one takes it up.
     let tars = site.object(&format!("basebackups_005/{}/tar_partitions", names[1]));
     fs::set_permissions(&tars, Permissions::from_mode(0o500)).expect("could not change a mode");
     primary.set("walarchive.retention", "full 1");

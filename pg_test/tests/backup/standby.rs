@@ -17,7 +17,7 @@ fn catch_up(standby: &Cluster, primary: &Cluster) {
     });
 }
 
-/// A backup on a standby ends when the primary has archived the segment in which it ends.
+/// A backup on a standby ends when the primary has archived its last segment.
 fn backup_on(standby: &Cluster, primary: &Cluster) -> String {
     let mut statement = standby.background_psql(PUSH);
     let waiting = "SELECT waiting_for FROM walarchive_progress WHERE phase = 'waiting for WAL'";

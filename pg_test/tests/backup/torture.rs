@@ -25,8 +25,8 @@ struct Point {
     dump: String,
 }
 
-/// All databases as text. What a restore changes by right is left out: where tablespaces are, and how far sequences were
-/// read ahead. Unlogged tables come back empty.
+/// All databases as text, without the parts that a restore changes by right: the places of tablespaces, and how far sequences
+/// were read ahead. Unlogged tables come back empty.
 fn dump(cluster: &Cluster) -> String {
     let mut program = cluster.client("pg_dumpall");
     let all = run(program.args(["--no-unlogged-table-data", "--no-sync"])).expect_success();

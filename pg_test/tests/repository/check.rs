@@ -79,7 +79,7 @@ fn all_is_well(site: &Site) {
     assert!(binary.stdout.contains(r#""check": "multipart""#), "{binary:?}");
     assert_eq!(objects(), before, "something is left behind");
 
-    // The segment in which the only backup starts.
+    // The first segment of the only backup.
     let segment = primary.psql("SELECT substr(backup_name, 6) FROM walarchive_backups");
     std::fs::remove_file(site.object(&format!("wal_005/{segment}.zst"))).expect("could not remove the object");
     let newest = row(&primary, "newest backup");

@@ -1,4 +1,4 @@
-//! What the repository is said to hold, by SQL and by the binary.
+//! The content of the repository, as SQL and the binary tell it.
 
 use std::fs;
 
@@ -6,14 +6,14 @@ use serde_json::Value;
 use walarchive_pg_test::site::{Site, archive_all, backup, lose};
 use walarchive_testkit::{Cluster, PATIENCE, run};
 
-/// What the binary says with `--json`.
+/// The binary's output with `--json`.
 #[track_caller]
 fn says(site: &Site, verb: &str) -> Vec<Value> {
     let json = run(&mut site.walarchive(&[verb, "--json"])).expect_success();
     serde_json::from_str(&json).expect("a JSON array")
 }
 
-/// What SQL says, as JSON.
+/// The answer of SQL, as JSON.
 fn sql(cluster: &Cluster, columns: &str, function: &str) -> Vec<Value> {
     let rows = cluster.psql(&format!(
         "SELECT coalesce(json_agg(r), '[]') FROM (SELECT {columns} FROM {function}()) r"

@@ -8,7 +8,7 @@ use walarchive_pg_test::archiving::{first_waiting, wait_message};
 use walarchive_pg_test::site::{Site, archive_all, backup};
 use walarchive_testkit::{Background, Cluster, PATIENCE, Signal, StopMode, kill_pid, run};
 
-/// What the message is made of with which a server is refused.
+/// The parts of the message with which a server is refused.
 const REFUSED: &str = "is written by another server";
 
 /// The interval where a copy waits beside a living original: four of them are more than a busy disk holds up a renewal.
@@ -394,7 +394,7 @@ fn the_schedule_of_a_clone_begins_no_backup() {
     );
 }
 
-/// What the binary verifies on the host of a clone is not noted: a mark is a write. On the host of the original it is.
+/// A verification by the binary on the host of a clone is not noted: a mark is a write. On the host of the original it is.
 #[test]
 fn a_verification_beside_a_clone_leaves_no_mark() {
     let site = Site::on_files();

@@ -1,4 +1,4 @@
-//! Who is the same server: what machines and administrators do to a data directory without making another one of it.
+//! The same server: what machines and administrators do to a data directory without making another one of it.
 
 use std::fs;
 use std::path::Path;
@@ -114,7 +114,7 @@ fn a_pg_wal_that_lies_elsewhere() {
 
 /// The old primary becomes a standby of the new one.
 fn rewind(site: &Site, old: &Cluster, new: &Cluster) {
-    // What the new one wrote as a standby is not on disk everywhere; pg_rewind wants to see its timeline.
+    // The WAL that the new one wrote as a standby is not on disk everywhere; pg_rewind wants to see its timeline.
     new.psql("CHECKPOINT");
     let server = format!(
         "host={} port={} user=postgres dbname=postgres",
@@ -177,7 +177,7 @@ fn a_standby_that_archives_too() {
         .setting("archive_mode", "always")
         .setting("recovery_end_command", "sleep 3")
         .standby_of(&primary);
-    // What the primary has archived is the same; what it has not yet, the standby stores for it.
+    // The WAL that the primary has archived is the same; the standby stores what the primary has not archived yet.
     let segment = primary.switch_wal();
     standby.wait_until("the standby is done with it", PATIENCE, || {
         standby.datadir().join("pg_wal").join(&segment).exists() && standby.is_archived(&segment)

@@ -42,7 +42,7 @@ fn has_one_writer(site: &Site) {
     assert!(!is_stored(site, &of_clone), "{of_clone} was stored");
     archive_all(&primary);
 
-    // Whoever writes for the original is stopped for longer than the lease lasts, and goes on with work to do.
+    // The writer of the original is stopped for longer than the lease lasts, and goes on with work to do.
     let writers: Vec<i32> = ["archiver", "walarchive uploader"]
         .iter()
         .flat_map(|title| primary.pids_of(title))
@@ -65,7 +65,7 @@ fn has_one_writer(site: &Site) {
     archive_all(&primary);
     assert!(is_stored(site, &late));
     assert_eq!(primary.psql(LEASE), "held|3");
-    // What it writes within seconds of its last look may still come.
+    // A write within seconds of its last look may still come.
     clone.wait_until("it knows", PATIENCE, || status(&clone, "lease_state") == "lost");
     let mark = clone.log_mark();
     let refused = first_waiting(&clone);

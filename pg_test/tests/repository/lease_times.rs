@@ -33,7 +33,7 @@ fn take_over(site: &Site, datadir: &Path) -> String {
     run(&mut site.walarchive(&["take-over", "--pgdata", &datadir.to_string_lossy()])).expect_success()
 }
 
-/// What the highest epoch's last sign of life says.
+/// The last sign of life of the highest epoch.
 fn alive(site: &Site) -> serde_json::Value {
     let keys = site.objects("walarchive_005/lease");
     let key = keys
@@ -87,7 +87,7 @@ fn clocks_of_hosts_differ_by_hours() {
     }
 }
 
-/// Stopped in the middle of what retention deletes after a backup, for longer than the lease lasts.
+/// Stopped in the middle of retention's deletions after a backup, for longer than the lease lasts.
 #[test]
 fn retention_of_a_server_that_was_asleep_deletes_nothing_more() {
     const OBJECTS: usize = 4000;
@@ -145,7 +145,7 @@ fn who_was_replaced_learns_of_it_long_before_its_next_renewal() {
     assert_eq!(primary.psql("SELECT lease_state FROM walarchive_status"), "lost");
 }
 
-/// What renews is the server, and the binary beside it promises no other interval.
+/// The server renews, and the binary beside it promises no other interval.
 #[test]
 fn the_binary_promises_what_the_server_is_set_to() {
     let site = Site::on_files();

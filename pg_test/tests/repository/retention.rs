@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use walarchive_pg_test::site::{Site, archive_all, backup};
 use walarchive_testkit::{Background, Cluster, PATIENCE, SftpServer, run, wait_until};
 
-/// What a plan shows, as SQL has it.
+/// A plan, as SQL shows it.
 const COLUMNS: &str = "what || ' ' || key || ' ' || size || ' ' || why || ' ' || deleted";
 
 /// Files that a deletion needs a while for.
@@ -108,7 +108,7 @@ fn is_pruned_and_restored(site: &Site) {
         assert!(site.objects(&format!("basebackups_005/{name}")).is_empty());
     }
     assert!(rows(&primary, "retain(2, confirm => true)").is_empty());
-    // What was deleted between the permanent backup and the others is not taken for lost.
+    // WAL that was deleted between the permanent backup and the others is not taken for lost.
     let whole = "SELECT (SELECT string_agg(DISTINCT status, ' ') FROM walarchive_wal_verify('integrity', 'timeline', 'content')),
                         (SELECT string_agg(DISTINCT status, ' ') FROM walarchive_wal_show())";
     assert_eq!(primary.psql(whole), "ok|ok");
@@ -140,7 +140,7 @@ fn on_s3() {
     is_pruned_and_restored(&Site::on_s3());
 }
 
-/// What lies on an SFTP server is looked at through walarchive alone.
+/// Objects on an SFTP server are looked at through walarchive alone.
 #[test]
 fn on_sftp() {
     let site = Site::on(SftpServer::start);

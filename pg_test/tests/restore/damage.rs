@@ -271,7 +271,7 @@ fn hostile_members_of_a_tar_are_refused() {
         fs::remove_dir_all(&target).expect("could not remove");
     }
 
-    // What is no file and no directory is left out, and so is what would be reached through it.
+    // A member that is neither a file nor a directory is left out, and so are those that would be reached through it.
     let link = format!("was a symbolic link to \"{}\"; it was left out", outside.display());
     let cases = [
         (through.concat(), "base/way", &link[..]),
@@ -285,7 +285,7 @@ fn hostile_members_of_a_tar_are_refused() {
             "base/device",
             "was a device; it was left out",
         ),
-        // Not hostile as a path, but in no list of what was backed up.
+        // Not hostile as a path, but in no list of the backup.
         (member("/base/way/escaped", b'0', "", b"hostile"), "base/way", ""),
     ];
     for (planted, path, says) in cases {

@@ -117,7 +117,7 @@ fn a_copy_beside_the_original_does_not_archive() {
     assert_eq!(site.objects("wal_005"), before);
 }
 
-/// What the server's own files have lost is said, and does not go unseen into the only copy.
+/// Losses of the server's own files are reported, and do not go unseen into the only copy.
 #[test]
 fn a_page_with_a_wrong_checksum_is_reported_or_ends_the_backup() {
     let site = Site::on_files();

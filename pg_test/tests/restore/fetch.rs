@@ -1,4 +1,4 @@
-//! What backup-fetch can be told beside the backup: for whom, where to, only to read; and what it refuses and resumes.
+//! The options of backup-fetch beside the backup: for whom, where to, only to read; its refusals, and how it goes on.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -224,7 +224,7 @@ fn a_restore_that_was_killed_goes_on() {
         wait_until("some files are restored", PATIENCE, || files() >= 50);
         restore
     };
-    // Whoever is asked to end says how to go on.
+    // A program that is asked to end says how to go on.
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let restore = begun();
         kill_pid(restore.pid(), signal);

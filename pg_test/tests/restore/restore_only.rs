@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use walarchive_pg_test::site::{Site, archive_all, backup, lose};
 use walarchive_testkit::{Cluster, PATIENCE, run};
 
-/// What [`fill`] makes and [`change`] changes.
+/// The objects that [`fill`] makes and [`change`] changes.
 const TABLE: &str = "SELECT count(*), sum(a) FROM t";
 
 /// A database with a table of some pages.
@@ -102,7 +102,7 @@ fn databases_come_back_by_name() {
     for database in ["wanted", "Späte\\x41r"] {
         assert_eq!(restored.psql_db(database, TABLE), "20001|200020000", "{database}");
     }
-    // Whoever connects to what was left out harms nobody else.
+    // A client that connects to a database that was left out harms nobody else.
     let mark = restored.log_mark();
     let refused = run(restored.client("psql").args(["-Xqc", "SELECT 1", "-d", "other"]));
     assert!(
@@ -163,7 +163,7 @@ const INDEXED: &str = "CREATE TABLE i (id int PRIMARY KEY, n int, body text, tag
     CREATE INDEX ON i USING gist (place); CREATE INDEX ON i USING spgist (place); CREATE INDEX ON i USING brin (id);
     CREATE SEQUENCE s; CREATE TABLE gone AS TABLE i; CREATE UNLOGGED TABLE u AS TABLE i";
 
-/// Of what changes it, something of each.
+/// Something of each kind that changes it.
 const WORK: &str = "SELECT nextval('s'); DROP TABLE gone; VACUUM i; UPDATE i SET n = n + 1, place = point(n, id % 50) WHERE id % 3 = 0;
     DELETE FROM i WHERE id % 5 = 0; VACUUM i;
     INSERT INTO i SELECT g, g, md5(g::text), ARRAY[g], point(g % 91, 1) FROM generate_series(10001, 13000) g;
@@ -172,7 +172,7 @@ const WORK: &str = "SELECT nextval('s'); DROP TABLE gone; VACUUM i; UPDATE i SET
     CLUSTER i USING i_pkey; ALTER TABLE i ALTER n TYPE bigint; VACUUM FULL i; TRUNCATE u; CREATE TABLE late AS TABLE i; ANALYZE;
     COPY i TO '/dev/null'; SELECT lo_from_bytea(0, '\\x616263') > 0; CREATE STATISTICS st ON n, id FROM i; VACUUM";
 
-/// A server with both databases, in which VACUUM marks pages without an image of them.
+/// A server with both databases, where VACUUM marks pages without an image of them.
 fn without_checksums(site: &Site) -> Cluster {
     let primary = site.builder("primary").data_checksums(false);
     let primary = primary.setting("autovacuum", "off").start();

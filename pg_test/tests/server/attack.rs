@@ -1,4 +1,4 @@
-//! What the owner of a database, who may take backups, can make of that: backups, and nothing else.
+//! The abilities of the owner of a database who may take backups: to take backups, and nothing else.
 
 use walarchive_pg_test::site::Site;
 use walarchive_testkit::{Background, Cluster, Output, PATIENCE, run};
@@ -73,7 +73,7 @@ fn as_mallory(cluster: &Cluster, database: &str, statements: &[&str]) -> Output 
     run(&mut psql)
 }
 
-/// Mallory owns two databases, one of them that to which one connects by default, and may take backups there.
+/// Mallory owns two databases, and may take backups there. One of them is the one to which clients connect by default.
 fn trapped(site: &Site) -> Cluster {
     let primary = site.primary(&[]);
     primary

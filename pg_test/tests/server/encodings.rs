@@ -65,7 +65,7 @@ const CALLS: &[&str] = &[
     "walarchive_delete_gfs(-1, 0, 0, 0)",
 ];
 
-/// What is absurd, too, but has an answer.
+/// An absurd request has an answer, too.
 const ANSWERED: &[&str] = &[
     "walarchive_wal_verify(VARIADIC '{{integrity},{timeline}}')",
     "walarchive_wal_verify(VARIADIC '{}')",
@@ -165,7 +165,7 @@ fn no_argument_in_no_encoding_ends_in_more_than_a_message() {
                 assert_eq!(ask(&primary, &database, &same).expect_success(), "t", "{encoding}");
             }
         }
-        // What another database wrote is shown as well as this encoding can.
+        // Text from another database is shown as well as this encoding can.
         let first = "SELECT user_data FROM walarchive_backups ORDER BY start_lsn LIMIT 1";
         let shown = ask(&primary, &database, &format!("SET client_encoding = 'UTF8'; {first}"));
         let expected = match *encoding {
@@ -206,7 +206,7 @@ fn messages_are_in_the_encoding_of_the_database() {
         ));
         ask(&primary, &database, "CREATE EXTENSION walarchive").expect_success();
         let ask = |sql: &str| ask_in(&primary, &database, "UTF8", sql);
-        // Warnings of what cannot be read.
+        // Warnings of values that cannot be read.
         let mark = primary.log_mark();
         let told = ask("SELECT * FROM walarchive_wal_show()").stderr;
         for letter in shown {

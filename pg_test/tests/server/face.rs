@@ -1,4 +1,4 @@
-//! What SQL sees of walarchive: names, comments, settings and the SQLSTATEs of errors.
+//! The SQL face of walarchive: names, comments, settings and the SQLSTATEs of errors.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

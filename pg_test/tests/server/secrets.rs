@@ -11,10 +11,10 @@ use std::time::Duration;
 use walarchive_pg_test::site::{Site, archive_all, backup, lose};
 use walarchive_testkit::{AzuriteServer, Cluster, PATIENCE, S3Server, SwiftServer, run};
 
-/// What a wrong credential is made of.
+/// The parts of a wrong credential.
 const WRONG: &str = "d3JvbmctYW5kLXNlY3JldA==";
 
-/// The secrets, in every form in which they may turn up, and what was searched for them.
+/// The secrets, in every form that may turn up, and the places where we looked for them.
 struct Hunt {
     forms: Vec<String>,
     searched: usize,

@@ -106,7 +106,7 @@ fn who_was_allowed_to_take_backups_still_is_and_what_else_was_granted_is_named()
     );
     let name = primary.psql("SET ROLE \"the operator\"; SELECT walarchive_backup_push(full_backup => true)");
     assert_eq!(primary.psql("SELECT backup_name FROM walarchive_backups"), name);
-    // What is told can be done.
+    // The advice can be followed.
     primary.psql(&lost.join(" "));
     primary.psql("SET ROLE \"the operator\"; SELECT * FROM walarchive_delete_garbage()");
 }
@@ -117,7 +117,7 @@ fn a_database_that_was_not_upgraded_gets_clear_answers() {
     let primary = site.builder("primary").start();
     primary.psql("CREATE EXTENSION walarchive VERSION '0.1.0'");
     let postmaster = primary.postmaster_pid();
-    // What jobs call goes on.
+    // Calls of jobs go on.
     let first = backup(&primary, "");
     let second = backup(&primary, "\"full\" => true");
     for call in [
@@ -141,7 +141,7 @@ fn a_database_that_was_not_upgraded_gets_clear_answers() {
         deleted.contains(&first) && deleted.contains("|t") && !deleted.contains(&second),
         "{deleted}"
     );
-    // What shows rows of another shape says what to do.
+    // A function that shows rows of another shape says what to do.
     for call in [
         "walarchive_status",
         "walarchive_backups",

@@ -1,5 +1,5 @@
-//! A server in whose environment WAL-G was configured: nothing is stored in plain text where encryption was asked for, and nothing
-//! is ignored in silence.
+//! A server with WAL-G's configuration in its environment: nothing is stored in plain text if encryption was asked for, and
+//! nothing is ignored in silence.
 
 use walarchive_pg_test::archiving::{archiving, first_waiting, wait_message};
 use walarchive_pg_test::repository::Repository;

@@ -171,7 +171,7 @@ fn a_secret_that_kubernetes_mounts_is_taken_and_followed() {
     wait_drained(cluster);
 }
 
-/// Sessions and backups are processes of their own, which begin with what the file holds then.
+/// Sessions and backups are processes of their own. Each begins with the present content of the file.
 #[test]
 fn what_begins_while_the_file_is_half_written_waits_for_the_rest() {
     let place = Rotation::new(&[]);

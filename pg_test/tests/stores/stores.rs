@@ -11,7 +11,7 @@ use walarchive_testkit::{
 const BEFORE_BACKUP: &str = "CREATE TABLE t AS
     SELECT gen_random_uuid() AS a, gen_random_uuid() AS b, gen_random_uuid() AS c FROM generate_series(1, 300000)";
 
-/// What the backup does not hold, in a few WAL segments.
+/// A load in a few WAL segments that the backup does not hold.
 const AFTER_BACKUP: &str = "INSERT INTO t
     SELECT gen_random_uuid(), gen_random_uuid(), gen_random_uuid() FROM generate_series(1, 400000)";
 

@@ -1,5 +1,5 @@
 //! WAL-G's configuration file: names of variables and their values, as JSON, YAML or TOML. Names are as in the environment, in
-//! any case. What a file says is never repeated in a message: it may be a secret.
+//! any case. No message repeats the content of the file: it may be a secret.
 
 use std::ffi::OsString;
 use std::path::Path;

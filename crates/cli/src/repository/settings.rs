@@ -14,14 +14,14 @@ use super::data_dir::usual_data_dir;
 use super::flags::Storage;
 use super::wal_g::{self, Environment};
 
-/// What was found.
+/// The settings that were found.
 #[derive(Debug)]
 pub struct Settings {
     /// The repository.
     pub storage: StorageConfig,
     /// The compression of new objects: from WAL-G's variable or the server's configuration.
     pub compression: Compression,
-    /// The format in which an object is looked for first.
+    /// The format that is tried first for an object.
     pub reads_first: Format,
 }
 

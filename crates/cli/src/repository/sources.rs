@@ -150,7 +150,7 @@ fn content(file: &Path) -> Result<(Vec<u8>, Metadata)> {
     Ok((content, meta))
 }
 
-/// Whoever can write there decides where the data goes.
+/// Anybody who can write there decides where the data goes.
 fn refuse_if_anybody_writes(path: &Path, meta: &Metadata) -> Result<()> {
     if meta.mode() & 0o002 == 0 {
         return Ok(());

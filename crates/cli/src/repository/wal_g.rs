@@ -17,7 +17,7 @@ use self::rules::{RULES, SECRETS};
 /// The environment, or what a test puts in its place.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// The prefixes, in the order in which they are looked for. WAL-E's names count as WAL-G's do.
+/// The prefixes, in the order of the search. WAL-E's names count as WAL-G's do.
 const PREFIXES: [&str; 6] = [
     "WALG_S3_PREFIX",
     "WALG_GS_PREFIX",
@@ -107,7 +107,7 @@ pub(super) fn compression(environment: Environment<'_>) -> Option<Compression> {
     Compression::new(&environment(COMPRESSION)?, 1).ok()
 }
 
-/// The format of what WAL-G would have written.
+/// The format that WAL-G would have written.
 pub(super) fn format(environment: Environment<'_>) -> Option<Format> {
     match environment(COMPRESSION)?.as_str() {
         "brotli" => Some(Format::Brotli),
@@ -377,7 +377,7 @@ mod tests {
         );
     }
 
-    /// The table of the manual is made of what the code knows; this test prints it when they differ.
+    /// The table of the manual is made from the code; this test prints it when they differ.
     #[test]
     fn the_manual_tells_the_same() {
         let mut table = String::from("| variable | becomes |\n|---|---|\n");

@@ -1,7 +1,7 @@
 //! `backup-mark`.
 
 use walarchive_core::Result;
-use walarchive_core::retention;
+use walarchive_core::retention::{self, Mark};
 
 use crate::print;
 use crate::print::plain;
@@ -24,8 +24,11 @@ pub struct BackupMark {
 pub async fn run(args: &BackupMark) -> Result<()> {
     let store = writable(&args.storage).await?;
     store.check_fence().await?;
-    let changed = retention::mark(&store, &args.name, !args.impermanent).await?;
-    let state = if args.impermanent { "impermanent" } else { "permanent" };
+    let (mark, state) = match args.impermanent {
+        true => (Mark::Impermanent, "impermanent"),
+        false => (Mark::Permanent, "permanent"),
+    };
+    let changed = retention::mark(&store, &args.name, mark).await?;
     for name in &changed {
         print::out(&format!("{} is now {state}", plain(name)))?;
     }

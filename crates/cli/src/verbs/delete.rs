@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use tokio_util::sync::CancellationToken;
+use walarchive_core::printable::counted;
 use walarchive_core::retention::{
     self, Action, Confirmed, Deletion, DeletionPlan, DeletionProgress, Mode, Object, Order, OtherBranches, Request,
     Rule,
@@ -203,7 +204,7 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
     if applied.spared.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("HINT:  No WAL was deleted. Run the same command again for a plan of what is there now.");
+    eprintln!("HINT:  No WAL was deleted. Run the same command again for a new plan.");
     Ok(ExitCode::from(exit::FAILED))
 }
 
@@ -269,11 +270,11 @@ fn follows(before: &Action, action: &Action) -> bool {
 fn table(deletion: &Deletion) -> String {
     let (plan, applied) = (&deletion.plan, deletion.applied.as_ref());
     if plan.actions.is_empty() {
-        return format!("nothing to delete; {} backups are kept", plan.kept.len());
+        return format!("nothing to delete; kept: {}", counted(plan.kept.len(), "backup"));
     }
     let rows = lines(deletion).into_iter().map(|line| {
         let key = match line.count {
-            1 => line.first.key(),
+            1 => line.first.key().into(),
             count => format!("{} … {} ({count})", line.first.key(), name(&line.last.key())),
         };
         vec![
@@ -291,10 +292,10 @@ fn table(deletion: &Deletion) -> String {
     };
     let verb = if applied.is_some() { "deleted" } else { "to be deleted" };
     format!(
-        "{table}\n{verb}: {objects} of {} rows, {}; kept: {} backups",
-        plan.actions.len(),
+        "{table}\n{verb}: {objects} of {}, {}; kept: {}",
+        counted(plan.actions.len(), "row"),
         print::bytes(bytes),
-        plan.kept.len()
+        counted(plan.kept.len(), "backup")
     )
 }
 

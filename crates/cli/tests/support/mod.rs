@@ -1,4 +1,4 @@
-//! What the tests of the binary share.
+//! Helpers that the tests of the binary share.
 #![allow(dead_code, reason = "no test file uses all of it")]
 
 use std::os::unix::fs::PermissionsExt;
@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 pub const SEGMENT: &str = "000000010000000000000003";
 pub const SEGMENT_BYTES: usize = 1 << 20;
 
-/// What looks like a data directory, with a store and a home beside it.
+/// A directory that looks like a data directory, with a store and a home beside it.
 pub struct Place {
     dir: tempfile::TempDir,
 }
@@ -77,7 +77,7 @@ impl Place {
         )
     }
 
-    /// What lies in the store's folder of WAL.
+    /// The files in the store's folder of WAL.
     pub fn stored(&self) -> Vec<String> {
         let Ok(folder) = std::fs::read_dir(self.path("store/wal_005")) else {
             return Vec::new();

@@ -10,6 +10,7 @@ use super::identity;
 use crate::codec::Format;
 use crate::encrypted::blame;
 use crate::error::{Error, Result, StorageError};
+use crate::repository::layout::Key;
 use crate::repository::{self, layout};
 use crate::wal::{FirstPage, LONG_HEADER_BYTES, SegmentSize, WalFileName};
 use walarchive_storage::{RangeReader, Store};
@@ -58,7 +59,7 @@ pub async fn fetch(store: &Store, name: &WalFileName, target: &Path, first: Form
             Ok(Fetched { format, file_bytes })
         });
         if result.is_err() {
-            // What remains is overwritten by the next attempt; the error to report is the first one.
+            // The next attempt overwrites the rest; the error to report is the first one.
             let _ = std::fs::remove_file(&temporary);
         }
         result
@@ -91,7 +92,7 @@ pub async fn read_through(
         .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
-async fn find(store: &Store, name: &WalFileName, first: Format) -> Result<Option<(Format, String, RangeReader)>> {
+async fn find(store: &Store, name: &WalFileName, first: Format) -> Result<Option<(Format, Key, RangeReader)>> {
     let key = layout::wal(name, first);
     if let Some(object) = RangeReader::open(store, &key).await? {
         return Ok(Some((first, key, object)));
@@ -175,7 +176,7 @@ fn decode(
         });
     outcome.map_err(|error| match error {
         Decoding::Sink(error) => Failure::File(error),
-        // What could not be downloaded is not damaged.
+        // An object that could not be downloaded is not damaged.
         Decoding::Source(error) => Failure::Object(blame(
             &mut object,
             url,

@@ -1,4 +1,4 @@
-//! Whose WAL file is this? For the binary, which has no server to ask.
+//! Find out whose WAL file this is. For the binary, which has no server to ask.
 
 use std::fs::File;
 use std::io::Read;
@@ -40,7 +40,7 @@ pub fn identity_of(path: &Path) -> Result<ClusterIdentity> {
     })
 }
 
-/// The system identifier of the data directory in whose `pg_wal` the file is or will be, if there is one.
+/// The system identifier of the data directory whose `pg_wal` has or will have the file, if there is one.
 pub(super) fn system_identifier_near(path: &Path) -> Option<u64> {
     ControlFile::read(&data_directory_near(path)?)
         .ok()

@@ -1,12 +1,12 @@
 //! How many files are uploaded at once.
 //!
-//! Where the link is what is scarce, one or two uploads fill it, and the oldest file, which the archiver waits for, is there
-//! soonest if it has the link for itself. Where it is the way that is long, or the store that takes its time, many at once are
-//! faster. Which of the two it is can only be tried: twice as many, or one less, for as long as a number of uploads takes.
+//! On a link that is narrow, one or two uploads fill it, and the oldest file, which the archiver waits for, is there soonest if
+//! it has the link for itself. On a way that is long, or with a store that takes its time, many uploads at once are faster.
+//! Only a trial can tell the two apart: twice as many, or one less, for as long as a number of uploads takes.
 
 use std::time::{Duration, Instant};
 
-/// Where it begins: one sends while the other one waits for its answer.
+/// The beginning: one sends while the other one waits for its answer.
 const FIRST: usize = 2;
 
 /// Uploads that are as quick as that keep nobody waiting: more at once do no harm.
@@ -16,10 +16,10 @@ const QUICK: Duration = Duration::from_secs(1);
 const WORTH: u64 = 1150;
 const NO_LOSS: u64 = 950;
 
-/// Measurements after which something is tried again.
+/// Something is tried again after so many measurements.
 const REST: u32 = 8;
 
-/// What is being tried.
+/// The trial that is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trial {
     /// Nothing: what there is is measured.
@@ -163,7 +163,7 @@ mod tests {
 
     const MOST: usize = 8;
 
-    /// Uploads of a megabyte over a link of `link` kB a second, of which one upload gets `each` at most, and which is `away`
+    /// Uploads of a megabyte over a link of `link` kB a second. One upload gets `each` at most, and the store is `away`
     /// milliseconds away. Returns the limits in force during the last quarter, and the megabytes a second over all.
     fn simulate(pace: &mut Pace, files: usize, link: u64, each: u64, away: u64) -> (Vec<usize>, f64) {
         const STEP: u64 = 10;

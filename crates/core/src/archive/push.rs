@@ -16,6 +16,7 @@ use crate::error::{Error, Result, StorageError};
 use crate::files::read_full;
 use crate::lease::Writer;
 use crate::repository::cluster::ClusterIdentity;
+use crate::repository::layout::Key;
 use crate::repository::{self, cluster, layout};
 use crate::wal::WalFileName;
 use walarchive_storage::{Brake, CreateOnly, Created, Motion, RangeReader, Store, Write};
@@ -92,7 +93,7 @@ impl Archive {
     /// Make sure, once, that the repository is this cluster's.
     pub async fn claim(&self) -> Result<CreateOnly> {
         let claim = async || {
-            // Who may not write does not make it his, either.
+            // A server that may not write does not make the repository its own, either.
             if let Some(writer) = self.writer.as_ref().filter(|writer| !writer.in_recovery()) {
                 cluster::is_owned(&self.store, &self.identity).await?;
                 writer.permit(Write::Object).await?;
@@ -121,7 +122,7 @@ impl Archive {
         // The first time it is much, and it must not make every push so large.
         Box::pin(self.claim()).await?;
         let store = self.store.noting(Arc::clone(&motion)).with_brake(brake);
-        if self.store.may_vanish() && self.store.size(layout::CLUSTER).await?.is_none() {
+        if self.store.may_vanish() && self.store.size(&layout::CLUSTER).await?.is_none() {
             return Err(repository::none_in(&self.store));
         }
         let path = directory.join(name.to_string());
@@ -154,9 +155,9 @@ impl Archive {
         })
     }
 
-    /// A server in recovery that archives too writes only what is not there, and only what the holder of the lease would write.
-    /// Returns the size of what is there. Any other server may write now, or this is an error.
-    async fn found_by_standby(&self, store: &Store, name: &WalFileName, key: &str) -> Result<Option<u64>> {
+    /// A server in recovery that archives too writes only files that are missing, and only those that the holder of the lease
+    /// would write. Returns the size of the object that is there. Any other server may write now, or this is an error.
+    async fn found_by_standby(&self, store: &Store, name: &WalFileName, key: &Key) -> Result<Option<u64>> {
         let Some(writer) = &self.writer else { return Ok(None) };
         if !writer.in_recovery() {
             return writer.permit(Write::Object).await.map(|()| None);
@@ -176,7 +177,7 @@ impl Archive {
         }
     }
 
-    async fn push_at_once(&self, store: &Store, source: SegmentSource, key: &str) -> Result<(Created, u64)> {
+    async fn push_at_once(&self, store: &Store, source: SegmentSource, key: &Key) -> Result<(Created, u64)> {
         let (identity, compression) = (self.identity, self.compression);
         let expected = source.bytes() as usize / 4;
         let body = blocking(move || source.compress(&identity, compression, Vec::with_capacity(expected))).await?;
@@ -184,7 +185,7 @@ impl Archive {
         Ok((store.create(key, body.into()).await?, bytes))
     }
 
-    async fn push_in_parts(&self, store: &Store, source: SegmentSource, key: &str) -> Result<(Created, u64)> {
+    async fn push_in_parts(&self, store: &Store, source: SegmentSource, key: &Key) -> Result<(Created, u64)> {
         // Before gigabytes are compressed and sent.
         if let Some(bytes) = store.size(key).await? {
             return Ok((Created::Exists, bytes));
@@ -200,14 +201,15 @@ impl Archive {
         });
         match tokio::join!(compress, task.uploaded()) {
             (Ok(()), outcome) => Ok(outcome.map(|uploaded| (uploaded.created, uploaded.bytes))?),
-            // Who ended first tells the reason: an upload that failed takes no more, one whose producer failed is cancelled.
+            // The one that ended first tells the reason: an upload that failed takes no more, one whose producer failed is
+            // cancelled.
             (Err(error), Ok(_) | Err(StorageError::Cancelled)) => Err(error),
             (Err(_), Err(error)) => Err(error.into()),
         }
     }
 
     /// Is an object under the key, with the content of the file? False: there is none. Other content is an error.
-    async fn is_same(&self, key: &str, path: &Path) -> Result<bool> {
+    async fn is_same(&self, key: &Key, path: &Path) -> Result<bool> {
         let Some(mut object) = RangeReader::open(&self.store, key).await? else {
             return Ok(false);
         };

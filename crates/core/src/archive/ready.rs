@@ -1,4 +1,4 @@
-//! What waits in `pg_wal/archive_status`.
+//! The files that wait in `pg_wal/archive_status`.
 
 use std::collections::BinaryHeap;
 use std::path::Path;

@@ -240,7 +240,7 @@ async fn files_that_are_not_what_their_name_says_are_refused() {
             .expect_err(what);
         assert!(matches!(error, Error::InvalidWal { .. }), "{what}: {error:?}");
         assert_eq!(
-            fixture.store.list(layout::WAL_FOLDER).await.expect("listed"),
+            fixture.store.list(&layout::WAL_FOLDER).await.expect("listed"),
             vec![],
             "{what}"
         );

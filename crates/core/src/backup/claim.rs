@@ -1,5 +1,5 @@
-//! Who is taking the backup of a name: `walarchive_claim.json` in its folder. It also tells everybody who deletes that somebody
-//! is still at work there.
+//! Tells who is taking the backup of a name: `walarchive_claim.json` in its folder. It also tells everybody who deletes that
+//! somebody is still at work there.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -11,13 +11,14 @@ use tokio::time::Instant;
 
 use super::BackupRequest;
 use crate::error::{Error, Result};
+use crate::printable::counted;
 use crate::repository::layout;
 use walarchive_storage::Store;
 
 /// More than any claim has, in bytes.
 const LIMIT: u64 = 64 << 10;
 
-/// A folder to which nothing is added for a day is taken for a leftover; waiting for WAL adds nothing.
+/// A folder that has not grown for a day is taken for a leftover; waiting for WAL adds nothing.
 const RENEW_AFTER: Duration = Duration::from_secs(3600);
 
 pub(super) struct Claim {
@@ -28,7 +29,7 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// Refuse a name under which anything is, then take it.
+    /// Refuse a name that has any object, then take it.
     pub(super) async fn take(store: &Store, request: &BackupRequest, name: &str) -> Result<Self> {
         let taken = |reason: String| {
             Err(Error::BackupExists {
@@ -46,8 +47,8 @@ impl Claim {
         }
         if let Some(first) = left.first() {
             return taken(format!(
-                "{} objects are in its folder, \"{}\" among them.",
-                left.len(),
+                "Its folder has {}, \"{}\" among them.",
+                counted(left.len(), "object"),
                 first.key
             ));
         }
@@ -57,8 +58,8 @@ impl Claim {
             "time": Utc::now(),
         });
         let content = Bytes::from(content.to_string());
-        // What is there afterwards tells who has the name. Our own claim is there before us if the answer to an attempt was
-        // lost, and a store that ignores create-only lets the last writer win.
+        // The claim that is there afterwards tells who has the name. Our own claim is there before us if the answer to an
+        // attempt was lost, and a store that ignores create-only lets the last writer win.
         store.create(&claim, content.clone()).await?;
         match store.get(&claim, LIMIT).await? {
             Some(found) if found == content => Ok(Claim {

@@ -1,4 +1,4 @@
-//! What `backup_label` says, compared with what the backup began with.
+//! The content of `backup_label`, compared with the facts with which the backup began.
 
 use super::BackupRequest;
 use crate::error::{Error, Result};

@@ -51,12 +51,12 @@ pub struct TablespaceLink {
     pub location: PathBuf,
 }
 
-/// What is backed up, as known once `pg_backup_start` has returned.
+/// The cluster that is backed up, as known once `pg_backup_start` has returned.
 #[derive(Debug, Clone)]
 pub struct BackupRequest {
     /// The data directory.
     pub data_dir: PathBuf,
-    /// What `pg_backup_start` returned.
+    /// The answer of `pg_backup_start`.
     pub start_lsn: Lsn,
     /// The timeline of that LSN.
     pub timeline: u32,
@@ -70,7 +70,7 @@ pub struct BackupRequest {
     pub hostname: String,
     /// Never deleted by retention.
     pub permanent: bool,
-    /// What the user attaches.
+    /// The user's data that goes with the backup.
     pub user_data: Option<UserData>,
     /// When the backup was asked for.
     pub start_time: DateTime<Utc>,
@@ -80,7 +80,7 @@ pub struct BackupRequest {
     /// Directories below the data directory, relative to it, whose content the server is configured to write and no restore
     /// needs: that of `log_directory`.
     pub emptied: Vec<PathBuf>,
-    /// Where the configuration of the server is.
+    /// The places of the server's configuration.
     pub configuration: ConfigurationFiles,
     /// Of a delta backup: what [`delta::choose`] has found.
     pub parent: Option<delta::Parent>,
@@ -138,7 +138,7 @@ pub struct BackupOptions {
     pub checksum_algorithm: ChecksumAlgorithm,
     /// Does the server summarize its WAL (`summarize_wal`), so that a delta backup can ask the summaries?
     pub wal_summaries: bool,
-    /// What a page with a wrong checksum means, in a cluster with data checksums.
+    /// The meaning of a page with a wrong checksum, in a cluster with data checksums.
     pub on_checksum_failure: OnChecksumFailure,
     /// With it the page cache is left as it was found, without it to the kernel.
     pub find_resident: Option<FindResident>,
@@ -159,10 +159,10 @@ impl Default for BackupOptions {
     }
 }
 
-/// What `pg_backup_stop` returned.
+/// The answer of `pg_backup_stop`.
 #[derive(Debug, Clone)]
 pub struct StopResult {
-    /// Where the backup ends.
+    /// The end of the backup.
     pub stop_lsn: Lsn,
     /// The content of `backup_label`.
     pub backup_label: String,

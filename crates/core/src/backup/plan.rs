@@ -1,4 +1,4 @@
-//! Which file goes into which tar.
+//! Decides which file goes into which tar.
 
 use super::read::files::FileList;
 
@@ -8,7 +8,7 @@ const SMALLEST_TAR: u64 = 4 << 20;
 /// Tars for each that is packed at a time, so that none of them is idle for long at the end.
 const TARS_PER_TASK: u64 = 4;
 
-/// What a member takes beside its content: its header and its padding.
+/// The bytes that a member takes beside its content: its header and its padding.
 const MEMBER_OVERHEAD: u64 = 1024;
 
 /// The files of one tar.

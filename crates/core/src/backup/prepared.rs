@@ -1,4 +1,4 @@
-//! What follows the copy: label, manifest and metadata, and at the very end the sentinel.
+//! The steps after the copy: label, manifest and metadata, and at the very end the sentinel.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,16 +22,17 @@ use crate::blocking::blocking;
 use crate::data_dir::{BACKUP_LABEL, TABLESPACE_MAP};
 use crate::error::{Error, Result, StorageError};
 use crate::formats::{Configuration, ExtendedMetadata, LeftOut, Sentinel, TablespaceLocation, TablespaceSpec};
+use crate::printable::counted;
 use crate::repository::inventory::missing_segments;
 use crate::repository::{description, layout};
-use crate::retention;
+use crate::retention::{self, Mark};
 use crate::wal::Segment;
 use walarchive_storage::{Created, Store};
 
 /// The longest that removing the claim of a complete backup may take.
 const CLAIM_REMOVAL: Duration = Duration::from_secs(10);
 
-/// A backup of which everything is stored but the sentinel: it does not exist before [`PreparedBackup::commit`].
+/// A backup that is stored but for the sentinel: it does not exist before [`PreparedBackup::commit`].
 pub struct PreparedBackup {
     store: Store,
     name: String,
@@ -69,8 +70,8 @@ impl PreparedBackup {
         &self.corrupt
     }
 
-    /// What is in the data directory and is not in the backup, the first of it, and how much that is in all: symbolic links
-    /// that are not the server's, and special files.
+    /// The entries of the data directory that are not in the backup: the first ones, and the number of all. They are symbolic
+    /// links that are not the server's, and special files.
     pub fn left_out(&self) -> (&[LeftOut], u64) {
         (&self.left_out, self.left_out_count)
     }
@@ -101,7 +102,7 @@ impl PreparedBackup {
             });
         }
         self.is_complete.store(true, Ordering::Relaxed);
-        // Nobody should wait long for what matters so little.
+        // This matters so little that nobody should wait long for it.
         let claim = layout::backup_claim(&self.name);
         let left = match tokio::time::timeout(CLAIM_REMOVAL, self.store.delete(&claim)).await {
             Ok(removed) => removed.err(),
@@ -123,7 +124,7 @@ impl PreparedBackup {
         self.is_written.load(Ordering::Relaxed)
     }
 
-    /// Up to the point from which on it is certain that the backup exists and remains.
+    /// Up to the point where it is certain that the backup exists and remains.
     async fn write_sentinel(&self) -> Result<()> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
@@ -203,7 +204,7 @@ impl PreparedBackup {
         let Some(parent) = &self.parent else { return Ok(()) };
         parent.check(&self.store).await?;
         if self.permanent {
-            for name in retention::mark(&self.store, &parent.name, true).await? {
+            for name in retention::mark(&self.store, &parent.name, Mark::Permanent).await? {
                 tracing::info!("marked \"{name}\" as permanent, as \"{}\" will be", self.name);
             }
         }
@@ -247,9 +248,9 @@ pub async fn discard(store: &Store, name: &str) -> Result<()> {
             operation: "delete",
             object: store.object_url(&folder),
             reason: format!(
-                "{} of its {} objects are left, \"{key}\" among them: {error}",
+                "{} of {} could not be removed, \"{key}\" among them: {error}",
                 left.len(),
-                objects.len()
+                counted(objects.len(), "object")
             ),
         })),
     }

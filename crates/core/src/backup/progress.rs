@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
-/// What a backup is doing.
+/// The phase of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
 pub enum Phase {
@@ -59,7 +59,7 @@ pub struct BackupProgress {
 /// The counters at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Snapshot {
-    /// What is being done.
+    /// The present phase.
     pub phase: Phase,
     /// Bytes of files that were read.
     pub bytes_done: u64,

@@ -124,7 +124,7 @@ impl Backup {
         if copied.is_ok() {
             guard.disarm();
         }
-        // What breaks because of a cancel is not the reason.
+        // A failure that a cancel has caused is not the reason.
         copied.map_err(|error| {
             if self.cancel.is_cancelled() {
                 Error::Cancelled
@@ -247,7 +247,7 @@ impl Backup {
         Ok(())
     }
 
-    /// Pack and upload one tar with what `fill` puts into it.
+    /// Pack and upload one tar that `fill` fills.
     pub(super) fn pack(
         &self,
         file_name: String,

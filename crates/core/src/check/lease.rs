@@ -1,4 +1,4 @@
-//! Who writes into the repository, and whether somebody else has written beside it.
+//! Find out who writes into the repository, and whether somebody else has written beside it.
 
 use chrono::Utc;
 

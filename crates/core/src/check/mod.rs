@@ -38,13 +38,13 @@ impl CheckStatus {
 /// One row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// What was looked at.
+    /// The thing that was looked at.
     pub name: &'static str,
     /// How it is.
     pub status: CheckStatus,
-    /// What was found.
+    /// The finding.
     pub detail: String,
-    /// What to do about it, as a sentence.
+    /// The cure, as a sentence.
     pub hint: Option<String>,
     /// How long the store took, where it was asked.
     pub latency: Option<Duration>,

@@ -1,4 +1,4 @@
-//! What is in the store: whose it is, and whether the newest backup can be restored.
+//! Look at the content of the store: whose it is, and whether the newest backup can be restored.
 
 use std::ops::ControlFlow;
 
@@ -6,13 +6,14 @@ use super::Check;
 use crate::archive::read_through;
 use crate::codec::Format;
 use crate::error::{Error, Result};
+use crate::printable::counted;
 use crate::repository::cluster::ClusterIdentity;
 use crate::repository::inventory::{BackupInfo, list_backups, missing_segments, segment_size};
 use crate::repository::{cluster, layout};
 use crate::wal::{Segment, SegmentSize, WalFileName};
 use walarchive_storage::Store;
 
-/// Whose repository it is.
+/// Find out whose repository it is.
 pub(super) async fn owner(store: &Store, identity: Option<&ClusterIdentity>) -> Check {
     let name = "owner";
     let nobody = "the repository has no owner yet: the first server that archives becomes its owner";
@@ -42,7 +43,7 @@ const LOOKED_AT: usize = 2000;
 
 /// Objects that are passed over, since no key can name them; none if there are none.
 pub(super) async fn names(store: &Store) -> Option<Check> {
-    for folder in [layout::WAL_FOLDER, layout::BACKUPS_FOLDER] {
+    for folder in [&layout::WAL_FOLDER, &layout::BACKUPS_FOLDER] {
         let mut left = LOOKED_AT;
         let look = |_| {
             left -= 1;
@@ -52,7 +53,7 @@ pub(super) async fn names(store: &Store) -> Option<Check> {
                 ControlFlow::Continue(())
             }
         };
-        // What is wrong with the listing another check has said.
+        // Another check has reported what is wrong with the listing.
         let _ = store.each_while(folder, look).await;
     }
     let names = store.passed_over();
@@ -71,7 +72,10 @@ pub(super) async fn names(store: &Store) -> Option<Check> {
     (!names.is_empty()).then(|| {
         Check::warning(
             "names",
-            format!("{} objects are ignored, because no object of a repository has such a name: {shown}{more}", names.len()),
+            format!(
+                "{} ignored, because no object of a repository has such a name: {shown}{more}",
+                counted(names.len(), "object")
+            ),
             "Remove them, or give them other names, by the tools of the store: walarchive can neither read nor delete them.",
         )
     })

@@ -1,4 +1,4 @@
-//! What a store must be able to do, tried with objects that are removed again.
+//! Try the abilities that a store must have, with objects that are removed again.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Check, CheckStatus};
 use crate::error::{Error, Result, StorageError};
-use crate::repository::layout;
+use crate::repository::layout::{self, Key};
 use walarchive_storage::{CreateOnly, Created, PART_BYTES, Store};
 
 /// Without these nothing can be said of the repository.
@@ -32,7 +32,7 @@ pub(super) async fn checks(store: &Store) -> Vec<Check> {
         read(store, &small, &mut checks).await;
         multipart(store, &large, &mut checks).await;
     }
-    // Whatever happened: a write that failed for us may have succeeded for the store.
+    // In every case: a write that failed for us may have succeeded for the store.
     let created = checks
         .iter()
         .find(|check| check.name == "create")
@@ -54,7 +54,7 @@ async fn timed<T, E: Into<Error>>(work: impl Future<Output = Result<T, E>>) -> (
 
 /// Asks for the first time, which takes a connection too.
 async fn reach(store: &Store, checks: &mut Vec<Check>) -> bool {
-    let (answer, latency) = timed(store.size(layout::CLUSTER)).await;
+    let (answer, latency) = timed(store.size(&layout::CLUSTER)).await;
     let check = match &answer {
         Ok(_) => Check::ok("store", format!("\"{}\" can be reached", store.url())),
         Err(error) => Check::of_error("store", error),
@@ -73,7 +73,7 @@ fn refused_clock<T>(answer: &Result<T>, checks: &mut Vec<Check>) {
 
 /// Also removes what an earlier check left.
 async fn list(store: &Store, checks: &mut Vec<Check>) -> bool {
-    let (found, latency) = timed(store.list_shallow(layout::CHECK_FOLDER)).await;
+    let (found, latency) = timed(store.list_shallow(&layout::CHECK_FOLDER)).await;
     let check = match &found {
         Ok(_) => Check::ok("list", "the objects of a folder can be listed"),
         Err(error) => Check::of_error("list", error),
@@ -88,7 +88,7 @@ async fn list(store: &Store, checks: &mut Vec<Check>) -> bool {
     found.is_ok()
 }
 
-async fn create(store: &Store, key: &str, checks: &mut Vec<Check>) -> bool {
+async fn create(store: &Store, key: &Key, checks: &mut Vec<Check>) -> bool {
     let before = Utc::now();
     let (created, latency) = timed(store.create(key, Bytes::from_static(CONTENT))).await;
     let check = match &created {
@@ -136,13 +136,13 @@ fn create_again(probed: &Result<CreateOnly>) -> Check {
 }
 
 /// The store's clock: it stamps what is written.
-async fn clock(store: &Store, key: &str, before: DateTime<Utc>, after: DateTime<Utc>) -> Check {
+async fn clock(store: &Store, key: &Key, before: DateTime<Utc>, after: DateTime<Utc>) -> Check {
     let name = "clock";
-    let listed = match store.list_shallow(layout::CHECK_FOLDER).await {
+    let listed = match store.list_shallow(&layout::CHECK_FOLDER).await {
         Ok(listed) => listed,
         Err(error) => return Check::of_error(name, &error.into()),
     };
-    let Some(object) = listed.into_iter().find(|object| object.key == key) else {
+    let Some(object) = listed.into_iter().find(|object| object.key == *key) else {
         return Check::warning(
             name,
             "the object that was just written is not listed",
@@ -167,7 +167,7 @@ async fn clock(store: &Store, key: &str, before: DateTime<Utc>, after: DateTime<
     }
 }
 
-async fn read(store: &Store, key: &str, checks: &mut Vec<Check>) {
+async fn read(store: &Store, key: &Key, checks: &mut Vec<Check>) {
     let limit = CONTENT.len() as u64;
     let (content, latency) = timed(store.get(key, limit)).await;
     let check = match content {
@@ -201,7 +201,7 @@ fn other_content(name: &'static str) -> Check {
     )
 }
 
-async fn multipart(store: &Store, key: &str, checks: &mut Vec<Check>) {
+async fn multipart(store: &Store, key: &Key, checks: &mut Vec<Check>) {
     let bytes = PART_BYTES + 1;
     let upload = async {
         let (mut upload, task) = store.upload(key, CancellationToken::new());
@@ -233,7 +233,7 @@ async fn multipart(store: &Store, key: &str, checks: &mut Vec<Check>) {
     checks.push(check.took(latency));
 }
 
-async fn delete(store: &Store, keys: &[&str]) -> Check {
+async fn delete(store: &Store, keys: &[&Key]) -> Check {
     let work = async {
         for key in keys {
             store.delete(key).await?;

@@ -1,5 +1,5 @@
-//! Where an LZ4 frame ends. The decoder takes a stream that was cut between two blocks for a whole one, so somebody has to look
-//! for the end mark.
+//! Find the end of an LZ4 frame. The decoder takes a stream that was cut between two blocks for a whole one, so somebody has to
+//! look for the end mark.
 
 use std::io::{self, ErrorKind, Read};
 
@@ -51,11 +51,11 @@ impl<R: Read> Read for Watched<R> {
 /// The magic number, the flags, the size of a block, the size of the content, the number of a dictionary, a checksum.
 const HEADER_BYTES: usize = 4 + 1 + 1 + 8 + 4 + 1;
 
-/// What comes next in the stream.
+/// The next thing in the stream.
 enum Frame {
-    /// The header, of which there is this.
+    /// The header, as far as it was read.
     Header(Vec<u8>),
-    /// The four bytes before a block, of which there is this.
+    /// The four bytes before a block, as far as they were read.
     Length { blocks: Blocks, seen: Vec<u8> },
     /// So many bytes of a block.
     Block { blocks: Blocks, left: u64 },

@@ -4,10 +4,10 @@
 use std::io::{self, Read};
 use std::ops::Range;
 
-/// What was kept.
+/// The part that was kept.
 #[derive(Debug, Default)]
 pub(crate) struct Excerpt {
-    /// The object, with null in place of what was left out or taken aside.
+    /// The object, with null in place of the parts that were left out or taken aside.
     pub(crate) text: Vec<u8>,
     /// The text of the value that was taken aside.
     pub(crate) aside: Option<Vec<u8>>,
@@ -103,7 +103,7 @@ pub(crate) fn excerpt(mut source: impl Read, left_out: &[&str], aside: &[&str], 
             to.push(*byte);
             if to.len() > limit {
                 return Err(io::Error::other(format!(
-                    "it has more than {limit} bytes of what is short"
+                    "its short fields have more than {limit} bytes"
                 )));
             }
             // Before the first byte of a value its key is known.
@@ -117,7 +117,7 @@ pub(crate) fn excerpt(mut source: impl Read, left_out: &[&str], aside: &[&str], 
     }
 }
 
-/// Where in the text of an object the value of a key of the top level stands, with the spaces around it.
+/// Find the value of a key of the top level in the text of an object, with the spaces around it.
 pub(crate) fn value_of(text: &[u8], key: &str) -> Option<Range<usize>> {
     let (mut top, mut found) = (Top::default(), None);
     for (at, byte) in text.iter().enumerate() {

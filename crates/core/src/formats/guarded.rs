@@ -1,5 +1,5 @@
-//! What keeps a reader of JSON within bounds when nobody vouches for the text: a parser collects a string before anybody can
-//! look at it, and remembers each bracket that is open.
+//! Keeps a reader of JSON within bounds when nobody vouches for the text: a parser collects a string before anybody can look at
+//! it, and remembers each bracket that is open.
 
 use std::io::{self, Read};
 

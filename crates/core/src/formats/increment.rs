@@ -17,16 +17,16 @@ use crate::error::{Error, Result};
 /// `BLCKSZ`, in bytes.
 pub const PAGE_BYTES: u64 = 8192;
 
-/// What an increment begins with.
+/// The first bytes of an increment.
 pub const MAGIC: [u8; 4] = *b"wi1U";
 
-/// What stands before the numbers, in bytes.
+/// The bytes before the numbers.
 const FIXED_BYTES: u64 = 16;
 
 /// The largest file that an increment can stand for, in bytes: four times a segment of `--with-segsize=16`.
 const FILE_LIMIT: u64 = 64 << 30;
 
-/// What an increment begins with: the size of the file, and which of its pages follow.
+/// The header of an increment: the size of the file, and the pages that follow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IncrementHeader {
     /// Of the file as it is to be, in bytes: a multiple of [`PAGE_BYTES`].
@@ -91,7 +91,7 @@ impl IncrementHeader {
         if member_size != Self::size_of(u64::from(count)) {
             return damaged("Its length does not agree with the number of its pages.");
         }
-        // Memory grows with what is there, not with what is said.
+        // Memory grows with the real content, not with the promised one.
         let mut numbers = Vec::new();
         let wanted = u64::from(count) * 4;
         match source.take(wanted).read_to_end(&mut numbers) {

@@ -20,7 +20,7 @@ pub const SENTINEL_LIMIT: u64 = 1 << 20;
 /// Enough for a sentinel with the files metadata of a large cluster, in bytes.
 pub(crate) const OLD_SENTINEL_LIMIT: u64 = 256 << 20;
 
-/// The keys of a sentinel under which WAL-G before 2.0 kept the files metadata.
+/// WAL-G before 2.0 kept the files metadata under these keys of a sentinel.
 pub(crate) const FILES_OF_SENTINEL: [&str; 3] = ["Files", "TarFileSets", "DatabasesByNames"];
 
 /// More files than any cluster has, with some 50 bytes of memory for each where all are to be known at a time. A backup of more

@@ -1,14 +1,14 @@
-//! What a backup says of things that were not in the data directory as plain files and directories.
+//! A backup's record of things that were not in the data directory as plain files and directories.
 
 use serde::{Deserialize, Serialize};
 
-/// A symbolic link at a place of the server's own. What it leads to is in the backup, under the path of the link.
+/// A symbolic link at a place of the server's own. Its target is in the backup, under the path of the link.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FollowedLink {
     /// Relative to the data directory.
     pub path: String,
-    /// Where it led, absolute.
+    /// Its target, absolute.
     pub target: String,
     /// To a directory, or else to a file?
     pub is_directory: bool,
@@ -20,7 +20,7 @@ pub struct FollowedLink {
 pub struct LeftOut {
     /// Relative to the data directory.
     pub path: String,
-    /// What it is: `symbolic link to "/x"`, for example.
+    /// Its kind: `symbolic link to "/x"`, for example.
     pub what: String,
 }
 
@@ -43,7 +43,7 @@ pub struct Configuration {
     /// `ident_file`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ident_file: Option<String>,
-    /// Those that were outside of the data directory, with what they include.
+    /// Those that were outside of the data directory, with the files that they include.
     pub files: Vec<ConfigurationFile>,
 }
 
@@ -51,7 +51,7 @@ pub struct Configuration {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ConfigurationFile {
-    /// Where it was.
+    /// Its former place.
     pub path: String,
     /// In bytes.
     pub size: u64,

@@ -1,4 +1,4 @@
-//! What the user attached to a backup.
+//! Data that the user attaches to a backup.
 
 use std::fmt;
 

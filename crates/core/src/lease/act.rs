@@ -1,4 +1,4 @@
-//! Who writes: the server of a data directory, and the binary beside it. What is asked of the lease, and what it is told.
+//! The writer: the server of a data directory, and the binary beside it. It asks the lease, and tells it what the server is.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,6 +33,15 @@ const PROMOTION: Duration = if cfg!(test) {
 const LOOK_FOR_PROMOTION: Duration = Duration::from_millis(50);
 const LOOK_FOR_HOLDER: Duration = Duration::from_secs(1);
 
+/// When to give a sign of life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Renew {
+    /// If the last one is no longer young.
+    IfDue,
+    /// In any case.
+    Always,
+}
+
 /// One server and one repository.
 #[derive(Debug)]
 pub struct Writer {
@@ -42,7 +51,7 @@ pub struct Writer {
     situation: Mutex<Situation>,
     /// The turns of those that want to write.
     turns: Flight<()>,
-    /// The looks for a higher epoch. The answer is the epoch after which there is none, or 0.
+    /// The looks for a higher epoch. The answer is the highest epoch, or 0.
     looks: Flight<u64>,
     followed: Followed,
     /// When this process has last seen that nobody took the lease. None: it goes by nothing that was noted before.
@@ -63,7 +72,7 @@ impl Writer {
         })
     }
 
-    /// What the server is now; to be told before each piece of work.
+    /// Tell what the server is now; before each piece of work.
     pub fn set_situation(&self, situation: Situation) {
         *self.situation.lock() = situation;
     }
@@ -112,7 +121,7 @@ impl Writer {
         }
         let turn = || {
             let writer = Arc::clone(self);
-            async move { writer.take_turn(false).await }
+            async move { writer.take_turn(Renew::IfDue).await }
         };
         self.turns.ask(turn).await
     }
@@ -181,7 +190,7 @@ impl Writer {
         if self.in_recovery() || !concerned {
             return Ok(());
         }
-        self.take_turn(true).await
+        self.take_turn(Renew::Always).await
     }
 
     /// Take the lease, whoever has it, and say who it was.
@@ -194,7 +203,7 @@ impl Writer {
         }
         let before = View::read(&self.store).await?.lease;
         crate::lease::instance::request_take_over(&self.data_dir).await?;
-        self.take_turn(false).await?;
+        self.take_turn(Renew::IfDue).await?;
         Ok(before)
     }
 
@@ -216,7 +225,7 @@ impl Writer {
         let (mut instance, _) = Instance::of(&self.data_dir)?;
         instance.standby = standby;
         if standby {
-            // What it was before does not matter any more: it follows the holder.
+            // Its past does not matter any more: it follows the holder.
             instance.place = Some(Place::of(&self.data_dir)?);
             instance.origin = Origin::Own;
             instance.take_over = false;

@@ -24,8 +24,8 @@ pub struct Branch {
 }
 
 impl Branch {
-    /// Did it go on after the two had parted? What an old primary had archived before its failover did not. Where
-    /// the history file is missing nobody can tell.
+    /// Did it go on after the two had parted? The WAL that an old primary had archived before its failover did not. Nobody can
+    /// tell if the history file is missing.
     pub fn goes_on(&self) -> bool {
         self.parted.is_some_and(|parted| self.newest > parted)
     }
@@ -44,7 +44,7 @@ impl Branch {
     }
 }
 
-/// The branches beside the one on whose tip is the timeline `own`, that go on after they have parted.
+/// The branches that go on after they have parted from the one with the timeline `own` at its tip.
 pub fn other_branches(inventory: &Inventory, own: u32, holders: &[Holder]) -> Vec<Branch> {
     let history = inventory.history(own);
     let branches = inventory.timelines().into_iter().filter(|timeline| *timeline != own);
@@ -65,7 +65,7 @@ fn branch(inventory: &Inventory, own: &TimelineHistory, timeline: u32, holders: 
     let size = inventory.segment_size;
     let beyond = |name: &WalFileName| match name {
         WalFileName::Segment(segment) if segment.timeline == timeline => match ancestor {
-            // The segment in which it was left is complete only if it went on.
+            // Its last segment before the fork is complete only if it went on.
             Some((_, switch)) => segment.start(size).0.saturating_add(size.bytes()) > switch.0,
             None => true,
         },

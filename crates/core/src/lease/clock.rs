@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// A moment of this machine's life. All processes of the machine agree on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
-    /// Which boot of which machine: the kernel's boot ID.
+    /// The boot of the machine: the kernel's boot ID.
     pub boot: String,
     /// Milliseconds since then.
     pub ms: u64,

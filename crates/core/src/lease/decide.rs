@@ -1,4 +1,4 @@
-//! Who gets the lease. A pure function.
+//! Decides who gets the lease. A pure function.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::instance::{Instance, Known, Origin, Watch};
 use super::place::Sameness;
 use super::record::{Lease, View};
 
-/// What the server is, as far as it matters.
+/// The facts about the server that matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Situation {
     /// It does not accept writes: it is a standby, or recovers.
@@ -21,7 +21,7 @@ pub struct Situation {
     pub interval: Duration,
 }
 
-/// By what right the lease is taken.
+/// The right by which the lease is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
     /// There was none.
@@ -45,7 +45,7 @@ pub(super) enum Why {
     Waits(Watch),
 }
 
-/// What is to be done.
+/// The decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Decision {
     /// It holds it: give a sign of life.
@@ -132,8 +132,8 @@ fn has_lost(known: &Known, lease: &Lease) -> bool {
     known.lost.is_some() || held.is_some_and(|held| held.epoch < lease.holder.epoch)
 }
 
-/// `then`, if the counter has not moved for long enough. What a look found may be as old as the moment when it began, and as
-/// young as the one when it ended: the process may have slept in the meantime.
+/// `then`, if the counter has not moved for long enough. The state that a look found may be as old as the moment when it began,
+/// and as young as the one when it ended: the process may have slept in the meantime.
 fn silence(facts: &Facts<'_>, epoch: u64, mark: &str, needs: Duration, then: Decision) -> Decision {
     let watch = Watch::look(facts.known.watch.as_ref(), epoch, mark, needs, facts.ended);
     match watch.lasted(facts.began) >= needs {

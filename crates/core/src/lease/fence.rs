@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 use walarchive_storage::{Fence, Refusal, Store, Write};
 
 impl Writer {
-    /// The same store, in which nothing is written that this server may not write now. A standby may write on behalf of the
-    /// holder whose timeline it follows, for as long as that one holds.
+    /// The same store, but writes that this server may not do now are refused. A standby may write on behalf of the holder
+    /// whose timeline it follows, for as long as that one holds.
     pub fn fenced(self: &Arc<Self>, store: &Store) -> Store {
         let fence: Arc<dyn Fence> = Arc::new(Fenced::new(Arc::clone(self)));
         store.with_fence(fence)

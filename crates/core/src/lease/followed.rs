@@ -1,4 +1,4 @@
-//! Whose WAL a standby may archive, too.
+//! Decides whose WAL a standby may archive, too.
 
 use parking_lot::Mutex;
 use walarchive_storage::Store;
@@ -11,7 +11,7 @@ use crate::lsn::Lsn;
 use crate::repository::inventory::read_history;
 use crate::wal::{SegmentSize, TimelineHistory, WalFileName};
 
-/// What a standby may do with a WAL file.
+/// The answer to a standby that wants to write a WAL file.
 #[derive(Debug)]
 pub(super) enum OfStandby {
     /// It may write the file.
@@ -23,7 +23,7 @@ pub(super) enum OfStandby {
     Refused(Error),
 }
 
-/// What a standby that archives, too (`archive_mode = always`), goes by: the holder's timeline, looked up now and then.
+/// The guide of a standby that archives, too (`archive_mode = always`): the holder's timeline, looked up now and then.
 #[derive(Debug, Default)]
 pub(super) struct Followed(Mutex<Option<(Moment, Option<TimelineHistory>)>>);
 

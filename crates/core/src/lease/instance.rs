@@ -16,7 +16,7 @@ use super::record::{Lease, VERSION};
 use super::{STALE, VALID};
 use crate::error::{Error, Result};
 
-/// Its name. What is in `pg_wal` is in no base backup, of whatever program, and `pg_verifybackup` does not look at it.
+/// Its name. No base backup, of whatever program, has the content of `pg_wal`, and `pg_verifybackup` does not look at it.
 pub const FILE: &str = "pg_wal/walarchive.instance";
 
 /// More than the file ever has, in bytes.
@@ -25,14 +25,14 @@ const LIMIT: u64 = 256 << 10;
 /// Tokens that are remembered: a request that was given up may still arrive after later ones.
 const TOKENS: usize = 16;
 
-/// Repositories of which something is remembered.
+/// Repositories that this server remembers.
 const REPOSITORIES: usize = 8;
 
 /// How long another process may be at work with the lease.
 const LOCK: Duration = Duration::from_secs(30);
 const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Where the directory came from.
+/// The origin of the directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Origin {
@@ -50,7 +50,7 @@ pub(super) struct Instance {
     version: u32,
     /// Drawn once; a copy gets another one.
     pub(super) id: String,
-    /// Where the directory was when this was written; none when `backup-fetch` wrote it.
+    /// The place of the directory when this was written; none when `backup-fetch` wrote it.
     pub(super) place: Option<Place>,
     pub(super) origin: Origin,
     /// Somebody wants it to have the lease, whoever has it.
@@ -64,7 +64,7 @@ pub(super) struct Instance {
     pub(super) repositories: BTreeMap<String, Known>,
 }
 
-/// What is known of a repository's lease.
+/// Our knowledge of a repository's lease.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Known {
     pub(super) held: Option<Held>,
@@ -72,10 +72,10 @@ pub(super) struct Known {
     #[serde(default)]
     pub(super) claim: Option<Held>,
     pub(super) watch: Option<Watch>,
-    /// The epoch to which the lease was lost.
+    /// The epoch that has taken the lease from it.
     #[serde(default)]
     pub(super) lost: Option<u64>,
-    /// Who was seen to hold it last, for people.
+    /// The last holder that was seen, for people.
     #[serde(default)]
     pub(super) seen: Option<Seen>,
 }
@@ -132,7 +132,7 @@ impl Held {
         token
     }
 
-    /// What the store shows is one of them, however many were drawn that it did not take.
+    /// Keep the token that the store shows, however many were drawn that it did not take.
     pub(super) fn keep(&mut self, shown: &str) {
         if !self.has_drawn(shown) {
             self.tokens.insert(0, shown.to_owned());
@@ -141,7 +141,7 @@ impl Held {
 }
 
 impl Watch {
-    /// What is seen now, and since when.
+    /// Note the lease that is seen now, and since when.
     pub(super) fn look(before: Option<&Watch>, epoch: u64, mark: &str, needs: Duration, now: &Moment) -> Watch {
         let goes_on = before.filter(|watch| watch.epoch == epoch && watch.mark == mark && watch.since.boot == now.boot);
         Watch {
@@ -200,7 +200,7 @@ impl Instance {
             }
             Some(Sameness::Other) => {
                 let mut copy = Instance::new(Origin::Copied, Some(here));
-                // What was watched was watched on this machine, by whomever.
+                // An earlier watch was on this machine, too.
                 copy.repositories = instance.repositories;
                 copy.repositories
                     .values_mut()
@@ -228,7 +228,7 @@ impl Instance {
         }))
     }
 
-    /// What is known of a repository. The same one may have been known by another URL: then its tokens tell.
+    /// Our knowledge of a repository. The same one may have been known by another URL: then its tokens tell.
     pub(super) fn known(&mut self, url: &str, token: Option<&str>) -> &mut Known {
         if !self.repositories.contains_key(url) {
             let is_it = |known: &Known| {
@@ -251,7 +251,7 @@ impl Instance {
         self.repositories.entry(url.to_owned()).or_default()
     }
 
-    /// Write it, so that it outlasts a crash of the machine. By root, it belongs to whom the directory belongs.
+    /// Write it, so that it outlasts a crash of the machine. If root writes it, it belongs to the owner of the directory.
     pub(super) fn write(&self, data_dir: &Path) -> Result<()> {
         let new = data_dir.join(format!("{FILE}.new"));
         let path = data_dir.join(FILE);
@@ -301,8 +301,8 @@ pub(super) async fn lock(data_dir: &Path) -> Result<Flock<File>> {
     }
 }
 
-/// What `backup-fetch` leaves in a directory that will not be a standby: it waits for a stale lease. `take_over`: it does not.
-/// `seen` is the lease as it was seen when the restore began, so that the wait counts from then.
+/// Write the note that `backup-fetch` leaves in a directory that will not be a standby: it waits for a stale lease. With
+/// `take_over` it does not wait. `seen` is the lease as it was seen when the restore began, so that the wait counts from then.
 pub fn mark_restored(data_dir: &Path, take_over: bool, url: &str, seen: Option<(&Lease, &Moment)>) -> Result<()> {
     let mut instance = Instance::new(Origin::Restored, None);
     instance.take_over = take_over;

@@ -56,7 +56,8 @@ use std::time::Duration;
 /// `walarchive.lease_interval`, unless told otherwise.
 pub const INTERVAL: Duration = Duration::from_secs(30);
 
-/// What the binary promises where no server renews: it is called for each segment only, and nobody knows when the next one comes.
+/// The interval that the binary promises if no server renews: it is called for each segment only, and nobody knows when the
+/// next one comes.
 pub const INTERVAL_OF_BINARY: Duration = Duration::from_secs(900);
 
 /// A lease whose counter has not moved during so many intervals is stale.

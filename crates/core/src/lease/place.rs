@@ -1,4 +1,4 @@
-//! Where a data directory is: what tells it from a copy of it.
+//! Where a data directory is: by this it is told from a copy of it.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;

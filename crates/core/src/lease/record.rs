@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::INTERVAL;
 use crate::error::{Error, Result, StorageError};
-use crate::repository::layout;
+use crate::repository::layout::{self, Key};
 use walarchive_storage::Store;
 
 /// The version of the objects.
@@ -71,10 +71,10 @@ pub struct Lease {
     pub alive: Option<Alive>,
 }
 
-/// What is in the folder of the lease.
+/// The objects in the folder of the lease.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
-    /// The highest epoch of which there is anything; 0 if there is nothing.
+    /// The highest epoch that has any object; 0 if there is none.
     pub highest: u64,
     /// That of the highest epoch.
     pub lease: Option<Lease>,
@@ -94,7 +94,7 @@ impl Lease {
         }
     }
 
-    /// Whose token is in the store.
+    /// The token that the store has: that of the last sign of life.
     pub(super) fn token(&self) -> &str {
         self.alive.as_ref().map_or(&self.holder.token, |alive| &alive.token)
     }
@@ -139,7 +139,7 @@ impl Holder {
     /// All that there were, by epoch.
     pub async fn all(store: &Store) -> Result<Vec<Holder>> {
         let mut epochs: Vec<u64> = Vec::new();
-        for object in store.list(layout::LEASE_FOLDER).await? {
+        for object in store.list(&layout::LEASE_FOLDER).await? {
             epochs.extend(
                 layout::epoch_of_lease(&object.key)
                     .filter(|(_, alive)| !alive)
@@ -158,12 +158,12 @@ impl Holder {
 impl View {
     /// By a listing, whatever there is.
     pub(super) async fn read(store: &Store) -> Result<View> {
-        let objects = store.list(layout::LEASE_FOLDER).await?;
+        let objects = store.list(&layout::LEASE_FOLDER).await?;
         let found = || objects.iter().filter_map(|object| layout::epoch_of_lease(&object.key));
         let Some(highest) = found().map(|(epoch, _)| epoch).max() else {
             return Ok(View::default());
         };
-        // What a renewal left that came after everything was deleted is nobody's lease.
+        // A renewal that came after everything was deleted has left nobody's lease.
         let lease = match found().any(|(epoch, alive)| epoch == highest && !alive) {
             true => Some(Lease {
                 holder: read(store, &layout::lease_holder(highest))
@@ -211,7 +211,7 @@ fn unreadable(epoch: u64) -> Holder {
 }
 
 /// None if it is not there, or is none.
-pub(super) async fn read<T: DeserializeOwned>(store: &Store, key: &str) -> Result<Option<T>> {
+pub(super) async fn read<T: DeserializeOwned>(store: &Store, key: &Key) -> Result<Option<T>> {
     match store.get(key, LIMIT).await {
         Ok(content) => Ok(content.and_then(|content| serde_json::from_slice(&content).ok())),
         Err(StorageError::Damaged { .. }) => Ok(None),
@@ -221,6 +221,6 @@ pub(super) async fn read<T: DeserializeOwned>(store: &Store, key: &str) -> Resul
 
 pub(super) fn json(value: &impl Serialize) -> Result<Bytes> {
     let text = serde_json::to_vec(value)
-        .map_err(|error| Error::damaged(layout::LEASE_FOLDER, format!("It cannot be written: {error}.")))?;
+        .map_err(|error| Error::damaged(&layout::LEASE_FOLDER, format!("It cannot be written: {error}.")))?;
     Ok(Bytes::from(text))
 }

@@ -1,4 +1,4 @@
-//! What a server is told that may not write.
+//! The refusals for a server that may not write.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::wal::WalFileName;
 use walarchive_storage::Store;
 
-const LOST: &str = "What waits stays in pg_wal. Rebuild an old primary as a standby, with pg_rewind for example. If \
+const LOST: &str = "The waiting files stay in pg_wal. Rebuild an old primary as a standby, with pg_rewind for example. If \
                     this server is to write in place of the other one, which may be a clone, stop that one or set \
                     archive_mode = off there, and run SELECT walarchive_take_over() here, or \"walarchive \
                     take-over\". Otherwise set archive_mode = off, or give it a walarchive.storage of its own.";
@@ -152,8 +152,8 @@ pub(super) fn seconds(duration: Duration) -> String {
     format!("{} s", duration.as_millis().div_ceil(1000))
 }
 
-/// What will become of a directory that `backup-fetch` has restored, which is no standby. `then` is the lease when the restore
-/// began, `now` when it ended.
+/// Say what will become of a directory that `backup-fetch` has restored, which is no standby. `then` is the lease when the
+/// restore began, `now` when it ended.
 pub fn outlook(then: Option<(&Lease, &Moment)>, now: Option<(&Lease, &Moment)>, take_over: bool) -> String {
     let Some((lease, at)) = now else {
         return "no server holds the lease of the repository; if none appears, this copy will archive some two minutes \

@@ -1,4 +1,4 @@
-//! What the data directory knows of the lease, without asking the store.
+//! The data directory's knowledge of the lease, without asking the store.
 
 use std::path::Path;
 

@@ -31,8 +31,8 @@ fn store() -> Store {
     Store::of(Arc::new(InMemory::new()), "memory:")
 }
 
-/// What looks like a data directory. In memory, where there is such a place: on a busy disk a renewal may take longer than the
-/// leases here last.
+/// A directory that looks like a data directory. In memory, where there is such a place: on a busy disk a renewal may take longer
+/// than the leases here last.
 fn data_dir() -> TempDir {
     let memory = Path::new("/dev/shm");
     let dir = match memory.is_dir() {
@@ -128,7 +128,7 @@ async fn a_snapshot_of_the_whole_machine_is_no_original() {
     live(&original, TICK * 2).await;
     let now = std::fs::read(dir.path().join(FILE)).expect("read");
     std::fs::write(dir.path().join(FILE), &snapshot).expect("written");
-    // What it has noted of its last renewal is of another time.
+    // Its note of the last renewal is of another time.
     tokio::time::sleep(TICK * VALID).await;
     let says = reason(permit(&store, dir.path(), 1).await);
     assert!(says.contains("goes on by itself once"), "{says}");
@@ -312,7 +312,7 @@ async fn a_standby_archives_the_history_of_the_holder_only() {
     permit(&store, dir.path(), 2).await.expect("the first");
     let key = format!("{}/00000002.history", layout::WAL_FOLDER);
     store.put(&key, "1\t0/5000100\tx\n".into()).await.expect("written");
-    // What it knew is of a moment ago.
+    // Its knowledge is of a moment ago.
     let standby = writer(&store, other.path(), 1);
     standby.set_situation(in_recovery(true));
     let permitted = async |name: &str| standby.permit_standby(&name.parse().expect("a name"), size).await;
@@ -449,7 +449,7 @@ async fn a_lease_that_is_taken_at_the_last_moment_is_lost() {
         );
     }
     tokio::time::sleep(TICK * (VALID + 1)).await;
-    let theirs = vec![(layout::lease_holder(2), Some(taken.to_string()))];
+    let theirs = vec![(layout::lease_holder(2).into(), Some(taken.to_string()))];
     meddler.once(Op::Put, &layout::lease_alive(1), Act::Then(theirs));
     assert!(reason(holder.permit(Write::Object).await).contains("has lost it"));
     reason(holder.permit(Write::Deletion).await);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 
-use super::act::Writer;
+use super::act::{Renew, Writer};
 use super::clock::Moment;
 use super::decide::{Decision, Facts, How, Why, decide};
 use super::instance::{Held, Instance, Known, Origin, Seen, Watch, lock};
@@ -23,14 +23,23 @@ const READ_BACK: Duration = Duration::from_secs(2);
 /// By what right a server holds the lease whose name was overwritten.
 const OVERWRITTEN: &str = "its name was overwritten, and it held the lease before";
 
-/// What a look found, and when it began and ended: what it found was so at some moment in between.
+/// The result of a look, and when it began and ended: the lease was so at some moment in between.
 struct Look {
     view: View,
     began: Moment,
     ended: Moment,
 }
 
-/// What is to be done with the store, after it was written down.
+/// May another process of this server have taken the lease since we looked?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    /// Then look again.
+    First,
+    /// Decide with what is known.
+    Last,
+}
+
+/// The change to make in the store, after it was written down.
 enum Step {
     Nothing,
     /// Another process of this server took the lease after the look.
@@ -50,13 +59,13 @@ struct Renewal {
 }
 
 impl Writer {
-    /// Look, decide, act. With `renew` also if the last sign of life is young.
-    pub(super) async fn take_turn(&self, renew: bool) -> Result<()> {
+    /// Look, decide, act.
+    pub(super) async fn take_turn(&self, renew: Renew) -> Result<()> {
         let mut look = self.look().await?;
-        let mut step = self.settle(&look, renew, true).await?;
+        let mut step = self.settle(&look, renew, Attempt::First).await?;
         if matches!(step, Step::LookAgain) {
             look = self.look().await?;
-            step = self.settle(&look, renew, false).await?;
+            step = self.settle(&look, renew, Attempt::Last).await?;
         }
         match step {
             Step::Nothing | Step::LookAgain => {}
@@ -87,13 +96,13 @@ impl Writer {
     }
 
     /// Decide, and write down what is to be known before the store is told.
-    async fn settle(&self, look: &Look, renew: bool, may_look_again: bool) -> Result<Step> {
+    async fn settle(&self, look: &Look, renew: Renew, attempt: Attempt) -> Result<Step> {
         let (view, url, situation) = (&look.view, self.store().url(), self.situation());
         let _lock = lock(self.data_directory()).await?;
         let (mut instance, sameness) = Instance::of(self.data_directory())?;
         let token = view.lease.as_ref().map(|lease| lease.token().to_owned());
         let known = instance.known(url, token.as_deref());
-        if may_look_again && known.held.as_ref().is_some_and(|held| held.epoch > view.highest) {
+        if attempt == Attempt::First && known.held.as_ref().is_some_and(|held| held.epoch > view.highest) {
             return Ok(Step::LookAgain);
         }
         known.seen = view.lease.as_ref().map(|lease| Seen {
@@ -113,7 +122,7 @@ impl Writer {
             ended: &look.ended,
         });
         match decision {
-            Decision::Renew if young && !renew && !instance.take_over => Ok(Step::Nothing),
+            Decision::Renew if young && renew == Renew::IfDue && !instance.take_over => Ok(Step::Nothing),
             Decision::Renew => self.draw_renewal(instance, view, young),
             Decision::Acquire(how) => self.draw_claim(instance, view, how, &look.began),
             Decision::Refuse(why) => Err(self.refuse(instance, view, &why)?),
@@ -128,14 +137,14 @@ impl Writer {
         };
         let known = instance.known(url, None);
         let is_of_lease = |held: &Held| held.epoch == lease.holder.epoch;
-        // What was only claimed turned out to be there.
+        // The claim turned out to be there.
         let claimed = known.claim.take_if(|claim| is_of_lease(claim));
         let Some(mut held) = known.held.take_if(|held| is_of_lease(held)).or(claimed) else {
             return Ok(Step::Nothing);
         };
         let drawn = held.draw();
         held.keep(lease.token());
-        // The others count by what the store says, which is the old interval or the new one while the answer is not there.
+        // The others count by the store's record: the old interval or the new one while the answer is not there.
         held.interval_ms = held.interval_ms.min(millis(situation.interval));
         *known = Known {
             held: Some(held),
@@ -193,7 +202,7 @@ impl Writer {
         if young {
             return Ok(());
         }
-        // Whoever took this lease for stale may have come between the look and the sign of life.
+        // Somebody who took this lease for stale may have come between the look and the sign of life.
         let view = View::read(self.store()).await?;
         if view.highest <= alive.epoch {
             return Ok(());

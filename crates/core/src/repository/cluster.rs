@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::repository::{description, layout};
+use crate::repository::description;
+use crate::repository::layout::{self, Key};
 use crate::wal::SegmentSize;
 use walarchive_storage::{CreateOnly, Created, Store};
 
@@ -38,9 +39,9 @@ struct ClusterFile {
 /// the store is asked whether its create-only writes can be relied on: `cluster.json` is created a second time with the
 /// content that it has anyway.
 pub async fn claim(store: &Store, identity: &ClusterIdentity) -> Result<CreateOnly> {
-    if let Some(content) = store.get(layout::CLUSTER, LIMIT).await? {
+    if let Some(content) = store.get(&layout::CLUSTER, LIMIT).await? {
         check(store, &content, identity)?;
-        return Ok(store.probe_create_only(layout::CLUSTER, content).await?);
+        return Ok(store.probe_create_only(&layout::CLUSTER, content).await?);
     }
     refuse_foreign_backups(store, identity).await?;
     let file = ClusterFile {
@@ -51,19 +52,19 @@ pub async fn claim(store: &Store, identity: &ClusterIdentity) -> Result<CreateOn
         encryption: false,
     };
     let content = bytes::Bytes::from(serde_json::to_vec_pretty(&file).map_err(unwritable)?);
-    match store.create(layout::CLUSTER, content.clone()).await? {
+    match store.create(&layout::CLUSTER, content.clone()).await? {
         Created::Yes => tracing::info!(repository = store.url(), "claimed the repository for this cluster"),
         Created::Exists => {}
     }
     // Read back: another cluster may have come first, and on a store that overwrites it may have come last.
-    let content = store.get(layout::CLUSTER, LIMIT).await?.unwrap_or(content);
+    let content = store.get(&layout::CLUSTER, LIMIT).await?.unwrap_or(content);
     check(store, &content, identity)?;
-    Ok(store.probe_create_only(layout::CLUSTER, content).await?)
+    Ok(store.probe_create_only(&layout::CLUSTER, content).await?)
 }
 
 /// Does the repository belong to this cluster, or to nobody yet (false)? An error if it is another's. Writes nothing.
 pub async fn is_owned(store: &Store, identity: &ClusterIdentity) -> Result<bool> {
-    match store.get(layout::CLUSTER, LIMIT).await? {
+    match store.get(&layout::CLUSTER, LIMIT).await? {
         Some(content) => check(store, &content, identity).map(|()| true),
         None => refuse_foreign_backups(store, identity).await.map(|()| false),
     }
@@ -71,7 +72,7 @@ pub async fn is_owned(store: &Store, identity: &ClusterIdentity) -> Result<bool>
 
 /// The cluster to which the repository belongs; none if `cluster.json` is not there.
 pub async fn owner(store: &Store) -> Result<Option<ClusterIdentity>> {
-    let Some(content) = store.get(layout::CLUSTER, LIMIT).await? else {
+    let Some(content) = store.get(&layout::CLUSTER, LIMIT).await? else {
         return Ok(None);
     };
     let file = parse(store, &content)?;
@@ -79,14 +80,14 @@ pub async fn owner(store: &Store) -> Result<Option<ClusterIdentity>> {
         system_identifier: file.system_identifier,
         major_version: file.pg_major_version,
         segment_size: SegmentSize::new(file.wal_segment_size)
-            .map_err(|error| Error::damaged(store.object_url(layout::CLUSTER), format!("It is wrong: {error}.")))?,
+            .map_err(|error| Error::damaged(store.object_url(&layout::CLUSTER), format!("It is wrong: {error}.")))?,
     }))
 }
 
 fn parse(store: &Store, content: &[u8]) -> Result<ClusterFile> {
     serde_json::from_slice(content).map_err(|error| {
         Error::damaged(
-            store.object_url(layout::CLUSTER),
+            store.object_url(&layout::CLUSTER),
             format!("It cannot be read: {error}."),
         )
     })
@@ -126,13 +127,13 @@ async fn refuse_foreign_backups(store: &Store, identity: &ClusterIdentity) -> Re
         #[serde(rename = "SystemIdentifier")]
         system_identifier: Option<u64>,
     }
-    let sentinels = store.list_shallow(layout::BACKUPS_FOLDER).await?;
+    let sentinels = store.list_shallow(&layout::BACKUPS_FOLDER).await?;
     let newest = sentinels
         .into_iter()
         .filter(|object| layout::backup_of_sentinel(&object.key).is_some())
         .max_by_key(|object| object.last_modified);
     let Some(newest) = newest else { return Ok(()) };
-    let content = description::read(store, &newest.key).await?;
+    let content = description::read(store, &Key::listed(&newest)).await?;
     let owner = content.and_then(|content| serde_json::from_slice::<Owner>(&content).ok()?.system_identifier);
     match owner {
         Some(owner) if owner != 0 && owner != identity.system_identifier => Err(Error::ForeignRepository {
@@ -228,7 +229,7 @@ mod tests {
             Err(Error::ForeignRepository { .. })
         ));
         assert_eq!(
-            store.size(layout::CLUSTER).await.expect("asked"),
+            store.size(&layout::CLUSTER).await.expect("asked"),
             None,
             "nothing was written"
         );

@@ -6,11 +6,12 @@ use crate::blocking::blocking;
 use crate::error::{Error, Result, StorageError};
 use crate::formats::excerpt::excerpt;
 use crate::formats::{FILES_OF_SENTINEL, OLD_SENTINEL_LIMIT, SENTINEL_LIMIT};
+use crate::repository::layout::Key;
 use walarchive_storage::{RangeReader, Store};
 
 /// The object; none if it is not there. Of a sentinel that WAL-G before 2.0 wrote, the list of files is left out if that is long.
 /// [`Error::Damaged`] if it is longer than any.
-pub(crate) async fn read(store: &Store, key: &str) -> Result<Option<Bytes>> {
+pub(crate) async fn read(store: &Store, key: &Key) -> Result<Option<Bytes>> {
     let too_long = match store.get(key, SENTINEL_LIMIT).await {
         Err(error @ StorageError::Damaged { .. }) => error,
         outcome => return Ok(outcome?),
@@ -41,28 +42,30 @@ mod tests {
 
     use super::*;
     use crate::formats::Sentinel;
+    use crate::repository::layout;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn only_the_list_of_files_may_be_long() {
         let store = Store::of(Arc::new(object_store::memory::InMemory::new()), "memory:");
+        let key = layout::sentinel("b");
         let long = format!("[{}1]", "[],".repeat(1 << 20));
-        for (key, is_read) in [
+        for (field, is_read) in [
             ("Files", true),
             ("TarFileSets", true),
             ("UserData", false),
             ("Other", false),
         ] {
-            let text = format!(r#"{{"LSN":1,"FinishLSN":2,"{key}":{long},"Hostname":"h"}}"#);
-            store.put("s", text.into()).await.expect("written");
-            match read(&store, "s").await {
+            let text = format!(r#"{{"LSN":1,"FinishLSN":2,"{field}":{long},"Hostname":"h"}}"#);
+            store.put(&key, text.into()).await.expect("written");
+            match read(&store, &key).await {
                 Ok(Some(text)) if is_read => {
                     let sentinel = Sentinel::parse(&text).expect("a sentinel");
                     assert_eq!((sentinel.finish_lsn.0, sentinel.hostname.as_str()), (2, "h"));
                 }
                 Err(Error::Damaged { .. }) if !is_read => {}
-                other => panic!("{key}: {other:?}"),
+                other => panic!("{field}: {other:?}"),
             }
         }
-        assert!(read(&store, "none").await.expect("read").is_none());
+        assert!(read(&store, &layout::sentinel("none")).await.expect("read").is_none());
     }
 }

@@ -2,63 +2,154 @@
 //!
 //! The layout is the one that WAL-G 3.x uses for PostgreSQL ("version 005").
 
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Deref;
+
+use walarchive_storage::{Listed, PendingUpload};
+
 use crate::codec::Format;
 use crate::wal::WalFileName;
 
+/// The key of an object or of a folder, relative to the prefix of the storage URL. Only this module makes one, so a text of
+/// another kind, like the name of a backup, cannot be taken for a key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Cow<'static, str>);
+
+impl Key {
+    const fn known(key: &'static str) -> Self {
+        Key(Cow::Borrowed(key))
+    }
+
+    fn built(key: String) -> Self {
+        Key(Cow::Owned(key))
+    }
+
+    /// The key of an object that the store has listed.
+    pub fn listed(object: &Listed) -> Self {
+        Key::built(object.key.clone())
+    }
+
+    /// The key that a pending upload is for.
+    pub fn pending(upload: &PendingUpload) -> Self {
+        Key::built(upload.key.clone())
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Its last part: the name of the file.
+    pub fn file_name(&self) -> &str {
+        self.rsplit('/').next().unwrap_or_default()
+    }
+}
+
+impl Deref for Key {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<str> for Key {
+    fn as_ref(&self) -> &str {
+        self
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self)
+    }
+}
+
+impl PartialEq<Key> for String {
+    fn eq(&self, key: &Key) -> bool {
+        self.as_str() == &**key
+    }
+}
+
+impl PartialEq<Key> for &str {
+    fn eq(&self, key: &Key) -> bool {
+        *self == &**key
+    }
+}
+
+impl PartialEq<&str> for Key {
+    fn eq(&self, text: &&str) -> bool {
+        &**self == *text
+    }
+}
+
+impl From<Key> for String {
+    fn from(key: Key) -> Self {
+        key.0.into_owned()
+    }
+}
+
+impl From<&Key> for String {
+    fn from(key: &Key) -> Self {
+        (**key).to_owned()
+    }
+}
+
 /// The folder of archived WAL files.
-pub const WAL_FOLDER: &str = "wal_005";
+pub static WAL_FOLDER: Key = Key::known("wal_005");
 /// The folder of base backups.
-pub const BACKUPS_FOLDER: &str = "basebackups_005";
+pub static BACKUPS_FOLDER: Key = Key::known("basebackups_005");
 /// Who owns the repository.
-pub const CLUSTER: &str = "walarchive_005/cluster.json";
+pub static CLUSTER: Key = Key::known("walarchive_005/cluster.json");
 
 /// Everything of our own that WAL-G knows nothing of.
-pub const OWN_FOLDER: &str = "walarchive_005";
+pub static OWN_FOLDER: Key = Key::known("walarchive_005");
 
 /// From which segments on WAL is meant to be without gaps.
-pub const CONTINUOUS: &str = "walarchive_005/continuous.json";
-/// What a check of the store writes, and removes again.
-pub const CHECK_FOLDER: &str = "walarchive_005/check";
+pub static CONTINUOUS: Key = Key::known("walarchive_005/continuous.json");
+/// Objects that a check of the store writes, and removes again.
+pub static CHECK_FOLDER: Key = Key::known("walarchive_005/check");
 
 /// Who writes into the repository, and who did before.
-pub const LEASE_FOLDER: &str = "walarchive_005/lease";
+pub static LEASE_FOLDER: Key = Key::known("walarchive_005/lease");
 
-/// What was verified, and when.
-const VERIFIED_FOLDER: &str = "walarchive_005/verified";
+/// Notes on what was verified, and when.
+static VERIFIED_FOLDER: Key = Key::known("walarchive_005/verified");
 
 const SENTINEL_SUFFIX: &str = "_backup_stop_sentinel.json";
 
 /// One archived WAL file.
-pub fn wal(name: &WalFileName, format: Format) -> String {
-    format!("{WAL_FOLDER}/{name}{}", format.suffix())
+pub fn wal(name: &WalFileName, format: Format) -> Key {
+    Key::built(format!("{WAL_FOLDER}/{name}{}", format.suffix()))
 }
 
 /// The WAL file and the compression of an object, if its key is that of an archived WAL file.
 pub fn wal_of_object(key: &str) -> Option<(WalFileName, Format)> {
     let (format, key) = Format::of_key(key);
-    let name = key.strip_prefix(WAL_FOLDER)?.strip_prefix('/')?;
+    let name = key.strip_prefix(&*WAL_FOLDER)?.strip_prefix('/')?;
     Some((name.parse().ok()?, format))
 }
 
 /// An object of a check; `id` tells one check from another.
-pub fn check(id: &str) -> String {
-    format!("{CHECK_FOLDER}/{id}")
+pub fn check(id: &str) -> Key {
+    Key::built(format!("{CHECK_FOLDER}/{id}"))
 }
 
 /// Who took the lease as that epoch.
-pub fn lease_holder(epoch: u64) -> String {
-    format!("{LEASE_FOLDER}/{epoch:08}.json")
+pub fn lease_holder(epoch: u64) -> Key {
+    Key::built(format!("{LEASE_FOLDER}/{epoch:08}.json"))
 }
 
 /// The sign of life of the holder of that epoch.
-pub fn lease_alive(epoch: u64) -> String {
-    format!("{LEASE_FOLDER}/{epoch:08}.alive.json")
+pub fn lease_alive(epoch: u64) -> Key {
+    Key::built(format!("{LEASE_FOLDER}/{epoch:08}.alive.json"))
 }
 
 /// The epoch of an object of the lease, and whether it is the sign of life.
 pub fn epoch_of_lease(key: &str) -> Option<(u64, bool)> {
     let name = key
-        .strip_prefix(LEASE_FOLDER)?
+        .strip_prefix(&*LEASE_FOLDER)?
         .strip_prefix('/')?
         .strip_suffix(".json")?;
     match name.strip_suffix(".alive") {
@@ -68,24 +159,24 @@ pub fn epoch_of_lease(key: &str) -> Option<(u64, bool)> {
 }
 
 /// Which segments were verified.
-pub fn verified_wal() -> String {
-    format!("{VERIFIED_FOLDER}/wal.json")
+pub fn verified_wal() -> Key {
+    Key::built(format!("{VERIFIED_FOLDER}/wal.json"))
 }
 
 /// That a base backup was verified.
-pub fn verified_backup(backup: &str) -> String {
-    format!("{VERIFIED_FOLDER}/backups/{backup}.json")
+pub fn verified_backup(backup: &str) -> Key {
+    Key::built(format!("{VERIFIED_FOLDER}/backups/{backup}.json"))
 }
 
 /// The commit point of a base backup.
-pub fn sentinel(backup: &str) -> String {
-    format!("{BACKUPS_FOLDER}/{backup}{SENTINEL_SUFFIX}")
+pub fn sentinel(backup: &str) -> Key {
+    Key::built(format!("{BACKUPS_FOLDER}/{backup}{SENTINEL_SUFFIX}"))
 }
 
 /// The name of the backup whose sentinel has this key, if it is a sentinel's.
 pub fn backup_of_sentinel(key: &str) -> Option<&str> {
     let name = key
-        .strip_prefix(BACKUPS_FOLDER)?
+        .strip_prefix(&*BACKUPS_FOLDER)?
         .strip_prefix('/')?
         .strip_suffix(SENTINEL_SUFFIX)?;
     (!name.is_empty() && !name.contains('/')).then_some(name)
@@ -93,7 +184,7 @@ pub fn backup_of_sentinel(key: &str) -> Option<&str> {
 
 /// The backup in whose folder this key is, if it is in one.
 pub fn backup_of_object(key: &str) -> Option<&str> {
-    let rest = key.strip_prefix(BACKUPS_FOLDER)?.strip_prefix('/')?;
+    let rest = key.strip_prefix(&*BACKUPS_FOLDER)?.strip_prefix('/')?;
     rest.split_once('/')
         .map(|(name, _)| name)
         .filter(|name| !name.is_empty())
@@ -101,60 +192,60 @@ pub fn backup_of_object(key: &str) -> Option<&str> {
 
 /// The backup whose folder this is, if it is one.
 pub fn backup_of_folder(key: &str) -> Option<&str> {
-    let name = key.strip_prefix(BACKUPS_FOLDER)?.strip_prefix('/')?;
+    let name = key.strip_prefix(&*BACKUPS_FOLDER)?.strip_prefix('/')?;
     (!name.is_empty() && !name.contains('/')).then_some(name)
 }
 
 /// The folder that holds everything of a backup but its sentinel.
-pub fn backup_folder(backup: &str) -> String {
-    format!("{BACKUPS_FOLDER}/{backup}")
+pub fn backup_folder(backup: &str) -> Key {
+    Key::built(format!("{BACKUPS_FOLDER}/{backup}"))
 }
 
 /// The extended metadata of a backup.
-pub fn metadata(backup: &str) -> String {
-    format!("{BACKUPS_FOLDER}/{backup}/metadata.json")
+pub fn metadata(backup: &str) -> Key {
+    Key::built(format!("{BACKUPS_FOLDER}/{backup}/metadata.json"))
 }
 
 /// The entry of each file of a backup, and which tar holds it.
-pub fn files_metadata(backup: &str) -> String {
-    format!("{BACKUPS_FOLDER}/{backup}/files_metadata.json")
+pub fn files_metadata(backup: &str) -> Key {
+    Key::built(format!("{BACKUPS_FOLDER}/{backup}/files_metadata.json"))
 }
 
 /// PostgreSQL's backup manifest.
-pub fn backup_manifest(backup: &str) -> String {
-    format!("{BACKUPS_FOLDER}/{backup}/backup_manifest")
+pub fn backup_manifest(backup: &str) -> Key {
+    Key::built(format!("{BACKUPS_FOLDER}/{backup}/backup_manifest"))
 }
 
 /// The configuration files outside of the data directory, without the suffix of the compression. Of our own; WAL-G does
 /// not look at it.
-pub fn configuration(backup: &str) -> String {
-    format!("{BACKUPS_FOLDER}/{backup}/configuration.tar")
+pub fn configuration(backup: &str) -> Key {
+    Key::built(format!("{BACKUPS_FOLDER}/{backup}/configuration.tar"))
 }
 
 /// The same, as it is compressed.
-pub fn configuration_in(backup: &str, format: Format) -> String {
-    format!("{}{}", configuration(backup), format.suffix())
+pub fn configuration_in(backup: &str, format: Format) -> Key {
+    Key::built(format!("{}{}", configuration(backup), format.suffix()))
 }
 
 /// Written first and create-only, so that two servers cannot take a backup of one name at a time; removed at the end.
-pub fn backup_claim(backup: &str) -> String {
-    format!("{BACKUPS_FOLDER}/{backup}/walarchive_claim.json")
+pub fn backup_claim(backup: &str) -> Key {
+    Key::built(format!("{BACKUPS_FOLDER}/{backup}/walarchive_claim.json"))
 }
 
 /// Written before a backup's sentinel is removed, and removed after everything else: a folder that has it, and no sentinel, is
 /// a deletion that was interrupted.
-pub fn backup_deletion(backup: &str) -> String {
-    format!("{BACKUPS_FOLDER}/{backup}/walarchive_deleted.json")
+pub fn backup_deletion(backup: &str) -> Key {
+    Key::built(format!("{BACKUPS_FOLDER}/{backup}/walarchive_deleted.json"))
 }
 
 /// The folder of a backup's tars.
-pub fn tar_folder(backup: &str) -> String {
-    format!("{BACKUPS_FOLDER}/{backup}/tar_partitions")
+pub fn tar_folder(backup: &str) -> Key {
+    Key::built(format!("{BACKUPS_FOLDER}/{backup}/tar_partitions"))
 }
 
 /// One tar of a backup.
-pub fn tar(backup: &str, file_name: &str) -> String {
-    format!("{}/{file_name}", tar_folder(backup))
+pub fn tar(backup: &str, file_name: &str) -> Key {
+    Key::built(format!("{}/{file_name}", tar_folder(backup)))
 }
 
 /// The file name of the numbered tar, counted from 1.
@@ -190,6 +281,6 @@ mod tests {
         assert_eq!(backup_of_object(&sentinel("base_1")), None);
         assert_eq!(epoch_of_lease(&lease_holder(7)), Some((7, false)));
         assert_eq!(epoch_of_lease(&lease_alive(123_456_789)), Some((123_456_789, true)));
-        assert_eq!(epoch_of_lease(CLUSTER), None);
+        assert_eq!(epoch_of_lease(&CLUSTER), None);
     }
 }

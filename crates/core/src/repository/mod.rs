@@ -1,4 +1,4 @@
-//! What lies where: the [`layout`] of the keys, the [`cluster`] that owns them, and the [`inventory`] of what is there.
+//! Where things lie: the [`layout`] of the keys, the [`cluster`] that owns them, and the [`inventory`] of the objects.
 
 pub mod cluster;
 pub(crate) mod description;

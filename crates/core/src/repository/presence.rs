@@ -10,7 +10,7 @@ use crate::repository::layout;
 /// Is anything there that a repository begins with? Without that, "not found" is no answer to believe. Objects that stand for
 /// folders, and those of other programs, make no repository.
 pub async fn is_there(store: &Store) -> Result<bool> {
-    if store.size(layout::CLUSTER).await?.is_some() {
+    if store.size(&layout::CLUSTER).await?.is_some() {
         return Ok(true);
     }
     // WAL-G's has no such file, but WAL or backups.
@@ -23,9 +23,9 @@ pub async fn is_there(store: &Store) -> Result<bool> {
             ControlFlow::Continue(())
         }
     };
-    store.each_while(layout::WAL_FOLDER, look).await?;
+    store.each_while(&layout::WAL_FOLDER, look).await?;
     if !found {
-        let objects = store.list_shallow(layout::BACKUPS_FOLDER).await?;
+        let objects = store.list_shallow(&layout::BACKUPS_FOLDER).await?;
         found = objects
             .iter()
             .any(|object| layout::backup_of_sentinel(&object.key).is_some());

@@ -8,7 +8,7 @@ use crate::control_file::ControlFile;
 use crate::data_dir::POSTMASTER_PID;
 use crate::formats::Sentinel;
 
-/// What the user must know before a server is started on the copy, as sentences.
+/// Notes, as sentences, for the user who is about to start a server on the copy.
 pub(super) fn notes(
     sentinel: &Sentinel,
     target: &Path,

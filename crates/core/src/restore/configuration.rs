@@ -15,14 +15,15 @@ use super::directory::root::{Root, failed, give};
 use crate::blocking::blocking;
 use crate::error::{Error, Result};
 use crate::formats::{Configuration, ExtendedMetadata};
+use crate::printable::counted;
 use crate::stored::configuration::{ConfigFile, members};
 use walarchive_storage::Store;
 
 /// So many of a kind are named in a note.
 const NAMED: usize = 8;
 
-/// What is to be known of a backup whose server did not have all its files in its data directory. `is_written`: the configuration
-/// is put somewhere.
+/// Notes on a backup whose server did not have all its files in its data directory. `is_written`: the configuration is put
+/// somewhere.
 pub fn notes_on_places(metadata: &ExtendedMetadata, is_written: bool) -> Vec<String> {
     let mut notes = Vec::new();
     let links = metadata.links.iter().map(|link| {
@@ -71,7 +72,7 @@ fn some_of(all: Vec<String>, count: u64) -> Option<String> {
 /// The files, and where they are to go. Nothing is written before [`ConfigurationPlan::write`].
 pub struct ConfigurationPlan {
     directory: PathBuf,
-    /// The directory in which all of them were.
+    /// The directory of all of them.
     base: PathBuf,
     files: Vec<ConfigFile>,
     configuration: Configuration,
@@ -118,7 +119,7 @@ impl ConfigurationPlan {
             if std::fs::symlink_metadata(&full).is_ok() {
                 return Err(Error::refused(
                     format!("file \"{}\" exists already", full.display()),
-                    "Give --config-dir a directory in which none of the configuration files is.",
+                    "Use --config-dir with a directory that has none of the configuration files.",
                 ));
             }
         }
@@ -130,7 +131,7 @@ impl ConfigurationPlan {
         path.iter().fold(self.directory.clone(), join)
     }
 
-    /// Write them, durably. What is there by now is not overwritten.
+    /// Write them, durably. Files that have come there by now are not overwritten.
     pub async fn write(self, owner: Option<Owner>) -> Result<String> {
         blocking(move || self.write_all(owner)).await
     }
@@ -157,8 +158,8 @@ impl ConfigurationPlan {
             written.map_err(|error| Error::io("write", &full, error))?;
         }
         Ok(format!(
-            "wrote {} configuration files into \"{}\" with their paths below \"{}\"",
-            self.files.len(),
+            "wrote {} into \"{}\" with their paths below \"{}\"",
+            counted(self.files.len(), "configuration file"),
             self.directory.display(),
             self.base.display()
         ))
@@ -187,8 +188,8 @@ impl std::fmt::Display for ConfigurationPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "configuration: {} files that were below \"{}\" go into \"{}\"",
-            self.files.len(),
+            "configuration: {} from below \"{}\", into \"{}\"",
+            counted(self.files.len(), "file"),
             self.base.display(),
             self.directory.display()
         )

@@ -9,7 +9,7 @@ use crate::stored::table::Table;
 use crate::stored::tars::TarKind;
 use walarchive_storage::Store;
 
-/// Finds the tars in which something is still needed.
+/// Finds the tars that are still needed.
 struct Needed {
     table: Table,
     level: Level,
@@ -43,7 +43,7 @@ impl Listener for Needed {
     }
 }
 
-/// Take none of the files that are `there` from any backup, and no tar in which then nothing is needed.
+/// Take none of the files that are `there` from any backup, and none of the tars that are not needed then.
 pub(super) async fn narrow(
     store: &Store,
     mut table: Table,
@@ -54,7 +54,7 @@ pub(super) async fn narrow(
     for mut level in levels {
         let there = (0..table.len()).filter(|file| there.get(*file));
         there.for_each(|file| level.taken.leave(file));
-        // Without files metadata nobody knows what is in which tar.
+        // Without files metadata nobody knows the files of a tar.
         if table.has_metadata {
             let (key, size) = metadata_object(store, &level.backup).await?;
             let listener = Needed {

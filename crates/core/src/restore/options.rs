@@ -1,4 +1,4 @@
-//! What a restore can be told.
+//! The options of a restore.
 
 use std::path::PathBuf;
 
@@ -10,9 +10,9 @@ use super::settings::RecoverySettings;
 /// Everything but which backup and where to.
 #[derive(Debug, Clone)]
 pub struct RestoreOptions {
-    /// Where tablespaces go instead of where they were.
+    /// The new places of tablespaces.
     pub tablespace_map: TablespaceMap,
-    /// Where `pg_wal` is to lead, absolute; none leaves it a directory, or the link that it is.
+    /// The target for `pg_wal`, absolute; none leaves it a directory, or the link that it is.
     pub wal_directory: Option<PathBuf>,
     /// Links that the backup followed, and that are links again, to somewhere else.
     pub links: LinkMap,
@@ -24,7 +24,7 @@ pub struct RestoreOptions {
     pub archive_off: bool,
     /// Restore though recovery will end at a hole in the WAL, before its target.
     pub allow_gap: bool,
-    /// What is expected in the target.
+    /// The expected state of the target.
     pub mode: RestoreMode,
     /// To whom the files are to belong, if not to the user that restores. Only for root.
     pub owner: Option<Owner>,
@@ -34,7 +34,7 @@ pub struct RestoreOptions {
     pub databases: Vec<String>,
 }
 
-/// What is expected in the target.
+/// The expected state of the target.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum RestoreMode {
     /// Nothing.

@@ -1,4 +1,4 @@
-//! Where recovery will end, before anything is written.
+//! Find the end of recovery, before anything is written.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ const YOUNG: chrono::TimeDelta = chrono::TimeDelta::seconds(60);
 /// After this a young hole is looked at again.
 const PAUSE: Duration = Duration::from_secs(3);
 
-/// Where recovery of a backup will end.
+/// The end of a backup's recovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outlook {
-    /// Where the WAL ends that it can read.
+    /// The end of the WAL that it can read.
     pub end: Lsn,
     /// On this timeline.
     pub timeline: u32,
@@ -102,16 +102,15 @@ pub(super) async fn look(
         ));
     } else if !contents.is_all {
         notes.push(format!(
-            "{} WAL segments would be replayed. These are too many to read beforehand, so it is not known whether \
-             restore points or transactions are in them, whether tablespaces are created, or whether max_connections \
-             and the like are raised.",
+            "Recovery would replay {} WAL segments. These are too many to read beforehand, so it is not known whether they \
+             have restore points or transactions, create tablespaces, or raise max_connections and the like.",
             reach.segments()
         ));
     }
     if let Some(parameters) = &contents.parameters {
         notes.push(format!(
-            "In the WAL to be replayed the server gets {parameters}. What the restored configuration has less of is set in \
-             postgresql.auto.conf, as recovery would stop otherwise."
+            "In the WAL to be replayed the server gets {parameters}. The restore raises lower settings in \
+             postgresql.auto.conf, because recovery would stop otherwise."
         ));
     }
     Ok(Some(Outlook {
@@ -158,7 +157,7 @@ fn find(recovery: &RecoverySettings, reach: &Reach, contents: &Contents, finish:
     }
 }
 
-/// What is missing, as a sentence.
+/// The missing part, as a sentence.
 fn missing(hole: &Hole) -> String {
     let (first, last) = (hole.missing.first, hole.missing.last);
     let what = match hole.missing.count {
@@ -171,7 +170,7 @@ fn missing(hole: &Hole) -> String {
     )
 }
 
-/// Where the WAL ends, in a sentence.
+/// The end of the WAL, in a sentence.
 fn end(reach: &Reach, last_time: Option<DateTime<Utc>>) -> String {
     let time = last_time.map(|time| {
         format!(

@@ -1,4 +1,4 @@
-//! What a restore will do, before it does anything.
+//! The plan of a restore, made before it does anything.
 
 use std::path::PathBuf;
 
@@ -39,7 +39,7 @@ pub(crate) struct Held {
 /// Which files are fetched from where.
 #[derive(Debug)]
 pub(crate) struct Fetch {
-    /// What is taken from which backup, the newest first.
+    /// The parts that are taken from each backup, the newest first.
     pub(crate) levels: Vec<Level>,
     pub(crate) table: Option<Table>,
     /// The files that are in the target already; none if nothing is there.
@@ -68,7 +68,7 @@ impl Fetch {
     }
 }
 
-/// What is downloaded of one backup.
+/// The download from one backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Download {
     /// Its name.
@@ -79,7 +79,7 @@ pub struct Download {
     pub bytes: u64,
 }
 
-/// What a restore will do. Its `Display` is the dry run.
+/// The plan of a restore. Its `Display` is the dry run.
 #[derive(Debug)]
 pub struct RestorePlan {
     /// The backup's name.
@@ -88,36 +88,36 @@ pub struct RestorePlan {
     pub sentinel: Sentinel,
     /// The data directory, absolute.
     pub target: PathBuf,
-    /// Where the tablespaces go.
+    /// The places of the tablespaces.
     pub tablespaces: Vec<Tablespace>,
     /// They may go to where they were; see [`TablespaceMap::accept_originals`](super::TablespaceMap::accept_originals).
     pub(crate) accepts_originals: bool,
-    /// Where `pg_wal` leads, if it is a link.
+    /// The target of `pg_wal`, if it is a link.
     pub wal_directory: Option<PathBuf>,
     /// Links of the original that are links again.
     pub links: Vec<MappedLink>,
     /// The backups that it is based on, the parent first, the full one last; empty for a full backup.
     pub ancestors: Vec<String>,
-    /// What recovery will be told, if anything.
+    /// The settings for recovery, if any.
     pub recovery: Option<RecoverySettings>,
-    /// Where recovery will end; none if nothing is known of it.
+    /// The end of recovery; none if nothing is known of it.
     pub outlook: Option<Outlook>,
     /// `archive_mode = off` is written.
     pub archive_off: bool,
-    /// What is expected in the target.
+    /// The expected state of the target.
     pub mode: RestoreMode,
     /// Tars at a time.
     pub concurrency: usize,
-    /// What the user should know, as sentences.
+    /// Notes for the user, as sentences.
     pub notes: Vec<String>,
-    /// What is downloaded of which backup, the newest first.
+    /// The downloads, by backup, the newest first.
     pub downloads: Vec<Download>,
     /// The files that are fetched, if it is known which there are.
     pub fetched_files: u64,
     pub(crate) manifest: Option<ManifestInfo>,
     pub(crate) owner: Option<Owner>,
     pub(crate) databases: Databases,
-    /// What is in the target already.
+    /// Figures about the files that are in the target already.
     pub(crate) existing: Option<Figures>,
     /// Of the server.
     pub(crate) major: u32,

@@ -123,7 +123,7 @@ fn check_version(sentinel: &Sentinel, options: &RestoreOptions) -> Result<()> {
     ))
 }
 
-/// Compare what is in the target, if something is, with what is to be there.
+/// Compare the files in the target, if there are any, with those of the backup.
 async fn compare(
     place: Place,
     table: Option<Table>,
@@ -161,7 +161,7 @@ async fn leave_out(
     Ok((Some(table), levels))
 }
 
-/// All backups of the chain must be of the cluster to which the repository belongs.
+/// All backups of the chain must be of the repository's cluster.
 async fn check_cluster(store: &Store, links: &[Link]) -> Result<()> {
     let Some(owner) = cluster::owner(store).await? else {
         return Ok(());
@@ -279,7 +279,7 @@ impl Place {
         survey
     }
 
-    /// What will be written where.
+    /// The bytes that will be written to each place.
     fn needs(&self, survey: &Survey, sentinel: &Sentinel, has_manifest: bool, existing: Option<&Figures>) -> Vec<Need> {
         let places = self.tablespaces.iter().map(|tablespace| {
             let place = tablespace.location.as_ref().unwrap_or(&self.target);
@@ -295,7 +295,7 @@ impl Place {
             room: existing
                 .and_then(|existing| existing.room.get(&tablespace).copied())
                 .unwrap_or(0),
-            // Of what goes where only the sum is known.
+            // Only the sum is known, not the place of each part.
             bytes_anywhere: match (has_manifest, tablespace) {
                 (false, None) if survey.databases.is_all() => {
                     sentinel.data_catalog_size.unwrap_or(sentinel.uncompressed_size)

@@ -151,12 +151,12 @@ fn precedes_or_equals(a: u64, b: u64) -> bool {
 fn note(backup: &BackupInfo, target: &RestoreTarget) -> Option<String> {
     match target {
         RestoreTarget::Name(name) => Some(format!(
-            "The age of restore point \"{name}\" is not known before recovery; if it is older than backup \"{}\", name an \
+            "The age of restore point \"{name}\" is not known before recovery. If it is older than backup \"{}\", name an \
              older backup.",
             backup.name
         )),
         RestoreTarget::Xid(_) if backup.metadata.next_xid.is_none() => Some(format!(
-            "Backup \"{}\" does not say at which transaction it ends; if the target is older, name an older backup.",
+            "Backup \"{}\" does not tell its last transaction. If the target is older, name an older backup.",
             backup.name
         )),
         _ => None,

@@ -1,4 +1,4 @@
-//! What the restored server is told about recovery.
+//! The restored server's settings for recovery.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ const TARGETS: [&str; 5] = [
     "recovery_target_xid",
 ];
 
-/// What the restored server is told.
+/// The restored server's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecoverySettings {
     /// Recover to a target, or follow as a standby.
@@ -102,7 +102,7 @@ impl RecoverySettings {
             .collect()
     }
 
-    /// Does recovery have a target at which the action matters?
+    /// Does recovery have a target, so that the action matters?
     pub fn has_target(&self) -> bool {
         self.target.target != RestoreTarget::Latest
     }

@@ -10,6 +10,7 @@ use super::options::RestoreMode;
 use super::outlook::Outlook;
 use super::plan::RestorePlan;
 use super::settings::RecoverySettings;
+use crate::printable::counted;
 
 impl RestorePlan {
     /// Bytes to download.
@@ -101,8 +102,11 @@ impl RestorePlan {
         let Some(existing) = &self.existing else { return Ok(()) };
         writeln!(
             f,
-            "there:        {} files, {} bytes are as in the backup and are kept; {} are fetched; {} are not in it and are removed",
-            existing.kept_files, existing.kept_bytes, self.fetched_files, existing.removed
+            "there:        {}, {} bytes as in the backup, which stay; fetched: {}; not in the backup and removed: {}",
+            counted(existing.kept_files, "file"),
+            existing.kept_bytes,
+            self.fetched_files,
+            existing.removed
         )
     }
 
@@ -128,18 +132,25 @@ impl RestorePlan {
     fn show_download(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "download:     {} tars, {} bytes, {} at a time",
-            self.downloads.iter().map(|download| download.tars).sum::<usize>(),
+            "download:     {}, {} bytes, {} at a time",
+            counted(
+                self.downloads.iter().map(|download| download.tars).sum::<usize>(),
+                "tar"
+            ),
             self.stored_bytes(),
             self.concurrency
         )?;
         for download in self.downloads.iter().filter(|_| self.downloads.len() > 1) {
-            let (tars, bytes) = (download.tars, download.bytes);
-            writeln!(f, "    {tars} tars, {bytes} bytes of {}", download.backup)?;
+            let (tars, bytes) = (counted(download.tars, "tar"), download.bytes);
+            writeln!(f, "    {tars}, {bytes} bytes of {}", download.backup)?;
         }
         writeln!(f, "unpacked:     {} bytes", self.sentinel.uncompressed_size)?;
         match &self.manifest {
-            Some(manifest) => writeln!(f, "checked with: the backup manifest ({} files)", manifest.files),
+            Some(manifest) => writeln!(
+                f,
+                "checked with: the backup manifest ({})",
+                counted(manifest.files, "file")
+            ),
             None => writeln!(f, "checked with: the checksums of the tars only"),
         }
     }

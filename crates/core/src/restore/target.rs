@@ -11,7 +11,7 @@ use crate::lsn::Lsn;
 /// PostgreSQL's limit for the name of a restore point, in bytes (`MAXFNAMELEN` less one).
 const NAME_LIMIT: usize = 63;
 
-/// Where recovery stops.
+/// The point at which recovery stops.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum RestoreTarget {
     /// At the end of the archive.
@@ -170,13 +170,13 @@ impl fmt::Display for TargetAction {
 /// A target and what belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecoveryTarget {
-    /// Where recovery stops.
+    /// The point at which recovery stops.
     pub target: RestoreTarget,
     /// Just after the target (PostgreSQL's default), or just before it. Has a meaning for times, LSNs and transactions.
     pub inclusive: bool,
     /// Along which timeline.
     pub timeline: TargetTimeline,
-    /// What happens then.
+    /// The action at the target.
     pub action: TargetAction,
 }
 

@@ -11,7 +11,7 @@ const NAMED: usize = 8;
 impl RestorePlan {
     /// The tablespaces whose places only the repository names. [`super::run::apply::apply`] refuses as long as there are some.
     pub fn unconfirmed(&self) -> impl Iterator<Item = &Tablespace> {
-        // Who only reads writes to none of them.
+        // Reading alone writes to none of them.
         let writes = self.mode != RestoreMode::VerifyOnly;
         self.tablespaces
             .iter()

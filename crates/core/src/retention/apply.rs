@@ -17,7 +17,7 @@ use super::uploads::Discard;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::repository::inventory::{read_sentinel, write_continuous};
-use crate::repository::layout;
+use crate::repository::layout::{self, Key};
 use crate::wal::WalFileName;
 use walarchive_storage::Store;
 
@@ -31,7 +31,7 @@ pub struct DeletionProgress {
     pub done: AtomicU64,
     /// All of them.
     pub total: AtomicU64,
-    /// Stored bytes of what is gone.
+    /// Stored bytes of the deleted objects.
     pub bytes: AtomicU64,
 }
 
@@ -44,11 +44,11 @@ pub struct Spared {
     pub why: String,
 }
 
-/// What was done.
+/// The result.
 #[derive(Debug, Default)]
 pub struct Applied {
-    /// For each action of the plan. An upload that has become an object in the meantime, or to which something was added, stays
-    /// without a word.
+    /// For each action of the plan. An upload that has become an object in the meantime, or that has grown, stays without a
+    /// word.
     pub deleted: Vec<bool>,
     /// Backups that stay against the plan. All WAL stays with them: which of it they need another plan has to say.
     pub spared: Vec<Spared>,
@@ -60,7 +60,7 @@ impl Applied {
         self.deleted.iter().filter(|deleted| **deleted).count()
     }
 
-    /// Stored bytes of what is gone.
+    /// Stored bytes of the deleted objects.
     pub fn bytes(&self, plan: &DeletionPlan) -> u64 {
         let rows = plan.actions.iter().zip(&self.deleted).filter(|(_, deleted)| **deleted);
         rows.fold(0, |sum, (action, _)| sum.saturating_add(action.size))
@@ -98,7 +98,7 @@ pub async fn apply(
         return Ok(work.applied);
     }
     let is_common = |action: &Action| matches!(action.object, Object::Wal(_) | Object::Own(_));
-    // Where no backup stays, one that has begun since may need the WAL, as on a standby, and the owner.
+    // If no backup stays, one that has begun since may need the WAL, as on a standby, and the owner.
     if plan.kept.is_empty()
         && rest.iter().any(is_common)
         && let Some(name) = known.newcomer(store).await?
@@ -172,7 +172,7 @@ impl Work<'_> {
         let progress = self.progress;
         let mut at = first;
         for batch in objects.chunks(BATCH) {
-            let keys: Vec<String> = batch.iter().map(Action::key).collect();
+            let keys: Vec<Key> = batch.iter().map(Action::key).collect();
             let deletion = self.store.delete_many(&keys, |index| {
                 progress.done.fetch_add(1, Ordering::Relaxed);
                 progress.bytes.fetch_add(batch[index].size, Ordering::Relaxed);
@@ -194,7 +194,7 @@ impl Work<'_> {
 fn stages(actions: &[Action]) -> impl Iterator<Item = &[Action]> {
     let stage = |action: &Action| match &action.object {
         Object::Wal(object) => u8::from(matches!(object.name, WalFileName::History(_))),
-        Object::Own(key) if key == layout::CLUSTER => 4,
+        Object::Own(key) if *key == layout::CLUSTER => 4,
         Object::Own(_) => 3,
         _ => 2,
     };
@@ -252,11 +252,7 @@ async fn delete_backup(
         return spared(&why);
     }
     store.delete(&sentinel).await?;
-    let keys: Vec<String> = objects
-        .into_iter()
-        .map(|object| object.key)
-        .filter(|key| *key != marker)
-        .collect();
+    let keys: Vec<Key> = objects.iter().map(Key::listed).filter(|key| *key != marker).collect();
     for batch in keys.chunks(BATCH) {
         store.delete_many(batch, |_| {}).await?;
     }
@@ -267,8 +263,8 @@ async fn delete_backup(
     Ok(None)
 }
 
-/// What speaks against the deletion of a leftover, now that everybody can see that it has begun. By the clock of the store: ours
-/// may be a day ahead.
+/// Find an objection to the deletion of a leftover, now that everybody can see that it has begun. By the clock of the store:
+/// ours may be a day ahead.
 async fn completed_or_young(store: &Store, plan: &DeletionPlan, name: &str, begun: bool) -> Result<Option<String>> {
     let marker = layout::backup_deletion(name);
     let objects = store.list(&layout::backup_folder(name)).await?;
@@ -285,7 +281,7 @@ async fn completed_or_young(store: &Store, plan: &DeletionPlan, name: &str, begu
     Ok((young && !begun && !plan.force).then(|| "it is being written to".to_owned()))
 }
 
-/// What speaks against the deletion, now that everybody can see that it has begun.
+/// Find an objection to the deletion, now that everybody can see that it has begun.
 async fn objection(
     store: &Store,
     plan: &DeletionPlan,

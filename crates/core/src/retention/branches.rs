@@ -1,25 +1,28 @@
-//! What other branches of the history need: two servers have written, and what one of them deletes is not all of its own.
+//! The needs of other branches of the history: two servers have written, and one of them may delete only its own.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::plan::Situation;
+use super::plan::{OtherBranches, Situation};
 use crate::error::{Error, Result};
 use crate::lease::{Branch, other_branches};
 use crate::repository::inventory::{BackupInfo, Inventory};
 
-/// A branch to which something was added within this time is not old, whatever a rule says.
+/// A branch that has grown within this time is not old, whatever a rule says.
 const RECENT: TimeDelta = TimeDelta::days(7);
 
 /// The branches beside that of whoever holds the lease. Without a lease, as in a repository of WAL-G's, it is not known which one is
 /// ours.
 fn beside(inventory: &Inventory, situation: &Situation) -> Vec<Branch> {
-    match situation.own_timeline.filter(|_| !situation.regardless_of_branches) {
+    match situation
+        .own_timeline
+        .filter(|_| situation.others == OtherBranches::Keep)
+    {
         Some(own) => other_branches(inventory, own, &situation.writers),
         None => Vec::new(),
     }
 }
 
-/// The newest backup from which a branch can be restored to its end.
+/// The newest backup that can restore a branch to its end.
 fn anchor(inventory: &Inventory, branch: &Branch) -> Option<usize> {
     let history = inventory.history(branch.timeline);
     let leads = |backup: &BackupInfo| {

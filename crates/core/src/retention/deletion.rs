@@ -9,14 +9,14 @@ use super::request::Request;
 use crate::error::Result;
 use walarchive_storage::Store;
 
-/// What is asked for.
+/// The order.
 #[derive(Debug)]
 pub struct Order<'a> {
-    /// What to delete.
+    /// The objects to delete.
     pub request: &'a Request,
     /// The names of backups that the caller knows to be running.
     pub protected: &'a [String],
-    /// What becomes of what other branches of the history need.
+    /// The treatment of objects that other branches of the history need.
     pub others: OtherBranches,
 }
 
@@ -31,12 +31,12 @@ pub struct Confirmed<'a> {
     pub cancel: &'a CancellationToken,
 }
 
-/// What was planned, and what was done of it.
+/// The plan, and the part of it that was carried out.
 #[derive(Debug)]
 pub struct Deletion {
-    /// What was planned.
+    /// The plan.
     pub plan: DeletionPlan,
-    /// What was done; none if that was not confirmed.
+    /// The result; none if the deletion was not confirmed.
     pub applied: Option<Applied>,
 }
 

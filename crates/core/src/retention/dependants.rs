@@ -12,7 +12,7 @@ use crate::repository::inventory::{parse_name, read_sentinel};
 use crate::repository::layout;
 use walarchive_storage::Store;
 
-/// What a plan knows of.
+/// The backups that a plan knows of.
 #[derive(Debug)]
 pub(super) struct Known<'a> {
     /// The backups that it deletes.
@@ -88,7 +88,7 @@ impl<'a> Known<'a> {
 
     /// All that the plan does not delete, and whether it has a sentinel.
     async fn others(&self, store: &Store) -> Result<BTreeMap<String, bool>> {
-        let (objects, folders) = store.list_folder(layout::BACKUPS_FOLDER).await?;
+        let (objects, folders) = store.list_folder(&layout::BACKUPS_FOLDER).await?;
         let folders = folders.iter().filter_map(|key| layout::backup_of_folder(key));
         let mut found: BTreeMap<String, bool> = folders.map(|name| (name.to_owned(), false)).collect();
         let sentinels = objects
@@ -113,7 +113,7 @@ async fn is_abandoned(store: &Store, delta: &str, backup: &str) -> Result<bool> 
     Ok(begun.is_some_and(|marker| newest <= marker.last_modified - ABANDONED_AFTER))
 }
 
-/// A store that has directories shows those in which there is nothing any more.
+/// A store that has directories shows empty ones, too.
 async fn is_empty(store: &Store, backup: &str) -> Result<bool> {
     Ok(store.list(&layout::backup_folder(backup)).await?.is_empty())
 }

@@ -7,7 +7,7 @@ use super::plan::{Action, DeletionPlan, Object, Situation, leftover, wal_action}
 use super::{branches, uploads};
 use crate::error::{Error, Result};
 use crate::repository::inventory::Inventory;
-use crate::repository::layout;
+use crate::repository::layout::{self, Key};
 use crate::wal::WalFileName;
 
 /// Fails if permanent backups exist, or one may be running; with `force` only if one is known to be running.
@@ -49,14 +49,14 @@ pub(super) fn plan(inventory: &Inventory, situation: &Situation, force: bool) ->
         true => actions.extend(situation.uploads.iter().map(uploads::action)),
         false => actions.extend(uploads::abandoned(inventory, situation)),
     }
-    // Who owns the repository is forgotten last.
+    // The owner of the repository is forgotten last.
     for owner in [false, true] {
         let own = situation
             .own
             .iter()
             .filter(|object| (object.key == layout::CLUSTER) == owner);
         actions.extend(own.map(|object| Action {
-            object: Object::Own(object.key.clone()),
+            object: Object::Own(Key::listed(object)),
             size: object.size,
             why: Arc::clone(&why),
         }));

@@ -7,11 +7,19 @@ use super::plan::{Action, Kept, Object, Situation};
 use crate::repository::inventory::{BackupInfo, Inventory, parse_name};
 use crate::wal::Segment;
 
+/// The WAL that stays with a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum KeptWal {
+    /// From its start to its end: it can be restored as it was.
+    OfBackup,
+    /// All from its start on: it can be restored to any later point, too.
+    Onwards,
+}
+
 /// Why a backup stays.
 #[derive(Debug, Clone)]
 struct Stay {
-    /// All WAL from its start on stays with it, not only that up to its end.
-    point_in_time: bool,
+    wal: KeptWal,
     why: Arc<str>,
 }
 
@@ -42,22 +50,21 @@ impl<'a> Keep<'a> {
     }
 
     /// A backup stays, with its ancestors. The first reason is the one that is told.
-    pub(super) fn keep(&mut self, index: usize, point_in_time: bool, why: &str) {
+    pub(super) fn keep(&mut self, index: usize, mut wal: KeptWal, why: &str) {
         let mut next = vec![(index, Arc::from(why))];
-        let mut point_in_time = point_in_time;
         while let Some((index, why)) = next.pop() {
             match &mut self.stays[index] {
-                Some(stay) => stay.point_in_time |= point_in_time,
+                Some(stay) => stay.wal = stay.wal.max(wal),
                 none => {
-                    *none = Some(Stay { point_in_time, why });
+                    *none = Some(Stay { wal, why });
                     let backup = &self.inventory.backups[index];
                     let why: Arc<str> = format!("\"{}\" depends on it", backup.name).into();
                     let parents = self.named(backup.delta.as_ref().map(|delta| delta.parent.as_str()));
                     next.extend(parents.into_iter().map(|parent| (parent, Arc::clone(&why))));
                 }
             }
-            // What ancestors are needed for is their files.
-            point_in_time = false;
+            // Ancestors are needed for their files only.
+            wal = KeptWal::OfBackup;
         }
     }
 
@@ -65,12 +72,12 @@ impl<'a> Keep<'a> {
     pub(super) fn permanents(&mut self) {
         for (index, backup) in self.inventory.backups.iter().enumerate() {
             if backup.metadata.is_permanent {
-                self.keep(index, false, "it is permanent");
+                self.keep(index, KeptWal::OfBackup, "it is permanent");
             }
         }
     }
 
-    /// What running deltas depend on stays.
+    /// Keep the parents of running deltas.
     pub(super) fn parents(&mut self, running: &[Running]) {
         for backup in running {
             let why = format!("\"{}\", which is being taken, depends on it", backup.name);
@@ -81,12 +88,12 @@ impl<'a> Keep<'a> {
                 .cloned()
                 .unwrap_or_default()
             {
-                self.keep(parent, false, &why);
+                self.keep(parent, KeptWal::OfBackup, &why);
             }
         }
     }
 
-    /// The backup that is meant as a parent. What only the child's name tells may mean any that starts in the segment.
+    /// The backup that is meant as a parent. If only the child's name tells, any that starts in the segment may be meant.
     fn named(&self, parent: Option<&str>) -> Vec<usize> {
         let Some(parent) = parent else {
             return Vec::new();
@@ -101,10 +108,10 @@ impl<'a> Keep<'a> {
         }
     }
 
-    /// The backups that stay, and whether all WAL from their start on does.
-    pub(super) fn staying(&self) -> impl Iterator<Item = (&'a BackupInfo, bool)> + '_ {
+    /// The backups that stay, and the WAL that stays with each.
+    pub(super) fn staying(&self) -> impl Iterator<Item = (&'a BackupInfo, KeptWal)> + '_ {
         let backups = self.inventory.backups.iter().zip(&self.stays);
-        backups.filter_map(|(backup, stay)| Some((backup, stay.as_ref()?.point_in_time)))
+        backups.filter_map(|(backup, stay)| Some((backup, stay.as_ref()?.wal)))
     }
 
     /// The same, to be shown.
@@ -120,7 +127,7 @@ impl<'a> Keep<'a> {
             .collect()
     }
 
-    /// The others: oldest first, but dependants before what they depend on.
+    /// The others: oldest first, but dependants before their parents.
     pub(super) fn doomed(&self, why: &Arc<str>) -> Vec<Action> {
         let doomed = (0..self.stays.len()).filter(|index| self.stays[*index].is_none());
         in_order(self.inventory, doomed.collect())
@@ -130,7 +137,7 @@ impl<'a> Keep<'a> {
     }
 }
 
-/// Dependants before what they depend on, and otherwise as they come.
+/// Dependants before their parents, and otherwise as they come.
 pub(super) fn in_order(inventory: &Inventory, indexes: Vec<usize>) -> Vec<usize> {
     let names = by_name(inventory);
     let mut children: HashMap<usize, Vec<usize>> = HashMap::new();
@@ -181,7 +188,7 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// What the caller knows of, and the folders without a sentinel that are young enough.
+    /// The backups that the caller knows of, and the folders without a sentinel that are young enough.
     pub(super) fn find(inventory: &Inventory, situation: &Situation) -> Vec<Running> {
         let folders = inventory
             .unfinished

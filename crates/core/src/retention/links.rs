@@ -7,8 +7,8 @@ use crate::repository::layout;
 /// Links that are named one by one.
 const NAMED: usize = 20;
 
-/// Take out of the plan what is behind these links or has one in it, and name the links. Where a backup stays for that, all
-/// WAL stays with it.
+/// Take objects that are behind these links or have one in them out of the plan, and name the links. If a backup stays for
+/// that, all WAL stays with it.
 pub(super) fn leave(plan: &mut DeletionPlan, links: &[String]) {
     if links.is_empty() {
         return;
@@ -35,8 +35,11 @@ pub(super) fn leave(plan: &mut DeletionPlan, links: &[String]) {
         plan.notes.push(note);
     }
     if links.len() > NAMED {
-        plan.notes
-            .push(format!("{} more symbolic links stay, too", links.len() - NAMED));
+        let more = match links.len() - NAMED {
+            1 => "1 more symbolic link stays, too".to_owned(),
+            more => format!("{more} more symbolic links stay, too"),
+        };
+        plan.notes.push(more);
     }
 }
 

@@ -11,16 +11,33 @@ use crate::error::{Error, Result};
 use crate::formats::OLD_SENTINEL_LIMIT;
 use crate::formats::excerpt::value_of;
 use crate::repository::inventory::{BackupInfo, Inventory};
+use crate::repository::layout::Key;
 use crate::repository::{description, layout};
 use walarchive_storage::Store;
 
+/// May a deletion take a backup?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// No deletion takes it, unless it is forced.
+    Permanent,
+    /// The rules decide.
+    Impermanent,
+}
+
+impl Mark {
+    /// As sentinel and `metadata.json` have it.
+    fn is_permanent(self) -> bool {
+        self == Mark::Permanent
+    }
+}
+
 /// Mark a backup as permanent, with its ancestors, or as impermanent again, which fails if a permanent one depends on it.
 /// Returns the names of the backups that were changed, in that order; repeating it is harmless.
-pub async fn mark(store: &Store, name: &str, permanent: bool) -> Result<Vec<String>> {
+pub async fn mark(store: &Store, name: &str, mark: Mark) -> Result<Vec<String>> {
     let inventory = crate::retention::look(store).await?;
     let backup = crate::retention::rules::known(&inventory, name)?;
     let mut marked: Vec<&BackupInfo> = vec![backup];
-    if permanent {
+    if mark.is_permanent() {
         marked = inventory
             .chain(backup)
             .map_err(|missing| Error::damaged(name, format!("It depends on \"{missing}\", which is not there.")))?;
@@ -34,7 +51,7 @@ pub async fn mark(store: &Store, name: &str, permanent: bool) -> Result<Vec<Stri
     }
     let mut changed = Vec::new();
     for backup in marked {
-        if set(store, &backup.name, permanent).await? {
+        if set(store, &backup.name, mark).await? {
             changed.push(backup.name.clone());
         }
     }
@@ -55,27 +72,27 @@ fn permanent_dependant<'a>(inventory: &'a Inventory, backup: &BackupInfo) -> Opt
 }
 
 /// Returns whether anything had to be written.
-async fn set(store: &Store, name: &str, permanent: bool) -> Result<bool> {
+async fn set(store: &Store, name: &str, mark: Mark) -> Result<bool> {
     let sentinel = (layout::sentinel(name), "IsPermanent");
     let metadata = (layout::metadata(name), "is_permanent");
-    let order = match permanent {
-        true => [&metadata, &sentinel],
-        false => [&sentinel, &metadata],
+    let order = match mark {
+        Mark::Permanent => [&metadata, &sentinel],
+        Mark::Impermanent => [&sentinel, &metadata],
     };
     if store.size(&sentinel.0).await?.is_none() {
         return Err(gone(store, name));
     }
     let mut written = Vec::new();
     for (key, field) in order {
-        // WAL-G of old wrote no metadata.json; the sentinel is enough then.
-        // What is long for another reason than the list of files of a WAL-G of old is refused here.
+        // WAL-G of old wrote no metadata.json; the sentinel is enough then. A long sentinel is refused here, unless the list of
+        // files of a WAL-G of old makes it long.
         if description::read(store, key).await?.is_none() {
             continue;
         }
         let Some(content) = store.get(key, OLD_SENTINEL_LIMIT).await? else {
             continue;
         };
-        if let Some(edited) = edit(store, key, field, &content, permanent)? {
+        if let Some(edited) = edit(store, key, field, &content, mark)? {
             store.put(key, edited).await?;
             written.push(key);
         }
@@ -109,14 +126,14 @@ fn gone(store: &Store, name: &str) -> Error {
 }
 
 /// The same object with the field set; none if it is set already. All that the object has beside is kept byte by byte.
-fn edit(store: &Store, key: &str, field: &str, content: &[u8], permanent: bool) -> Result<Option<Bytes>> {
+fn edit(store: &Store, key: &Key, field: &str, content: &[u8], mark: Mark) -> Result<Option<Bytes>> {
     let damaged = |error: String| Error::damaged(store.object_url(key), format!("It cannot be read: {error}."));
     let read = serde_json::from_slice::<IgnoredAny>(content);
     read.map_err(|error| damaged(error.to_string()))?;
     let end = content.iter().rposition(|byte| !byte.is_ascii_whitespace());
     let object = end.filter(|end| content[*end] == b'}');
     let end = object.ok_or_else(|| damaged("it is not a JSON object".to_owned()))?;
-    let found = value_of(content, field);
+    let (found, permanent) = (value_of(content, field), mark.is_permanent());
     let is_set = found
         .as_ref()
         .is_some_and(|range| content[range.clone()].trim_ascii() == b"true");

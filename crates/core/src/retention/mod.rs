@@ -4,7 +4,7 @@
 //! look at the repository -> Inventory -> plan(request) -> Plan, which can be shown -> apply
 //! ```
 //!
-//! [`plan()`] is a pure function. What it goes by:
+//! [`plan()`] is a pure function. It goes by these rules:
 //!
 //! - Backups are ordered by the time at which they started, never by their names: after `pg_upgrade` the newer cluster is on
 //!   the lower timeline. A repository that was continued after `pg_upgrade` has backups of two system identifiers, one after
@@ -56,13 +56,14 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Result};
 use crate::formats::Sentinel;
 use crate::lease::{Holder, Lease};
+use crate::printable::counted;
 use crate::repository::inventory::Inventory;
 use crate::repository::{self, description, layout};
 use walarchive_storage::Store;
 
 pub use apply::{Applied, DeletionProgress, Spared, apply};
 pub use deletion::{Confirmed, Deletion, Order, delete};
-pub use mark::mark;
+pub use mark::{Mark, mark};
 pub use plan::{Action, DeletionPlan, Kept, Object, OtherBranches, Row, Situation};
 pub use planner::plan;
 pub use request::{Before, Garbage, Gfs, Mode, Policy, Request, Rule, time};
@@ -97,14 +98,14 @@ async fn draw_up_for(
 ) -> Result<DeletionPlan> {
     let inventory = look(store).await?;
     let own = match request {
-        Request::Everything { force: true } => store.list(layout::OWN_FOLDER).await?,
+        Request::Everything { force: true } => store.list(&layout::OWN_FOLDER).await?,
         _ => Vec::new(),
     };
     let (uploads, notes) = uploads::pending(store, request).await?;
     let situation = Situation {
         own_timeline: Lease::read(store).await?.map(|lease| lease.timeline()),
         writers: Holder::all(store).await?,
-        regardless_of_branches: others == OtherBranches::Delete,
+        others,
         now,
         protected: protected.to_vec(),
         own,
@@ -112,17 +113,17 @@ async fn draw_up_for(
         notes,
     };
     let mut plan = plan(&inventory, request, &situation)?;
-    let folders = [layout::BACKUPS_FOLDER, layout::WAL_FOLDER, layout::OWN_FOLDER];
+    let folders: [&str; 3] = [&layout::BACKUPS_FOLDER, &layout::WAL_FOLDER, &layout::OWN_FOLDER];
     links::leave(&mut plan, &store.links(&folders).await?);
     Ok(plan)
 }
 
-/// What [`enforce`] did.
+/// The result of [`enforce`].
 #[derive(Debug)]
 pub struct Enforced {
-    /// What was planned.
+    /// The plan.
     pub plan: DeletionPlan,
-    /// What was done of it.
+    /// The part of it that was carried out.
     pub applied: Applied,
 }
 
@@ -142,11 +143,12 @@ impl fmt::Display for Enforced {
         let others = gone().count() - backups.len();
         match (backups.len(), others) {
             (0, 0) => f.write_str("nothing to delete")?,
-            (0, _) => write!(f, "deleted {others} other objects")?,
+            (0, _) => write!(f, "deleted {}", counted(others, "other object"))?,
             (count, _) => {
                 let shown = backups[..count.min(SHOWN)].join(", ");
                 let more = if count > SHOWN { ", …" } else { "" };
-                write!(f, "deleted {count} backups ({shown}{more}) and {others} other objects")?;
+                let (count, others) = (counted(count, "backup"), counted(others, "other object"));
+                write!(f, "deleted {count} ({shown}{more}) and {others}")?;
             }
         }
         if backups.len() + others > 0 {
@@ -168,7 +170,7 @@ pub async fn enforce(
 ) -> Result<Enforced> {
     let now = Utc::now();
     let newest = store
-        .list_shallow(layout::BACKUPS_FOLDER)
+        .list_shallow(&layout::BACKUPS_FOLDER)
         .await?
         .iter()
         .map(|object| object.last_modified)
@@ -186,8 +188,8 @@ pub async fn enforce(
     Ok(Enforced { plan, applied })
 }
 
-/// The inventory, in which a backup is permanent if its sentinel or its `metadata.json` says so, and damaged if its sentinel
-/// cannot be read. A listing reads only one of the two; a deletion must not trust in their agreement.
+/// The inventory as a deletion must see it: a backup is permanent if its sentinel or its `metadata.json` says so, and damaged
+/// if its sentinel cannot be read. A listing reads only one of the two; a deletion must not trust in their agreement.
 async fn look(store: &Store) -> Result<Inventory> {
     let mut inventory = Inventory::load(store).await?;
     if inventory.backups.is_empty() && inventory.wal.is_empty() && !repository::is_there(store).await? {
@@ -209,10 +211,10 @@ async fn look(store: &Store) -> Result<Inventory> {
     Ok(inventory)
 }
 
-/// What the sentinel and `metadata.json` of a backup say now.
+/// The present state of a backup, by its sentinel and `metadata.json`.
 #[derive(Default)]
 struct Said {
-    /// If either says so. What cannot be read says nothing.
+    /// If either says so. An object that cannot be read says nothing.
     is_permanent: bool,
     sentinel_is_damaged: bool,
 }

@@ -1,4 +1,4 @@
-//! A plan: what goes, in which order, and why.
+//! A plan: the objects to delete, their order, and the reasons.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,32 +9,32 @@ use serde::Serialize;
 use crate::lease::Holder;
 use crate::lsn::Lsn;
 use crate::repository::inventory::{Unfinished, WalObject};
-use crate::repository::layout;
+use crate::repository::layout::{self, Key};
 use crate::wal::{Segment, WalFileName};
 use walarchive_storage::{Listed, PendingUpload};
 
-/// A folder without a sentinel to which nothing was added for so long is not that of a running backup.
+/// A folder without a sentinel that has not grown for so long is not that of a running backup.
 pub(super) const ABANDONED_AFTER: TimeDelta = TimeDelta::hours(24);
 
-/// What a plan depends on beside the inventory.
+/// The facts that a plan depends on beside the inventory.
 #[derive(Debug, Clone)]
 pub struct Situation {
     /// The present.
     pub now: DateTime<Utc>,
     /// Names of backups that are known to be running.
     pub protected: Vec<String>,
-    /// What walarchive keeps for itself, where that is to be deleted too.
+    /// The objects that walarchive keeps for itself, if they are to be deleted too.
     pub own: Vec<Listed>,
     /// Uploads that are not complete, where those that never will be are to be deleted too.
     pub uploads: Vec<PendingUpload>,
-    /// What could not be learned, as sentences.
+    /// Facts that could not be learned, as sentences.
     pub notes: Vec<String>,
     /// The timeline of whoever holds the lease.
     pub own_timeline: Option<u32>,
     /// All that have held it.
     pub writers: Vec<Holder>,
-    /// What other branches of the history need goes, too.
-    pub regardless_of_branches: bool,
+    /// The treatment of objects that other branches of the history need.
+    pub others: OtherBranches,
 }
 
 impl Situation {
@@ -48,7 +48,7 @@ impl Situation {
             notes: Vec::new(),
             own_timeline: None,
             writers: Vec::new(),
-            regardless_of_branches: false,
+            others: OtherBranches::Keep,
         }
     }
 
@@ -58,14 +58,14 @@ impl Situation {
     }
 }
 
-/// What is deleted.
+/// The object of a deletion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Object {
     /// A backup: its sentinel and its folder.
     Backup {
         /// Its name.
         name: String,
-        /// Where it starts, by which another one of this name is told from it; none if it cannot be read.
+        /// Its start, which tells it from another one of this name; none if it cannot be read.
         start_lsn: Option<Lsn>,
     },
     /// The folder of a backup without a sentinel.
@@ -80,15 +80,15 @@ pub enum Object {
     /// The parts of an upload that was never completed.
     Upload(PendingUpload),
     /// An object of walarchive's own.
-    Own(String),
+    Own(Key),
 }
 
 /// One row of a plan.
 #[derive(Debug, Clone)]
 pub struct Action {
-    /// What is deleted.
+    /// The object.
     pub object: Object,
-    /// Stored bytes; 0 for an upload of which the store does not tell.
+    /// Stored bytes; 0 for an upload if the store does not tell.
     pub size: u64,
     /// Why, as half a sentence. Many rows share one.
     pub why: Arc<str>,
@@ -113,12 +113,12 @@ impl Action {
 
     /// Its key: of a backup that of the sentinel, of a leftover that of the folder, of an upload that of the object that it would
     /// have become.
-    pub fn key(&self) -> String {
+    pub fn key(&self) -> Key {
         match &self.object {
             Object::Backup { name, .. } => layout::sentinel(name),
             Object::Leftover { name, .. } => layout::backup_folder(name),
             Object::Wal(object) => object.key(),
-            Object::Upload(upload) => upload.key.clone(),
+            Object::Upload(upload) => Key::pending(upload),
             Object::Own(key) => key.clone(),
         }
     }
@@ -127,7 +127,7 @@ impl Action {
     pub fn row(&self, deleted: bool) -> Row {
         Row {
             what: self.what(),
-            key: self.key(),
+            key: self.key().into(),
             size: self.size,
             why: self.why.to_string(),
             deleted,
@@ -150,7 +150,7 @@ pub struct Row {
     pub deleted: bool,
 }
 
-/// What becomes of what other branches of the history need to be restored that are not older.
+/// The treatment of objects that other branches of the history need, and that are not older.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OtherBranches {
     /// It stays.
@@ -168,15 +168,15 @@ pub struct Kept {
     pub why: String,
 }
 
-/// What is to be deleted, in this order: backups, dependants before what they depend on; leftovers; WAL, history files after it;
-/// uploads that were never completed; what is walarchive's own.
+/// The objects to delete, in this order: backups, dependants before what they depend on; leftovers; WAL, history files after
+/// it; uploads that were never completed; walarchive's own.
 #[derive(Debug, Clone, Default)]
 pub struct DeletionPlan {
-    /// What goes.
+    /// The deletions.
     pub actions: Vec<Action>,
     /// The backups that stay, oldest first.
     pub kept: Vec<Kept>,
-    /// What the user should know, as sentences.
+    /// Notes for the user, as sentences.
     pub notes: Vec<String>,
     /// From which segments on, by timeline, WAL stays without a gap.
     pub continuous: BTreeMap<u32, Segment>,

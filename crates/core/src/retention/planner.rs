@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::keep::{Keep, Running};
+use super::keep::{Keep, KeptWal, Running};
 use super::plan::{Action, DeletionPlan, Situation, leftover, wal_action};
 use super::request::{Garbage, Request};
 use super::rules::Chosen;
@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::repository::inventory::{Inventory, Unfinished, parse_name};
 use crate::wal::WalFileName;
 
-/// What has to be deleted to fulfil the request. Asks nobody, and changes nothing.
+/// Find the objects to delete to fulfil the request. Asks nobody, and changes nothing.
 pub fn plan(inventory: &Inventory, request: &Request, situation: &Situation) -> Result<DeletionPlan> {
     match request {
         Request::Everything { force } => everything::plan(inventory, situation, *force),
@@ -31,23 +31,23 @@ pub fn plan(inventory: &Inventory, request: &Request, situation: &Situation) -> 
     }
 }
 
-/// What goes if that is chosen to stay.
+/// Plan a deletion that keeps the chosen backups.
 fn keeping(inventory: &Inventory, chosen: Chosen, garbage: Option<Garbage>, situation: &Situation) -> DeletionPlan {
     let mut keep = Keep::new(inventory);
     for (index, why) in &chosen.stay {
-        keep.keep(*index, why.point_in_time, &why.text);
+        keep.keep(*index, why.wal, &why.text);
     }
     for (index, backup) in inventory.backups.iter().enumerate() {
         if backup.damaged.is_some() && chosen.line.is_none_or(|line| backup.written >= line) {
-            keep.keep(index, true, "it cannot be read, and may be new");
+            keep.keep(index, KeptWal::Onwards, "it cannot be read, and may be new");
         }
         if situation.protected.contains(&backup.name) {
-            keep.keep(index, true, "it is being taken");
+            keep.keep(index, KeptWal::Onwards, "it is being taken");
         }
     }
     keep.permanents();
     for (index, why) in branches::needed(inventory, situation, chosen.line) {
-        keep.keep(index, true, &why);
+        keep.keep(index, KeptWal::Onwards, &why);
     }
     let running = Running::find(inventory, situation);
     keep.parents(&running);

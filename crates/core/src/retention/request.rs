@@ -1,4 +1,4 @@
-//! What is asked for: WAL-G's `delete` with its modifiers, and what goes beyond it.
+//! The requests: WAL-G's `delete` with its modifiers, and some beyond it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +15,7 @@ pub enum Mode {
     /// All backups; a delta at the line is an error, since its parents are beyond it.
     #[default]
     Any,
-    /// `FULL`: full backups, each of which keeps its deltas.
+    /// `FULL`: full backups, each with its deltas.
     Full,
     /// `FIND_FULL`: all backups; if a delta is at the line, the line is moved to its full backup.
     FindFull,
@@ -51,12 +51,12 @@ impl Mode {
     }
 }
 
-/// What `delete before` takes.
+/// The argument of `delete before`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Before {
     /// The oldest backup that stays.
     Name(String),
-    /// What started before it goes.
+    /// Backups that started before it go.
     Time(DateTime<Utc>),
 }
 
@@ -87,7 +87,7 @@ pub fn time(text: &str) -> Result<DateTime<Utc>> {
     }
 }
 
-/// What `delete garbage` looks at.
+/// The scope of `delete garbage`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Garbage {
     /// Both.
@@ -165,30 +165,30 @@ pub enum Rule {
     Retain {
         /// At least 1.
         count: u32,
-        /// What is counted.
+        /// The backups that count.
         mode: Mode,
-        /// What started then or later stays too.
+        /// Backups that started then or later stay too.
         after: Option<DateTime<Utc>>,
     },
-    /// What is older than a backup or a time goes.
+    /// Everything that is older than a backup or a time goes.
     Before {
         /// The line.
         target: Before,
         /// If the first backup that stays is a delta: so does its full one, and what is newer than that. An error without.
         find_full: bool,
     },
-    /// What is not needed to restore to any moment of this last span of time.
+    /// Everything that no restore to a moment of this last span of time needs.
     OutsideWindow(Span),
-    /// What is not the newest backup of its day, week, month or year.
+    /// Every backup that is not the newest of its day, week, month or year.
     Gfs(Gfs),
 }
 
-/// What is to be deleted.
+/// The objects to delete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// What a rule does not keep.
+    /// Objects that a rule does not keep.
     Rule(Rule),
-    /// What is of no use to any backup.
+    /// Objects that are of no use to any backup.
     Garbage(Garbage),
     /// One backup, with its dependants. WAL stays.
     Target {
@@ -217,7 +217,7 @@ impl Request {
     }
 }
 
-/// What `walarchive.retention` says, to be applied after each backup.
+/// The policy of `walarchive.retention`, to be applied after each backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
     /// `window 14 days`.

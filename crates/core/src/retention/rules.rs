@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Datelike, Utc};
 
+use super::keep::KeptWal;
 use super::plan::Situation;
 use super::request::{Before, Garbage, Gfs, Mode, Rule};
 use super::span::Span;
@@ -14,18 +15,17 @@ use crate::wal::WalFileName;
 
 /// Why a backup stays.
 pub(super) struct Why {
-    /// All WAL from its start on stays.
-    pub(super) point_in_time: bool,
+    pub(super) wal: KeptWal,
     pub(super) text: Arc<str>,
 }
 
-/// What a rule says, of the backups that can be read.
+/// The choice of a rule among the backups that can be read.
 pub(super) struct Chosen {
-    /// What stays, by index in the inventory.
+    /// The backups that stay, by index in the inventory.
     pub(super) stay: Vec<(usize, Why)>,
     /// Why the others go.
     pub(super) why: Arc<str>,
-    /// What was complete before this moment is older than all that stays for its age; none: not known to be.
+    /// Backups that were complete before this moment are older than all that stay for their age; none: not known.
     pub(super) line: Option<DateTime<Utc>>,
     /// WAL that is not needed goes.
     pub(super) wal: bool,
@@ -53,13 +53,13 @@ struct Sequence<'a> {
     restorable: Vec<bool>,
 }
 
-/// What a deletion of garbage keeps: all backups.
+/// A deletion of garbage keeps all backups.
 pub(super) fn of_garbage(inventory: &Inventory, what: Garbage) -> Chosen {
     let mut chosen = Chosen {
         wal: what != Garbage::Backups,
         ..Chosen::nothing("")
     };
-    Sequence::of(inventory).stay_from(0, "no backup is garbage", true, &mut chosen);
+    Sequence::of(inventory).stay_from(0, "no backup is garbage", KeptWal::OfBackup, &mut chosen);
     chosen
 }
 
@@ -77,12 +77,12 @@ pub(super) fn choose(inventory: &Inventory, rule: &Rule, situation: &Situation) 
     };
     match line {
         None => {
-            sequence.stay_from(0, "it is not too old", false, &mut chosen);
+            sequence.stay_from(0, "it is not too old", KeptWal::Onwards, &mut chosen);
             chosen.notes.push(words.nothing.to_owned());
         }
         Some(line) => {
             if !matches!(rule, Rule::Gfs(_)) {
-                sequence.stay_from(line, &words.stays, false, &mut chosen);
+                sequence.stay_from(line, &words.stays, KeptWal::Onwards, &mut chosen);
             }
             chosen.line = Some(sequence.backup(line).started());
             chosen.wal = true;
@@ -122,7 +122,7 @@ impl Words {
                     Before::Time(time) => time.to_string(),
                 };
                 words(
-                    format!("not older than {line}, or needed by what is not"),
+                    format!("not older than {line}, or needed by one that is not"),
                     format!("older than {line}"),
                     "nothing was deleted, because no backup would remain",
                 )
@@ -204,12 +204,15 @@ impl<'a> Sequence<'a> {
         0..self.members.len()
     }
 
-    /// What starts at the line or later stays. `garbage`: permanent backups keep no more WAL than they need.
-    fn stay_from(&self, line: usize, text: &str, garbage: bool, chosen: &mut Chosen) {
+    /// Keep what starts at the line or later. `permanent`: the WAL that stays with permanent backups.
+    fn stay_from(&self, line: usize, text: &str, permanent: KeptWal, chosen: &mut Chosen) {
         let text: Arc<str> = text.into();
         for at in line..self.members.len() {
             let why = Why {
-                point_in_time: !(garbage && self.backup(at).metadata.is_permanent),
+                wal: match self.backup(at).metadata.is_permanent {
+                    true => permanent,
+                    false => KeptWal::Onwards,
+                },
                 text: Arc::clone(&text),
             };
             chosen.stay.push((self.members[at], why));
@@ -308,36 +311,30 @@ impl<'a> Sequence<'a> {
         leading.chain([newest]).min()
     }
 
-    /// Fills in what stays; returns the oldest daily backup.
+    /// Fills in the backups that stay; returns the oldest daily backup.
     fn gfs(&self, gfs: &Gfs, chosen: &mut Chosen) -> Option<usize> {
         let newest = self.positions().rev().find(|at| self.restorable[*at])?;
         let mut daily = newest;
-        let mut stay = |at: usize, point_in_time, text: String| {
-            chosen.stay.push((
-                self.members[at],
-                Why {
-                    point_in_time,
-                    text: text.into(),
-                },
-            ));
+        let mut stay = |at: usize, wal, text: String| {
+            chosen.stay.push((self.members[at], Why { wal, text: text.into() }));
         };
         for (at, day) in self.newest_of(gfs.days, |time| time.format("%Y-%m-%d").to_string()) {
-            stay(at, true, format!("newest of day {day}"));
+            stay(at, KeptWal::Onwards, format!("newest of day {day}"));
             daily = daily.min(at);
         }
         let week = |time: DateTime<Utc>| format!("{}-W{:02}", time.iso_week().year(), time.iso_week().week());
         for (at, week) in self.newest_of(gfs.weeks, week) {
-            stay(at, false, format!("newest of week {week}"));
+            stay(at, KeptWal::OfBackup, format!("newest of week {week}"));
         }
         for (at, month) in self.newest_of(gfs.months, |time| time.format("%Y-%m").to_string()) {
-            stay(at, false, format!("newest of month {month}"));
+            stay(at, KeptWal::OfBackup, format!("newest of month {month}"));
         }
         for (at, year) in self.newest_of(gfs.years, |time| time.format("%Y").to_string()) {
-            stay(at, false, format!("newest of year {year}"));
+            stay(at, KeptWal::OfBackup, format!("newest of year {year}"));
         }
-        stay(newest, true, "the newest that can be restored".to_owned());
+        stay(newest, KeptWal::Onwards, "the newest that can be restored".to_owned());
         for at in newest + 1..self.members.len() {
-            stay(at, true, "newer than all that can be restored".to_owned());
+            stay(at, KeptWal::Onwards, "newer than all that can be restored".to_owned());
         }
         Some(daily)
     }

@@ -7,7 +7,7 @@ use chrono::{DateTime, Days, Months, TimeDelta, Utc};
 
 use crate::error::{Error, Result};
 
-/// Months, days and microseconds, none of which can be told in the others: `now() - interval` goes back by each in turn.
+/// Months, days and microseconds. None of them can be told in the others: `now() - interval` goes back by each in turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
     months: u32,

@@ -85,7 +85,7 @@ fn refuse(inventory: &Inventory, situation: &Situation, doomed: &[usize]) -> Res
     Ok(())
 }
 
-/// In no particular order. The parent of a backup that cannot be read is known only by the segment in which it starts.
+/// In no particular order. The parent of a backup that cannot be read is known only by its first segment.
 fn with_dependants(inventory: &Inventory, root: usize) -> Vec<usize> {
     let mut doomed = vec![root];
     let mut next = 0;

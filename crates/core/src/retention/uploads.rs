@@ -14,10 +14,10 @@ use walarchive_storage::{Pending, PendingUpload, Store};
 /// Those that the request may concern, and what the user should know if the store does not say.
 pub(super) async fn pending(store: &Store, request: &Request) -> Result<(Vec<PendingUpload>, Vec<String>)> {
     let folders: &[&str] = match request {
-        Request::Garbage(Garbage::Archives) => &[layout::WAL_FOLDER],
-        Request::Garbage(Garbage::Backups) => &[layout::BACKUPS_FOLDER],
+        Request::Garbage(Garbage::Archives) => &[&layout::WAL_FOLDER],
+        Request::Garbage(Garbage::Backups) => &[&layout::BACKUPS_FOLDER],
         Request::Garbage(Garbage::All) | Request::Everything { .. } => {
-            &[layout::BACKUPS_FOLDER, layout::WAL_FOLDER, layout::OWN_FOLDER]
+            &[&layout::BACKUPS_FOLDER, &layout::WAL_FOLDER, &layout::OWN_FOLDER]
         }
         _ => &[],
     };
@@ -34,7 +34,7 @@ pub(super) async fn pending(store: &Store, request: &Request) -> Result<(Vec<Pen
     Ok((found, Vec::new()))
 }
 
-/// Those on which nobody is at work any more. Of a running backup even an old one may be: a large tar on a slow link.
+/// Uploads without anybody at work. In a running backup even an old one may be alive: a large tar on a slow link.
 pub(super) fn abandoned(inventory: &Inventory, situation: &Situation) -> Vec<Action> {
     let folders = inventory.unfinished.iter();
     let folders: BTreeMap<&str, &Unfinished> = folders.map(|folder| (folder.name.as_str(), folder)).collect();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
-use super::keep::{Keep, Running};
+use super::keep::{Keep, KeptWal, Running};
 use super::plan::ABANDONED_AFTER;
 use crate::lsn::Lsn;
 use crate::repository::inventory::{BackupInfo, Inventory, parse_name};
@@ -14,10 +14,10 @@ use crate::wal::{Segment, WalFileName};
 struct Anchor {
     /// None: not known.
     timeline: Option<u32>,
-    /// The number of the segment in which it starts, counted from LSN 0.
+    /// The number of its first segment, counted from LSN 0.
     start: u64,
-    /// Where it starts. A timeline that was left before this cannot be reached from it; one that was left before its end can,
-    /// by a standby that is promoted in the meantime.
+    /// Its start. A timeline that was left before this cannot be reached from it; one that was left before its end can, by a
+    /// standby that is promoted in the meantime.
     start_lsn: Lsn,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct Need {
     floors: BTreeMap<u32, u64>,
     /// On a timeline that is not among those; none if no backup stays, and nothing is known to be of no use.
     floor: Option<u64>,
-    /// First and last segment of what backups need to be restored to their end.
+    /// First and last segment that backups need to be restored to their end.
     points: BTreeMap<u32, Vec<(u64, u64)>>,
     /// Of everything that stays.
     timelines: BTreeSet<u32>,
@@ -50,15 +50,15 @@ impl Need {
             reached: BTreeSet::new(),
         };
         let mut anchors = Vec::new();
-        for (backup, point_in_time) in keep.staying() {
+        for (backup, wal) in keep.staying() {
             need.timelines.extend(backup.timeline);
-            match (point_in_time, point(inventory, backup)) {
-                (false, Some((timeline, first, last))) => {
+            match (wal, point(inventory, backup)) {
+                (KeptWal::OfBackup, Some((timeline, first, last))) => {
                     for timeline in ends_on(inventory, backup, timeline) {
                         need.points.entry(timeline).or_default().push((first, last));
                     }
                 }
-                // Where it ends is not known, so all that follows may be part of it.
+                // Its end is not known, so all that follows may be part of it.
                 _ => anchors.push(Anchor::of(inventory, backup)),
             }
         }
@@ -92,7 +92,7 @@ impl Need {
         }
     }
 
-    /// From which segments on WAL stays without a gap, by timeline. What was deleted before stays deleted.
+    /// The segments from which on WAL stays without a gap, by timeline. WAL that was deleted before stays deleted.
     pub(super) fn continuous(&self, inventory: &Inventory) -> BTreeMap<u32, Segment> {
         let mut continuous = inventory.continuous.clone();
         for (timeline, number) in &self.floors {
@@ -108,11 +108,11 @@ impl Need {
         self.floor.is_some()
     }
 
-    /// Is that segment needed, of which an object was written then?
+    /// Is that segment needed? An object of it was written then.
     pub(super) fn has(&self, segment: Segment, written: DateTime<Utc>) -> bool {
         let number = segment.number(self.size);
         let floor = self.floors.get(&segment.timeline).copied();
-        // Where no backup leads the first one may be about to begin.
+        // On a timeline without backups the first one may be about to begin.
         let young = floor.is_none() && written > self.now - ABANDONED_AFTER;
         young
             || floor.or(self.floor).is_none_or(|floor| number >= floor)
@@ -138,8 +138,8 @@ impl Need {
             })
             .collect();
         wanted.extend(histories.last());
-        // Who looks for the latest timeline asks for the history file of one after the other, and stops at the first that is
-        // missing: there must be no gap above a backup's.
+        // A server that looks for the latest timeline asks for the history file of one after the other, and stops at the first
+        // that is missing: there must be no gap above a backup's.
         if let Some(lowest) = self.timelines.first() {
             wanted.extend(histories.range(*lowest..));
         }
@@ -199,7 +199,7 @@ fn ends_on(inventory: &Inventory, backup: &BackupInfo, timeline: u32) -> Vec<u32
         .collect()
 }
 
-/// What the backup needs to be restored to its end: timeline, first and last segment.
+/// The WAL that the backup needs to be restored to its end: timeline, first and last segment.
 fn point(inventory: &Inventory, backup: &BackupInfo) -> Option<(u32, u64, u64)> {
     let needed = inventory
         .needed(backup)

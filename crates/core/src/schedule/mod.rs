@@ -42,7 +42,7 @@ impl Schedule {
             None => self.find(&time.with_timezone(&Local)).map(|next| next.to_utc()),
             Some(zone) => self.find(&time.with_timezone(zone)).map(|next| next.to_utc()),
         };
-        // Where there is none within some thousand years there is none.
+        // No time within some thousand years means no time at all.
         next.unwrap_or(DateTime::<Utc>::MAX_UTC)
     }
 

@@ -1,4 +1,4 @@
-//! What to do next: a state machine that knows no clock and no store. It is told what happened, and says what to do.
+//! Decides on the next step: a state machine that knows no clock and no store. Its caller tells it what happened.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -25,7 +25,7 @@ pub enum Reason {
     Retry(u32),
 }
 
-/// What to do.
+/// The next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
     /// Take a backup now.
@@ -34,10 +34,10 @@ pub enum Decision {
     Wait(DateTime<Utc>),
 }
 
-/// What has become of scheduled backups so far.
+/// The state of scheduled backups so far.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attempts {
-    /// What was scheduled until then is done. None: no backup has ever been taken.
+    /// All that was scheduled until then is done. None: no backup has ever been taken.
     settled: Option<DateTime<Utc>>,
     /// Attempts that failed since.
     failures: u32,
@@ -46,7 +46,7 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// With what the repository tells: when its newest backup was complete.
+    /// Start from the repository: when was its newest backup complete?
     pub fn new(newest: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Self {
         let mut plan = Attempts {
             settled: None,
@@ -99,7 +99,7 @@ impl Attempts {
         self.retry = None;
     }
 
-    /// What to do now. To be asked again when the time has come, or when something happened.
+    /// The step to take now. Ask again when the time has come, or when something happened.
     pub fn next(&mut self, schedule: &Schedule, now: DateTime<Utc>) -> Decision {
         // The clock was set back. That must neither start what was done already nor delay what comes for long.
         if self.settled.is_some_and(|settled| settled > now + CLOCK_ERROR) {
@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(plan.next(&hourly(), now), Decision::Wait(now + LONGEST_PAUSE));
     }
 
-    /// What happens to a server, by the minute.
+    /// Events of a server, by the minute.
     #[derive(Debug, Clone)]
     enum Event {
         Pass(i64),
@@ -263,8 +263,8 @@ mod tests {
     }
 
     proptest! {
-        /// Asked as often as one likes, with whatever happens: backups that succeed are never more than the scheduled times
-        /// that passed, and the plan never waits for longer than the next one and the error of a clock.
+        /// Asked as often as one likes, after any event: backups that succeed are never more than the scheduled times that
+        /// passed, and the plan never waits for longer than the next one and the error of a clock.
         #[test]
         fn there_is_never_a_storm(events in events(), every in 1..180_i64) {
             let schedule = hourly();

@@ -1,4 +1,4 @@
-//! Finding the configuration file of a data directory in which it is not.
+//! Finding the configuration file of a data directory that does not have it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub(super) fn config_file_of_last_start(data_dir: &Path) -> Option<PathBuf> {
     (found.is_absolute() && found.is_file()).then_some(found)
 }
 
-/// What the command line of the last start sets.
+/// The settings on the command line of the last start.
 pub(super) fn settings_of_last_start(data_dir: &Path) -> Vec<(String, String)> {
     settings(&arguments_of_last_start(data_dir)).collect()
 }
@@ -60,8 +60,8 @@ pub(super) fn config_file_among(root: &Path, data_dir: &Path) -> Option<PathBuf>
     found.map(|(config_file, _)| config_file)
 }
 
-/// The configuration files `MAJOR/NAME/postgresql.conf`, and the data directories that they name. What cannot be read is passed
-/// over.
+/// The configuration files `MAJOR/NAME/postgresql.conf`, and the data directories that they name. Files that cannot be read are
+/// passed over.
 pub(super) fn clusters(root: &Path) -> Vec<(PathBuf, PathBuf)> {
     let below = |directory: &Path| -> Vec<PathBuf> {
         let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();

@@ -67,7 +67,7 @@ fn missing(store: &Store, backup: &str, child: &str, parent: &str) -> Error {
     }
 }
 
-/// Why the parent cannot be the one on which the child was taken, as a sentence.
+/// Why the child cannot be based on this parent, as a sentence.
 fn unfit(child: &Sentinel, name: &str, parent: &Sentinel) -> Option<String> {
     let known = |identifier: Option<u64>| identifier.filter(|identifier| *identifier != 0);
     if let (Some(own), Some(other)) = (known(child.system_identifier), known(parent.system_identifier))

@@ -10,7 +10,7 @@ use super::member::MemberPath;
 use crate::codec::Format;
 use crate::error::{Error, Result, StorageError};
 use crate::formats::{Configuration, ConfigurationFile};
-use crate::repository::layout;
+use crate::repository::layout::{self, Key};
 
 /// More than a backup takes of them, in bytes.
 const LIMIT: u64 = 64 << 20;
@@ -66,8 +66,8 @@ pub(crate) async fn check(store: &Store, backup: &str, described: &Configuration
     Ok(missing.map(|file| format!("\"{}\" is not in it as it was.", file.path.escape_debug())))
 }
 
-/// The key and the size of the object in which they are.
-async fn find(store: &Store, backup: &str) -> Result<(String, u64)> {
+/// The key and the size of the object with them.
+async fn find(store: &Store, backup: &str) -> Result<(Key, u64)> {
     for format in Format::in_order(Format::Zstd) {
         let key = layout::configuration_in(backup, format);
         if let Some(size) = store.size(&key).await? {

@@ -15,10 +15,10 @@ use super::tars::{Tar, TarKind, list_tars};
 use crate::error::{Error, Result};
 use crate::formats::files_metadata::Listener;
 use crate::formats::{FILES_LIMIT, manifest};
-use crate::repository::layout;
+use crate::repository::layout::{self, Key};
 use walarchive_storage::Store;
 
-/// What is to be taken from where.
+/// The files to take, and the backups to take them from.
 #[derive(Debug)]
 pub(crate) struct Contents {
     /// The files of the newest backup; none if it has neither files metadata nor a manifest: then all members count.
@@ -32,7 +32,7 @@ pub(crate) struct Contents {
 /// The manifest that was read, to tell it when it is read again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ManifestInfo {
-    pub(crate) key: String,
+    pub(crate) key: Key,
     /// In bytes.
     pub(crate) size: u64,
     pub(crate) checksum: String,
@@ -49,7 +49,8 @@ pub(crate) async fn read(store: &Store, links: &[Link], survey: Survey, notes: &
         return Err(without_metadata(&link.backup, &newest.backup));
     }
     let tars = list_tars(store, &newest.backup).await?;
-    let own = read_own(store, newest, &tars, !is_delta, survey, notes).await?;
+    let base = if is_delta { Base::Parent } else { Base::Nothing };
+    let own = read_own(store, newest, &tars, base, survey, notes).await?;
     check_sets(store, &newest.backup, &own.missing_tars)?;
     let mut levels = vec![Level {
         depth: 0,
@@ -123,7 +124,7 @@ impl Sets {
     }
 }
 
-/// What the sets of a backup name must be there.
+/// All tars that the sets of a backup name must be there.
 fn check_sets(store: &Store, backup: &str, missing: &[String]) -> Result<()> {
     let Some(name) = missing.first() else { return Ok(()) };
     Err(Error::damaged(
@@ -132,7 +133,7 @@ fn check_sets(store: &Store, backup: &str, missing: &[String]) -> Result<()> {
     ))
 }
 
-/// What to say of a tar that is not there.
+/// The finding on a tar that is missing.
 pub(crate) const MISSING_TAR: &str = "It is missing, though the backup's files_metadata.json names it.";
 
 /// Fills the table.
@@ -157,8 +158,8 @@ impl Listener for Newest {
             self.partial = Some(path.to_owned());
         }
         // The manifest will tell the size, and the file is counted then.
-        let is_left_out = self.survey.look_at(path.trim_matches('/').as_bytes(), 0);
-        self.builder.describe(path, stored, is_left_out);
+        let content = self.survey.look_at(path.trim_matches('/').as_bytes(), 0);
+        self.builder.describe(path, stored, content);
         self.files += 1;
         Ok(())
     }
@@ -174,7 +175,7 @@ impl Listener for Newest {
     }
 }
 
-/// What one backup says of itself.
+/// A backup's description of itself.
 pub(crate) struct Own {
     /// None if it has neither files metadata nor a manifest.
     pub(crate) table: Option<Table>,
@@ -184,12 +185,20 @@ pub(crate) struct Own {
     pub(crate) survey: Survey,
 }
 
-/// What one backup says of itself. `is_full`: nothing in it may be based on another.
+/// The backups that a backup may be based on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Base {
+    /// Nothing: it is a full backup.
+    Nothing,
+    Parent,
+}
+
+/// Read what one backup says of itself.
 pub(crate) async fn read_own(
     store: &Store,
     link: &Link,
     tars: &[Tar],
-    is_full: bool,
+    base: Base,
     survey: Survey,
     notes: &mut Vec<String>,
 ) -> Result<Own> {
@@ -209,7 +218,7 @@ pub(crate) async fn read_own(
         if listener.files > 0 || key == layout::files_metadata(&link.backup) {
             let all = listener.builder.all_described();
             all.map_err(|Twice| Error::damaged(&object, "It has the same file twice."))?;
-        } else if manifest_size.is_some() && is_full {
+        } else if manifest_size.is_some() && base == Base::Nothing {
             notes.push("The backup's files_metadata.json is missing; its manifest is used alone.".to_owned());
         } else {
             return Err(Error::damaged(
@@ -217,7 +226,7 @@ pub(crate) async fn read_own(
                 "It is missing, though the sentinel says that the backup has one.",
             ));
         }
-        if let Some(path) = listener.partial.as_ref().filter(|_| is_full) {
+        if let Some(path) = listener.partial.as_ref().filter(|_| base == Base::Nothing) {
             return Err(not_in_full(store, &link.backup, path));
         }
     }
@@ -252,7 +261,7 @@ fn not_in_full(store: &Store, backup: &str, path: &str) -> Error {
 
 async fn read_manifest(
     store: &Store,
-    key: &str,
+    key: &Key,
     size: u64,
     mut builder: TableBuilder,
     mut survey: Survey,
@@ -265,8 +274,8 @@ async fn read_manifest(
                 return Err(damaged(format!("It cannot be read: {}.", too_many())));
             }
             let path = |file: manifest::ManifestFile| file.path.display().to_string().escape_debug().to_string();
-            let is_left_out = survey.look_at(file.path.as_os_str().as_bytes(), file.size);
-            let listed = builder.list(&file, is_left_out);
+            let content = survey.look_at(file.path.as_os_str().as_bytes(), file.size);
+            let listed = builder.list(&file, content);
             listed.map_err(|Twice| damaged(format!("It lists \"{}\" twice.", path(file))))
         };
         let listened = manifest::listen(source.take(LIMIT), list);
@@ -394,7 +403,7 @@ async fn read_older(
     Ok((listener.table, listener.open, level))
 }
 
-/// What a backup has only in part, its parent must have.
+/// A file that a backup has only in part must be in its parent.
 async fn check_seen(store: &Store, newest: &Link, link: &Link, table: &Table, open: &[u8]) -> Result<()> {
     let unseen = |file: &usize| open[*file] == OPEN;
     let missing = (0..table.len()).filter(unseen).count();

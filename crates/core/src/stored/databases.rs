@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::metadata::{FileFlags, listen_to, metadata_object};
+use super::table::Content;
 use crate::error::{Error, Result};
 use crate::formats::files_metadata::Listener;
 use walarchive_storage::Store;
@@ -34,12 +35,12 @@ const TOLD: usize = 50;
 pub(crate) struct Databases {
     /// All of them if none is named.
     wanted: Option<BTreeSet<u32>>,
-    /// Those of [`OF_SERVER`] of which the backup tells the OIDs.
+    /// Those of [`OF_SERVER`] whose OIDs the backup tells.
     of_server: BTreeSet<u32>,
 }
 
 impl Databases {
-    /// What the user named: names, if the backup knows them, or OIDs.
+    /// The databases that the user named: names, if the backup knows them, or OIDs.
     pub(crate) async fn find(store: &Store, backup: &str, wanted: &[String]) -> Result<Self> {
         if wanted.is_empty() {
             return Ok(Databases::default());
@@ -56,16 +57,22 @@ impl Databases {
         })
     }
 
-    /// Does the file come back without its content?
-    pub(crate) fn leaves_out(&self, path: &[u8]) -> bool {
-        let Some(wanted) = &self.wanted else { return false };
-        database_of(path).is_some_and(|(oid, name)| {
-            let is_whole = oid < FIRST_OF_USERS || wanted.contains(&oid) || self.of_server.contains(&oid);
-            !is_whole && (name.first().is_some_and(u8::is_ascii_digit) || name == RELATION_MAP)
-        })
+    /// How the file comes back.
+    pub(crate) fn content(&self, path: &[u8]) -> Content {
+        let Some(wanted) = &self.wanted else {
+            return Content::Whole;
+        };
+        let Some((oid, name)) = database_of(path) else {
+            return Content::Whole;
+        };
+        let is_whole = oid < FIRST_OF_USERS || wanted.contains(&oid) || self.of_server.contains(&oid);
+        match !is_whole && (name.first().is_some_and(u8::is_ascii_digit) || name == RELATION_MAP) {
+            true => Content::LeftOut,
+            false => Content::Whole,
+        }
     }
 
-    /// What was named must be among those that were found.
+    /// The databases that were named must be among those that were found.
     pub(crate) fn check(&self, found: &BTreeSet<u32>, backup: &str) -> Result<()> {
         let missing = self.wanted.iter().flatten().find(|oid| !found.contains(oid));
         missing.map_or(Ok(()), |oid| {
@@ -89,7 +96,7 @@ fn oid_of(text: &str) -> Option<u32> {
     text.parse().ok().filter(|oid| *oid > 0)
 }
 
-/// The OID of the database in whose directory the file is, and the name of the file there.
+/// The OID of the database whose directory has the file, and the name of the file there.
 pub(crate) fn database_of(path: &[u8]) -> Option<(u32, &[u8])> {
     let components: Vec<&[u8]> = path.split(|byte| *byte == b'/').take(6).collect();
     let (oid, name) = match components[..] {
@@ -180,8 +187,8 @@ mod tests {
             ("base/x/1", false),
             ("base/16401/1/2", false),
         ] {
-            assert_eq!(some.leaves_out(path.as_bytes()), expected, "{path}");
-            assert!(!Databases::default().leaves_out(path.as_bytes()));
+            assert_eq!(some.content(path.as_bytes()) == Content::LeftOut, expected, "{path}");
+            assert_eq!(Databases::default().content(path.as_bytes()), Content::Whole);
         }
     }
 }

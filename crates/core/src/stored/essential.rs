@@ -8,10 +8,10 @@ use crate::data_dir::PG_VERSION;
 /// More databases than any cluster has: those beyond are not looked at.
 const LIMIT: usize = 100_000;
 
-/// The OID of `template1`, from which `CREATE DATABASE` copies.
+/// The OID of `template1`, which `CREATE DATABASE` copies.
 const TEMPLATE1: u32 = 1;
 
-/// What was seen of it.
+/// The files that were seen.
 #[derive(Debug, Default)]
 pub(crate) struct Essential {
     has_version: bool,
@@ -46,7 +46,7 @@ impl Essential {
         }
     }
 
-    /// What is missing, and why that matters, as a sentence. Of the databases `incomplete` nothing is asked.
+    /// The missing files, and why they matter, as a sentence. Nothing is asked of the databases `incomplete`.
     pub(crate) fn missing(&self, incomplete: &[u32]) -> Vec<(String, String)> {
         let mut missing = Vec::new();
         let needed = [(self.has_version, PG_VERSION), (self.has_transactions, "pg_xact")];

@@ -7,12 +7,13 @@ use crate::blocking::blocking;
 use crate::codec::Format;
 use crate::encrypted::blame;
 use crate::error::{Error, Result};
+use crate::repository::layout::Key;
 use walarchive_storage::{RangeReader, Store};
 
 /// Read an object of `size` stored bytes through its decoder, on a thread that may block.
 pub(crate) async fn read_with<T: Send + 'static>(
     store: &Store,
-    key: &str,
+    key: &Key,
     size: u64,
     work: impl FnOnce(&mut dyn Read) -> Result<T, Stop> + Send + 'static,
 ) -> Result<T> {

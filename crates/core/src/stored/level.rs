@@ -1,4 +1,4 @@
-//! What is taken from each backup of a chain.
+//! The parts that are taken from each backup of a chain.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,7 +11,7 @@ pub(crate) struct Level {
     /// 0 is the backup that is restored, 1 its parent.
     pub(crate) depth: usize,
     pub(crate) backup: String,
-    /// Those of the backup in which something is needed. The last one of depth 0 has `pg_control`.
+    /// The tars of the backup that are needed. The last one of depth 0 has `pg_control`.
     pub(crate) tars: Vec<Tar>,
     /// Which files are taken from here.
     pub(crate) taken: Kinds,
@@ -19,7 +19,7 @@ pub(crate) struct Level {
     pub(crate) most: Option<u64>,
 }
 
-/// What labels and other small files may add to the size that a sentinel announces, in bytes.
+/// The bytes that labels and other small files may add to the size that a sentinel announces.
 const SLACK: u64 = 16 << 20;
 
 /// So many bytes may the tars of a backup unpack to, as its sentinel announces; WAL-G 1.x did not.
@@ -33,7 +33,7 @@ pub(crate) fn announced(sentinel: &Sentinel) -> Option<u64> {
 pub(crate) enum Taken {
     /// Whole.
     Full,
-    /// As an increment on what an older backup has.
+    /// As an increment on an older backup's file.
     Increment,
 }
 

@@ -88,9 +88,9 @@ impl MemberPath {
         NEVER.iter().any(|path| self.is(path))
     }
 
-    /// Is it in a tablespace's directory where nothing of a cluster is? There are directories of the servers' versions, as
-    /// `PG_15_202209061`, and in them those of databases. Where a tablespace is, the repository says, and what is found in a
-    /// directory by its name alone, as configuration is, must not get there.
+    /// Is it in a tablespace's directory, in a part without any cluster's files? There are directories of the servers'
+    /// versions, as `PG_15_202209061`, and in them those of databases. The repository names the place of a tablespace, and
+    /// files that a program finds in a directory by their name alone, as configuration is, must not get there.
     pub(crate) fn is_beside_tablespace(&self, is_directory: bool) -> bool {
         let [links, oid, below @ ..] = &self.0[..] else {
             return false;

@@ -13,7 +13,7 @@ const HEADER_LIMIT: u64 = 1 << 20;
 /// The unit of a tar, in bytes. Two of them, all zero, end it.
 const BLOCK: u64 = 512;
 
-/// What to say of a tar without its end.
+/// The finding on a tar without its end.
 pub(crate) const TRUNCATED: &str = "It is truncated: its end mark is missing.";
 
 /// Why reading a tar stopped: the source could not be read, or what it gave was not right.
@@ -57,7 +57,7 @@ pub(crate) fn each_member<'b>(
         budget.left.set(u64::MAX);
         let mut entry = entry?;
         each(&mut entry)?;
-        // What was not wanted still has to be read, outside the headers' budget.
+        // Content that was not wanted still has to be read, outside the headers' budget.
         io::copy(&mut entry, &mut io::sink())?;
     }
     // Reading to the end lets the decoder check its checksum, and tells a tar that ends between two members.

@@ -1,4 +1,4 @@
-//! What a backup says of each of its files: files_metadata.json, read as a stream.
+//! A backup's description of each of its files: files_metadata.json, read as a stream.
 
 use std::io::Read;
 
@@ -9,12 +9,12 @@ use super::fetch::read_with;
 use super::table::Stored;
 use crate::error::Result;
 use crate::formats::files_metadata::{Listener, listen};
-use crate::repository::layout;
+use crate::repository::layout::{self, Key};
 
 /// More than any manifest or files metadata has, in bytes: about 200 a file.
 pub(crate) const LIMIT: u64 = 16 << 30;
 
-/// What is read of an entry.
+/// The fields of an entry that are read.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct FileFlags {
@@ -35,7 +35,7 @@ impl FileFlags {
 }
 
 /// WAL-G before 2.0 kept it in the sentinel.
-pub(crate) async fn metadata_object(store: &Store, backup: &str) -> Result<(String, u64)> {
+pub(crate) async fn metadata_object(store: &Store, backup: &str) -> Result<(Key, u64)> {
     let key = layout::files_metadata(backup);
     if let Some(size) = store.size(&key).await? {
         return Ok((key, size));
@@ -48,7 +48,7 @@ pub(crate) async fn metadata_object(store: &Store, backup: &str) -> Result<(Stri
 /// Read files metadata to its end.
 pub(crate) async fn listen_to<L: Listener + Send + 'static>(
     store: &Store,
-    key: &str,
+    key: &Key,
     size: u64,
     mut listener: L,
 ) -> Result<L> {

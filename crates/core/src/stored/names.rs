@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::fetch::read_with;
 use super::metadata::{FileFlags, LIMIT, listen_to, metadata_object};
-use super::table::{Key, Keys};
+use super::table::{Keys, PathHash};
 use crate::error::Result;
 use crate::formats::files_metadata::Listener;
 use crate::formats::manifest;
@@ -16,7 +16,7 @@ use walarchive_storage::Store;
 /// So many are looked up for a message.
 pub(crate) const NAMED: usize = 10;
 
-/// What lists the files of a backup.
+/// The object that lists the files of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ListSource {
     FilesMetadata,
@@ -25,7 +25,7 @@ pub(crate) enum ListSource {
 
 struct Names {
     keys: Keys,
-    wanted: HashSet<Key>,
+    wanted: HashSet<PathHash>,
     found: Vec<String>,
 }
 
@@ -53,7 +53,7 @@ pub(crate) async fn names(
     backup: &str,
     source: ListSource,
     keys: Keys,
-    wanted: HashSet<Key>,
+    wanted: HashSet<PathHash>,
 ) -> Result<Vec<String>> {
     let mut names = Names {
         keys,

@@ -1,9 +1,10 @@
-//! What is added up while the files of a backup are read.
+//! Sums that are added up while the files of a backup are read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::databases::{Databases, database_of};
 use super::essential::Essential;
+use super::table::Content;
 
 /// More tablespaces and databases than any cluster has: what is in more of them counts for the data directory.
 const LIMIT: usize = 100_000;
@@ -17,7 +18,8 @@ pub(crate) struct Survey {
     pub(crate) databases: Databases,
     /// The bytes that files take, by the OID of their tablespace, those of the data directory under none.
     pub(crate) bytes: BTreeMap<Option<u32>, u64>,
-    /// The same of what is to be behind links, by the path of the link; it counts there alone. The deepest ones come last.
+    /// The same for files that are to be behind links, by the path of the link; they count there alone. The deepest ones come
+    /// last.
     pub(crate) linked: Vec<(Vec<u8>, u64)>,
     /// The OIDs of the databases that have files.
     pub(crate) found: BTreeSet<u32>,
@@ -32,16 +34,16 @@ impl Survey {
         }
     }
 
-    /// Look at a file. Returns whether it comes back without its content.
-    pub(crate) fn look_at(&mut self, path: &[u8], size: u64) -> bool {
+    /// Look at a file, and say how it comes back.
+    pub(crate) fn look_at(&mut self, path: &[u8], size: u64) -> Content {
         self.essential.note(path);
         if let Some((oid, _)) = database_of(path)
             && self.found.len() < LIMIT
         {
             self.found.insert(oid);
         }
-        let is_left_out = self.databases.leaves_out(path);
-        if !is_left_out {
+        let content = self.databases.content(path);
+        if content == Content::Whole {
             let bytes = size.div_ceil(BLOCK).saturating_mul(BLOCK);
             let is_behind = |link: &[u8]| {
                 let below = path.strip_prefix(link);
@@ -49,16 +51,16 @@ impl Survey {
             };
             if let Some((_, sum)) = self.linked.iter_mut().rev().find(|(link, _)| is_behind(link)) {
                 *sum += bytes;
-                return false;
+                return content;
             }
             let tablespace = tablespace_of(path).filter(|_| self.bytes.len() < LIMIT);
             *self.bytes.entry(tablespace).or_default() += bytes;
         }
-        is_left_out
+        content
     }
 }
 
-/// The OID of the tablespace in which a file is; none for the data directory.
+/// The OID of the tablespace that has a file; none for the data directory.
 pub(crate) fn tablespace_of(path: &[u8]) -> Option<u32> {
     let rest = path.strip_prefix(b"pg_tblspc/")?;
     let oid = rest.split(|byte| *byte == b'/').next()?;

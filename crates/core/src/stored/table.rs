@@ -1,7 +1,7 @@
-//! What is known of each file of a backup, in about 32 bytes a file: clusters have millions.
+//! Knowledge of each file of a backup, in about 32 bytes a file: clusters have millions.
 //!
 //! Paths themselves are not kept, only 128 bits of a hash with a random key: nobody can make two that collide, and by chance
-//! none do. Where a message has to name a file, the object that listed it is read once more.
+//! none do. For a message that names a file, the object that listed it is read once more.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::unix::ffi::OsStrExt;
@@ -11,8 +11,8 @@ use super::member::MemberPath;
 use crate::formats::FILES_LIMIT;
 use crate::formats::manifest::{ChecksumAlgorithm, Checksummer, ManifestFile};
 
-/// What stands for a path.
-pub(crate) type Key = u128;
+/// Stands for a path.
+pub(crate) type PathHash = u128;
 
 /// Makes keys of paths.
 #[derive(Debug, Clone, Default)]
@@ -20,7 +20,7 @@ pub(crate) struct Keys(RandomState);
 
 impl Keys {
     /// Of a path below the data directory, with slashes between its components and none around them.
-    pub(crate) fn of(&self, path: &[u8]) -> Key {
+    pub(crate) fn of(&self, path: &[u8]) -> PathHash {
         let half = |which: u8| {
             let mut hasher = self.0.build_hasher();
             hasher.write(&[which]);
@@ -34,7 +34,7 @@ impl Keys {
 /// One file.
 #[derive(Debug, Clone, Copy)]
 struct FileRow {
-    key: Key,
+    key: PathHash,
     /// Of the manifest.
     size: u64,
     /// A CRC-32C, or where in the table's list the SHA-256 is.
@@ -61,7 +61,7 @@ impl FileRow {
     }
 }
 
-/// What the manifest says of a file.
+/// The manifest's entry for a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Expected {
     /// In bytes.
@@ -70,7 +70,7 @@ pub(crate) struct Expected {
     pub(crate) sum: Option<Sum>,
 }
 
-/// What is known of a file from the manifest.
+/// The manifest's knowledge of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Listing {
     /// There is no manifest.
@@ -176,7 +176,7 @@ impl Table {
         &self.keys
     }
 
-    pub(crate) fn key(&self, file: usize) -> Key {
+    pub(crate) fn key(&self, file: usize) -> PathHash {
         self.entries[file].key
     }
 
@@ -213,7 +213,7 @@ impl Table {
         })
     }
 
-    /// What the manifest says of the file; none if it does not list it.
+    /// The manifest's entry for the file; none if it does not list it.
     pub(crate) fn expected(&self, file: usize) -> Option<Expected> {
         let entry = &self.entries[file];
         entry.has(LISTED).then(|| Expected {
@@ -236,7 +236,7 @@ impl Table {
     }
 }
 
-/// The numbers under which a member is known.
+/// The numbers of a member in the table.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Found {
     /// In the manifest; where there is none, as `described`.
@@ -246,14 +246,27 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    /// The one by which it is remembered.
+    /// The number that stands for it.
     pub(crate) fn number(self) -> Option<usize> {
         self.own.or(self.described)
     }
 }
 
-fn left_out(is_left_out: bool) -> u8 {
-    if is_left_out { LEFT_OUT } else { 0 }
+/// How a file comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    Whole,
+    /// The file is there, and reads as zeros: it is of a database that was not asked for.
+    LeftOut,
+}
+
+impl Content {
+    fn flag(self) -> u8 {
+        match self {
+            Content::Whole => 0,
+            Content::LeftOut => LEFT_OUT,
+        }
+    }
 }
 
 /// Fills a [`Table`]: first from files metadata, then from a manifest.
@@ -290,12 +303,12 @@ pub(crate) struct Twice;
 
 impl TableBuilder {
     /// A file as its files metadata says.
-    pub(crate) fn describe(&mut self, path: &str, stored: Stored, is_left_out: bool) {
+    pub(crate) fn describe(&mut self, path: &str, stored: Stored, content: Content) {
         self.entries.push(FileRow {
             key: self.keys.of(path.trim_matches('/').as_bytes()),
             size: 0,
             sum: 0,
-            flags: left_out(is_left_out)
+            flags: content.flag()
                 | match stored {
                     Stored::Full => DESCRIBED,
                     Stored::Increment => DESCRIBED | INCREMENTED,
@@ -310,7 +323,7 @@ impl TableBuilder {
         self.sort()
     }
 
-    /// May no more files be added? With what is known of them they would take more memory than anybody plans with.
+    /// May no more files be added? Their entries would take more memory than anybody plans with.
     pub(crate) fn is_full(&self) -> bool {
         // A SHA-256 takes as much as an entry: both together stay below 1 GB.
         self.entries.len() >= self.limit || self.entries.len() + self.shas.len() >= self.limit * 7 / 4
@@ -325,7 +338,7 @@ impl TableBuilder {
     }
 
     /// A file of the manifest.
-    pub(crate) fn list(&mut self, file: &ManifestFile, is_left_out: bool) -> Result<(), Twice> {
+    pub(crate) fn list(&mut self, file: &ManifestFile, content: Content) -> Result<(), Twice> {
         let key = self.keys.of(file.path.as_os_str().as_bytes());
         let (mut flags, mut sum) = (LISTED, 0);
         match file
@@ -340,7 +353,7 @@ impl TableBuilder {
                 self.shas.push(sha);
             }
         }
-        flags |= left_out(is_left_out);
+        flags |= content.flag();
         let known = self.entries[..self.sorted].binary_search_by_key(&key, |entry| entry.key);
         match known.ok().and_then(|at| self.entries.get_mut(at)) {
             Some(entry) if entry.has(LISTED) => return Err(Twice),
@@ -402,15 +415,15 @@ mod tests {
     #[test]
     fn both_sources_meet_in_one_entry() {
         let mut builder = TableBuilder::default();
-        builder.describe("/a", Stored::Full, false);
-        builder.describe("/b/c", Stored::Increment, false);
-        builder.describe("backup_label", Stored::Skipped, false);
+        builder.describe("/a", Stored::Full, Content::Whole);
+        builder.describe("/b/c", Stored::Increment, Content::Whole);
+        builder.describe("backup_label", Stored::Skipped, Content::Whole);
         builder.all_described().expect("once each");
         let crc = Some((ChecksumAlgorithm::Crc32c, vec![1, 2, 3, 4]));
-        builder.list(&listed("b/c", crc), false).expect("new");
+        builder.list(&listed("b/c", crc), Content::Whole).expect("new");
         let sha = Some((ChecksumAlgorithm::Sha256, vec![7; 32]));
-        builder.list(&listed("only", sha), false).expect("new");
-        builder.list(&listed("a", None), false).expect("new");
+        builder.list(&listed("only", sha), Content::Whole).expect("new");
+        builder.list(&listed("a", None), Content::Whole).expect("new");
         builder.all_listed().expect("once each");
         let table = builder.finish().expect("a table");
         assert_eq!(table.len(), 4);
@@ -432,8 +445,8 @@ mod tests {
     #[test]
     fn what_no_manifest_says_is_told_from_what_it_does_not_list() {
         let mut builder = TableBuilder::default();
-        builder.describe("/a", Stored::Full, false);
-        builder.describe("/b", Stored::Full, false);
+        builder.describe("/a", Stored::Full, Content::Whole);
+        builder.describe("/b", Stored::Full, Content::Whole);
         builder.all_described().expect("once each");
         let of = |table: &Table, path: &[u8]| {
             let file = table.find(path);
@@ -444,7 +457,7 @@ mod tests {
             Listing::of(Some(table), found)
         };
         let mut with_manifest = TableBuilder::default();
-        with_manifest.list(&listed("a", None), false).expect("new");
+        with_manifest.list(&listed("a", None), Content::Whole).expect("new");
         with_manifest.all_listed().expect("once");
         let table = builder.finish().expect("a table");
         assert_eq!(of(&table, b"a"), Listing::NoManifest);
@@ -458,16 +471,16 @@ mod tests {
     #[test]
     fn nothing_comes_twice() {
         let mut builder = TableBuilder::default();
-        builder.describe("/a", Stored::Full, false);
-        builder.describe("a", Stored::Full, false);
+        builder.describe("/a", Stored::Full, Content::Whole);
+        builder.describe("a", Stored::Full, Content::Whole);
         assert_eq!(builder.all_described(), Err(Twice));
         let mut builder = TableBuilder::default();
-        builder.describe("/a", Stored::Full, false);
+        builder.describe("/a", Stored::Full, Content::Whole);
         builder.all_described().expect("once");
-        builder.list(&listed("a", None), false).expect("once");
-        assert_eq!(builder.list(&listed("a", None), false), Err(Twice));
-        builder.list(&listed("b", None), false).expect("once");
-        builder.list(&listed("b", None), false).expect("not seen yet");
+        builder.list(&listed("a", None), Content::Whole).expect("once");
+        assert_eq!(builder.list(&listed("a", None), Content::Whole), Err(Twice));
+        builder.list(&listed("b", None), Content::Whole).expect("once");
+        builder.list(&listed("b", None), Content::Whole).expect("not seen yet");
         assert_eq!(builder.all_listed(), Err(Twice));
         assert!(TableBuilder::default().finish().is_none());
     }
@@ -475,18 +488,20 @@ mod tests {
     #[test]
     fn there_is_an_end_to_it() {
         let mut builder = TableBuilder::with_limit(2);
-        builder.describe("/a", Stored::Full, false);
+        builder.describe("/a", Stored::Full, Content::Whole);
         assert!(!builder.is_full());
-        builder.describe("/b", Stored::Full, false);
+        builder.describe("/b", Stored::Full, Content::Whole);
         assert!(builder.is_full());
         let mut builder = TableBuilder::with_limit(8);
         for number in 0..7 {
             assert!(!builder.is_full(), "{number}");
             let sha = Some((ChecksumAlgorithm::Sha256, vec![7; 32]));
-            builder.list(&listed(&number.to_string(), sha), false).expect("new");
+            builder
+                .list(&listed(&number.to_string(), sha), Content::Whole)
+                .expect("new");
         }
         assert!(builder.is_full());
-        // What is in the limit takes less than 1 GB while it is being put in order.
+        // As many as the limit allows take less than 1 GB while they are being put in order.
         assert!(size_of::<FileRow>() * FILES_LIMIT <= 512 << 20);
     }
 

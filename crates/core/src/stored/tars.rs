@@ -4,7 +4,8 @@ use walarchive_storage::Store;
 
 use crate::codec::Format;
 use crate::error::{Error, Result};
-use crate::repository::layout;
+use crate::printable::counted;
+use crate::repository::layout::{self, Key};
 
 /// One tar of a backup.
 #[derive(Debug, Clone)]
@@ -12,7 +13,7 @@ pub struct Tar {
     /// Its file name.
     pub name: String,
     /// Its key.
-    pub key: String,
+    pub key: Key,
     /// Stored bytes.
     pub size: u64,
     /// How it is compressed.
@@ -32,20 +33,21 @@ pub(crate) async fn list_tars(store: &Store, backup: &str) -> Result<Vec<Tar>> {
     let folder = layout::tar_folder(backup);
     let mut tars = Vec::new();
     for object in store.list_shallow(&folder).await? {
-        let name = object.key.rsplit('/').next().unwrap_or_default().to_owned();
+        let key = Key::listed(&object);
+        let name = key.file_name().to_owned();
         let (format, stem) = Format::of_key(&name);
         let kind = match stem {
             "pg_control.tar" => TarKind::Control,
             "backup_label.tar" => TarKind::Label,
             _ if stem.ends_with(".tar") => TarKind::Part,
             _ => {
-                tracing::warn!(object = store.object_url(&object.key), "is not a tar and was ignored");
+                tracing::warn!(object = store.object_url(&key), "is not a tar and was ignored");
                 continue;
             }
         };
         tars.push(Tar {
             name,
-            key: object.key,
+            key,
             size: object.size,
             format,
             kind,
@@ -56,7 +58,10 @@ pub(crate) async fn list_tars(store: &Store, backup: &str) -> Result<Vec<Tar>> {
         if count != 1 {
             return Err(Error::damaged(
                 store.object_url(&folder),
-                format!("The backup has {count} tars with {what}, there should be one."),
+                format!(
+                    "The backup has {} with {what}, there should be one.",
+                    counted(count, "tar")
+                ),
             ));
         }
     }

@@ -40,7 +40,7 @@ pub enum Selection {
     All,
 }
 
-/// What was found.
+/// The findings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Content {
     /// FAILURE if something is damaged; WARNING if there is no WAL at all.
@@ -66,7 +66,7 @@ pub struct ContentRow {
     pub segments_count: u64,
     /// OK or FAILURE.
     pub status: VerifyStatus,
-    /// What is wrong, as sentences.
+    /// The faults, as sentences.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
@@ -78,7 +78,7 @@ struct Chunk {
     objects: Vec<WalObject>,
 }
 
-/// What one object was found to be: in order, damaged, or gone since it was listed.
+/// The verdict on one object: in order, damaged, or gone since it was listed.
 struct Outcome {
     object: WalObject,
     walked: Option<Walked>,
@@ -169,7 +169,7 @@ fn follows(last: Option<&WalObject>, object: &WalObject, size: SegmentSize) -> b
     segments.is_some_and(|(last, segment)| last == segment || last.next(size) == segment)
 }
 
-/// The segment before it, on its timeline or on that from which it was forked there.
+/// The segment before it, on its timeline or on its parent there.
 fn before(inventory: &Inventory, object: &WalObject) -> Option<WalObject> {
     let size = inventory.segment_size;
     let segment = object.name.segment()?;
@@ -183,7 +183,7 @@ fn before(inventory: &Inventory, object: &WalObject) -> Option<WalObject> {
         .copied()
 }
 
-/// What was found out, and the error that ended it, if one did.
+/// The findings, and the error that ended the work, if one did.
 async fn check_chunk(
     store: &Store,
     inventory: &Inventory,
@@ -271,7 +271,7 @@ fn walk(
     };
     let damaged = match (read, &walked.problem) {
         (Ok(()), None) => None,
-        // What is not compressed has no decoder that would object to encryption.
+        // An object that is not compressed has no decoder that would object to encryption.
         (Ok(()), Some(problem)) => blame(problem.clone())?.filter(|reason| reason != problem),
         (Err(error), _) => match blame(format!("It cannot be decompressed: {error}."))? {
             None => return Ok(None),
@@ -281,13 +281,13 @@ fn walk(
     if damaged.is_some() {
         walked.problem = damaged;
         walked.begins_before = false;
-        // What follows must not be taken to follow.
+        // The next segment must not be taken to follow.
         *walker = walker.anew();
     }
     Ok(Some(walked))
 }
 
-/// Who may only read is told what was found all the same.
+/// A user who may only read is told the findings all the same.
 async fn remember(store: &Store, inventory: &Inventory, verified: &Verified, outcomes: &[Outcome]) {
     let (mut good, mut bad) = (BTreeSet::new(), BTreeSet::new());
     for outcome in outcomes {

@@ -8,8 +8,8 @@ use super::{Archiving, Live, VerifyStatus};
 use crate::repository::inventory::{BackupInfo, Inventory, SegmentRange};
 use crate::wal::TimelineHistory;
 
-/// What became of a segment, in WAL-G's words. Unlike WAL-G, which guesses from a concurrency setting, this knows what
-/// waits and what is being uploaded.
+/// The state of a segment, in WAL-G's words. Unlike WAL-G, which guesses from a concurrency setting, this knows what waits and
+/// what is being uploaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum SegmentStatus {
@@ -50,7 +50,7 @@ pub struct Integrity {
 pub struct IntegrityRow {
     /// Which ones.
     pub segments: SegmentRange,
-    /// What became of them.
+    /// Their state.
     pub status: SegmentStatus,
 }
 
@@ -142,7 +142,7 @@ pub fn integrity(inventory: &Inventory, live: &Live) -> Integrity {
         }
     }
     if live.archiving == Archiving::Elsewhere {
-        // Who archives does so in order, and cannot be asked: what comes after the last segment may be on its way.
+        // The archiver goes in order, and cannot be asked: segments after the last one may be on their way.
         let last = details.iter().rposition(|row| row.status == SegmentStatus::Found);
         let after = last.map_or(details.len(), |last| last + 1);
         details[after..]
@@ -164,7 +164,7 @@ fn status(details: &[IntegrityRow]) -> VerifyStatus {
     worst.max().unwrap_or(VerifyStatus::Warning)
 }
 
-/// The timeline at whose end the way is, and the number of the segment before which it ends.
+/// The timeline at the end of the way, and the number of the segment after its end.
 fn way(inventory: &Inventory, live: &Live) -> Option<(TimelineHistory, u64)> {
     if let Some(position) = live.position {
         let number = position.lsn.0 / inventory.segment_size.bytes();
@@ -183,7 +183,7 @@ fn way(inventory: &Inventory, live: &Live) -> Option<(TimelineHistory, u64)> {
     newest.map(|(timeline, last)| (inventory.history(timeline), last + 1))
 }
 
-/// A timeline's first segment begins with what its parent wrote there, so the parent's own is not needed.
+/// A timeline's first segment begins with a copy of its parent's, so the parent's own is not needed.
 fn stretches(inventory: &Inventory, history: &TimelineHistory, end: u64) -> Vec<Stretch> {
     let mut first = 0;
     let mut stretches = Vec::new();
@@ -204,7 +204,7 @@ fn stretches(inventory: &Inventory, history: &TimelineHistory, end: u64) -> Vec<
     stretches
 }
 
-/// Backups from which recovery can get to the end of the way.
+/// Backups that recovery can start from to get to the end of the way.
 fn backups_on<'a>(inventory: &'a Inventory, history: &TimelineHistory) -> Vec<&'a BackupInfo> {
     let ours = |backup: &&BackupInfo| match (backup.metadata.system_identifier, inventory.system_identifier) {
         (Some(of_backup), Some(of_repository)) => of_backup == of_repository,
@@ -217,7 +217,7 @@ fn backups_on<'a>(inventory: &'a Inventory, history: &TimelineHistory) -> Vec<&'
     inventory.backups.iter().filter(ours).filter(leads).collect()
 }
 
-/// The first segment on the way of which anything is known.
+/// The first segment on the way that is known at all.
 fn first_known(inventory: &Inventory, live: &Live, stretches: &[Stretch]) -> Option<u64> {
     let known = |stretch: &Stretch| {
         let numbers = known(inventory, live, stretch.timeline, stretch.first, stretch.end);
@@ -230,7 +230,7 @@ fn first_known(inventory: &Inventory, live: &Live, stretches: &[Stretch]) -> Opt
 fn known(inventory: &Inventory, live: &Live, timeline: u32, first: u64, end: u64) -> BTreeMap<u64, SegmentStatus> {
     let size = inventory.segment_size;
     let mut known = BTreeMap::new();
-    // What is known better overwrites.
+    // Better knowledge overwrites.
     for (segments, status) in [
         (&live.waiting, SegmentStatus::MissingDelayed),
         (&live.uploading, SegmentStatus::MissingUploading),

@@ -1,4 +1,4 @@
-//! What is known of the server whose WAL it is: where it is, and what is on its way.
+//! Knowledge of the server whose WAL it is: its position, and the segments that are on their way.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::server_config::ServerConfig;
 use crate::wal::{Segment, TimelineHistory, WalFileName};
 use walarchive_storage::{Listed, Store};
 
-/// Where a server is. Every segment before that of the LSN is complete, and marked to be archived.
+/// The position of a server. Every segment before that of the LSN is complete, and marked to be archived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
     /// Its timeline.
@@ -23,10 +23,10 @@ pub struct Position {
     pub lsn: Lsn,
 }
 
-/// Who archives?
+/// The archiver of the WAL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Archiving {
-    /// The server of which we know the position.
+    /// The server whose position we know.
     Here,
     /// Its primary; what waits there is not known.
     Elsewhere,
@@ -35,10 +35,10 @@ pub enum Archiving {
     Nowhere,
 }
 
-/// What is known of the server. All of it is unknown by default, as for a repository whose server is gone.
+/// Knowledge of the server. All of it is unknown by default, as for a repository whose server is gone.
 #[derive(Debug, Clone, Default)]
 pub struct Live {
-    /// Where it is; to be asked before the repository is listed.
+    /// Its position; to be asked before the repository is listed.
     pub position: Option<Position>,
     /// Who archives.
     pub archiving: Archiving,
@@ -46,16 +46,16 @@ pub struct Live {
     pub data_dir: Option<PathBuf>,
     /// The history of its timeline, if `pg_wal` has it: it may not be archived yet.
     pub history: Option<TimelineHistory>,
-    /// What is being uploaded; to be asked after the repository was listed.
+    /// The segments that are being uploaded; to be asked after the repository was listed.
     pub uploading: BTreeSet<Segment>,
-    /// What waits to be archived.
+    /// The segments that wait to be archived.
     pub waiting: BTreeSet<Segment>,
-    /// What came into the repository after it was listed.
+    /// The segments that came into the repository after it was listed.
     pub found: BTreeSet<Segment>,
 }
 
 impl Live {
-    /// A server's, by what it says of itself; reads the history file of its timeline.
+    /// A server's, from its own facts; reads the history file of its timeline.
     pub fn of_server(position: Position, archiving: Archiving, data_dir: &Path) -> Self {
         Live {
             position: Some(position),
@@ -101,14 +101,14 @@ impl Live {
         Ok(())
     }
 
-    /// Ask the store again for what was lost a moment ago: what ceased to wait in between is there now.
+    /// Ask the store again for segments that were lost a moment ago: one that ceased to wait in between is there now.
     pub(super) async fn look_again(&mut self, store: &Store, lost: &[SegmentRange]) -> Result<()> {
         let look = |object: Listed| {
             let (_, key) = Format::of_key(&object.key);
             let segment = key.rsplit('/').next().and_then(|name| name.parse::<Segment>().ok());
             self.found.extend(segment.filter(|segment| contains(lost, *segment)));
         };
-        Ok(store.each(layout::WAL_FOLDER, look).await?)
+        Ok(store.each(&layout::WAL_FOLDER, look).await?)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::repository::inventory::Inventory;
 /// promoted.
 const LOOKS: usize = 2;
 
-/// The looks at names, of which the last one counts. Who looks adds what was found as long as [`Looks::go_on`].
+/// The looks at names. Only the last one counts. A look adds its findings as long as [`Looks::go_on`].
 #[derive(Debug, Default)]
 pub struct Looks {
     made: usize,
@@ -23,13 +23,13 @@ impl Looks {
         }
     }
 
-    /// What one look has found.
+    /// Add the findings of one look.
     pub fn add(&mut self, inventory: Inventory, names: Names) {
         self.made += 1;
         self.last = Some((inventory, names));
     }
 
-    /// What the last one has found; nothing if there was none.
+    /// The findings of the last one; nothing if there was none.
     pub fn last(self) -> (Option<Inventory>, Option<Names>) {
         self.last.unzip()
     }

@@ -33,7 +33,7 @@ use crate::repository::inventory::Inventory;
 use crate::wal::SegmentSize;
 use walarchive_storage::Store;
 
-/// What a check found, in WAL-G's words. Ordered: the worst is the greatest.
+/// The result of a check, in WAL-G's words. Ordered: the worst is the greatest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum VerifyStatus {

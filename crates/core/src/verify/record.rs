@@ -1,4 +1,4 @@
-//! What was verified when, remembered in the repository so that a nightly run costs only what is new.
+//! The record of verifications, kept in the repository so that a nightly run costs only what is new.
 //!
 //! All times of objects are the store's own, so no clock needs to be right. Of two verifications that end at the same time
 //! one record wins: what the other had verified is verified again.
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::VerifyStatus;
 use crate::error::{Error, Result, StorageError};
 use crate::repository::inventory::{BackupInfo, Inventory, WalObject};
-use crate::repository::layout;
+use crate::repository::layout::{self, Key};
 use crate::wal::{Segment, WalFileName};
 use walarchive_storage::Store;
 
@@ -57,7 +57,7 @@ mod name {
 }
 
 impl Verified {
-    /// What the repository remembers. A record that cannot be read is none.
+    /// The repository's record. A record that cannot be read is none.
     pub async fn read(store: &Store) -> Result<Self> {
         Ok(read(store, &layout::verified_wal()).await?.unwrap_or_default())
     }
@@ -154,14 +154,14 @@ pub struct VerifiedBackup {
     pub name: String,
     /// When.
     pub time: DateTime<Utc>,
-    /// What was found: never a failure.
+    /// The result: never a failure.
     pub status: VerifyStatus,
     /// When its sentinel was written, by the store's clock: another time, another backup.
     pub sentinel_written: DateTime<Utc>,
 }
 
 impl VerifiedBackup {
-    /// What the repository remembers of the backup as it is now.
+    /// The repository's record of the backup as it is now.
     pub async fn read(store: &Store, backup: &BackupInfo) -> Result<Option<Self>> {
         let found: Option<Self> = read(store, &layout::verified_backup(&backup.name)).await?;
         Ok(found.filter(|found| found.name == backup.name && found.sentinel_written == backup.written))
@@ -183,7 +183,7 @@ impl VerifiedBackup {
     }
 }
 
-async fn read<T: for<'de> Deserialize<'de>>(store: &Store, key: &str) -> Result<Option<T>> {
+async fn read<T: for<'de> Deserialize<'de>>(store: &Store, key: &Key) -> Result<Option<T>> {
     let content = match store.get(key, LIMIT).await {
         Ok(content) => content,
         Err(StorageError::Damaged { .. }) => None,
@@ -192,13 +192,13 @@ async fn read<T: for<'de> Deserialize<'de>>(store: &Store, key: &str) -> Result<
     Ok(content.and_then(|content| serde_json::from_slice(&content).ok()))
 }
 
-async fn write<T: Serialize>(store: &Store, key: &str, record: &T) -> Result<()> {
+async fn write<T: Serialize>(store: &Store, key: &Key, record: &T) -> Result<()> {
     let text = serde_json::to_vec(record)
         .map_err(|error| Error::defect(format!("could not write down what was verified: {error}")))?;
     noted(store.put(key, Bytes::from(text)).await)
 }
 
-/// Beside a server that does not write nothing is noted, and that is no failure of what was read.
+/// Beside a server that does not write nothing is noted, and that is no failure of the verification.
 fn noted(written: Result<(), StorageError>) -> Result<()> {
     match written.map_err(Error::from) {
         Err(refused @ Error::NotWriter { .. }) => {

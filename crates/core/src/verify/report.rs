@@ -4,11 +4,12 @@ use serde::Serialize;
 
 use super::{Content, Integrity, Names, Selection, TimelineCheck, VerifyStatus};
 use crate::error::{Error, Result};
+use crate::printable::counted;
 
 /// Segments of a sample, unless another number is asked for.
 const SAMPLE: usize = 32;
 
-/// What is to be verified.
+/// The parts to verify.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Checks {
     /// Is every segment there?
@@ -81,7 +82,7 @@ pub struct WalReport {
 pub struct WalRow {
     /// The check's name.
     pub check: &'static str,
-    /// What the whole check found.
+    /// The result of the whole check.
     pub status: &'static str,
     /// The row's timeline; for `timeline` that of the server.
     pub timeline: Option<u32>,
@@ -91,9 +92,9 @@ pub struct WalRow {
     pub end_segment: Option<String>,
     #[allow(missing_docs)]
     pub segments_count: Option<u64>,
-    /// What was found of these segments.
+    /// The verdict on these segments.
     pub segment_status: Option<&'static str>,
-    /// What is wrong with them.
+    /// Their faults.
     pub detail: Option<String>,
 }
 
@@ -174,7 +175,8 @@ impl WalReport {
                 detail: row.detail.clone(),
             }));
             if content.details.is_empty() {
-                let known = format!("Nothing is new; {} segments were verified before.", content.known_count);
+                let known = counted(content.known_count, "segment");
+                let known = format!("Nothing is new. Verified before: {known}.");
                 rows.push(nothing(check, status, &known));
             }
         }

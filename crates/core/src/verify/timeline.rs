@@ -21,12 +21,12 @@ pub struct TimelineCheck {
     pub branches: Vec<String>,
 }
 
-/// What was compared.
+/// The two timelines that were compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct TimelineDetails {
     /// The server's.
     pub current_timeline_id: Option<u32>,
-    /// The highest of which there is WAL or a history file.
+    /// The highest that has WAL or a history file.
     pub highest_storage_timeline_id: Option<u32>,
 }
 

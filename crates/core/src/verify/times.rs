@@ -14,7 +14,7 @@ use walarchive_storage::Store;
 /// Segments that are read of a window, from its end backwards, until there is a transaction in one.
 const SEGMENTS: u64 = 4;
 
-/// Windows of which the end is read at a time.
+/// The ends of so many windows are read at a time.
 const CONCURRENCY: usize = 4;
 
 /// As [`recovery_windows`], with the times of the last transactions.

@@ -7,7 +7,7 @@ use super::pages::bytes;
 /// So many are kept of one segment: nobody makes more restore points and tablespaces than that.
 pub(super) const MOST: usize = 1000;
 
-/// What a record does.
+/// The effect of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// `pg_create_restore_point()`, with this name.
@@ -23,7 +23,7 @@ pub enum Event {
     Parameters(Parameters),
 }
 
-/// Settings of which a server that replays WAL as a hot standby must not have less than the one that wrote it.
+/// Settings that must not be lower on a server that replays WAL as a hot standby than on the one that wrote it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Parameters {
     values: [i32; 5],

@@ -1,4 +1,4 @@
-//! Timeline history files: from which timelines one was forked, and where (`timeline.c` in PostgreSQL).
+//! Timeline history files: the timelines that one descends from, and the points of the forks (`timeline.c` in PostgreSQL).
 
 use crate::lsn::Lsn;
 
@@ -30,7 +30,7 @@ impl TimelineHistory {
         (in_order && *newest < timeline).then_some(TimelineHistory { timeline, ancestors })
     }
 
-    /// The timeline from which this one was forked, and where; none for the first one.
+    /// The parent of this timeline, and the point of the fork; none for the first one.
     pub fn parent(&self) -> Option<(u32, Lsn)> {
         self.ancestors.last().copied()
     }

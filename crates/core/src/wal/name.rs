@@ -125,7 +125,7 @@ pub enum WalFileName {
     Partial(Segment),
     /// A timeline history file.
     History(u32),
-    /// A backup history file: the segment in which a backup starts, and the offset in it.
+    /// A backup history file: the first segment of a backup, and the offset in it.
     BackupHistory(Segment, u32),
 }
 

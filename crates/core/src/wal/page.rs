@@ -8,7 +8,7 @@ pub const LONG_HEADER_BYTES: usize = 40;
 /// `XLP_LONG_HEADER`: set on the first page of every segment.
 const LONG_HEADER_FLAG: u16 = 0x0002;
 
-/// What the first page of a segment says of itself.
+/// The description of itself in the first page of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FirstPage {
     magic: u16,

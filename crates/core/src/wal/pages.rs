@@ -17,7 +17,7 @@ const OVERWRITES_RECORD: u16 = 0x0008;
 /// `XLP_ALL_FLAGS`.
 const ALL_FLAGS: u16 = 0x000F;
 
-/// What a page says of itself.
+/// A page's description of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PageHeader {
     pub(super) magic: u16,

@@ -10,13 +10,13 @@ use crate::lsn::Lsn;
 /// The bytes of a record's header.
 pub(super) const HEADER_BYTES: usize = 24;
 
-/// Where the checksum stands in it: the last field.
+/// The place of the checksum in it: the last field.
 const CHECKSUM_AT: usize = 20;
 
 /// The largest record, in bytes (`XLogRecordMaxSize` is a little less).
 pub(super) const LARGEST: u32 = 1 << 30;
 
-/// What is kept of a record's data, in bytes; those that are looked into are shorter up to what is looked at.
+/// The bytes of a record's data that are kept. Records that are looked into are shorter, up to the part that counts.
 const KEPT: usize = 128;
 
 /// The same of those of tablespaces, which have a path (`MAXPGPATH`).
@@ -44,13 +44,13 @@ const ABORT_PREPARED: u8 = 0x40;
 /// Of [`RM_TABLESPACE`].
 const CREATE_TABLESPACE: u8 = 0x00;
 
-/// What announces the parts of a record's data: here only those that a record without blocks has.
+/// The marks that announce the parts of a record's data: here only those that a record without blocks has.
 const DATA_SHORT: u8 = 255;
 const DATA_LONG: u8 = 254;
 const ORIGIN: u8 = 253;
 const TOPLEVEL_XID: u8 = 252;
 
-/// A record of which some bytes were seen.
+/// A record that was seen in part.
 #[derive(Debug)]
 pub(super) struct Record {
     pub(super) start: Lsn,
@@ -97,7 +97,7 @@ impl Record {
         self.kept.extend_from_slice(&piece[..piece.len().min(room)]);
     }
 
-    /// Where the record before begins.
+    /// The beginning of the record before.
     pub(super) fn previous(&self) -> Lsn {
         Lsn(u64::from_le_bytes(bytes(&self.header, 8)))
     }
@@ -141,7 +141,7 @@ impl Record {
         Some(u32::from_le_bytes(*timeline.first_chunk()?))
     }
 
-    /// What it does that matters to somebody who is about to replay it.
+    /// Its effect, if that matters to somebody who is about to replay it.
     pub(super) fn event(&self) -> Option<Event> {
         match (self.manager(), self.info()) {
             (RM_XLOG, RESTORE_POINT) => Some(Event::RestorePoint(text(self.main_data()?.get(8..)?))),

@@ -9,10 +9,10 @@ use super::record::{HEADER_BYTES, LARGEST, Record};
 use super::{FirstPage, LONG_HEADER_BYTES, Segment, SegmentSize};
 use crate::lsn::Lsn;
 
-/// Where a record begins, and so the parts of the page behind one.
+/// The beginning of a record, which parts the page behind one.
 const ALIGNMENT: usize = 8;
 
-/// What was found in a segment.
+/// The findings in a segment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Walked {
     /// The first thing that is wrong, as a sentence; what comes after it was not looked at.
@@ -25,7 +25,7 @@ pub struct Walked {
     pub first_time: Option<DateTime<Utc>>,
     /// The same of the last one.
     pub last_time: Option<DateTime<Utc>>,
-    /// What else ends here and matters to a replay, in order; of hostile WAL not all.
+    /// Other ends in here that matter to a replay, in order; of hostile WAL not all.
     pub events: Vec<Event>,
     /// The transaction that was asked for ends here.
     pub ends_transaction: bool,
@@ -49,7 +49,7 @@ pub struct WalWalker {
     segment: Option<Segment>,
     /// Bytes that were fed since its begin.
     fed: u64,
-    /// The highest timeline of which something was seen since its begin.
+    /// The highest timeline that was seen since its begin.
     timeline: u32,
     /// Asked for.
     transaction: Option<u32>,
@@ -58,7 +58,7 @@ pub struct WalWalker {
 
 #[derive(Debug)]
 enum State {
-    /// Nothing is known of what comes before.
+    /// Nothing is known of the bytes before.
     Lost,
     /// The next record begins here.
     Between,
@@ -98,8 +98,8 @@ impl WalWalker {
         WalWalker::new(self.size, self.system_identifier).look_for(self.transaction)
     }
 
-    /// The bytes that follow are those of this segment. Where it does not follow the one before, or that one was not in
-    /// order, the walk starts again.
+    /// The bytes that follow are those of this segment. If it does not follow the one before, or that one was not in order, the
+    /// walk starts again.
     pub fn begin(&mut self, segment: Segment) {
         let follows = self.segment.is_some_and(|last| {
             last.timeline <= segment.timeline && last.number(self.size) + 1 == segment.number(self.size)
@@ -200,7 +200,7 @@ impl WalWalker {
         }
     }
 
-    /// Does the page begin with what the one before announced?
+    /// Does the page begin as the one before announced?
     fn enter(&mut self, address: Lsn, header: &PageHeader) -> Result<(), String> {
         let expected = match &self.state {
             State::Within(record) => Some(record.left()),

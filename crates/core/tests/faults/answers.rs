@@ -120,8 +120,8 @@ async fn what_does_not_pass_by_itself_is_asked_once() {
         site.proxy.set([Fault::status(code).into()]);
         site.proxy.forget();
         let done = each_operation(&store).await;
-        // What a server may not know, or a user may not do, is tried in the other way once: a create-only write, and the deletion
-        // of many objects.
+        // A request that a server may not know, or a user may not send, is tried in the other way once: a create-only write,
+        // and the deletion of many objects.
         let others = match code {
             400 => 2,
             403 => 1,

@@ -47,7 +47,7 @@ async fn a_silent_store_is_asked_again_while_patience_lasts() {
     config.patience = Duration::from_secs(4);
     let store = Store::open(&config).expect("a store");
     site.proxy.set([Fault::Silent]);
-    // What object_store believes not to be repeatable is repeated too.
+    // Requests that object_store believes not to be repeatable are repeated too.
     let (created, took) = timed(store.create("object", "some content".into())).await;
     assert_too_slow("create", created.expect_err("refused"));
     assert!(took > Duration::from_secs(2) && took < SOON, "{took:?}");
@@ -84,7 +84,7 @@ async fn a_store_that_answers_one_byte_a_second() {
     site.proxy.heal();
     let read = store.get("object", 1 << 20).await.expect("read").expect("there");
     assert!(read == content);
-    // What the archiver was not told it looks for: the first attempt may have arrived.
+    // The archiver looks for a segment of which it heard nothing: the first attempt may have arrived.
     site.push(FIRST).await.expect("archived");
     site.assert_archived(FIRST).await;
 }

@@ -14,7 +14,7 @@ use walarchive_storage::Store;
 use walarchive_storage::{Error, Result};
 use walarchive_testkit::{FaultProxy, S3Server, TestDir};
 
-/// Far above what any operation here may take with the deadlines of [`Site::config`], far below object_store's own.
+/// Far above the time that any operation here may take with the deadlines of [`Site::config`], far below object_store's own.
 pub const SOON: Duration = Duration::from_secs(40);
 
 const SEGMENT: u64 = 4 << 20;

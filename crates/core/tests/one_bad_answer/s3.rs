@@ -21,7 +21,7 @@ pub fn denial(status: u16, code: &str) -> Answer {
     )
 }
 
-/// What S3 says to a request whose date it does not accept, and the date by which it knows.
+/// S3's answer to a request whose date it does not accept, and the date by which it knows.
 pub fn skewed(ahead: TimeDelta) -> Answer {
     let theirs = Utc::now() + ahead;
     let body = format!(
@@ -64,7 +64,7 @@ pub fn fine(request: &Request) -> Answer {
     }
 }
 
-/// Who signed the request.
+/// The signer of the request.
 pub fn key_of(request: &Request) -> &str {
     let signature = request.header("authorization").unwrap_or_default();
     let rest = signature.split("Credential=").nth(1).unwrap_or_default();

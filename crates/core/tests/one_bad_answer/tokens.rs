@@ -119,7 +119,7 @@ fn mock(given: &Arc<Mutex<Given>>, is_azure: bool, files: &TlsFiles) -> HttpMock
                 };
             }
         }
-        // What is uploaded in parts takes longer than a token lives.
+        // An upload in parts takes longer than a token lives.
         if request.target.contains("partNumber") || request.target.contains("comp=block&") {
             std::thread::sleep(LIFE / 3);
         }

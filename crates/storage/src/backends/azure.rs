@@ -1,7 +1,7 @@
 //! Azure Blob Storage.
 //!
-//! Credentials are those of the first kind of which there are any, in the credentials file, the options or the environment: a bearer
-//! token, the account's key, workload identity, a client's secret, a SAS, and last the managed identity of the machine.
+//! Credentials are those of the first kind that is set at all, in the credentials file, the options or the environment: a
+//! bearer token, the account's key, workload identity, a client's secret, a SAS, and last the managed identity of the machine.
 
 mod signature;
 
@@ -26,7 +26,7 @@ const HINT: &str = "Check walarchive.storage_options, for example \"azure_storag
                     credentials.";
 const KNOWN: &str = "azure_storage_account_name, azure_endpoint, azure_client_id, azure_tenant_id, \
                      azure_federated_token_file, azure_environment_name, azure_access_tier, use_emulator";
-/// What a client can prove itself with. Of several sources only the last one that has any of these is to count.
+/// The ways in which a client can prove itself. Of several sources only the last one that has any of these is to count.
 const SECRETS: [Key; 4] = [Key::AccessKey, Key::SasKey, Key::Token, Key::ClientSecret];
 
 /// The account of Azure's emulator.
@@ -56,7 +56,7 @@ const CLOUDS: [(&str, &str, &str); 4] = [
     ),
 ];
 
-/// What the sources say, later ones over earlier ones.
+/// The values from the sources, later ones over earlier ones.
 struct Settings {
     keys: HashMap<Key, String>,
     client: Client,

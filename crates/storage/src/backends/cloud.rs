@@ -1,4 +1,4 @@
-//! What S3, GCS and Azure have in common: where their settings come from, and what is looked at before a store is opened.
+//! Common parts of S3, GCS and Azure: the sources of their settings, and the checks before a store is opened.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -117,7 +117,7 @@ pub(crate) fn unusable(url: &Url, error: &object_store::Error, hint: &str) -> Er
 /// The store of a bucket, from the URL's prefix on, that writes objects of a storage class if one was chosen.
 pub(crate) fn finish(store: impl ObjectStore, url: &Url, class: Option<String>, odd: Arc<Odd>) -> Result<Opened> {
     let objects = match class {
-        Some(class) => below_prefix(StorageClass::new(store, class), url)?,
+        Some(class) => below_prefix(StorageClass::over(store, class), url)?,
         None => below_prefix(store, url)?,
     };
     Ok(Opened {

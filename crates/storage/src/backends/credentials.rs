@@ -40,8 +40,8 @@ pub(crate) fn text(path: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// Who follows the links to a file may read it by PostgreSQL's rule for `ssl_key_file`: it belongs to the user of the process
-/// and nobody else has any permission, or it belongs to root and its group may read it.
+/// Check a file by PostgreSQL's rule for `ssl_key_file`, also one that links lead to: it belongs to the user of the process and
+/// nobody else has any permission, or it belongs to root and its group may read it.
 pub(crate) fn check_mode(what: &str, path: &Path, meta: &Metadata) -> Result<()> {
     let us = nix::unistd::geteuid().as_raw();
     match fault(meta.uid(), meta.mode(), us) {

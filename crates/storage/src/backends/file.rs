@@ -65,9 +65,9 @@ pub(crate) fn open(url: &Url) -> Result<Opened> {
         .map_err(|error| crate::errors::translate("open", url.to_string(), url.as_str(), error))?;
     let root = std::fs::canonicalize(&path).map_err(|error| Error::io("open", &path, error))?;
     let odd = Arc::<Odd>::default();
-    let store = Directory::new(store.with_fsync(true), root.clone());
+    let store = Directory::over(store.with_fsync(true), root.clone());
     Ok(Opened {
-        objects: Arc::new(Lenient::new(store, root.clone(), odd.clone())),
+        objects: Arc::new(Lenient::over(store, root.clone(), odd.clone())),
         pending: Some(BelowPrefix::new(Temporaries::below(root), Path::default())),
         odd,
         origin: None,

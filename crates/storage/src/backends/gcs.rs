@@ -25,10 +25,10 @@ use crate::url::bucket;
 
 const HINT: &str = "Check walarchive.storage_options and the key file of the service account.";
 const KNOWN: &str = "google_service_account, google_application_credentials, google_base_url, google_storage_class";
-/// Where gcloud leaves the application default credentials, below the user's home.
+/// The file of gcloud's application default credentials, below the user's home.
 const GCLOUD: &str = ".config/gcloud/application_default_credentials.json";
 
-/// What the sources say, later ones over earlier ones.
+/// The values from the sources, later ones over earlier ones.
 struct Settings {
     builder: GoogleCloudStorageBuilder,
     client: Client,
@@ -153,7 +153,7 @@ impl Settings {
         }
     }
 
-    /// Who names the key file.
+    /// The setting or variable that names the key file.
     fn note_name(&mut self, key: &str, value: &str, shown: impl Fn(&str) -> String) {
         let names_file = matches!(
             Key::from_str(key),

@@ -5,6 +5,7 @@ mod cloud;
 mod credentials;
 mod file;
 mod gcs;
+mod layer;
 mod s3;
 pub(crate) mod sftp;
 mod storage_class;

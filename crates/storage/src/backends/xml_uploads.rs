@@ -27,7 +27,7 @@ const ANSWER_LIMIT: usize = 16 << 20;
 /// How much of an error's text a message shows, in characters.
 const SHOWN: usize = 1000;
 
-/// What stands for itself in a query.
+/// The characters that stand for themselves in a query.
 const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// Signs requests.
@@ -40,7 +40,7 @@ pub(crate) trait Authorize: Send + Sync {
 /// The uploads of a bucket.
 pub(crate) struct XmlUploads<S, A> {
     pub(crate) store: S,
-    /// Where the bucket is; none if it cannot be asked.
+    /// The place of the bucket; none if it cannot be asked.
     pub(crate) bucket: Option<Url>,
     pub(crate) authorizer: A,
     /// For a listing.
@@ -72,7 +72,7 @@ impl Client {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Page {
-    /// Not used. Who does not know the request may answer with a list of objects, which has no such element.
+    /// Not used. A server that does not know the request may answer with a list of objects, which has no such element.
     #[serde(rename = "Bucket")]
     _bucket: IgnoredAny,
     #[serde(default)]
@@ -94,7 +94,7 @@ struct Entry {
 /// After which upload a page begins: its key and its id.
 type Marker = (String, String);
 
-/// What went wrong, and whether the same request may have another answer later.
+/// The failure, and whether the same request may have another answer later.
 struct Failure {
     error: Error,
     passing: bool,
@@ -204,7 +204,7 @@ fn query(prefix: &str, after: Option<&Marker>) -> String {
 }
 
 impl Page {
-    /// Where the next one begins; none after the last.
+    /// The beginning of the next one; none after the last.
     fn next(&mut self, before: Option<&Marker>) -> Result<Option<Marker>> {
         if !self.is_truncated {
             return Ok(None);

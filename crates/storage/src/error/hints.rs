@@ -1,4 +1,4 @@
-//! What to do about a store that fails: a hint for each kind of failure, told by what the store or the network said.
+//! Hints for failures of a store: one for each kind of failure, told by the text of the store or of the network.
 
 use std::io;
 
@@ -45,7 +45,7 @@ const KINDS: [(&[&str], &str); 22] = [
     ),
     (
         &["invalidcontenttype", "corrupt message", "wrong version number"],
-        "What listens there does not speak TLS. Check the port of the endpoint; an endpoint without TLS is written with \
+        "The server there does not speak TLS. Check the port of the endpoint; an endpoint without TLS is written with \
          http:// and needs allow_http=true.",
     ),
     (
@@ -167,7 +167,7 @@ pub(super) fn of_missing_store(target: &str) -> String {
     format!("Create it, or correct walarchive.storage: the store has no {kind} \"{name}\".")
 }
 
-/// What to look at, where the place is known that the credentials are from.
+/// Where to look, if the source of the credentials is known.
 pub(super) fn of_origin(object: &str, credentials: &str) -> String {
     let check = match object.split(':').next().unwrap_or_default() {
         "gs" => "Check the key of the service account and its roles on the bucket",
@@ -184,7 +184,7 @@ pub(super) fn of_origin(object: &str, credentials: &str) -> String {
     format!("{check}: what is in use is from {credentials}. {again}")
 }
 
-/// Where the credentials of a store are looked for.
+/// The places where the credentials of a store are looked for.
 pub(super) fn of_credentials(object: &str) -> &'static str {
     match object.split(':').next().unwrap_or_default() {
         "file" => "Check the owner and the mode of the directory; it must belong to the user of the process.",

@@ -2,17 +2,27 @@
 
 use super::Error;
 
-/// Who has to act before another attempt can succeed.
+/// Who has to act before another attempt can succeed. Only this decides whether something is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
-    /// Whoever asked: a setting, an argument, credentials, or a decision about what is in the repository.
+    /// The one who asked: a setting, an argument, credentials, or a decision about what is in the repository.
     User,
-    /// The store, or the way to it.
+    /// The store, or the way to it. This may pass by itself.
     Store,
-    /// The machine that this runs on: PostgreSQL, its files and the system below them.
-    Server,
+    /// The machine that this runs on: its files, its clock and the system below them. This may pass by itself.
+    Machine,
     /// walarchive, which has a defect.
     Ours,
+}
+
+impl Turn {
+    /// May the failure pass by itself, so that trying again makes sense without anybody changing anything?
+    pub fn may_pass_by_itself(self) -> bool {
+        match self {
+            Turn::Store | Turn::Machine => true,
+            Turn::User | Turn::Ours => false,
+        }
+    }
 }
 
 impl Error {
@@ -20,12 +30,12 @@ impl Error {
     pub fn turn(&self) -> Turn {
         match self {
             Error::Store { .. } | Error::NoAnswer { .. } | Error::Timeout { .. } => Turn::Store,
-            Error::Io { .. } => Turn::Server,
+            // NTP sets a clock, mostly.
+            Error::Io { .. } | Error::ClockSkew { .. } => Turn::Machine,
             // A fence that cannot tell has asked the store.
             Error::Refused(refusal) if !refusal.is_final => Turn::Store,
             Error::Setting { .. }
             | Error::Unauthorized { .. }
-            | Error::ClockSkew { .. }
             | Error::NoCredentials { .. }
             | Error::NoSuchStore { .. }
             | Error::WrongRegion { .. }

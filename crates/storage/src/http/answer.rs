@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::transfer::motion::{Flow, Motion};
 
-/// A body in which no pause is longer than the idle timeout.
+/// A body without a pause longer than the idle timeout.
 pub(super) struct Answer {
     rest: HttpResponseBody,
     idle_timeout: Duration,
@@ -35,8 +35,8 @@ impl Answer {
         }
     }
 
-    /// Read all of a body, or so many bytes of it. The second value is false if more would come. What the server says about
-    /// its length is not believed.
+    /// Read all of a body, or so many bytes of it. The second value is false if more would come. The length that the server
+    /// announces is not believed.
     pub(super) async fn whole(
         body: HttpResponseBody,
         idle_timeout: Duration,
@@ -64,7 +64,7 @@ impl Answer {
             }
             return polled;
         }
-        // The time in which nobody wanted more does not count.
+        // The time does not count while nobody wants more.
         if !self.waiting {
             self.waiting = true;
             let end = Instant::now() + self.idle_timeout;

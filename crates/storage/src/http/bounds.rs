@@ -1,4 +1,4 @@
-//! How much of an answer is read whole. What a server sends beyond that is not what was asked for.
+//! How much of an answer is read whole. Bytes beyond that were not asked for.
 
 use object_store::GetOptions;
 use object_store::client::HttpRequest;
@@ -8,7 +8,7 @@ use url::form_urlencoded;
 pub(crate) const ERROR_BYTES: usize = 64 << 10;
 /// Of a page of a listing, in bytes. The largest are Azure's, of 5000 objects.
 pub(crate) const PAGE_BYTES: usize = 16 << 20;
-/// Of what became of a thousand objects that were to be deleted, in bytes.
+/// The limit for an answer about a thousand objects that were to be deleted, in bytes.
 const DELETED_BYTES: usize = 4 << 20;
 /// Of anything else, in bytes: tokens, credentials, the answer to a write.
 const OTHER_BYTES: usize = 1 << 20;
@@ -23,14 +23,14 @@ pub(crate) fn content(mut options: GetOptions) -> GetOptions {
     options
 }
 
-/// What a request asks for.
+/// The kind of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// The content of an object.
     Content,
     /// A page of a listing of objects.
     Objects,
-    /// What became of objects that were to be deleted.
+    /// An answer about objects that were to be deleted.
     Deleted,
     /// Anything else, of so many bytes at most.
     Whole(usize),

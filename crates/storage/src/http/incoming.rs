@@ -35,8 +35,8 @@ impl Body for Incoming {
     }
 }
 
-/// The error as object_store tells them apart, without the URL, which a signature may be part of. What is not known to be
-/// for ever passes: see `repeatable`.
+/// The error as object_store tells them apart, without the URL, which a signature may be part of. An error that is not known to
+/// be for ever passes: see `repeatable`.
 pub(super) fn error(error: reqwest::Error) -> HttpError {
     let timed_out = |error: &(dyn Error + 'static)| {
         error

@@ -10,19 +10,19 @@ use url::form_urlencoded;
 
 use crate::odd::escaped;
 
-/// What a text may begin with, as Azure's do. quick-xml does not count it.
+/// Bytes with which a text may begin, as Azure's do. quick-xml does not count them.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The elements that hold one entry of a page, in the words of S3 (and GCS) and of Azure, and that of its name.
 const ENTRIES: [&[u8]; 4] = [b"Contents", b"Blob", b"CommonPrefixes", b"BlobPrefix"];
 const NAMES: [&[u8]; 3] = [b"Key", b"Name", b"Prefix"];
-/// What a page is called, and what the marker of the next one.
+/// The names of a page's element, and of the marker of the next one.
 const PAGES: [&[u8]; 2] = [b"ListBucketResult", b"EnumerationResults"];
 const NEXT: [&[u8]; 2] = [b"NextContinuationToken", b"NextMarker"];
 
 /// Deeper than any page.
 const DEPTH: usize = 16;
-/// How much of what is no page a message shows, in bytes.
+/// How much a message shows of an answer that is no page, in bytes.
 const SHOWN: usize = 300;
 
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +111,7 @@ pub(super) fn check_deleted(body: &[u8]) -> Result<(), NoPage> {
     }
 }
 
-/// What a name is to us.
+/// The meaning of a name.
 #[derive(Debug, PartialEq, Eq)]
 enum Name {
     /// A key, or the folder of one.
@@ -198,7 +198,7 @@ struct Sieve<'a> {
     depth: usize,
     entry: Option<Entry>,
     value: Option<Value>,
-    /// What stays of the body so far, and up to where that was copied or left out.
+    /// The part of the body that stays so far, and the place up to which that was copied or left out.
     kept: Vec<u8>,
     copied: usize,
     has_gaps: bool,

@@ -1,4 +1,4 @@
-//! What all stores that speak HTTP have in common: deadlines and retries of our own, not a library's defaults.
+//! Common parts of all stores that speak HTTP: deadlines and retries of our own, not a library's defaults.
 //!
 //! | what | how long |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! What is done at each new connection.
+//! The work at each new connection.
 
 use once_cell::sync::OnceCell;
 use tower::util::MapResponseLayer;

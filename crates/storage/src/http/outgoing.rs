@@ -11,16 +11,16 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::transfer::motion::{Flow, Motion, Pause};
 
-/// What is handed over at a time, in bytes. The HTTP client takes sixteen of them before it waits for the network, and what it
-/// has taken can no longer be held back.
+/// The bytes that are handed over at a time. The HTTP client takes sixteen such pieces before it waits for the network, and
+/// nobody can hold back a piece that it has taken.
 const PIECE: usize = 4 << 10;
 
-/// What may be between us and the network, on one connection, in bytes: in the HTTP client and in the kernel's socket buffer
+/// The bytes that may be between us and the network, on one connection: in the HTTP client and in the kernel's socket buffer
 /// (the third figure of `net.ipv4.tcp_wmem`, and some).
 const BUFFERED: u64 = (4 << 20) + (512 << 10);
 
-/// What is between us and the network moves at least so fast, in bytes a second, over all connections. Nothing tells how far
-/// it is; that the connection lives the kernel watches by TCP_USER_TIMEOUT.
+/// The bytes between us and the network move at least so fast, in bytes a second, over all connections. Nothing tells how far
+/// they are; the kernel watches by TCP_USER_TIMEOUT that the connection lives.
 const SLOWEST: u64 = 16 << 10;
 
 /// However much there is, an answer comes within this.
@@ -32,7 +32,7 @@ const SMALL: u64 = 64 << 10;
 /// The longest that the network may take nothing of a transfer. A request that sends little is answered sooner, or is not.
 pub(crate) const STALLED: Duration = Duration::from_secs(30);
 
-/// What was handed over and is not answered, of all requests that share a client.
+/// The bytes that were handed over and are not answered, of all requests that share a client.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Unanswered(Arc<AtomicU64>);
 
@@ -67,7 +67,7 @@ impl Drop for Sending {
 /// The body of a request.
 pub(crate) struct Outgoing {
     left: Bytes,
-    /// What comes after it.
+    /// The pieces after it.
     rest: Vec<Bytes>,
     flow: Flow,
     pause: Pause,
@@ -79,7 +79,7 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    /// Of these pieces, for the operation that is under way. Who waits ends when nothing has moved for `request_timeout`.
+    /// Pieces for the operation that is under way. The wait ends when nothing has moved for `request_timeout`.
     pub(crate) fn new(mut pieces: Vec<Bytes>, unanswered: &Unanswered, request_timeout: Duration) -> (Self, Sending) {
         let Flow { motion, brake } = Flow::current();
         let (motion, counted) = (motion.part(), Arc::default());

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 /// A client is not replaced sooner than that after a request of it had no answer.
 const AFTER_SILENCE: Duration = Duration::from_secs(1);
-/// The same after an answer by which a server says that it cannot serve. A busy one must not be given more to do.
+/// The same after an answer that says that the server cannot serve. A busy one must not be given more to do.
 const AFTER_REFUSAL: Duration = Duration::from_secs(10);
 
 type Make = Box<dyn Fn() -> reqwest::Result<reqwest::Client> + Send + Sync>;

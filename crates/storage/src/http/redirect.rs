@@ -32,7 +32,7 @@ impl Redirected {
     }
 }
 
-/// Where it is, without the query and what else may hold a secret of the request.
+/// The new place, without the query and other parts that may hold a secret of the request.
 fn place(location: &str) -> String {
     match Url::parse(location) {
         Ok(url) => {

@@ -1,4 +1,4 @@
-//! The header by which a busy server says when to come again.
+//! With this header a busy server says when to come again.
 
 use std::time::Duration;
 

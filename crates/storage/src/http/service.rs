@@ -25,10 +25,10 @@ use super::{client, incoming, listing, retry_after};
 use crate::odd::Odd;
 use crate::transfer::motion::Flow;
 
-/// Statuses by which a server says that it is busy, or will be back.
+/// With these statuses a server says that it is busy, or will be back.
 const BUSY: [u16; 2] = [429, 503];
 
-/// What does not pass by itself, in the words of the resolver and of the TLS library.
+/// Failures that do not pass by themselves, in the words of the resolver and of the TLS library.
 const PERMANENT: [&str; 4] = [
     "Name or service not known",
     "No address associated with hostname",
@@ -47,7 +47,7 @@ pub(crate) struct Connector {
     pub(super) patience: Duration,
     /// Certificates that are trusted beside the system's.
     pub(crate) trusted: Vec<CertificateDer<'static>>,
-    /// Where the store's objects are, for messages, and which of them have been passed over.
+    /// The place of the store's objects, for messages, and those that have been passed over.
     pub(crate) place: String,
     pub(crate) odd: Arc<Odd>,
 }
@@ -69,8 +69,8 @@ pub(super) struct Service {
     pub(super) unanswered: Unanswered,
 }
 
-/// What an attempt that took long may be repeated for, beyond the patience of who retries: a signature holds for a quarter of
-/// an hour.
+/// How long after its first try an attempt that took long may be repeated, beyond the caller's patience: a signature holds for
+/// a quarter of an hour.
 const SIGNED_FOR: Duration = Duration::from_secs(600);
 
 /// Before such a repetition.
@@ -104,8 +104,8 @@ impl Service {
         Ok((incoming::response(answer), lent))
     }
 
-    /// What took longer than the patience of who retries gets no other attempt from there, and what was slow because the link
-    /// is would never be repeated when its connection breaks.
+    /// An attempt that took longer than the caller's patience gets no other one from there, and one that was slow because of
+    /// the link would never be repeated when its connection breaks.
     async fn persist(&self, request: HttpRequest) -> Result<(HttpResponse, Lent), HttpError> {
         let first = Instant::now();
         let flow = Flow::current();
@@ -117,7 +117,7 @@ impl Service {
                 Err(error) => error.kind() != HttpErrorKind::Unknown,
             };
             let was_slow = begun.elapsed() > self.limits.patience && flow.motion.bytes() > moved;
-            // What was given up because nothing moved was not slow.
+            // A request that was given up because nothing moved was not slow.
             let stalled = outcome
                 .as_ref()
                 .err()
@@ -178,7 +178,7 @@ impl HttpService for Service {
         }
         let idle_timeout = self.limits.idle_timeout;
         let success = parts.status.is_success();
-        // A download knows how to go on from the byte at which it broke.
+        // A download can go on from the byte where it broke.
         if success && kind == Kind::Content {
             let answer = Answer::stream(body, idle_timeout);
             return Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(answer)));

@@ -14,10 +14,10 @@ use rustls::{
 };
 use rustls_platform_verifier::Verifier;
 
-/// What the library below rustls says of an authority's certificate in a server's hands. It looks at the time first.
+/// The text of the library below rustls about an authority's certificate in a server's hands. It looks at the time first.
 const AUTHORITY_AS_SERVER: &str = "CaUsedAsEndEntity";
 
-/// What a client of HTTPS needs. The authorities of the system count if `system` is true.
+/// The configuration that a client of HTTPS needs. The authorities of the system count if `system` is true.
 pub(super) fn config(
     trusted: &[CertificateDer<'static>],
     system: bool,

@@ -69,7 +69,7 @@ impl Renewed {
         })
     }
 
-    /// What listings pass over.
+    /// Names that listings pass over.
     pub(crate) fn odd(&self) -> Arc<Odd> {
         self.connector.odd.clone()
     }
@@ -149,7 +149,7 @@ impl HttpService for Service {
             let number = match signer.sign(&mut attempt).await {
                 Ok(number) => number,
                 Err(error) => {
-                    // It is signed with what object_store was given a moment ago.
+                    // It is signed with the credentials that object_store was given a moment ago.
                     tracing::debug!(%error, "no credentials for another attempt");
                     attempt = request.clone();
                     0
@@ -161,8 +161,8 @@ impl HttpService for Service {
                 let why = self.ask_why(&**signer, &request).await;
                 verdict = why.filter(|why| *why != Verdict::Accepted).unwrap_or(verdict);
             }
-            // Where the store accepted requests before, the work's whole patience is for who replaces the credentials, or
-            // sets the clock.
+            // If the store accepted requests before, the work's whole patience is for those who replace the credentials, or set
+            // the clock.
             let is_patient = signer.were_accepted() || skews < BELIEVED_AFTER;
             let again = match verdict {
                 Verdict::Accepted => {
@@ -189,7 +189,7 @@ impl HttpService for Service {
                     (changes <= enough).then_some(AT_ONCE)
                 }
                 Verdict::Credentials if signer.were_accepted() => attempts.next_pause(None),
-                // A secret of which the end is still to be written.
+                // A secret whose end is still to be written.
                 Verdict::Credentials if signer.is_fresh() && waits < BELIEVED_AFTER => {
                     waits += 1;
                     Some(LOOK_EVERY)

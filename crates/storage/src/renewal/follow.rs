@@ -14,7 +14,7 @@ pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Makes the value; knows the one that is in use. The files must be watched from before they are read.
 type Make<T> = Box<dyn Fn(Option<&T>) -> Result<(T, Watch)> + Send + Sync>;
 
-/// Follows the files. What was made last serves as long as they cannot be used.
+/// Follows the files. The last good credentials serve as long as the files cannot be used.
 pub(crate) struct Followed<T> {
     /// For messages: "credentials".
     what: &'static str,
@@ -27,7 +27,7 @@ struct State<T> {
     watch: Watch,
     looked: Instant,
     read: Instant,
-    /// What was wrong with the files when they were read last: said once.
+    /// The fault of the files when they were read last: said once.
     reported: Option<String>,
 }
 

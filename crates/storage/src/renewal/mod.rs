@@ -1,8 +1,8 @@
 //! Credentials and certificates that change while the work runs, and denials that pass.
 //!
-//! Files are looked at once a second while requests are made ([`Watch`]), and read again when they have changed and after
-//! every denial. What was read last serves as long as the new files cannot be used. Every request is signed again for each
-//! attempt (by the client of `connector`), since object_store signs once and then repeats what it has signed.
+//! Files are looked at once a second while requests are made ([`Watch`]), and read again when they have changed and after every
+//! denial. The last good credentials serve as long as the new files cannot be used. Every request is signed again for each
+//! attempt (by the client of `connector`), since object_store signs once and then repeats the signed request.
 
 mod connector;
 mod follow;
@@ -28,7 +28,7 @@ pub(super) use sign::{Apply, Signer, Signing};
 pub(super) use verdict::Skew;
 pub(super) use watch::Watch;
 
-/// Whoever writes a file of credentials is done within this time.
+/// A program that writes a file of credentials is done within this time.
 const FRESH: Duration = Duration::from_secs(3);
 
 /// Credentials as they were read once.
@@ -37,7 +37,7 @@ pub(super) struct Made<C> {
     pub(super) provider: Arc<dyn CredentialProvider<Credential = C>>,
     /// The files that they are from.
     pub(super) watch: Watch,
-    /// Where they are from, for messages: "the file \"/x\"".
+    /// Their source, for messages: "the file "/x"".
     pub(super) origin: String,
     /// A file has them. One that is being written may have none for a moment.
     pub(super) in_file: bool,
@@ -51,7 +51,7 @@ pub(super) struct Renewing<C> {
 }
 
 struct State<C> {
-    /// What came last, and from which reading of the files.
+    /// The last credentials, and the reading of the files that they are from.
     last: Option<(Arc<C>, Arc<Made<C>>)>,
     /// Of the last; grows when others come.
     number: u64,
@@ -83,7 +83,7 @@ impl<C: PartialEq + Send + Sync + 'static> Renewing<C> {
         }))
     }
 
-    /// Where the credentials in use are from.
+    /// The source of the credentials in use.
     pub(super) fn origin(&self) -> String {
         self.made.in_use().origin.clone()
     }
@@ -121,7 +121,7 @@ impl<C: PartialEq + Send + Sync + 'static> Renewing<C> {
         self.made.has_changed()
     }
 
-    /// Was one of the files changed a moment ago, so that what was read of it may be the half of what is to come?
+    /// Was one of the files changed a moment ago, so that we may have read half of it?
     fn is_fresh(&self) -> bool {
         self.made.in_use().watch.has_just_changed(FRESH)
     }

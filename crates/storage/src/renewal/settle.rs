@@ -1,4 +1,4 @@
-//! A store that is opened in the moment in which somebody writes its credentials.
+//! A store that is opened just when somebody writes its credentials.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};

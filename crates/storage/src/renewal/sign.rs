@@ -19,7 +19,7 @@ pub(crate) trait Apply<C>: Send + Sync {
     fn apply(&self, credential: &C, request: &mut HttpRequest) -> object_store::Result<()>;
 }
 
-/// What a client needs of the credentials.
+/// A client's needs of the credentials.
 #[async_trait]
 pub(crate) trait Signer: fmt::Debug + Send + Sync {
     fn is_signed(&self, request: &HttpRequest) -> bool;

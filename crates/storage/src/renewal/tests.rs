@@ -17,7 +17,7 @@ impl CredentialProvider for Fixed {
     }
 }
 
-/// What the file says: a number, "none" for a file that has none, "token" for one that gives no token, or nonsense.
+/// The content of the file: a number, "none" for a file that has none, "token" for one that gives no token, or nonsense.
 fn renewing(file: &std::path::Path) -> Arc<Renewing<u32>> {
     let file = file.to_owned();
     Renewing::new(move || {

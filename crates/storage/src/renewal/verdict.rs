@@ -1,4 +1,4 @@
-//! What a store that refuses means by it.
+//! The meaning of a store's refusal.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ const READ: usize = 64 << 10;
 /// Stores accept clocks that differ by a quarter of an hour. In minutes; one less, as the answer took some time.
 const ACCEPTED_SKEW: i64 = 14;
 
-/// Denials by which the clock may be meant.
+/// Denials that may mean the clock.
 const CLOCK: [&str; 5] = [
     "RequestTimeTooSkewed",
     "Signature expired",
@@ -22,7 +22,7 @@ const CLOCK: [&str; 5] = [
     "RequestExpired",
 ];
 
-/// Denials of the credentials, as opposed to what they may do.
+/// Denials of the credentials, as opposed to their permissions.
 const CREDENTIALS: [&str; 9] = [
     "ExpiredToken",
     "TokenRefreshRequired",
@@ -35,12 +35,12 @@ const CREDENTIALS: [&str; 9] = [
     "NoAuthenticationInformation",
 ];
 
-/// What an answer means for the next attempt.
+/// The meaning of an answer for the next attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// The credentials are good, whatever else the answer says.
     Accepted,
-    /// What was sent came too slowly.
+    /// The request came too slowly.
     TooSlow,
     /// The clocks differ.
     Skewed(Skew),
@@ -100,7 +100,7 @@ impl fmt::Display for Skew {
 /// Reads the body of a refusal, and only of such.
 pub(super) async fn of(response: HttpResponse) -> Result<(HttpResponse, Verdict), HttpError> {
     let status = response.status().as_u16();
-    // Who redirects, or is not well, has not looked at the credentials.
+    // A server that redirects, or is not well, has not looked at the credentials.
     if matches!(status, 200..300 | 304 | 404 | 409 | 412 | 416) {
         return Ok((response, Verdict::Accepted));
     }

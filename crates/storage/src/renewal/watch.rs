@@ -10,7 +10,7 @@ use super::settle;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Watch(Vec<(PathBuf, Option<Stamp>)>);
 
-/// What tells one state of a file from another.
+/// The facts that tell one state of a file from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     device: u64,

@@ -30,7 +30,7 @@ fn is_refusal(error: &Error) -> bool {
 }
 
 impl Store {
-    /// What [`Store::probe_create_only`] found, if the store was asked.
+    /// The result of [`Store::probe_create_only`], if the store was asked.
     pub fn create_only(&self) -> Option<CreateOnly> {
         self.learned.get()
     }
@@ -41,7 +41,7 @@ impl Store {
             Ok(Created::Exists) => CreateOnly::Honoured,
             Ok(Created::Yes) => CreateOnly::Ignored,
             Err(Error::Unsupported { .. }) => CreateOnly::Unsupported,
-            // What a plain write is not refused for.
+            // A plain write is not refused for that.
             Err(error) if is_refusal(&error) && self.put(key, content).await.is_ok() => CreateOnly::Unsupported,
             Err(error) => return Err(error),
         };

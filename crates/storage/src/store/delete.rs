@@ -23,8 +23,8 @@ impl Store {
         }
     }
 
-    /// Azure's deletions come as a batch in which each is signed by itself, so that a denial of one does not show where
-    /// requests are signed again. After a look at the files it has the credentials of now.
+    /// Azure's deletions come as a batch, and each is signed by itself, so that a denial of one does not show where requests
+    /// are signed again. After a look at the files it has the credentials of now.
     async fn delete_again(&self, key: &str, error: Error) -> Result<()> {
         if !self.url.starts_with("az:") || !matches!(error, Error::Unauthorized { .. }) {
             return Err(error);
@@ -42,7 +42,7 @@ impl Store {
     /// Remove objects, many at a time, with one request where the store can do that; those that are not there are fine. `each`
     /// is told the index of every one that is gone. Each answer has the deadline of one operation. Up to a thousand make one
     /// request.
-    pub async fn delete_many(&self, keys: &[String], mut each: impl FnMut(usize)) -> Result<()> {
+    pub async fn delete_many<K: AsRef<str>>(&self, keys: &[K], mut each: impl FnMut(usize)) -> Result<()> {
         let at_once = self.deletes_at_once(keys.len());
         for (index, batch) in keys.chunks(at_once).enumerate() {
             self.permitted(Write::Deletion).await?;
@@ -51,13 +51,13 @@ impl Store {
         Ok(())
     }
 
-    async fn delete_batch(&self, keys: &[String], mut each: impl FnMut(usize)) -> Result<()> {
-        let paths: Vec<object_store::Result<Path>> = keys.iter().map(|key| Ok(path(key))).collect();
+    async fn delete_batch<K: AsRef<str>>(&self, keys: &[K], mut each: impl FnMut(usize)) -> Result<()> {
+        let paths: Vec<object_store::Result<Path>> = keys.iter().map(|key| Ok(path(key.as_ref()))).collect();
         let mut answers = self.inner.delete_stream(futures::stream::iter(paths).boxed());
         let mut permitted = Permitted::now();
         // The answers come in the order of the keys. Where each is a request of its own, a few are under way at a time, and asking
         // for one answer sends the next request.
-        for (index, key) in keys.iter().enumerate() {
+        for (index, key) in keys.iter().map(AsRef::as_ref).enumerate() {
             permitted.renew(self).await?;
             let answer = self.asked("delete", key, async { answers.next().await.transpose() });
             match self.guarded(Write::Deletion, answer).await? {

@@ -285,7 +285,7 @@ mod tests {
             .map(|object| object.key)
             .collect();
         assert_eq!(there, ["old"]);
-        // Who may go on goes on.
+        // A writer with permission goes on.
         fenced(usize::MAX).put("put", "x".into()).await.expect("written");
     }
 }

@@ -1,4 +1,4 @@
-//! What is there.
+//! Listings.
 
 use std::ops::ControlFlow;
 
@@ -51,8 +51,8 @@ impl Store {
         self.visit(folder, pages, look).await
     }
 
-    /// Does a listing usually come in the order of the keys, so that it can be ended early? What such a listing does not
-    /// show is to be looked for again.
+    /// Does a listing usually come in the order of the keys, so that it can be ended early? An object that such a listing does
+    /// not show is to be looked for again.
     pub fn lists_in_order(&self) -> bool {
         !self.may_vanish()
     }
@@ -93,7 +93,7 @@ impl Store {
         self.list_folder(folder).await.map(|(objects, _)| objects)
     }
 
-    /// The same, and the keys of the subfolders. Where the store has directories, nothing may be in one.
+    /// The same, and the keys of the subfolders. In a store with directories a folder may be empty.
     pub async fn list_folder(&self, folder: &str) -> Result<(Vec<Listed>, Vec<String>)> {
         let prefix = path(folder);
         let result = self

@@ -43,7 +43,7 @@ pub struct Store {
     pub(crate) learned: Arc<Learned>,
     odd: Arc<Odd>,
     origin: Option<Origin>,
-    /// Of what moves unseen, because the backend cannot tell: what must move in a second, in bytes.
+    /// The bytes that must move in a second if the backend cannot tell whether they move.
     pub(crate) slowest: u64,
     pub(crate) flow: Flow,
     /// Is asked before each request that changes anything.
@@ -65,7 +65,7 @@ impl Store {
     pub fn open(config: &StorageConfig) -> Result<Self> {
         let url = url::parse(&config.url)?;
         let opened = backends::open(&url, config)?;
-        // The attempts and the pauses between them, of which the last attempt begins when patience ends.
+        // The attempts and the pauses between them. The last attempt begins when patience ends.
         let deadline = config.request_timeout + config.patience;
         Ok(Store {
             inner: opened.objects,
@@ -81,7 +81,7 @@ impl Store {
         })
     }
 
-    /// A store for tests of what is above it.
+    /// A store for tests of the layers above it.
     pub fn of(inner: Arc<dyn ObjectStore>, url: impl Into<String>) -> Self {
         Store {
             inner,
@@ -121,7 +121,7 @@ impl Store {
         &self.url
     }
 
-    /// Can the store be gone without an error, as a directory can from which a file system was unmounted?
+    /// Can the store be gone without an error, as a directory can after its file system was unmounted?
     pub fn may_vanish(&self) -> bool {
         self.url.starts_with("file:") || self.url.starts_with("sftp:")
     }
@@ -188,7 +188,7 @@ impl Store {
         }
     }
 
-    /// What the options ask for, which must not be more than `limit` bytes, and the size of the whole object.
+    /// The bytes that the options ask for, at most `limit` of them, and the size of the whole object.
     async fn read(&self, key: &str, options: GetOptions, limit: u64) -> Result<(Bytes, u64)> {
         let path = path(key);
         let options = bounds::content(options);

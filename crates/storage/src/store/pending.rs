@@ -52,7 +52,7 @@ impl Store {
     }
 }
 
-/// The sentence for a store that cannot say. What may pass by itself remains an error.
+/// The sentence for a store that cannot say. A failure that may pass by itself remains an error.
 fn unknown(error: Error, permission: Option<&str>) -> Result<String> {
     const STAY: &str = "Uploads that were never completed are not deleted, because the store";
     match (&error, permission) {

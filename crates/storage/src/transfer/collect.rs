@@ -16,8 +16,9 @@ const ATTEMPTS_WITHOUT_A_BYTE: u32 = 3;
 /// After the first of these; longer after the next.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What follows the beginning of an answer. When the connection breaks, what came is kept and the rest is asked for, as long
-/// as one of a few attempts brings something: object_store does the same only a few times, and only if the server sends entity tags.
+/// Reads the rest after the beginning of an answer. When the connection breaks, the bytes that came are kept and the rest is
+/// asked for, as long as one of a few attempts brings something: object_store does the same only a few times, and only if the
+/// server sends entity tags.
 pub(crate) async fn collect(inner: &dyn ObjectStore, path: &Path, found: GetResult) -> object_store::Result<Bytes> {
     let meta = found.meta.clone();
     let mut wanted = found.range.clone();
@@ -25,7 +26,7 @@ pub(crate) async fn collect(inner: &dyn ObjectStore, path: &Path, found: GetResu
         GetResultPayload::Stream(stream) => stream,
         GetResultPayload::File(..) => return found.bytes().await,
     };
-    // What a server says about a length is no reason to allocate more than a part.
+    // A length that a server announces is no reason to allocate more than a part.
     let mut bytes = BytesMut::with_capacity((wanted.end - wanted.start).min(PART_BYTES) as usize);
     let mut empty = 0;
     loop {

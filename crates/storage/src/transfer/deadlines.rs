@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-/// What a file system must move in a second, in bytes, not to be given up: it does not tell how far it is. A part of 8 MB then
+/// The bytes that a file system must move in a second, not to be given up: it does not tell how far it is. A part of 8 MB then
 /// has two minutes, a WAL segment of 16 MB has four.
 pub(crate) const SLOWEST: u64 = 64 << 10;
 
-/// What moving that many bytes may take at that many bytes a second.
+/// The time that so many bytes may take at that many bytes a second.
 pub(crate) fn time_at(rate: u64, bytes: u64) -> Duration {
     Duration::from_millis(bytes.saturating_mul(1000) / rate)
 }

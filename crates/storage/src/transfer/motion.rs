@@ -1,4 +1,4 @@
-//! What moves: whether a transfer gets on, and who has to stand back.
+//! Motion: whether a transfer gets on, and who has to stand back.
 //!
 //! How long something has taken tells nothing of a link that others use too. So whatever waits for the store waits for as long
 //! as bytes move: every backend notes here what the network took and gave, without being told for whom.
@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep};
 /// Less than this is no progress, in bytes: a server that gives a byte now and then keeps nobody waiting.
 const NOTABLE: u64 = 4 << 10;
 
-/// What somebody who stands back still sends on each connection in a second, in bytes: it is not to be taken for dead.
+/// The bytes that a transfer that stands back still sends on each connection in a second: it is not to be taken for dead.
 const TRICKLE: u64 = 2 << 10;
 
 /// How often somebody who stands back looks whether that is over.
@@ -30,7 +30,7 @@ pub struct Motion {
     bytes: AtomicU64,
     /// Of those, the ones before the last progress.
     noted: AtomicU64,
-    /// What this is a part of.
+    /// The motion that this is a part of.
     above: Option<Arc<Motion>>,
 }
 
@@ -134,7 +134,7 @@ impl Brake {
     }
 }
 
-/// Who waits for what moves, and what makes it stand back.
+/// The tasks that wait for motion, and the brake that makes it stand back.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Flow {
     pub(crate) motion: Arc<Motion>,
@@ -146,7 +146,7 @@ tokio::task_local! {
 }
 
 impl Flow {
-    /// That of the operation of which the present code is a part.
+    /// The motion of the present operation.
     pub(crate) fn current() -> Flow {
         FLOW.try_with(Flow::clone).unwrap_or_default()
     }

@@ -5,13 +5,13 @@
 /// The size of the parts in which large objects are uploaded and downloaded, in bytes. S3 allows 10 000 parts.
 pub const PART_BYTES: u64 = 8 << 20;
 
-/// What S3 and Google Cloud Storage take for one part, in bytes.
+/// The limits of S3 and Google Cloud Storage for one part, in bytes.
 const LARGEST: u64 = 5 << 30;
-/// The largest part of which more than one is on its way at a time, in bytes.
+/// The largest part that may be on its way together with others, in bytes.
 const SMALL: u64 = 64 << 20;
 /// Sizes are multiples of this, in bytes.
 const UNIT: u64 = 1 << 20;
-/// An object whose size is known has no more parts than this, with room for what its members take beside their content.
+/// An object whose size is known has no more parts than this, with room for headers and padding of its members.
 const PLANNED: u64 = 9_000;
 /// From which part on they grow if nobody knows how large the object will be, and by how much from each part to the next, in
 /// bytes: so that the last one makes 5 TB full.
@@ -27,7 +27,7 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    /// Of an object of whose size nothing is known.
+    /// An object of unknown size.
     pub(crate) const UNKNOWN: Parts = Parts {
         base: PART_BYTES,
         grows_after: GROWS_AFTER,
@@ -78,7 +78,7 @@ pub(crate) fn in_flight(bytes: u64, usual: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// What S3 and Google Cloud Storage take for one object.
+    /// The limit of S3 and Google Cloud Storage for one object.
     const MOST_PARTS: u64 = 10_000;
     const GIB: u64 = 1 << 30;
     const TB: u64 = 1_000_000_000_000;

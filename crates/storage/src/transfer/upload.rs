@@ -19,14 +19,14 @@ use crate::store::Store;
 /// Parts of one object that are on their way at a time. One more may wait, and one is being filled.
 const IN_FLIGHT: usize = 2;
 
-/// What completing an object may take for each of its parts, beside the deadline of a request: a file system flushes all of
-/// them only then.
+/// The time that completing an object may take for each of its parts, beside the deadline of a request: a file system flushes
+/// all of them only then.
 const FLUSH_A_PART: Duration = Duration::from_secs(1);
 
 /// How long parts that are on their way may take to arrive after the upload has failed.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// Parts on their way; those of which nothing moved any more end with the time for that.
+/// Parts on their way; one that does not move any more ends when its time is over.
 type Running = JoinSet<Result<std::result::Result<object_store::Result<()>, Duration>>>;
 
 enum Part {
@@ -57,7 +57,7 @@ pub struct Uploaded {
     pub created: Created,
 }
 
-/// What happens to an object that is there already.
+/// The treatment of an object that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Replace,

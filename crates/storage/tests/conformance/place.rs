@@ -1,4 +1,4 @@
-//! Where the checks work.
+//! The place where the checks work.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ impl Place {
         Ok(config)
     }
 
-    /// All files in which the server keeps what it stores, where the test can look.
+    /// All files that the server keeps its objects in, if the test can look.
     pub fn files(&self) -> BTreeSet<PathBuf> {
         let mut files = BTreeSet::new();
         if let Some(root) = self.server.files() {
@@ -69,7 +69,7 @@ fn collect(dir: &Path, files: &mut BTreeSet<PathBuf>) {
     }
 }
 
-/// What a check works with: a store, and a folder in it that is the check's own.
+/// The place of a check: a store, and a folder in it that is the check's own.
 #[derive(Clone)]
 pub struct Room {
     pub place: Arc<Place>,

@@ -14,7 +14,7 @@ use crate::table;
 /// Why a check failed.
 pub type Trouble = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a check found, when it came to an end.
+/// The result of a check that came to an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Support {
     Yes,
@@ -50,7 +50,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Of the repository in which the checks work.
+/// The repository of the checks.
 pub const PREFIX: &str = "conformance";
 
 /// A check that takes longer than this hangs.

@@ -1,4 +1,4 @@
-//! What every store must do.
+//! The abilities of every store.
 
 use std::collections::BTreeSet;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! Who the server is, and who we are.
+//! The identity of the server, and ours.
 
 use std::path::Path;
 use std::process::Command;
@@ -60,7 +60,7 @@ async fn an_unknown_host_is_not_trusted_and_the_message_tells_what_to_do() {
         "{listed}"
     );
     assert!(text.contains("ssh-ed25519") && text.contains(&format!("ssh-keyscan -p {}", server.port())));
-    // Who follows the hint needs no new store.
+    // After following the hint no new store is needed.
     let scanned = Command::new("/usr/bin/ssh-keyscan")
         .args(["-p", &server.port().to_string(), "127.0.0.1"])
         .output()
@@ -225,7 +225,7 @@ async fn a_key_that_is_replaced_is_taken_without_opening_the_store_again() {
     assert!(matches!(error, Error::Unauthorized { .. }), "{error:?}");
     std::fs::write(&key, &right).unwrap();
     store.list("").await.unwrap_or_else(|error| panic!("{}", show(&error)));
-    // What is broken later does not matter to who has read it.
+    // A file that is broken later does not matter after it was read.
     std::fs::write(&key, "nonsense").unwrap();
     server.signal_connections(walarchive_testkit::Signal::SIGKILL);
     store.list("").await.unwrap_or_else(|error| panic!("{}", show(&error)));

@@ -1,4 +1,4 @@
-//! What the tests of the stores share.
+//! Helpers that the tests of the stores share.
 #![allow(dead_code, missing_docs)]
 
 use std::io::Write;
@@ -21,7 +21,7 @@ pub struct Probe<'a> {
 }
 
 impl Probe<'_> {
-    /// What the probe had to say: "ok", or the error with its detail and hint.
+    /// The probe's output: "ok", or the error with its detail and hint.
     pub fn run(&self, what: &str) -> String {
         let program = std::env::current_exe().expect("a program");
         let mut command = Command::new(program);

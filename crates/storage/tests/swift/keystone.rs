@@ -15,7 +15,7 @@ pub struct Keystone {
 }
 
 impl Keystone {
-    /// With the object store of two regions, "far" of which is nowhere. Tokens last `lifetime` seconds.
+    /// With the object store of two regions; "far" is nowhere. Tokens last `lifetime` seconds.
     pub fn start(swift: &Arc<SwiftServer>, lifetime: i64) -> Keystone {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let url = format!("http://{}/identity", listener.local_addr().expect("an address"));

@@ -71,8 +71,8 @@ async fn objects(store: &Store) {
     assert_eq!(keys(store.list_shallow("wal").await.unwrap()), ["wal/a"]);
     assert_eq!(keys(store.list_after("wal", "wal/a").await.unwrap()), ["wal/sub/a"]);
     assert_eq!(keys(store.list("nothing").await.unwrap()), Vec::<String>::new());
-    // Of many who create one object at the same moment Swift may tell several that they did: it looks before it has the
-    // content. What is there at the end is what one of these wrote.
+    // If many create one object at the same moment, Swift may tell several that they did: it looks before it has the content.
+    // At the end the object has the content of one of these.
     let race = (0..8).map(|number| store.create("race", format!("{number}").into()));
     let created = futures::future::try_join_all(race).await.unwrap();
     let winner: usize = std::str::from_utf8(&store.get("race", 10).await.unwrap().unwrap())

@@ -128,7 +128,7 @@ impl From<StatusFault> for Fault {
     }
 }
 
-/// What is to be done with a request.
+/// The treatment of a request.
 pub(super) enum Verdict {
     Forward,
     Answer(StatusFault),

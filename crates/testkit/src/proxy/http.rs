@@ -10,7 +10,7 @@ pub(super) struct Head {
     lines: Vec<String>,
 }
 
-/// Where a body ends.
+/// The end of a body.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
     Length(u64),

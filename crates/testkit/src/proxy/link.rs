@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::lock;
 
-/// What is sent at a time, in bytes: so the connections take turns.
+/// The bytes that are sent at a time: so the connections take turns.
 pub(super) const PIECE: u64 = 4 << 10;
 
-/// One direction. Who wants to send waits for its turn, in the order in which they came.
+/// One direction. A sender waits for its turn, in the order in which they came.
 #[derive(Default)]
 pub(super) struct Link {
     free_at: Mutex<Option<Instant>>,

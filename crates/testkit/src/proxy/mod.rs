@@ -58,7 +58,7 @@ const RECEIVE_BUFFER: usize = 64 << 10;
 /// Bytes that are sent at once, as on a link of Ethernet: by those of loopback, 64 kB, the kernel reckons how much it buffers.
 const SEGMENT: u32 = 1400;
 
-/// What all connections see.
+/// State that all connections share.
 #[derive(Default)]
 struct Shared {
     upstream: u16,
@@ -108,7 +108,7 @@ impl FaultProxy {
     #[track_caller]
     fn before(upstream_port: u16, opaque: bool) -> FaultProxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("no free port on loopback");
-        // What lies here has not passed the link yet: the kernel would take megabytes. Its connections inherit it.
+        // Bytes that are here have not passed the link yet: the kernel would take megabytes. Its connections inherit it.
         small_buffer(&listener);
         let port = listener.local_addr().expect("a listener without an address").port();
         let shared = Arc::new(Shared {
@@ -129,7 +129,7 @@ impl FaultProxy {
         self.port
     }
 
-    /// What belongs into walarchive.storage_options to reach an S3 server through the proxy.
+    /// The value for walarchive.storage_options to reach an S3 server through the proxy.
     pub fn options(&self) -> String {
         format!(
             "aws_endpoint=http://127.0.0.1:{},aws_region=us-east-1,allow_http=true",

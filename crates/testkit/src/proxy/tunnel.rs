@@ -10,7 +10,7 @@ use super::Shared;
 use super::connection::Pace;
 use super::fault::Fault;
 
-/// What is read at a time, in bytes.
+/// The bytes that are read at a time.
 const CHUNK: usize = 16 << 10;
 
 /// Until one of the two sides ends.
@@ -50,7 +50,7 @@ fn send(shared: &Shared, mut client: &TcpStream, mut server: &TcpStream) -> io::
     }
 }
 
-/// What the server says, and when.
+/// Take the server's answers, and note when each came.
 fn listen(shared: &Shared, mut server: &TcpStream, to: Sender<(Instant, Vec<u8>)>) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK];
     loop {

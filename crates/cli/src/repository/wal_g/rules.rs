@@ -2,7 +2,7 @@
 
 /// How variables become options.
 pub(super) struct Rule {
-    /// The scheme of the URLs for which it counts.
+    /// It counts for URLs with this scheme.
     pub scheme: &'static str,
     /// The first one that is set counts.
     pub variables: &'static [&'static str],
@@ -116,7 +116,7 @@ pub(super) const RULES: [Rule; 32] = [
     rule("sftp", &["SSH_PORT"], &[]),
 ];
 
-/// What core takes from the environment by itself, as it holds secrets or belongs to one process only.
+/// The variables that core takes from the environment by itself, as they hold secrets or belong to one process only.
 pub(super) const SECRETS: [(&str, &[&str]); 5] = [
     (
         "s3",

@@ -10,6 +10,7 @@ use indicatif::{HumanBytes, HumanDuration};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use walarchive_core::lease::{self, Lease, Moment};
+use walarchive_core::printable::counted;
 use walarchive_core::repository::inventory::{find_backup, list_backups};
 use walarchive_core::restore::{
     ConfigurationPlan, PlannedRestore, ReadProgress, RecoveryMode, RecoverySettings, RestoreCommand, RestorePlan,
@@ -27,7 +28,7 @@ mod args;
 
 pub use args::BackupFetch;
 
-/// What remains to be done after a restore of some databases.
+/// The steps that remain after a restore of some databases.
 const INVALID_PAGES: &str = "note: ignore_invalid_pages is on in postgresql.auto.conf, so that recovery passes over the pages that \
      were left out; after recovery remove the setting with ALTER SYSTEM RESET ignore_invalid_pages and restart the server, or \
      damaged pages would go unnoticed in the next recovery";
@@ -108,7 +109,7 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
     Ok(())
 }
 
-/// Who writes into the repository now, and when that was looked up. A failure here does not end the restore.
+/// Look up who writes into the repository now, and note when we looked. A failure here does not end the restore.
 async fn holder(store: &Store) -> Option<(Lease, Moment)> {
     let lease = Lease::read(store).await.unwrap_or_else(|error| {
         tracing::warn!(%error, "could not find out who writes into the repository");
@@ -126,9 +127,9 @@ pub async fn verify(args: &BackupFetch) -> Result<VerifyStatus> {
         let read = progress::show(progress, args.quiet, work).await?;
         let bytes = HumanBytes(read.bytes);
         println!(
-            "backup \"{}\" can be restored: {} files, {bytes} were read and checked",
+            "backup \"{}\" can be restored: {}, {bytes} were read and checked",
             printable::line(&name),
-            read.files
+            counted(read.files, "file")
         );
         Ok(VerifyStatus::Ok)
     };
@@ -273,9 +274,9 @@ fn incomplete(target: &Path, has_links: bool) {
 
 fn summary(name: &str, target: &Path, restored: &Restored, started: Instant) -> String {
     format!(
-        "restored backup \"{name}\" into \"{}\": {} files, {} from {} in {}",
+        "restored backup \"{name}\" into \"{}\": {}, {} from {} in {}",
         target.display(),
-        restored.files,
+        counted(restored.files, "file"),
         HumanBytes(restored.bytes),
         HumanBytes(restored.stored_bytes),
         HumanDuration(started.elapsed())

@@ -27,7 +27,7 @@ use crate::formats::files_metadata::AllVisible;
 /// Pages that are kept in memory while the rest of the file is read, so that they need not be read again: 8 MB.
 pub(crate) const KEPT: usize = 1024;
 
-/// What a file's pages are to be asked.
+/// The question to each page of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Question {
     /// The parent's start: what was changed there or later is changed.
@@ -60,7 +60,7 @@ impl Question {
     }
 }
 
-/// What reading a file once has told.
+/// The result of reading a file once.
 #[derive(Debug)]
 pub(crate) struct Scan {
     /// The numbers of the changed pages, ascending.

@@ -5,12 +5,13 @@ use super::load::load;
 use super::{Choice, Origin, Parent, WantedParent, fit};
 use crate::backup::BackupRequest;
 use crate::error::{Error, Result};
+use crate::printable::counted;
 use crate::repository::inventory;
 use crate::repository::inventory::{BackupInfo, Inventory};
 use walarchive_storage::Store;
 
-/// What kind of backup it becomes. To be called after `pg_backup_start`: where the backup starts counts. `in_recovery`: is this
-/// server a standby? An error if a parent was named that is none; or the store's.
+/// Choose the kind of the backup. Call this after `pg_backup_start`: the start of the backup counts. `in_recovery`: is this
+/// server a standby? An error if the backup that was named cannot be a parent; or the store's.
 pub async fn choose(
     store: &Store,
     request: &BackupRequest,
@@ -56,8 +57,11 @@ impl Chooser<'_> {
         };
         if steps > max_steps as usize {
             return full(match origin {
-                Origin::Latest => format!("\"{}\" is {} steps away from its full backup", newest.name, steps - 1),
-                Origin::LatestFull => format!("\"{}\" has {} delta backups", root.name, steps - 1),
+                Origin::Latest => {
+                    let steps = counted(steps - 1, "step");
+                    format!("\"{}\" is {steps} away from its full backup", newest.name)
+                }
+                Origin::LatestFull => format!("\"{}\" has {}", root.name, counted(steps - 1, "delta backup")),
             });
         }
         match self.parent(&inventory, &chain).await? {
@@ -78,7 +82,7 @@ impl Chooser<'_> {
                 },
             });
         };
-        // Where it has no chain, it is said why it cannot be restored.
+        // Says why the backup cannot be restored if it has no chain.
         let chain = inventory.chain(backup).unwrap_or_else(|_| vec![backup]);
         match self.parent(&inventory, &chain).await? {
             Ok(parent) => Ok(Choice::Delta(parent)),

@@ -7,8 +7,8 @@
 //!
 //! One case remains: a database that is dropped and made again, with the same OID, while the parent is being taken. Then the
 //! parent may hold files of the old one and the `PG_VERSION` of the new one. So `PG_VERSION` must have been there before the
-//! parent began. What is being copied while the parent is taken may be there in part only, which [`changes`](crate::backup::delta::changes)
-//! sees by its size.
+//! parent began. The parent may have only a part of a file that is being copied meanwhile;
+//! [`changes`](crate::backup::delta::changes) sees that by the size.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -40,14 +40,14 @@ pub(super) fn of_version(path: &Path) -> Option<u32> {
     is_version.then(|| of_file(path))?
 }
 
-/// The OID of the database in whose directory, of any tablespace, the file is.
+/// The OID of the database whose directory, in any tablespace, has the file.
 pub(in crate::backup) fn of_file(path: &Path) -> Option<u32> {
     let directory = path.parent().filter(|directory| rules::is_database(directory))?;
     directory.file_name()?.to_str()?.parse().ok()
 }
 
-/// The OIDs of the databases that are the same as in the parent, which began at `start`. `homes` are all files now of which
-/// [`of_version`] knows the database.
+/// The OIDs of the databases that are the same as in the parent, which began at `start`. `homes` are all present files whose
+/// database [`of_version`] knows.
 pub(super) fn same(
     homes: &[PathBuf],
     data_dir: &Path,

@@ -1,4 +1,4 @@
-//! What the parent holds, in a form that is compact enough for millions of files.
+//! The files of the parent, in a form that is compact enough for millions of them.
 //!
 //! # Why a file may be left out
 //!
@@ -19,12 +19,12 @@ use sha2::{Digest, Sha256};
 use crate::formats::files_metadata::AllVisible;
 use crate::formats::manifest::ChecksumAlgorithm;
 
-/// What the parent holds under one path.
+/// The parent's knowledge of one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::backup) struct ParentFile<'a> {
     /// In bytes.
     pub(in crate::backup) size: u64,
-    /// By what it is told that the file was not written since, if the parent knows it.
+    /// Inode, size and time of change: they tell that the file was not written since, if the parent knows them.
     pub(in crate::backup) known: Option<Known<'a>>,
 }
 
@@ -56,18 +56,18 @@ pub(in crate::backup) struct ParentFiles {
 
 #[derive(Debug, Clone, Copy)]
 struct KnownFile {
-    key: Key,
+    key: PathHash,
     size: u64,
     inode: u64,
     changed: i64,
-    /// Where its checksum stands, or one of the marks.
+    /// The place of its checksum, or one of the marks.
     sum: u32,
-    /// Where its pages that are all-visible stand, or [`UNMARKED`].
+    /// The place of its all-visible pages, or [`UNMARKED`].
     marks: u32,
 }
 
 /// The beginning of the path's SHA-256: no two paths of any repository share it.
-type Key = [u8; 16];
+type PathHash = [u8; 16];
 
 /// The manifest has it, and the files metadata does not.
 const UNDESCRIBED: u32 = u32::MAX;
@@ -110,7 +110,7 @@ impl ParentFiles {
         let Some(at) = self.find(path) else { return };
         let place = u32::try_from(self.marks.len()).ok().filter(|place| *place < UNMARKED);
         let bytes = marked.to_bytes();
-        // Of what has no room, as with 200 TB of tables, nothing is known.
+        // If there is no room for a file, as with 200 TB of tables, nothing is known of it.
         if let (Some(place), Ok(length)) = (place, u32::try_from(bytes.len())) {
             self.entries[at].marks = place;
             self.marks.extend_from_slice(&length.to_le_bytes());
@@ -130,7 +130,7 @@ impl ParentFiles {
         self.entries.len()
     }
 
-    /// What the files metadata says of a path. What the manifest does not list is no regular file.
+    /// Take in what the files metadata says of a path. A path that the manifest does not list is no regular file.
     pub(super) fn describe(&mut self, path: &str, known: Option<Known<'_>>) {
         let Some(at) = self.find(path) else { return };
         let entry = &mut self.entries[at];
@@ -202,9 +202,9 @@ impl Listed {
     }
 }
 
-fn key(path: &str) -> Key {
+fn key(path: &str) -> PathHash {
     let digest = Sha256::digest(path.as_bytes());
-    let mut key = Key::default();
+    let mut key = PathHash::default();
     key.copy_from_slice(&digest[..16]);
     key
 }

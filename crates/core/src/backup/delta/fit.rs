@@ -23,7 +23,7 @@ const TAR_LIMIT: u64 = 1 << 20;
 pub(super) struct Unfit {
     /// Half a sentence about it.
     pub(super) why: String,
-    /// What to do if it was asked for by name, as a sentence.
+    /// The hint, as a sentence, if the backup was asked for by name.
     pub(super) hint: &'static str,
 }
 
@@ -90,7 +90,7 @@ pub(super) async fn is_being_deleted(store: &Store, backup: &str) -> Result<bool
     Ok(store.size(&layout::backup_deletion(backup)).await?.is_some())
 }
 
-/// What the error says of the parent's manifest or files metadata, if it is about these.
+/// The error's reason, if it is about the parent's manifest or files metadata.
 pub(super) fn unreadable(store: &Store, backup: &str, error: Error) -> Result<Unfit> {
     let manifest = store.object_url(&layout::backup_manifest(backup));
     let (object, why) = match error {

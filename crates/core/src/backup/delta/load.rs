@@ -11,7 +11,7 @@ use crate::error::{Error, Result, StorageError};
 use crate::formats::files_metadata::{FileDescription, Identity, Listener};
 use crate::formats::manifest::{ChecksumAlgorithm, ManifestFile};
 use crate::formats::{FILES_LIMIT, files_metadata, manifest};
-use crate::repository::layout;
+use crate::repository::layout::{self, Key};
 use walarchive_storage::{RangeReader, Store};
 
 /// All files of a backup. [`Error::NotFound`] and [`Error::Damaged`] say why it cannot be a parent.
@@ -26,7 +26,7 @@ pub(super) async fn load(store: &Store, backup: &str) -> Result<ParentFiles> {
 /// Read an object with `work`, whose inner error is that of the source.
 async fn read<T: Send + 'static>(
     store: &Store,
-    key: String,
+    key: Key,
     work: impl FnOnce(&mut RangeReader) -> Result<io::Result<T>> + Send + 'static,
 ) -> Result<T> {
     let object = store.object_url(&key);

@@ -1,8 +1,8 @@
-//! Delta backups: of what the parent holds already, only what has changed since.
+//! Delta backups: only the changes since the parent was taken.
 //!
-//! - A file of which it is certain that it was not written since is not read, and left out: see [`files`].
-//! - Of a relation's file in a database that was there when the parent was taken, the pages that were changed since go into
-//!   an increment: see [`changes`] and [`databases`].
+//! - A file that was certainly not written since is not read, and left out: see [`files`].
+//! - In a database that was there when the parent was taken, the changed pages of a relation's file go into an increment: see
+//!   [`changes`] and [`databases`].
 //! - Everything else goes in full.
 //!
 //! [`choose`] finds the parent, or says why a full backup is to be taken.
@@ -46,7 +46,7 @@ pub enum Origin {
     LatestFull,
 }
 
-/// What is asked for.
+/// The kind of backup that is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WantedParent {
     /// A full backup.
@@ -55,14 +55,14 @@ pub enum WantedParent {
     Automatic {
         /// `walarchive.delta_max_steps`: so many deltas are based on one full backup at most; 0 for none.
         max_steps: u32,
-        /// What it is based on.
+        /// The backup that it is based on.
         origin: Origin,
     },
     /// A delta backup based on the backup of this name, or an error.
     Named(String),
 }
 
-/// What it comes to.
+/// The kind of backup that it becomes.
 #[derive(Debug, Clone)]
 pub enum Choice {
     /// A full backup; and why, half a sentence, if a delta was asked for.
@@ -81,11 +81,11 @@ pub struct Parent {
     pub name: String,
     /// Name of the full backup at the root, which may be this one.
     pub full_name: String,
-    /// Where it starts: what was changed after this is not in it for sure.
+    /// The start of the parent: it may lack changes that came after this.
     pub start_lsn: Lsn,
     /// Steps that the new backup is away from the full one.
     pub count: u32,
-    /// The timeline on which it was taken.
+    /// The timeline of its server when it was taken.
     pub(super) timeline: u32,
     /// How this timeline comes from that one. Nothing else is known of it if both are the same.
     pub(super) history: TimelineHistory,

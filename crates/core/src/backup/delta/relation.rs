@@ -1,4 +1,4 @@
-//! Which files an increment can stand for, and of which relation they are.
+//! The files that an increment can stand for, and the relations that they belong to.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::backup::read::rules;
 /// The OID of `pg_default`, whose directory is `base`.
 const PG_DEFAULT: u32 = 1663;
 
-/// What the server calls a relation's files: `RelFileLocator`.
+/// The name that the server has for a relation's files: `RelFileLocator`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Locator {
     /// OID of the tablespace.
@@ -19,7 +19,7 @@ pub(super) struct Locator {
     pub(super) relation: u32,
 }
 
-/// Is it a file of which a delta backup can have an increment?
+/// Can a delta backup have an increment of this file?
 pub(in crate::backup) fn is_paged(path: &Path) -> bool {
     RelationFile::of(path).is_some()
 }

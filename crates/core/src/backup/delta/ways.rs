@@ -19,7 +19,7 @@ use crate::formats::files_metadata::{AllVisible, Identity};
 use crate::formats::manifest::{ChecksumAlgorithm, hex};
 use crate::page::PAGE_BYTES;
 
-/// The knowledge of what has changed since the parent was taken.
+/// The knowledge of the changes since the parent was taken.
 #[derive(Debug)]
 pub(in crate::backup) struct Delta {
     parent: Parent,
@@ -28,7 +28,7 @@ pub(in crate::backup) struct Delta {
     source: Source,
 }
 
-/// Who tells which pages have changed.
+/// The source that tells which pages have changed.
 #[derive(Debug)]
 enum Source {
     /// Each page by its LSN, in the databases of these OIDs.

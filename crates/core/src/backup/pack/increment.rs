@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::input::{Incremented, Input};
-use super::packer::{CHUNK, Packer};
+use super::packer::{CHUNK, Packer, Reading};
 use crate::backup::delta::Way;
 use crate::backup::delta::changes::{KEPT, Question, Scan, scan};
 use crate::backup::read::pages::PageReader;
@@ -31,7 +31,7 @@ impl Packer {
                 .then(|| self.all_visible_before(input.path)),
             ..question
         };
-        let mut reader = self.reader(input, true)?;
+        let mut reader = self.reader(input, Reading::First)?;
         let mut buffer = std::mem::take(&mut self.buffer);
         let (shared, algorithm) = (self.shared.clone(), self.shared.algorithm);
         let scanned = scan(&mut reader, input.size, &question, algorithm, &mut buffer, |bytes| {
@@ -62,7 +62,7 @@ impl Packer {
         let written = self.tar.content(&kept);
         self.written(written)?;
         drop(kept);
-        let (mut again, mut crcs, mut same) = (self.reader(input, false)?, others.iter(), true);
+        let (mut again, mut crcs, mut same) = (self.reader(input, Reading::Again)?, others.iter(), true);
         let rest = &header.blocks[header.blocks.len().min(KEPT)..];
         self.pages(&mut again, rest, |page| {
             same &= crcs.next() == Some(&crc32c::crc32c(page))
@@ -120,7 +120,7 @@ impl Packer {
             blocks,
         };
         self.begin(input, &header)?;
-        let mut reader = self.reader(input, true)?;
+        let mut reader = self.reader(input, Reading::First)?;
         self.pages(&mut reader, &header.blocks, |_| ())?;
         self.end(&header)?;
         self.shared.progress.read(input.size);

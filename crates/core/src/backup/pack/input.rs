@@ -18,7 +18,7 @@ pub(crate) struct Input<'a> {
     pub(crate) owner: &'a Attributes,
 }
 
-/// What became of a file that was to be an increment.
+/// The outcome for a file that was to be an increment.
 #[derive(Debug)]
 pub(crate) struct Incremented {
     /// Of the whole file, if the parent's pages and these make the same bytes for sure.

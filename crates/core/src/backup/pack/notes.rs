@@ -1,4 +1,4 @@
-//! What the manifest and the files metadata will say of what was packed.
+//! The lines of manifest and files metadata about the files that were packed.
 
 use std::ffi::OsStr;
 use std::io;

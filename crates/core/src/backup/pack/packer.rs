@@ -34,13 +34,13 @@ use crate::formats::manifest::{ChecksumAlgorithm, Checksummer, ManifestFile, hex
 use crate::lsn::Lsn;
 use walarchive_storage::Upload;
 
-/// What is read, summed up and compressed at a time, in bytes: whole pages.
+/// The bytes that are read, summed up and compressed at a time: whole pages.
 pub(crate) const CHUNK: usize = 256 << 10;
 
-/// What all tars of a backup share.
+/// State that all tars of a backup share.
 pub(crate) struct Shared {
     pub(crate) data_dir: PathBuf,
-    /// Where the backup starts.
+    /// The start of the backup.
     pub(crate) start: Lsn,
     /// Known once the copying has begun.
     pub(crate) source: OnceLock<SourceFacts>,
@@ -78,6 +78,15 @@ pub(crate) struct Packer {
 
 type Count = Box<dyn Fn(u64) + Send>;
 type Sink = Encoder<Counted<Upload, Count>>;
+
+/// Which time is a file read?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Verifies the pages if they have checksums, and else notes what a later delta backup has to know.
+    First,
+    /// The pages were looked at before.
+    Again,
+}
 
 impl Packer {
     /// Begin a tar that is compressed by so many threads beside this one.
@@ -138,7 +147,7 @@ impl Packer {
         let (sum, found) = match incremented {
             Some(incremented) => (incremented.sum, incremented.found),
             None => {
-                let mut reader = self.reader(&input, true)?;
+                let mut reader = self.reader(&input, Reading::First)?;
                 let next = |buffer: &mut [u8]| reader.next(buffer).map(|run| run.map_or(0, |run| run.bytes.len()));
                 let sum = self.content(input.path, size, &owner, next)?;
                 (Some(sum), reader.into_found())
@@ -162,18 +171,17 @@ impl Packer {
         self.record(input.path, size, sum, &description)
     }
 
-    /// A reader of the file from its beginning on. If `verify` is true, it verifies the pages if they have checksums, and else
-    /// notes what a later delta backup has to know.
-    pub(crate) fn reader(&self, input: &Input<'_>, verify: bool) -> Result<PageReader> {
+    /// A reader of the file from its beginning on.
+    pub(crate) fn reader(&self, input: &Input<'_>, reading: Reading) -> Result<PageReader> {
         let file = input.file.try_clone();
         let file = file.map_err(|error| Error::io("open", input.full, error))?;
         let source = self.shared.source.get();
         let verified = source
-            .filter(|source| source.data_checksums && verify)
+            .filter(|source| source.data_checksums && reading == Reading::First)
             .and_then(|source| source.first_page(input.path));
         let (path, first, start) = (input.full.to_owned(), verified.unwrap_or(0), self.shared.start);
         let reader = PageReader::new(file, path, first, input.size, start, verified.is_some());
-        let reader = match verify && self.notes_all_visible(input.path) {
+        let reader = match reading == Reading::First && self.notes_all_visible(input.path) {
             true => reader.noting_all_visible(),
             false => reader,
         };
@@ -331,7 +339,7 @@ fn open(links: &Links, path: &Path, full: &Path) -> Result<Option<(File, Metadat
     Ok(Some((file, meta)))
 }
 
-/// What can be said of any member.
+/// The part of a description that any member has.
 pub(crate) fn described(owner: &Attributes) -> FileDescription {
     let (seconds, nanoseconds) = owner.modified;
     FileDescription {
@@ -348,6 +356,7 @@ mod tests {
     use crate::backup::OnChecksumFailure;
     use crate::backup::pack::spool::Lines;
     use crate::backup::pack::stream::store_stream;
+    use crate::repository::layout;
     use walarchive_storage::Store;
 
     /// Pack with `fill` and give back what the tar holds.
@@ -370,8 +379,8 @@ mod tests {
             progress: Arc::default(),
             stop: CancellationToken::new(),
         });
-        let stop = shared.stop.clone();
-        let stored = store_stream(&store, "tar", &stop, move |upload| {
+        let (stop, key) = (shared.stop.clone(), layout::tar("b", "part_001.tar"));
+        let stored = store_stream(&store, &key, &stop, move |upload| {
             let mut packer = Packer::new(shared, "tar".to_owned(), upload, 0)?;
             fill(&mut packer)?;
             packer.finish()
@@ -379,7 +388,7 @@ mod tests {
         let (packed, _) = stored.await.expect("packed");
         (
             packed,
-            store.get("tar", u64::MAX).await.expect("read").expect("there").to_vec(),
+            store.get(&key, u64::MAX).await.expect("read").expect("there").to_vec(),
         )
     }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// What is longer ago does not count.
+/// Older bytes do not count.
 const WINDOW: Duration = Duration::from_secs(5);
 
 /// Looks that follow each other faster are not kept.
@@ -12,7 +12,7 @@ const STEP: Duration = Duration::from_millis(50);
 /// The rate of a counter during the last seconds, for who looks at it every now and then.
 #[derive(Debug, Default)]
 pub struct Rate {
-    /// What was seen, the oldest first; all but the first within the window.
+    /// The counts, the oldest first; all but the first within the window.
     seen: VecDeque<(Instant, u64)>,
 }
 
@@ -52,7 +52,7 @@ mod tests {
         assert_eq!(at(10, 1_000_000), None, "too short to tell");
         assert_eq!(at(1000, 1000), Some(1000));
         assert_eq!(at(3000, 1000), Some(333));
-        // What was counted before is forgotten, half a second after half a second.
+        // Older counts are forgotten, half a second after half a second.
         for step in 1..=20 {
             at(3000 + step * 500, 1000 + step * 1000);
         }

@@ -34,7 +34,7 @@ impl Spool {
 }
 
 impl Lines {
-    /// Go through them in the order in which they came.
+    /// Go through them in their first order.
     pub(crate) fn each(&self, mut take: impl FnMut(&str) -> io::Result<()>) -> io::Result<()> {
         if self.0.is_empty() {
             return Ok(());

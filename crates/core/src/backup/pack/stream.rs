@@ -6,13 +6,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::blocking::blocking;
 use crate::error::{Error, Result, StorageError};
+use crate::repository::layout::Key;
 use walarchive_storage::{Store, Upload};
 
 /// Run `produce` on a thread that may block, with the writing end of an upload; it must finish the upload. Returns what it
 /// returned and the bytes that were stored. If both sides fail, the error is that of the side that failed first.
 pub(crate) async fn store_stream<T: Send + 'static>(
     store: &Store,
-    key: &str,
+    key: &Key,
     cancel: &CancellationToken,
     produce: impl FnOnce(Upload) -> Result<T> + Send + 'static,
 ) -> Result<(T, u64)> {

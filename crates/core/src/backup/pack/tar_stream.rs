@@ -10,7 +10,7 @@ use crate::backup::read::walk::Attributes;
 const BLOCK: u64 = 512;
 /// The bytes that a header has for the name.
 const NAME_BYTES: usize = 100;
-/// What GNU tar calls a member that holds the name of the next one.
+/// GNU tar's name for a member that holds the name of the next one.
 const LONG_LINK: &[u8] = b"././@LongLink";
 
 /// Writes members one after the other. It must be [finished](TarStream::finish).

@@ -30,11 +30,11 @@ pub struct Residency {
     pub pages: Vec<bool>,
 }
 
-/// Finds that out for `length` bytes from `offset` on, which is a multiple of the system's page size. It takes a system call
-/// for which no safe function is known.
+/// Finds that out for `length` bytes from `offset` on, which is a multiple of the system's page size. This takes a system call,
+/// and no safe function for it is known.
 pub type FindResident = fn(file: &File, offset: u64, length: u64) -> io::Result<Residency>;
 
-/// What reading one file does to the cache.
+/// The effect on the cache of reading one file.
 #[derive(Debug)]
 pub(crate) struct Footprint {
     find: FindResident,
@@ -92,7 +92,7 @@ impl Footprint {
         Ok(())
     }
 
-    /// The parts of this stretch that were not in the cache. What is not known was.
+    /// The parts of this stretch that were not in the cache. If the system cannot tell, a part counts as cached.
     fn cold(&self, position: u64, end: u64) -> Vec<Range<u64>> {
         let mut cold: Vec<Range<u64>> = Vec::new();
         for (window, residency) in &self.before {

@@ -1,5 +1,5 @@
-//! Configuration files that are not in the data directory, as on Debian: a tar of their own beside those of the data directory,
-//! of which WAL-G knows nothing.
+//! Configuration files that are not in the data directory, as on Debian: a tar of their own beside those of the data directory.
+//! WAL-G does not know it.
 
 use std::collections::BTreeSet;
 use std::fs::Metadata;
@@ -27,7 +27,7 @@ const COUNT_LIMIT: usize = 2000;
 /// PostgreSQL's own bound for files that include files.
 const MAX_DEPTH: usize = 10;
 
-/// Where the server said that its configuration is. All paths are absolute.
+/// The places of the configuration, as the server has said. All paths are absolute.
 #[derive(Debug, Clone, Default)]
 pub struct ConfigurationFiles {
     /// `config_file`.
@@ -40,7 +40,7 @@ pub struct ConfigurationFiles {
     pub secrets: Vec<PathBuf>,
 }
 
-/// Those of the files outside the data directory, with what they include; none if all are in it. What cannot be taken is
+/// Take the files outside the data directory, with those that they include; none if all are in it. Files that cannot be taken are
 /// noted as left out.
 pub(crate) fn take(
     files: &ConfigurationFiles,

@@ -7,10 +7,10 @@ use super::rules;
 use crate::data_dir::PG_VERSION;
 use crate::error::{Error, Result};
 
-/// The OID of `template1`, from which `CREATE DATABASE` copies.
+/// The OID of `template1`, which `CREATE DATABASE` copies.
 const TEMPLATE1: u32 = 1;
 
-/// What the walk has seen of it. `global/pg_control` is not here: without it no backup begins.
+/// The part that the walk has seen. `global/pg_control` is not here: without it no backup begins.
 #[derive(Debug, Default)]
 pub(crate) struct Essential {
     has_version: bool,
@@ -61,8 +61,8 @@ impl Essential {
         Err(missing_in(data_dir, missing, HINT))
     }
 
-    /// After the last file: has each database that was there all the time its `PG_VERSION`, and `template1` be there? Returns the
-    /// OIDs of which the backup may have a part only.
+    /// After the last file: has each database that was there all the time its `PG_VERSION`, and is `template1` there? Returns
+    /// the OIDs of databases that the backup may have in part only.
     pub(crate) fn check_databases(&self, data_dir: &Path, databases: &Databases) -> Result<Vec<u32>> {
         let known = databases.after.as_ref().map(|after| &databases.before & after);
         let expected = match &known {

@@ -12,7 +12,7 @@ pub(crate) struct FileEntry {
     pub(crate) size: u64,
 }
 
-/// Files in the order in which they were found.
+/// Files in the order of the walk.
 #[derive(Debug, Default)]
 pub(crate) struct FileList {
     directories: Vec<PathBuf>,
@@ -25,7 +25,7 @@ pub(crate) struct FileList {
 struct File {
     /// Which of the directories.
     directory: usize,
-    /// Where its name ends; it begins where that of the file before ends.
+    /// The end of its name, which begins at the end of the one before.
     end: usize,
     size: u64,
 }

@@ -20,10 +20,17 @@ pub(crate) struct Followed {
     path: PathBuf,
     /// Canonical.
     target: PathBuf,
-    is_directory: bool,
+    kind: Kind,
 }
 
-/// What was found, by the walk and by the packing.
+/// The kind of file that a link leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    File,
+    Directory,
+}
+
+/// Links that the walk and the packing have found.
 #[derive(Debug, Default)]
 pub(crate) struct Links {
     followed: Mutex<Vec<Followed>>,
@@ -33,14 +40,14 @@ pub(crate) struct Links {
 
 impl Links {
     /// Note a link that leads to `target`.
-    pub(crate) fn follow(&self, path: &Path, target: PathBuf, is_directory: bool) {
+    pub(crate) fn follow(&self, path: &Path, target: PathBuf, kind: Kind) {
         let mut followed = self.followed.lock();
         if followed.len() < NAMED {
             tracing::debug!(path = %path.display(), target = %target.display(), "a symbolic link is followed");
             followed.push(Followed {
                 path: path.to_owned(),
                 target,
-                is_directory,
+                kind,
             });
         }
     }
@@ -75,9 +82,9 @@ impl Links {
         }
     }
 
-    /// Do the links still lead to where they led? What was copied is of two places otherwise. A database may have been dropped.
+    /// Do the links still lead to where they led? If not, the copy is of two places. A database may have been dropped.
     pub(crate) fn check(&self, data_dir: &Path) -> Result<()> {
-        for link in self.followed.lock().iter().filter(|link| link.is_directory) {
+        for link in self.followed.lock().iter().filter(|link| link.kind == Kind::Directory) {
             let full = data_dir.join(&link.path);
             let now = match full.canonicalize() {
                 Ok(now) if now == link.target => continue,
@@ -102,7 +109,7 @@ impl Links {
         let described = followed.iter().map(|link| FollowedLink {
             path: link.path.to_string_lossy().into_owned(),
             target: link.target.to_string_lossy().into_owned(),
-            is_directory: link.is_directory,
+            is_directory: link.kind == Kind::Directory,
         });
         described.collect()
     }
@@ -112,8 +119,8 @@ impl Links {
     }
 }
 
-/// Where a link leads to that the server itself follows. It is an error if that is not there, as the server would miss it too;
-/// none if the link is gone by now.
+/// Find the target of a link that the server itself follows. An error if the target is not there, as the server would miss it
+/// too; none if the link is gone by now.
 pub(crate) fn target_of(full: &Path) -> Result<Option<(PathBuf, Metadata)>> {
     let reached = full
         .canonicalize()

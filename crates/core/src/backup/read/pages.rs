@@ -1,4 +1,4 @@
-//! Reading a relation's file in runs of whole pages, each of which is verified on the way.
+//! Reading a relation's file in runs of whole pages, and verifying each page on the way.
 
 use std::fs::File;
 use std::io;
@@ -24,7 +24,7 @@ pub(crate) struct Run<'a> {
     pub(crate) bytes: &'a [u8],
 }
 
-/// What reading has told of a file's pages, as files_metadata will say it.
+/// Facts about a file's pages that reading has told, as files_metadata will have them.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Found {
     /// The corrupt ones, by their numbers in the relation.
@@ -33,8 +33,8 @@ pub(crate) struct Found {
     pub(crate) all_visible: Option<AllVisible>,
 }
 
-/// One relation's file, of the size that it had when it was opened. What was cut off since reads as zeros, as replay of the
-/// WAL will cut it off again; what was appended since is left out, as replay will append it again.
+/// One relation's file, of the size that it had when it was opened. A part that was cut off since reads as zeros, as replay of
+/// the WAL will cut it off again; a part that was appended since is left out, as replay will append it again.
 ///
 /// With data checksums a page whose checksum is wrong is read once more, as the server may have been writing it, and counts
 /// as corrupt if it is wrong still. Its bytes are given as they are: part of a page may be all that is left of the rows.
@@ -48,7 +48,7 @@ pub(crate) struct PageReader {
     size: u64,
     start: Lsn,
     data_checksums: bool,
-    /// Where the next run begins, in bytes.
+    /// The beginning of the next run, in bytes.
     position: u64,
     corrupt: CorruptBlocks,
     /// The corrupt pages of the last run, by their numbers in the file.
@@ -153,7 +153,7 @@ impl PageReader {
         self.corrupt_here.contains(&page)
     }
 
-    /// What was found in the pages that were read.
+    /// Facts about the pages that were read.
     pub(crate) fn into_found(mut self) -> Found {
         // Not all may have been read.
         self.spare(Footprint::wipe);

@@ -1,5 +1,5 @@
-//! What a backup leaves out, by name. PostgreSQL's own base backup is the authority; where the format page asks for more to be
-//! left out (server logs, recovery signals), that is added at the top of the data directory only.
+//! Names that a backup leaves out. PostgreSQL's own base backup is the authority; the format page asks for more to be left out
+//! (server logs, recovery signals), and that is left out at the top of the data directory only.
 
 use std::path::{Component, Path, PathBuf};
 

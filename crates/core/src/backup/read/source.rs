@@ -14,7 +14,7 @@ use crate::page::PAGE_BYTES;
 /// system, which are FAT's of 2 s, in nanoseconds.
 const MARGIN: i64 = 2_000_000_001;
 
-/// What has to be known of a data directory to read its files.
+/// Facts about a data directory that one needs to read its files.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SourceFacts {
     /// `RELSEG_SIZE`.
@@ -54,7 +54,7 @@ impl SourceFacts {
         page::first_page(path, self.segment_pages)
     }
 
-    /// A file was found so before it was read and after it. Would any later write show in what [`Identity`] keeps?
+    /// A file was found so before it was read and after it. Would any later write show in the fields of [`Identity`]?
     ///
     /// A write gives the file the time of the clock, which moves in ticks, so two writes can leave the same time. Here the
     /// last change is before the reference by more than any tick, and the reading behind the reference: what is written

@@ -1,11 +1,11 @@
 //! Unlogged relations: a backup holds their init forks only. When recovery ends, the server makes the other forks from these.
 //!
-//! By its init fork a relation is known as unlogged, and that may come late: while an index of an unlogged table is being
-//! built, its main fork is there and grows, and its init fork comes when the index is complete. Replay makes the init fork
-//! then, and a main fork that a backup has copied before is in the way of the new one: recovery ends with "could not create
-//! file …: File exists" (`ResetUnloggedRelations`). So init forks are looked for three times: when the data directory is
-//! walked, just before a file is packed, and after `pg_backup_stop`. What is in a tar by then is left out of the files metadata
-//! and of the manifest: by these a restore knows what to take out of a tar.
+//! An init fork tells that a relation is unlogged, and the init fork may come late: while an index of an unlogged table is
+//! being built, its main fork is there and grows, and its init fork comes when the index is complete. Replay makes the init
+//! fork then, and a main fork that a backup has copied before is in the way of the new one: recovery ends with "could not
+//! create file …: File exists" (`ResetUnloggedRelations`). So init forks are looked for three times: when the data directory is
+//! walked, just before a file is packed, and after `pg_backup_stop`. A file that is in a tar by then is left out of the files
+//! metadata and of the manifest: they tell a restore which files to take out of a tar.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};

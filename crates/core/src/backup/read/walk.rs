@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::essential::Essential;
 use super::files::FileList;
-use super::links::{Links, target_of};
+use super::links::{self, Links, target_of};
 use super::rules;
 use super::unlogged::Unlogged;
 use crate::backup::{BackupRequest, TablespaceLink};
@@ -19,7 +19,7 @@ use crate::data_dir::{PG_CONTROL, PG_WAL};
 use crate::error::{Error, Result};
 use crate::formats::FILES_LIMIT;
 
-/// What was found. Paths are relative to the data directory; those in tablespaces go through `pg_tblspc/<oid>`.
+/// The result of the walk. Paths are relative to the data directory; those in tablespaces go through `pg_tblspc/<oid>`.
 #[derive(Debug, Default)]
 pub(crate) struct DataDirectory {
     /// Parents before their children.
@@ -38,7 +38,7 @@ pub(crate) struct Directory {
     pub(crate) owner: Attributes,
 }
 
-/// What a tar keeps of a file beside its content.
+/// The attributes of a file that a tar keeps beside its content.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Attributes {
     pub(crate) mode: u32,
@@ -59,8 +59,8 @@ impl From<&Metadata> for Attributes {
     }
 }
 
-/// Walk the data directory and its tablespaces. What vanishes during it is not there. Links that are followed, and what is left
-/// out, go to `links`. An error if anything is missing without which no server starts.
+/// Walk the data directory and its tablespaces. Files that vanish meanwhile are not there. Links that are followed, and files
+/// that are left out, go to `links`. An error if anything is missing without which no server starts.
 pub(crate) fn walk(request: &BackupRequest, links: &Links, cancel: &CancellationToken) -> Result<DataDirectory> {
     let mut walker = Walker {
         request,
@@ -79,7 +79,7 @@ pub(crate) fn walk(request: &BackupRequest, links: &Links, cancel: &Cancellation
     Ok(walker.tree)
 }
 
-/// Where directories of the server's own are that somebody may have put elsewhere, beside those in tablespaces.
+/// Places of the server's own directories that somebody may have put elsewhere, beside those in tablespaces.
 const FOLDERS: [&str; 4] = ["", "base", "pg_logical", "pg_multixact"];
 
 struct Walker<'a> {
@@ -89,8 +89,8 @@ struct Walker<'a> {
     version: String,
     cancel: &'a CancellationToken,
     tree: DataDirectory,
-    /// Of tablespaces inside the data directory, against all advice: they are walked once, as tablespaces. The same for
-    /// what links of the server's own lead to inside the data directory.
+    /// Tablespaces inside the data directory, against all advice: they are walked once, as tablespaces. The same for targets of
+    /// the server's own links inside the data directory.
     locations: HashSet<PathBuf>,
     /// Device and inode of the directory that is walked, and of all those above it.
     above: Vec<(u64, u64)>,
@@ -271,7 +271,7 @@ impl Walker<'_> {
             return Ok(());
         };
         if meta.is_dir() {
-            self.links.follow(path, target, true);
+            self.links.follow(path, target, links::Kind::Directory);
             self.tree.directories.push(Directory {
                 path: path.to_owned(),
                 owner: Attributes::from(&meta),
@@ -283,7 +283,7 @@ impl Walker<'_> {
             return self.directory(path);
         }
         if meta.is_file() && !is_emptied {
-            self.links.follow(path, target, false);
+            self.links.follow(path, target, links::Kind::File);
         }
         self.file(path, full, &meta, in_database)
     }

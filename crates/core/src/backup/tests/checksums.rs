@@ -8,12 +8,12 @@ use crate::formats::ExtendedMetadata;
 use crate::formats::files_metadata::{CorruptBlocks, FilesMetadata};
 use crate::page::tests::sample;
 
-/// A cluster with data checksums, and a relation of three pages of which the last two are corrupt.
+/// A cluster with data checksums, and a relation of three pages; the last two are corrupt.
 fn corrupt() -> Cluster {
     let cluster = cluster();
     let data = cluster.data_dir();
     std::fs::write(data.join("global/pg_control"), sample_with(16 << 20, 288, true)).expect("written");
-    // What the made-up cluster has under such names are no pages.
+    // Files of the made-up cluster under such names do not consist of pages.
     for path in ["base/5/1259", "base/5/1259_fsm", "base/5/1259.1", "base/5/16384_init"] {
         std::fs::write(data.join(path), []).expect("emptied");
     }
@@ -50,7 +50,7 @@ async fn corrupt_pages_are_copied_and_reported() {
     let copied = members(&store).await.remove("/base/5/1259").flatten().expect("a file");
     assert!(copied == std::fs::read(cluster.data_dir().join("base/5/1259")).expect("read"));
 
-    let read = async |key: String| store.get(&key, u64::MAX).await.expect("read").expect("there");
+    let read = async |key: layout::Key| store.get(&key, u64::MAX).await.expect("read").expect("there");
     let files = FilesMetadata::read_from(&read(layout::files_metadata(NAME)).await[..]).expect("files metadata");
     let expected = CorruptBlocks {
         count: 2,

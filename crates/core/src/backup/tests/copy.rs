@@ -1,4 +1,4 @@
-//! What a backup holds.
+//! The content of a backup.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
@@ -207,7 +207,7 @@ async fn plain_tools_list_a_tar() {
         .await
         .expect("begun");
     backup.copy().await.expect("copied");
-    let tar = repository.path().join(layout::tar(NAME, "part_001.tar.zst"));
+    let tar = repository.path().join(layout::tar(NAME, "part_001.tar.zst").as_str());
     let script = "set -o pipefail; zstd -dc \"$0\" | tar -tPf -";
     let output = std::process::Command::new("bash")
         .args(["-c", script])

@@ -16,7 +16,7 @@ fn move_away(cluster: &Cluster, path: &str) -> std::path::PathBuf {
     disk.canonicalize().expect("there")
 }
 
-/// A directory in which the fifo and the link of others are not.
+/// A directory without the fifo and the link of others.
 fn plain() -> Cluster {
     let cluster = cluster();
     for stray in ["link.conf", "fifo"] {

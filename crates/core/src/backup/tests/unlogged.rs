@@ -1,4 +1,4 @@
-//! Relations of which the backup learns too late that they are unlogged.
+//! The backup learns too late that these relations are unlogged.
 
 use super::tree::cluster;
 use super::*;
@@ -35,7 +35,7 @@ async fn nothing_is_said_of_a_main_fork_whose_init_fork_came_later() {
         .await
         .expect("committed");
 
-    let object = async |key: String| store.get(&key, SENTINEL_LIMIT).await.expect("read").expect("there");
+    let object = async |key: layout::Key| store.get(&key, SENTINEL_LIMIT).await.expect("read").expect("there");
     let metadata = FilesMetadata::read_from(&object(layout::files_metadata(NAME)).await[..]).expect("files metadata");
     let manifest = manifest::parse(&object(layout::backup_manifest(NAME)).await).expect("a manifest");
     let members = members(&store).await;

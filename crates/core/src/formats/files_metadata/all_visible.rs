@@ -34,8 +34,8 @@ impl AllVisible {
         Some(self).filter(|marked| !marked.is_empty())
     }
 
-    /// What a chain holds marked whose newest increment has the pages `taken` of a file of so many: of those this tells, of
-    /// the others the parent.
+    /// The marks of a chain whose newest increment has the pages `taken` of a file of so many: this one tells of those pages,
+    /// the parent of the others.
     pub(crate) fn over(self, parent: &Self, taken: &[u32], pages: u32) -> Self {
         let taken: RoaringBitmap = taken.iter().collect();
         let mut rest = &parent.0 - &taken;

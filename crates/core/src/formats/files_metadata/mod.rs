@@ -24,7 +24,7 @@ pub struct FilesMetadata {
     /// The members of each tar, by its file name.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub tar_file_sets: BTreeMap<String, Vec<String>>,
-    /// What the databases of the cluster were called when the backup started. Of the tables only WAL-G tells.
+    /// The names of the cluster's databases when the backup started. Only WAL-G lists the tables, too.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub databases_by_names: BTreeMap<String, DatabaseObjects>,
 }
@@ -45,7 +45,7 @@ pub struct FileDescription {
     pub corrupt_blocks: Option<CorruptBlocks>,
     /// How often the file was changed since the statistics began; an order for packing, no more.
     pub updates_count: u64,
-    /// By what a later delta backup tells that the file was not written since. Of walarchive's own; WAL-G ignores it.
+    /// Facts that tell a later delta backup that the file was not written since. Of walarchive's own; WAL-G ignores it.
     #[serde(rename = "walarchive", skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
     /// Of a table's file in a cluster without data checksums: the pages that the backup, with all that it is based on, holds
@@ -64,8 +64,8 @@ pub struct Identity {
     pub inode: u64,
     /// When the inode changed last, in nanoseconds since 1970: unlike the time of modification, no program can set it.
     pub changed: i64,
-    /// Of the content, in the form `crc32c:HEX` or `sha256:HEX` that the manifest has in two fields. Empty if nobody knows it:
-    /// of a file of which only an increment was stored.
+    /// The checksum of the content, in the form `crc32c:HEX` or `sha256:HEX` that the manifest has in two fields. Empty if
+    /// nobody knows it: only an increment of the file was stored.
     pub checksum: String,
 }
 

@@ -8,10 +8,11 @@ use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error, IgnoredA
 
 use crate::formats::guarded::Guarded;
 
-/// Is told what a `files_metadata.json` holds, in the order in which it stands there. An error ends the reading and comes
-/// back in its own; paths are untrusted.
+/// Listens to the content of a `files_metadata.json`, in its order. An error ends the reading and comes back in its own; paths
+/// are untrusted.
 pub trait Listener {
-    /// What is read of each file: [`crate::formats::files_metadata::FileDescription`], or a type with some of its fields.
+    /// The fields that are read of each file: [`crate::formats::files_metadata::FileDescription`], or a type with some of its
+    /// fields.
     type File: DeserializeOwned;
 
     /// An entry of `Files`.
@@ -45,7 +46,7 @@ pub fn listen(source: impl Read, listener: &mut impl Listener) -> io::Result<()>
     Ok(json.end()?)
 }
 
-/// What is done with each entry of a map.
+/// The work on each entry of a map.
 trait Entries {
     fn entry<'de, A: MapAccess<'de>>(&mut self, key: String, map: &mut A) -> Result<(), A::Error>;
 }

@@ -37,7 +37,7 @@ impl<'a> FileEntry<'a> {
     }
 }
 
-/// Writes the entries of all files. What follows is written by [`TarFileSetsWriter`].
+/// Writes the entries of all files. [`TarFileSetsWriter`] writes the rest.
 #[derive(Debug)]
 pub struct FilesMetadataWriter<W: Write> {
     sink: BufWriter<W>,

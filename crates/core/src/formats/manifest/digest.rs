@@ -13,7 +13,7 @@ const LINE_LIMIT: usize = 1 << 20;
 pub(crate) struct LineDigest<R> {
     inner: R,
     digest: Sha256,
-    /// What follows the last line break that something follows.
+    /// The bytes after the last line break that something follows.
     line: Vec<u8>,
     /// Is the line longer than a last one can be, and its beginning summed up?
     overlong: bool,
@@ -54,7 +54,7 @@ impl<R: Read> LineDigest<R> {
         self.overlong = false;
     }
 
-    /// At the end: does the last line say `expected`, and is that the checksum of what stands before it? Else why not, as a
+    /// At the end: does the last line say `expected`, and is that the checksum of the bytes before it? Else why not, as a
     /// sentence.
     pub(crate) fn finish(self, expected: &str) -> Result<(), String> {
         let line = self.line.strip_suffix(b"\n").unwrap_or(&self.line);

@@ -96,8 +96,7 @@ impl Checksummer {
         }
     }
 
-    /// The bytes of the checksum in the order in which the manifest prints them: of a CRC, that of a little endian
-    /// machine's memory.
+    /// The bytes of the checksum as the manifest prints them: those of a CRC as in a little endian machine's memory.
     pub fn finish(self) -> Vec<u8> {
         match self.0 {
             State::Crc32c(crc) => crc.to_le_bytes().to_vec(),
@@ -109,7 +108,7 @@ impl Checksummer {
 /// One file of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManifestFile {
-    /// Relative to the data directory, with no leading slash. What was read from a manifest is not to be trusted.
+    /// Relative to the data directory, with no leading slash. Do not trust a path that was read from a manifest.
     pub path: PathBuf,
     /// In bytes.
     pub size: u64,

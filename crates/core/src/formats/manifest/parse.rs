@@ -19,7 +19,7 @@ use crate::formats::guarded::Guarded;
 /// More than the timelines of one backup.
 const RANGES_LIMIT: usize = 10_000;
 
-/// What a manifest says.
+/// The content of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
     /// All files of the backup but those of `pg_wal`.
@@ -30,7 +30,7 @@ pub struct Manifest {
     pub system_identifier: Option<u64>,
 }
 
-/// What a manifest says beside its files.
+/// The content of a manifest beside its files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
     /// How many files it lists.
@@ -116,7 +116,7 @@ pub fn listen(source: impl Read, each: impl FnMut(ManifestFile) -> Result<()>) -
 
 struct Reading<F> {
     each: F,
-    /// What the JSON parser cannot pass on as it is.
+    /// The values that the JSON parser cannot pass on as they are.
     failure: Option<Error>,
     version: Option<u32>,
     summary: Summary,

@@ -94,7 +94,7 @@ async fn a_claim_that_came_to_nothing_makes_nobody_forget_what_he_lost() {
     let (dir, other, meddler) = (data_dir(), data_dir(), Meddler::new(Arc::default()));
     let store = Store::of(Arc::new(meddler.clone()), "memory:");
     permit(&store, dir.path(), 1).await.expect("the first");
-    // What is there is not its own any more, and it claims the next epoch; the machine dies before the store hears of it.
+    // The object there is not its own any more, and it claims the next epoch; the machine dies before the store hears of it.
     let key = layout::lease_alive(1);
     let object = store.get(&key, 1 << 20).await.expect("read").expect("there");
     let mut alive: Alive = serde_json::from_slice(&object).expect("JSON");
@@ -139,7 +139,7 @@ async fn a_look_that_took_long_proves_no_silence() {
     permit(&store, copied.path(), 1).await.expect("now it is stale");
 }
 
-/// Who was replaced finds out when it writes, whatever its interval.
+/// A server that was replaced finds out when it writes, whatever its interval.
 #[tokio::test]
 async fn a_write_follows_a_look_that_is_young() {
     let (store, dir, other) = (store(), data_dir(), data_dir());

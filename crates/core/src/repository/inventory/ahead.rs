@@ -1,4 +1,4 @@
-//! What recovery has before it: the WAL from a backup to the end of the archive, as a listing shows it, and what is in it.
+//! The WAL that recovery has before it, from a backup to the end of the archive, as a listing shows it, and the events in it.
 
 use std::io::{self, Read};
 use std::ops::ControlFlow;
@@ -27,7 +27,7 @@ const TABLESPACES: usize = 1000;
 /// Runs of segments that are read at a time.
 const PIECE: usize = 4;
 
-/// What is in the WAL that recovery would replay.
+/// The events in the WAL that recovery would replay.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contents {
     /// All of it was read, and can be; else only what comes last, for its time.
@@ -55,7 +55,7 @@ pub async fn wal_from(store: &Store, first: Segment) -> Result<Option<Inventory>
         objects.extend(found.filter(|object| object.name.segment().is_none_or(|segment| segment >= first)));
         ControlFlow::Continue(())
     };
-    store.each_after(layout::WAL_FOLDER, &before(first), look).await?;
+    store.each_after(&layout::WAL_FOLDER, &before(first), look).await?;
     let size = match cluster::owner(store).await? {
         Some(owner) => Some(owner.segment_size),
         None => segment_size(store, &objects).await?,
@@ -68,7 +68,7 @@ pub async fn wal_from(store: &Store, first: Segment) -> Result<Option<Inventory>
 
 /// As the WAL tells it.
 async fn segment_size(store: &Store, objects: &[WalObject]) -> Result<Option<SegmentSize>> {
-    /// Where so many are damaged, nothing can be said.
+    /// With so many damaged ones nothing can be said.
     const TRIES: usize = 8;
     let segments = objects
         .iter()
@@ -154,7 +154,7 @@ async fn last_time(store: &Store, inventory: &Inventory, reach: &Reach, walker: 
 }
 
 impl Contents {
-    /// What comes after a damaged segment is not reached.
+    /// Add a segment, unless it comes after a damaged one, which recovery cannot pass.
     fn add(&mut self, segment: Segment, walked: Walked) {
         if self.damaged.is_some() {
             return;

@@ -9,6 +9,7 @@ use super::CONCURRENCY;
 use crate::error::{Error, Result};
 use crate::formats::{ExtendedMetadata, Sentinel};
 use crate::lsn::Lsn;
+use crate::repository::layout::Key;
 use crate::repository::{description, layout};
 use crate::wal::{Segment, SegmentSize};
 use walarchive_storage::{Listed, Store};
@@ -16,7 +17,7 @@ use walarchive_storage::{Listed, Store};
 /// The user data of all backups that a listing holds, in bytes.
 const USER_DATA_LIMIT: usize = 32 << 20;
 
-/// What makes a backup a delta backup.
+/// The parent of a delta backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delta {
     /// Name of the parent. As far as the backup's own name tells it (that is without the parent's parent) if the sentinel
@@ -28,7 +29,7 @@ pub struct Delta {
     pub count: Option<u32>,
 }
 
-/// What a listing knows of a backup.
+/// A backup as a listing knows it.
 #[derive(Debug, Clone)]
 pub struct BackupInfo {
     /// `base_<segment>` or `base_<segment>_D_<segment of the parent>`.
@@ -39,7 +40,7 @@ pub struct BackupInfo {
     pub timeline: Option<u32>,
     /// Of a delta backup.
     pub delta: Option<Delta>,
-    /// What `metadata.json` or the sentinel says; all defaults if the backup is damaged.
+    /// The content of `metadata.json` or of the sentinel; all defaults if the backup is damaged.
     pub metadata: ExtendedMetadata,
     /// Why the backup cannot be used, as a sentence.
     pub damaged: Option<String>,
@@ -62,7 +63,7 @@ impl BackupInfo {
         }
     }
 
-    /// One of which nothing is known but the name.
+    /// A backup that is known by its name alone.
     #[cfg(test)]
     pub(crate) fn example(name: &str) -> Self {
         BackupInfo::new(name, DateTime::UNIX_EPOCH)
@@ -172,7 +173,7 @@ async fn sentinel_bytes(store: &Store, name: &str) -> Result<Option<bytes::Bytes
 }
 
 async fn list_sentinels(store: &Store) -> Result<Vec<(String, Listed)>> {
-    let objects = store.list_shallow(layout::BACKUPS_FOLDER).await?;
+    let objects = store.list_shallow(&layout::BACKUPS_FOLDER).await?;
     Ok(objects
         .into_iter()
         .filter_map(|object| Some((layout::backup_of_sentinel(&object.key)?.to_owned(), object)))
@@ -228,7 +229,7 @@ async fn read_metadata(store: &Store, name: &str, is_delta: bool) -> Result<Opti
     )))
 }
 
-fn parse(store: &Store, key: &str, content: &[u8]) -> Result<Sentinel> {
+fn parse(store: &Store, key: &Key, content: &[u8]) -> Result<Sentinel> {
     Sentinel::parse(content)
         .map_err(|error| Error::damaged(store.object_url(key), format!("It cannot be read: {error}.")))
 }
@@ -256,7 +257,7 @@ mod tests {
     const OLD: &str = "base_000000010000000000000002";
     const NEW: &str = "base_00000002000000000000000A";
 
-    async fn repository(objects: &[(String, &str)]) -> Store {
+    async fn repository(objects: &[(Key, &str)]) -> Store {
         let store = Store::of(Arc::new(object_store::memory::InMemory::new()), "memory:");
         for (key, content) in objects {
             store.put(key, content.to_string().into()).await.expect("written");
@@ -278,7 +279,7 @@ mod tests {
                 r#"{"start_time": "2020-11-20T10:00:00Z", "finish_lsn": 2, "walarchive_next_xid": 740}"#,
             ),
             (layout::sentinel(&delta), "{"),
-            (format!("{}/x", layout::backup_folder("base_unfinished")), ""),
+            (layout::backup_claim("base_unfinished"), ""),
         ])
         .await;
         let backups = list_backups(&store).await.expect("listed");

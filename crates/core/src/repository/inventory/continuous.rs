@@ -20,9 +20,9 @@ struct ContinuousFile {
     since: Vec<String>,
 }
 
-/// By timeline. What cannot be read tells nothing: gaps are taken for losses then.
+/// By timeline. A record that cannot be read tells nothing: gaps are taken for losses then.
 pub(super) async fn read(store: &Store) -> Result<BTreeMap<u32, Segment>> {
-    let content = match store.get(layout::CONTINUOUS, LIMIT).await {
+    let content = match store.get(&layout::CONTINUOUS, LIMIT).await {
         Err(StorageError::Damaged { .. }) => None,
         content => content?,
     };
@@ -36,6 +36,6 @@ pub(super) async fn read(store: &Store) -> Result<BTreeMap<u32, Segment>> {
 pub(crate) async fn write(store: &Store, since: &BTreeMap<u32, Segment>) -> Result<()> {
     let since = since.values().map(Segment::to_string).collect();
     let content = serde_json::to_vec(&ContinuousFile { since })
-        .map_err(|error| Error::damaged(layout::CONTINUOUS, format!("It cannot be written: {error}.")))?;
-    Ok(store.put(layout::CONTINUOUS, Bytes::from(content)).await?)
+        .map_err(|error| Error::damaged(&layout::CONTINUOUS, format!("It cannot be written: {error}.")))?;
+    Ok(store.put(&layout::CONTINUOUS, Bytes::from(content)).await?)
 }

@@ -46,7 +46,7 @@ pub struct BackupDetail {
     pub uncompressed_size: u64,
     /// Bytes that are stored.
     pub compressed_size: u64,
-    /// What the user attached.
+    /// The user's data.
     pub user_data: Option<UserData>,
     /// The timeline that it was taken on.
     pub timeline: Option<u32>,
@@ -62,7 +62,7 @@ pub struct BackupDetail {
     /// Symbolic links that were followed; a restore makes directories and files of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<FollowedLink>,
-    /// What was in the data directory and is not in the backup, the first of it.
+    /// The entries of the data directory that are not in the backup: the first ones.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<LeftOut>,
     /// Can it be restored to its end: are its parents there, and every WAL segment from its start to its end?

@@ -1,5 +1,5 @@
-//! What a repository holds: base backups, WAL, timelines. Verbs that look at all of it work on an [`Inventory`], which asks
-//! the store once; what they decide from it is a pure function, and tested as one.
+//! The content of a repository: base backups, WAL, timelines. Verbs that look at all of it work on an [`Inventory`], which asks
+//! the store once. Their decisions are pure functions of it, and tested as such.
 
 mod ahead;
 mod backups;
@@ -71,7 +71,7 @@ impl Inventory {
         let wal = async {
             let mut wal = Vec::new();
             store
-                .each(layout::WAL_FOLDER, |object| wal.extend(WalObject::of(&object)))
+                .each(&layout::WAL_FOLDER, |object| wal.extend(WalObject::of(&object)))
                 .await?;
             Ok::<_, Error>(wal)
         };
@@ -142,7 +142,7 @@ impl Inventory {
 
     /// Whose WAL is it? The newest segment that is not damaged tells.
     async fn learn_from_wal(&mut self, store: &Store) -> Result<()> {
-        /// Where so many are damaged, nothing can be said.
+        /// With so many damaged ones nothing can be said.
         const TRIES: usize = 8;
         let is_segment = |object: &&WalObject| matches!(object.name, WalFileName::Segment(_));
         for object in self.wal.iter().rev().filter(is_segment).take(TRIES) {
@@ -211,7 +211,7 @@ impl Inventory {
         Ok(())
     }
 
-    /// The timelines of which there are segments, partial segments, a history file or a backup.
+    /// The timelines that have segments, partial segments, a history file or a backup.
     pub fn timelines(&self) -> BTreeSet<u32> {
         let wal = self.wal.iter().map(|object| position(&object.name).0);
         let backups = self.backups.iter().filter_map(|backup| backup.timeline);
@@ -329,7 +329,7 @@ impl Inventory {
     }
 }
 
-/// What WAL files are ordered by: timeline, history file first, then by position.
+/// The order of WAL files: timeline, history file first, then by position.
 fn position(name: &WalFileName) -> (u32, u32, u32, u8, u32) {
     match *name {
         WalFileName::History(timeline) => (timeline, 0, 0, 0, 0),

@@ -59,7 +59,7 @@ pub async fn missing_segments(store: &Store, wanted: &[Segment]) -> Result<Vec<S
     }
     // It may be the order that was wrong.
     let after = before(*first);
-    let listed = store.list_after(layout::WAL_FOLDER, &after).await?;
+    let listed = store.list_after(&layout::WAL_FOLDER, &after).await?;
     Ok(without(listed.iter().filter_map(WalObject::of).collect()))
 }
 
@@ -78,7 +78,7 @@ async fn present(store: &Store, first: Segment, last: Segment) -> Result<Vec<Wal
         }
         ControlFlow::Continue(())
     };
-    store.each_after(layout::WAL_FOLDER, &before(first), look).await?;
+    store.each_after(&layout::WAL_FOLDER, &before(first), look).await?;
     Ok(found)
 }
 
@@ -105,7 +105,7 @@ pub(crate) async fn segment_size(store: &Store, backups: &[BackupInfo]) -> Resul
             None => ControlFlow::Continue(()),
         }
     };
-    store.each_after(layout::WAL_FOLDER, &before(start), look).await?;
+    store.each_after(&layout::WAL_FOLDER, &before(start), look).await?;
     match found {
         Some(object) => match crate::repository::inventory::wal::first_page(store, &object).await {
             Ok(page) => Ok(page

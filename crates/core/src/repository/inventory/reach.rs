@@ -7,16 +7,16 @@ use super::{Inventory, SegmentRange};
 use crate::lsn::Lsn;
 use crate::wal::{Segment, TimelineHistory, WalFileName};
 
-/// Where recovery ends that begins with a backup and goes along a timeline's history.
+/// The point at which a recovery ends that begins with a backup and goes along a timeline's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reach {
     /// The timeline of the last WAL that it reads; that of the backup if it reads none.
     pub timeline: u32,
     /// Where that WAL ends.
     pub end: Lsn,
-    /// What it reads, in order; ranges of different timelines follow each other.
+    /// The WAL that it reads, in order; ranges of different timelines follow each other.
     pub read: Vec<SegmentRange>,
-    /// What is missing there; none if nothing that it should read comes after it.
+    /// The hole there; none if nothing that it should read comes after it.
     pub hole: Option<Hole>,
 }
 
@@ -25,7 +25,7 @@ pub struct Reach {
 pub struct Hole {
     /// The segments that are missing, of the timeline that has them.
     pub missing: SegmentRange,
-    /// Where the WAL after it ends, on the timeline that recovery should come to.
+    /// The end of the WAL after it, on the timeline that recovery should come to.
     pub beyond: Lsn,
     /// That timeline.
     pub timeline: u32,
@@ -85,8 +85,8 @@ impl Reach {
 }
 
 impl Inventory {
-    /// The history of the timeline to which recovery goes that begins on `timeline`, as the server finds it: the newest one to
-    /// which history files lead without one missing between.
+    /// The history of the timeline that a recovery from `timeline` reaches, as the server finds it: the newest one that history
+    /// files lead to without one missing between.
     pub fn latest_history(&self, timeline: u32) -> TimelineHistory {
         let has_history = |timeline: &u32| {
             let name = WalFileName::History(*timeline);

@@ -63,7 +63,7 @@ impl fmt::Display for MissingSegments {
 pub struct TimelineInfo {
     /// The timeline.
     pub id: u32,
-    /// The one from which it was forked; 0 if it is the first one, or its history file is not there.
+    /// Its parent; 0 if it is the first one, or its history file is not there.
     pub parent_id: u32,
     /// Where it was forked; 0 as above.
     pub switch_point_lsn: u64,
@@ -75,7 +75,7 @@ pub struct TimelineInfo {
     pub segment_range_size: u64,
     /// How many are there.
     pub segments_count: u64,
-    /// What is missing in between.
+    /// The segments that are missing in between.
     pub missing_segments: Vec<MissingSegments>,
     /// The backups that were taken on it.
     pub backups: Vec<BackupDetail>,
@@ -149,8 +149,8 @@ fn expected(inventory: &Inventory, timeline: u32) -> Option<(u64, u64)> {
     Some((first, last))
 }
 
-/// What is missing from one number to another, but for what retention has deleted: before the WAL that is meant to be without
-/// gaps, only what a backup needs is missed.
+/// The segments that are missing from one number to another, without those that retention has deleted: before the WAL that is
+/// meant to be without gaps, only the segments that a backup needs are missed.
 fn lost(inventory: &Inventory, timeline: u32, first: u64, last: u64) -> Vec<(u64, u64)> {
     let size = inventory.segment_size;
     let on_it = inventory

@@ -34,7 +34,7 @@ async fn everything_is_seen_once() {
         ("wal_005/000000030000000000000003.partial.zst", "x"),
         ("wal_005/readme.txt", "x"),
         (
-            layout::CLUSTER,
+            &layout::CLUSTER,
             r#"{"format_version": 1, "system_identifier": 7, "pg_major_version": 15, "wal_segment_size": 16777216,
                 "encryption": false}"#,
         ),
@@ -253,7 +253,7 @@ async fn a_backup_is_described_from_the_wal_around_it() {
         ("wal_005/000000010000000000000008.zst", "x"),
         ("wal_005/00000001000000000000000A.zst", "x"),
         (
-            layout::CLUSTER,
+            &layout::CLUSTER,
             r#"{"format_version": 1, "system_identifier": 7, "pg_major_version": 15, "wal_segment_size": 16777216,
                 "encryption": false}"#,
         ),
@@ -300,7 +300,7 @@ fn what_retention_has_deleted_is_not_missed() {
         missing(pruned(), BTreeMap::new()),
         ["000000010000000000000007 to 000000010000000000000008"]
     );
-    // What a backup needs is missed, and so is what comes after the line.
+    // Segments that a backup needs are missed, and so are those after the line.
     let lost = archive(&[(1, 3..=3), (1, 6..=6), (1, 9..=9), (1, 11..=12)]);
     assert_eq!(
         missing(lost, since(9)),
@@ -308,8 +308,8 @@ fn what_retention_has_deleted_is_not_missed() {
     );
 }
 
-/// WAL that is encrypted tells no size. With the usual one, a deletion would take what segments of another size are needed for what is
-/// older than all backups.
+/// WAL that is encrypted tells no size. With the usual one, a deletion would take segments of another size for older than all
+/// backups, and they are needed.
 #[tokio::test]
 async fn backups_tell_the_segment_size_where_wal_cannot_be_read() {
     let pgp = "\u{c1}"; // Two bytes of UTF-8, and no zstd.

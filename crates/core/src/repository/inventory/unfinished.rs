@@ -1,4 +1,4 @@
-//! What is in the backups' folder without a sentinel: backups that are being taken, and leftovers.
+//! The folders of backups without a sentinel: backups that are being taken, and leftovers.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +31,7 @@ pub struct Unfinished {
 pub(super) async fn list(store: &Store) -> Result<BTreeMap<String, Unfinished>> {
     let mut folders: BTreeMap<String, Unfinished> = BTreeMap::new();
     store
-        .each(layout::BACKUPS_FOLDER, |object| {
+        .each(&layout::BACKUPS_FOLDER, |object| {
             let Some(name) = layout::backup_of_object(&object.key) else {
                 return;
             };

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use crate::codec::Format;
 use crate::encrypted::{blame, undecodable};
 use crate::error::Result;
-use crate::repository::layout;
+use crate::repository::layout::{self, Key};
 use crate::wal::{FirstPage, LONG_HEADER_BYTES, Segment, SegmentSize, WalFileName};
 use walarchive_storage::{HEAD_BYTES, Listed, RangeReader, Store};
 
@@ -29,11 +29,11 @@ pub struct WalObject {
 
 impl WalObject {
     /// Its key.
-    pub fn key(&self) -> String {
+    pub fn key(&self) -> Key {
         layout::wal(&self.name, self.format)
     }
 
-    /// None for what is no WAL file.
+    /// None for an object that is no WAL file.
     pub(super) fn of(listed: &Listed) -> Option<Self> {
         let (name, format) = layout::wal_of_object(&listed.key)?;
         Some(WalObject {
@@ -79,7 +79,7 @@ pub fn runs(numbers: impl IntoIterator<Item = u64>) -> Vec<(u64, u64)> {
     runs
 }
 
-/// What is between the runs of `present`, which are in order, within `first..=last`.
+/// The stretches between the runs of `present`, which are in order, within `first..=last`.
 pub fn gaps(present: &[u64], first: u64, last: u64) -> Vec<(u64, u64)> {
     let mut gaps = Vec::new();
     let mut next = first;
@@ -96,7 +96,7 @@ pub fn gaps(present: &[u64], first: u64, last: u64) -> Vec<(u64, u64)> {
     gaps
 }
 
-/// What the first page of an archived segment says of the cluster that wrote it.
+/// Ask the first page of an archived segment about the cluster that wrote it.
 pub(super) async fn first_page(store: &Store, object: &WalObject) -> Result<Option<FirstPage>> {
     let key = object.key();
     let Some(reader) = RangeReader::open(store, &key).await? else {

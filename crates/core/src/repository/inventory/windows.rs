@@ -7,7 +7,7 @@ use super::{BackupInfo, Inventory, MissingSegments, SegmentRange, runs};
 use crate::lsn::Lsn;
 use crate::wal::{SegmentSize, TimelineHistory};
 
-/// A stretch of time to any moment of which the cluster can be restored, with this timeline as the target.
+/// A stretch of time: the cluster can be restored to any moment of it, with this timeline as the target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RecoveryWindow {
     /// The timeline on which it ends: `recovery_target_timeline`.
@@ -24,7 +24,7 @@ pub struct RecoveryWindow {
     pub backup_name: String,
     /// How many backups can be restored into it.
     pub backups: usize,
-    /// What is missing after it; none if nothing is archived after it.
+    /// The segments that are missing after it; none if nothing is archived after it.
     pub missing: Option<MissingSegments>,
 }
 
@@ -99,7 +99,7 @@ fn of_timeline(inventory: &Inventory, timeline: u32) -> Vec<RecoveryWindow> {
     let backups: Vec<&BackupInfo> = inventory.backups.iter().filter(usable).collect();
     let mut windows = Vec::new();
     for (index, (first, last)) in runs.iter().enumerate() {
-        // What ends on an ancestor is the ancestor's.
+        // A window that ends on an ancestor is the ancestor's.
         if way.timeline_of(*last) != timeline {
             continue;
         }

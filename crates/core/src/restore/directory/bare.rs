@@ -1,4 +1,4 @@
-//! Directories in which nothing is but what file systems and whoever prepares them put there.
+//! Directories that hold nothing but the entries of file systems and of those who prepare them.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -27,7 +27,7 @@ pub(crate) fn is_bare(root: &Root, wal: Option<&Path>) -> Result<bool> {
             return Ok(false);
         };
         let is_mounted = device(&inner).ok() != device(directory).ok();
-        // Where pg_wal is to be a link, no directory can be in its place.
+        // No directory can be in the place where pg_wal is to be a link.
         let is_expected = is_mounted || name == PG_WAL;
         let is_in_the_way = name == PG_WAL && wal.is_some();
         let only_lost = |(name, is_directory): &(_, bool)| *is_directory && is_lost_and_found(name);

@@ -1,4 +1,4 @@
-//! Whose directory the target is, and that nothing happens to it between the plan and its execution.
+//! Find out whose directory the target is, and notice if anything happens to it between the plan and its execution.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -41,7 +41,7 @@ impl Marker {
     }
 }
 
-/// What of a data directory tells whose it is. A server that was started on it changes it.
+/// The facts about a data directory that tell whose it is. A server that was started on it changes them.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Condition {
     control: Option<Vec<u8>>,
@@ -65,8 +65,7 @@ impl Condition {
     }
 }
 
-/// Refuse a directory that is not that of the cluster of which the backup is, or that a server is using. None if nothing is in
-/// it.
+/// Refuse a directory that is not of the backup's cluster, or that a server is using. None if nothing is in it.
 pub(crate) fn check(target: Option<&Root>, wal: Option<&Path>, sentinel: &Sentinel) -> Result<Option<Condition>> {
     let Some(target) = target else { return Ok(None) };
     if is_bare(target, wal)? {

@@ -14,13 +14,13 @@ pub(crate) struct Directories {
     pub(crate) target: Option<Root>,
     /// By OID.
     pub(crate) tablespaces: BTreeMap<Vec<u8>, Root>,
-    /// Where `pg_wal` leads, if it is a link.
+    /// The target of `pg_wal`, if it is a link.
     pub(crate) wal: Option<WalDirectory>,
-    /// Where other links are to lead.
+    /// The new targets of other links.
     pub(crate) links: Vec<LinkPlace>,
 }
 
-/// Where `pg_wal` leads, if it is a link.
+/// The target of `pg_wal`, if it is a link.
 #[derive(Debug)]
 pub(crate) struct WalDirectory {
     /// As the link has it.

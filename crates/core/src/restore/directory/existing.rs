@@ -1,4 +1,4 @@
-//! Restoring into a directory in which something is: the same cluster, or what an interrupted restore left of it.
+//! Restoring into a directory that is not empty: it has the same cluster, or the rest of an interrupted restore.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -22,6 +22,7 @@ use crate::data_dir::{BACKUP_MANIFEST, PG_WAL};
 use crate::error::{Error, Result};
 use crate::files::copy;
 use crate::places::is_of_server;
+use crate::printable::counted;
 use crate::stored::level::Bits;
 use crate::stored::member::{MARKER, is_always_new};
 use crate::stored::survey::BLOCK;
@@ -30,7 +31,7 @@ use crate::stored::table::Table;
 /// Files that are open at a time and wait to be compared.
 const WAITING: usize = 64;
 
-/// What the directory is to be.
+/// The directory as it is to become.
 #[derive(Clone, Copy)]
 pub(crate) struct Intended<'a> {
     pub(crate) tablespaces: &'a [Tablespace],
@@ -41,7 +42,7 @@ pub(crate) struct Intended<'a> {
     pub(crate) table: Option<&'a Table>,
 }
 
-/// What was found in the directory.
+/// Figures about the directory as it was found.
 #[derive(Debug)]
 pub(crate) struct Existing {
     /// The files and directories that are as in the backup.
@@ -49,7 +50,7 @@ pub(crate) struct Existing {
     pub(crate) figures: Figures,
 }
 
-/// Of what was found in the directory.
+/// The figures about the directory as it was found.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     pub(crate) kept_files: u64,
@@ -61,30 +62,31 @@ pub(crate) struct Figures {
     /// Files, and their bytes, of databases that come back without their content, and have one here.
     pub(crate) emptied: u64,
     pub(crate) emptied_bytes: u64,
-    /// The bytes that need no more room, by the tablespace in whose directory they are: what kept files take, and what becomes
-    /// free in the file system of that directory as the others are removed.
+    /// The bytes that need no more room, by the tablespace of their directory: those that kept files take, and those that
+    /// become free in the file system of that directory as the others are removed.
     pub(crate) room: Room,
 }
 
 type Room = BTreeMap<Option<u32>, u64>;
 
 impl Figures {
-    /// What is lost of the databases that are not restored, as a sentence.
+    /// The losses in the databases that are not restored, as a sentence.
     pub(crate) fn note_of_others(&self) -> Option<String> {
         (self.emptied > 0).then(|| {
             format!(
-                "{} files ({} bytes) of other databases in the directory become files of zeros: their content there is lost.",
-                self.emptied, self.emptied_bytes
+                "The content of {} ({} bytes) of other databases in the directory is lost: files of zeros take their place.",
+                counted(self.emptied, "file"),
+                self.emptied_bytes
             )
         })
     }
 
-    /// What is lost with it, as a sentence.
+    /// The losses that come with it, as a sentence.
     pub(crate) fn note(&self) -> Option<String> {
         (self.removed_wal > 0).then(|| {
             format!(
-                "{} files in pg_wal are removed. WAL among them that is not archived is lost: copy pg_wal first if it is needed.",
-                self.removed_wal
+                "The restore removes {} from pg_wal. WAL that is not archived is lost with them: copy pg_wal first if you need it.",
+                counted(self.removed_wal, "file")
             )
         })
     }
@@ -99,7 +101,7 @@ struct Candidate {
     freed: u64,
 }
 
-/// What the threads find out together.
+/// State that the threads share.
 #[derive(Default)]
 struct Compared {
     files: u64,
@@ -147,7 +149,7 @@ pub(crate) fn compare(
     Ok(Some(Existing { kept, figures }))
 }
 
-/// Looks at one after the other of what is in the directory.
+/// Looks at one entry of the directory after the other.
 struct Survey<'a> {
     intended: Intended<'a>,
     wal: Option<&'a Root>,
@@ -172,7 +174,7 @@ impl Survey<'_> {
         self.look_at_file(entry, number)
     }
 
-    /// What the table has under that number, if the file may stay.
+    /// The table's entry under that number, if the file may stay.
     fn known<'a>(&'a self, entry: &DirectoryEntry<'_>, number: Option<usize>) -> Option<(&'a Table, usize)> {
         self.intended.table.zip(number).filter(|_| !is_always_new(entry.path))
     }
@@ -189,7 +191,7 @@ impl Survey<'_> {
 
     fn look_at_file(&mut self, entry: &DirectoryEntry<'_>, number: Option<usize>) -> Result<()> {
         let stat = entry.stat()?;
-        // Where a link is to lead is new, so this one is replaced.
+        // The target of a link is new, so this one is replaced.
         let is_wanted = entry.is_in_place_of(self.intended.links);
         if is_kind(&stat, SFlag::S_IFLNK) && !is_wanted && is_of_server(Path::new(OsStr::from_bytes(entry.path))) {
             return Err(refused_by_delta(&entry.full(), entry.target().as_deref()));
@@ -232,7 +234,7 @@ impl Survey<'_> {
 }
 
 impl Intended<'_> {
-    /// The number of a file in the table; none of what must go, as it is in the place of a link.
+    /// The number of a file in the table; none for an entry that must go, as it is in the place of a link.
     fn number_of(&self, entry: &DirectoryEntry<'_>) -> Option<usize> {
         let is_placed = !entry.is_in_place_of_link(self.tablespaces) && !entry.is_in_place_of(self.links);
         self.table.filter(|_| is_placed)?.find(entry.path)
@@ -302,8 +304,9 @@ fn compare_files(table: &Table, candidates: &Mutex<Receiver<Candidate>>, kept: &
     }
 }
 
-/// Remove all but what is kept; blocks. What is in the backup is made again, so that nothing of what was there is in its place
-/// and its room is free. Everything that stays goes to `owner`. Whoever cancels keeps what is not removed yet.
+/// Remove all but the files that are kept; blocks. Directories of the backup are made again, so that nothing of the old ones is
+/// in their place and their room is free. Everything that stays goes to `owner`. After a cancel the files stay that are not
+/// removed yet.
 pub(crate) fn clean(
     tree: &Tree,
     intended: Intended<'_>,

@@ -136,9 +136,9 @@ fn check_place(path: &str) -> Result<()> {
 pub struct MappedLink {
     /// In the data directory.
     pub path: String,
-    /// Where it led when the backup was taken.
+    /// Its target when the backup was taken.
     pub original: String,
-    /// Where it is to lead.
+    /// Its new target.
     pub location: PathBuf,
     /// To a directory, or to a file.
     pub is_directory: bool,
@@ -148,13 +148,13 @@ pub struct MappedLink {
 #[derive(Debug)]
 pub(crate) struct LinkPlace {
     pub(crate) link: MappedLink,
-    /// The directory or, of a file, the one in which it is to be.
+    /// The directory; for a file, its future directory.
     root: Option<Root>,
 }
 
 /// A link, and where it leads, open.
 pub(crate) struct OpenLink {
-    /// Where it is in the data directory.
+    /// Its place in the data directory.
     at: Vec<Vec<u8>>,
     /// In the root; none for the root itself.
     below: Vec<Vec<u8>>,
@@ -229,7 +229,7 @@ fn check_owner(link: &MappedLink, real: &Path, owner: Option<Owner>) -> Result<(
 }
 
 impl MappedLink {
-    /// The directory that is opened: it itself or, of a file, the one in which it is to be.
+    /// The directory that is opened: it itself; for a file, its future directory.
     fn directory(&self) -> &Path {
         match self.is_directory {
             true => &self.location,
@@ -295,7 +295,7 @@ impl OpenLink {
         self.below.is_empty()
     }
 
-    /// Where something is that has this path in the data directory, if the link leads there.
+    /// The real place of something that has this path in the data directory, if the link leads there.
     pub(crate) fn locate<'a>(&'a self, components: &'a [Vec<u8>]) -> Option<(&'a Root, &'a [Vec<u8>])> {
         let rest = components.strip_prefix(&self.at[..])?;
         match (self.is_directory(), rest.is_empty()) {

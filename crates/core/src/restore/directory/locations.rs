@@ -1,4 +1,4 @@
-//! May a tablespace go to where only the repository says that it was? Whoever can write the repository can say anything there.
+//! May a tablespace go to a place that only the repository names? Anybody who can write the repository can name any place.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;

@@ -1,4 +1,4 @@
-//! Where the content of a file goes.
+//! The place for the content of a file.
 
 use std::io::Write;
 use std::os::unix::fs::FileExt;

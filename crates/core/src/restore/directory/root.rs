@@ -19,7 +19,7 @@ use super::owner::Owner;
 use super::tablespaces::settled;
 use crate::error::{Error, Result};
 
-/// What some file systems have in their topmost directory.
+/// An entry that some file systems have in their topmost directory.
 pub(crate) const LOST_AND_FOUND: &str = "lost+found";
 
 /// To look into a directory.
@@ -31,7 +31,7 @@ const DIRECTORY: OFlag = OFlag::O_RDONLY
 /// To pass through one that need not be readable.
 const PASSING: OFlag = DIRECTORY.union(OFlag::O_PATH);
 
-/// What is to be done where a directory is missing.
+/// The way to deal with a directory that is missing.
 #[derive(Debug, Clone, Copy)]
 enum Missing {
     Leave,
@@ -98,7 +98,7 @@ impl Root {
         device(&self.directory).map_err(|error| Error::io("open", &self.path, error))
     }
 
-    /// The path of what is below, for messages.
+    /// The path of entries below, for messages.
     pub(crate) fn join(&self, components: &[Vec<u8>]) -> PathBuf {
         let mut path = self.path.clone();
         path.extend(components.iter().map(|component| OsStr::from_bytes(component)));
@@ -181,7 +181,7 @@ impl Root {
     }
 }
 
-/// Open a directory by its path, in which no link is followed.
+/// Open a directory by its path, without following any link.
 fn reach(real: &Path, missing: Missing) -> Result<Option<File>> {
     let names: Vec<&OsStr> = real
         .components()
@@ -244,7 +244,7 @@ pub(crate) fn open_file(parent: &File, name: &OsStr) -> nix::Result<File> {
     openat(parent, name, flags, Mode::empty()).map(File::from)
 }
 
-/// What is in a directory under a name, link or not.
+/// Look at an entry of a directory, link or not.
 pub(crate) fn stat(parent: &File, name: &OsStr) -> nix::Result<FileStat> {
     fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)
 }
@@ -254,7 +254,7 @@ pub(crate) fn leads_to(directory: &File, name: &OsStr, location: &Path) -> bool 
     readlinkat(directory, name).is_ok_and(|link| Path::new(&link) == location)
 }
 
-/// The file system of what is open.
+/// The file system of an open file.
 pub(crate) fn device(file: &File) -> io::Result<u64> {
     file.metadata().map(|meta| meta.dev())
 }
@@ -290,7 +290,7 @@ pub(crate) fn give(file: &impl AsFd, owner: Option<Owner>, path: &Path) -> Resul
     fchown(file, Some(owner.uid), Some(owner.gid)).map_err(|error| Error::io("set the owner of", path, error))
 }
 
-/// Give what has a name in a directory to its owner; of a link, the link itself. Whoever may write there can put another name of
+/// Give an entry of a directory to its owner; of a link, the link itself. Somebody who may write there can put another name of
 /// a file elsewhere in its place at any time: that is not given away.
 pub(crate) fn give_named(parent: &File, name: &OsStr, owner: Owner) -> nix::Result<()> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -303,7 +303,7 @@ pub(crate) fn give_named(parent: &File, name: &OsStr, owner: Owner) -> nix::Resu
     fchownat(&entry, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)
 }
 
-/// Open a file of our own for writing. What somebody may have put in its place is refused, and makes nobody wait.
+/// Open a file of our own for writing. If somebody has put something else in its place, that is refused, and makes nobody wait.
 pub(crate) fn open_own(parent: &File, name: &OsStr) -> nix::Result<File> {
     let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let file = openat(parent, name, flags, Mode::empty())?;

@@ -1,4 +1,4 @@
-//! Is there room for what will be written?
+//! Is there room for the restore?
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -8,7 +8,7 @@ use nix::sys::statvfs::statvfs;
 
 use crate::error::{Error, Result};
 
-/// What goes to a directory, which may not exist yet.
+/// The bytes that go to a directory, which may not exist yet.
 #[derive(Debug, Default)]
 pub(crate) struct Need {
     pub(crate) place: PathBuf,
@@ -16,7 +16,7 @@ pub(crate) struct Need {
     pub(crate) bytes: u64,
     /// Those that are there already, and those that become free.
     pub(crate) room: u64,
-    /// What goes there or to one of the other directories.
+    /// The bytes that go there or to one of the other directories.
     pub(crate) bytes_anywhere: u64,
 }
 
@@ -128,7 +128,7 @@ mod tests {
         let half = u64::MAX / 2;
         let text = refused(&[need(&at("a/b"), half, 0, 0), need(&at("c"), half + 1, 0, 0)]);
         assert!(text.contains("a/b") && text.contains(&u64::MAX.to_string()), "{text}");
-        // What is there or becomes free in one of them serves both.
+        // Room that is there or becomes free in one of them serves both.
         check(&[
             need(&at("a/b"), half, 10, 0),
             need(&at("c"), half + 1, u64::MAX - 10, 0),

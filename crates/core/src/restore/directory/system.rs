@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-/// Directories of the system, in which nobody has a tablespace.
+/// Directories of the system: nobody has a tablespace there.
 const OF_THE_SYSTEM: [&str; 15] = [
     "/bin",
     "/boot",

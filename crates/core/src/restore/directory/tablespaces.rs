@@ -1,4 +1,4 @@
-//! Where the data directory and its tablespaces go.
+//! The places of the data directory and its tablespaces.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::formats::TablespaceSpec;
 pub struct Tablespace {
     /// Its OID: digits.
     pub oid: String,
-    /// Where it was.
+    /// Its former place.
     pub original: String,
     /// The directory it goes to. None for one inside the data directory (`allow_in_place_tablespaces`), which has no link.
     pub location: Option<PathBuf>,
@@ -137,7 +137,7 @@ pub(crate) fn of_map_file(content: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Apply the map. What the repository says is checked: OIDs are digits, locations absolute paths.
+/// Apply the map. The repository's entries are checked: OIDs are digits, locations absolute paths.
 pub(crate) fn resolve(found: Vec<(String, String)>, map: &TablespaceMap, object: &str) -> Result<Vec<Tablespace>> {
     for (old, _) in &map.each {
         if !found

@@ -28,20 +28,20 @@ use crate::data_dir::PG_WAL;
 use crate::error::{Error, Result};
 use crate::stored::member::{LONGEST_NAME, MemberPath};
 
-/// What a file is called until its content was checked.
+/// The name of a file until its content was checked.
 const TEMPORARY_SUFFIX: &[u8] = b".walarchive-tmp";
 
 /// The directories of a restore, open.
 pub(crate) struct Tree {
     target: Root,
     tablespaces: BTreeMap<Vec<u8>, Root>,
-    /// Where the link `pg_wal` leads; none if it is a directory.
+    /// The target of the link `pg_wal`; none if it is a directory.
     wal: Option<Root>,
     /// Other links, the deepest ones last.
     links: Vec<OpenLink>,
     /// The file systems of these.
     devices: BTreeSet<u64>,
-    /// Of each other one that is mounted below them, a directory to which something was written since the last flush.
+    /// For each other file system that is mounted below them, a directory with writes since the last flush.
     pub(crate) mounted: Mutex<BTreeMap<u64, File>>,
     /// Of this restore, in its temporary names.
     tag: String,
@@ -54,12 +54,12 @@ pub(crate) struct NewFile {
     temporary: OsString,
     name: OsString,
     kept: bool,
-    /// Where it will be, for messages.
+    /// Its future place, for messages.
     pub(crate) path: PathBuf,
     pub(crate) file: File,
 }
 
-/// Where a file is or is to be.
+/// The place of a file.
 struct Spot<'a> {
     directory: File,
     name: &'a OsStr,
@@ -68,8 +68,8 @@ struct Spot<'a> {
 }
 
 impl Tree {
-    /// Take the directories that were `found`, and create the others. What is created belongs to `owner`; what was found is
-    /// left as it is until [`Tree::take_over`].
+    /// Take the directories that were `found`, and create the others. New directories belong to `owner`; those that were found
+    /// are left as they are until [`Tree::take_over`].
     pub(crate) fn open(
         mut found: Directories,
         target: &Path,
@@ -107,7 +107,7 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Give the directories themselves to the owner, and the mode with which a server starts.
+    /// Give the directories themselves to the owner, and the mode that a server needs to start.
     pub(crate) fn take_over(&self) -> Result<()> {
         for root in self.own_roots() {
             let directory = root.directory();
@@ -125,7 +125,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Those in which nothing is but what belongs to the server.
+    /// Directories that hold nothing but the server's entries.
     fn own_roots(&self) -> impl Iterator<Item = &Root> {
         let behind_links = self.links.iter().filter(|link| link.is_directory());
         std::iter::once(&self.target)
@@ -134,13 +134,13 @@ impl Tree {
             .chain(behind_links.map(OpenLink::root))
     }
 
-    /// All in which something is written.
+    /// All directories with writes.
     fn roots(&self) -> impl Iterator<Item = &Root> {
         let of_others = self.links.iter().filter(|link| !link.is_directory());
         self.own_roots().chain(of_others.map(OpenLink::root))
     }
 
-    /// Where the link `pg_wal` leads.
+    /// The target of the link `pg_wal`.
     pub(crate) fn wal(&self) -> Option<&Root> {
         self.wal.as_ref()
     }
@@ -282,7 +282,7 @@ impl Tree {
         }
     }
 
-    /// Where a file is, if its directory is there.
+    /// The place of a file, if its directory is there.
     fn look<'a>(&'a self, path: &'a MemberPath) -> Result<Option<Spot<'a>>> {
         let (root, components) = self.locate(path.components());
         let Some((name, parents)) = components.split_last() else {
@@ -295,7 +295,7 @@ impl Tree {
         }))
     }
 
-    /// Where a file is to be; its directory is there then.
+    /// The place for a file; its directory is there then.
     fn reach<'a>(&'a self, path: &'a MemberPath) -> Result<Spot<'a>> {
         let (root, components) = self.locate(path.components());
         let Some((name, parents)) = components.split_last() else {
@@ -397,7 +397,7 @@ impl Tree {
         for root in self.roots() {
             syncfs(root.directory()).map_err(|error| failed("flush", root.path.clone(), error))?;
         }
-        // Whatever is written later is remembered again.
+        // Later writes are remembered again.
         let mounted = std::mem::take(&mut *self.mounted.lock());
         for directory in mounted.values() {
             syncfs(directory).map_err(|error| failed("flush", self.target.path.clone(), error))?;
@@ -412,7 +412,7 @@ fn hex_digest(name: &[u8]) -> String {
 }
 
 impl Spot<'_> {
-    /// What was done with names in the directory lasts.
+    /// Make the changes of names in the directory durable.
     fn flush(&self) -> Result<()> {
         self.directory
             .sync_all()

@@ -22,7 +22,7 @@ pub(crate) fn check_directories(target: &Path, tablespaces: &[Tablespace], mode:
             }
             false => "Restore into a new directory, or empty this one first. With --delta, what is in it is used.",
         };
-        // Whatever it leads to is looked at where that is opened.
+        // The target is looked at when it is opened.
         let wal = std::fs::read_link(target.join(PG_WAL)).ok();
         check_empty(&target, wal.as_deref(), hint)?;
     }

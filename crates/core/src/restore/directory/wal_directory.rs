@@ -14,11 +14,11 @@ use crate::data_dir::PG_WAL;
 use crate::error::{Error, Result};
 use crate::wal::WalFileName;
 
-/// What the server keeps beside WAL in `pg_wal`.
+/// The server's entries in `pg_wal` beside WAL.
 const SUBDIRECTORIES: [&str; 2] = ["archive_status", "summaries"];
 
-/// Find out whether `pg_wal` is to be a link: where the user wants it, or where it leads already. Whatever is there must be
-/// empty, unless it is that of the directory that is restored into (`is_own`).
+/// Find out whether `pg_wal` is to be a link: to the place that the user wants, or to the one that it leads to already. The
+/// place must be empty, unless it is that of the directory that is restored into (`is_own`).
 pub(crate) fn find(
     wanted: Option<&Path>,
     target: &Path,
@@ -70,7 +70,7 @@ pub(crate) fn find(
     Ok(Some(WalDirectory { path, root }))
 }
 
-/// Can the link be made? What a server had there is removed by a restore into its own directory, but for what is mounted.
+/// Can the link be made? A restore into a server's own directory removes the server's entries there, but not a mount.
 fn check_place(link: &Path, is_linked: bool, is_own: bool) -> Result<()> {
     let Some(found) = link.symlink_metadata().ok().filter(|_| !is_linked) else {
         return Ok(());
@@ -118,7 +118,7 @@ fn check_link(path: &Path, root: Option<&Root>, directories: &Directories) -> Re
     Ok(())
 }
 
-/// Is it something that a server keeps in `pg_wal`, to be removed with the rest? What else is there is left alone.
+/// Is it something that a server keeps in `pg_wal`, to be removed with the rest? Other entries are left alone.
 pub(crate) fn is_of_server(name: &OsStr, is_directory: bool) -> bool {
     let Some(name) = name.to_str() else { return false };
     match is_directory {

@@ -1,4 +1,4 @@
-//! What is in the directories of a restore.
+//! The entries of the directories of a restore.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -29,7 +29,7 @@ pub(crate) struct DirectoryEntry<'a> {
     /// `pg_tblspc/<oid>`.
     pub(crate) path: &'a [u8],
     pub(crate) is_directory: bool,
-    /// Of the tablespace in whose directory it is; none for the data directory.
+    /// The tablespace that has the directory; none for the data directory.
     pub(crate) tablespace: Option<u32>,
     root: &'a Root,
     /// That the root is on.
@@ -45,7 +45,7 @@ impl DirectoryEntry<'_> {
         failed(operation, self.full(), error)
     }
 
-    /// Where it is, for messages.
+    /// Its place, for messages.
     pub(crate) fn full(&self) -> PathBuf {
         self.root.path.join(OsStr::from_bytes(&self.path[self.above..]))
     }
@@ -54,7 +54,7 @@ impl DirectoryEntry<'_> {
         root::stat(self.directory, self.name).map_err(|error| self.failed("read", error))
     }
 
-    /// Where a link leads.
+    /// The target of a link.
     pub(crate) fn target(&self) -> Option<PathBuf> {
         readlinkat(self.directory, self.name).ok().map(PathBuf::from)
     }
@@ -81,8 +81,8 @@ impl DirectoryEntry<'_> {
         is_it && wal.is_some_and(|wal| leads_to(self.directory, self.name, &wal.path))
     }
 
-    /// Is it in the data directory where the link to one of the tablespaces belongs? What has its path in the backup is to
-    /// be in the tablespace's own directory.
+    /// Is it in the data directory at the place of a link to one of the tablespaces? Entries of the backup with its path belong
+    /// into the tablespace's own directory.
     pub(crate) fn is_in_place_of_link(&self, tablespaces: &[Tablespace]) -> bool {
         let Some(below) = self.path.strip_prefix(b"pg_tblspc/").filter(|_| self.above == 0) else {
             return false;
@@ -92,8 +92,8 @@ impl DirectoryEntry<'_> {
         linked.any(|tablespace| Some(tablespace.oid.as_bytes()) == oid)
     }
 
-    /// Is it in the data directory where one of these links belongs, or below? What has its path in the backup is to be where
-    /// the link leads.
+    /// Is it in the data directory at the place of one of these links, or below? Entries of the backup with its path belong to
+    /// the target of the link.
     pub(super) fn is_in_place_of(&self, links: &[MappedLink]) -> bool {
         let is_at = |link: &MappedLink| {
             let rest = self.path.strip_prefix(link.path.as_bytes());
@@ -115,7 +115,7 @@ impl DirectoryEntry<'_> {
         }
     }
 
-    /// Remove it; a directory in which something is, or on which something is mounted, stays. Returns whether it is gone.
+    /// Remove it; a directory that is not empty, or that something is mounted on, stays. Returns whether it is gone.
     pub(crate) fn remove(&self) -> Result<bool> {
         let how = match self.is_directory {
             true => UnlinkatFlags::RemoveDir,
@@ -134,8 +134,8 @@ impl DirectoryEntry<'_> {
     }
 }
 
-/// Call `each` with everything in the data directory and in the tablespaces' directories of this server's version; with what
-/// is in a directory before the directory. Links are not followed.
+/// Call `each` with everything in the data directory and in the tablespaces' directories of this server's version; the content
+/// of a directory comes before the directory. Links are not followed.
 pub(crate) fn walk(
     target: &Root,
     tablespaces: &BTreeMap<Vec<u8>, Root>,

@@ -14,7 +14,7 @@ use super::{readback, recovery, stubs};
 use crate::blocking::blocking;
 use crate::data_dir::{BACKUP_LABEL, PG_CONTROL, PG_WAL};
 use crate::error::{Error, Result};
-use crate::repository::layout;
+use crate::repository::layout::{self, Key};
 use crate::restore::directory::tree::Tree;
 use crate::restore::options::RestoreMode;
 use crate::restore::plan::{Fetch, PlannedRestore, RestorePlan};
@@ -24,7 +24,7 @@ use crate::stored::progress::ReadProgress;
 use crate::stored::tars::{Tar, TarKind};
 use walarchive_storage::{RangeReader, Store};
 
-/// What a restore did.
+/// The result of a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
     /// Files.
@@ -78,8 +78,8 @@ pub async fn apply(
     })
 }
 
-/// Of all tars in which there is something.
-fn keys(fetch: &Fetch) -> Vec<String> {
+/// The keys of all tars that are not empty.
+fn keys(fetch: &Fetch) -> Vec<Key> {
     let tars = fetch.levels.iter().flat_map(|level| &level.tars);
     let full = tars.filter(|tar| tar.size > 0);
     full.map(|tar| tar.key.clone()).collect()
@@ -127,7 +127,7 @@ async fn settle(context: &Arc<Context>, plan: &RestorePlan) -> Result<()> {
         if let Some(tree) = &context.tree {
             tree.create_directory(&path_of(PG_WAL)?, 0o700)?;
             recovery::write(recovery.as_ref(), &further, parameters.as_ref(), tree)?;
-            // Where `PG_VERSION` was kept, so was the mode of the directory.
+            // The mode of the directory was kept with `PG_VERSION`.
             let is_open = context
                 .group
                 .get()
@@ -145,7 +145,7 @@ async fn settle(context: &Arc<Context>, plan: &RestorePlan) -> Result<()> {
     .await
 }
 
-/// `pg_control` comes, and with it a directory on which a server starts.
+/// `pg_control` comes, and from now on a server can start on the directory.
 async fn finish(context: &Arc<Context>, plan: &RestorePlan, control: Option<Control>) -> Result<()> {
     let extracted = match control {
         Some((step, tars)) => extract_all(context, &step, &plan.store, tars, 1).await,

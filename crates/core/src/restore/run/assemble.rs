@@ -11,7 +11,7 @@ use crate::restore::directory::output::Output;
 /// Pages that are written at a time.
 const RUN_PAGES: u64 = 32;
 
-/// A file of which some pages are not written yet.
+/// A file with pages that are not written yet.
 #[derive(Debug)]
 pub(crate) struct Unfinished {
     pages: u64,
@@ -20,13 +20,21 @@ pub(crate) struct Unfinished {
     /// From this page on nothing counts that older backups have: one of the backups that were read has the file only up to here,
     /// so that was cut off.
     limit: u64,
-    /// Pages from the limit on that no backup has are zeros.
-    fills: bool,
-    /// Of the pages that are written, as far as they go into the CRC-32C of the file: CRCs of parts add up, whatever the
-    /// order in which the parts come.
+    beyond: Beyond,
+    /// The share of the written pages in the CRC-32C of the file: CRCs of parts add up, in any order of the parts.
     crc: u32,
     /// Of the newest member.
     pub(crate) mode: u32,
+}
+
+/// Where the pages are that a file has beyond the size that an older backup knew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beyond {
+    /// In the backups: ours have all pages beyond the size of the parent.
+    Stored,
+    /// In the backups, or in none of them, and then they are zeros. WAL-G may have found the changed pages in the WAL, and a page
+    /// by which a relation was extended is not in the WAL before something is in it.
+    Zeros,
 }
 
 /// Which pages are written. Most files are small.
@@ -46,15 +54,13 @@ impl Written {
 }
 
 impl Unfinished {
-    /// A file of so many pages, none of which is written. `fills`: it is of a backup of WAL-G, which may have found the changed
-    /// pages in the WAL. Pages by which a relation was extended are not in the WAL before something is in them, so no backup
-    /// may have them. Ours have all pages beyond the size of the parent.
-    pub(crate) fn new(pages: u64, mode: u32, fills: bool) -> Self {
+    /// A file of so many pages; none of them is written yet.
+    pub(crate) fn new(pages: u64, mode: u32, beyond: Beyond) -> Self {
         Unfinished {
             pages,
             left: pages,
             limit: pages,
-            fills,
+            beyond,
             written: match pages {
                 0..=64 => Written::Few(0),
                 _ => Written::Many(vec![0; pages.div_ceil(64) as usize].into()),
@@ -85,7 +91,7 @@ impl Unfinished {
 
     /// The backup whose pages were put last has the file with so many pages.
     pub(crate) fn cut(&mut self, pages: u64) {
-        if self.fills {
+        if self.beyond == Beyond::Zeros {
             // The file has its size already, with holes, which read as zeros. No manifest has a CRC to compare.
             for page in pages..self.limit {
                 if self.wants(page) {
@@ -196,8 +202,8 @@ mod tests {
 
     #[test]
     fn ten_pages_then_four_then_eight() {
-        for fills in [true, false] {
-            let mut file = Unfinished::new(8, 0, fills);
+        for beyond in [Beyond::Zeros, Beyond::Stored] {
+            let mut file = Unfinished::new(8, 0, beyond);
             let put = |file: &mut Unfinished, pages: std::ops::Range<u64>, size| {
                 let mut writer = Pages::new(file, &Output::Nowhere);
                 for page in pages {
@@ -208,9 +214,9 @@ mod tests {
                 file.left()
             };
             assert_eq!(put(&mut file, 0..0, 8), 8);
-            assert_eq!(put(&mut file, 0..0, 4), if fills { 4 } else { 8 });
-            // Where a page must not be missing, it stays missing.
-            assert_eq!(put(&mut file, 0..10, 10), if fills { 0 } else { 4 });
+            assert_eq!(put(&mut file, 0..0, 4), if beyond == Beyond::Zeros { 4 } else { 8 });
+            // A page that must not be missing stays missing.
+            assert_eq!(put(&mut file, 0..10, 10), if beyond == Beyond::Zeros { 0 } else { 4 });
         }
     }
 
@@ -233,7 +239,7 @@ mod tests {
             let path = MemberPath::parse(b"1").expect("a path");
             let output = Output::File(tree.create_file(&path).expect("created"));
             output.set_size(versions[0].0 * PAGE_BYTES).expect("written");
-            let mut file = Unfinished::new(versions[0].0, 0, true);
+            let mut file = Unfinished::new(versions[0].0, 0, Beyond::Zeros);
             let base: Vec<(u64, u8)> = (0..).zip(base).collect();
             for (pages, increment) in versions.iter().chain([&(base.len() as u64, base.clone())]) {
                 let mut writer = Pages::new(&mut file, &output);
@@ -256,7 +262,7 @@ mod tests {
             increments in prop::collection::vec(prop::collection::vec((0u64..160, any::<u8>()), 0..40), 0..4),
         ) {
             let mut expected = vec![None; pages as usize];
-            let mut file = Unfinished::new(pages, 0, false);
+            let mut file = Unfinished::new(pages, 0, Beyond::Stored);
             let whole: Vec<(u64, u8)> = (0..155).map(|page| (page, 0xEE)).collect();
             for increment in increments.iter().chain([&whole]) {
                 let mut writer = Pages::new(&mut file, &Output::Nowhere);

@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use super::context::Context;
 use crate::data_dir::{PG_CONTROL, TABLESPACE_MAP};
 use crate::error::{Error, Result};
+use crate::printable::counted;
 use crate::repository::layout;
 use crate::stored::names::{ListSource, NAMED, names};
-use crate::stored::table::{Key, Stored, Table};
+use crate::stored::table::{PathHash, Stored, Table};
 use walarchive_storage::Store;
 
 /// After the last tar but that of `pg_control`.
@@ -24,8 +25,10 @@ pub(crate) async fn check_complete(context: &Context, store: &Store, backup: &st
         return Err(Error::damaged(
             object,
             format!(
-                "Of its file \"{}\", {pages} pages are in none of the backups that it is based on; {files} files are incomplete.",
-                name.first().map_or("", String::as_str)
+                "{} of its file \"{}\" cannot be found in any backup that it is based on. Incomplete: {}.",
+                counted(pages, "page"),
+                name.first().map_or("", String::as_str),
+                counted(files, "file")
             ),
         ));
     }
@@ -37,14 +40,14 @@ pub(crate) async fn check_complete(context: &Context, store: &Store, backup: &st
         };
         let names = names(store, backup, source, table.keys().clone(), missing.keys).await?;
         let of = match source {
-            ListSource::Manifest => "Of the files in its manifest",
-            ListSource::FilesMetadata => "Of the files that it has from older backups",
+            ListSource::Manifest => "its manifest lists",
+            ListSource::FilesMetadata => "it has from older backups",
         };
         return Err(Error::damaged(
             object,
             format!(
-                "{of}, {} are in no tar, the first is \"{}\".",
-                missing.count,
+                "{} that {of} cannot be found in any tar. The first is \"{}\".",
+                counted(missing.count, "file"),
                 names.first().map_or("", String::as_str)
             ),
         ));
@@ -52,8 +55,8 @@ pub(crate) async fn check_complete(context: &Context, store: &Store, backup: &st
     if missing.vanished > 0 {
         // WAL-G may list files that vanished while it packed them, so this alone is no damage.
         tracing::warn!(
-            "{} files of the backup's files metadata are in no tar",
-            missing.vanished
+            "{} of the backup's files metadata cannot be found in any tar",
+            counted(missing.vanished, "file")
         );
     }
     Ok(())
@@ -62,7 +65,7 @@ pub(crate) async fn check_complete(context: &Context, store: &Store, backup: &st
 struct Missing {
     count: u64,
     /// Of the first few.
-    keys: HashSet<Key>,
+    keys: HashSet<PathHash>,
     /// Such as only the newest backup's files metadata has, in full.
     vanished: u64,
 }

@@ -1,4 +1,4 @@
-//! What all tars of a restore share.
+//! State that all tars of a restore share.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use crate::restore::directory::tree::Tree;
 use crate::stored::level::{Bits, Level, Taken};
 use crate::stored::member::MemberPath;
 use crate::stored::progress::ReadProgress;
-use crate::stored::table::{Found, Key, Keys, Listing, Table};
+use crate::stored::table::{Found, Keys, Listing, PathHash, Table};
 
 /// Of a whole restore.
 pub(crate) struct Context {
@@ -30,7 +30,7 @@ pub(crate) struct Context {
     pub(crate) assembled: Bits,
     pub(crate) assembly: Assembly,
     /// Those that no table knows.
-    strays: Mutex<HashSet<Key>>,
+    strays: Mutex<HashSet<PathHash>>,
     stray_keys: Keys,
     pub(crate) control: AtomicBool,
     pub(crate) label: AtomicBool,
@@ -49,7 +49,7 @@ pub(crate) struct Step {
     unpacked: AtomicU64,
 }
 
-/// What is to be done with a member.
+/// The treatment of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Want {
     /// Leave it out.
@@ -116,7 +116,7 @@ impl Context {
         self.table.as_ref().map_or(none, |table| table.find_member(path))
     }
 
-    /// What is to be done with a file, which counts as found from now on.
+    /// Decide on a file, which counts as found from now on.
     pub(crate) fn want(&self, step: &Step, path: &MemberPath, found: Found) -> Want {
         for (special, done) in [(PG_CONTROL, &self.control), (BACKUP_LABEL, &self.label)] {
             if path.is(special) {
@@ -182,7 +182,7 @@ impl Context {
         }
     }
 
-    /// What the manifest says of the file.
+    /// The manifest's entry for the file.
     pub(crate) fn listing(&self, found: Found) -> Listing {
         Listing::of(self.table.as_ref(), found)
     }

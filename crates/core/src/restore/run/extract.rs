@@ -83,7 +83,7 @@ impl Unpacker<'_> {
             );
             return Err(self.damaged(format!("{reason}.")).into());
         }
-        // What is no file and no directory is left out anyway, and called what it is.
+        // A member that is neither a file nor a directory is left out anyway, under its own name.
         let is_special = matches!(
             kind,
             EntryType::Symlink | EntryType::Char | EntryType::Block | EntryType::Fifo

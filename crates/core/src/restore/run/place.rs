@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::sync::atomic::Ordering;
 
-use super::assemble::{Pages, Unfinished};
+use super::assemble::{Beyond, Pages, Unfinished};
 use super::context::Context;
 use crate::data_dir::BACKUP_LABEL;
 use crate::error::{Error, Result};
@@ -28,7 +28,7 @@ pub(crate) struct Member<'a> {
     pub(crate) object: &'a str,
 }
 
-/// What became of it.
+/// The outcome for the file.
 pub(crate) enum Placed {
     /// The whole content is written, and the file has no name yet.
     Whole(Output),
@@ -101,8 +101,11 @@ impl Member<'_> {
         self.expected(header.file_size)?;
         let output = self.context.create(self.path)?;
         output.set_size(header.file_size)?;
-        let is_ours = self.context.table.as_ref().is_some_and(|table| table.has_manifest);
-        let mut file = Unfinished::new(header.file_size / PAGE_BYTES, self.mode, !is_ours);
+        let beyond = match &self.context.table {
+            Some(table) if table.has_manifest => Beyond::Stored,
+            _ => Beyond::Zeros,
+        };
+        let mut file = Unfinished::new(header.file_size / PAGE_BYTES, self.mode, beyond);
         self.pages(entry, &header, &mut file, &output)?;
         self.park_or_keep(file, output)
     }
@@ -197,7 +200,7 @@ impl Member<'_> {
         Ok(Placed::Done)
     }
 
-    /// What the manifest says of the file, which has so many bytes.
+    /// Find the manifest's entry for the file, which has so many bytes; fails if the two do not fit.
     fn expected(&self, size: u64) -> Result<Option<Expected>, Stop> {
         let listing = self.context.listing(self.found);
         if listing == Listing::Unlisted && !self.path.is(BACKUP_LABEL) {

@@ -1,4 +1,4 @@
-//! What comes before the first file: nothing is removed as long as the restore may still be refused.
+//! The steps before the first file: nothing is removed as long as the restore may still be refused.
 
 use std::sync::atomic::Ordering;
 
@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::recovery::put;
 use crate::data_dir::PG_CONTROL;
 use crate::error::{Error, Result};
+use crate::repository::layout::Key;
 use crate::restore::directory::condition::{Condition, Marker};
 use crate::restore::directory::existing::Intended;
 use crate::restore::directory::root::Root;
@@ -18,11 +19,11 @@ use crate::stored::member::{MARKER, path_of};
 use crate::stored::progress::ReadProgress;
 use walarchive_storage::Store;
 
-/// Can these objects be read, none of which is empty? A listing does not tell: a store may have moved them to where they must
-/// be asked back from first, and credentials may do for listing only. So one byte of each is read, of so many at a time.
+/// Can these objects be read? None of them is empty. A listing does not tell: a store may have moved them to a place from where
+/// they must be asked back first, and credentials may do for listing only. So one byte of each is read, of so many at a time.
 pub(crate) async fn check_readable(
     store: &Store,
-    keys: Vec<String>,
+    keys: Vec<Key>,
     concurrency: usize,
     cancel: &CancellationToken,
 ) -> Result<()> {

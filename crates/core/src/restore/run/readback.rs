@@ -129,7 +129,7 @@ fn check_file(context: &Context, path: &[u8]) -> Result<()> {
 struct Tee<'a> {
     source: &'a mut dyn Read,
     output: Output,
-    /// What went wrong with writing.
+    /// The failure of a write.
     failure: Option<Error>,
 }
 

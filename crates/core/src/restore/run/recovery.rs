@@ -12,9 +12,9 @@ use crate::wal::Parameters;
 /// Stands above the settings, and lets a later restore find them.
 const COMMENT: &str = "# written by walarchive backup-fetch";
 
-/// Where databases were left out: their pages are zeros, and recovery would stop at a change of such a page that comes without an
-/// image of it. `VACUUM` writes such ones where there are neither data checksums nor `wal_log_hints`, and everything does
-/// where `full_page_writes` is off.
+/// If databases were left out: their pages are zeros, and recovery would stop at a change of such a page that comes without an
+/// image of it. `VACUUM` writes such changes if there are neither data checksums nor `wal_log_hints`, and everything does if
+/// `full_page_writes` is off.
 pub(crate) const IGNORE_INVALID_PAGES: &str =
     "ignore_invalid_pages = 'on' # databases were left out; after recovery: ALTER SYSTEM RESET ignore_invalid_pages";
 
@@ -24,7 +24,7 @@ const CONF: &str = "postgresql.conf";
 
 const AUTO_CONF: &str = "postgresql.auto.conf";
 
-/// What a restore writes itself, or takes from a tar in which it has no mode of its own.
+/// The mode of files that a restore writes itself, or takes from a tar that has no mode for them.
 pub(crate) const OWN_FILES: [&str; 5] = [
     BACKUP_LABEL,
     BACKUP_MANIFEST,
@@ -36,7 +36,7 @@ pub(crate) const OWN_FILES: [&str; 5] = [
 /// More than any has, in bytes.
 const AUTO_CONF_LIMIT: u64 = 64 << 20;
 
-/// Write the settings and then the signal file. Whatever goes wrong, either both count or the server cannot start yet, as
+/// Write the settings and then the signal file. After any failure either both count or the server cannot start yet, as
 /// `pg_control` is not there.
 pub(crate) fn write(
     recovery: Option<&RecoverySettings>,
@@ -69,7 +69,7 @@ pub(crate) fn write(
     recovery.map_or(Ok(()), |recovery| put(tree, recovery.mode.file_name(), b""))
 }
 
-/// The settings of which the configuration has less than the server had when it wrote the WAL: recovery would stop.
+/// The settings that are lower in the configuration than they were on the server when it wrote the WAL: recovery would stop.
 fn raised(parameters: &Parameters, configuration: &[u8]) -> Vec<String> {
     let value_of = |wanted: &str, default: i32| {
         let mut lines = configuration.split(is_newline).rev();
@@ -79,7 +79,7 @@ fn raised(parameters: &Parameters, configuration: &[u8]) -> Vec<String> {
         let text = String::from_utf8_lossy(line);
         let value = text.trim_start()[wanted.len()..].trim_start().trim_start_matches('=');
         let value = value.split('#').next().unwrap_or_default().trim().trim_matches('\'');
-        // What cannot be read is written again.
+        // A file that cannot be read is written again.
         value.parse().unwrap_or(0)
     };
     let lacking = parameters
@@ -206,7 +206,7 @@ mod tests {
         )
         .expect("written");
         let read = crate::server_config::ServerConfig::read(dir.path()).expect("read");
-        // What the server does with the placeholders before it calls the shell.
+        // The server's treatment of the placeholders, before it calls the shell.
         let command = read
             .storage
             .expect("the command")

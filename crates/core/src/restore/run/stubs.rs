@@ -18,7 +18,7 @@ use walarchive_storage::Store;
 /// The mode that the server gives its files.
 const MODE: u32 = 0o600;
 
-/// Make all of them, as the manifest tells their sizes, so that the tars in which only they are need not be read.
+/// Make all of them, with the sizes of the manifest, so that tars with nothing else need not be read.
 pub(crate) async fn make(context: &Arc<Context>, store: &Store, info: &ManifestInfo) -> Result<()> {
     let context = Arc::clone(context);
     let object = store.object_url(&info.key);

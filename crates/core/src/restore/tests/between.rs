@@ -1,4 +1,4 @@
-//! What happens to the directory between the plan and the end of the restore.
+//! Changes of the directory between the plan and the end of the restore.
 
 use std::sync::atomic::Ordering;
 
@@ -34,7 +34,7 @@ async fn two_restores_do_not_work_on_one_directory() {
         "{text}"
     );
     let before = repository.files();
-    // Whoever has a plan has the directory.
+    // The plan locks the directory.
     let first = planned(&repository, delta()).await.expect("planned");
     let error = planned(&repository, delta()).await.expect_err("in use");
     says(&error, "another restore works on directory");
@@ -122,7 +122,7 @@ async fn a_server_that_is_starting_is_seen() {
     assert!(!repository.target().join("global/pg_control").exists() && progress.is_writing.load(Ordering::Relaxed));
 }
 
-/// A restored directory in which something changed, and its files.
+/// A restored directory with one change, and its files.
 async fn changed() -> (Repository, Vec<String>) {
     let repository = repository().await;
     repository.restore().await.expect("restored");
@@ -158,7 +158,7 @@ async fn who_interrupts_in_time_loses_nothing() {
     assert!(matches!(prepared, Err(Error::Cancelled)));
     drop(prepared);
     is_as_before(false);
-    // What was incomplete stays so.
+    // A directory that was incomplete stays so.
     repository.write(crate::stored::member::MARKER, marker().as_bytes());
     let PlannedRestore { plan, held, fetch } = planned(&repository, delta()).await.expect("planned");
     let prepared = crate::restore::run::prepare::prepare(&plan, held, &fetch, &progress, &cancel);
@@ -197,7 +197,7 @@ async fn a_backup_that_cannot_be_read_costs_nothing() {
     let error = apply(plan, Arc::clone(&progress), CancellationToken::new())
         .await
         .expect_err("gone");
-    assert!(error.to_string().contains(&tar), "{error}");
+    assert!(error.to_string().contains(tar.as_str()), "{error}");
     assert_eq!(repository.files(), before);
     let content = std::fs::read(repository.target().join("base/5/1259")).expect("read");
     assert_eq!(content, NEWER);

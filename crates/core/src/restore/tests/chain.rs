@@ -186,7 +186,7 @@ impl Chain {
         apply(plan, Arc::default(), CancellationToken::new()).await
     }
 
-    /// Restore, and compare with what the newest backup was taken of.
+    /// Restore, and compare with the source of the newest backup.
     async fn comes_back(&self) -> Restored {
         let restored = self.restore().await.expect("restored");
         let mut expected: BTreeMap<String, Vec<u8>> = self
@@ -213,7 +213,7 @@ impl Chain {
         restored
     }
 
-    /// The restore must fail with these words, and leave nothing on which a server would start.
+    /// The restore must fail with these words, and leave nothing that a server would start on.
     async fn refuses(&self, says: &str) -> Error {
         let error = self.restore().await.expect_err(says);
         let text = format!(
@@ -251,7 +251,7 @@ const FILES: [&str; 6] = [
     "global/4",
 ];
 
-/// What happens to a file before the next backup.
+/// A change of a file before the next backup.
 #[derive(Debug, Clone)]
 enum Change {
     Nothing,

@@ -1,4 +1,4 @@
-//! What a verification says of backups without which no server starts.
+//! The verification of backups without which no server starts.
 
 use super::*;
 use crate::repository::inventory::Inventory;
@@ -56,7 +56,7 @@ async fn a_backup_of_wal_g_is_asked_for_the_same() {
     ] {
         assert_eq!(failures(&disabled, &without(index), None).await, [path]);
     }
-    // Where WAL-G found a link it has packed the link.
+    // WAL-G packs a link as a link.
     let mut linked = without(1);
     linked.push(link("/pg_xact", "/disk2/pg_xact"));
     assert_eq!(failures(&disabled, &linked, None).await, ["/pg_xact", "pg_xact"]);

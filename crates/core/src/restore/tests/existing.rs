@@ -1,4 +1,4 @@
-//! Restores into a directory in which something is.
+//! Restores into a directory that is not empty.
 
 use super::*;
 use crate::control_file::tests::{SYSTEM_IDENTIFIER, sample};

@@ -1,4 +1,4 @@
-//! Repositories that lie: about whose they are, where things belong, how much there is.
+//! Repositories that lie: about their owner, about places, about sizes.
 
 use super::*;
 use std::os::unix::fs::MetadataExt;
@@ -55,7 +55,7 @@ async fn a_place_that_only_the_repository_names_is_asked_for() {
     }
 }
 
-/// Where a place is harmless, too, the repository alone does not choose it: somebody must say that it may.
+/// Even a harmless place is not for the repository alone to choose: somebody must say that it may be used.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_harmless_place_is_taken_when_it_is_accepted() {
     let outside = tempfile::tempdir().expect("a directory");

@@ -131,7 +131,7 @@ async fn the_places_of_links_are_empty_and_apart() {
     );
     assert_eq!(std::fs::read(at(&repository, "full/x")).expect("there"), b"of somebody");
 
-    // What comes there after the plan is not lost either.
+    // A file that comes there after the plan is not lost either.
     let maps = [("base", "late"), ("PG_VERSION", "late.version")];
     for spoiled in ["late/x", "late.version"] {
         let planned = plan(
@@ -180,7 +180,7 @@ async fn a_delta_restore_removes_nothing_behind_a_link() {
     }
 }
 
-/// What is behind a link is fetched again into the new place; the rest is compared, and kept if it is as in the backup.
+/// Files behind a link are fetched again into the new place; the others are compared, and kept if they are as in the backup.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delta_restore_makes_links_anew() {
     for was_link in [true, false] {

@@ -71,7 +71,7 @@ fn what_is_mounted_below_stays_and_is_no_room_above() {
             .expect("restored");
         assert_eq!(repository.files(), FILES);
         assert_ne!(device(&wal), device(&target), "still mounted");
-        // What is written there is flushed with the rest.
+        // Files that are written there are flushed with the rest.
         let tree = crate::restore::directory::tree::Tree::open(
             crate::restore::directory::directories::Directories::default(),
             &target,

@@ -1,4 +1,4 @@
-//! What a restore can be told beside the backup and the place.
+//! The options of a restore beside the backup and the place.
 
 use super::*;
 

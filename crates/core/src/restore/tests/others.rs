@@ -1,4 +1,4 @@
-//! What a restore does with other databases that are in the directory, and what it leaves in the settings for them.
+//! A restore's treatment of other databases that are in the directory, and the settings that it leaves for them.
 
 use super::existing::delta;
 use super::*;

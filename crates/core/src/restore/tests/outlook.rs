@@ -1,4 +1,4 @@
-//! What a plan says of the WAL that recovery will read.
+//! A plan's outlook on the WAL that recovery will read.
 
 use chrono::{DateTime, TimeDelta, Utc};
 

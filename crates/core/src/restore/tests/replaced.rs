@@ -11,7 +11,7 @@ use crate::restore::directory::tree::Tree;
 use crate::restore::directory::walk::walk as walk_entries;
 use crate::stored::member::MemberPath;
 
-/// A tree in which a file is parked, and the path of that.
+/// A tree with a file that is parked, and the path of that.
 fn parked(target: &Path) -> (Tree, MemberPath, PathBuf) {
     let tree = Tree::open(Directories::default(), target, &[], None).expect("open");
     let path = MemberPath::parse(b"base/1").expect("a path");

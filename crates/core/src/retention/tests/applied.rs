@@ -8,7 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::repository::layout;
-use crate::retention::{Confirmed, DeletionProgress, Mode, Order, OtherBranches, Request, Rule, apply, draw_up, mark};
+use crate::retention::{
+    Confirmed, DeletionProgress, Mark, Mode, Order, OtherBranches, Request, Rule, apply, draw_up, mark,
+};
 use walarchive_storage::Store;
 use walarchive_testkit::meddler::{Act, Meddler, Op};
 
@@ -50,7 +52,7 @@ pub(super) async fn fill(store: &Store) {
     }
     let owner = r#"{"format_version": 1, "system_identifier": 7, "pg_major_version": 15, "wal_segment_size": 16777216,
                     "encryption": false}"#;
-    store.put(layout::CLUSTER, owner.into()).await.expect("written");
+    store.put(&layout::CLUSTER, owner.into()).await.expect("written");
 }
 
 pub(super) async fn memory() -> (Arc<InMemory>, Store) {
@@ -142,18 +144,18 @@ async fn a_crash_after_any_deletion_leaves_whole_backups_and_the_next_run_finish
 #[tokio::test]
 async fn nothing_is_left_of_everything() {
     let (inner, store) = memory().await;
-    mark(&store, FIRST, true).await.expect("marked");
+    mark(&store, FIRST, Mark::Permanent).await.expect("marked");
     assert!(delete(&store, &Request::Everything { force: false }).await.is_err());
-    mark(&store, FIRST, false).await.expect("marked");
+    mark(&store, FIRST, Mark::Impermanent).await.expect("marked");
     delete(&store, &Request::Everything { force: false })
         .await
         .expect("deleted");
     assert_eq!(
         all_keys(&inner).await.into_iter().collect::<Vec<_>>(),
-        [layout::CLUSTER]
+        [layout::CLUSTER.as_str()]
     );
     let (inner, store) = memory().await;
-    mark(&store, FIRST, true).await.expect("marked");
+    mark(&store, FIRST, Mark::Permanent).await.expect("marked");
     delete(&store, &Request::Everything { force: true })
         .await
         .expect("deleted");
@@ -210,7 +212,9 @@ async fn what_changes_after_the_plan_is_spared_with_all_wal() {
             .filter(|key| key.starts_with("wal_005") || key.contains(FIRST))
             .all(|key| left.contains(key))
     );
-    assert!(!left.contains(&layout::sentinel(SECOND)) && !left.contains(&layout::backup_deletion(FIRST)));
+    assert!(
+        !left.contains(layout::sentinel(SECOND).as_str()) && !left.contains(layout::backup_deletion(FIRST).as_str())
+    );
     // The next plan knows.
     let (plan, applied) = delete(&store, &retain(1)).await.expect("deleted");
     assert!(
@@ -265,7 +269,7 @@ async fn a_backup_that_is_completed_or_gone_meanwhile_is_no_leftover() {
 #[tokio::test]
 async fn a_mark_changes_its_field_and_nothing_else() {
     let (inner, store) = memory().await;
-    let read = async |key: String| {
+    let read = async |key: layout::Key| {
         let content = inner
             .get(&key.as_str().into())
             .await
@@ -276,33 +280,39 @@ async fn a_mark_changes_its_field_and_nothing_else() {
         serde_json::from_slice::<serde_json::Value>(&content).expect("JSON")
     };
     let before = read(layout::sentinel(DELTA)).await;
-    assert_eq!(mark(&store, DELTA, true).await.expect("marked"), [SECOND, DELTA]);
-    assert!(mark(&store, DELTA, true).await.expect("again").is_empty());
+    assert_eq!(
+        mark(&store, DELTA, Mark::Permanent).await.expect("marked"),
+        [SECOND, DELTA]
+    );
+    assert!(mark(&store, DELTA, Mark::Permanent).await.expect("again").is_empty());
     let mut after = read(layout::sentinel(DELTA)).await;
     assert_eq!(after["IsPermanent"], true);
     assert_eq!(read(layout::metadata(SECOND)).await["is_permanent"], true);
     after.as_object_mut().expect("an object").remove("IsPermanent");
     assert_eq!(after, before);
 
-    let error = mark(&store, SECOND, false).await.expect_err("refused");
+    let error = mark(&store, SECOND, Mark::Impermanent).await.expect_err("refused");
     assert!(error.to_string().contains(DELTA), "{error}");
-    assert_eq!(mark(&store, DELTA, false).await.expect("unmarked"), [DELTA]);
-    assert_eq!(mark(&store, SECOND, false).await.expect("unmarked"), [SECOND]);
+    assert_eq!(mark(&store, DELTA, Mark::Impermanent).await.expect("unmarked"), [DELTA]);
+    assert_eq!(
+        mark(&store, SECOND, Mark::Impermanent).await.expect("unmarked"),
+        [SECOND]
+    );
     // A mark that was interrupted between the two objects is completed.
     store
         .put(&layout::metadata(THIRD), r#"{"is_permanent": true}"#.into())
         .await
         .expect("written");
-    assert_eq!(mark(&store, THIRD, true).await.expect("marked"), [THIRD]);
+    assert_eq!(mark(&store, THIRD, Mark::Permanent).await.expect("marked"), [THIRD]);
     assert_eq!(read(layout::sentinel(THIRD)).await["IsPermanent"], true);
-    assert!(mark(&store, "base_x", true).await.is_err());
+    assert!(mark(&store, "base_x", Mark::Permanent).await.is_err());
     // A backup that is being deleted cannot be saved.
     store
         .put(&layout::backup_deletion(FIRST), "{}".into())
         .await
         .expect("written");
     assert!(
-        mark(&store, FIRST, true)
+        mark(&store, FIRST, Mark::Permanent)
             .await
             .expect_err("too late")
             .to_string()

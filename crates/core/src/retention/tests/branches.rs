@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 
 use super::*;
 use crate::lease::Holder;
-use crate::retention::plan::Situation;
+use crate::retention::plan::{OtherBranches, Situation};
 use crate::retention::planner::plan;
 use crate::retention::request::{Before, Mode, Request, Rule};
 
@@ -70,7 +70,7 @@ fn what_production_needs_stays_when_a_clone_deletes() {
     assert!(plan(&inventory, &Request::Everything { force: false }, &situation(2, 30)).is_err());
     // And gone with --force.
     let insisted = Situation {
-        regardless_of_branches: true,
+        others: OtherBranches::Delete,
         ..situation(2, 30)
     };
     let drawn = plan(&inventory, &full(1), &insisted).expect("a plan");
@@ -136,7 +136,7 @@ fn a_branch_is_named_with_its_writer() {
         described(2)
     );
     assert!(described(2)[0].contains("written by db1:/data"), "{:?}", described(2));
-    // Who verifies the WAL is told, on either side.
+    // A verification of the WAL tells it, on either side.
     let at = |timeline| crate::verify::Live {
         position: Some(crate::verify::Position {
             timeline,
@@ -151,7 +151,7 @@ fn a_branch_is_named_with_its_writer() {
     }
 }
 
-/// What the old primary had archived before the failover is no branch that goes on.
+/// The old primary archived this before the failover: it is no branch that goes on.
 #[test]
 fn a_failover_is_no_branch() {
     let inventory = parted(5);

@@ -90,7 +90,7 @@ fn request() -> impl Strategy<Value = Request> {
 }
 
 impl Spec {
-    /// As timelines are: each begins in the segment in which its parent was left.
+    /// As timelines are: each begins in the last segment of its parent before the fork.
     fn timelines(&self) -> Vec<(TimelineHistory, u64)> {
         let mut timelines = vec![(history(1, &[]), 1)];
         for (parent, at) in &self.forks {
@@ -225,7 +225,7 @@ fn with_name(request: Request, inventory: &Inventory) -> Option<Request> {
     }
 }
 
-/// The WAL by which recovery can go on from a backup, told by brute force.
+/// The WAL that recovery can use from a backup on, told by brute force.
 fn leads_to(inventory: &Inventory, backup: &BackupInfo) -> BTreeSet<(u32, u64)> {
     let (Some(own), first) = (backup.timeline, backup.metadata.start_lsn.0 / SIZE.bytes()) else {
         return BTreeSet::new();
@@ -312,7 +312,7 @@ proptest! {
                 prop_assert!(left.has(segment(start.timeline, *number)), "{} needs {number}", folder.name);
             }
         }
-        // Timelines of which something is left can be followed.
+        // Timelines that have something left can be followed.
         let mut timelines: BTreeSet<u32> = left.wal.iter().filter_map(|object| Some(object.name.segment()?.timeline)).collect();
         timelines.extend(left.backups.iter().filter_map(|backup| backup.timeline));
         for timeline in timelines {

@@ -94,7 +94,7 @@ async fn a_folder_of_wal_that_is_a_link_is_read_and_not_pruned() {
         "the backups go"
     );
     assert!(store.size(&layout::sentinel(THIRD)).await.expect("asked").is_some());
-    // Whoever asks for it by its key is refused, too.
+    // A deletion by its key is refused, too.
     let key = store.list("wal_005").await.expect("listed").remove(0).key;
     let error = store.delete(&key).await.expect_err("refused");
     assert!(

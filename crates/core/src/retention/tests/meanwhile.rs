@@ -18,7 +18,7 @@ const LATE: &str = "base_00000001000000000000000E_D_000000010000000000000003";
 
 /// A delta on the first backup whose taking begins when all the world can see that a deletion begins.
 fn claim() -> Vec<(String, Option<String>)> {
-    vec![(layout::backup_claim(LATE), Some("{}".to_owned()))]
+    vec![(layout::backup_claim(LATE).into(), Some("{}".to_owned()))]
 }
 
 /// The same, which is complete by then.
@@ -28,8 +28,8 @@ fn complete() -> Vec<(String, Option<String>)> {
         "FinishTime": hour(14), "Version": 2, "DeltaFrom": FIRST,
     });
     vec![
-        (layout::tar(LATE, "part_001.tar.zst"), Some("tar".to_owned())),
-        (layout::sentinel(LATE), Some(sentinel.to_string())),
+        (layout::tar(LATE, "part_001.tar.zst").into(), Some("tar".to_owned())),
+        (layout::sentinel(LATE).into(), Some(sentinel.to_string())),
     ]
 }
 
@@ -45,7 +45,7 @@ async fn the_parent_of_a_delta_that_has_begun_is_spared() {
             let (inner, _) = memory().await;
             let before = all_keys(&inner).await;
             let meddler = Meddler::new(Arc::clone(&inner));
-            // After the deletion of two other backups, and after whatever list was made before that.
+            // After the deletion of two other backups, and after any list that was made before that.
             meddler.once(Op::Put, &layout::backup_deletion(FIRST), Act::Then(comes.clone()));
             let (_, applied) = delete(&Store::of(Arc::new(meddler.clone()), "memory:"), &request)
                 .await
@@ -58,13 +58,13 @@ async fn the_parent_of_a_delta_that_has_begun_is_spared() {
             let is_its = |key: &&String| key.contains(&FIRST[5..]) || key.starts_with("wal_005");
             assert!(before.iter().filter(is_its).all(|key| left.contains(key)), "{left:?}");
             assert!(
-                !left.contains(&layout::backup_deletion(FIRST)),
+                !left.contains(layout::backup_deletion(FIRST).as_str()),
                 "the marker is taken back"
             );
             assert!(
                 [SECOND, DELTA]
                     .iter()
-                    .all(|gone| !left.contains(&layout::sentinel(gone)))
+                    .all(|gone| !left.contains(layout::sentinel(gone).as_str()))
             );
         }
     }
@@ -81,7 +81,7 @@ async fn an_abandoned_delta_does_not_keep_its_parent_for_ever() {
         let plan = draw_up(&store, &retain(1), &[], Utc::now()).await.expect("a plan");
         let claim = layout::backup_claim(LATE);
         store.put(&claim, "{}".into()).await.expect("written");
-        let file = std::fs::File::open(dir.path().join(claim)).expect("opened");
+        let file = std::fs::File::open(dir.path().join(claim.as_str())).expect("opened");
         file.set_modified(SystemTime::now() - Duration::from_secs(hours * 3600))
             .expect("set");
         let applied = apply(&store, &plan, &DeletionProgress::default(), &CancellationToken::new()).await;
@@ -99,7 +99,7 @@ async fn another_delta_does_not_count() {
         .expect("written");
     let (_, applied) = delete(&store, &retain(1)).await.expect("applied");
     assert_eq!(applied.spared, []);
-    assert!(!all_keys(&inner).await.contains(&layout::sentinel(FIRST)));
+    assert!(!all_keys(&inner).await.contains(layout::sentinel(FIRST).as_str()));
 }
 
 #[tokio::test]
@@ -135,7 +135,7 @@ async fn a_backup_that_begins_while_everything_goes_keeps_the_wal() {
         let newcomer = "base_00000001000000000000000F";
         let meddler = Meddler::new(Arc::clone(&inner));
         let comes = vec![
-            (layout::backup_claim(newcomer), Some("{}".to_owned())),
+            (layout::backup_claim(newcomer).into(), Some("{}".to_owned())),
             (format!("{}/mine/notes", layout::BACKUPS_FOLDER), Some("{}".to_owned())),
         ];
         meddler.once(Op::Put, &layout::backup_deletion(FIRST), Act::Then(comes));
@@ -147,9 +147,9 @@ async fn a_backup_that_begins_while_everything_goes_keeps_the_wal() {
         assert_eq!(applied.spared[0].name, newcomer);
         let left = all_keys(&inner).await;
         assert_eq!(left.iter().filter(|key| key.starts_with("wal_005")).count(), 15);
-        assert!(left.contains(layout::CLUSTER));
+        assert!(left.contains(layout::CLUSTER.as_str()));
         assert!(left.iter().all(|key| !key.contains("sentinel")), "{left:?}");
-        // What bears another name is in nobody's way.
+        // An object of another name is in nobody's way.
         Store::of(Arc::new(meddler.clone()), "memory:")
             .delete(&layout::backup_claim(newcomer))
             .await

@@ -105,7 +105,7 @@ fn inventory(backups: Vec<BackupInfo>, mut wal: Vec<WalObject>, histories: Vec<T
     Inventory::new(SIZE, backups, wal, histories)
 }
 
-/// What is left when that many actions of the plan were carried out.
+/// The objects that are left after that many actions of the plan.
 fn after(inventory: &Inventory, plan: &DeletionPlan, actions: usize) -> Inventory {
     let mut backups_gone = HashSet::new();
     let mut leftovers_gone = HashSet::new();

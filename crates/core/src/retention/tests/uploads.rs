@@ -89,7 +89,7 @@ async fn store(uploads: &Uploads) -> Store {
         "LSN": lsn(3, 40).0, "FinishLSN": lsn(3, 400).0, "StartTime": hour(3), "FinishTime": hour(3), "Version": 2,
     });
     for (key, content) in [
-        (layout::CLUSTER.to_owned(), owner.to_owned()),
+        (layout::CLUSTER.clone(), owner.to_owned()),
         (layout::sentinel(DONE), sentinel.to_string()),
         (layout::tar(DONE, "part_001.tar.zst"), "tar".to_owned()),
         (layout::backup_claim(RUNNING), "{}".to_owned()),
@@ -108,7 +108,7 @@ fn keys_in(uploads: &[&str]) -> Vec<PendingUpload> {
 
 fn uploads_of(plan: &DeletionPlan) -> Vec<String> {
     let uploads = plan.actions.iter().filter(|action| action.what() == "upload");
-    uploads.map(|action| action.key()).collect()
+    uploads.map(|action| action.key().into()).collect()
 }
 
 async fn run(store: &Store, plan: &DeletionPlan) -> crate::retention::Applied {

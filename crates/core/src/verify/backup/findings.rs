@@ -10,7 +10,7 @@ const TOLD: usize = 100;
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BackupFinding {
-    /// What kind of thing: "sentinel", "manifest", "tar", "file", "pages", "configuration" or "wal".
+    /// The kind of thing: "sentinel", "manifest", "tar", "file", "pages", "configuration" or "wal".
     pub what: &'static str,
     /// OK, or what it means.
     pub status: VerifyStatus,

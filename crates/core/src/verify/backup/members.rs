@@ -1,4 +1,4 @@
-//! What is in a backup's tars.
+//! The content of a backup's tars.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -19,12 +19,13 @@ use crate::formats::FILES_LIMIT;
 use crate::formats::increment::{IncrementHeader, PAGE_BYTES};
 use crate::lsn::Lsn;
 use crate::places;
+use crate::printable::counted;
 use crate::stored::essential::Essential;
 use crate::stored::level::Bits;
 use crate::stored::member::MemberPath;
 use crate::stored::members::{Member, Stop, TRUNCATED, each_member};
 use crate::stored::progress::{Counted, ReadProgress};
-use crate::stored::table::{Found, Key, Keys, Listing, Stored, Table};
+use crate::stored::table::{Found, Keys, Listing, PathHash, Stored, Table};
 use crate::stored::tars::{Tar, TarKind};
 use crate::verify::VerifyStatus;
 use crate::verify::page_checksum::{PageChecker, first_page};
@@ -33,7 +34,7 @@ use walarchive_storage::RangeReader;
 /// Bytes that are read at a time.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// What all tars of a backup share.
+/// State that all tars of a backup share.
 pub(super) struct Context {
     /// None if the backup has neither files metadata nor a manifest.
     pub(super) table: Option<Table>,
@@ -42,10 +43,10 @@ pub(super) struct Context {
     pub(super) control: Mutex<Option<ControlFile>>,
     seen: Bits,
     /// Those that the table does not know.
-    strays: Mutex<HashSet<Key>>,
+    strays: Mutex<HashSet<PathHash>>,
     stray_keys: Keys,
     pub(super) findings: Mutex<Findings>,
-    /// A tar is encrypted, so that nothing can be said of what is in none of them.
+    /// A tar is encrypted, so nothing can be said of files that are in no other tar.
     pub(super) is_encrypted: AtomicBool,
     pub(super) pages: Mutex<Pages>,
     /// Of a backup without a table.
@@ -119,7 +120,7 @@ pub(super) struct Pages {
     pub(super) bad: u64,
 }
 
-/// Read a tar to its end; blocks. What is wrong with it becomes a finding.
+/// Read a tar to its end; blocks. Each fault becomes a finding.
 pub(super) fn read_tar(context: &Context, tar: &Tar, mut reader: RangeReader) -> Result<()> {
     let (mut files, mut bytes) = (0u64, 0u64);
     let source = Counted::new(&mut reader, &context.progress);
@@ -152,10 +153,7 @@ pub(super) fn read_tar(context: &Context, tar: &Tar, mut reader: RangeReader) ->
     match damaged {
         Some(reason) => findings.add("tar", VerifyStatus::Failure, tar.key.clone(), reason),
         None => {
-            let files = match files {
-                1 => "1 file".to_owned(),
-                files => format!("{files} files"),
-            };
+            let files = counted(files, "file");
             let detail = format!("It was read to its end: {files}, {bytes} bytes.");
             findings.add("tar", VerifyStatus::Ok, tar.key.clone(), detail);
         }
@@ -163,7 +161,7 @@ pub(super) fn read_tar(context: &Context, tar: &Tar, mut reader: RangeReader) ->
     Ok(())
 }
 
-/// The bytes of a file that was read; none of what a restore does not take.
+/// The bytes of a file that was read; none for a member that a restore does not take.
 fn look_at_member(context: &Context, tar: &Tar, entry: &mut Member<'_, '_>) -> Result<Option<u64>, Stop> {
     let raw = entry.path_bytes().into_owned();
     let refused = |reason: &str| {
@@ -374,9 +372,9 @@ impl File<'_> {
 fn bad_pages(pages: &PageChecker) -> String {
     let numbers: Vec<String> = pages.some.iter().map(ToString::to_string).collect();
     format!(
-        "{} pages have a wrong checksum, the first are {}. They were copied so: either the server was writing them at that \
-         moment, and the WAL repairs them, or they were damaged before; check the relation in the server.",
-        pages.bad,
+        "{} with a wrong checksum: {}. They were copied so. Either the server was writing them at that moment, and the WAL \
+         repairs them, or they were damaged before: check the relation in the server.",
+        counted(pages.bad, "page"),
         numbers.join(", ")
     )
 }

@@ -17,11 +17,12 @@ use super::record::VerifiedBackup;
 use crate::blocking::blocking;
 use crate::data_dir::{BACKUP_LABEL, PG_CONTROL, TABLESPACE_MAP};
 use crate::error::{Error, Result};
+use crate::printable::counted;
 use crate::repository::inventory::{BackupInfo, Inventory};
 use crate::repository::{inventory, layout};
 use crate::stored::chain::Link;
 use crate::stored::configuration;
-use crate::stored::contents::{MISSING_TAR, Own, read_own};
+use crate::stored::contents::{Base, MISSING_TAR, Own, read_own};
 use crate::stored::essential::Essential;
 use crate::stored::names::{ListSource, NAMED, names};
 use crate::stored::progress::ReadProgress;
@@ -35,7 +36,7 @@ const CONCURRENCY: usize = 4;
 
 pub use self::findings::BackupFinding;
 
-/// What was found.
+/// The findings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BackupReport {
     /// The backup.
@@ -46,8 +47,8 @@ pub struct BackupReport {
     pub details: Vec<BackupFinding>,
 }
 
-/// Read all of a backup. What is wrong with it is in the report; an error is that the store could not be asked, or that there
-/// is no such backup. A backup that is in order is remembered as such in the repository.
+/// Read all of a backup. Faults are in the report; an error means that the store could not be asked, or that there is no such
+/// backup. A backup that is in order is remembered as such in the repository.
 pub async fn verify_backup(
     store: &Store,
     inventory: &Inventory,
@@ -68,7 +69,7 @@ pub async fn verify_backup(
                 Some(wrong) => (VerifyStatus::Failure, wrong),
                 None => (
                     VerifyStatus::Ok,
-                    format!("It holds the {} files of the server.", described.files.len()),
+                    format!("It holds {} of the server.", counted(described.files.len(), "file")),
                 ),
             };
             findings.add("configuration", status, layout::configuration(&backup.name), detail);
@@ -79,7 +80,7 @@ pub async fn verify_backup(
         status: findings.worst,
         details: findings.into_rows(),
     };
-    // Who may only read is told what was found all the same.
+    // A user who may only read is told the findings all the same.
     if let Err(error) = VerifiedBackup::write(store, &backup, report.status, Utc::now()).await {
         tracing::warn!("could not remember what was verified: {error}");
     }
@@ -143,8 +144,11 @@ async fn look_at_tars(
         sentinel: inventory::read_sentinel(store, &backup.name).await?,
         backup: backup.name.clone(),
     };
-    let is_full = link.sentinel.delta_from.is_none();
-    let own = read_own(store, &link, &tars, is_full, Survey::default(), &mut Vec::new()).await;
+    let base = match link.sentinel.delta_from {
+        None => Base::Nothing,
+        Some(_) => Base::Parent,
+    };
+    let own = read_own(store, &link, &tars, base, Survey::default(), &mut Vec::new()).await;
     let Some(own) = unless_damaged(own, "manifest", findings)? else {
         return Ok(());
     };
@@ -156,7 +160,7 @@ async fn look_at_tars(
     } = own;
     let path = layout::backup_manifest(&backup.name);
     let detail = match &manifest {
-        Some(manifest) => format!("It is intact and lists {} files.", manifest.files),
+        Some(manifest) => format!("It is intact and lists {}.", counted(manifest.files, "file")),
         None => "The backup has none, like all backups of WAL-G: the content of files is not compared.".to_owned(),
     };
     findings.add("manifest", VerifyStatus::Ok, path, detail);
@@ -198,7 +202,7 @@ async fn look_at_tars(
     if result.is_ok() && !context.is_encrypted.load(Ordering::Relaxed) {
         result = conclude_files(store, &context, backup).await;
         conclude(&context, backup);
-        // What is listed was compared with what is there.
+        // The list was compared with the tars.
         match &context.table {
             Some(_) => conclude_essential(&context, &survey.essential, backup),
             None => conclude_essential(&context, &context.essential.lock(), backup),
@@ -239,7 +243,7 @@ async fn conclude_files(store: &Store, context: &Context, backup: &BackupInfo) -
         // WAL-G lists files that vanished while it packed them.
         false => (ListSource::FilesMetadata, VerifyStatus::Warning),
     };
-    // What is skipped is in no tar of this backup.
+    // A skipped file is in no tar of this backup.
     let is_missing = |file: &usize| {
         Some(*file) != map
             && table.stored(*file) != Some(Stored::Skipped)
@@ -258,7 +262,10 @@ async fn conclude_files(store: &Store, context: &Context, backup: &BackupInfo) -
     let mut findings = context.findings.lock();
     if source == ListSource::FilesMetadata {
         let first = names.first().map_or("", String::as_str);
-        let detail = format!("{count} files of the backup's files metadata are in no tar, the first is \"{first}\".");
+        let detail = format!(
+            "{} of the backup's files metadata cannot be found in any tar. The first is \"{first}\".",
+            counted(count, "file")
+        );
         findings.add("file", status, layout::files_metadata(&backup.name), detail);
         return Ok(());
     }
@@ -270,8 +277,8 @@ async fn conclude_files(store: &Store, context: &Context, backup: &BackupInfo) -
     }
     if count > named {
         let detail = format!(
-            "{} more files of the backup manifest were found in no tar.",
-            count - named
+            "{} of the backup manifest cannot be found in any tar.",
+            counted(count - named, "more file")
         );
         findings.add("file", status, layout::backup_manifest(&backup.name), detail);
     }
@@ -286,7 +293,7 @@ fn conclude_essential(context: &Context, essential: &Essential, backup: &BackupI
     }
 }
 
-/// What else can be said only when all tars were read.
+/// The other findings need all tars to be read.
 fn conclude(context: &Context, backup: &BackupInfo) {
     let mut findings = context.findings.lock();
     for needed in [PG_CONTROL, BACKUP_LABEL] {

@@ -55,7 +55,7 @@ async fn what_was_verified_is_not_read_again() {
     assert_eq!(verify(&store, Selection::Sample(3)).await.verified_count, 3);
     assert_eq!(verify(&store, Selection::Sample(99)).await.verified_count, 8);
     assert_eq!(verify(&store, Selection::Sample(0)).await.verified_count, 0);
-    // What is written again is new.
+    // An object that is written again is new.
     put(&store, segments[3].0, &segments[3].1).await;
     assert_eq!(verify(&store, Selection::New).await.verified_count, 1);
 }

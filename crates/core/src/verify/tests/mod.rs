@@ -19,11 +19,11 @@ async fn repository() -> Store {
         r#"{{"format_version": 1, "system_identifier": {SYSTEM_IDENTIFIER}, "pg_major_version": 15,
              "wal_segment_size": {SIZE_BYTES}, "encryption": false}}"#
     );
-    store.put(layout::CLUSTER, owner.into()).await.expect("written");
+    store.put(&layout::CLUSTER, owner.into()).await.expect("written");
     store
 }
 
-fn key(segment: Segment) -> String {
+fn key(segment: Segment) -> layout::Key {
     layout::wal(&WalFileName::Segment(segment), Format::Zstd)
 }
 

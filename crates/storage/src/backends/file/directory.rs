@@ -1,6 +1,5 @@
 //! The store itself: object_store's, but that only regular files are read, and that nothing is removed behind a link.
 
-use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{Error as IoError, ErrorKind, Result as IoResult};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -13,13 +12,11 @@ use futures::stream::BoxStream;
 use nix::fcntl::OFlag;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
-};
+use object_store::{Error, GetOptions, GetResult, GetResultPayload, ObjectMeta, Result};
 
 use super::remove::{Refused, remove};
 use super::{blocking, failed};
+use crate::backends::layer::{Layer, Layered};
 
 /// Objects that are being removed at a time.
 const DELETIONS: usize = 10;
@@ -33,14 +30,9 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    pub(super) fn new(inner: LocalFileSystem, root: PathBuf) -> Self {
-        Directory { inner, root }
-    }
-}
-
-impl fmt::Display for Directory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.inner.fmt(f)
+    /// A store in front of `inner`.
+    pub(super) fn over(inner: LocalFileSystem, root: PathBuf) -> Layered<Self> {
+        Layered(Directory { inner, root })
     }
 }
 
@@ -61,7 +53,7 @@ fn open_regular(path: &FilePath) -> IoResult<(File, Metadata)> {
     Ok((file, meta))
 }
 
-/// What is below something that is not a directory is not there.
+/// There is nothing below something that is not a directory.
 fn is_missing(error: &IoError) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
@@ -83,17 +75,11 @@ fn describe(location: Path, meta: &Metadata) -> ObjectMeta {
 }
 
 #[async_trait]
-impl ObjectStore for Directory {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        self.inner.put_opts(location, payload, options).await
-    }
+impl Layer for Directory {
+    type Inner = LocalFileSystem;
 
-    async fn put_multipart_opts(
-        &self,
-        location: &Path,
-        options: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(location, options).await
+    fn inner(&self) -> &LocalFileSystem {
+        &self.inner
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -151,26 +137,6 @@ impl ObjectStore for Directory {
             })
             .buffered(DELETIONS)
             .boxed()
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list_with_offset(prefix, offset)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
-    }
-
-    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        self.inner.rename_opts(from, to, options).await
     }
 }
 

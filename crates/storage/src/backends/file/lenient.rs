@@ -1,8 +1,7 @@
-//! Listings of a directory that go on where a name is no key. object_store's fail as a whole, and nobody could be restored from
-//! a repository into which somebody has copied one odd file.
+//! Listings of a directory that go on at a name that is no key. object_store's fail as a whole, and nobody could be restored
+//! from a repository with one odd file.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::io::Error as IoError;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
@@ -12,12 +11,10 @@ use chrono::{DateTime, Utc};
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
-};
+use object_store::{Error, ListResult, ObjectMeta, ObjectStore, Result};
 use walkdir::{DirEntry, WalkDir};
 
+use crate::backends::layer::{Layer, Layered};
 use crate::odd::{Odd, escaped};
 
 /// Entries that are read at a time.
@@ -32,8 +29,9 @@ pub(super) struct Lenient<T> {
 }
 
 impl<T> Lenient<T> {
-    pub(super) fn new(inner: T, root: PathBuf, odd: Arc<Odd>) -> Self {
-        Lenient { inner, root, odd }
+    /// A store in front of `inner`.
+    pub(super) fn over(inner: T, root: PathBuf, odd: Arc<Odd>) -> Layered<Self> {
+        Layered(Lenient { inner, root, odd })
     }
 
     fn walk(&self, prefix: Option<&Path>) -> WalkDir {
@@ -93,7 +91,7 @@ fn unless_gone(entry: walkdir::Result<DirEntry>) -> Result<Option<DirEntry>> {
     }
 }
 
-/// None for what has none, or is not to be seen.
+/// None for an entry that has none, or is not to be seen.
 fn key(root: &FilePath, odd: &Odd, entry: &DirEntry) -> Option<Path> {
     let relative = entry.path().strip_prefix(root).ok()?;
     let key = relative
@@ -132,28 +130,12 @@ fn object(entry: &DirEntry, location: Path) -> Result<Option<ObjectMeta>> {
     }))
 }
 
-impl<T: ObjectStore> fmt::Display for Lenient<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.inner, f)
-    }
-}
-
 #[async_trait]
-impl<T: ObjectStore> ObjectStore for Lenient<T> {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        self.inner.put_opts(location, payload, opts).await
-    }
+impl<T: ObjectStore> Layer for Lenient<T> {
+    type Inner = T;
 
-    async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(location, opts).await
-    }
-
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.inner.get_opts(location, options).await
-    }
-
-    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
+    fn inner(&self) -> &T {
+        &self.inner
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
@@ -184,14 +166,6 @@ impl<T: ObjectStore> ObjectStore for Lenient<T> {
             })
         });
         read.await.map_err(|source| Error::JoinError { source })?
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
-    }
-
-    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        self.inner.rename_opts(from, to, options).await
     }
 }
 

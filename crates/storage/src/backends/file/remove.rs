@@ -1,5 +1,5 @@
-//! Removing by descriptors: each directory on the way is opened below the one before, and none of them may be a link. Whoever
-//! can write into the repository could otherwise have anything removed that the server's user may remove.
+//! Removing by descriptors: each directory on the way is opened below the one before, and none of them may be a link. Otherwise
+//! somebody who can write into the repository could have anything removed that the server's user may remove.
 
 use std::io::Error as IoError;
 use std::os::fd::OwnedFd;
@@ -33,7 +33,7 @@ pub(super) fn remove(root: &Path, key: &str) -> Result<(), Refused> {
     let Some((name, folders)) = parts.split_last() else {
         return Err(Errno::ENOENT.into());
     };
-    // A path to what is only passed through needs no permission to read it.
+    // A directory that is only passed through needs no permission to read it.
     let passing = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let mut opened: Vec<OwnedFd> = vec![open(root, passing, Mode::empty())?];
     for (depth, folder) in folders.iter().enumerate() {
@@ -58,7 +58,7 @@ pub(super) fn remove(root: &Path, key: &str) -> Result<(), Refused> {
     }
     // Should it be a link by now, the link goes, not what it leads to.
     unlinkat(&opened[folders.len()], *name, UnlinkatFlags::NoRemoveDir)?;
-    // From the inside to the outside, until one is not empty. Who writes at the same time makes them again.
+    // From the inside to the outside, until one is not empty. A writer that is at work makes them again.
     for (depth, folder) in folders.iter().enumerate().rev() {
         if unlinkat(&opened[depth], *folder, UnlinkatFlags::RemoveDir).is_err() {
             break;

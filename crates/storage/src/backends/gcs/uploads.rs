@@ -11,7 +11,7 @@ use url::Url;
 use crate::backends::xml_uploads::{Authorize, Client, XmlUploads};
 use crate::renewal::Apply;
 
-/// What object_store takes if none is named.
+/// The endpoint that object_store takes if none is named.
 const BASE_URL: &str = "https://storage.googleapis.com";
 
 /// The token of the store's own requests.
@@ -55,7 +55,7 @@ impl Authorize for Bearer {
 }
 
 fn put(credential: &GcpCredential, request: &mut HttpRequest) {
-    // What cannot be a header is no token either, and the store will say so.
+    // A text that cannot be a header is no token either, and the store will say so.
     if let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", credential.bearer)) {
         value.set_sensitive(true);
         request.headers_mut().insert(AUTHORIZATION, value);

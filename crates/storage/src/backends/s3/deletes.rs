@@ -10,19 +10,17 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
-};
+use object_store::{Error, ObjectStore, Result};
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 
+use crate::backends::layer::{Layer, Layered};
 use crate::errors::reason;
 
-/// What one request may delete, by the protocol.
+/// The most objects that one request may delete, by the protocol.
 const MANY: usize = 1000;
 
-/// What servers and users' permissions say of a request that they do not know or allow.
+/// The answers to a request that a server does not know, or a user may not send.
 const REFUSALS: [&str; 4] = [
     "403 Forbidden",
     "501 Not Implemented",
@@ -34,7 +32,6 @@ const REFUSALS: [&str; 4] = [
 static REFUSING: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// The store, with deletions that find their way.
-#[derive(Clone)]
 pub(super) struct Deletes(Arc<Inner>);
 
 struct Inner {
@@ -46,14 +43,14 @@ struct Inner {
 }
 
 impl Deletes {
-    /// `builder` makes the store; `bucket` tells it from others.
-    pub(super) fn new(store: AmazonS3, builder: AmazonS3Builder, bucket: String) -> Self {
-        Deletes(Arc::new(Inner {
+    /// A store in front of `store`, which `builder` has made; `bucket` tells it from others.
+    pub(super) fn over(store: AmazonS3, builder: AmazonS3Builder, bucket: String) -> Layered<Self> {
+        Layered(Deletes(Arc::new(Inner {
             store,
             bucket,
             builder,
             one_by_one: OnceCell::new(),
-        }))
+        })))
     }
 }
 
@@ -109,24 +106,12 @@ impl fmt::Debug for Deletes {
     }
 }
 
-impl fmt::Display for Deletes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0.store, f)
-    }
-}
-
 #[async_trait]
-impl ObjectStore for Deletes {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        self.0.store.put_opts(location, payload, opts).await
-    }
+impl Layer for Deletes {
+    type Inner = AmazonS3;
 
-    async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.0.store.put_multipart_opts(location, opts).await
-    }
-
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.0.store.get_opts(location, options).await
+    fn inner(&self) -> &AmazonS3 {
+        &self.0.store
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -144,25 +129,5 @@ impl ObjectStore for Deletes {
             })
             .flatten()
             .boxed()
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.0.store.list(prefix)
-    }
-
-    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.0.store.list_with_offset(prefix, offset)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.0.store.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.0.store.copy_opts(from, to, options).await
-    }
-
-    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        self.0.store.rename_opts(from, to, options).await
     }
 }

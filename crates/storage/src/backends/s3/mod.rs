@@ -56,7 +56,7 @@ pub(crate) fn open(url: &Url, config: &StorageConfig) -> Result<Opened> {
         .clone()
         .build()
         .map_err(|error| cloud::unusable(url, &error, HINT))?;
-    let deletes = Deletes::new(store.clone(), builder, place.name());
+    let deletes = Deletes::over(store.clone(), builder, place.name());
     let uploads = place.uploads(&store, Client::new(options, connector, config));
     let opened = cloud::finish(deletes, url, storage_class, odd)?.with_pending(uploads, url)?;
     Ok(opened.with_origin(move || credentials.origin()))

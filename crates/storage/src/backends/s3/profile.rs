@@ -8,7 +8,7 @@ use crate::backends::credentials::Line;
 use crate::error::{Error, Result};
 use crate::renewal::Watch;
 
-/// Where the two files are, and which profile of theirs is meant.
+/// The places of the two files, and the profile of theirs that is meant.
 #[derive(Debug, Default)]
 pub(super) struct Profiles {
     /// `AWS_PROFILE`, if it is set.
@@ -19,7 +19,7 @@ pub(super) struct Profiles {
     pub config_file: Option<String>,
 }
 
-/// What a profile holds that is of use here, under object_store's key names.
+/// The useful part of a profile, under object_store's key names.
 #[derive(Default, PartialEq, Eq)]
 pub(super) struct Profile {
     /// The key, its secret and perhaps a session token; or a role and the file with a web identity's token.
@@ -53,7 +53,7 @@ impl Profiles {
         let mut files = Vec::new();
         let mut keys = BTreeMap::new();
         let (mut found, mut origin) = (false, None);
-        // What the first file says is not said again by the second.
+        // The second file does not override the first one.
         for (named, usual, prefix) in [
             (&self.credentials_file, ".aws/credentials", ""),
             (&self.config_file, ".aws/config", "profile "),

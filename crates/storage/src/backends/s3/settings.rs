@@ -1,4 +1,4 @@
-//! What the environment, the shared files, the credentials file and the options say, put into one.
+//! The environment, the shared files, the credentials file and the options, put into one.
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -27,7 +27,7 @@ pub(super) struct Settings {
     pub customer_key: Option<String>,
     /// The files that the credentials may be from.
     pub watch: Watch,
-    /// Where the credentials are from, for messages.
+    /// The source of the credentials, for messages.
     pub origin: String,
     /// They are from a file.
     pub in_file: bool,
@@ -130,7 +130,7 @@ impl Settings {
                 // The bucket is the URL's.
                 Err(_) | Ok(Key::Bucket) => return false,
                 Ok(Key::Client(key)) => self.client.set(key, &value),
-                // One name for what is one thing, or the environment's would win over an option.
+                // One thing has one name, or the environment's would win over an option.
                 Ok(Key::S3Endpoint) => self.set(Key::Endpoint, value),
                 Ok(Key::DefaultRegion) => {
                     self.keys.entry(Key::Region).or_insert(value);

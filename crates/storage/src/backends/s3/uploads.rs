@@ -13,10 +13,10 @@ use crate::backends::xml_uploads::{Authorize, Client, XmlUploads};
 use crate::config::is_true;
 use crate::renewal::{Apply, Renewing, Signer, Signing};
 
-/// What object_store takes if none is named.
+/// The region that object_store takes if none is named.
 const REGION: &str = "us-east-1";
 
-/// Where the bucket is, and how requests to it are signed: what object_store knows, and does not tell.
+/// The place of the bucket, and the way in which requests to it are signed: object_store knows both, and does not tell.
 pub(super) struct Bucket {
     url: Option<Url>,
     region: String,

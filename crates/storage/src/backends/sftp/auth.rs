@@ -16,7 +16,7 @@ const AGENT_KEYS: usize = 3;
 /// Questions of a server that asks for a password by keyboard-interactive.
 const QUESTIONS: usize = 5;
 
-/// What was tried, and what the server would have taken.
+/// The methods that were tried, and those that the server would have taken.
 #[derive(Default)]
 struct Attempts {
     rejected: Vec<String>,

@@ -1,4 +1,4 @@
-//! Where the server is, who we are there, and how we prove it.
+//! The place of the server, our name there, and our proof.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ pub(super) struct Settings {
     pub retry: Retry,
     /// The files that the credentials may be from.
     pub watch: Watch,
-    /// Where the credentials are from, for messages.
+    /// The source of the credentials, for messages.
     pub origin: String,
 }
 
@@ -158,7 +158,7 @@ impl Settings {
     }
 }
 
-/// What is set, the more explicit place before the environment.
+/// The values that are set, the more explicit place before the environment.
 fn given(config: &StorageConfig, environment: Environment<'_>) -> Result<Given> {
     let variable = |name: &str| environment(name).filter(|value| !value.is_empty());
     let mut given = Given {
@@ -200,7 +200,7 @@ fn unknown(what: &str, key: &str, known: &str) -> Error {
     Error::config(format!("{what} \"{key}\" is not known for SFTP"), known)
 }
 
-/// A server's current directory is no place from which a DBA counts.
+/// A DBA does not count from a server's current directory.
 fn absolute(key: &str, value: &str) -> Result<PathBuf> {
     let path = Path::new(value);
     if path.is_absolute() {

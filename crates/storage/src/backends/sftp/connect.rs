@@ -29,7 +29,7 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Also ends a connection whose peer takes no more bytes, where no question would get through.
 const INACTIVITY: Duration = Duration::from_secs(90);
 
-/// What the SSH library asks and tells us.
+/// The SSH library's questions and messages.
 pub(super) struct Client {
     hosts: HostKeys,
     // Dropped with the connection's task, however that ends.

@@ -1,4 +1,4 @@
-//! What can go wrong with an SFTP server, and what becomes of it in object_store's terms and in this crate's.
+//! Failures of an SFTP server, in object_store's terms and in this crate's.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The files with the keys by which we prove who we are.
+//! The files with our keys.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -75,7 +75,7 @@ pub(super) fn load(path: &Path, passphrase: Option<&Secret>) -> Result<KeyFile> 
     })
 }
 
-/// Where ssh has its keys.
+/// The usual places of ssh's keys.
 pub(super) fn usual_paths(home: &Path) -> impl Iterator<Item = PathBuf> {
     let names = ["id_ed25519", "id_ecdsa", "id_rsa"];
     names.into_iter().map(|name| home.join(".ssh").join(name))

@@ -11,7 +11,7 @@ use sha1::Sha1;
 use super::config::KnownHostsFiles;
 use super::failure::Failure;
 
-/// What the files say of one server. Lines of certificate authorities are not used, as no host certificates are asked for.
+/// The files' entries for one server. Lines of certificate authorities are not used, as no host certificates are asked for.
 #[derive(Debug)]
 pub(super) struct HostKeys {
     host: String,
@@ -21,7 +21,7 @@ pub(super) struct HostKeys {
     /// Keys recorded for the host without a port, if there are none with it. Enough to trust one, not to distrust another.
     of_any_port: Vec<Recorded>,
     revoked: Vec<Recorded>,
-    /// Where a key is to be added.
+    /// The place where a key is to be added.
     file: PathBuf,
 }
 
@@ -92,7 +92,7 @@ impl HostKeys {
         }
     }
 
-    /// The algorithms to ask the server for, first those of which we know its key: it has several, and proves only one.
+    /// The algorithms to ask the server for, first those that we have a key for: it has several, and proves only one.
     pub(super) fn algorithms(&self) -> Cow<'static, [Algorithm]> {
         let mut all = vec![
             Algorithm::Ed25519,
@@ -187,7 +187,7 @@ fn matches(patterns: &HostPatterns, name: &str) -> bool {
             for pattern in patterns {
                 let pattern = pattern.to_ascii_lowercase();
                 match pattern.strip_prefix('!') {
-                    // What is excluded stays so, whatever else the line says.
+                    // An excluded host stays excluded, whatever else the line says.
                     Some(pattern) if is_like(pattern.as_bytes(), name.as_bytes()) => return false,
                     Some(_) => {}
                     None => found |= is_like(pattern.as_bytes(), name.as_bytes()),
@@ -201,7 +201,7 @@ fn matches(patterns: &HostPatterns, name: &str) -> bool {
 /// `*` and `?` as a shell knows them.
 fn is_like(pattern: &[u8], name: &[u8]) -> bool {
     let (mut at, mut in_name) = (0, 0);
-    // Where to go on if the last star has to take one byte more.
+    // The place to go on if the last star has to take one byte more.
     let mut star = None;
     while in_name < name.len() {
         match pattern.get(at) {

@@ -21,6 +21,15 @@ use crate::odd::escaped;
 /// Requests for the next entries of one directory that are on their way at a time. A server answers each with some hundred.
 const READ_AHEAD: usize = 4;
 
+/// Is the directory of the URL known to be there?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Root {
+    /// It was seen.
+    Known,
+    /// A folder that is missing makes us look.
+    Check,
+}
+
 /// A directory's content, as keys.
 #[derive(Default)]
 struct Folder {
@@ -31,20 +40,20 @@ struct Folder {
 /// All files below a folder. Directories are read one after the other, each as a whole.
 pub(super) fn all(pool: &Arc<Pool>, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
     let start = prefix.cloned().unwrap_or_default();
-    let walk = (pool.clone(), vec![start.clone()], VecDeque::new(), true);
-    stream::try_unfold(walk, move |(pool, mut folders, mut files, first)| async move {
-        let mut first = first;
+    let walk = (pool.clone(), vec![start.clone()], VecDeque::new(), Root::Check);
+    stream::try_unfold(walk, move |(pool, mut folders, mut files, root)| async move {
+        let mut root = root;
         loop {
             if let Some(file) = files.pop_front() {
-                return Ok(Some((file, (pool, folders, files, first))));
+                return Ok(Some((file, (pool, folders, files, root))));
             }
             let Some(folder) = folders.pop() else {
                 return Ok(None);
             };
-            let found = read(&pool, &folder, first)
+            let found = read(&pool, &folder, root)
                 .await
                 .map_err(|failure| failure.at(&folder))?;
-            first = false;
+            root = Root::Known;
             folders.extend(found.folders);
             files = found.files;
         }
@@ -52,10 +61,12 @@ pub(super) fn all(pool: &Arc<Pool>, prefix: Option<&Path>) -> BoxStream<'static,
     .boxed()
 }
 
-/// What is directly in a folder.
+/// The entries directly in a folder.
 pub(super) async fn shallow(pool: &Arc<Pool>, prefix: Option<&Path>) -> object_store::Result<ListResult> {
     let folder = prefix.cloned().unwrap_or_default();
-    let found = read(pool, &folder, true).await.map_err(|failure| failure.at(&folder))?;
+    let found = read(pool, &folder, Root::Check)
+        .await
+        .map_err(|failure| failure.at(&folder))?;
     Ok(ListResult {
         common_prefixes: found.folders,
         objects: found.files.into(),
@@ -64,14 +75,14 @@ pub(super) async fn shallow(pool: &Arc<Pool>, prefix: Option<&Path>) -> object_s
 }
 
 /// A folder that is not there is an empty one, as in any object store, if the directory of the URL is there.
-async fn read(pool: &Arc<Pool>, folder: &Path, check_root: bool) -> Result<Folder, Failure> {
+async fn read(pool: &Arc<Pool>, folder: &Path, root: Root) -> Result<Folder, Failure> {
     let path = pool.path_of(folder);
     let entries = pool
         .run(|session, _| {
             let path = &path;
             async move {
                 match entries(&session, path).await {
-                    Err(Failure::NotFound) if check_root => session.check_root().await.map(|()| Vec::new()),
+                    Err(Failure::NotFound) if root == Root::Check => session.check_root().await.map(|()| Vec::new()),
                     Err(Failure::NotFound) => Ok(Vec::new()),
                     entries => entries,
                 }
@@ -91,7 +102,7 @@ async fn read(pool: &Arc<Pool>, folder: &Path, check_root: bool) -> Result<Folde
             "" => entry.filename.clone(),
             folder => format!("{folder}/{}", entry.filename),
         };
-        // A name that no key can have is nothing of ours. The library puts a mark in the place of what is no text.
+        // A name that no key can have is nothing of ours. The library puts a mark in the place of bytes that are no text.
         let is_text = !key.contains(char::REPLACEMENT_CHARACTER);
         let Some(key) = Path::parse(&key).ok().filter(|path| path.as_ref() == key && is_text) else {
             pool.odd.meet(&pool.path(""), &escaped(key.as_bytes()));
@@ -114,7 +125,7 @@ fn is_abandoned(entry: &File) -> bool {
     age.is_some_and(|age| age > ABANDONED_AFTER)
 }
 
-/// The entries of a directory, with the attributes of links rather than of what they point to.
+/// The entries of a directory, with the attributes of links rather than of their targets.
 async fn entries(session: &Arc<Session>, path: &str) -> Result<Vec<File>, Failure> {
     let opened = session.ask(session.raw().opendir(path)).await?;
     let handle = opened.handle.as_str();

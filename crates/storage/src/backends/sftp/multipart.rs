@@ -23,7 +23,7 @@ pub(super) struct Multipart {
     location: Path,
     temporary: Temporary,
     publish: Publish,
-    /// Where the next part begins.
+    /// The beginning of the next part.
     offset: u64,
 }
 

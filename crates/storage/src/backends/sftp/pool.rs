@@ -25,7 +25,7 @@ const LEFTOVERS: usize = 1000;
 pub(super) struct Pool {
     /// As they were when the store was opened.
     pub settings: Arc<Settings>,
-    /// What listings pass over.
+    /// Names that listings pass over.
     pub odd: Arc<Odd>,
     /// With the credentials as their files have them now.
     followed: Arc<Followed<Settings>>,
@@ -97,7 +97,7 @@ impl Pool {
         }
     }
 
-    /// Who was let in before waits for those who are replacing the keys.
+    /// A client that was let in before waits for those who are replacing the keys.
     fn may_pass(&self, failure: &Failure) -> bool {
         let is_refusal = matches!(failure, Failure::Refused(_) | Failure::NoCredentials(_));
         failure.is_transient() || (is_refusal && self.was_in.load(Ordering::Relaxed))
@@ -166,7 +166,7 @@ impl Pool {
         }
     }
 
-    /// Who has the least to do, and how many use it.
+    /// The connection that has the least to do, and how many use it.
     fn best(&self) -> Option<(Arc<Session>, usize)> {
         let mut state = self.state.lock();
         state.sessions.retain(|session| !session.is_closed());

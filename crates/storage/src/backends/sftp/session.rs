@@ -35,18 +35,18 @@ const SLOW: Duration = Duration::from_secs(1);
 const FIRST_WINDOW: usize = 128 << 10;
 const SMALLEST_WINDOW: usize = 64 << 10;
 
-/// What every server takes in one read or write, and what we ask at most of one that takes more.
+/// The bytes that every server takes in one read or write, and the most that we ask of one that takes more.
 const USUAL_BYTES: u32 = 32 << 10;
 const MOST_BYTES: u32 = 128 << 10;
 
-/// What is sent in one write, in bytes, if the server takes it. Only an answer tells how far it is, and on a slow link that
-/// others use too it comes soon enough only for little.
+/// The bytes that are sent in one write, if the server takes them. Only an answer tells how far the write is, and on a slow
+/// link that others use too it comes soon enough only for little.
 const WRITTEN: usize = 32 << 10;
 
 /// For so many bytes, at the most, a write waits when it stands back: the server is not to lose its patience.
 const STANDING_BACK: usize = 16 << 10;
 
-/// What this server can do beyond version 3 of the protocol.
+/// Abilities of this server beyond version 3 of the protocol.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Features {
     pub fsync: bool,
@@ -95,7 +95,7 @@ pub(super) struct Session {
     root: String,
 }
 
-/// What we want to know of a file.
+/// The attributes of a file that we need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Attributes {
     pub size: u64,
@@ -157,7 +157,7 @@ impl Session {
         &self.raw
     }
 
-    /// How long the server may be silent. What is asked while files are written waits behind what is sent of them.
+    /// How long the server may be silent. A question that is asked while files are written waits behind their content.
     fn patience(&self) -> Duration {
         match self.writing.load(Ordering::Relaxed) {
             0 => self.request_timeout,
@@ -210,7 +210,7 @@ impl Session {
         }
     }
 
-    /// Is it a link? What is not there is none.
+    /// Is it a link? An entry that is not there is none.
     pub(super) async fn is_link(&self, path: &str) -> Result<bool, Failure> {
         match self.ask(self.raw.lstat(path)).await {
             Ok(answer) => Ok(Attributes::of(&answer.attrs).is_link),
@@ -318,7 +318,8 @@ impl OpenFile {
                     tokio::select! {
                         biased;
                         () = &mut stand_back => break,
-                        // Others on this connection wait behind what is on its way, and want to see that it moves.
+                        // Others on this connection wait behind the bytes that are on their way, and want to see that they
+                        // move.
                         settled = self.settle(&mut pending, &mut window, &flow), if !pending.is_empty() => settled?,
                     }
                 }

@@ -209,7 +209,7 @@ async fn refuse_links(pool: &Pool, session: &Session, key: &str) -> Result<(), F
     }
 }
 
-/// From the inside to the outside, until one is not empty. Who writes at the same time makes them again.
+/// From the inside to the outside, until one is not empty. A writer that is at work makes them again.
 async fn remove_empty(pool: &Pool, session: &Session, mut key: &str) {
     while let Some((folder, _)) = key.rsplit_once('/') {
         let path = pool.path(folder);

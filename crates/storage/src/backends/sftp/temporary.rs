@@ -10,7 +10,7 @@ const SUFFIX: &str = ".walarchive-tmp";
 /// A temporary file that was not written to for so long belongs to nobody any more.
 pub(super) const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// What file systems allow a name, in bytes.
+/// The longest name that file systems allow, in bytes.
 const LONGEST_NAME: usize = 255;
 
 /// Is this the name of a file that is being written?

@@ -1,4 +1,4 @@
-//! What cannot be brought about from outside: answers that were lost, and what they would have said.
+//! Cases that cannot be brought about from outside: answers that were lost, and what they would have said.
 
 use std::path::PathBuf;
 use std::sync::Arc;

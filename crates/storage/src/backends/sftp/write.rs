@@ -14,7 +14,7 @@ use super::temporary::Temporary;
 /// How often a directory may be removed by somebody else between our making it and our using it.
 const VANISHED: usize = 10;
 
-/// What to do where something is under the name already.
+/// The way to deal with a file that is under the name already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Publish {
     New,
@@ -31,7 +31,7 @@ pub(super) async fn put(pool: &Arc<Pool>, key: &str, payload: &PutPayload, publi
         let attempt = async {
             let session = pool.session().await?;
             if written.is_none() {
-                // Else all of it might be sent for nothing. What counts is the publishing.
+                // Else all of it might be sent for nothing. Only the publishing counts.
                 if publish == Publish::New && session.exists(&target).await? {
                     return Err(Failure::Exists);
                 }
@@ -98,8 +98,8 @@ pub(super) async fn make_parents(pool: &Pool, session: &Session, key: &str) -> R
     for (end, _) in key.match_indices('/') {
         let path = pool.path(&key[..end]);
         match session.ask(session.raw().mkdir(&path, FileAttributes::empty())).await {
-            // "Failure" is also what a server says of one that is there. What uses the directory will tell. One that its
-            // parent has lost in the meantime is made again by the next attempt.
+            // "Failure" is also a server's answer for one that is there. The next use of the directory will tell. The next
+            // attempt makes a directory again that its parent has lost in the meantime.
             Ok(_) | Err(Failure::Server(_) | Failure::NotFound) => {}
             // Some say so also of one that is there.
             Err(Failure::Denied) if session.exists(&path).await? => {}

@@ -9,7 +9,7 @@ use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use url::Url;
 
-use super::exchange::{Answer, Failure, exchange};
+use super::exchange::{Answer, Body, Failure, exchange};
 use super::keystone;
 use super::options::{Credentials, Settings, refuse_plain};
 use crate::http::Sending;
@@ -138,8 +138,8 @@ impl Auth {
         }
     }
 
-    /// With credentials that are read again when they are refused. Where they were good before, somebody may be replacing
-    /// them: that is waited for.
+    /// With credentials that are read again when they are refused. If they were good before, somebody may be replacing them:
+    /// that is waited for.
     async fn ask_until_granted(&self, number: u64, attempts: &mut Attempts) -> Result<Session, Failure> {
         let mut settings = self.settings.get();
         loop {
@@ -204,7 +204,7 @@ impl Auth {
             let get = http.get(url.clone()).headers(headers.clone());
             (get, Sending::nothing())
         };
-        let answer = exchange(&http, attempts, self.limit, false, build).await;
+        let answer = exchange(&http, attempts, self.limit, Body::Whole, build).await;
         let answer = granted(url, answer)?;
         let token = token(&answer, "x-auth-token")?;
         let storage_url = answer
@@ -230,7 +230,7 @@ impl Auth {
             let post = post.header(CONTENT_TYPE, "application/json").body(request.clone());
             (post, Sending::nothing())
         };
-        let answer = exchange(&http, attempts, self.limit, false, build).await;
+        let answer = exchange(&http, attempts, self.limit, Body::Whole, build).await;
         let answer = granted(&settings.auth_url, answer)?;
         let token = token(&answer, "x-subject-token")?;
         let body: keystone::Answer = serde_json::from_slice(&answer.body)

@@ -20,12 +20,12 @@ struct Download {
     /// Only a piece of the same object fits.
     e_tag: Option<String>,
     response: Response,
-    /// What is still missing.
+    /// The part that is still missing.
     range: Range<u64>,
     attempts: Attempts,
 }
 
-/// The bytes of the range, of which the response holds at least the first.
+/// The bytes of the range. The response holds at least the first of them.
 pub(super) fn download(
     client: Arc<Client>,
     object: String,
@@ -55,7 +55,7 @@ impl Download {
                     bytes.truncate(usize::try_from(self.range.end - self.range.start).unwrap_or(usize::MAX));
                     self.range.start += bytes.len() as u64;
                     Flow::current().motion.moved(bytes.len() as u64);
-                    // Who gets on is not trying the same again.
+                    // A download that gets on is not trying the same again.
                     self.attempts = self.client.retry().begin();
                     return Ok(Some((bytes, self)));
                 }

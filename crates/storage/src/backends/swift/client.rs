@@ -13,7 +13,7 @@ use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
 
 use super::auth::Auth;
-use super::exchange::{Answer, Failure, exchange};
+use super::exchange::{Answer, Body, Failure, exchange};
 use super::options::Settings;
 use crate::config::StorageConfig;
 use crate::error::{Error, Result};
@@ -27,7 +27,7 @@ use crate::{PART_BYTES, errors, http};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What stands for itself in a path. Swift's names are any UTF-8.
+/// The bytes that stand for themselves in a path. Swift's names are any UTF-8.
 const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'/')
     .remove(b'-')
@@ -71,7 +71,7 @@ pub(super) struct Call<'a> {
     query: String,
     headers: HeaderMap,
     body: Bytes,
-    stream: bool,
+    answer: Body,
     extra: Duration,
 }
 
@@ -84,7 +84,7 @@ impl<'a> Call<'a> {
             query: String::new(),
             headers: HeaderMap::new(),
             body: Bytes::new(),
-            stream: false,
+            answer: Body::Whole,
             extra: Duration::ZERO,
         }
     }
@@ -110,7 +110,7 @@ impl<'a> Call<'a> {
 
     /// The body of a success is left unread.
     pub(super) fn streamed(mut self) -> Self {
-        self.stream = true;
+        self.answer = Body::Streamed;
         self
     }
 
@@ -165,7 +165,7 @@ impl Client {
         self.odd.meet(&self.place, &escaped(name.as_bytes()));
     }
 
-    /// What was passed over.
+    /// Names that were passed over.
     pub(super) fn odd(&self) -> Arc<Odd> {
         self.odd.clone()
     }
@@ -256,7 +256,7 @@ impl Client {
                 };
                 (request, sending)
             };
-            let answer = exchange(&http, attempts, limit, call.stream, build).await?;
+            let answer = exchange(&http, attempts, limit, call.answer, build).await?;
             if answer.status != StatusCode::UNAUTHORIZED || stale.is_some() {
                 return Ok(answer);
             }

@@ -16,7 +16,7 @@ use crate::transfer::retry::Attempts;
 /// How much of an error page a message shows, in characters.
 const SHOWN: usize = 300;
 
-/// What went wrong, as text that holds no secret: no header is ever part of it.
+/// A failure, as text that holds no secret: no header is ever part of it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{text}")]
 pub(super) struct Failure {
@@ -75,7 +75,7 @@ impl Answer {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// Who is not successful fails.
+    /// Any status but success is a failure.
     pub(super) fn success(self) -> Result<Self, Failure> {
         if self.status.is_success() {
             Ok(self)
@@ -103,13 +103,22 @@ impl Answer {
     }
 }
 
+/// How the body of an answer that tells of success comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Body {
+    /// Whole, with the answer.
+    Whole,
+    /// As a stream, which the caller reads.
+    Streamed,
+}
+
 /// Send a request, again if need be. All requests of this store may be repeated. An attempt ends when nothing has moved for
 /// `limit`.
 pub(super) async fn exchange(
     http: &Pool,
     attempts: &mut Attempts,
     limit: Duration,
-    stream: bool,
+    body: Body,
     build: impl Fn(&reqwest::Client) -> (RequestBuilder, Sending),
 ) -> Result<Answer, Failure> {
     loop {
@@ -121,7 +130,7 @@ pub(super) async fn exchange(
         let name = format!("{} {}", request.method(), request.url());
         let answer = tokio::select! {
             biased;
-            answer = once(&lent.client, request, &name, stream, &sending.motion) => {
+            answer = once(&lent.client, request, &name, body, &sending.motion) => {
                 attempts.renew();
                 answer
             }
@@ -172,7 +181,7 @@ async fn once(
     http: &reqwest::Client,
     request: Request,
     name: &str,
-    stream: bool,
+    body: Body,
     motion: &Motion,
 ) -> Result<Answer, Broken> {
     let broken = |error| Broken::Now(Failure::new(format!("{name} failed: {}", causes(error))));
@@ -185,7 +194,7 @@ async fn once(
         body: Bytes::new(),
         unread: None,
     };
-    if stream && answer.status.is_success() {
+    if body == Body::Streamed && answer.status.is_success() {
         answer.unread = Some(response);
         return Ok(answer);
     }

@@ -9,7 +9,7 @@ use url::Url;
 
 use super::options::{Credentials, Domain, Named};
 
-/// Where tokens are made. Users give the URL with the version or without it.
+/// The place where tokens are made. Users give the URL with the version or without it.
 pub(super) fn tokens_url(auth_url: &Url) -> Url {
     let mut url = auth_url.clone();
     let path = url
@@ -111,7 +111,7 @@ impl Answer {
         (self.token.expires_at? - issued).to_std().ok()
     }
 
-    /// Where the project's objects are, or why that cannot be told.
+    /// The place of the project's objects, or why that cannot be told.
     pub(super) fn endpoint(&self, region: Option<&str>, interface: &str) -> Result<&str, String> {
         let services = self
             .token

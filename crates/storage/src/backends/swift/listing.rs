@@ -14,7 +14,7 @@ use super::client::{Call, Client};
 use super::exchange::Failure;
 use super::multipart::SEGMENTS;
 
-/// What every Swift gives in one page: its own limit is 10 000, but a server may be set to less.
+/// The page size that every Swift allows: its own limit is 10 000, but a server may be set to less.
 pub(super) const PAGE: usize = 1000;
 
 /// An entry of a listing: an object, or what objects further down have in common.
@@ -42,11 +42,19 @@ impl Entry {
     }
 }
 
-/// What a listing finds.
+/// A row of a listing.
 #[derive(Debug)]
 pub(super) enum Found {
     Object(ObjectMeta),
     Folder(Path),
+}
+
+/// How far down a listing goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// Only what is directly below the prefix; a folder there is one row.
+    One,
+    All,
 }
 
 #[derive(Debug, Clone)]
@@ -54,15 +62,14 @@ pub(super) struct Listing {
     client: Arc<Client>,
     /// With a slash at its end, unless it is empty.
     prefix: String,
-    /// Not below the folders of this prefix.
-    shallow: bool,
+    depth: Depth,
     page: usize,
     /// The last name that was seen; empty at the beginning.
     marker: String,
 }
 
 impl Listing {
-    pub(super) fn new(client: Arc<Client>, prefix: Option<&Path>, shallow: bool, page: usize) -> Self {
+    pub(super) fn new(client: Arc<Client>, prefix: Option<&Path>, depth: Depth, page: usize) -> Self {
         let prefix = match prefix.map_or("", Path::as_ref) {
             "" => String::new(),
             prefix => format!("{prefix}/"),
@@ -70,7 +77,7 @@ impl Listing {
         Listing {
             client,
             prefix,
-            shallow,
+            depth,
             page,
             marker: String::new(),
         }
@@ -106,7 +113,7 @@ impl Listing {
             .query("limit", &self.page.to_string())
             .query("prefix", &self.prefix)
             .query("marker", &self.marker);
-        if self.shallow {
+        if self.depth == Depth::One {
             call = call.query("delimiter", "/");
         }
         let answer = self.client.ask(call).await?;
@@ -122,7 +129,7 @@ impl Listing {
         })
     }
 
-    /// None for what is not to be seen.
+    /// None for a row that is not to be seen.
     fn found(&self, entry: Entry) -> Option<Found> {
         if entry.name().starts_with(SEGMENTS) && !self.prefix.starts_with(SEGMENTS) {
             return None;

@@ -15,7 +15,7 @@ use super::client::{Call, Client};
 use super::exchange::Failure;
 use super::store::{put_result, unquoted};
 
-/// Where segments are.
+/// The container of segments.
 pub(super) const SEGMENTS: &str = ".walarchive-segments/";
 /// The header of an object that tells which upload made it.
 pub(super) const UPLOAD_HEADER: &str = "x-object-meta-walarchive-upload";

@@ -1,4 +1,4 @@
-//! Who we are and where Swift is: from the environment, the credentials file and the options of the store.
+//! Our name and the place of Swift: from the environment, the credentials file and the options of the store.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -70,7 +70,7 @@ pub(super) enum Domain {
     Name(String),
 }
 
-/// What proves who we are.
+/// Our proof.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Credentials {
     Password {
@@ -105,7 +105,7 @@ pub(super) struct Settings {
     pub(super) interface: String,
     pub(super) allow_http: bool,
     pub(super) ca_cert_file: Option<PathBuf>,
-    /// Where the secret is from, for messages.
+    /// The source of the secret, for messages.
     pub(super) origin: String,
 }
 
@@ -171,7 +171,7 @@ pub(super) fn refuse_plain(url: &Url, allow_http: bool) -> Option<String> {
         "https" => None,
         "http" if allow_http => None,
         "http" => Some(format!(
-            "\"{url}\" is plain http, by which credentials can be read on their way: it is used only if \
+            "\"{url}\" is plain http, so others can read the credentials on their way: it is used only if \
              allow_http=true is among the storage options"
         )),
         _ => Some(format!("\"{url}\" is not an http or https URL")),
@@ -182,7 +182,7 @@ pub(super) fn refuse_plain(url: &Url, allow_http: bool) -> Option<String> {
 struct Values(BTreeMap<String, String>, bool);
 
 impl Values {
-    /// What the user set explicitly stands above the file, and the file above the environment.
+    /// An explicit option stands above the file, and the file above the environment.
     fn gather(config: &StorageConfig, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
         let mut values = BTreeMap::new();
         for key in KEYS
@@ -229,7 +229,7 @@ impl Values {
 
     fn url(&self, key: &str, allow_http: bool) -> Result<Url> {
         let text = self.get(key).unwrap_or_default();
-        // What is not a URL is not repeated: it may be a credential that was put into the wrong place.
+        // A text that is not a URL is not repeated: it may be a credential that was put into the wrong place.
         let url = Url::parse(text).map_err(|error| {
             Error::config(
                 format!("{} is not a URL: {error}", key.to_ascii_uppercase()),

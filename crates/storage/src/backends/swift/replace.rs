@@ -7,10 +7,10 @@ use super::client::{Call, Client, encoded};
 use super::exchange::{Answer, Failure};
 use super::multipart::{UPLOAD_HEADER, unique};
 
-/// With what the name of an old manifest ends that was put aside.
+/// The end of the name of an old manifest that was put aside.
 pub(super) const REPLACED: &str = ".replaced";
 
-/// What a deletion with segments says in the body of its answer, whose status is always 200.
+/// The body of the answer to a deletion with segments. Its status is always 200.
 #[derive(Deserialize)]
 struct Removed {
     #[serde(rename = "Response Status")]

@@ -19,7 +19,7 @@ use reqwest::{Method, StatusCode};
 use super::body::download;
 use super::client::{Call, Client};
 use super::exchange::{Answer, Failure};
-use super::listing::{Found, Listing, PAGE};
+use super::listing::{Depth, Found, Listing, PAGE};
 use super::multipart::{MANIFEST_SEGMENTS, Upload};
 use super::uploads::Orphans;
 use crate::odd::Odd;
@@ -46,7 +46,7 @@ impl SwiftStore {
         }
     }
 
-    /// What listings passed over.
+    /// Names that listings passed over.
     pub(super) fn odd(&self) -> Arc<Odd> {
         self.client.odd()
     }
@@ -56,8 +56,8 @@ impl SwiftStore {
         Orphans::of(self.client.clone())
     }
 
-    fn listing(&self, prefix: Option<&Path>, shallow: bool) -> Listing {
-        Listing::new(self.client.clone(), prefix, shallow, self.page)
+    fn listing(&self, prefix: Option<&Path>, depth: Depth) -> Listing {
+        Listing::new(self.client.clone(), prefix, depth, self.page)
     }
 
     async fn copied(&self, call: Call<'_>, from: &Path, to: &Path) -> Result<()> {
@@ -99,9 +99,9 @@ pub(super) fn unquoted(tag: &str) -> String {
     tag.trim_matches('"').to_owned()
 }
 
-/// What the headers tell of an object.
+/// The headers' description of an object.
 fn meta(location: &Path, answer: &Answer, size: u64) -> ObjectMeta {
-    // The other header has whole seconds, and would differ from what a listing says.
+    // The other header has whole seconds, and would differ from a listing.
     let exact = answer.header("x-timestamp").and_then(|text| {
         let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
         let micros: i64 = format!("{fraction:0<6.6}").parse().ok()?;
@@ -267,11 +267,11 @@ impl ObjectStore for SwiftStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        objects(self.listing(prefix, false))
+        objects(self.listing(prefix, Depth::All))
     }
 
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        objects(self.listing(prefix, false).after(offset))
+        objects(self.listing(prefix, Depth::All).after(offset))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
@@ -280,7 +280,7 @@ impl ObjectStore for SwiftStore {
             objects: Vec::new(),
             extensions: Extensions::default(),
         };
-        let mut found = self.listing(prefix, true).stream();
+        let mut found = self.listing(prefix, Depth::One).stream();
         while let Some(found) = found.try_next().await? {
             match found {
                 Found::Object(meta) => result.objects.push(meta),

@@ -221,7 +221,7 @@ async fn large_objects(server: &SwiftServer) {
         .expect("a listing")
         .expect("an object");
     assert_eq!(listed, store.head(&path("large/a")).await.expect("there"));
-    // Who lists the whole container sees no segments, who asks for them does.
+    // A listing of the whole container shows no segments, a listing of the segments does.
     let all: Vec<_> = store
         .list(None)
         .map_ok(|meta| meta.location.to_string())
@@ -248,7 +248,7 @@ async fn large_objects(server: &SwiftServer) {
     assert_eq!(segments(), 7);
     given_up.abort().await.expect("given up");
     assert_eq!((keys(&store, "large").await.len(), segments()), (0, 0));
-    // Whoever did not hear that the upload was complete gives it up too.
+    // A client that did not hear that the upload was complete gives it up too.
     let mut complete = upload(&store, "large/b", &parts).await;
     complete.complete().await.expect("complete");
     complete.abort().await.expect("given up");
@@ -287,7 +287,7 @@ async fn copies(store: &SwiftStore, server: &SwiftServer) {
         matches!(&missing, Err(Error::NotFound { path, .. }) if path == "copy/none"),
         "{missing:?}"
     );
-    // What was renamed has no segments any more, which would be below its old name.
+    // An object that was renamed has no segments any more: they would be below its old name.
     let exists = store.rename_if_not_exists(&path("copy/small"), &path("copy/b")).await;
     assert!(matches!(exists, Err(Error::AlreadyExists { .. })), "{exists:?}");
     store

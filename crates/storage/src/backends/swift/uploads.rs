@@ -12,7 +12,7 @@ use reqwest::{Method, StatusCode};
 
 use super::client::{Call, Client};
 use super::exchange::{Answer, Failure};
-use super::listing::{Found, Listing, PAGE};
+use super::listing::{Depth, Found, Listing, PAGE};
 use super::multipart::{SEGMENTS, UPLOAD_HEADER};
 use super::replace::REPLACED;
 use crate::pending::{PendingUpload, PendingUploads};
@@ -24,7 +24,7 @@ pub(super) struct Orphans {
     pub(super) client: Arc<Client>,
 }
 
-/// What is known of an object from its own servers.
+/// An object's state, from its own servers.
 enum Owner {
     /// This upload made it; none if it was not uploaded in parts.
     Upload(Option<String>),
@@ -38,7 +38,7 @@ impl Orphans {
 
     fn segments(&self, below: &str) -> BoxStream<'static, Result<Found>> {
         let folder = crate::key::path(&format!("{SEGMENTS}{below}"));
-        Listing::new(self.client.clone(), Some(&folder), false, PAGE).stream()
+        Listing::new(self.client.clone(), Some(&folder), Depth::All, PAGE).stream()
     }
 
     /// The present, by the clock of the server.
@@ -47,7 +47,7 @@ impl Orphans {
         Ok(time_of(&answer))
     }
 
-    /// The latest of what its servers have: one of them may have been away, and not know of the newest upload.
+    /// The latest version on its servers: one of them may have been away, and not know of the newest upload.
     async fn owner(&self, object: &str) -> Result<Owner, Failure> {
         let call = Call::new(Method::HEAD, object).header("x-newest", "true");
         match self.client.ask(call).await {

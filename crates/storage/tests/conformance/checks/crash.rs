@@ -113,7 +113,7 @@ pub async fn crash(room: Room) -> Verdict {
         !young && found(&room).await?.len() == 1,
         "one that is too young was removed"
     );
-    // Whoever was faster: gone is gone.
+    // Somebody was faster: gone is gone.
     for _ in 0..2 {
         ensure!(
             room.store.discard_upload(upload, TimeDelta::zero()).await?,

@@ -11,7 +11,7 @@ use crate::ensure;
 use crate::place::Room;
 use crate::suite::{Support, Trouble, Verdict};
 
-/// More than the pages of 1000 in which most stores list, one level and below.
+/// More than most stores list in one page, which is 1000, one level and below.
 const FLAT: usize = 2100;
 const NESTED: usize = 400;
 
@@ -125,7 +125,7 @@ pub async fn folders(room: Room) -> Verdict {
     Ok(Support::Yes)
 }
 
-/// What others see of objects that are being written: nothing, or all.
+/// Others see nothing of an object that is being written, or all.
 pub async fn during_writes(room: Room) -> Verdict {
     let _heavy = HEAVY.lock().await;
     let large = 2 * PART_BYTES + 17;

@@ -11,7 +11,7 @@ mod write;
 
 use crate::suite::Check;
 
-/// What one run cannot show to be right, only to be wrong.
+/// Properties that one run cannot show to be right, only to be wrong.
 pub const RACE: &str = "race of 8 creators: one wins";
 
 macro_rules! checks {

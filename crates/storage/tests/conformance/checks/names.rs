@@ -5,7 +5,7 @@ use crate::ensure;
 use crate::place::Room;
 use crate::suite::{Support, Trouble, Verdict};
 
-/// What the repository's layout makes, and WAL-G's.
+/// Names that the repository's layout makes, and WAL-G's.
 const LAYOUT: [&str; 11] = [
     "wal_005/000000010000000000000001.zst",
     "wal_005/000000010000000000000001.partial.zst",
@@ -20,8 +20,8 @@ const LAYOUT: [&str; 11] = [
     "walarchive_005/cluster.json",
 ];
 
-/// What somebody else may have put into the bucket: it must be listed under the name by which it is read and deleted. Without a
-/// backslash, which Azure takes for a slash.
+/// Names that somebody else may have put into the bucket: each must be listed under the name by which it is read and deleted.
+/// Without a backslash, which Azure takes for a slash.
 const ODD: [&str; 24] = [
     "a b",
     "a+b",

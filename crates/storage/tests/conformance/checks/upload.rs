@@ -16,7 +16,7 @@ const LARGE: u64 = 100 << 20;
 /// By how much the process may grow while it writes and reads the large object, in KiB.
 const ROOM_FOR_LARGE: u64 = 72 << 10;
 
-/// Taken for what needs much memory, so that stores that are tested side by side do not count each other's.
+/// A run that needs much memory must be alone: stores that are tested side by side would count each other's.
 pub static HEAVY: Mutex<()> = Mutex::const_new(());
 
 /// Bytes from an offset on of one endless content. Its period fits no part, so a part in the wrong place shows.

@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use super::chunks::{BlockSet, CHUNK_BLOCKS};
 use crate::backup::delta::relation::Locator;
 
-/// What the summaries of a range of WAL say together. A relation takes some 40 bytes, and 50 more if more than one of its
-/// blocks was changed; each block takes four bytes, or where they are many two, or an eighth of a byte for each block of the
-/// relation, whichever is less.
+/// The sum of the summaries of a range of WAL. A relation takes some 40 bytes, and 50 more if more than one of its blocks was
+/// changed. Each block takes four bytes. In a relation with many changes it is two for each block that was changed, or an
+/// eighth of a byte for each block of the relation, whichever is less.
 #[derive(Debug, Default)]
 pub(in crate::backup::delta) struct ChangedBlocks {
     relations: HashMap<Locator, Changed>,
-    /// Those of which there is more to say than fits into [`Changed`].
+    /// Relations that do not fit into [`Changed`].
     others: Vec<Blocks>,
 }
 
@@ -22,11 +22,11 @@ enum Changed {
     From(u32),
     /// This block and no other.
     Only(u32),
-    /// What [`ChangedBlocks::others`] has under this number.
+    /// The entry of [`ChangedBlocks::others`] with this number.
     Other(u32),
 }
 
-/// What was changed of a relation.
+/// The changes of a relation.
 #[derive(Debug)]
 struct Blocks {
     /// It was made again or cut off there: all blocks from here on are changed.
@@ -50,13 +50,13 @@ impl ChangedBlocks {
         }
     }
 
-    /// Was the whole directory made since, in which this relation is?
+    /// Was the whole directory of this relation made since?
     fn whole_database(&self, locator: Locator) -> bool {
         self.relations.contains_key(&Locator { relation: 0, ..locator })
     }
 
-    /// Of a file of `count` blocks, of which the first has the number `first` in its relation, the blocks that were changed,
-    /// by their numbers in the file, ascending. None: all of them, as the file was made since.
+    /// The blocks that were changed in a file of `count` blocks whose first block has the number `first` in its relation: by
+    /// their numbers in the file, ascending. None: all of them, as the file was made since.
     pub(in crate::backup::delta) fn of(&self, locator: Locator, first: u32, count: u32) -> Option<Vec<u32>> {
         if self.whole_database(locator) {
             return None;
@@ -101,7 +101,7 @@ impl RelationBlocks<'_> {
         let first = chunk * CHUNK_BLOCKS;
         match (*self.changed, offsets) {
             (_, []) => {}
-            // What is beyond the limit is changed anyway: of a relation that was made again there is nothing more to say.
+            // Blocks beyond the limit are changed anyway: a relation that was made again needs no more words.
             (Changed::From(limit), _) if limit <= first => {}
             (Changed::From(u32::MAX), [offset]) => *self.changed = Changed::Only(first + u32::from(*offset)),
             (Changed::Only(block), [offset]) if block == first + u32::from(*offset) => {}
@@ -192,7 +192,7 @@ mod tests {
         }
     }
 
-    /// The bytes that it takes: of a hash table with its control bytes, of a piece of memory with what the allocator adds.
+    /// The bytes that it takes: a hash table with its control bytes, a piece of memory with the allocator's share.
     fn bytes(changed: &ChangedBlocks) -> usize {
         let pieces = changed.others.iter().map(|blocks| match &blocks.below {
             BlockSet::Few(blocks) if blocks.capacity() == 0 => 0,
@@ -204,7 +204,7 @@ mod tests {
             + pieces.sum::<usize>()
     }
 
-    /// What two summaries say of each of a million relations.
+    /// Two summaries that both name a million relations.
     fn million(offsets: &[u16]) -> ChangedBlocks {
         let mut changed = ChangedBlocks::default();
         for number in (1..=1_000_000).chain(1..=1_000_000) {

@@ -19,7 +19,7 @@ pub(super) enum BlockSet {
     Chunks(BTreeMap<u32, Chunk>),
 }
 
-/// What is in [`CHUNK_BLOCKS`] of them, by their places there.
+/// The changed blocks of one chunk of [`CHUNK_BLOCKS`], by their places there.
 #[derive(Debug)]
 pub(super) enum Chunk {
     Numbers(HashSet<u16>),
@@ -130,7 +130,7 @@ pub(super) fn set(bits: &mut [u16; NUMBERS], offset: u16) {
     bits[word] |= bit;
 }
 
-/// The word of a bitmap in which a block's bit is, and the bit.
+/// The word of a bitmap that holds a block's bit, and the bit.
 fn place(offset: u16) -> (usize, u16) {
     (usize::from(offset / 16), 1 << (offset % 16))
 }

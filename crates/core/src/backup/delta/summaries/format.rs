@@ -1,5 +1,5 @@
-//! The files that PostgreSQL 17 and later write into `pg_wal/summaries` (`common/blkreftable.c`): which blocks of which
-//! relations the WAL of a range changed.
+//! The files that PostgreSQL 17 and later write into `pg_wal/summaries` (`common/blkreftable.c`): the blocks of relations that
+//! the WAL of a range changed.
 //!
 //! | bytes | content |
 //! |---|---|
@@ -100,7 +100,7 @@ impl<R: Read> Summed<R> {
         Ok(u32::from_ne_bytes(bytes))
     }
 
-    /// So many numbers of 16 bits, instead of what was in the buffer.
+    /// So many numbers of 16 bits, in place of the buffer's content.
     fn values(&mut self, count: usize, values: &mut Vec<u16>) -> Result<(), String> {
         let mut bytes = [0; 4096];
         values.clear();

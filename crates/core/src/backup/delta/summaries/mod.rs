@@ -1,4 +1,4 @@
-//! What PostgreSQL 17 and later know of changed blocks, with `summarize_wal = on`: nothing but these needs to be read then.
+//! The changed blocks that PostgreSQL 17 and later know, with `summarize_wal = on`: a backup then reads only these.
 
 mod blocks;
 mod chunks;
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// What was changed in all of these stretches of WAL; or, half a sentence, why that is not known.
+/// The changes in all of these stretches of WAL; or, half a sentence, why they are not known.
 pub(in crate::backup) async fn changed_blocks(
     data_dir: &Path,
     stretches: &[Stretch],

@@ -7,7 +7,7 @@ use walarchive_testkit::meddler::{Act, Op};
 
 /// The sentinel and the claim of the backup: is each there?
 async fn there(world: &World, name: &str) -> (bool, bool) {
-    let is_there = async |key: String| world.store.size(&key).await.expect("asked").is_some();
+    let is_there = async |key: layout::Key| world.store.size(&key).await.expect("asked").is_some();
     (
         is_there(layout::sentinel(name)).await,
         is_there(layout::backup_claim(name)).await,
@@ -92,7 +92,7 @@ async fn a_name_that_was_lost_is_not_won_by_trying_again() {
     let mut refused = false;
     world.meddler.rule(move |op, key| match op {
         // Somebody takes the folder for a leftover, and removes it, just when the sentinel is written.
-        Op::Put if key == sentinel => Act::Then(vec![(claim.clone(), None)]),
+        Op::Put if key == sentinel => Act::Then(vec![(claim.clone().into(), None)]),
         Op::Delete if key == sentinel && !std::mem::replace(&mut refused, true) => Act::Fail,
         _ => Act::Pass,
     });

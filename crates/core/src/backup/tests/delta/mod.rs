@@ -30,13 +30,13 @@ use walarchive_testkit::meddler::Meddler;
 
 const SEGMENT: u64 = 16 << 20;
 
-/// What is in a backup, by path.
+/// The files of a backup, by path.
 type Contents = BTreeMap<String, Vec<u8>>;
 
 struct World {
     dir: tempfile::TempDir,
     store: Store,
-    /// What `store` is, to be told what goes wrong.
+    /// The store, with a name for messages of failed tests.
     meddler: Meddler,
     /// The segment in which the next backup starts.
     next: u64,
@@ -45,7 +45,7 @@ struct World {
 }
 
 impl World {
-    /// A cluster with the database 5, some tables of which are in the tablespace 16400.
+    /// A cluster with the database 5, and some of its tables in the tablespace 16400.
     async fn new(data_checksums: bool) -> Self {
         let meddler = Meddler::new(Arc::default());
         let store = Store::of(Arc::new(meddler.clone()), "memory:");
@@ -137,7 +137,7 @@ impl World {
         }
     }
 
-    /// Where the next backup starts.
+    /// The start of the next backup.
     fn start(&self) -> Lsn {
         Lsn(self.next * SEGMENT + 0x28)
     }
@@ -269,7 +269,7 @@ impl World {
         restored
     }
 
-    /// What the backup must hold now.
+    /// The content that the backup must have now.
     fn expected(&self) -> Contents {
         let data = self.data();
         let mut expected = BTreeMap::new();

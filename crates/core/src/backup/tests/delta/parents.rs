@@ -10,7 +10,7 @@ async fn why(world: &World, wanted: &WantedParent) -> String {
     }
 }
 
-/// What is said if the backup is asked for by name.
+/// The error if the backup is asked for by name.
 async fn refusal(world: &World, name: &str) -> String {
     let error = world
         .choose(&WantedParent::Named(name.to_owned()))

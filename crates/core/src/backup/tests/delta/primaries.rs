@@ -4,7 +4,7 @@ use super::*;
 
 const OLD: Lsn = Lsn(0x100_0000);
 
-/// Where a backup is taken: the host, the timeline, and whether the data directory goes by its second name.
+/// The server that takes a backup: the host, the timeline, and whether the data directory goes by its second name.
 type Place = (&'static str, u32, bool);
 
 /// The next backup, a delta if there is a parent.
@@ -29,7 +29,7 @@ async fn a_checksum_is_told_if_all_of_the_chain_is_of_one_primary() {
     const HERE: Place = ("here", 1, false);
     let chains = [
         ([HERE, HERE, HERE], true),
-        // A failover, by which nothing but the timeline differs, and before the newest backup or long before.
+        // A failover that changes nothing but the timeline, before the newest backup or long before.
         ([HERE, HERE, ("here", 2, false)], false),
         ([HERE, ("here", 2, false), ("here", 2, false)], false),
         // The other one of two servers, and back again.

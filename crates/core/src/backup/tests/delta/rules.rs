@@ -287,7 +287,7 @@ async fn what_rests_is_left_out_and_nothing_else() {
             members.keys()
         );
 
-        // What was fresh then rests now, what rested still does; also where only an increment told of it.
+        // A file that was fresh then rests now, and one that rested still does; also if only an increment told of it.
         world.settle();
         let second = world.delta().await;
         world.check(&second).await;

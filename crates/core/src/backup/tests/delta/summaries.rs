@@ -1,4 +1,4 @@
-//! What the server's WAL summaries say is believed, and nothing else is read.
+//! The backup believes the server's WAL summaries, and reads nothing else.
 
 use super::*;
 use crate::backup::delta::summary_of;
@@ -32,7 +32,7 @@ async fn world() -> (World, Lsn) {
 #[tokio::test(flavor = "multi_thread")]
 async fn summaries_tell_which_blocks_have_changed() {
     let (mut world, since) = world().await;
-    // What they do not name is not looked at: not even a page that tells by its LSN that it was changed.
+    // It does not look at blocks that they do not name: not even at a page that tells by its LSN that it was changed.
     world.change("base/5/100", &[(3, page(since, 3)), (4, page(since, 4))]);
     world.change("base/5/101", &[(20, page(OLD, 20))]);
     world.change("base/5/102", &[(1, page(since, 1)), (17, page(OLD, 17))]);

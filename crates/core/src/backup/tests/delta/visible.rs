@@ -13,7 +13,7 @@ fn page_of(number: u32, marked: bool) -> (u32, [u8; PAGE_BYTES]) {
     (number, page)
 }
 
-/// A table of 30 pages, of which the first ten are marked, and the full backup of it.
+/// A table of 30 pages with the first ten marked, and the full backup of it.
 async fn world() -> World {
     let mut world = World::new(false).await;
     world.relation(TABLE, 30, OLD);
@@ -51,13 +51,13 @@ async fn only_what_the_parent_did_not_see_is_taken() {
     vacuum(&world, &[14, 20]);
     world.settle();
     let second = delta_of(&mut world, &[20]).await;
-    // What rests is left out, and what is known of it is not forgotten.
+    // A page that rests is left out, and its marks are not forgotten.
     let skipped = world.delta().await;
     assert!(world.files(&skipped).await[&format!("/{TABLE}")].is_skipped);
     assert_eq!(marked(&world, &skipped).await, marked(&world, &second).await);
     vacuum(&world, &[21]);
     let name = delta_of(&mut world, &[21]).await;
-    // Who forgets it takes all of them, and is right.
+    // A backup that forgets them takes all of the pages, and is right.
     let mut described =
         FilesMetadata::read_from(&world.object(&layout::files_metadata(&name)).await[..]).expect("read");
     for file in described.files.values_mut() {

@@ -95,7 +95,7 @@ async fn a_parent_on_a_branch_that_was_left_is_refused() {
     }
     put("1\t0/44D\tx\n2\t0/500\tx\n").await;
     chain.comes_back().await;
-    // What cannot be told is said.
+    // The restore says what it cannot tell.
     std::fs::remove_dir_all(chain.target()).expect("removed");
     put("rubbish").await;
     let target = chain.target();
@@ -166,7 +166,7 @@ async fn what_no_backup_has_is_never_made_up() {
     }
 }
 
-/// WAL-G looks for changed pages in the WAL, in which pages that a relation was extended by are not before they are used.
+/// WAL-G looks for changed pages in the WAL. A page that has extended a relation is not there before it is used.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_cut_off_between_two_backups_stays_away() {
     for algorithm in [None, Some(ChecksumAlgorithm::Crc32c)] {
@@ -190,7 +190,7 @@ async fn what_was_cut_off_between_two_backups_stays_away() {
                 .put(&layout::tar(chain.newest(), "part_001.tar.zst"), zstd(&tar))
                 .await;
             if algorithm.is_some() && left > 0 {
-                // Ours have all pages by which a file has grown.
+                // Our increments have all pages by which a file has grown.
                 let says = format!("Of its file \"base/5/1\", {left} pages are in none of the backups");
                 chain.refuses(&says).await;
                 continue;

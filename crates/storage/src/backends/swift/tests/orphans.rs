@@ -72,7 +72,7 @@ pub(super) async fn orphans(store: &SwiftStore, server: &SwiftServer) {
     assert_eq!(get(store, "orphans/soon").await, "soon");
 }
 
-/// The object's servers may all be away, of which a proxy makes "not found". The listing knows better.
+/// The object's servers may all be away, and the proxy makes "not found" of that. The listing knows better.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_is_listed_is_not_missing() {
     let id = "0123456789abcdef0123456789abcdef";
