@@ -62,7 +62,6 @@ pub extern "C-unwind" fn walarchive_backup_main(_argument: Datum) {
         job.worker = Latch::mine();
     }
     process::at_exit(fail_if_unfinished);
-    bridge::be_patient();
     process::connect_without_database();
     BACKUP.exclusive().connected = true;
     let begun = Begun::default();
@@ -130,8 +129,10 @@ fn take(begun: &Begun) -> Result<String> {
     let wanted = settings.storage.for_backup();
     let store = step(async move { Ok(Store::open_settled(&wanted).await?) })?;
     let archive = bridge::archive(&settings)?;
-    let claimed = Arc::clone(&archive);
-    step(async move { claimed.claim().await })?;
+    // A store that does not answer now is told at once.
+    step(async move { archive.claim().await })?;
+    bridge::be_patient();
+    let archive = bridge::archive(&settings)?;
     let store = bridge::writable(&archive, store.with_brake(bridge::brake().clone()));
 
     set_phase(Phase::Checkpoint);
