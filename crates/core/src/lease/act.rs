@@ -245,6 +245,12 @@ impl Writer {
         instance.write(&self.data_dir)
     }
 
+    /// Was all of the repository deleted on purpose? Then nothing is known of it any more in the data directory.
+    pub fn has_forgotten(&self) -> Result<bool> {
+        let instance = Instance::read(&self.data_dir)?;
+        Ok(instance.is_some_and(|instance| !instance.repositories.contains_key(self.store.url())))
+    }
+
     /// As the data directory knows it.
     pub fn status(&self) -> Result<status::LeaseStatus> {
         status::status(&self.data_dir, self.store.url(), self.situation())
