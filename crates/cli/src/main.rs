@@ -16,8 +16,8 @@ use walarchive_core::{Error, Result};
 
 use args::{Args, Command};
 use verbs::{
-    backup_fetch, backup_list, backup_mark, backup_verify, check, delete, take_over, wal_fetch, wal_push, wal_show,
-    wal_verify,
+    backup_fetch, backup_list, backup_mark, backup_verify, check, delete, take_over, wal_fetch, wal_push, wal_restore,
+    wal_show, wal_verify,
 };
 
 fn main() -> ExitCode {
@@ -46,6 +46,7 @@ fn run(args: Args) -> ExitCode {
             exit::of_wal_fetch(result, &args.name, &args.path)
         }
         Command::WalPush(args) => exit::of_plain(ready.and_then(|()| within_runtime(false, wal_push::run(&args)))),
+        Command::WalRestore(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, wal_restore::run(&args)))),
         Command::BackupList(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, backup_list::run(&args)))),
         Command::WalShow(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, wal_show::run(&args)))),
         Command::RecoveryWindows(args) => {
