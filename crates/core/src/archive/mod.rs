@@ -9,6 +9,7 @@ mod memory;
 mod pace;
 mod push;
 mod ready;
+mod rewind;
 mod series;
 mod source;
 
@@ -18,6 +19,7 @@ pub use memory::{FOLDER as AHEAD_FOLDER, Memory};
 pub use pace::Pace;
 pub use push::{Archive, Pushed};
 pub use ready::ready_files;
+pub use rewind::{Rewindable, fetch_for_rewind};
 pub use source::Fingerprint;
 
 #[cfg(test)]

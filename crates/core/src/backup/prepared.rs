@@ -393,6 +393,7 @@ async fn pack_control(backup: &mut Backup) -> Result<Option<(SentTar, UploadTask
     let Some((content, owner)) = backup.control.take() else {
         return Ok(None);
     };
+    backup.progress.added(content.len() as u64);
     let name = layout::pg_control_name(backup.options.compression.format());
     let fill = move |packer: &mut Packer| packer.bytes(Path::new(PG_CONTROL), &content, &owner);
     backup.start(0, name, 0, fill).await.map(Some)

@@ -165,8 +165,7 @@ impl Backup {
             Some(parent) => self.compare(parent, files, source.segment_pages).await?,
             None => files,
         };
-        let bytes = files.sizes().sum::<u64>() + PG_CONTROL_BYTES;
-        self.progress.set_total(files.len() as u64 + 1, bytes);
+        self.progress.set_total(files.len() as u64, files.sizes().sum::<u64>());
         self.progress.set_phase(Phase::Copying);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let groups = plan::group(&files, self.options.tar_bytes, self.options.concurrency, cores);
@@ -247,7 +246,6 @@ impl Backup {
         let data_dir = self.request.data_dir.clone();
         let expected = self.request.system_identifier;
         let (content, owner) = blocking(move || read_control(&data_dir, expected)).await?;
-        self.progress.resized(PG_CONTROL_BYTES, content.len() as u64);
         self.control = Some((content, owner));
         Ok(())
     }
