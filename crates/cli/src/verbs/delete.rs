@@ -218,7 +218,7 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
     };
     let work = Box::pin(retention::delete(&store, order, confirmed, notes));
     let deletion = progress::show_deletion(&progress, work).await?;
-    if common.confirm && request == (Request::Everything { force: true }) {
+    if args.confirm && request == (Request::Everything { force: true }) {
         forget(&common.storage).await?;
     }
     match common.json {
