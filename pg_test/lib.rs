@@ -3,6 +3,8 @@
 pub mod archiving;
 pub mod ledger;
 pub mod link;
+pub mod old;
+pub mod push;
 pub mod repository;
 pub mod site;
 pub mod workload;

@@ -236,6 +236,7 @@ impl Call {
                     false => note(&Error::Cancelled),
                 });
             }
+            bridge::note_situation();
             Bridge::get().wait(Some(left.min(LIVENESS)));
             // An ERROR here abandons the upload.
             process::check_for_interrupts();

@@ -7,6 +7,7 @@ mod log;
 mod run;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
@@ -28,12 +29,29 @@ pub fn brake() -> &'static Brake {
     BRAKE.get_or_init(Brake::default)
 }
 
+/// Does this process do the work of hours?
+static PATIENT: AtomicBool = AtomicBool::new(false);
+
+/// This process does the work of hours, and has more patience with a store than an archiver has: whether it may still write is
+/// asked all the time, and an outage must not end the work because of that. To be called before [`archive`].
+pub fn be_patient() {
+    PATIENT.store(true, Ordering::Relaxed);
+}
+
+/// The archive of this process, with the generation of the settings.
+static CURRENT: Mutex<Option<(u64, Arc<Archive>)>> = Mutex::new(None);
+
+/// Tell whoever writes of this process that the server was promoted, if it was. To be called now and then while uploads run.
+pub fn note_situation() {
+    let archive = CURRENT.lock().as_ref().map(|(_, archive)| Arc::clone(archive));
+    if let Some(writer) = archive.as_ref().and_then(|archive| archive.writer()) {
+        writer.set_situation(situation());
+    }
+}
+
 /// The archive that the settings name, and their generation. Opened once and kept as long as the settings are the same.
 pub fn archive(settings: &ArchiveSettings) -> Result<Arc<Archive>, Error> {
-    /// With the generation of the settings.
-    type Opened = Mutex<Option<(u64, Arc<Archive>)>>;
-    static CURRENT: OnceCell<Opened> = OnceCell::new();
-    let mut current = CURRENT.get_or_init(Mutex::default).lock();
+    let mut current = CURRENT.lock();
     let generation = settings.generation();
     match &*current {
         Some((of, archive)) if *of == generation => {
@@ -44,7 +62,10 @@ pub fn archive(settings: &ArchiveSettings) -> Result<Arc<Archive>, Error> {
             Ok(Arc::clone(archive))
         }
         _ => {
-            let store = Store::open(&settings.storage)?;
+            let store = match PATIENT.load(Ordering::Relaxed) {
+                true => Store::open(&settings.storage.for_backup())?,
+                false => Store::open(&settings.storage)?,
+            };
             let writer = Writer::new(store.clone(), pg::server::data_directory(), situation());
             let archive = Archive::new(store, pg::server::identity(), settings.compression).with_writer(writer);
             let archive = Arc::new(archive);

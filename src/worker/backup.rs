@@ -66,6 +66,7 @@ pub extern "C-unwind" fn walarchive_backup_main(_argument: Datum) {
         job.worker = Latch::mine();
     }
     process::at_exit(fail_if_unfinished);
+    bridge::be_patient();
     process::connect_without_database();
     BACKUP.exclusive().connected = true;
     let begun = Begun::default();
@@ -165,6 +166,7 @@ fn take(begun: &Begun) -> Result<String> {
         wal_summaries: server::setting(c"summarize_wal") == "on",
         on_checksum_failure: guc::on_checksum_failure(),
         find_resident: Some(page_cache::resident),
+        ..BackupOptions::default()
     };
     let progress = Arc::new(BackupProgress::default());
     let cancel = CancellationToken::new();

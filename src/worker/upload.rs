@@ -29,6 +29,9 @@ const SOON: Duration = Duration::from_millis(10);
 const IDLE: Duration = Duration::from_secs(10);
 const BUSY: Duration = Duration::from_secs(1);
 
+/// The same while a standby's files are being uploaded.
+const RECOVERS: Duration = Duration::from_millis(100);
+
 /// A file whose upload takes longer than this waits for the link.
 const BEHIND: Duration = Duration::from_secs(2);
 
@@ -89,6 +92,9 @@ impl Uploader {
                 self.ahead.restart();
                 self.lease.restart();
             }
+            if !self.running.is_empty() {
+                bridge::note_situation();
+            }
             self.collect();
             self.take_requests();
             if let Err(error) = self.look_ahead() {
@@ -99,6 +105,8 @@ impl Uploader {
             self.show();
             let longest = match self.running.is_empty() {
                 true => IDLE,
+                // They may wait for the end of a promotion.
+                false if server::in_recovery() => RECOVERS,
                 false if self.slow => BUSY,
                 false => self.behind_in().clamp(SOON, BUSY),
             };

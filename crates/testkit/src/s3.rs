@@ -1,4 +1,4 @@
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -6,8 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use nix::unistd::geteuid;
 
 use crate::dir::TestDir;
-use crate::process::server_command;
-use crate::wait::{PATIENCE, wait_until};
+use crate::process::{listening, server_command};
 
 const ACCESS_KEY: &str = "walarchive-test";
 const SECRET_KEY: &str = "a secret that no log may show";
@@ -104,20 +103,10 @@ impl S3Server {
             .stdin(Stdio::null())
             .stderr(log.try_clone().expect("could not duplicate a descriptor"))
             .stdout(log);
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|e| panic!("could not start {:?}: {e}", command.get_program()));
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let mut ended = false;
-        wait_until("the S3 server listens", PATIENCE, || {
-            ended = !matches!(child.try_wait(), Ok(None));
-            ended || TcpStream::connect(address).is_ok()
-        });
-        // Another server may listen that took the port, while ours is about to end.
-        if !ended {
-            *self.child() = Some(child);
-        }
-        !ended
+        let child = listening(&mut command, self.port, "the S3 server");
+        let listens = child.is_some();
+        *self.child() = child;
+        listens
     }
 
     fn child(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
@@ -134,9 +123,18 @@ impl Drop for S3Server {
     }
 }
 
+/// A port that nobody listens on now. It is none of those that the kernel gives to clients: a server that is stopped for a while
+/// gets it back.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("no free port on loopback");
-    listener.local_addr().expect("a listener without an address").port()
+    use std::hash::{BuildHasher, RandomState};
+    const FIRST: u64 = 10_000;
+    const BELOW: u64 = 32_000;
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let random = || u16::try_from(FIRST + RandomState::new().hash_one(0) % (BELOW - FIRST)).ok();
+    std::iter::from_fn(random)
+        .take(1000)
+        .find(is_free)
+        .expect("no free port on loopback")
 }
 
 /// `s3s-fs` as `WALARCHIVE_S3S_FS` names it, else from the cache that scripts/env describes.

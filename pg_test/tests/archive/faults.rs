@@ -7,9 +7,9 @@ use walarchive_pg_test::archiving::{archiving, present_segment, status, wait_dra
 use walarchive_pg_test::repository::Repository;
 use walarchive_testkit::{Cluster, Fault, FaultProxy, PATIENCE, S3Server, TestDir};
 
-/// `walarchive.archive_timeout` of these tests, and what a loaded machine may add to it.
+/// `walarchive.archive_timeout` of most of these tests, and what a loaded machine may add to it.
 const ARCHIVE_TIMEOUT: &str = "5s";
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(40);
 
 /// A cluster that archives through a proxy. The fields end in this order.
 struct Site {
@@ -22,7 +22,7 @@ struct Site {
 
 impl Site {
     /// One that works so far.
-    fn new() -> Site {
+    fn new(archive_timeout: &str) -> Site {
         let dir = TestDir::new();
         let server = S3Server::start(&dir, "bucket");
         let proxy = FaultProxy::start(server.port());
@@ -30,7 +30,7 @@ impl Site {
             // The last one counts: a segment must be more than a connection lets through.
             .initdb_arg("--wal-segsize=4")
             .setting("walarchive.storage_options", &proxy.options())
-            .setting("walarchive.archive_timeout", ARCHIVE_TIMEOUT)
+            .setting("walarchive.archive_timeout", archive_timeout)
             .envs(server.env())
             .start();
         let first = present_segment(&cluster);
@@ -69,13 +69,13 @@ impl Site {
 
 /// With this fault nothing can be archived.
 fn outlast(fault: Fault, hint: &str) {
-    let site = Site::new();
+    let site = Site::new(ARCHIVE_TIMEOUT);
     let cluster = &site.cluster;
     site.proxy.set([fault]);
     site.proxy.forget();
     let mark = cluster.log_mark();
-    let begun = Instant::now();
     let last = site.write();
+    let begun = Instant::now();
     let message = wait_message(cluster, mark, &["WARNING", "could not archive"], PATIENCE);
     println!("after {:?}: {message}", begun.elapsed());
     assert!(begun.elapsed() < SOON, "the archiver took {:?}", begun.elapsed());
@@ -118,7 +118,8 @@ fn is_busy_for_an_hour() {
 
 #[test]
 fn fails_every_third_time() {
-    let site = Site::new();
+    // An attempt that comes late on a busy machine is no failure of the archiver's.
+    let site = Site::new("60s");
     site.proxy.set([Fault::status(500).every(3).into()]);
     site.proxy.forget();
     let mark = site.cluster.log_mark();

@@ -93,7 +93,7 @@ fn a_stop_does_not_wait_for_a_store_that_hangs() {
     cluster.wait_stopped(2 * PATIENCE);
     println!("stopped after {:?}", begun.elapsed());
     // Without a limit it is three times 60 s.
-    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
     assert!(cluster.waiting_files().contains(&segment));
     let log = cluster.log_since(mark);
     assert!(log.contains("walarchive.shutdown_timeout"), "{log}");
@@ -119,6 +119,6 @@ fn a_stop_ends_a_backup_at_once() {
     cluster.begin_stop(StopMode::Fast);
     cluster.wait_stopped(2 * PATIENCE);
     println!("stopped after {:?}", begun.elapsed());
-    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
     drop(backup);
 }

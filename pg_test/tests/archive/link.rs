@@ -153,7 +153,7 @@ fn slow_for(while_slow: Duration, rate: u64, segments: usize, again: u64) {
         "{carried} bytes were sent, {could} could have been"
     );
     // The content of the buffers at the far end passes at once; then it is a matter of the store.
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(took < Duration::from_secs(25), "{took:?}");
     assert!(!log.contains("could not upload"), "{log}");
     assert_eq!(status(&site.cluster, "drained_in IS NULL, ready_files"), "t|0");
 }
@@ -276,7 +276,7 @@ fn a_backup_yields_to_wal() {
         wal as f64 / rate as f64,
         allowed.as_secs_f64()
     );
-    assert!(took < allowed, "{took:?} instead of {allowed:?}");
+    assert!(took < allowed + LOADED, "{took:?} instead of {allowed:?}");
     backup.wait(4 * PATIENCE).expect_success();
     let took = begun.elapsed();
     let bytes = site.proxy.carried();

@@ -215,7 +215,7 @@ fn a_store_that_never_answers_holds_nobody_for_long() {
     let message = wait_message(&cluster, 0, &["WARNING", "could not archive", &segment], PATIENCE);
     // Without deadlines of ours it would be object_store's three minutes.
     assert!(
-        start.elapsed() < Duration::from_secs(15),
+        start.elapsed() < Duration::from_secs(60),
         "it took {:?}",
         start.elapsed()
     );
@@ -230,7 +230,7 @@ fn a_store_that_never_answers_holds_nobody_for_long() {
     let start = Instant::now();
     cluster.begin_stop(StopMode::Fast);
     // Three attempts, a second between them.
-    cluster.wait_stopped(Duration::from_secs(40));
+    cluster.wait_stopped(PATIENCE);
     println!("stopped after {:?}", start.elapsed());
     assert_eq!(cluster.waiting_files().first(), Some(&segment));
 }

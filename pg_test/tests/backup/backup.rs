@@ -79,7 +79,7 @@ fn the_view_tells_what_was_asked_for_and_what_was_stored() {
         primary.psql(&format!("{databases} '{second}' GROUP BY uncompressed_size")),
         "t"
     );
-    let list = run(&mut site.walarchive(&["backup-list", "--json"])).expect_success();
+    let list = run(&mut site.walarchive(&["backup-list", "--long", "--json"])).expect_success();
     let (one, two) = list.split_once(&second).expect("the second backup is not listed");
     assert!(
         one.contains(&first) && one.contains("\"is_permanent\": false"),
@@ -103,7 +103,7 @@ fn the_view_tells_what_was_asked_for_and_what_was_stored() {
 #[test]
 fn the_rate_limit_is_kept_and_seen() {
     let site = Site::on_files();
-    let primary = site.primary(&[("walarchive.backup_rate_limit", "5MB")]);
+    let primary = site.primary(&[("walarchive.backup_rate_limit", "2MB")]);
     let start = Instant::now();
     let statement = primary.background_psql(PUSH);
     let worker = wait_copying(&primary);
@@ -124,7 +124,7 @@ fn the_rate_limit_is_kept_and_seen() {
         rates.extend(rate.parse::<f64>());
         !rates.is_empty()
     });
-    let limit = f64::from(5 << 20);
+    let limit = f64::from(2 << 20);
     assert!(rates[0] > 0.05 * limit && rates[0] < 1.2 * limit, "{rates:?}");
     let name = statement.wait(PATIENCE).expect_success();
     let took = start.elapsed().as_secs_f64();
@@ -140,7 +140,7 @@ fn the_rate_limit_is_kept_and_seen() {
 #[test]
 fn there_is_one_backup_at_a_time_and_it_need_not_be_waited_for() {
     let site = Site::on_files();
-    let primary = site.primary(&[("walarchive.backup_rate_limit", "5MB")]);
+    let primary = site.primary(&[("walarchive.backup_rate_limit", "2MB")]);
     let (name, notice) = primary.psql_verbose("SELECT walarchive_backup_push(wait => false)");
     assert!(
         name.is_empty() && notice.contains("NOTICE") && notice.contains("walarchive_progress"),
@@ -209,7 +209,7 @@ fn a_cancelled_backup_leaves_nothing() {
 #[test]
 fn a_backup_survives_its_client_but_not_its_server() {
     let site = Site::on_files();
-    let primary = site.primary(&[("walarchive.backup_rate_limit", "6MB")]);
+    let primary = site.primary(&[("walarchive.backup_rate_limit", "3MB")]);
     let finish = |worker: i32, number: usize| {
         assert_eq!(wait_copying(&primary), worker);
         primary.wait_until("the backup is complete", PATIENCE, || {

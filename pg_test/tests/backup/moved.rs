@@ -13,7 +13,7 @@ fn a_database_that_moves_while_it_is_backed_up_is_not_lost() {
     let space = site.dir().subdir("space");
     let primary = site.primary(&[
         ("walarchive.backup_concurrency", "1"),
-        ("walarchive.backup_rate_limit", "4MB"),
+        ("walarchive.backup_rate_limit", "2MB"),
     ]);
     primary.psql(&format!("CREATE TABLESPACE space LOCATION '{}'", space.display()));
     primary.pgbench(&["-i", "-s", "2", "-q"]);

@@ -2,7 +2,7 @@
 //! another name.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use walarchive_pg_test::site::{Site, archive_all, backup, lose, wait_settled};
@@ -23,7 +23,6 @@ fn move_away(primary: &Cluster, disk: &Path, path: &str) -> PathBuf {
 /// As the tests may run as root, the server must own what they make.
 fn give_to_server(site: &Site, path: &Path) {
     let owner = fs::metadata(site.dir().join("primary")).expect("no data directory");
-    use std::os::unix::fs::MetadataExt;
     run(std::process::Command::new("chown")
         .arg("-hR")
         .arg(format!("{}:{}", owner.uid(), owner.gid()))
@@ -185,6 +184,55 @@ fn data_behind_links_goes_where_the_user_has_his_disks() {
     assert_eq!(started.psql(FINGERPRINT), before);
 }
 
+/// Back to a moment before a mistake, in the directory that is there, while what was behind its links goes to another disk.
+#[test]
+fn a_restore_over_what_is_there_makes_links_anew() {
+    let site = Site::on_files();
+    let primary = site.primary(&[]);
+    primary.psql("CREATE TABLE t AS SELECT a, md5(a::text) FROM generate_series(1, 20000) a");
+    let links = ["base", "pg_xact", "postgresql.conf"];
+    let disk = move_all_away(&site, &primary, &links);
+    let name = backup(&primary, "");
+    primary.psql("INSERT INTO t VALUES (0, 'after')");
+    let before = primary.psql(FINGERPRINT);
+    primary.psql("SELECT pg_create_restore_point('good')");
+    primary.psql("DROP TABLE t");
+    archive_all(&primary);
+    primary.stop(StopMode::Fast);
+    let datadir = primary.datadir().to_owned();
+    drop(primary);
+    let new = site.dir().join("new");
+    fs::create_dir(&new).expect("could not make a directory");
+    give_to_server(&site, &new);
+    let place = |path: &str| new.join(path);
+    let maps = links.map(|path| format!("--link={path}={}", place(path).display()));
+    let mut args = vec!["--delta", "--target-name=good", "--target-action=promote"];
+    let kept = fs::metadata(datadir.join("PG_VERSION")).expect("there").ino();
+    // Without all of them it would be refused.
+    let (_, output) = site.backup_fetch("primary", &name, &[&args[..], &[&maps[0]]].concat());
+    assert!(
+        !output.success() && output.stderr.contains("and --delta does not restore through it"),
+        "{output:?}"
+    );
+    args.extend(maps.iter().map(String::as_str));
+    let (_, output) = site.backup_fetch("primary", &name, &args);
+    output.expect_success();
+    for path in links {
+        assert_eq!(fs::read_link(datadir.join(path)).expect(path), place(path));
+    }
+    assert!(
+        disk.join("base/1/PG_VERSION").is_file(),
+        "what a link led to is left alone"
+    );
+    assert_eq!(fs::metadata(datadir.join("PG_VERSION")).expect("there").ino(), kept);
+    let restored = site.restored("primary").attach(&datadir);
+    restored.wait_promoted(PATIENCE);
+    assert_eq!(restored.psql(FINGERPRINT), before);
+    restored.psql("CREATE DATABASE another; DROP DATABASE another; CHECKPOINT");
+    restored.restart();
+    assert_eq!(restored.psql(FINGERPRINT), before);
+}
+
 #[test]
 fn what_is_left_out_is_named_to_the_client_and_in_the_listing() {
     let site = Site::on_files();
@@ -201,7 +249,7 @@ fn what_is_left_out_is_named_to_the_client_and_in_the_listing() {
     assert!(notices.contains(&format!("DETAIL:  Left out: {named}.")), "{notices}");
     let listed = format!("SELECT array_to_string(left_out, ', ') FROM walarchive_backups WHERE backup_name = '{name}'");
     assert_eq!(primary.psql(&listed), named);
-    let list = run(&mut site.walarchive(&["backup-list"])).expect_success();
+    let list = run(&mut site.walarchive(&["backup-list", "--long"])).expect_success();
     assert!(list.contains("without base/notes (symbolic link"), "{list}");
     let (_, output) = site.backup_fetch("copy", &name, &[]);
     let said = output.stderr.clone();
@@ -293,7 +341,7 @@ fn a_configuration_below_etc_is_in_the_backup_and_comes_back_where_it_is_asked_f
         "{objects:?}"
     );
     let verified = run(&mut site.walarchive(&["backup-verify", &name, "--json"])).expect_success();
-    assert!(verified.contains("It holds the 4 files of the server."), "{verified}");
+    assert!(verified.contains("It holds 4 files of the server."), "{verified}");
 
     // The binary finds the storage by the command line of the last start, or as Debian's tools find the cluster.
     let list = || {

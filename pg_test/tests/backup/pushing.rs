@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 use walarchive_pg_test::site::{Site, archive_all, backup};
 use walarchive_testkit::{Cluster, Fault, FaultProxy, PATIENCE};
@@ -44,7 +45,7 @@ fn a_complete_backup_has_succeeded_whatever_becomes_of_retention() {
     primary.psql("CREATE EXTENSION walarchive");
     backup(&primary, "");
     change(&primary, "walarchive.retention", "full 1");
-    change(&primary, "walarchive.backup_rate_limit", "5MB");
+    change(&primary, "walarchive.backup_rate_limit", "2MB");
     // From now on nothing can be deleted, not even the claim.
     let deny = || {
         wait_phase(&primary, "copying files");
@@ -83,6 +84,35 @@ fn a_complete_backup_has_succeeded_whatever_becomes_of_retention() {
     assert_eq!(primary.psql(outcome), format!("succeeded|{third}"));
     assert_eq!(listed(&primary).last(), Some(&third));
     assert!(!primary.log().contains("still waiting after") && !primary.log().contains(LEFT_OPEN));
+}
+
+/// Longer than an archiver waits. Whether the server may still write is asked every few seconds, and is not known meanwhile.
+#[test]
+fn an_outage_is_outlasted() {
+    const OUTAGE: Duration = Duration::from_secs(15);
+    let site = Site::on_s3();
+    let proxy = FaultProxy::start(site.s3().expect("S3").port());
+    let primary = site
+        .builder("primary")
+        .setting("walarchive.storage_options", &proxy.options())
+        .setting("walarchive.archive_timeout", "3s")
+        .setting("walarchive.backup_rate_limit", "1MB")
+        .setting("walarchive.tar_size", "1MB")
+        .start();
+    primary.psql("CREATE EXTENSION walarchive");
+    archive_all(&primary);
+    let mut statement = primary.background_psql(PUSH);
+    wait_phase(&primary, "copying files");
+    proxy.set([Fault::Silent]);
+    let begun = Instant::now();
+    primary.wait_until("the outage has lasted long enough", PATIENCE, || {
+        begun.elapsed() > OUTAGE
+    });
+    assert!(statement.is_running(), "{:?}", statement.wait(PATIENCE));
+    proxy.heal();
+    change(&primary, "walarchive.backup_rate_limit", "0");
+    let name = statement.wait(PATIENCE).expect_success();
+    assert_eq!(listed(&primary), [name]);
 }
 
 #[test]

@@ -181,7 +181,7 @@ fn a_failure_is_told_and_tried_again() {
     wait_status(
         &primary,
         "last_backup_outcome = 'failed'
-         AND next_backup_time BETWEEN last_backup_time + interval '44 s' AND last_backup_time + interval '61 s'",
+         AND next_backup_time BETWEEN last_backup_time + interval '44 s' AND last_backup_time + interval '150 s'",
     );
     assert_eq!(started(&primary, mark), 1);
 }
@@ -215,7 +215,7 @@ fn a_repository_that_cannot_be_asked_is_told_once() {
 fn there_are_never_two_at_once() {
     let site = Site::on_files();
     // The manual backup takes several scheduled times: they are its own.
-    let primary = site.primary(&[("walarchive.backup_rate_limit", "2MB")]);
+    let primary = site.primary(&[("walarchive.backup_rate_limit", "1MB")]);
     let mark = primary.log_mark();
     let mut manual = primary.background_psql("SELECT walarchive_backup_push()");
     primary.wait_until("files are copied", PATIENCE, || {
@@ -430,13 +430,13 @@ fn retention_is_applied_after_each_backup() {
                           last_retention_time > last_backup_time - interval '1 min' FROM walarchive_status";
     let said = primary.psql(columns);
     assert!(
-        said.contains(&format!("deleted 1 backups ({}) and ", names[0]))
+        said.contains(&format!("deleted 1 backup ({}) and ", names[0]))
             && said.starts_with("succeeded|")
             && said.ends_with("|t|t"),
         "{said}"
     );
     assert!(primary.log().contains(&format!(
-        "walarchive: retention \"full 2\": deleted 1 backups ({})",
+        "walarchive: retention \"full 2\": deleted 1 backup ({})",
         names[0]
     )));
 

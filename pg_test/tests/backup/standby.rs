@@ -116,7 +116,7 @@ fn a_standby_takes_backups_and_refuses_a_name_that_is_taken() {
 fn a_promotion_ends_the_backup_cleanly() {
     let site = Site::on_files();
     let primary = site.primary(&[]);
-    let builder = Cluster::builder(site.dir(), "standby").setting("walarchive.backup_rate_limit", "4MB");
+    let builder = Cluster::builder(site.dir(), "standby").setting("walarchive.backup_rate_limit", "2MB");
     let standby = builder.standby_of(&primary);
     catch_up(&standby, &primary);
     let mut statement = standby.background_psql(PUSH);

@@ -26,7 +26,7 @@ fn is_stored(site: &Site, segment: &str) -> bool {
 }
 
 fn has_one_writer(site: &Site) {
-    let primary = site.primary(&[("walarchive.lease_interval", "2s")]);
+    let primary = site.primary(&[("walarchive.lease_interval", "3s")]);
     primary.psql("CREATE TABLE t AS SELECT 1 AS a");
     backup(&primary, "");
     archive_all(&primary);

@@ -88,7 +88,7 @@ fn who_waited_archives_at_once_when_the_lease_is_its_own() {
 fn clocks_of_hosts_differ_by_hours() {
     for (of_original, of_clone) in [("-9h", "+9h"), ("+9h", "-9h")] {
         let site = Site::on_files();
-        let builder = site.builder("primary").setting("walarchive.lease_interval", "2s");
+        let builder = site.builder("primary").setting("walarchive.lease_interval", "3s");
         let primary = off_by(builder, of_original).start();
         primary.psql("CREATE EXTENSION walarchive");
         backup(&primary, "");

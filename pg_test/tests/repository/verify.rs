@@ -238,7 +238,7 @@ fn a_busy_server_is_never_called_damaged() {
         looks += 1;
     }
     busy.wait(PATIENCE).expect_success();
-    assert!(begun.elapsed() > Duration::from_secs(20) && looks > 10, "{looks} looks");
+    assert!(begun.elapsed() > Duration::from_secs(20) && looks > 2, "{looks} looks");
     archive_all(&primary);
     wait_drained(&primary);
     assert!(

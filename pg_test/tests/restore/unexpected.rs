@@ -251,7 +251,8 @@ fn root_asks_for_places_that_only_the_repository_names() {
         eprintln!("skipped: there is no program script to make a terminal");
         return;
     }
-    for (answer, code) in [("no\n", 1), ("yes\n", 0)] {
+    // The end of the input is no answer.
+    for (answer, code) in [("no\n", 1), ("", 1), ("y\n", 1), ("yes\n", 0)] {
         let fetch = fetch();
         let words = std::iter::once(fetch.get_program()).chain(fetch.get_args());
         let words: Vec<String> = words.map(|word| format!("'{}'", word.to_string_lossy())).collect();
@@ -260,7 +261,7 @@ fn root_asks_for_places_that_only_the_repository_names() {
         let said = Background::spawn(&mut script, Some(answer)).wait(PATIENCE);
         assert_eq!(said.code, Some(code), "{said:?}");
         assert!(said.stdout.contains("Write there? (yes/no)"), "{said:?}");
-        assert_eq!(space.exists(), code == 0);
+        assert_eq!((space.exists(), target.exists()), (code == 0, code == 0));
     }
     let oid = fs::read_dir(target.join("pg_tblspc"))
         .expect("there")
@@ -268,6 +269,12 @@ fn root_asks_for_places_that_only_the_repository_names() {
         .next()
         .expect("a link");
     assert_eq!(fs::read_link(oid.path()).expect("a link"), space);
+    let mut chown = Command::new("chown");
+    chown.args(["-hR", "--reference"]).arg(site.dir().join("store"));
+    run(chown.args([&target, &space])).expect_success();
+    let restored = site.restored("restored").attach(&target);
+    restored.wait_promoted(PATIENCE);
+    assert_eq!(restored.psql("SELECT count(*) FROM t"), "10");
 }
 
 #[test]

@@ -222,7 +222,10 @@ fn a_backup_that_had_no_answer_has_failed_and_was_not_canceled() {
         .envs(server.env())
         .start();
     cluster.psql("CREATE EXTENSION walarchive");
-    let (push, _) = cluster.background_backend("SELECT walarchive_backup_push()");
+    let push = cluster.background_psql("SELECT walarchive_backup_push()");
+    cluster.wait_until("the backup copies", PATIENCE, || {
+        cluster.psql("SELECT phase FROM walarchive_progress") == "copying files"
+    });
     push.cancel();
     assert!(!push.wait(PATIENCE).success());
     let outcome = "SELECT last_backup_outcome FROM walarchive_status";
@@ -241,7 +244,7 @@ fn what_a_process_waits_for_has_a_name_where_postgresql_knows_names() {
         .setting("shared_preload_libraries", "walarchive")
         .setting("archive_mode", "on")
         .setting("archive_library", "walarchive")
-        .setting("walarchive.backup_rate_limit", "5MB")
+        .setting("walarchive.backup_rate_limit", "1MB")
         .setting("walarchive.storage", &server.url("some/prefix"))
         .setting("walarchive.storage_options", &proxy.options())
         .envs(server.env())

@@ -4,8 +4,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use walarchive_pg_test::archiving::{archiving, status, switch_segments, wait_drained, wait_message};
-use walarchive_testkit::{Cluster, PATIENCE, S3Server, TestDir, run};
+use walarchive_pg_test::archiving::{archiving, present_segment, status, switch_segments, wait_drained, wait_message};
+use walarchive_pg_test::repository::Repository;
+use walarchive_testkit::{Cluster, Fault, FaultProxy, PATIENCE, S3Server, TestDir, run};
 
 /// The text of a credentials file.
 fn credentials(server: &S3Server, secret: Option<&str>) -> String {
@@ -187,6 +188,83 @@ fn what_begins_while_the_file_is_half_written_waits_for_the_rest() {
         place.replace(None);
         begun.wait(PATIENCE).expect_success();
     }
+}
+
+/// Tokens of a session, as a program of the cloud writes them into the file again and again. At the store the old one ends before
+/// the new one is there, or the other way round.
+#[test]
+fn session_tokens_end_in_the_middle_of_a_backup_and_of_archiving() {
+    const SESSIONS: usize = 6;
+    let dir = TestDir::new();
+    let server = S3Server::start(&dir, "bucket");
+    let proxy = FaultProxy::start(server.port());
+    let file = dir.subdir("secrets").join("credentials");
+    let of_session = |number: usize| format!("{}aws_session_token = token-{number}\n", credentials(&server, None));
+    let takes = |number: usize| proxy.set([Fault::Session(format!("token-{number}"))]);
+    let cluster = archiving(&dir, "c", &server.url("prefix"))
+        .setting("walarchive.storage_options", &proxy.options())
+        .setting("walarchive.credentials_file", &file.display().to_string())
+        .setting("walarchive.backup_rate_limit", "1MB")
+        .setting("walarchive.tar_size", "1MB")
+        .create();
+    put(&cluster, &file, &of_session(0));
+    takes(0);
+    cluster.start_again();
+    cluster.psql("CREATE EXTENSION walarchive");
+    let first = present_segment(&cluster);
+    let mut statement = cluster.background_psql("SELECT walarchive_backup_push()");
+    cluster.wait_until("the backup has stored something", PATIENCE, || {
+        let stored = cluster.psql("SELECT coalesce(max(bytes_stored), 0) > 0 FROM walarchive_progress");
+        stored == "t" || !statement.is_running()
+    });
+    for number in 1..=SESSIONS {
+        let old = format!("token-{}", number - 1);
+        let denied = || {
+            let mut asked = proxy.requests().into_iter();
+            asked.any(|request| request.header("x-amz-security-token") == Some(&old))
+        };
+        proxy.forget();
+        match number % 2 {
+            // A backup waits for the new one.
+            0 => {
+                takes(number);
+                cluster.wait_until("the backup is denied", PATIENCE, || denied() || !statement.is_running());
+                put(&cluster, &file, &of_session(number));
+            }
+            // The archiver need not wait: it is there.
+            _ => {
+                switch_segments(&cluster, 2);
+                put(&cluster, &file, &of_session(number));
+                takes(number);
+                switch_segments(&cluster, 2);
+            }
+        }
+        wait_drained(&cluster);
+        let stored = || cluster.psql("SELECT max(bytes_stored) FROM walarchive_progress");
+        let before = stored();
+        cluster.wait_until("the backup goes on", PATIENCE, || {
+            stored() != before || !statement.is_running()
+        });
+        assert!(statement.is_running(), "{number}: {:?}", statement.wait(PATIENCE));
+    }
+    cluster.psql("ALTER SYSTEM SET walarchive.backup_rate_limit = 0");
+    cluster.psql("SELECT pg_reload_conf()");
+    statement.wait(PATIENCE).expect_success();
+    let last = cluster.switch_wal();
+    wait_drained(&cluster);
+    assert_eq!(status(&cluster, "failed_count"), "0", "{}", cluster.log());
+    assert_eq!(
+        cluster.psql("SELECT count(*) FROM walarchive_backups WHERE restorable"),
+        "1"
+    );
+    let log = cluster.log();
+    assert!(
+        !log.contains("could not archive") && !log.contains("backup failed"),
+        "{log}"
+    );
+    let repository = Repository::at(server.dir().join("prefix"));
+    assert!(repository.assert_complete(&cluster, &first, &last) > 2 * SESSIONS);
+    assert!(!cluster.log().contains("token-"), "a token is in the log");
 }
 
 fn nix_is_root() -> bool {

@@ -78,7 +78,7 @@ fn shows_no_secret(site: &Site, primary: &Cluster) {
 #[test]
 fn a_cancelled_backup_leaves_nothing_on_s3() {
     let site = Site::on_s3();
-    let primary = site.primary(&[("walarchive.backup_rate_limit", "12MB")]);
+    let primary = site.primary(&[("walarchive.backup_rate_limit", "6MB")]);
     primary.psql(RANDOM);
     let uploads = || {
         let bucket = site.s3().expect("an S3 server").dir();

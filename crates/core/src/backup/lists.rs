@@ -24,8 +24,15 @@ pub(super) async fn store(backup: &mut Backup, stop: &StopResult) -> Result<()> 
         tracing::debug!(relations = late.len(), "relations have turned out to be unlogged");
     }
     let late = Arc::new(late);
+    let wants_files = backup.options.files_metadata;
     let manifest = store_manifest(backup, stop, Arc::clone(&late));
-    let files_metadata = store_files_metadata(backup, late);
+    let files_metadata = wants_files.then(|| store_files_metadata(backup, late));
+    let files_metadata = async {
+        match files_metadata {
+            Some(stored) => stored.await,
+            None => Ok(()),
+        }
+    };
     // Each is waited for, whatever becomes of the other.
     let (manifest, files_metadata) = tokio::join!(manifest, files_metadata);
     manifest.and(files_metadata)

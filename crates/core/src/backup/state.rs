@@ -39,6 +39,8 @@ pub struct Backup {
     /// Which databases there were and are.
     pub(super) known: Databases,
     pub(super) essential: Essential,
+    /// To whom `backup_label` belongs, if that is not whom the data directory belongs to.
+    pub(super) label_owner: Option<Attributes>,
     pub(super) shared: Arc<Shared>,
 }
 

@@ -2,19 +2,21 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::clock::Moment;
 use super::decide::Situation;
 use super::flight::Flight;
-use super::followed::Followed;
+use super::followed::{Followed, OfStandby};
 use super::instance::{Instance, Known, Origin, lock};
 use super::place::Place;
 use super::record::{Lease, View};
 use super::{LOOK, refuse, status};
-use crate::data_dir::{RECOVERY_SIGNAL, STANDBY_SIGNAL};
 use crate::error::{Error, Result};
+use crate::recovery_state::{is_recovering_only, is_standby};
 use crate::repository::layout;
 use crate::wal::{SegmentSize, WalFileName};
 use walarchive_storage::{Store, Write};
@@ -27,6 +29,18 @@ pub(super) enum Renew {
     /// In any case.
     Always,
 }
+
+/// How long a standby waits with a file of a timeline that the holder is not on, before it is refused: for the end of its own
+/// recovery, or for the server that it follows to take the lease.
+const PROMOTION: Duration = if cfg!(test) {
+    Duration::from_secs(5)
+} else {
+    Duration::from_secs(20)
+};
+
+/// How often it looks meanwhile whether its recovery has ended, which costs nothing, and who the holder is.
+const LOOK_FOR_PROMOTION: Duration = Duration::from_millis(50);
+const LOOK_FOR_HOLDER: Duration = Duration::from_secs(1);
 
 /// One server and one repository.
 #[derive(Debug)]
@@ -145,8 +159,30 @@ impl Writer {
     }
 
     /// May a server in recovery write this WAL file, which is not in the archive? A standby that archives too may, if the file is
-    /// of the history of the holder's timeline.
-    pub async fn permit_standby(&self, name: &WalFileName, size: SegmentSize) -> Result<()> {
+    /// of the history of the holder's timeline. In the moment of a promotion it waits until it is the holder itself, or whoever it
+    /// follows is; [`Writer::set_situation`] is to tell it of the end of its recovery.
+    pub async fn permit_standby(self: &Arc<Self>, name: &WalFileName, size: SegmentSize) -> Result<()> {
+        let until = Instant::now() + PROMOTION;
+        loop {
+            let refusal = match self.may_standby(name, size).await? {
+                OfStandby::Permitted => return Ok(()),
+                OfStandby::Refused(refusal) => return Err(refusal),
+                OfStandby::Later(refusal) => refusal,
+            };
+            let again = Instant::now() + LOOK_FOR_HOLDER;
+            while Instant::now() < again {
+                tokio::time::sleep(LOOK_FOR_PROMOTION).await;
+                if !self.in_recovery() {
+                    return self.permit(Write::Object).await;
+                }
+            }
+            if Instant::now() > until {
+                return Err(refusal);
+            }
+        }
+    }
+
+    async fn may_standby(&self, name: &WalFileName, size: SegmentSize) -> Result<OfStandby> {
         // While a standby is promoted its standby.signal is gone already, and its recovery goes on for a moment.
         let was_standby = || Instance::read(&self.data_dir).map(|found| found.is_some_and(|instance| instance.standby));
         match self.situation().is_standby || was_standby()? {
@@ -186,12 +222,11 @@ impl Writer {
     /// Note whether the server is a standby, or recovers without being one, so that it is known once it is promoted. To be
     /// called while it is in recovery.
     pub async fn note_recovery(&self) -> Result<()> {
-        let exists = |name: &str| self.data_dir.join(name).exists();
-        let standby = exists(STANDBY_SIGNAL);
+        let standby = is_standby(&self.data_dir);
         let known = Instance::read(&self.data_dir)?;
         let unchanged = match &known {
             Some(instance) if standby => instance.standby && instance.place == Place::of(&self.data_dir).ok(),
-            Some(instance) => !(exists(RECOVERY_SIGNAL) && instance.standby),
+            Some(instance) => !(instance.standby && is_recovering_only(&self.data_dir)),
             None => !standby,
         };
         if unchanged {

@@ -89,7 +89,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         };
     };
     let mut drawn = [&known.held, &known.claim].into_iter().flatten();
-    let is_ours = lease.holder.instance == instance.id
+    let is_ours = lease.instance() == instance.id
         && drawn.any(|held| held.epoch == lease.holder.epoch && held.has_drawn(lease.token()));
     if is_ours {
         return match facts.sameness {

@@ -6,10 +6,22 @@ use walarchive_storage::Store;
 use super::clock::Moment;
 use super::record::View;
 use super::{INTERVAL, refuse};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::repository::inventory::read_history;
 use crate::wal::{SegmentSize, TimelineHistory, WalFileName};
+
+/// The rights of a standby over a WAL file.
+#[derive(Debug)]
+pub(super) enum OfStandby {
+    /// It may write the file.
+    Permitted,
+    /// The file is of a later timeline than the holder's: the standby is being promoted, or follows a server that was promoted and
+    /// has not taken the lease yet. Else it is of another branch, and this says so.
+    Later(Error),
+    /// It is of another branch.
+    Refused(Error),
+}
 
 /// The guide of a standby that archives, too (`archive_mode = always`): the holder's timeline, looked up now and then.
 #[derive(Debug, Default)]
@@ -17,17 +29,17 @@ pub(super) struct Followed(Mutex<Option<(Moment, Option<TimelineHistory>)>>);
 
 impl Followed {
     /// May a standby write this file, which is not in the archive? Only what is of the holder's history.
-    pub(super) async fn permit(&self, store: &Store, name: &WalFileName, size: SegmentSize) -> Result<()> {
+    pub(super) async fn permit(&self, store: &Store, name: &WalFileName, size: SegmentSize) -> Result<OfStandby> {
         let (known, now) = (self.0.lock().clone(), Moment::now());
         let young = known.filter(|(looked, _)| now.since(looked).is_some_and(|age| age < INTERVAL));
         if let Some((_, history)) = &young
             && has(history.as_ref(), name, size)
         {
-            return Ok(());
+            return Ok(OfStandby::Permitted);
         }
         let Some(lease) = View::read(store).await?.lease else {
             *self.0.lock() = Some((now, None));
-            return Ok(());
+            return Ok(OfStandby::Permitted);
         };
         let timeline = lease.timeline();
         let text = read_history(store, timeline).await?;
@@ -38,10 +50,12 @@ impl Followed {
         });
         let permitted = has(Some(&history), name, size);
         *self.0.lock() = Some((now, Some(history)));
-        match permitted {
-            true => Ok(()),
-            false => Err(refuse::not_of_holder(store, &lease, name)),
-        }
+        let refusal = || refuse::not_of_holder(store, &lease, name);
+        Ok(match permitted {
+            true => OfStandby::Permitted,
+            false if name.timeline() > timeline => OfStandby::Later(refusal()),
+            false => OfStandby::Refused(refusal()),
+        })
     }
 }
 

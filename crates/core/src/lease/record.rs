@@ -99,6 +99,14 @@ impl Lease {
         self.alive.as_ref().map_or(&self.holder.token, |alive| &alive.token)
     }
 
+    /// The identity of whoever holds it. On a store that overwrites where it should not, a server that came late may have left its
+    /// name in the place of the holder's; only the holder gives signs of life.
+    pub(super) fn instance(&self) -> &str {
+        self.alive
+            .as_ref()
+            .map_or(&self.holder.instance, |alive| &alive.instance)
+    }
+
     /// The holder's timeline.
     pub fn timeline(&self) -> u32 {
         let alive = self.alive.as_ref().map_or(0, |alive| alive.timeline);

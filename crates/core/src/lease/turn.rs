@@ -20,6 +20,9 @@ use walarchive_storage::{CreateOnly, Created};
 /// what it wrote is there.
 const READ_BACK: Duration = Duration::from_secs(2);
 
+/// The right of a server to the lease after its name was overwritten.
+const OVERWRITTEN: &str = "its name was overwritten, and it held the lease before";
+
 /// The result of a look, and when it began and ended: the lease was so at some moment in between.
 struct Look {
     view: View,
@@ -47,6 +50,8 @@ enum Step {
 
 struct Renewal {
     alive: Alive,
+    /// What is to be written in the place of another server's name.
+    holder: Option<Holder>,
     /// Was the last renewal young when this one was decided?
     young: bool,
     /// Could the token be written down?
@@ -169,7 +174,13 @@ impl Writer {
             Err(error) => return Err(error),
         };
         let counter = lease.alive.as_ref().map_or(0, |alive| alive.counter) + 1;
+        let overwritten = lease.holder.instance != instance.id;
+        let holder = match overwritten {
+            true => Some(self.holder(&instance, lease.holder.epoch, token.clone(), OVERWRITTEN.to_owned())?),
+            false => None,
+        };
         Ok(Step::Renew(Renewal {
+            holder,
             alive: self.alive(&instance.id, lease.holder.epoch, token, counter),
             young,
             noted,
@@ -177,7 +188,23 @@ impl Writer {
     }
 
     async fn renew(&self, renewal: Renewal) -> Result<()> {
-        let Renewal { alive, young, noted } = renewal;
+        let Renewal {
+            alive,
+            holder,
+            young,
+            noted,
+        } = renewal;
+        if let Some(holder) = holder {
+            tracing::warn!(
+                "another server has written its name into the lease of repository \"{}\" after this server took it as \
+                 epoch {}: the store does not refuse to overwrite. This server keeps the lease",
+                self.store().url(),
+                holder.epoch
+            );
+            self.store()
+                .put(&layout::lease_holder(holder.epoch), json(&holder)?)
+                .await?;
+        }
         match self.give_sign_of_life(&alive).await {
             Err(Error::Io { .. }) if !noted => {}
             outcome => outcome?,
@@ -253,19 +280,23 @@ impl Writer {
         let token = claim.draw();
         known.claim = Some(claim);
         instance.write(self.data_directory())?;
+        let holder = self.holder(&instance, epoch, token, how.in_words(view.lease.as_ref(), lasted))?;
+        Ok(Step::Acquire(Box::new(holder), how))
+    }
+
+    fn holder(&self, instance: &Instance, epoch: u64, token: String, how: String) -> Result<Holder> {
         let here = Place::of(self.data_directory())?;
-        let holder = Holder {
+        Ok(Holder {
             version: VERSION,
             epoch,
-            instance: instance.id,
+            instance: instance.id.clone(),
             hostname: here.host,
             data_directory: here.path,
-            timeline: situation.timeline,
+            timeline: self.situation().timeline,
             since: Utc::now(),
-            how: how.in_words(view.lease.as_ref(), lasted),
+            how,
             token,
-        };
-        Ok(Step::Acquire(Box::new(holder), how))
+        })
     }
 
     async fn acquire(&self, holder: Holder, how: How, before: &View) -> Result<()> {
@@ -335,10 +366,17 @@ impl Writer {
         let known = instance.and_then(|mut instance| instance.repositories.remove(self.store().url()));
         let known = known.unwrap_or_default();
         let drawn = [known.claim, known.held].into_iter().flatten();
-        let mut drawn = drawn
+        let drawn: Vec<String> = drawn
             .filter(|held| held.epoch == holder.epoch)
-            .flat_map(|held| held.tokens);
-        Ok(found.token == holder.token || drawn.any(|token| token == found.token))
+            .flat_map(|held| held.tokens)
+            .collect();
+        if found.token != holder.token && !drawn.contains(&found.token) {
+            return Ok(false);
+        }
+        // If this process slept between its look and its write, another server may have taken the epoch meanwhile, have read back
+        // its own name, and been overwritten. Then there is its sign of life.
+        let alive = read::<Alive>(self.store(), &layout::lease_alive(holder.epoch)).await?;
+        Ok(alive.is_none_or(|alive| drawn.contains(&alive.token)))
     }
 
     /// Write down what was learned, and return what is to be said. Under the lock.

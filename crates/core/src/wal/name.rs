@@ -130,6 +130,16 @@ pub enum WalFileName {
 }
 
 impl WalFileName {
+    /// Its timeline; that of a history file is the one that it leads to.
+    pub fn timeline(&self) -> u32 {
+        match self {
+            WalFileName::Segment(segment) | WalFileName::Partial(segment) | WalFileName::BackupHistory(segment, _) => {
+                segment.timeline
+            }
+            WalFileName::History(timeline) => *timeline,
+        }
+    }
+
     /// The segment of a complete or partial segment file.
     pub fn segment(&self) -> Option<Segment> {
         match self {

@@ -61,9 +61,9 @@ async fn what_was_read_last_serves_until_something_better_can_be_read() {
 async fn without_a_denial_files_are_looked_at_once_a_second() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), "1").expect("written");
+    let began = Instant::now();
     let renewing = renewing(file.path());
     std::fs::write(file.path(), "22").expect("written");
-    let began = Instant::now();
     while *renewing.get_credential().await.expect("there") != 22 {
         assert!(began.elapsed() < Duration::from_secs(20), "never looked at");
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -5,6 +5,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::Store;
+use super::fenced::Permitted;
 use crate::error::{Error, Result};
 use crate::fence::Write;
 use crate::key::path;
@@ -53,8 +54,11 @@ impl Store {
     async fn delete_batch<K: AsRef<str>>(&self, keys: &[K], mut each: impl FnMut(usize)) -> Result<()> {
         let paths: Vec<object_store::Result<Path>> = keys.iter().map(|key| Ok(path(key.as_ref()))).collect();
         let mut answers = self.inner.delete_stream(futures::stream::iter(paths).boxed());
-        // The answers come in the order of the keys.
+        let mut permitted = Permitted::now();
+        // The answers come in the order of the keys. Where each is a request of its own, a few are under way at a time, and asking
+        // for one answer sends the next request.
         for (index, key) in keys.iter().map(AsRef::as_ref).enumerate() {
+            permitted.renew(self).await?;
             let answer = self.asked("delete", key, async { answers.next().await.transpose() });
             match self.guarded(Write::Deletion, answer).await? {
                 Ok(Some(_)) | Err(Error::NotFound { .. }) => each(index),

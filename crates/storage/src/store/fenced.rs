@@ -4,18 +4,29 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
 use super::Store;
 use crate::error::{Error, Result};
 use crate::fence::{Fence, Write};
 
-/// Objects that are deleted between two looks at the fence where each is a request of its own: a process may be stopped in the
-/// middle, and go on much later.
+/// Objects that are deleted between two looks at the fence where a look costs little: a process may be stopped in the middle,
+/// and go on much later.
 const DELETES_OF_FILES: usize = 10;
+
+/// The same where each deletion, and each look, is a request of its own.
+const SINGLE_DELETES: usize = 100;
 
 /// The same where a request takes many.
 const DELETES: usize = 1000;
+
+/// The same by time: a batch that takes longer asks the fence again.
+const DELETES_FOR: Duration = if cfg!(test) {
+    Duration::from_millis(100)
+} else {
+    Duration::from_secs(1)
+};
 
 /// A request that goes on for longer may have been repeated, or will be: the fence is asked again before that.
 const AGAIN: Duration = if cfg!(test) {
@@ -85,12 +96,40 @@ impl Store {
     }
 
     pub(super) fn deletes_at_once(&self, wanted: usize) -> usize {
-        match (&self.fence, self.may_vanish()) {
-            (None, _) => wanted.max(1),
-            (Some(_), true) => DELETES_OF_FILES,
-            (Some(_), false) => DELETES,
+        let is_single = ["gs:", "swift:"].iter().any(|scheme| self.url.starts_with(scheme));
+        match &self.fence {
+            None => wanted.max(1),
+            Some(_) if self.may_vanish() => DELETES_OF_FILES,
+            Some(_) if is_single => SINGLE_DELETES,
+            Some(_) => DELETES,
         }
     }
+}
+
+/// When deletions were permitted last.
+pub(super) struct Permitted(Duration);
+
+impl Permitted {
+    /// They were just now.
+    pub(super) fn now() -> Self {
+        Permitted(awake())
+    }
+
+    /// Before another deletion begins.
+    pub(super) async fn renew(&mut self, store: &Store) -> Result<()> {
+        if store.fence.is_some() && awake().saturating_sub(self.0) > DELETES_FOR {
+            store.permitted(Write::Deletion).await?;
+            *self = Self::now();
+        }
+        Ok(())
+    }
+}
+
+/// Time since the start of the machine. It goes on while the machine sleeps, other than tokio's.
+fn awake() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map(Duration::from)
+        .unwrap_or_default()
 }
 
 /// A fence that cannot tell, since the store does not answer, is asked again as long as an operation may wait.
@@ -169,6 +208,35 @@ mod tests {
                 is_final: true,
             })
         }
+    }
+
+    /// Each answer comes soon, and all together take long: an S3 server that takes no request for many, for example.
+    #[tokio::test]
+    async fn deletions_one_by_one_end_when_they_are_permitted_no_more() {
+        const MANY: usize = 1000;
+        let config = ThrottleConfig {
+            wait_delete_per_call: DELETES_FOR / 4,
+            ..ThrottleConfig::default()
+        };
+        let memory = InMemory::new();
+        let keys: Vec<String> = (0..MANY).map(|number| format!("old/{number}")).collect();
+        let store = Store::of(Arc::new(ThrottledStore::new(memory, config)), "memory:");
+        for key in &keys {
+            store.put(key, "x".into()).await.expect("written");
+        }
+        let mut told = 0;
+        let fenced = store.with_fence(Arc::new(Until(AtomicUsize::new(2))));
+        let outcome = fenced.delete_many(&keys, |_| told += 1).await;
+        assert!(matches!(outcome, Err(Error::Refused(_))), "{outcome:?}");
+        let left = store.list("old").await.expect("listed").len();
+        assert!(
+            told > 0 && told + 20 >= MANY - left,
+            "{told} were told, {left} are left"
+        );
+        assert!(left > MANY / 2, "{left} are left");
+        // Where each is a request of its own, they come in smaller batches.
+        let swift = Store::of(Arc::new(InMemory::new()), "swift://container").with_fence(Arc::new(Asked::default()));
+        assert_eq!(swift.deletes_at_once(MANY), SINGLE_DELETES);
     }
 
     /// The request is sent late, as a repetition is, and somebody else writes by then.

@@ -326,7 +326,7 @@ async fn a_named_pipe_is_refused_at_once() {
     nix::unistd::mkfifo(&server.dir().join("p/wal_005/pipe"), mode).unwrap();
     let asked = Instant::now();
     let error = store.get("wal_005/pipe", 1000).await.unwrap_err();
-    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
     assert!(
         error
             .detail()

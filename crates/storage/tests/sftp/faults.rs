@@ -106,7 +106,7 @@ async fn a_dead_endpoint_is_an_error_soon() {
     server.stop();
     let start = Instant::now();
     let error = store.list("").await.unwrap_err();
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
     assert!(matches!(error, Error::Store { .. }), "{error:?}");
     let detail = error.detail().unwrap();
     assert!(detail.contains("Connection refused"), "{detail}");
@@ -128,7 +128,7 @@ async fn a_silent_endpoint_is_an_error_within_the_deadline() {
     let store = Store::open(&config).unwrap();
     let start = Instant::now();
     let error = store.put("x", bytes(10)).await.unwrap_err();
-    assert!(start.elapsed() < Duration::from_secs(25), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(45), "{:?}", start.elapsed());
     assert!(error.is_transient(), "{error:?}");
     println!("{error}\nDETAIL: {:?}\nHINT: {}", error.detail(), error.hint().unwrap());
 }
@@ -138,7 +138,7 @@ async fn a_server_that_falls_silent_is_given_up_and_asked_anew() {
     let dir = TestDir::new();
     let server = SftpServer::start(&dir);
     let mut config = config(&server, "p");
-    (config.request_timeout, config.patience) = (Duration::from_secs(2), Duration::from_secs(20));
+    (config.request_timeout, config.patience) = (Duration::from_secs(2), Duration::from_secs(60));
     let store = Store::open(&config).unwrap();
     store.put("x", bytes(10)).await.unwrap();
     server.signal_connections(Signal::SIGSTOP);
@@ -146,7 +146,7 @@ async fn a_server_that_falls_silent_is_given_up_and_asked_anew() {
     store.put("x", bytes(20)).await.unwrap();
     let waited = start.elapsed();
     assert!(
-        waited > Duration::from_millis(1500) && waited < Duration::from_secs(15),
+        waited > Duration::from_millis(1500) && waited < Duration::from_secs(30),
         "{waited:?}"
     );
     assert_eq!(store.size("x").await.unwrap(), Some(20));
@@ -173,7 +173,7 @@ fn a_store_outlives_the_pauses_and_the_end_of_its_runtime() {
     let second = runtime();
     let start = Instant::now();
     assert_eq!(second.block_on(store.size("x")).unwrap(), Some(30));
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

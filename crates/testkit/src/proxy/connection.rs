@@ -21,7 +21,7 @@ pub(super) fn serve(shared: &Shared, client: &TcpStream) -> io::Result<()> {
     while let Some(mut request) = Head::read(&mut from_client)? {
         let (method, target) = (request.word(0).to_owned(), request.word(1).to_owned());
         let number = record(shared, &request);
-        let verdict = shared.judge(&format!("{method} {target}"));
+        let verdict = shared.judge(&format!("{method} {target}"), request.header("x-amz-security-token"));
         let framing = request.request_framing();
         match verdict {
             Verdict::Silence => {

@@ -38,6 +38,9 @@ pub enum Fault {
         /// Those only whose `METHOD target` holds this.
         only: String,
     },
+    /// Requests with another session token than this one are answered as S3 does when a token has expired, and the server does not
+    /// see them.
+    Session(String),
     /// A header that is removed from requests and from responses; its name in lower case. Without `if-none-match` the server
     /// overwrites where it should not, if it does not check signatures.
     StripHeader(&'static str),
@@ -52,6 +55,7 @@ impl Fault {
             left: usize::MAX,
             retry_after: None,
             only: String::new(),
+            error: "Fault",
             counted: 0,
         }
     }
@@ -65,6 +69,7 @@ pub struct StatusFault {
     left: usize,
     retry_after: Option<String>,
     only: String,
+    error: &'static str,
     counted: usize,
 }
 
@@ -106,8 +111,8 @@ impl StatusFault {
     /// The whole response, as S3 servers write it; to HEAD without a body.
     pub(super) fn response(&self, method: &str) -> Vec<u8> {
         let body = format!(
-            "<Error><Code>Fault</Code><Message>fault {}</Message></Error>",
-            self.code
+            "<Error><Code>{}</Code><Message>fault {}</Message></Error>",
+            self.error, self.code
         );
         let retry_after = self.retry_after.as_ref();
         let retry_after = retry_after.map_or(String::new(), |value| format!("Retry-After: {value}\r\n"));
@@ -135,8 +140,14 @@ pub(super) enum Verdict {
 }
 
 impl Fault {
-    fn judge(&mut self, request: &str) -> Option<Verdict> {
+    fn judge(&mut self, request: &str, token: Option<&str>) -> Option<Verdict> {
         match self {
+            Fault::Session(good) => (token != Some(good)).then(|| {
+                Verdict::Answer(StatusFault {
+                    error: "ExpiredToken",
+                    ..Fault::status(400)
+                })
+            }),
             Fault::Silent => Some(Verdict::Silence),
             Fault::Status(status) => status.hits(request).then(|| Verdict::Answer(status.clone())),
             Fault::LoseAnswers { times, only } if *times > 0 && request.contains(only.as_str()) => {
@@ -149,8 +160,10 @@ impl Fault {
 }
 
 impl Shared {
-    pub(super) fn judge(&self, request: &str) -> Verdict {
-        let verdict = lock(&self.faults).iter_mut().find_map(|fault| fault.judge(request));
+    /// By `METHOD target` of a request and its session token.
+    pub(super) fn judge(&self, request: &str, token: Option<&str>) -> Verdict {
+        let judge = |fault: &mut Fault| fault.judge(request, token);
+        let verdict = lock(&self.faults).iter_mut().find_map(judge);
         verdict.unwrap_or(Verdict::Forward)
     }
 

@@ -70,7 +70,8 @@ impl Head {
             .is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 
-    fn header(&self, wanted: &str) -> Option<&str> {
+    /// The name in lower case.
+    pub(super) fn header(&self, wanted: &str) -> Option<&str> {
         self.headers().find(|(name, _)| name == wanted).map(|(_, value)| value)
     }
 

@@ -215,3 +215,74 @@ async fn a_standby_that_was_promoted_goes_on_as_the_holder() {
     writer(&store, old.path(), 2).take_over().await.expect("taken over");
     reason(work.delete("x").await);
 }
+
+/// Between its look and its write, one of two sleeps so long that the other one has taken the epoch and read back its name.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_overwrites_the_name_of_a_holder_does_not_hold() {
+    let (dir, late) = (data_dir(), data_dir());
+    let inner: Arc<dyn object_store::ObjectStore> = Arc::new(Pretender::new(Create::Overwrites));
+    let store = Store::of(Arc::clone(&inner), "memory:");
+    let slow = ThrottleConfig {
+        wait_put_per_call: Duration::from_secs(6),
+        ..ThrottleConfig::default()
+    };
+    let slow = Store::of(Arc::new(ThrottledStore::new(inner, slow)), "memory:");
+    let sleeps = writer(&slow, late.path(), 1);
+    let sleeps = tokio::spawn(async move { sleeps.permit(Write::Object).await });
+    // It has looked when it has written down what it claims.
+    let begun = std::time::Instant::now();
+    while Instance::read(late.path()).expect("read").is_none() {
+        assert!(begun.elapsed() < TICK * 100, "it claims nothing");
+        tokio::time::sleep(TICK / 40).await;
+    }
+    let holder = writer(&store, dir.path(), 1);
+    holder.permit(Write::Object).await.expect("nobody has it");
+    let owner = |holder: &Holder| holder.data_directory == dir.path().display().to_string();
+    let now = || async { Lease::read(&store).await.expect("read").expect("a lease").holder };
+    assert!(owner(&now().await), "{:?}", now().await);
+    let says = reason(sleeps.await.expect("no panic"));
+    assert!(says.contains("goes on by itself once"), "{says}");
+    assert!(!owner(&now().await), "nothing was overwritten");
+    // The holder goes on, under its own name.
+    holder.tick().await.expect("renewed");
+    assert!(owner(&now().await), "{:?}", now().await);
+    assert_eq!(epoch(&store).await, 1);
+    holder.permit(Write::Deletion).await.expect("it holds");
+    permit(&slow, late.path(), 1).await.expect_err("it does not");
+}
+
+/// The history of its new timeline is there before its recovery has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_waits_in_the_moment_of_a_promotion() {
+    let (store, old, new, third) = (store(), data_dir(), data_dir(), data_dir());
+    permit(&store, old.path(), 1).await.expect("the first");
+    let size = crate::wal::SegmentSize::DEFAULT;
+    let in_recovery = |timeline| Situation {
+        in_recovery: true,
+        is_standby: true,
+        ..situation(timeline)
+    };
+    let standby = |dir: &Path| {
+        std::fs::write(dir.join("standby.signal"), "").expect("written");
+        let standby = writer(&store, dir, 1);
+        standby.set_situation(in_recovery(1));
+        standby
+    };
+    let (promoted, follows) = (standby(new.path()), standby(third.path()));
+    promoted.note_recovery().await.expect("noted");
+    let waiting = [&promoted, &follows].map(|standby| {
+        let standby = Arc::clone(standby);
+        let name = "00000002.history".parse().expect("a name");
+        tokio::spawn(async move { standby.permit_standby(&name, size).await })
+    });
+    tokio::time::sleep(TICK).await;
+    assert!(waiting.iter().all(|one| !one.is_finished()), "{waiting:?}");
+    assert_eq!(epoch(&store).await, 1);
+    std::fs::remove_file(new.path().join("standby.signal")).expect("removed");
+    promoted.set_situation(situation(2));
+    let [promoted, follows] = waiting;
+    promoted.await.expect("no panic").expect("it takes the lease");
+    assert_eq!(epoch(&store).await, 2);
+    // Who follows it may write what it writes.
+    follows.await.expect("no panic").expect("of the holder");
+}

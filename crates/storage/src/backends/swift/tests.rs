@@ -360,7 +360,7 @@ async fn the_servers_pause_is_kept() {
     });
     let start = Instant::now();
     let error = mocked(&mock).head(&path("a")).await.expect_err("busy");
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
     assert!(error.to_string().contains("503 Service Unavailable"), "{error}");
 }
 
@@ -451,7 +451,7 @@ async fn a_store_that_hangs_is_a_failure_in_time() {
     let start = Instant::now();
     let error = mocked(&mock).head(&path("a")).await.expect_err("nothing came");
     assert!(error.to_string().contains("not answered within 2000 ms"), "{error}");
-    assert!(start.elapsed() < Duration::from_secs(11), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
