@@ -14,14 +14,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::Compression;
-use crate::data_dir::PG_WAL;
+use crate::data_dir::wal_directory;
 use crate::error::{Error, Result};
 use crate::lease::Moment;
 use crate::wal::WalFileName;
 use walarchive_storage::StorageConfig;
 
-/// Where the entries are, one a file. What is in `pg_wal` is in no base backup, of whatever program.
-pub const FOLDER: &str = "pg_wal/walarchive.ahead";
+/// Where the entries are, one a file, in `pg_wal` or `pg_xlog`: what is there is in no base backup, of whatever program.
+const FOLDER: &str = "walarchive.ahead";
 
 /// The server asks for the next file at once, or is late because it stood still. Another store may be behind the same URL then.
 const VALID: Duration = Duration::from_secs(600);
@@ -78,12 +78,12 @@ impl Mark {
 impl Memory {
     /// Of this data directory. Nothing is read yet.
     pub fn new(data_dir: &Path, storage: &StorageConfig, compression: Compression) -> Self {
-        let mut hasher = DefaultHasher::new();
+        let (mut hasher, pg_wal) = (DefaultHasher::new(), wal_directory(data_dir));
         // A later version of this program may find another number: then it pushes again.
         (&storage.url, &storage.options, &storage.credentials_file, compression).hash(&mut hasher);
         Memory {
-            pg_wal: data_dir.join(PG_WAL),
-            folder: data_dir.join(FOLDER),
+            folder: pg_wal.join(FOLDER),
+            pg_wal,
             settings: format!("{:016x}", hasher.finish()),
         }
     }
@@ -237,7 +237,7 @@ mod tests {
         }
 
         fn entries(&self) -> usize {
-            fs::read_dir(self.dir.path().join(FOLDER)).map_or(0, Iterator::count)
+            fs::read_dir(&self.memory.folder).map_or(0, Iterator::count)
         }
     }
 
@@ -315,7 +315,7 @@ mod tests {
         edit(3, |entry| *entry = serde_json::Value::Null);
         fixture.note(4);
         fs::remove_file(fixture.ready(4)).expect("it is archived");
-        fs::write(fixture.dir.path().join(FOLDER).join(".left"), "").expect("written");
+        fs::write(fixture.memory.folder.join(".left"), "").expect("written");
         fixture.add(5);
         assert_eq!(
             fixture.memory.others(&name(5), 8).expect("read"),

@@ -15,7 +15,7 @@ mod source;
 
 pub use fetch::{Fetched, fetch, read_through};
 pub use identity::identity_of;
-pub use memory::{FOLDER as AHEAD_FOLDER, Memory};
+pub use memory::Memory;
 pub use pace::Pace;
 pub use push::{Archive, Pushed};
 pub use ready::ready_files;

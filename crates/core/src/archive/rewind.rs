@@ -12,7 +12,7 @@ use super::fetch;
 use crate::blocking::blocking;
 use crate::codec::Format;
 use crate::control_file::ControlFile;
-use crate::data_dir::PG_WAL;
+use crate::data_dir::wal_directory;
 use crate::error::{Error, Result, StorageError};
 use crate::lsn::Lsn;
 use crate::repository::inventory::read_history;
@@ -62,7 +62,7 @@ pub async fn fetch_for_rewind(store: &Store, target: &Path, source: &Path, first
     };
     let mut wal = Wal {
         store,
-        directory: target.join(PG_WAL),
+        directory: wal_directory(target),
         first,
         size: control.segment_size,
         line,
@@ -102,7 +102,7 @@ pub async fn fetch_for_rewind(store: &Store, target: &Path, source: &Path, first
 async fn line(store: &Store, data_dir: &Path, timeline: u32) -> Result<Line> {
     let mut line = Vec::new();
     if timeline > 1 {
-        let path = data_dir.join(PG_WAL).join(WalFileName::History(timeline).to_string());
+        let path = wal_directory(data_dir).join(WalFileName::History(timeline).to_string());
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => Some(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => read_history(store, timeline).await?,
