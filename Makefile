@@ -28,11 +28,11 @@ deb: ## make a Debian package for PG_CONFIG's PostgreSQL, for apt install ./FILE
 demo: ## archive, back up, lose and restore a throw-away cluster before your eyes
 	@scripts/demo
 
-test: ## everything that must pass: lint, unit tests, end-to-end tests on PostgreSQL 15 and 18
+test: ## everything that must pass: lint, unit tests, end-to-end tests on PostgreSQL 15 and 18, the binary on 9.6 and 11
 	@scripts/test
 
-test-all: ## the same on PostgreSQL 15 to 18; 17 is that of a Debian 13 in a directory, which takes root
-	@scripts/test 15 16 17 18
+test-all: ## the same on PostgreSQL 9.6 to 18; 17 is that of a Debian 13 in a directory, which takes root
+	@scripts/test 15 9.6 10 11 12 13 14 16 17 18
 
 torture: ## chains of delta backups under random workloads, for MINUTES (60)
 	@WALARCHIVE_TORTURE_MINUTES=$(or $(MINUTES),60) scripts/torture

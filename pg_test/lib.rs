@@ -2,6 +2,8 @@
 
 pub mod archiving;
 pub mod ledger;
+pub mod old;
+pub mod push;
 pub mod repository;
 pub mod site;
 pub mod workload;

@@ -3,7 +3,7 @@
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 use walarchive_core::backup::CorruptPages;
 use walarchive_core::formats::LeftOut;
-use walarchive_core::{Error, StorageError, printable, wal_g};
+use walarchive_core::{Error, printable, wal_g};
 
 use crate::pg::CaughtError;
 use crate::pg::report::{self, Report};
@@ -13,6 +13,7 @@ use crate::shmem::{Failure, Text};
 const NAMED: usize = 8;
 
 mod repeat;
+mod sqlstate;
 
 /// How a line that core logged appears in the server's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,63 +26,10 @@ pub enum Severity {
     Debug,
 }
 
-/// The SQLSTATE of an error.
-fn sqlstate(error: &Error) -> PgSqlErrorCode {
-    use PgSqlErrorCode::*;
-    match error {
-        Error::Storage(error) => sqlstate_of_storage(error),
-        Error::NoRepository { .. } => ERRCODE_UNDEFINED_FILE,
-        Error::NoBackup { .. } => ERRCODE_UNDEFINED_OBJECT,
-        Error::Encrypted { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
-        Error::Conflict { .. } | Error::BackupExists { .. } => ERRCODE_DUPLICATE_FILE,
-        // A missing or wrong setting, or a refusal. A wrong argument has a SQLSTATE of its own: see `api::argument`.
-        Error::Setting { .. }
-        | Error::Refused { .. }
-        | Error::Server { .. }
-        | Error::ForeignRepository { .. }
-        | Error::OtherSegmentSize { .. }
-        | Error::NotWriter { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        Error::InvalidWal { .. } | Error::Damaged { .. } | Error::CorruptPages { .. } => ERRCODE_DATA_CORRUPTED,
-        Error::Defect { .. } => ERRCODE_INTERNAL_ERROR,
-        Error::Io { source, .. } => sqlstate_of_io(source),
-        Error::Cancelled => ERRCODE_QUERY_CANCELED,
-    }
-}
-
-fn sqlstate_of_storage(error: &StorageError) -> PgSqlErrorCode {
-    use PgSqlErrorCode::*;
-    match error {
-        StorageError::Unauthorized { .. } | StorageError::NoCredentials { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
-        StorageError::NoSuchStore { .. } | StorageError::NotFound { .. } => ERRCODE_UNDEFINED_FILE,
-        StorageError::Store { .. } | StorageError::ClockSkew { .. } => ERRCODE_CONNECTION_FAILURE,
-        StorageError::Unsupported { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
-        StorageError::Setting { .. }
-        | StorageError::WrongRegion { .. }
-        | StorageError::BehindLink { .. }
-        | StorageError::Refused(_) => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        StorageError::Damaged { .. } => ERRCODE_DATA_CORRUPTED,
-        StorageError::Io { source, .. } => sqlstate_of_io(source),
-        // The same for a deadline that has passed, as with PostgreSQL's own timeouts.
-        StorageError::Timeout { .. } | StorageError::NoAnswer { .. } | StorageError::Cancelled => {
-            ERRCODE_QUERY_CANCELED
-        }
-    }
-}
-
-fn sqlstate_of_io(source: &std::io::Error) -> PgSqlErrorCode {
-    use PgSqlErrorCode::*;
-    match source.kind() {
-        std::io::ErrorKind::StorageFull => ERRCODE_DISK_FULL,
-        std::io::ErrorKind::NotFound => ERRCODE_UNDEFINED_FILE,
-        std::io::ErrorKind::PermissionDenied => ERRCODE_INSUFFICIENT_PRIVILEGE,
-        _ => ERRCODE_IO_ERROR,
-    }
-}
-
 impl From<&Error> for Failure {
     fn from(error: &Error) -> Self {
         Failure {
-            sqlstate: sqlstate(error) as i32,
+            sqlstate: sqlstate::of(error) as i32,
             canceled: matches!(error, Error::Cancelled),
             message: Text::new(&error.to_string()),
             detail: Text::new(&error.detail().unwrap_or_default()),

@@ -33,6 +33,8 @@ pub enum Compression {
     Lz4,
     #[name = c"lzma"]
     Lzma,
+    #[name = c"brotli"]
+    Brotli,
     #[name = c"none"]
     None,
 }
@@ -121,6 +123,7 @@ impl ArchiveSettings {
             Compression::Zstd => "zstd",
             Compression::Lz4 => "lz4",
             Compression::Lzma => "lzma",
+            Compression::Brotli => "brotli",
             Compression::None => "none",
         };
         Ok(ArchiveSettings {

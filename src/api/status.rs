@@ -5,8 +5,9 @@ use std::path::Path;
 
 use pgrx::prelude::*;
 use walarchive_core::data_dir::PG_WAL;
+use walarchive_core::lease::{self, LeaseStatus};
 use walarchive_core::wal::WalFileName;
-use walarchive_core::{Error, Result, lease};
+use walarchive_core::{Error, Result};
 
 use super::{bigint, timestamp};
 use crate::bridge;
@@ -14,7 +15,7 @@ use crate::error::or_raise;
 use crate::guc;
 use crate::pg::server;
 use crate::pg::text::SqlText;
-use crate::shmem::{self, ARCHIVING, Counters, SCHEDULING};
+use crate::shmem::{self, ARCHIVING, Counters, SCHEDULING, Scheduling};
 
 /// The files that wait in `archive_status`.
 #[derive(Default)]
@@ -36,6 +37,61 @@ fn drained_seconds(waiting: &Waiting, uploaded: u64, counters: &Counters, rate: 
         read => (counters.bytes_out as f64 / read as f64).min(1.0),
     };
     Some((left as f64 * stored / rate as f64).round())
+}
+
+/// The state that the row shows.
+struct Snapshot {
+    uploader_pid: i32,
+    state: &'static str,
+    started_us: i64,
+    rate: u64,
+    counters: Counters,
+    uploading: usize,
+    uploaded: usize,
+    scheduling: Scheduling,
+    waiting: Waiting,
+    storage: Option<String>,
+    /// This server's knowledge of the lease, without asking the store.
+    lease: Option<LeaseStatus>,
+}
+
+impl Snapshot {
+    fn take() -> Result<Self> {
+        // Copies, so that the locks are free before the directory is read.
+        let (uploader_pid, stuck, started_us, rate, counters, (uploading, uploaded)) = {
+            let archiving = ARCHIVING.share();
+            (
+                archiving.uploader_pid,
+                archiving.is_stuck(),
+                archiving.uploader_started_us,
+                archiving.bytes_per_second,
+                archiving.counters,
+                archiving.queue.counts(),
+            )
+        };
+        let scheduling = *SCHEDULING.share();
+        let data_dir = server::data_directory();
+        let storage = Some(guc::storage_url()).filter(|url| !url.is_empty());
+        let status = |url: &String| lease::status(&data_dir, url.trim_end_matches('/'), bridge::situation());
+        Ok(Snapshot {
+            state: match (uploader_pid, uploading) {
+                (0, _) => "not running",
+                _ if stuck => "stuck",
+                (_, 0) => "idle",
+                _ => "uploading",
+            },
+            waiting: waiting(&data_dir.join(PG_WAL))?,
+            lease: storage.as_ref().map(status).transpose()?,
+            uploader_pid,
+            started_us,
+            rate,
+            counters,
+            uploading,
+            uploaded,
+            scheduling,
+            storage,
+        })
+    }
 }
 
 /// One row: the state of archiving and of backups since the server started.
@@ -79,49 +135,26 @@ fn walarchive_archiver_status_0_2() -> TableIterator<
     ),
 > {
     or_raise(shmem::require_preloaded());
-    // Copies, so that the lock is free before the directory is read.
-    let (uploader_pid, stuck, started_us, rate, counters, (uploading, uploaded)) = {
-        let archiving = ARCHIVING.share();
-        (
-            archiving.uploader_pid,
-            archiving.is_stuck(),
-            archiving.uploader_started_us,
-            archiving.bytes_per_second,
-            archiving.counters,
-            archiving.queue.counts(),
-        )
-    };
-    let scheduling = *SCHEDULING.share();
-    let waiting = or_raise(waiting(&server::data_directory().join(PG_WAL)));
-    // This server's knowledge of the lease, without asking the store.
-    let lease = Some(guc::storage_url()).filter(|url| !url.is_empty()).map(|url| {
-        let url = url.trim_end_matches('/').to_owned();
-        or_raise(lease::status(&server::data_directory(), &url, bridge::situation()))
-    });
-    let state = match (uploader_pid, uploading) {
-        (0, _) => "not running",
-        _ if stuck => "stuck",
-        (_, 0) => "idle",
-        _ => "uploading",
-    };
+    let now = or_raise(Snapshot::take());
+    let (counters, scheduling, waiting) = (&now.counters, &now.scheduling, &now.waiting);
     TableIterator::once((
-        Some(uploader_pid).filter(|pid| *pid != 0),
-        state.into(),
-        timestamp(started_us),
-        Some(guc::storage_url()).filter(|url| !url.is_empty()).map(SqlText),
+        Some(now.uploader_pid).filter(|pid| *pid != 0),
+        now.state.into(),
+        timestamp(now.started_us),
+        now.storage.map(SqlText),
         counters.last_archived.to_option().map(SqlText),
         timestamp(counters.last_archived_us),
         bigint(counters.archived),
         bigint(counters.failed),
         bigint(counters.bytes_in),
         bigint(counters.bytes_out),
-        uploading as i32,
-        uploaded as i32,
+        now.uploading as i32,
+        now.uploaded as i32,
         bigint(waiting.files),
         bigint(waiting.bytes),
         timestamp(waiting.oldest_us),
-        bigint(rate),
-        drained_seconds(&waiting, uploaded as u64, &counters, rate),
+        bigint(now.rate),
+        drained_seconds(waiting, now.uploaded as u64, counters, now.rate),
         counters.last_error.to_option().map(SqlText),
         timestamp(counters.last_error_us),
         timestamp(scheduling.next_us),
@@ -134,9 +167,9 @@ fn walarchive_archiver_status_0_2() -> TableIterator<
         scheduling.retention.summary.to_option().map(SqlText),
         timestamp(scheduling.retention.ended_us),
         scheduling.retention.error.to_option().map(SqlText),
-        lease.as_ref().map(|lease| lease.state.into()),
-        lease.as_ref().and_then(|lease| lease.epoch).map(bigint),
-        lease.and_then(|lease| lease.holder).map(SqlText),
+        now.lease.as_ref().map(|lease| lease.state.into()),
+        now.lease.as_ref().and_then(|lease| lease.epoch).map(bigint),
+        now.lease.and_then(|lease| lease.holder).map(SqlText),
     ))
 }
 

@@ -132,7 +132,7 @@ fn look(store: &Store) -> (Inventory, Names) {
     live.uploading = uploading();
     let store = store.clone();
     run(async move {
-        let names = verify::verify_names(&store, &inventory, live).await?;
+        let names = verify::verify_names(&store, &inventory, live, None).await?;
         Ok((inventory, names))
     })
 }

@@ -65,7 +65,7 @@ fn define_store() {
     int(
         c"walarchive.compression_level",
         c"Sets the level of the compression, 1 (fast) to 19 (small).",
-        c"lzma has levels up to 9; lz4 has none.",
+        c"lzma has levels up to 9, brotli up to 11; lz4 has none.",
         &COMPRESSION_LEVEL,
         1..=19,
         GucFlags::default(),

@@ -158,6 +158,7 @@ fn take(begun: &Begun) -> Result<String> {
         wal_summaries: server::setting(c"summarize_wal") == "on",
         on_checksum_failure: guc::on_checksum_failure(),
         find_resident: Some(page_cache::resident),
+        ..BackupOptions::default()
     };
     let progress = Arc::new(BackupProgress::default());
     let cancel = CancellationToken::new();

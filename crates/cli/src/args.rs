@@ -3,16 +3,20 @@
 use clap::{Parser, Subcommand};
 
 use crate::repository::Sources;
+use crate::verbs::about::{Completion, Daemon};
 use crate::verbs::backup_fetch::BackupFetch;
 use crate::verbs::backup_list::BackupList;
 use crate::verbs::backup_mark::BackupMark;
+use crate::verbs::backup_push::BackupPush;
 use crate::verbs::backup_verify::BackupVerify;
 use crate::verbs::check::Check;
+use crate::verbs::copy::Copy;
 use crate::verbs::delete::Delete;
+use crate::verbs::st::StorageTools;
 use crate::verbs::take_over::TakeOver;
 use crate::verbs::wal_fetch::WalFetch;
 use crate::verbs::wal_push::WalPush;
-use crate::verbs::wal_show::Show;
+use crate::verbs::wal_show::{RecoveryWindows, WalShow};
 use crate::verbs::wal_verify::WalVerify;
 
 /// Fetch WAL, restore base backups, and look after a repository of the walarchive extension or of WAL-G.
@@ -42,16 +46,22 @@ pub enum Command {
     ///
     /// Exit codes: 0 the file is in the archive; 1 it is not; 2 usage.
     WalPush(WalPush),
+    /// Take a base backup, and print its name.
+    ///
+    /// The server is found as libpq finds it: PGHOST, PGPORT, PGUSER, PGPASSWORD, ~/.pgpass, PGSERVICE, PGSSLMODE and so on.
+    ///
+    /// Exit codes: 0 the backup is complete; 1 it is not, and nothing of it is listed; 2 usage.
+    BackupPush(Box<BackupPush>),
     /// List the base backups, oldest first.
     BackupList(BackupList),
     /// Show the WAL that is archived of each timeline, and what is missing.
-    WalShow(Show),
+    WalShow(WalShow),
     /// Show the times to which the cluster can be restored.
-    RecoveryWindows(Show),
+    RecoveryWindows(RecoveryWindows),
     /// Verify the WAL of the repository.
     ///
-    /// integrity: is every segment there? timeline: is its timeline the server's? content: do the segments hold what they
-    /// should?
+    /// integrity: is every segment there? timeline: is its timeline the server's? content: do the segments hold the right
+    /// WAL?
     ///
     /// Exit codes: 0 OK or WARNING; 1 FAILURE; 2 it could not be verified.
     WalVerify(WalVerify),
@@ -75,12 +85,29 @@ pub enum Command {
     ///
     /// Exit codes: 0 done; 1 refused, or not all of it was done; 2 usage.
     Delete(Delete),
+    /// Copy backups and their WAL to another storage, as they are. Run it again to go on after an interruption.
+    ///
+    /// Nothing is overwritten there. Each object is read there and compared; of a backup its sentinel comes last. The storage
+    /// must be empty, or belong to the same cluster.
+    ///
+    /// Exit codes: 0 done; 1 refused, or not all of it was done; 2 usage.
+    Copy(Copy),
+    /// List, read, write and delete single objects of the repository. Be careful.
+    ///
+    /// Exit codes: 0 done; 1 refused or failed; 2 usage.
+    St(StorageTools),
     /// Let the server of a data directory write into the repository in place of any other.
     TakeOver(TakeOver),
     /// Try everything that archiving and restoring need, and check what is in the repository. Leaves nothing behind.
     ///
     /// The exit code is that of the worst result: 0 ok; 1 warning; 2 failed.
     Check(Check),
+    /// Print the flags of all verbs, and the variables that have an effect.
+    Flags,
+    /// Print the completion of commands for a shell.
+    Completion(Completion),
+    /// Say why there is no daemon.
+    Daemon(Daemon),
 }
 
 #[cfg(test)]

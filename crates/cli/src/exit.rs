@@ -5,10 +5,12 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::CommandFactory;
 use clap::error::ErrorKind;
 use walarchive_core::check::CheckStatus;
 use walarchive_core::{Error, Result, StorageError, printable, verify};
 
+use crate::args::Args;
 use crate::repository::data_dir::{has_history_itself, is_standby};
 
 /// `wal-fetch`: the archive does not have the file.
@@ -37,20 +39,7 @@ pub fn of_usage(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return ExitCode::SUCCESS;
     }
-    let known = [
-        "help",
-        "wal-push",
-        "wal-show",
-        "wal-verify",
-        "recovery-windows",
-        "backup-list",
-        "backup-fetch",
-        "backup-mark",
-        "backup-verify",
-        "delete",
-        "take-over",
-        "check",
-    ];
+    let known = |verb: &OsString| verb == "help" || Args::command().find_subcommand(verb).is_some();
     // restore_command always has a verb.
     let no_verb = matches!(
         error.kind(),
@@ -59,7 +48,7 @@ pub fn of_usage(error: &clap::Error) -> ExitCode {
     let verb = verb(std::env::args_os().skip(1));
     let is_other = match verb {
         None => no_verb,
-        Some(verb) => known.iter().any(|known| verb == *known),
+        Some(verb) => known(&verb),
     };
     ExitCode::from(if is_other { USAGE } else { FATAL })
 }

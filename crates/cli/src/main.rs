@@ -3,6 +3,7 @@
 
 mod args;
 mod exit;
+mod listing;
 mod print;
 mod progress;
 mod repository;
@@ -16,8 +17,8 @@ use walarchive_core::{Error, Result};
 
 use args::{Args, Command};
 use verbs::{
-    backup_fetch, backup_list, backup_mark, backup_verify, check, delete, take_over, wal_fetch, wal_push, wal_show,
-    wal_verify,
+    about, backup_fetch, backup_list, backup_mark, backup_push, backup_verify, check, copy, delete, st, take_over,
+    wal_fetch, wal_push, wal_show, wal_verify,
 };
 
 fn main() -> ExitCode {
@@ -51,8 +52,15 @@ fn run(args: Args) -> ExitCode {
         Command::RecoveryWindows(args) => {
             exit::of_plain(ready.and_then(|()| within_runtime(true, wal_show::windows(&args))))
         }
+        Command::BackupPush(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, backup_push::run(&args)))),
         Command::BackupMark(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, backup_mark::run(&args)))),
         Command::Delete(args) => exit::of_delete(ready.and_then(|()| within_runtime(true, delete::run(&args)))),
+        Command::Copy(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, copy::run(&args)))),
+        Command::St(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, st::run(&args)))),
+        // These need no settings.
+        Command::Flags => exit::of_plain(about::flags()),
+        Command::Completion(args) => exit::of_plain(about::complete(&args)),
+        Command::Daemon(args) => exit::of_plain(about::daemon(&args)),
         Command::TakeOver(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, take_over::run(&args)))),
         Command::Check(args) => exit::of_check(ready.and_then(|()| within_runtime(true, check::run(&args)))),
         Command::WalVerify(args) => exit::of_verify(ready.and_then(|()| within_runtime(true, wal_verify::run(&args)))),

@@ -129,7 +129,9 @@ async fn a_directory_is_restored_and_brought_back_again() {
     says(
         &planned,
         0,
-        &["there:        7 files, 24606 bytes are as in the backup and are kept; 3 are fetched; 3 are not"],
+        &[
+            "there:        7 files, 24606 bytes as in the backup, which stay; fetched: 3; not in the backup and removed: 3",
+        ],
     );
     says(&place.fetch(&["--delta"]), 0, &["restored backup"]);
     assert_eq!(place.read("base/5/1259"), vec![7; 8192]);

@@ -424,7 +424,7 @@ fn backup_fetch_tells_a_refusal_from_a_failing_archive() {
         "a backup without tars: {exit} {says}"
     );
     assert!(!place.path("new").exists());
-    let list = place.output(&["backup-list", "--json", "--storage", &place.url()]);
+    let list = place.output(&["backup-list", "--json", "--detail", "--storage", &place.url()]);
     let listed: serde_json::Value = serde_json::from_slice(&list.stdout).expect("JSON");
     assert_eq!(listed[0]["backup_name"], name);
     assert_eq!(
@@ -434,7 +434,12 @@ fn backup_fetch_tells_a_refusal_from_a_failing_archive() {
     let table = place.output(&["backup-list", "--storage", &place.url()]);
     assert!(String::from_utf8_lossy(&table.stdout).contains(name), "{table:?}");
     std::fs::write(&sentinel, "{").expect("written");
-    let table = place.output(&["backup-list", "--storage", &place.url()]);
+    let list = place.output(&["backup-list", "--storage", &place.url()]);
+    assert!(
+        list.status.success() && String::from_utf8_lossy(&list.stderr).contains("damaged"),
+        "{list:?}"
+    );
+    let table = place.output(&["backup-list", "--long", "--storage", &place.url()]);
     assert!(
         table.status.success() && String::from_utf8_lossy(&table.stdout).contains("damaged"),
         "{table:?}"

@@ -83,18 +83,19 @@ fn no_description_of_a_backup_takes_more_memory_than_a_good_one() {
     for key in ["UserData", "Other"] {
         place.write(&sentinel, fields, key);
         place.expect(&["backup-list"], "is damaged");
-        place.expect(&["backup-list", "--json"], "is damaged");
+        place.expect(&["backup-list", "--long", "--json"], "is damaged");
+        place.expect(&["backup-list", "--json", "--detail"], "is damaged");
         place.expect(&["backup-fetch", "data", NAME, "--dry-run"], "is damaged");
         place.expect(&["backup-mark", NAME], "cannot be read");
         place.expect(&["delete", "retain", "1"], "");
     }
     // The list of files that WAL-G before 2.0 kept there.
     place.write(&sentinel, fields, "TarFileSets");
-    place.expect(&["backup-list"], "0/2000028");
+    place.expect(&["backup-list", "--detail"], "0/2000028");
     // A good sentinel beside metadata that is not.
     std::fs::write(&sentinel, format!("{{{fields}}}")).expect("written");
     place.write(&metadata, r#""start_lsn":33554472,"finish_lsn":33554744"#, "user_data");
-    place.expect(&["backup-list"], "0/2000028");
+    place.expect(&["backup-list", "--detail"], "0/2000028");
 }
 
 /// A list of files is read up to a bound, and refused there.

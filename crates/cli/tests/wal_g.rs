@@ -201,14 +201,14 @@ fn variables_without_effect_are_named_once() {
     let store = place.store();
     let (exit, says) = place.push(&[
         ("WALG_FILE_PREFIX", &store),
-        ("WALG_COMPRESSION_METHOD", "brotli"),
+        ("WALG_COMPRESSION_METHOD", "gzip"),
         ("WALG_UPLOAD_WAL_METADATA", "BULK"),
         ("WALG_UPLOAD_CONCURRENCY", "16"),
     ]);
     assert_eq!(exit, 0);
     assert!(says.matches("WALG_UPLOAD_WAL_METADATA").count() == 1, "{says}");
     assert!(
-        says.contains("brotli is read, but not written") && !says.contains("CONCURRENCY"),
+        says.contains("its value is not understood") && !says.contains("CONCURRENCY"),
         "{says}"
     );
     assert_eq!(place.stored(), [format!("{SEGMENT}.zst")]);
@@ -311,9 +311,12 @@ fn an_encrypted_backup_is_told_from_a_damaged_one() {
         verified.status.code() == Some(1) && rows.matches(encrypted).count() == 3,
         "{rows}"
     );
-    assert!(!rows.contains("in no tar"), "{rows}");
+    assert!(!rows.contains("in no tar") && !rows.contains("in any tar"), "{rows}");
     // An encrypted object does not show the segment size, and 16 MB would be wrong.
-    let listed = place.command(&["backup-list"], &environment).output().expect("run");
+    let listed = place
+        .command(&["backup-list", "--long"], &environment)
+        .output()
+        .expect("run");
     let table = String::from_utf8_lossy(&listed.stdout);
     assert!(
         table.contains("yes") && !table.contains("is not in the archive"),

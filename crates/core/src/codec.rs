@@ -1,5 +1,6 @@
 //! Compression: what is written, and what is read (whatever WAL-G may have written).
 
+mod brotli_end;
 mod lz4_end;
 
 use std::io::{self, Read, Write};
@@ -69,7 +70,7 @@ impl Format {
                 let stream = Stream::new_lzma_decoder(128 << 20)?;
                 Box::new(liblzma::read::XzDecoder::new_stream(source, stream))
             }
-            Format::Brotli => Box::new(brotli_decompressor::Decompressor::new(source, 64 << 10)),
+            Format::Brotli => Box::new(brotli::Decompressor::new(source, 64 << 10)),
             Format::Plain => Box::new(source),
         })
     }
@@ -84,6 +85,8 @@ pub enum Compression {
     Lz4,
     /// The legacy LZMA format with this level, 1 to 9. Level 1 takes some 10 MB a stream, level 9 some 700 MB.
     Lzma(u32),
+    /// Brotli with this level, 1 to 11. From level 10 on it is slower than a WAL archive can bear.
+    Brotli(u32),
     /// None.
     Plain,
 }
@@ -101,10 +104,11 @@ impl Compression {
             "zstd" if (1..=22).contains(&level) => Ok(Compression::Zstd(level)),
             "lz4" => Ok(Compression::Lz4),
             "lzma" if (1..=9).contains(&level) => Ok(Compression::Lzma(level as u32)),
+            "brotli" if (1..=11).contains(&level) => Ok(Compression::Brotli(level as u32)),
             "none" => Ok(Compression::Plain),
             _ => Err(Error::config(
                 format!("compression \"{method}\" with level {level} is not supported"),
-                "Use \"zstd\" with a level from 1 to 22, \"lzma\" with a level from 1 to 9, \"lz4\" or \"none\".",
+                "Use \"zstd\" with a level from 1 to 22, \"lzma\" from 1 to 9, \"brotli\" from 1 to 11, \"lz4\" or \"none\".",
             )),
         }
     }
@@ -115,6 +119,7 @@ impl Compression {
             Compression::Zstd(_) => Format::Zstd,
             Compression::Lz4 => Format::Lz4,
             Compression::Lzma(_) => Format::Lzma,
+            Compression::Brotli(_) => Format::Brotli,
             Compression::Plain => Format::Plain,
         }
     }
@@ -150,6 +155,7 @@ impl Compression {
                 let stream = Stream::new_lzma_encoder(&options)?;
                 Encoder::Lzma(Box::new(XzEncoder::new_stream(sink, stream)))
             }
+            Compression::Brotli(level) => Encoder::Brotli(Box::new(brotli_end::Ended::new(sink, level))),
             Compression::Plain => Encoder::Plain(sink),
         })
     }
@@ -163,6 +169,8 @@ pub enum Encoder<W: Write> {
     Lz4(Box<FrameEncoder<W>>),
     /// The legacy LZMA format.
     Lzma(Box<XzEncoder<W>>),
+    /// Brotli.
+    Brotli(Box<brotli_end::Ended<W>>),
     /// None.
     Plain(W),
 }
@@ -173,7 +181,7 @@ impl<W: Write> Encoder<W> {
     pub fn pledge(&mut self, bytes: u64) -> io::Result<()> {
         match self {
             Encoder::Zstd(encoder) => encoder.set_pledged_src_size(Some(bytes)),
-            Encoder::Lz4(_) | Encoder::Lzma(_) | Encoder::Plain(_) => Ok(()),
+            Encoder::Lz4(_) | Encoder::Lzma(_) | Encoder::Brotli(_) | Encoder::Plain(_) => Ok(()),
         }
     }
 
@@ -183,6 +191,7 @@ impl<W: Write> Encoder<W> {
             Encoder::Zstd(encoder) => encoder.finish(),
             Encoder::Lz4(encoder) => encoder.finish().map_err(io::Error::from),
             Encoder::Lzma(encoder) => encoder.finish(),
+            Encoder::Brotli(encoder) => encoder.finish(),
             Encoder::Plain(sink) => Ok(sink),
         }
     }
@@ -194,6 +203,7 @@ impl<W: Write> Write for Encoder<W> {
             Encoder::Zstd(encoder) => encoder.write(bytes),
             Encoder::Lz4(encoder) => encoder.write(bytes),
             Encoder::Lzma(encoder) => encoder.write(bytes),
+            Encoder::Brotli(encoder) => encoder.write(bytes),
             Encoder::Plain(sink) => sink.write(bytes),
         }
     }
@@ -203,6 +213,7 @@ impl<W: Write> Write for Encoder<W> {
             Encoder::Zstd(encoder) => encoder.flush(),
             Encoder::Lz4(encoder) => encoder.flush(),
             Encoder::Lzma(encoder) => encoder.flush(),
+            Encoder::Brotli(encoder) => encoder.flush(),
             Encoder::Plain(sink) => sink.flush(),
         }
     }
@@ -234,11 +245,13 @@ mod tests {
         assert_eq!(Format::in_order(Format::Brotli).next(), Some(Format::Brotli));
     }
 
-    const WRITTEN: [Compression; 5] = [
+    const WRITTEN: [Compression; 7] = [
         Compression::Zstd(1),
         Compression::Lz4,
         Compression::Lzma(1),
         Compression::Lzma(9),
+        Compression::Brotli(1),
+        Compression::Brotli(5),
         Compression::Plain,
     ];
 
@@ -277,11 +290,19 @@ mod tests {
     fn the_programs_of_the_system_read_it_and_are_read() {
         for (format, compression, program, args) in [
             (Format::Lz4, Compression::Lz4, "lz4", &["-c", "-q"][..]),
-            (Format::Lzma, Compression::Lzma(1), "xz", &["--format=lzma", "-c", "-q"]),
+            (Format::Lzma, Compression::Lzma(1), "xz", &["-c", "--format=lzma", "-q"]),
+            (Format::Zstd, Compression::Zstd(1), "zstd", &["-c", "-q"]),
+            (Format::Brotli, Compression::Brotli(1), "brotli", &["-c", "-5"]),
         ] {
             for text in [sample(), Vec::new(), b"x".to_vec()] {
                 let encoded = encode(compression, &text);
-                let decompress = [&["-d"], args].concat();
+                // The level, which only brotli wants here, is nothing to decompress with.
+                let decompress = args
+                    .iter()
+                    .filter(|arg| **arg != "-5")
+                    .chain(&["-d"])
+                    .copied()
+                    .collect::<Vec<_>>();
                 let Some(decoded) = through(program, &decompress, &encoded) else {
                     eprintln!("{program} is not installed");
                     continue;
@@ -316,7 +337,9 @@ mod tests {
             ("none", 1, Some(Compression::Plain)),
             ("lzma", 10, None),
             ("zstd", 23, None),
-            ("brotli", 1, None),
+            ("brotli", 11, Some(Compression::Brotli(11))),
+            ("brotli", 12, None),
+            ("gzip", 1, None),
         ] {
             assert_eq!(Compression::new(method, level).ok(), expected, "{method} {level}");
         }
@@ -364,14 +387,14 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read(bytes: Vec<u8>, level in 1i32..=5) {
-            for compression in [Compression::Zstd(level), Compression::Lz4, Compression::Lzma(level as u32), Compression::Plain] {
+            for compression in [Compression::Zstd(level), Compression::Lz4, Compression::Lzma(level as u32), Compression::Brotli(level as u32), Compression::Plain] {
                 prop_assert_eq!(decode(compression.format(), &encode(compression, &bytes)).expect("decoded"), bytes.clone());
             }
         }
 
         #[test]
         fn a_truncated_stream_is_never_taken_for_a_whole_one(bytes: Vec<u8>, cut: prop::sample::Index) {
-            for compression in [Compression::Zstd(1), Compression::Lz4, Compression::Lzma(1)] {
+            for compression in [Compression::Zstd(1), Compression::Lz4, Compression::Lzma(1), Compression::Brotli(1)] {
                 let encoded = encode(compression, &bytes);
                 let cut = cut.index(encoded.len());
                 if cut > 0 {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::data_dir::{PG_CONTROL, PG_VERSION};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
+use crate::version;
 use crate::wal::SegmentSize;
 
 /// The bytes of the file, most of them zero, in every version.
@@ -14,6 +15,9 @@ pub const PG_CONTROL_BYTES: u64 = 8192;
 /// The structure is somewhere in this range of sizes in every version, and never larger than a disk sector.
 const SMALLEST: usize = 200;
 const LARGEST: usize = 512;
+
+/// `PG_CONTROL_VERSION` of PostgreSQL 11.
+const VERSION_OF_11: u32 = 1100;
 
 /// `FLOATFORMAT_VALUE`, which stands directly before the sizes that the server was built with.
 const FLOAT_FORMAT: f64 = 1_234_567.0;
@@ -81,7 +85,11 @@ impl ControlFile {
             catalog_version: number(12),
             segment_size: SegmentSize::new(u64::from(number(sizes + 12))).map_err(|error| format!("{error}."))?,
             checkpoint: Lsn(long(32)),
-            timeline: number(48),
+            timeline: number(match number(8) {
+                // They also know the checkpoint before.
+                version if version < VERSION_OF_11 => 56,
+                _ => 48,
+            }),
             page_bytes: number(sizes),
             data_checksums: number(sizes + 36) != 0,
             relation_segment_pages: number(sizes + 4),
@@ -103,9 +111,11 @@ fn content(bytes: &[u8]) -> Option<&[u8]> {
 pub fn read_major_version(data_dir: &Path) -> Result<u32> {
     let path: PathBuf = data_dir.join(PG_VERSION);
     let text = std::fs::read_to_string(&path).map_err(|error| Error::io("read", &path, error))?;
-    text.trim()
-        .parse()
-        .map_err(|_| Error::damaged(path.display().to_string(), "It holds no major version."))
+    version::parse(&text).ok_or_else(|| {
+        let known = version::name(version::OLDEST);
+        let reason = format!("It holds no major version that is known: those from {known} on are.");
+        Error::damaged(path.display().to_string(), reason)
+    })
 }
 
 #[cfg(test)]
@@ -160,6 +170,18 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_timeline_is_where_the_version_has_it() {
+        for (version, at) in [(960u32, 56), (1002, 56), (1100, 48), (1300, 48), (1800, 48)] {
+            let mut bytes = sample(16 << 20, 288);
+            bytes[8..12].copy_from_slice(&version.to_le_bytes());
+            bytes[at..at + 4].copy_from_slice(&7u32.to_le_bytes());
+            let sum = crc32c::crc32c(&bytes[..288]);
+            bytes[288..292].copy_from_slice(&sum.to_le_bytes());
+            assert_eq!(ControlFile::parse(&bytes).expect("intact").timeline, 7, "{version}");
+        }
+    }
+
+    #[test]
     fn damage_is_seen() {
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::create_dir(dir.path().join("global")).expect("created");
@@ -185,6 +207,8 @@ pub(crate) mod tests {
         assert!(matches!(read_major_version(dir.path()), Err(Error::Io { .. })));
         std::fs::write(dir.path().join("PG_VERSION"), "15\n").expect("written");
         assert_eq!(read_major_version(dir.path()).expect("read"), 15);
+        std::fs::write(dir.path().join("PG_VERSION"), "9.6\n").expect("written");
+        assert_eq!(read_major_version(dir.path()).expect("read"), 9);
         std::fs::write(dir.path().join("PG_VERSION"), "x").expect("written");
         assert!(matches!(read_major_version(dir.path()), Err(Error::Damaged { .. })));
     }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::version;
+
 /// Describes the cluster. Without it no server starts.
 pub const PG_CONTROL: &str = "global/pg_control";
 /// The major version, of the data directory and of each database.
@@ -14,6 +16,8 @@ pub const TABLESPACE_MAP: &str = "tablespace_map";
 pub const BACKUP_MANIFEST: &str = "backup_manifest";
 /// The directory of WAL, or a link to it.
 pub const PG_WAL: &str = "pg_wal";
+/// The same up to PostgreSQL 9.6.
+pub const PG_XLOG: &str = "pg_xlog";
 /// Tells which server runs on the data directory.
 pub const POSTMASTER_PID: &str = "postmaster.pid";
 /// How the server was started.
@@ -22,18 +26,54 @@ pub const POSTMASTER_OPTS: &str = "postmaster.opts";
 pub const RECOVERY_SIGNAL: &str = "recovery.signal";
 /// The server is a standby.
 pub const STANDBY_SIGNAL: &str = "standby.signal";
+/// Up to PostgreSQL 11: the server recovers, and reads here how. Later servers do not start where it is.
+pub const RECOVERY_CONF: &str = "recovery.conf";
+
+/// The first major version with [`PG_WAL`].
+const PG_WAL_SINCE: u32 = 10;
+
+/// The first major version without [`RECOVERY_CONF`].
+const SIGNAL_FILES_SINCE: u32 = 12;
+
+/// What a server of this major version calls the directory of WAL; it is that of newer ones where the version is not known (0).
+pub fn wal_directory_name(major: u32) -> &'static str {
+    match (1..PG_WAL_SINCE).contains(&major) {
+        true => PG_XLOG,
+        false => PG_WAL,
+    }
+}
+
+/// Does some server call the directory of WAL so?
+pub fn is_wal_directory_name(name: impl AsRef<[u8]>) -> bool {
+    [PG_WAL.as_bytes(), PG_XLOG.as_bytes()].contains(&name.as_ref())
+}
+
+/// The directory of WAL in a data directory, whose `PG_VERSION` is asked.
+pub fn wal_directory(data_dir: &Path) -> PathBuf {
+    data_dir.join(wal_directory_name(major_version(data_dir).unwrap_or(0)))
+}
+
+/// Is recovery told to a server of this major version by [`RECOVERY_CONF`]?
+pub fn has_recovery_conf(major: u32) -> bool {
+    (1..SIGNAL_FILES_SINCE).contains(&major)
+}
+
+/// The major version of a data directory, if its `PG_VERSION` can be read and is of one that is known.
+pub fn major_version(data_dir: &Path) -> Option<u32> {
+    version::parse(&std::fs::read_to_string(data_dir.join(PG_VERSION)).ok()?)
+}
 
 /// `PG_VERSION` is in every data directory, but also in those of databases.
 pub fn is_data_dir(directory: &Path) -> bool {
     directory.join(PG_VERSION).is_file() && directory.join("global").is_dir()
 }
 
-/// The directory whose `pg_wal` has or will have the file. A relative path, as the server names its WAL, starts at the working
-/// directory.
+/// The directory whose `pg_wal` or `pg_xlog` has or will have the file. A relative path, as the server names its WAL, starts at
+/// the working directory.
 pub fn above_pg_wal(file: &Path) -> Option<PathBuf> {
     let file = std::path::absolute(file).ok()?;
     let pg_wal = file.parent()?;
-    (pg_wal.file_name()? == PG_WAL).then(|| pg_wal.parent().map(Path::to_path_buf))?
+    is_wal_directory_name(pg_wal.file_name()?.as_encoded_bytes()).then(|| pg_wal.parent().map(Path::to_path_buf))?
 }
 
 #[cfg(test)]
@@ -50,10 +90,26 @@ mod tests {
     }
 
     #[test]
+    fn the_directory_of_wal_has_the_name_of_its_version() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for (version, name) in [
+            ("9.6\n", "pg_xlog"),
+            ("10\n", "pg_wal"),
+            ("15", "pg_wal"),
+            ("x", "pg_wal"),
+        ] {
+            std::fs::write(dir.path().join(PG_VERSION), version).expect("written");
+            assert_eq!(wal_directory(dir.path()), dir.path().join(name), "{version}");
+        }
+        assert!(has_recovery_conf(9) && has_recovery_conf(11) && !has_recovery_conf(12) && !has_recovery_conf(0));
+    }
+
+    #[test]
     fn a_wal_file_is_below_its_data_directory() {
         let above = |path: &str| above_pg_wal(Path::new(path));
         assert_eq!(above("/data/pg_wal/0001"), Some("/data".into()));
         assert_eq!(above("pg_wal/RECOVERYXLOG"), std::env::current_dir().ok());
+        assert_eq!(above("/data/pg_xlog/0001"), Some("/data".into()));
         assert_eq!(above("/data/wal/0001"), None);
         assert_eq!(above("/pg_wal"), None);
     }

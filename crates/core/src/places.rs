@@ -3,13 +3,33 @@
 use std::path::Path;
 
 use crate::data_dir::PG_VERSION;
+use crate::version;
+
+/// Up to PostgreSQL 9.6 what is called `pg_xact` since.
+const PG_CLOG: &str = "pg_clog";
+
+const PG_XACT: &str = "pg_xact";
+
+/// The directory with the state of all transactions, without which no server starts, as this major version calls it.
+pub(crate) fn transactions(major: u32) -> &'static str {
+    match major {
+        version::OLDEST => PG_CLOG,
+        _ => PG_XACT,
+    }
+}
+
+/// Does some version call that directory so?
+pub(crate) fn is_transactions(path: &Path) -> bool {
+    path == Path::new(PG_CLOG) || path == Path::new(PG_XACT)
+}
 
 /// The server's own entries at the top of its data directory.
-const OF_SERVER_AT_TOP: [&str; 15] = [
+const OF_SERVER_AT_TOP: [&str; 16] = [
     PG_VERSION,
     "base",
     "current_logfiles",
     "global",
+    PG_CLOG,
     "pg_commit_ts",
     "pg_hba.conf",
     "pg_ident.conf",
@@ -18,19 +38,20 @@ const OF_SERVER_AT_TOP: [&str; 15] = [
     "pg_stat",
     "pg_tblspc",
     "pg_twophase",
-    "pg_xact",
+    PG_XACT,
     "postgresql.auto.conf",
     "postgresql.conf",
 ];
 
 /// In these directories everything is the server's.
-const WHOLLY_OF_SERVER: [&str; 6] = [
+const WHOLLY_OF_SERVER: [&str; 7] = [
+    PG_CLOG,
     "pg_commit_ts",
     "pg_logical",
     "pg_multixact",
     "pg_stat",
     "pg_twophase",
-    "pg_xact",
+    PG_XACT,
 ];
 
 /// Is this the name of something that the server has at the top of its data directory?
@@ -81,6 +102,7 @@ mod tests {
     fn links_are_followed_at_the_places_of_the_server() {
         for (path, expected) in [
             ("pg_xact", true),
+            ("pg_clog/0000", true),
             ("pg_xact/0000", true),
             ("pg_multixact/members", true),
             ("base", true),

@@ -86,6 +86,14 @@ impl ServerConfig {
     }
 }
 
+/// The value that a configuration file, or one that it includes, gives to a setting; none if no file can be read that does.
+pub fn value_in(file: &Path, name: &str) -> Option<String> {
+    let mut values = BTreeMap::new();
+    // Settings count that were read before a file that cannot be read.
+    let _ = read_file(file, 0, &mut values, &mut Vec::new());
+    values.remove(name)
+}
+
 /// The directory of Debian's tools with the configuration of clusters, as `MAJOR/NAME/postgresql.conf`.
 fn debian_clusters() -> PathBuf {
     let root = std::env::var_os("PG_CLUSTER_CONF_ROOT").filter(|root| !root.is_empty());

@@ -19,10 +19,11 @@ const ENCRYPTION: [&str; 9] = [
 
 /// Variables that tune WAL-G's speed, retries, prefetching, output and waiting, and cannot change what is stored or where; and
 /// those that ask for something that is always done here.
-const HARMLESS: [&str; 36] = [
+const HARMLESS: [&str; 38] = [
     "WALG_ALIVE_CHECK_INTERVAL",
     "WALG_AZURE_BUFFER_SIZE",
     "WALG_AZURE_MAX_BUFFERS",
+    "WALG_CONFIG_PATH",
     "WALG_DAEMON_WAL_UPLOAD_TIMEOUT",
     "WALG_DIRECT_IO",
     "WALG_DISABLE_PARTIAL_RESTORE",
@@ -32,6 +33,7 @@ const HARMLESS: [&str; 36] = [
     "WALG_INTEGRITY_MAX_DELAYED_WALS",
     "WALG_LOG_DESTINATION",
     "WALG_LOG_LEVEL",
+    "WALG_NETWORK_RATE_LIMIT",
     "WALG_PG_BLOCK_SIZE",
     "WALG_PG_WAL_PAGE_SIZE",
     "WALG_PG_WAL_SIZE",

@@ -30,6 +30,8 @@ fn recovery_ends_though_the_main_fork_was_copied_before_there_was_an_init_fork()
     let wal = dir.subdir("repository/wal_005");
     let cluster = Cluster::builder(&dir, "primary")
         .setting("archive_mode", "on")
+        .setting("wal_level", "replica")
+        .setting("hot_standby", "on")
         .setting("archive_command", &format!("cp %p {}/%f", wal.display()))
         .start();
     cluster.psql(SETUP);
@@ -69,10 +71,11 @@ fn recovery_ends_though_the_main_fork_was_copied_before_there_was_an_init_fork()
     assert!(!target.join(&index).exists(), "{index} was restored");
     let chown = Command::new("chown").arg("-R").arg("postgres").arg(&place).status();
     assert!(!nix::unistd::geteuid().is_root() || chown.is_ok_and(|status| status.success()));
-    std::fs::write(target.join("recovery.signal"), "").expect("written");
+    let restore = format!("cp {}/%f %p", wal.display());
+    let recovery = [("restore_command", restore.as_str())];
+    cluster.pg().tell_to_recover(&target, recovery);
     let restored = Cluster::builder(&place, "server")
         .setting("archive_mode", "off")
-        .setting("restore_command", &format!("cp {}/%f %p", wal.display()))
         .attach(&target);
     restored.wait_promoted(PATIENCE);
     let through_index = "SET enable_seqscan = off; SELECT count(*) FROM u WHERE slow(id) = 7";

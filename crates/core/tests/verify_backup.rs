@@ -125,7 +125,7 @@ async fn a_page_that_was_damaged_before_it_was_copied_is_named() {
         panic!("{report:?}")
     };
     assert!(
-        *found == path && detail.contains("1 pages have a wrong checksum, the first are 3."),
+        *found == path && detail.contains("1 page with a wrong checksum: 3."),
         "{detail}"
     );
     assert_eq!(report.status, VerifyStatus::Warning);
@@ -195,7 +195,7 @@ async fn damage_is_named() {
         [(
             "file",
             "PG_VERSION",
-            "It is in the backup manifest, and was found in no tar."
+            "It is in the backup manifest, and cannot be found in any tar."
         )]
     );
     store.put(&part, intact).await.expect("written");

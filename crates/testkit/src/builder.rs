@@ -7,6 +7,9 @@ use crate::cluster::Cluster;
 use crate::pg::Pg;
 use crate::run::run;
 
+/// In the data directory.
+pub(crate) const CONF: &str = "postgresql.conf";
+
 /// How a cluster shall be made; see [`Cluster::builder`].
 #[derive(Debug, Clone)]
 pub struct Builder {
@@ -93,7 +96,8 @@ impl Builder {
                 "-E",
                 "UTF8",
                 "--locale=C",
-                "--no-sync",
+                // --no-sync, which was --nosync once.
+                "-N",
                 "-D",
             ])
             .arg(&datadir);
@@ -108,7 +112,7 @@ impl Builder {
             ("shared_buffers", "32MB"),
             ("log_line_prefix", "%m [%p] %b "),
         ];
-        append_settings(&datadir, defaults);
+        append_settings(&datadir.join(CONF), defaults);
         self.finish(datadir)
     }
 
@@ -150,7 +154,7 @@ impl Builder {
         // at the same time, and may put several servers into one directory.
         static PORTS: AtomicU16 = AtomicU16::new(5433);
         append_settings(
-            &datadir,
+            &datadir.join(CONF),
             self.settings
                 .iter()
                 .map(|(name, value)| (name.as_str(), value.as_str())),
@@ -159,16 +163,15 @@ impl Builder {
     }
 }
 
-/// Appends settings to the postgresql.conf of a data directory.
-pub(crate) fn append_settings<'a>(datadir: &Path, settings: impl IntoIterator<Item = (&'a str, &'a str)>) {
-    let path = datadir.join("postgresql.conf");
+/// Appends settings to a configuration file.
+pub(crate) fn append_settings<'a>(path: &Path, settings: impl IntoIterator<Item = (&'a str, &'a str)>) {
     let lines: String = settings
         .into_iter()
         .map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''")))
         .collect();
     let written = OpenOptions::new()
         .append(true)
-        .open(&path)
+        .open(path)
         .and_then(|mut file| file.write_all(lines.as_bytes()));
     written.unwrap_or_else(|e| panic!("could not append to {}: {e}", path.display()));
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::builder::{Builder, append_settings};
+use crate::builder::{Builder, CONF, append_settings};
 use crate::pg::Pg;
 use crate::process::{children, is_alive, is_stopped, kill_pid};
 use crate::wait::{PATIENCE, wait_until};
@@ -156,6 +156,9 @@ impl Cluster {
 
     /// Whether the server says, in postmaster.pid, that clients may come: also true of a hot standby.
     pub fn accepts_connections(&self) -> bool {
+        if !self.pg.tells_when_it_is_ready() {
+            return self.is_running() && self.try_psql("SELECT 1").is_ok();
+        }
         let Some(pid) = self.child().as_ref().map(|c| c.id().to_string()) else {
             return false;
         };
@@ -250,7 +253,7 @@ impl Cluster {
 
     /// Appends a line to postgresql.conf. It counts from the next [`Cluster::reload`] or start on.
     pub fn set(&self, name: &str, value: &str) {
-        append_settings(&self.datadir, [(name, value)]);
+        append_settings(&self.datadir.join(CONF), [(name, value)]);
     }
 
     /// All that the server has logged, from its first start on.

@@ -15,6 +15,7 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `WALARCHIVE_TEST_PG_CONFIG` | `pg_config` of the PostgreSQL to test, Debian's 15 if unset |
+//! | `WALARCHIVE_TEST_OLD_PG` | the directory of an older server without clients, to be tested instead |
 //! | `WALARCHIVE_TEST_KEEP` | if set, no test directory is removed |
 //! | `WALARCHIVE_S3S_FS` | the program `s3s-fs`, else the one that `scripts/setup test` built |
 
@@ -26,6 +27,7 @@ mod gcs;
 pub mod meddler;
 mod mock;
 mod moto;
+mod old;
 mod pg;
 pub mod pretender;
 mod process;

@@ -1,11 +1,14 @@
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Pid, Uid, User, geteuid};
+
+use crate::wait::{PATIENCE, wait_until};
 
 /// The user as whom servers run: `postgres` when we are root, None when we can run them ourselves.
 pub(crate) fn server_user() -> Option<(Uid, Gid)> {
@@ -68,4 +71,19 @@ pub(crate) fn children(parent: i32) -> Vec<(i32, String)> {
             Some((pid, title))
         })
         .collect()
+}
+
+/// Start a server and wait until it listens on the port. None: it has ended instead.
+pub(crate) fn listening(command: &mut Command, port: u16, name: &str) -> Option<Child> {
+    let mut child = command
+        .spawn()
+        .unwrap_or_else(|e| panic!("could not start {:?}: {e}", command.get_program()));
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut ended = false;
+    wait_until(&format!("{name} listens"), PATIENCE, || {
+        ended = !matches!(child.try_wait(), Ok(None));
+        ended || TcpStream::connect(address).is_ok()
+    });
+    // Another server may listen that took the port, while ours is about to end.
+    (!ended).then_some(child)
 }

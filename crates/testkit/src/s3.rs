@@ -1,4 +1,4 @@
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -6,8 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use nix::unistd::geteuid;
 
 use crate::dir::TestDir;
-use crate::process::server_command;
-use crate::wait::{PATIENCE, wait_until};
+use crate::process::{listening, server_command};
 
 const ACCESS_KEY: &str = "walarchive-test";
 const SECRET_KEY: &str = "a secret that no log may show";
@@ -104,20 +103,10 @@ impl S3Server {
             .stdin(Stdio::null())
             .stderr(log.try_clone().expect("could not duplicate a descriptor"))
             .stdout(log);
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|e| panic!("could not start {:?}: {e}", command.get_program()));
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let mut ended = false;
-        wait_until("the S3 server listens", PATIENCE, || {
-            ended = !matches!(child.try_wait(), Ok(None));
-            ended || TcpStream::connect(address).is_ok()
-        });
-        // Another server may listen that took the port, while ours is about to end.
-        if !ended {
-            *self.child() = Some(child);
-        }
-        !ended
+        let child = listening(&mut command, self.port, "the S3 server");
+        let listens = child.is_some();
+        *self.child() = child;
+        listens
     }
 
     fn child(&self) -> std::sync::MutexGuard<'_, Option<Child>> {

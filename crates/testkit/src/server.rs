@@ -1,11 +1,10 @@
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::sys::signal::Signal;
 
-use crate::process::kill_pid;
+use crate::process::{kill_pid, listening};
 use crate::s3::free_port;
 use crate::wait::{PATIENCE, wait_until};
 
@@ -90,20 +89,10 @@ impl Server {
             .stdin(Stdio::null())
             .stderr(log.try_clone().expect("could not duplicate a descriptor"))
             .stdout(log);
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|e| panic!("could not start {:?}: {e}", command.get_program()));
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let mut ended = false;
-        wait_until(&format!("{} listens", self.name), PATIENCE, || {
-            ended = !matches!(child.try_wait(), Ok(None));
-            ended || TcpStream::connect(address).is_ok()
-        });
-        // Another server may listen that took the port, while ours is about to end.
-        if !ended {
-            *self.child() = Some(child);
-        }
-        !ended
+        let child = listening(&mut command, self.port, self.name);
+        let listens = child.is_some();
+        *self.child() = child;
+        listens
     }
 
     fn child(&self) -> MutexGuard<'_, Option<Child>> {

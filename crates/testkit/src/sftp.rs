@@ -1,5 +1,4 @@
 use std::ffi::OsStr;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,7 +7,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{User, geteuid};
 
 use crate::dir::{TestDir, give_to_server};
-use crate::process::{children, kill_pid, server_command, server_user};
+use crate::process::{children, kill_pid, listening, server_command, server_user};
 use crate::s3::free_port;
 use crate::wait::{PATIENCE, wait_until};
 
@@ -184,20 +183,10 @@ impl SftpServer {
             .arg("-E")
             .arg(self.etc.join("log"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|e| panic!("could not start {:?}: {e}", command.get_program()));
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let mut ended = false;
-        wait_until("sshd listens", PATIENCE, || {
-            ended = !matches!(child.try_wait(), Ok(None));
-            ended || TcpStream::connect(address).is_ok()
-        });
-        // Another server may listen that took the port, while ours is about to end.
-        if !ended {
-            *self.child() = Some(child);
-        }
-        !ended
+        let child = listening(&mut command, self.port, "sshd");
+        let listens = child.is_some();
+        *self.child() = child;
+        listens
     }
 
     fn child(&self) -> MutexGuard<'_, Option<Child>> {

@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -63,6 +64,7 @@ impl Cluster {
 
     #[track_caller]
     fn run_psql(&self, database: &str, args: &[&str], sql: &str) -> Output {
+        let sql = &self.pg().in_own_words(sql);
         let mut psql = self.client("psql");
         psql.args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-d", database])
             .args(args)
@@ -74,7 +76,8 @@ impl Cluster {
     #[track_caller]
     pub fn background_psql(&self, sql: &str) -> Background {
         let mut psql = self.client("psql");
-        psql.args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", sql]);
+        psql.args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c"])
+            .arg(self.pg().in_own_words(sql));
         Background::spawn(&mut psql, None)
     }
 
@@ -85,7 +88,8 @@ impl Cluster {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let name = format!("background {}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let mut psql = self.client("psql");
-        psql.args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", sql])
+        psql.args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c"])
+            .arg(self.pg().in_own_words(sql))
             .env("PGAPPNAME", &name);
         let mut background = Background::spawn(&mut psql, None);
         let look = format!("SELECT pid FROM pg_stat_activity WHERE application_name = '{name}' AND state = 'active'");
@@ -136,10 +140,15 @@ impl Cluster {
         self.psql("SELECT pg_walfile_name(pg_switch_wal())")
     }
 
+    /// Its `pg_wal`, or `pg_xlog`.
+    pub fn wal_directory(&self) -> PathBuf {
+        self.datadir().join(self.pg().wal_directory())
+    }
+
     /// Whether the archiver has finished with a WAL file: it is marked as done, or recycled after that. A standby says so of
     /// a file that it has not received yet, too.
     pub fn is_archived(&self, file: &str) -> bool {
-        let wal = self.datadir().join("pg_wal");
+        let wal = self.wal_directory();
         let status = |suffix: &str| wal.join("archive_status").join(format!("{file}.{suffix}")).exists();
         status("done") || (!status("ready") && !wal.join(file).exists())
     }
@@ -152,7 +161,7 @@ impl Cluster {
 
     /// The WAL files that wait for the archiver, sorted by name.
     pub fn waiting_files(&self) -> Vec<String> {
-        let status = self.datadir().join("pg_wal/archive_status");
+        let status = self.wal_directory().join("archive_status");
         let entries = std::fs::read_dir(&status).unwrap_or_else(|e| panic!("{}: {e}", status.display()));
         let mut files: Vec<String> = entries
             .filter_map(|entry| {

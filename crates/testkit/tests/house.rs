@@ -11,10 +11,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The crates: the name by which others import it, and its sources.
-const CRATES: [(&str, &str); 4] = [
+const CRATES: [(&str, &str); 5] = [
     ("walarchive", "src"),
     ("walarchive_storage", "crates/storage/src"),
     ("walarchive_core", "crates/core/src"),
+    ("walarchive_client", "crates/client/src"),
     ("walarchive_cli", "crates/cli/src"),
 ];
 

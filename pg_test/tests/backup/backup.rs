@@ -79,7 +79,7 @@ fn the_view_tells_what_was_asked_for_and_what_was_stored() {
         primary.psql(&format!("{databases} '{second}' GROUP BY uncompressed_size")),
         "t"
     );
-    let list = run(&mut site.walarchive(&["backup-list", "--json"])).expect_success();
+    let list = run(&mut site.walarchive(&["backup-list", "--long", "--json"])).expect_success();
     let (one, two) = list.split_once(&second).expect("the second backup is not listed");
     assert!(
         one.contains(&first) && one.contains("\"is_permanent\": false"),

@@ -430,13 +430,13 @@ fn retention_is_applied_after_each_backup() {
                           last_retention_time > last_backup_time - interval '1 min' FROM walarchive_status";
     let said = primary.psql(columns);
     assert!(
-        said.contains(&format!("deleted 1 backups ({}) and ", names[0]))
+        said.contains(&format!("deleted 1 backup ({}) and ", names[0]))
             && said.starts_with("succeeded|")
             && said.ends_with("|t|t"),
         "{said}"
     );
     assert!(primary.log().contains(&format!(
-        "walarchive: retention \"full 2\": deleted 1 backups ({})",
+        "walarchive: retention \"full 2\": deleted 1 backup ({})",
         names[0]
     )));
 

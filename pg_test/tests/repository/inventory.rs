@@ -8,8 +8,8 @@ use walarchive_testkit::{Cluster, PATIENCE, run};
 
 /// The binary's output with `--json`.
 #[track_caller]
-fn says(site: &Site, verb: &str) -> Vec<Value> {
-    let json = run(&mut site.walarchive(&[verb, "--json"])).expect_success();
+fn says(site: &Site, verb: &[&str]) -> Vec<Value> {
+    let json = run(&mut site.walarchive(&[verb, &["--json"]].concat())).expect_success();
     serde_json::from_str(&json).expect("a JSON array")
 }
 
@@ -57,7 +57,7 @@ fn both_say_the_same(site: &Site, cluster: &Cluster) {
     });
     assert_eq!(
         pick(&sql(cluster, &columns.join(", "), "walarchive_backup_list"), &fields),
-        pick(&says(site, "backup-list"), &fields)
+        pick(&says(site, &["backup-list", "--long"]), &fields)
     );
     let fields = [
         "id",
@@ -69,12 +69,12 @@ fn both_say_the_same(site: &Site, cluster: &Cluster) {
     ];
     assert_eq!(
         pick(&sql(cluster, WAL_SHOW, "walarchive_wal_show"), &fields),
-        pick(&says(site, "wal-show"), &fields)
+        pick(&says(site, &["wal-show"]), &fields)
     );
     let fields = ["timeline", "start", "end_lsn", "backup_name", "backups"];
     let columns = "timeline, start_lsn - '0/0' AS start, end_lsn - '0/0' AS end_lsn, backup_name,
                    backup_count AS backups";
-    let windows: Vec<Value> = says(site, "recovery-windows")
+    let windows: Vec<Value> = says(site, &["recovery-windows"])
         .into_iter()
         .map(|mut row| {
             row["start"] = row["start_lsn"].clone();
@@ -148,6 +148,6 @@ fn two_timelines_and_a_gap() {
         "f|t"
     );
     both_say_the_same(&site, &again);
-    let table = run(&mut site.walarchive(&["backup-list", "--detail"])).expect_success();
+    let table = run(&mut site.walarchive(&["backup-list", "--detail", "--long"])).expect_success();
     assert!(table.contains("NO") && table.contains(&last), "{table}");
 }

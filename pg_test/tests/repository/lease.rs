@@ -202,7 +202,10 @@ fn a_failover_waits_for_nobody_and_the_old_primary_is_refused() {
         "{message}"
     );
     assert!(message.contains(&standby.datadir().display().to_string()), "{message}");
-    assert!(message.contains("HINT:  What waits stays in pg_wal."), "{message}");
+    assert!(
+        message.contains("HINT:  The waiting files stay in pg_wal."),
+        "{message}"
+    );
     let mark = primary.log_mark();
     primary.restart();
     wait_message(&primary, mark, &["WARNING", "could not archive", REFUSED], PATIENCE);

@@ -55,7 +55,7 @@ fn small_segments_do_the_whole_job_too() {
     let segments = site.objects("wal_005").into_iter().filter(|key| key.ends_with(".zst"));
     assert!(segments.count() > 5, "they are not of 1 MB");
     let list = run(&mut site.walarchive(&["backup-list", "--json"])).expect_success();
-    assert!(list.contains("\"wal_file_name\": \"0000000100000000000000"), "{list}");
+    assert!(list.contains("\"wal_file_name\":\"0000000100000000000000"), "{list}");
 }
 
 #[test]

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use walarchive_core::data_dir::{STANDBY_SIGNAL, above_pg_wal, is_data_dir};
+use walarchive_core::data_dir::{above_pg_wal, is_data_dir, wal_directory};
+use walarchive_core::recovery_state;
 use walarchive_core::server_config::data_directories;
 use walarchive_core::wal::WalFileName;
 
 /// Is the server that wants the file a standby?
 pub fn is_standby(path: &Path) -> bool {
-    data_dir_of(path).is_some_and(|data_dir| data_dir.join(STANDBY_SIGNAL).exists())
+    data_dir_of(path).is_some_and(|data_dir| recovery_state::is_standby(&data_dir))
 }
 
 /// Can the server that wants the file go on without an answer? At the end of recovery, when the signal files are gone already, it
@@ -20,13 +21,12 @@ pub fn has_history_itself(name: &str, path: &Path) -> bool {
         return false;
     };
     data_dir_of(path).is_some_and(|data_dir| {
-        let exists = |name: &str| data_dir.join(name).exists();
-        let is_over = !exists("standby.signal") && !exists("recovery.signal");
-        is_over && (timeline == 1 || exists(&format!("pg_wal/{name}")))
+        let is_over = !recovery_state::is_in_recovery(&data_dir);
+        is_over && (timeline == 1 || wal_directory(&data_dir).join(name).exists())
     })
 }
 
-/// The data directory that a path in `pg_wal` belongs to: the directory above `pg_wal`, or the working directory, which is
+/// The data directory that a path in `pg_wal` or `pg_xlog` belongs to: the directory above, or the working directory, which is
 /// the data directory when the server calls this program, or PGDATA.
 pub fn data_dir_of(path: &Path) -> Option<PathBuf> {
     let above = std::path::absolute(path)

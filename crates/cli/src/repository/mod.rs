@@ -10,5 +10,8 @@ mod wal_g;
 pub mod writer;
 
 pub use flags::Storage;
-pub use settings::{find, flags, patient_store, refuse_plain_text, remark, remember_flags, store};
+pub use settings::{
+    Settings, find, find_in_file, flags, patient_store, refuse_plain_text, remark, remember_flags, store,
+};
 pub use sources::Sources;
+pub use wal_g::variables;

@@ -1,8 +1,14 @@
 //! Where the repository is: flags, then `WALARCHIVE_*`, then WAL-G's variables, then the data directory's files.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use walarchive_core::codec::{Compression, Format};
 use walarchive_core::server_config::ServerConfig;
@@ -12,6 +18,7 @@ use walarchive_storage::{StorageConfig, StorageOptions};
 
 use super::data_dir::usual_data_dir;
 use super::flags::Storage;
+use super::sources;
 use super::wal_g::{self, Environment};
 
 /// The settings that were found.
@@ -71,6 +78,54 @@ pub async fn patient_store(flags: &Storage) -> Result<Store> {
     Ok(Store::open_settled(&find(flags, data_dir.as_deref())?.storage.for_backup()).await?)
 }
 
+/// The storage that a configuration file names, and nothing else: neither flags nor the environment, which may be about another
+/// one. The file of its credentials is held open by what comes with it, and is nowhere on disk.
+pub fn find_in_file(file: &Path) -> Result<(StorageConfig, Option<File>)> {
+    let settings = sources::settings_of_file(file)?;
+    let environment = |name: &str| {
+        let found = settings.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.clone()).filter(|value| !value.is_empty())
+    };
+    let url = match environment("WALARCHIVE_STORAGE") {
+        Some(url) => Some(url),
+        None => wal_g::url(&environment)?,
+    };
+    let url = url.ok_or_else(|| {
+        Error::config(
+            format!("configuration file \"{}\" names no storage", file.display()),
+            "It must have WALG_S3_PREFIX, WALG_FILE_PREFIX or another prefix.",
+        )
+    })?;
+    let mut storage = StorageConfig::new(url.clone());
+    if let Some(options) = environment("WALARCHIVE_STORAGE_OPTIONS") {
+        storage.options = options.parse()?;
+    }
+    wal_g::add_options(&url, &mut storage.options, &environment)?;
+    if let Some(path) = environment("WALARCHIVE_CREDENTIALS_FILE") {
+        storage.credentials_file = Some(PathBuf::from(path));
+        return Ok((storage, None));
+    }
+    let secrets = wal_g::credentials(&url, &environment);
+    if secrets.is_empty() {
+        return Ok((storage, None));
+    }
+    let (path, held) = in_memory(&secrets).map_err(|error| Error::io("create", "memory for the credentials", error))?;
+    storage.credentials_file = Some(path);
+    Ok((storage, Some(held)))
+}
+
+/// A file of such lines that only this process can open.
+fn in_memory(lines: &[(String, String)]) -> std::io::Result<(PathBuf, File)> {
+    let created = memfd_create(c"walarchive credentials", MFdFlags::MFD_CLOEXEC)?;
+    let mut file = File::from(created);
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    for (key, value) in lines {
+        writeln!(file, "{key} = {value}")?;
+    }
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    Ok((path, file))
+}
+
 fn find_in(flags: &Storage, environment: Environment<'_>, server: &ServerConfig) -> Result<Settings> {
     let url = match flags.url.clone().or_else(|| environment("WALARCHIVE_STORAGE")) {
         Some(url) => url,
@@ -100,7 +155,7 @@ fn find_in(flags: &Storage, environment: Environment<'_>, server: &ServerConfig)
         .transpose()?;
     Ok(Settings {
         storage,
-        compression: wal_g::compression(environment).map_or_else(|| compression(server), Ok)?,
+        compression: wal_g::compression(environment).unwrap_or_else(|| compression(server))?,
         reads_first: match wal_g::format(environment) {
             Some(format) => format,
             None => compression(server)?.format(),

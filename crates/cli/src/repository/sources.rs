@@ -38,6 +38,29 @@ const NAMES: [&str; 13] = [
     "PGDATA",
 ];
 
+/// Names that are allowed by themselves.
+const NAMES_IN_FULL: [&str; 19] = [
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "PGHOST",
+    "PGHOSTADDR",
+    "PGPORT",
+    "PGUSER",
+    "PGPASSWORD",
+    "PGPASSFILE",
+    "PGSERVICE",
+    "PGSERVICEFILE",
+    "PGSSLMODE",
+    "PGSSLROOTCERT",
+    "PGSSLCERT",
+    "PGSSLKEY",
+    "PGCONNECT_TIMEOUT",
+    "PGTARGETSESSIONATTRS",
+    "PGAPPNAME",
+    "PGOPTIONS",
+];
+
 /// Parts of the names of secrets.
 const SECRETS: [&str; 9] = [
     "SECRET",
@@ -54,13 +77,23 @@ const SECRETS: [&str; 9] = [
 /// Global flags: the places.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Sources {
-    /// WAL-G's configuration file; by default ~/.walg.json, .toml, .yaml or .yml. The environment overrides it.
+    /// WAL-G's configuration file; by default that of WALG_CONFIG_PATH, or ~/.walg.json, .toml, .yaml or .yml. The environment
+    /// overrides it.
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// A directory with a file for each variable, as for envdir(8). It overrides the environment.
     #[arg(long, global = true, value_name = "DIR")]
     pub envdir: Option<PathBuf>,
+    /// Do without WALG_NETWORK_RATE_LIMIT and WALG_DISK_RATE_LIMIT.
+    #[arg(long, global = true)]
+    pub turbo: bool,
 }
+
+/// Names a configuration file.
+const CONFIG_PATH: &str = "WALG_CONFIG_PATH";
+
+/// What --turbo does without.
+const LIMITS: [&str; 2] = ["WALG_NETWORK_RATE_LIMIT", "WALG_DISK_RATE_LIMIT"];
 
 type Environment = BTreeMap<OsString, OsString>;
 
@@ -76,9 +109,14 @@ impl Sources {
             read_envdir(directory, &mut after, &mut remarks)?;
             flags.extend(["--envdir".into(), absolute(directory)?.into()]);
         }
-        if let Some(file) = self.config.clone().or_else(|| default_file(&mut remarks)) {
+        let of_variable = after.get(OsStr::new(CONFIG_PATH)).filter(|path| !path.is_empty());
+        let file = self.config.clone().or_else(|| of_variable.map(PathBuf::from));
+        if let Some(file) = file.or_else(|| default_file(&mut remarks)) {
             read_config(&file, &mut after, &mut remarks)?;
             flags.extend(["--config".into(), absolute(&file)?.into()]);
+        }
+        if self.turbo {
+            LIMITS.iter().for_each(|name| drop(after.remove(OsStr::new(name))));
         }
         if after == before {
             remarks
@@ -105,7 +143,7 @@ fn is_known(name: &str) -> bool {
 }
 
 fn is_allowed(name: &str) -> bool {
-    NAMES.iter().any(|start| name.starts_with(start)) || matches!(name, "HTTP_PROXY" | "HTTPS_PROXY" | "NO_PROXY")
+    NAMES.iter().any(|start| name.starts_with(start)) || NAMES_IN_FULL.contains(&name)
 }
 
 fn is_secret(name: &str) -> bool {
@@ -168,6 +206,17 @@ fn remark_if_anybody_reads(path: &Path, meta: &Metadata, remarks: &mut Vec<Strin
             path.display()
         ));
     }
+}
+
+/// The settings of a configuration file alone, as far as they are text.
+pub(super) fn settings_of_file(file: &Path) -> Result<Vec<(String, String)>> {
+    let (mut environment, mut remarks) = (Environment::new(), Vec::new());
+    read_config(file, &mut environment, &mut remarks)?;
+    remarks
+        .iter()
+        .for_each(|remark| eprintln!("walarchive: warning: {remark}"));
+    let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    Ok(environment.into_iter().filter_map(text).collect())
 }
 
 /// As in Viper, the environment comes first, and an empty variable counts as not set.

@@ -32,6 +32,15 @@ const FOLDER: &str = "WALG_STORAGE_PREFIX";
 
 const COMPRESSION: &str = "WALG_COMPRESSION_METHOD";
 
+/// The level for it, as a number.
+const LEVEL: &str = "WALG_COMPRESSION_LEVEL";
+
+/// The level for zstd, as a word.
+const ZSTD_LEVEL: &str = "WALG_ZSTD_LEVEL";
+
+/// WAL-G's words, and the levels that come nearest.
+const ZSTD_LEVELS: [(&str, i32); 4] = [("fastest", 1), ("default", 3), ("better", 7), ("best", 11)];
+
 /// WAL-E's name of a prefix.
 fn of_wal_e(prefix: &str) -> String {
     prefix.replacen("WALG_", "WALE_", 1)
@@ -102,17 +111,44 @@ fn file_url(prefix: &str) -> Result<String> {
         })
 }
 
-/// How WAL-G would compress, if that can be done here.
-pub(super) fn compression(environment: Environment<'_>) -> Option<Compression> {
-    Compression::new(&environment(COMPRESSION)?, 1).ok()
+/// How WAL-G would compress; none if its variables do not say it. A level counts only where the method has levels.
+pub(super) fn compression(environment: Environment<'_>) -> Option<Result<Compression>> {
+    let method = environment(COMPRESSION)?;
+    // What is not understood has no effect, and is named.
+    Compression::new(&method, 1).ok()?;
+    Some(level(environment, &method).and_then(|level| Compression::new(&method, level.unwrap_or(1))))
+}
+
+fn level(environment: Environment<'_>, method: &str) -> Result<Option<i32>> {
+    if let Some(level) = environment(LEVEL) {
+        return level.trim().parse().map(Some).map_err(|_| {
+            Error::config(
+                "WALG_COMPRESSION_LEVEL is not a number",
+                "Set it to a level of the method.",
+            )
+        });
+    }
+    match environment(ZSTD_LEVEL).filter(|_| method == "zstd") {
+        None => Ok(None),
+        Some(word) => {
+            let known = ZSTD_LEVELS
+                .iter()
+                .find(|(known, _)| known.eq_ignore_ascii_case(word.trim()));
+            known.map(|(_, level)| Some(*level)).ok_or_else(|| {
+                Error::config(
+                    "WALG_ZSTD_LEVEL is not a level of zstd",
+                    "Set it to fastest, default, better or best.",
+                )
+            })
+        }
+    }
 }
 
 /// The format that WAL-G would have written.
 pub(super) fn format(environment: Environment<'_>) -> Option<Format> {
-    match environment(COMPRESSION)?.as_str() {
-        "brotli" => Some(Format::Brotli),
-        method => Compression::new(method, 1).ok().map(Compression::format),
-    }
+    Compression::new(&environment(COMPRESSION)?, 1)
+        .ok()
+        .map(Compression::format)
 }
 
 /// Remarks on variables that are set, but not understood or without effect.
@@ -133,16 +169,10 @@ pub(super) fn remarks(variables: &[(OsString, OsString)]) -> Vec<String> {
             .find(|(other, value)| other == name && !value.is_empty());
         found.and_then(|(_, value)| value.to_str().map(str::to_owned))
     };
-    if let Some(method) = value(COMPRESSION)
-        && compression(&value).is_none()
-    {
-        let what = match method.as_str() {
-            "brotli" => "brotli is read, but not written".to_owned(),
-            _ => "its value is not understood".to_owned(),
-        };
+    if value(COMPRESSION).is_some() && compression(&value).is_none() {
         remarks.push(format!(
-            "{COMPRESSION} has no effect on what is written: {what}\n\
-             HINT:  Set it to zstd, lz4, lzma or none, or unset it: then walarchive.compression decides."
+            "{COMPRESSION} has no effect on what is written: its value is not understood\n\
+             HINT:  Set it to zstd, lz4, lzma, brotli or none, or unset it: then walarchive.compression decides."
         ));
     }
     let set: Vec<String> = PREFIXES
@@ -158,11 +188,55 @@ pub(super) fn remarks(variables: &[(OsString, OsString)]) -> Vec<String> {
     remarks
 }
 
+/// The variables that have an effect, and what they become.
+pub fn variables() -> Vec<(String, String)> {
+    let prefixes = PREFIXES
+        .iter()
+        .map(|name| ((*name).to_owned(), "the storage".to_owned()));
+    let further = [
+        (FOLDER, "a folder below the prefix"),
+        (COMPRESSION, "how what is written is compressed"),
+        (LEVEL, "the level of it"),
+        (ZSTD_LEVEL, "the level of zstd"),
+        ("WALG_CONFIG_PATH", "the configuration file"),
+    ];
+    let further = further.map(|(name, what)| (name.to_owned(), what.to_owned()));
+    let options = RULES.iter().flat_map(|rule| {
+        let what = match rule.options.first() {
+            Some(option) => format!("option {option} of {}", rule.scheme),
+            None => "part of the storage".to_owned(),
+        };
+        rule.variables
+            .iter()
+            .map(move |name| ((*name).to_owned(), what.clone()))
+    });
+    let secrets = SECRETS.iter().flat_map(|(scheme, names)| {
+        let what = format!("a secret of {scheme}");
+        names.iter().map(move |name| ((*name).to_owned(), what.clone()))
+    });
+    prefixes.chain(further).chain(options).chain(secrets).collect()
+}
+
+/// The secrets that an environment has for a storage, as lines of a credentials file.
+pub(super) fn credentials(url: &str, environment: Environment<'_>) -> Vec<(String, String)> {
+    let scheme = url.split(':').next().unwrap_or_default();
+    let names = SECRETS
+        .iter()
+        .filter(|(of, _)| *of == scheme)
+        .flat_map(|(_, names)| *names);
+    let key = |name: &str| match name {
+        "WALG_S3_SSE_C" => "aws_sse_customer_key_base64".to_owned(),
+        "AZURE_STORAGE_ACCESS_KEY" | "AZURE_STORAGE_KEY" => "azure_storage_account_key".to_owned(),
+        _ => name.to_ascii_lowercase(),
+    };
+    names.filter_map(|name| Some((key(name), environment(name)?))).collect()
+}
+
 /// Does the variable have an effect, at least for some kind of storage?
 fn is_understood(name: &str) -> bool {
     let is_prefix = |prefix: &&str| *prefix == name || of_wal_e(prefix) == name;
     PREFIXES.iter().any(is_prefix)
-        || [FOLDER, COMPRESSION].contains(&name)
+        || [FOLDER, COMPRESSION, LEVEL, ZSTD_LEVEL].contains(&name)
         || RULES.iter().any(|rule| rule.variables.contains(&name))
         || SECRETS.iter().any(|(_, names)| names.contains(&name))
 }
@@ -292,10 +366,9 @@ mod tests {
             found[0].contains("have no effect: WALE_X, WALG_UPLOAD_WAL_METADATA\n"),
             "{found:?}"
         );
-        let found = remarks(&[("WALG_COMPRESSION_METHOD", "brotli")]);
-        assert!(
-            found.len() == 1 && found[0].contains("brotli is read, but not written"),
-            "{found:?}"
+        assert_eq!(
+            remarks(&[("WALG_COMPRESSION_METHOD", "brotli"), ("WALG_ZSTD_LEVEL", "best")]),
+            [""; 0]
         );
         let found = remarks(&[("WALG_COMPRESSION_METHOD", "gzip")]);
         assert!(found.len() == 1 && !found[0].contains("gzip"), "{found:?}");
@@ -317,14 +390,35 @@ mod tests {
             ("lzma", Some(Compression::Lzma(1)), Some(Format::Lzma)),
             ("zstd", Some(Compression::Zstd(1)), Some(Format::Zstd)),
             ("none", Some(Compression::Plain), Some(Format::Plain)),
-            ("brotli", None, Some(Format::Brotli)),
+            ("brotli", Some(Compression::Brotli(1)), Some(Format::Brotli)),
             ("gzip", None, None),
         ] {
             let variables = [(COMPRESSION, method)];
-            assert_eq!(compression(&lookup(&variables)), written, "{method}");
+            let found = compression(&lookup(&variables)).transpose().expect(method);
+            assert_eq!(found, written, "{method}");
             assert_eq!(format(&lookup(&variables)), read, "{method}");
         }
-        assert_eq!((compression(&lookup(&[])), format(&lookup(&[]))), (None, None));
+        assert!(compression(&lookup(&[(LEVEL, "7")])).is_none() && format(&lookup(&[])).is_none());
+    }
+
+    #[test]
+    fn a_level_belongs_to_its_method() {
+        let with = |method, name, level| {
+            let variables = [(COMPRESSION, method), (name, level)];
+            compression(&lookup(&variables)).expect("a method").ok()
+        };
+        for (method, name, level, expected) in [
+            ("zstd", LEVEL, "7", Some(Compression::Zstd(7))),
+            ("brotli", LEVEL, "11", Some(Compression::Brotli(11))),
+            ("lz4", LEVEL, "9", Some(Compression::Lz4)),
+            ("zstd", ZSTD_LEVEL, "Best", Some(Compression::Zstd(11))),
+            ("brotli", ZSTD_LEVEL, "best", Some(Compression::Brotli(1))),
+            ("zstd", LEVEL, "99", None),
+            ("zstd", LEVEL, "high", None),
+            ("zstd", ZSTD_LEVEL, "worst", None),
+        ] {
+            assert_eq!(with(method, name, level), expected, "{method} {name} {level}");
+        }
     }
 
     fn options(url: &str, given: &str, variables: &[(&str, &str)]) -> String {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use walarchive_core::Result;
 use walarchive_core::control_file::ControlFile;
-use walarchive_core::data_dir::{RECOVERY_SIGNAL, STANDBY_SIGNAL};
 use walarchive_core::lease::{self, INTERVAL, INTERVAL_OF_BINARY, Situation, Writer};
+use walarchive_core::recovery_state::{is_in_recovery, is_standby};
 use walarchive_core::repository::cluster;
 use walarchive_core::repository::cluster::ClusterIdentity;
 use walarchive_core::server_config::ServerConfig;
@@ -23,7 +23,6 @@ pub fn writer(store: &Store, data_dir: &Path, timeline: u32) -> Arc<Writer> {
 
 /// The state of a server, as its data directory shows it.
 pub fn situation(store: &Store, data_dir: &Path, timeline: u32) -> Situation {
-    let exists = |name: &str| data_dir.join(name).exists();
     let config = ServerConfig::read(data_dir).unwrap_or_default();
     // Without the server's uploader nobody renews the lease between two calls.
     let interval = match config.preloads {
@@ -35,8 +34,8 @@ pub fn situation(store: &Store, data_dir: &Path, timeline: u32) -> Situation {
         false => INTERVAL_OF_BINARY,
     };
     Situation {
-        in_recovery: exists(STANDBY_SIGNAL) || exists(RECOVERY_SIGNAL),
-        is_standby: exists(STANDBY_SIGNAL),
+        in_recovery: is_in_recovery(data_dir),
+        is_standby: is_standby(data_dir),
         timeline,
         interval,
     }
@@ -46,6 +45,11 @@ pub fn situation(store: &Store, data_dir: &Path, timeline: u32) -> Situation {
 /// that server, if that may write. Elsewhere it writes for the server that holds the lease.
 pub async fn writable(flags: &Storage) -> Result<Store> {
     refuse_plain_text()?;
+    writable_in_any_form(flags).await
+}
+
+/// The same for what may be stored in plain text whatever WAL-G's settings ask for.
+pub async fn writable_in_any_form(flags: &Storage) -> Result<Store> {
     let data_dir = usual_data_dir();
     let settings = find(flags, data_dir.as_deref())?.storage;
     let store = Store::open_settled(&settings).await?;

@@ -3,30 +3,53 @@
 use walarchive_core::repository::inventory::BackupDetail;
 use walarchive_core::{Lsn, Result};
 
-use crate::print;
+use crate::print::plain;
 use crate::repository::{self, Storage};
+use crate::{listing, print};
 
 /// `backup-list`.
 #[derive(Debug, clap::Args)]
 pub struct BackupList {
-    /// Print a JSON array, with the field names of WAL-G's detailed list.
+    /// Print a table with a box around it. With --json: on many lines, and indented.
+    #[arg(long)]
+    pub pretty: bool,
+    /// Print a JSON array.
     #[arg(long)]
     pub json: bool,
-    /// Show the host, the data directory, the version and the user data too.
+    /// Show the times, the host, the data directory, the version and the LSNs too.
     #[arg(long)]
     pub detail: bool,
+    /// Print what walarchive knows beyond WAL-G: sizes, parents, what was left out, whether a backup can be restored.
+    #[arg(long, conflicts_with = "pretty")]
+    pub long: bool,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub storage: Storage,
 }
 
-/// List the backups on stdout.
+/// List the backups on stdout, in the shapes of WAL-G's lists.
 pub async fn run(args: &BackupList) -> Result<()> {
     let backups = BackupDetail::list(&repository::store(&args.storage).await?).await?;
-    print::out(&match args.json {
-        true => print::json(&backups),
-        false => table(&backups, args.detail),
-    })
+    if args.long {
+        return print::out(&match args.json {
+            true => print::json(&backups),
+            false => table(&backups, args.detail),
+        });
+    }
+    // The lists have no place for this.
+    for backup in &backups {
+        if let Some(problem) = &backup.problem {
+            eprintln!(
+                "walarchive: warning: backup \"{}\" cannot be restored: {}",
+                plain(&backup.backup_name),
+                plain(problem)
+            );
+        }
+    }
+    if backups.is_empty() && !args.json {
+        eprintln!("walarchive: there are no backups");
+    }
+    print::piece(&listing::backups(&backups, args.pretty, args.json, args.detail))
 }
 
 fn table(backups: &[BackupDetail], detail: bool) -> String {

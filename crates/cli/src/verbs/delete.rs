@@ -2,12 +2,14 @@
 
 use std::process::ExitCode;
 
+use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use tokio_util::sync::CancellationToken;
 use walarchive_core::printable::counted;
+use walarchive_core::repository::inventory::{find_backup, find_by_user_data};
 use walarchive_core::retention::{
-    self, Action, Confirmed, Deletion, DeletionPlan, DeletionProgress, Mode, Object, Order, OtherBranches, Request,
-    Rule,
+    self, Action, Before, Confirmed, Deletion, DeletionPlan, DeletionProgress, Mode, Object, Order, OtherBranches,
+    Request, Rule,
 };
 use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, Result};
@@ -22,28 +24,36 @@ use crate::{exit, print, progress};
 pub struct Delete {
     #[command(subcommand)]
     what: What,
+    /// Delete. Without it the plan is shown, and nothing else is done.
+    #[arg(long, global = true)]
+    confirm: bool,
+    /// Order backups by the time at which they started. This is always done; the flag is WAL-G's.
+    #[arg(long, global = true)]
+    use_sentinel_time: bool,
 }
 
-/// What is deleted.
+/// The kind of deletion.
 #[derive(Debug, Subcommand)]
 enum What {
     /// Keep the newest backups: [FULL|FIND_FULL] N.
     ///
-    /// FULL counts full backups, each of which keeps its deltas. Without FULL all backups are counted; if the oldest one to
-    /// keep is a delta, with FIND_FULL its full backup is kept as well; without it, that is an error.
+    /// FULL counts full backups, and keeps their deltas. Without FULL all backups count. If the oldest one to keep is a
+    /// delta, FIND_FULL keeps its full backup as well; without FIND_FULL that is an error.
     Retain(Retain),
-    /// Delete what is older than a backup or a time: [FIND_FULL] NAME|TIME.
+    /// Delete backups and WAL that are older than a backup or a time: [FIND_FULL] NAME|TIME.
     Before(Words),
-    /// Delete one backup and what depends on it: [FIND_FULL] NAME. WAL is not touched.
-    Target(Words),
+    /// Delete one backup and the backups that depend on it: [FIND_FULL] NAME. WAL is not touched.
+    Target(Target),
     /// Delete all backups and all WAL: [FORCE].
     ///
     /// Fails if permanent backups exist, or one may be running. FORCE deletes them too, and all that walarchive has stored for
     /// itself, so that nothing is left.
     Everything(Words),
-    /// Delete what no backup needs: [ARCHIVES|BACKUPS].
-    Garbage(Words),
-    /// Keep what is needed to restore to any moment of the last span of time, for example '14 days'.
+    /// Delete objects that no backup needs: [ARCHIVES|BACKUPS].
+    ///
+    /// WAL is only deleted if there is a backup that is not permanent.
+    Garbage(Unneeded),
+    /// Keep all that a restore to any moment of the last span of time needs, for example '14 days'.
     OutsideWindow(Words),
     /// Keep the newest backup of each of the last days, weeks, months and years having one, for example 7,4,12,5.
     Gfs(Words),
@@ -52,10 +62,7 @@ enum What {
 /// Of all of them.
 #[derive(Debug, clap::Args)]
 struct Common {
-    /// Delete. Without it the plan is shown, and nothing else is done.
-    #[arg(long)]
-    confirm: bool,
-    /// Also delete what another branch of the history needs, for example the server that this one was copied from.
+    /// Also delete objects that another branch of the history needs, for example the server that this one was copied from.
     #[arg(long)]
     force: bool,
     /// Print a JSON array with a row for each object.
@@ -78,25 +85,41 @@ struct Words {
 struct Retain {
     #[command(flatten)]
     words: Words,
-    /// Never delete what started then or later, for example 2026-11-20T10:00:00Z.
-    #[arg(long, value_name = "TIME")]
-    after: Option<String>,
+    /// Never delete backups that started then or later, for example 2026-11-20T10:00:00Z, or a backup and those that are newer.
+    #[arg(short, long, value_name = "TIME|NAME", value_parser = |text: &str| text.parse::<Before>().map_err(|error| error.to_string()))]
+    after: Option<Before>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Target {
+    #[command(flatten)]
+    words: Words,
+    /// The backup with this user data, in place of its name.
+    #[arg(long, value_name = "JSON")]
+    target_user_data: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Unneeded {
+    #[command(flatten)]
+    words: Words,
+    /// Delete WAL even if all backups are permanent. WAL that permanent backups need stays.
+    #[arg(long)]
+    without_backup_check: bool,
 }
 
 impl What {
     fn words(&self) -> &Words {
         match self {
             What::Retain(retain) => &retain.words,
-            What::Before(words)
-            | What::Target(words)
-            | What::Everything(words)
-            | What::Garbage(words)
-            | What::OutsideWindow(words)
-            | What::Gfs(words) => words,
+            What::Target(target) => &target.words,
+            What::Garbage(garbage) => &garbage.words,
+            What::Before(words) | What::Everything(words) | What::OutsideWindow(words) | What::Gfs(words) => words,
         }
     }
 
-    fn request(&self) -> Result<Request> {
+    /// `after` is the time of --after, `named` the backup that --target-user-data has found.
+    fn request(&self, after: Option<DateTime<Utc>>, named: Option<&str>) -> Result<Request> {
         let words: Vec<&str> = self.words().words.iter().map(String::as_str).collect();
         let usage =
             |usage: &str| Error::config("the words after the verb are not understood", format!("Write {usage}."));
@@ -112,10 +135,9 @@ impl What {
             _ => Err(usage(text)),
         };
         match self {
-            What::Retain(retain) => {
+            What::Retain(_) => {
                 let text = "\"delete retain [FULL|FIND_FULL] N\"";
                 let (mode, count) = split(text)?;
-                let after = retain.after.as_deref().map(retention::time).transpose()?;
                 Request::retain(count.parse().map_err(|_| usage(text))?, mode, after)
             }
             What::Before(_) => {
@@ -126,7 +148,14 @@ impl What {
                 }))
             }
             What::Target(_) => {
-                let (mode, name) = split("\"delete target [FIND_FULL] NAME\"")?;
+                let (mode, name) = match (named, &words[..]) {
+                    (Some(name), []) => (Mode::Any, name.to_owned()),
+                    (Some(name), [mode]) => (mode.parse()?, name.to_owned()),
+                    (Some(_), _) => return Err(usage("\"delete target [FIND_FULL] --target-user-data JSON\"")),
+                    (None, _) => {
+                        split("\"delete target [FIND_FULL] NAME\", or --target-user-data in place of the name")?
+                    }
+                };
                 Ok(Request::Target {
                     name,
                     find_full: mode.is_find_full()?,
@@ -137,9 +166,13 @@ impl What {
                 word if word.eq_ignore_ascii_case("FORCE") => Ok(Request::Everything { force: true }),
                 _ => Err(usage("\"delete everything [FORCE]\"")),
             },
-            What::Garbage(_) => Ok(Request::Garbage(
-                optional("\"delete garbage [ARCHIVES|BACKUPS]\"")?.parse()?,
-            )),
+            What::Garbage(garbage) => {
+                let what = optional("\"delete garbage [ARCHIVES|BACKUPS]\"")?.parse()?;
+                Ok(match garbage.without_backup_check {
+                    true => Request::GarbageWithoutBackups(what),
+                    false => Request::Garbage(what),
+                })
+            }
             What::OutsideWindow(_) => Ok(Request::Rule(Rule::OutsideWindow(words.join(" ").parse()?))),
             What::Gfs(_) => Ok(Request::Rule(Rule::Gfs(optional("\"delete gfs 7,4,12,5\"")?.parse()?))),
         }
@@ -148,19 +181,20 @@ impl What {
 
 /// Plan, show, and delete if that is confirmed.
 pub async fn run(args: &Delete) -> Result<ExitCode> {
-    let request = match args.what.request() {
+    let common = &args.what.words().common;
+    let (after, named) = look_up(args).await?;
+    let request = match args.what.request(after, named.as_deref()) {
         Ok(request) => request,
         Err(error) => {
             exit::print(&error);
             return Ok(ExitCode::from(exit::USAGE));
         }
     };
-    let common = &args.what.words().common;
-    let store = match common.confirm {
+    let store = match args.confirm {
         true => writable(&common.storage).await?,
         false => repository::store(&common.storage).await?,
     };
-    let patient = match common.confirm {
+    let patient = match args.confirm {
         true => Some(repository::patient_store(&common.storage).await?.with_fence_of(&store)),
         false => None,
     };
@@ -184,7 +218,7 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
     };
     let work = Box::pin(retention::delete(&store, order, confirmed, notes));
     let deletion = progress::show_deletion(&progress, work).await?;
-    if common.confirm && request == (Request::Everything { force: true }) {
+    if args.confirm && request == (Request::Everything { force: true }) {
         forget(&common.storage).await?;
     }
     match common.json {
@@ -209,6 +243,28 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
     }
     eprintln!("HINT:  No WAL was deleted. Run the same command again for a new plan.");
     Ok(ExitCode::from(exit::FAILED))
+}
+
+/// What the repository has to be asked before the words can be understood.
+async fn look_up(args: &Delete) -> Result<(Option<DateTime<Utc>>, Option<String>)> {
+    let storage = &args.what.words().common.storage;
+    match &args.what {
+        What::Retain(Retain { after: Some(after), .. }) => match after {
+            Before::Time(time) => Ok((Some(*time), None)),
+            Before::Name(name) => {
+                let backup = find_backup(&repository::store(storage).await?, name).await?;
+                Ok((Some(backup.started()), None))
+            }
+        },
+        What::Target(Target {
+            target_user_data: Some(data),
+            ..
+        }) => {
+            let backup = find_by_user_data(&repository::store(storage).await?, data).await?;
+            Ok((None, Some(backup.name)))
+        }
+        _ => Ok((None, None)),
+    }
 }
 
 /// Row by row: there may be hundreds of thousands.
@@ -251,7 +307,7 @@ fn lines(deletion: &Deletion) -> Vec<Line<'_>> {
     lines
 }
 
-/// Both are segments of one timeline: nothing lies between them that stays, or the line would say what does not go.
+/// Both are segments of one timeline: nothing that stays is between them, or the line would name it.
 fn follows(before: &Action, action: &Action) -> bool {
     let segment = |action: &Action| match &action.object {
         Object::Wal(object) => match object.name {
@@ -310,14 +366,24 @@ fn name(key: &str) -> &str {
 mod tests {
     use super::*;
     use crate::args::{Args, Command};
-    use chrono::{DateTime, Utc};
     use clap::Parser;
-    use walarchive_core::retention::{Before, Garbage, Gfs};
+    use walarchive_core::retention::{Garbage, Gfs};
 
     fn request(args: &str) -> Result<Request, String> {
         let args = ["walarchive", "delete"].into_iter().chain(args.split_whitespace());
         match Args::try_parse_from(args).map_err(|error| error.to_string())?.command {
-            Command::Delete(delete) => delete.what.request().map_err(|error| error.to_string()),
+            Command::Delete(delete) => {
+                let (after, named) = match &delete.what {
+                    What::Retain(Retain {
+                        after: Some(Before::Time(time)),
+                        ..
+                    }) => (Some(*time), None),
+                    // As if it had been found.
+                    What::Target(target) => (None, target.target_user_data.as_deref()),
+                    _ => (None, None),
+                };
+                delete.what.request(after, named).map_err(|error| error.to_string())
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -357,6 +423,23 @@ mod tests {
                 find_full: false
             })
         );
+        for (words, find_full) in [("", false), ("FIND_FULL ", true)] {
+            assert_eq!(
+                request(&format!("target {words}--target-user-data 7 --use-sentinel-time")),
+                Ok(Request::Target {
+                    name: "7".to_owned(),
+                    find_full
+                })
+            );
+        }
+        assert_eq!(
+            request("--confirm retain 3 -a 2026-11-20T10:00:00Z"),
+            request("retain 3 --after 2026-11-20T10:00:00Z")
+        );
+        assert_eq!(
+            request("garbage BACKUPS --without-backup-check"),
+            Ok(Request::GarbageWithoutBackups(Garbage::Backups))
+        );
         assert_eq!(request("everything"), Ok(Request::Everything { force: false }));
         assert_eq!(
             request("everything FORCE --confirm"),
@@ -383,6 +466,7 @@ mod tests {
             "before FULL base_1",
             "before yesterday",
             "target",
+            "target FIND_FULL base_1 --target-user-data 7",
             "everything NOW",
             "garbage WAL",
             "outside-window",

@@ -1,11 +1,15 @@
 //! The verbs, one file for each.
 
+pub mod about;
 pub mod backup_fetch;
 pub mod backup_list;
 pub mod backup_mark;
+pub mod backup_push;
 pub mod backup_verify;
 pub mod check;
+pub mod copy;
 pub mod delete;
+pub mod st;
 pub mod take_over;
 pub mod wal_fetch;
 pub mod wal_push;

@@ -4,12 +4,32 @@ use walarchive_core::repository::inventory::{Inventory, MissingSegments, Recover
 use walarchive_core::verify::timed_windows;
 use walarchive_core::{Lsn, Result};
 
-use crate::print;
 use crate::repository::{self, Storage};
+use crate::{listing, print};
 
-/// `wal-show` and `recovery-windows`.
+/// `wal-show`.
 #[derive(Debug, clap::Args)]
-pub struct Show {
+pub struct WalShow {
+    /// Print JSON, with the backups of each timeline.
+    #[arg(long)]
+    pub detailed_json: bool,
+    /// Do not look at the backups.
+    #[arg(long)]
+    pub without_backups: bool,
+    /// Print what walarchive knows beyond WAL-G: which segments are missing, and timelines of which there is no WAL.
+    #[arg(long, conflicts_with_all = ["detailed_json", "without_backups"])]
+    pub long: bool,
+    /// Print that as a JSON array.
+    #[arg(long, conflicts_with_all = ["detailed_json", "without_backups"])]
+    pub json: bool,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub storage: Storage,
+}
+
+/// `recovery-windows`.
+#[derive(Debug, clap::Args)]
+pub struct RecoveryWindows {
     /// Print a JSON array.
     #[arg(long)]
     pub json: bool,
@@ -19,17 +39,34 @@ pub struct Show {
 }
 
 /// Show every timeline on stdout.
-pub async fn run(args: &Show) -> Result<()> {
-    let timelines = TimelineInfo::all(&Inventory::load(&repository::store(&args.storage).await?).await?);
-    print::out(&match args.json {
-        true => print::json(&timelines),
-        false if timelines.is_empty() => "no WAL and no backups".to_owned(),
-        false => timelines_table(&timelines),
+pub async fn run(args: &WalShow) -> Result<()> {
+    let inventory = Inventory::load(&repository::store(&args.storage).await?).await?;
+    let timelines = TimelineInfo::all(&inventory);
+    if args.json || args.long {
+        return print::out(&match args.json {
+            true => print::json(&timelines),
+            false if timelines.is_empty() => "no WAL and no backups".to_owned(),
+            false => timelines_table(&timelines),
+        });
+    }
+    for timeline in &timelines {
+        if let Some(damage) = &timeline.damaged_history {
+            eprintln!(
+                "walarchive: warning: history file of timeline {}: {}",
+                timeline.id,
+                print::plain(damage)
+            );
+        }
+    }
+    let (size, with_backups) = (inventory.segment_size, !args.without_backups);
+    print::piece(&match args.detailed_json {
+        true => listing::timelines_json(&timelines, size, with_backups),
+        false => listing::timelines(&timelines, size, with_backups),
     })
 }
 
 /// Show the times to which the cluster can be restored.
-pub async fn windows(args: &Show) -> Result<()> {
+pub async fn windows(args: &RecoveryWindows) -> Result<()> {
     let store = repository::store(&args.storage).await?;
     let windows = timed_windows(&store, &Inventory::load(&store).await?).await?;
     print::out(&match args.json {

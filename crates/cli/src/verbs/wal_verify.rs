@@ -4,22 +4,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use walarchive_core::repository::inventory::Inventory;
-use walarchive_core::verify::{self, Checks, Live, Looks, Names, Selection, VerifyStatus, WalReport};
-use walarchive_core::{Error, Result};
+use walarchive_core::verify::{
+    self, Archiving, Checks, Live, Looks, Names, Position, Selection, VerifyStatus, WalReport,
+};
+use walarchive_core::{Error, Lsn, Result};
 use walarchive_storage::Store;
 
 use crate::repository::data_dir::usual_data_dir;
 use crate::repository::writer::noting;
 use crate::repository::{self, Storage};
-use crate::{print, progress};
+use crate::{listing, print, progress};
 
 /// `wal-verify`.
 #[derive(Debug, clap::Args)]
 pub struct WalVerify {
-    /// What to verify: integrity, timeline, content.
+    /// The checks: integrity, timeline, content.
     #[arg(value_name = "CHECK", default_values = ["integrity", "timeline"], value_parser = ["integrity", "timeline", "content"])]
     checks: Vec<String>,
-    /// content: read what was not verified since it was stored (the default).
+    /// content: read segments that were not verified since they were stored (the default).
     #[arg(long, conflicts_with_all = ["all", "sample"])]
     new: bool,
     /// content: read all segments.
@@ -31,6 +33,18 @@ pub struct WalVerify {
     /// Print JSON, in the shape of WAL-G's.
     #[arg(long)]
     json: bool,
+    /// Print one table of all that was found.
+    #[arg(long, conflicts_with = "json")]
+    long: bool,
+    /// Verify the WAL from the start of a backup on, in place of the oldest one that is not permanent.
+    #[arg(long, value_name = "NAME")]
+    backup_name: Option<String>,
+    /// Verify the WAL up to a position, in place of that of the server. The segment of this position does not count.
+    #[arg(long, value_name = "LSN", requires = "timeline", conflicts_with = "pgdata")]
+    lsn: Option<Lsn>,
+    /// The timeline of --lsn.
+    #[arg(long, value_name = "NUMBER", requires = "lsn", value_parser = clap::value_parser!(u32).range(1..))]
+    timeline: Option<u32>,
     /// The data directory whose server writes the WAL; by default the working directory or PGDATA, if it is one and its cluster is
     /// the repository's.
     #[arg(long, value_name = "DIRECTORY")]
@@ -95,14 +109,30 @@ pub async fn run(args: &WalVerify) -> Result<VerifyStatus> {
     }
     let report = WalReport::new(&checks, names, content);
     let text = match args.json {
-        true => print::json(&report),
-        false => table(&report),
+        true => format!("{}\n", listing::compact(&report)),
+        false if args.long => format!("{}\n", table(&report)),
+        false => listing::verified(&report),
     };
-    print::out(&text).map(|()| report.status())
+    print::piece(&text).map(|()| report.status())
 }
 
 /// The server's position first, then the repository.
 async fn look(args: &WalVerify, store: &Store, data_dir: Option<&PathBuf>) -> Result<(Inventory, Names)> {
+    if let (Some(lsn), Some(timeline)) = (args.lsn, args.timeline) {
+        let live = Live {
+            // As WAL-G counts: a position at the very start of a segment is the end of the one before, which does not count.
+            position: Some(Position {
+                timeline,
+                lsn: Lsn(lsn.0.saturating_sub(1)),
+            }),
+            // Who archives is not known.
+            archiving: Archiving::Elsewhere,
+            ..Live::default()
+        };
+        let inventory = Inventory::load(store).await?;
+        let names = verify::verify_names(store, &inventory, live, args.backup_name.as_deref()).await?;
+        return Ok((inventory, names));
+    }
     let found = data_dir.map(|directory| Live::of_data_dir(directory));
     let found = match args.pgdata {
         Some(_) => found.transpose()?,
@@ -128,7 +158,7 @@ async fn look(args: &WalVerify, store: &Store, data_dir: Option<&PathBuf>) -> Re
             None => live = of_data_dir,
         }
     }
-    let names = verify::verify_names(store, &inventory, live).await?;
+    let names = verify::verify_names(store, &inventory, live, args.backup_name.as_deref()).await?;
     Ok((inventory, names))
 }
 

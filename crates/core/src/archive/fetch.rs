@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use futures::future::try_join_all;
 
 use super::identity;
+use crate::blocking::blocking;
 use crate::codec::Format;
 use crate::encrypted::blame;
 use crate::error::{Error, Result, StorageError};
@@ -64,9 +65,7 @@ pub async fn fetch(store: &Store, name: &WalFileName, target: &Path, first: Form
         }
         result
     };
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    blocking(work).await
 }
 
 /// Read a WAL file to its end as [`fetch`] does, with the same checks, and keep nothing of it.
@@ -87,9 +86,7 @@ pub async fn read_through(
         Err(Failure::Object(error)) => Err(error),
         Err(Failure::File(error)) => Err(Error::io("write", "/dev/null", error)),
     };
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    blocking(work).await
 }
 
 async fn find(store: &Store, name: &WalFileName, first: Format) -> Result<Option<(Format, Key, RangeReader)>> {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::source::{Fingerprint, SegmentSource};
 use crate::blocking::blocking;
-use crate::codec::Compression;
+use crate::codec::{Compression, Format};
 use crate::encrypted::blame;
 use crate::error::{Error, Result, StorageError};
 use crate::files::read_full;
@@ -146,10 +146,9 @@ impl Archive {
             blocking(move || SegmentSource::open(&path, &name, &identity)).await?
         };
         let (file_bytes, fingerprint) = (source.bytes(), source.fingerprint());
-        let (created, stored_bytes) = match self.found_by_standby(&store, name, &key).await? {
-            Some(bytes) => (Created::Exists, bytes),
-            None if file_bytes > WHOLE_IN_MEMORY => self.push_in_parts(&self.fenced(&store), source, &key).await?,
-            None => self.push_at_once(&self.fenced(&store), source, &key).await?,
+        let (created, stored_bytes, key) = match self.found_by_standby(&store, name, &key).await? {
+            Some(bytes) => (Created::Exists, bytes, key),
+            None => self.push_new(&self.fenced(&store), name, source, key).await?,
         };
         if created == Created::Exists && !self.is_same(&key, &path).await? {
             return Err(Error::Storage(StorageError::Store {
@@ -191,12 +190,46 @@ impl Archive {
         }
     }
 
-    async fn push_at_once(&self, store: &Store, source: SegmentSource, key: &Key) -> Result<(Created, u64)> {
+    /// Write the file under its key, unless it is there, be it compressed in another way: under another key no store would
+    /// refuse it. Returns the key under which it is now.
+    async fn push_new(
+        &self,
+        store: &Store,
+        name: &WalFileName,
+        source: SegmentSource,
+        key: Key,
+    ) -> Result<(Created, u64, Key)> {
+        if source.bytes() > WHOLE_IN_MEMORY {
+            // Before gigabytes are compressed and sent.
+            if let Some((bytes, key)) = self.in_another_kind(name).await? {
+                return Ok((Created::Exists, bytes, key));
+            }
+            let (created, bytes) = self.push_in_parts(store, source, &key).await?;
+            return Ok((created, bytes, key));
+        }
         let (identity, compression) = (self.identity, self.compression);
         let expected = source.bytes() as usize / 4;
-        let body = blocking(move || source.compress(&identity, compression, Vec::with_capacity(expected))).await?;
+        let compress = blocking(move || source.compress(&identity, compression, Vec::with_capacity(expected)));
+        let (body, other) = tokio::join!(compress, self.in_another_kind(name));
+        if let Some((bytes, key)) = other? {
+            return Ok((Created::Exists, bytes, key));
+        }
+        let body = body?;
         let bytes = body.len() as u64;
-        Ok((store.create(key, body.into()).await?, bytes))
+        Ok((store.create(&key, body.into()).await?, bytes, key))
+    }
+
+    /// The stored bytes and the key of the file as another setting has compressed it, all looked for at once.
+    async fn in_another_kind(&self, name: &WalFileName) -> Result<Option<(u64, Key)>> {
+        let own = self.compression.format();
+        let others = Format::ALL.into_iter().filter(|format| *format != own);
+        let look = others.map(|format| async move {
+            let key = layout::wal(name, format);
+            let size = self.store.size(&key).await?;
+            Ok::<_, Error>(size.map(|size| (size, key)))
+        });
+        let found = futures::future::try_join_all(look).await?;
+        Ok(found.into_iter().flatten().next())
     }
 
     async fn push_in_parts(&self, store: &Store, source: SegmentSource, key: &Key) -> Result<(Created, u64)> {
@@ -227,7 +260,7 @@ impl Archive {
         let Some(mut object) = RangeReader::open(&self.store, key).await? else {
             return Ok(false);
         };
-        let (format, url, path) = (self.compression.format(), self.store.object_url(key), path.to_owned());
+        let (format, url, path) = (Format::of_key(key).0, self.store.object_url(key), path.to_owned());
         blocking(move || {
             let compared = format.decoder(&mut object).and_then(|decoded| compare(decoded, &path));
             match compared {

@@ -158,6 +158,43 @@ async fn nothing_is_overwritten_where_create_only_is_not_honoured() {
     }
 }
 
+/// A setting may change, or WAL-G may have been there before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_in_another_kind_is_found_before_one_is_written() {
+    const KINDS: [Compression; 5] = [
+        Compression::Zstd(1),
+        Compression::Lz4,
+        Compression::Lzma(1),
+        Compression::Brotli(1),
+        Compression::Plain,
+    ];
+    for (first, second) in KINDS
+        .iter()
+        .flat_map(|first| KINDS.iter().map(move |second| (*first, *second)))
+    {
+        let fixture = Fixture::new();
+        let push = async |compression| {
+            let archive = Archive::new(fixture.store.clone(), identity(), compression);
+            archive.push(fixture.dir.path(), &name()).await
+        };
+        fixture.write(NAME, &good(7));
+        assert!(!push(first).await.expect("pushed").already_there);
+        assert!(
+            push(second).await.expect("pushed").already_there,
+            "{first:?} {second:?}"
+        );
+        assert!(fixture.fetch().await.expect("fetched") == good(7), "{first:?} is read");
+        fixture.write(NAME, &good(8));
+        let error = push(second).await.expect_err("refused");
+        assert!(
+            matches!(error, Error::Conflict { .. }),
+            "{first:?} {second:?}: {error:?}"
+        );
+        let objects = fixture.store.list(&layout::WAL_FOLDER).await.expect("listed");
+        assert_eq!(objects.len(), 1, "{first:?} {second:?}: {objects:?}");
+    }
+}
+
 /// Segments beyond this size go in parts. The sparse file compresses to little, so the second one does not compress at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn large_segments_go_in_parts() {

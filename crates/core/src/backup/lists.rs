@@ -24,7 +24,10 @@ pub(super) async fn store(backup: &mut Backup, stop: &StopResult) -> Result<()> 
     }
     let late = Arc::new(late);
     store_manifest(backup, stop, Arc::clone(&late)).await?;
-    store_files_metadata(backup, late).await
+    match backup.options.files_metadata {
+        true => store_files_metadata(backup, late).await,
+        false => Ok(()),
+    }
 }
 
 /// Is a file left out? Its path is asked for only where some are.

@@ -19,6 +19,7 @@ mod progress;
 mod read;
 mod run;
 mod state;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +42,7 @@ pub use read::configuration::ConfigurationFiles;
 pub use read::corrupt::{CorruptPages, OnChecksumFailure};
 pub use read::rules::emptied_directory;
 pub use state::Backup;
+pub use stream::{Labels, Piece};
 
 /// A tablespace and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,12 +136,18 @@ pub struct BackupOptions {
     pub tar_bytes: u64,
     /// The bytes that are read from the data directory in a second at most, by all tars together.
     pub rate_limit: Option<u64>,
+    /// The bytes that are handed to the store in a second at most, by all tars together.
+    pub network_rate_limit: Option<u64>,
     /// Of the files, in the backup manifest.
     pub checksum_algorithm: ChecksumAlgorithm,
     /// Does the server summarize its WAL (`summarize_wal`), so that a delta backup can ask the summaries?
     pub wal_summaries: bool,
     /// The meaning of a page with a wrong checksum, in a cluster with data checksums.
     pub on_checksum_failure: OnChecksumFailure,
+    /// Note every page with a wrong checksum in the files metadata, and not only the first few of each file.
+    pub all_corrupt_pages: bool,
+    /// Store the files metadata. Without it no delta backup can be based on this one, which must be a full one.
+    pub files_metadata: bool,
     /// With it the page cache is left as it was found, without it to the kernel.
     pub find_resident: Option<FindResident>,
 }
@@ -151,9 +159,12 @@ impl Default for BackupOptions {
             concurrency: 4,
             tar_bytes: 1 << 30,
             rate_limit: None,
+            network_rate_limit: None,
             checksum_algorithm: ChecksumAlgorithm::default(),
             wal_summaries: false,
             on_checksum_failure: OnChecksumFailure::default(),
+            all_corrupt_pages: false,
+            files_metadata: true,
             find_resident: None,
         }
     }

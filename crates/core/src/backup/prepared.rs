@@ -1,6 +1,7 @@
 //! The steps after the copy: label, manifest and metadata, and at the very end the sentinel.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -321,10 +322,22 @@ async fn store_configuration(backup: &Backup) -> Result<Option<Configuration>> {
 
 async fn pack_label(backup: &Backup, stop: &StopResult) -> Result<SentTar> {
     let now = Utc::now();
+    // Where root takes the backup, the server must be able to read these files after a restore.
+    let (uid, gid) = match backup.label_owner {
+        Some(owner) => (owner.uid, owner.gid),
+        None => {
+            let data_dir = backup.request.data_dir.clone();
+            let found = blocking(move || Ok(std::fs::metadata(data_dir).ok())).await?;
+            found.map_or_else(
+                || (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()),
+                |meta| (meta.uid(), meta.gid()),
+            )
+        }
+    };
     let owner = Attributes {
         mode: 0o600,
-        uid: nix::unistd::geteuid().as_raw(),
-        gid: nix::unistd::getegid().as_raw(),
+        uid,
+        gid,
         modified: (now.timestamp(), now.timestamp_subsec_nanos()),
     };
     let content = stop.backup_label.clone();
@@ -358,7 +371,7 @@ fn sentinel(backup: &Backup, stop: &StopResult) -> Sentinel {
         data_catalog_size: Some(backup.catalog_bytes),
         tablespaces: spec(&data_dir, &backup.tablespaces),
         user_data: request.user_data.clone(),
-        files_metadata_disabled: false,
+        files_metadata_disabled: !backup.options.files_metadata,
         chkp_num: None,
         version: Sentinel::VERSION,
         start_time: request.start_time,

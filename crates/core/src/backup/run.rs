@@ -67,6 +67,8 @@ impl Backup {
             compression: options.compression,
             algorithm: options.checksum_algorithm,
             limiter: Limiter::new(options.rate_limit),
+            network: Limiter::new(options.network_rate_limit),
+            all_corrupt_pages: options.all_corrupt_pages,
             links: Links::default(),
             progress: Arc::clone(&progress),
             stop: cancel.child_token(),
@@ -87,6 +89,7 @@ impl Backup {
             databases: BTreeMap::new(),
             known: Databases::default(),
             essential: Essential::default(),
+            label_owner: None,
             shared: Arc::new(shared),
         })
     }

@@ -12,6 +12,7 @@ use super::pack::packer::Shared;
 use super::progress::BackupProgress;
 use super::read::essential::{Databases, Essential};
 use super::read::unlogged::Unlogged;
+use super::read::walk::Attributes;
 use super::{BackupOptions, BackupRequest, TablespaceLink};
 
 /// A backup that is being taken. If a step fails, nothing but [`Backup::abort`] makes sense any more.
@@ -36,6 +37,8 @@ pub struct Backup {
     /// Which databases there were and are.
     pub(super) known: Databases,
     pub(super) essential: Essential,
+    /// To whom `backup_label` belongs, if that is not whom the data directory belongs to.
+    pub(super) label_owner: Option<Attributes>,
     pub(super) shared: Arc<Shared>,
 }
 

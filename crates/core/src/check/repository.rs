@@ -10,6 +10,7 @@ use crate::printable::counted;
 use crate::repository::cluster::ClusterIdentity;
 use crate::repository::inventory::{BackupInfo, list_backups, missing_segments, segment_size};
 use crate::repository::{cluster, layout};
+use crate::version;
 use crate::wal::{Segment, SegmentSize, WalFileName};
 use walarchive_storage::Store;
 
@@ -26,7 +27,7 @@ pub(super) async fn owner(store: &Store, identity: Option<&ClusterIdentity>) -> 
             Some(owner) => format!(
                 "the repository belongs to system identifier {}, PostgreSQL {}, with WAL segments of {} MB",
                 owner.system_identifier,
-                owner.major_version,
+                version::name(owner.major_version),
                 owner.segment_size.bytes() >> 20
             ),
             None => nobody.to_owned(),

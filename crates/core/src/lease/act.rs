@@ -15,11 +15,20 @@ use super::instance::{Instance, Known, Origin, lock};
 use super::place::Place;
 use super::record::{Lease, View};
 use super::{LOOK, refuse, status};
-use crate::data_dir::{RECOVERY_SIGNAL, STANDBY_SIGNAL};
 use crate::error::{Error, Result};
+use crate::recovery_state::{is_recovering_only, is_standby};
 use crate::repository::layout;
 use crate::wal::{SegmentSize, WalFileName};
 use walarchive_storage::{Store, Write};
+
+/// When to give a sign of life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Renew {
+    /// If the last one is no longer young.
+    IfDue,
+    /// In any case.
+    Always,
+}
 
 /// How long a standby waits with a file of a timeline that the holder is not on, before it is refused: for the end of its own
 /// recovery, or for the server that it follows to take the lease.
@@ -32,15 +41,6 @@ const PROMOTION: Duration = if cfg!(test) {
 /// How often it looks meanwhile whether its recovery has ended, which costs nothing, and who the holder is.
 const LOOK_FOR_PROMOTION: Duration = Duration::from_millis(50);
 const LOOK_FOR_HOLDER: Duration = Duration::from_secs(1);
-
-/// When to give a sign of life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Renew {
-    /// If the last one is no longer young.
-    IfDue,
-    /// In any case.
-    Always,
-}
 
 /// One server and one repository.
 #[derive(Debug)]
@@ -210,12 +210,11 @@ impl Writer {
     /// Note whether the server is a standby, or recovers without being one, so that it is known once it is promoted. To be
     /// called while it is in recovery.
     pub async fn note_recovery(&self) -> Result<()> {
-        let exists = |name: &str| self.data_dir.join(name).exists();
-        let standby = exists(STANDBY_SIGNAL);
+        let standby = is_standby(&self.data_dir);
         let known = Instance::read(&self.data_dir)?;
         let unchanged = match &known {
             Some(instance) if standby => instance.standby && instance.place == Place::of(&self.data_dir).ok(),
-            Some(instance) => !(exists(RECOVERY_SIGNAL) && instance.standby),
+            Some(instance) => !(instance.standby && is_recovering_only(&self.data_dir)),
             None => !standby,
         };
         if unchanged {

@@ -14,10 +14,17 @@ use super::clock::{Moment, random};
 use super::place::{Place, Sameness};
 use super::record::{Lease, VERSION};
 use super::{STALE, VALID};
+use crate::data_dir::wal_directory;
 use crate::error::{Error, Result};
 
-/// Its name. No base backup, of whatever program, has the content of `pg_wal`, and `pg_verifybackup` does not look at it.
-pub const FILE: &str = "pg_wal/walarchive.instance";
+/// Its name in the directory of WAL. No base backup, of whatever program, has the content of that directory, and
+/// `pg_verifybackup` does not look at it.
+const FILE: &str = "walarchive.instance";
+
+/// Where it is in a data directory.
+pub fn file(data_dir: &Path) -> PathBuf {
+    wal_directory(data_dir).join(FILE)
+}
 
 /// More than the file ever has, in bytes.
 const LIMIT: u64 = 256 << 10;
@@ -173,7 +180,7 @@ impl Instance {
 
     /// The file of a data directory; none if there is none, or it is of no use.
     pub(super) fn read(data_dir: &Path) -> Result<Option<Self>> {
-        let path = data_dir.join(FILE);
+        let path = file(data_dir);
         let content = match std::fs::metadata(&path) {
             Ok(meta) if meta.len() <= LIMIT => std::fs::read(&path),
             Ok(_) => return Ok(None),
@@ -253,8 +260,8 @@ impl Instance {
 
     /// Write it, so that it outlasts a crash of the machine. If root writes it, it belongs to the owner of the directory.
     pub(super) fn write(&self, data_dir: &Path) -> Result<()> {
-        let new = data_dir.join(format!("{FILE}.new"));
-        let path = data_dir.join(FILE);
+        let new = file(data_dir).with_extension("instance.new");
+        let path = file(data_dir);
         let failed = |error| Error::io("write", &path, error);
         let text = serde_json::to_vec_pretty(self).map_err(|error| failed(error.into()))?;
         let mut file = create(&new, data_dir).map_err(failed)?;
@@ -285,7 +292,7 @@ fn create(path: &Path, data_dir: &Path) -> std::io::Result<File> {
 
 /// The lock of the file, for as long as the returned value lives. It is a file of its own, as the other one is replaced.
 pub(super) async fn lock(data_dir: &Path) -> Result<Flock<File>> {
-    let path: PathBuf = data_dir.join(format!("{FILE}.lock"));
+    let path: PathBuf = file(data_dir).with_extension("instance.lock");
     let mut file = create(&path, data_dir).map_err(|error| Error::io("open", &path, error))?;
     let deadline = tokio::time::Instant::now() + LOCK;
     loop {

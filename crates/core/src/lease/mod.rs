@@ -8,7 +8,7 @@
 //!   token that is drawn each time.
 //!
 //! # Who is who
-//! A data directory has a file, [`FILE`], with a random identity, the place where it is (the inodes of its own directories, the
+//! A data directory has a file, [`file`], with a random identity, the place where it is (the inodes of its own directories, the
 //! path, the machine), and the last tokens that it wrote. It is in `pg_wal`, so no backup has it. A server is the same instance if the place is the
 //! same and the store shows one of its own tokens: so neither a copy (another place) nor a snapshot on a cloned machine (the
 //! original has drawn tokens since) passes for the original. A volume that came to another machine is one in between: it waits
@@ -46,7 +46,7 @@ pub use branches::{Branch, other_branches};
 pub use clock::Moment;
 pub use decide::{How, Situation};
 pub use fence::follower;
-pub use instance::{FILE, mark_restored, promised, request_take_over};
+pub use instance::{file, mark_restored, promised, request_take_over};
 pub use record::{Alive, Holder, Lease};
 pub use refuse::outlook;
 pub use status::{LeaseStatus, status};

@@ -31,8 +31,8 @@ fn store() -> Store {
     Store::of(Arc::new(InMemory::new()), "memory:")
 }
 
-/// A directory that looks like a data directory. In memory, where there is such a place: on a busy disk a renewal may take longer
-/// than the leases here last.
+/// A directory that looks like a data directory. In memory, where there is such a place: on a busy disk a renewal may take
+/// longer than the leases here last.
 fn data_dir() -> TempDir {
     let memory = Path::new("/dev/shm");
     let dir = match memory.is_dir() {
@@ -49,7 +49,7 @@ fn data_dir() -> TempDir {
 /// As `cp -a` does.
 fn copy(of: &Path) -> TempDir {
     let dir = data_dir();
-    std::fs::copy(of.join(FILE), dir.path().join(FILE)).expect("copied");
+    std::fs::copy(file(of), file(dir.path())).expect("copied");
     dir
 }
 
@@ -124,15 +124,15 @@ async fn a_snapshot_of_the_whole_machine_is_no_original() {
     let (store, dir) = (store(), data_dir());
     let original = writer(&store, dir.path(), 1);
     original.permit(Write::Object).await.expect("the first");
-    let snapshot = std::fs::read(dir.path().join(FILE)).expect("read");
+    let snapshot = std::fs::read(file(dir.path())).expect("read");
     live(&original, TICK * 2).await;
-    let now = std::fs::read(dir.path().join(FILE)).expect("read");
-    std::fs::write(dir.path().join(FILE), &snapshot).expect("written");
+    let now = std::fs::read(file(dir.path())).expect("read");
+    std::fs::write(file(dir.path()), &snapshot).expect("written");
     // Its note of the last renewal is of another time.
     tokio::time::sleep(TICK * VALID).await;
     let says = reason(permit(&store, dir.path(), 1).await);
     assert!(says.contains("goes on by itself once"), "{says}");
-    std::fs::write(dir.path().join(FILE), now).expect("written");
+    std::fs::write(file(dir.path()), now).expect("written");
     permit(&store, dir.path(), 1).await.expect("the original");
 }
 
@@ -397,7 +397,7 @@ fn the_file_of_a_copy_begins_anew() {
     let (again, _) = Instance::of(dir.path()).expect("read");
     let (other, _) = Instance::of(copied.path()).expect("read");
     assert!(again.id == instance.id && other.id != instance.id);
-    std::fs::write(dir.path().join(FILE), "{").expect("written");
+    std::fs::write(file(dir.path()), "{").expect("written");
     assert!(Instance::of(dir.path()).expect("read").0.id != instance.id);
 }
 

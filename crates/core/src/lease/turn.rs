@@ -20,7 +20,7 @@ use walarchive_storage::{CreateOnly, Created};
 /// what it wrote is there.
 const READ_BACK: Duration = Duration::from_secs(2);
 
-/// By what right a server holds the lease whose name was overwritten.
+/// The right of a server to the lease after its name was overwritten.
 const OVERWRITTEN: &str = "its name was overwritten, and it held the lease before";
 
 /// The result of a look, and when it began and ended: the lease was so at some moment in between.

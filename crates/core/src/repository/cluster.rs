@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::repository::description;
 use crate::repository::layout::{self, Key};
+use crate::version;
 use crate::wal::SegmentSize;
 use walarchive_storage::{CreateOnly, Created, Store};
 
@@ -19,7 +20,7 @@ const LIMIT: u64 = 64 << 10;
 pub struct ClusterIdentity {
     /// From `pg_control`.
     pub system_identifier: u64,
-    /// PostgreSQL's major version, for example 15.
+    /// PostgreSQL's major version, for example 15; see [`version`].
     pub major_version: u32,
     /// `wal_segment_size`.
     pub segment_size: SegmentSize,
@@ -107,7 +108,8 @@ fn check(store: &Store, content: &[u8], identity: &ClusterIdentity) -> Result<()
     } else if file.pg_major_version != identity.major_version {
         format!(
             "It is of PostgreSQL {}, this cluster is of {}.",
-            file.pg_major_version, identity.major_version
+            version::name(file.pg_major_version),
+            version::name(identity.major_version)
         )
     } else if file.wal_segment_size != identity.segment_size.bytes() {
         return Err(other_segment_size(store, file.wal_segment_size, identity.segment_size));

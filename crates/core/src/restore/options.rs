@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::directory::links::LinkMap;
 use super::directory::owner::Owner;
 use super::directory::tablespaces::TablespaceMap;
+use super::mask::Mask;
 use super::settings::RecoverySettings;
 
 /// Everything but which backup and where to.
@@ -30,8 +31,11 @@ pub struct RestoreOptions {
     pub owner: Option<Owner>,
     /// Refuse at once if the file systems have too little room.
     pub check_space: bool,
-    /// Names or OIDs of databases; the relations of others come back as files of zeros. All of them if empty.
+    /// Names or OIDs of databases, or `DATABASE/SCHEMA.TABLE`; the relations of others come back as files of zeros. All of
+    /// them if empty.
     pub databases: Vec<String>,
+    /// Only the files whose paths it takes come, which is no data directory that a server starts on, unless all do.
+    pub mask: Option<Mask>,
 }
 
 /// The expected state of the target.
@@ -67,6 +71,7 @@ impl Default for RestoreOptions {
             owner: None,
             check_space: true,
             databases: Vec::new(),
+            mask: None,
         }
     }
 }

@@ -38,7 +38,7 @@ pub struct Outlook {
 
 /// Is the target within reach?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Found {
+enum TargetSeen {
     Yes,
     No,
     /// It was not looked for.
@@ -85,7 +85,7 @@ pub(super) async fn look(
     let contents = look_ahead(store, &inventory, &reach, link.sentinel.system_identifier, transaction).await?;
     let found = find(recovery, &reach, &contents, link.sentinel.finish_lsn);
     if let Some(hole) = &reach.hole {
-        if found == Found::No && recovery.mode == RecoveryMode::Recovery && !allow_gap {
+        if found == TargetSeen::No && recovery.mode == RecoveryMode::Recovery && !allow_gap {
             return Err(refused(recovery, &reach, hole, contents.last_time));
         }
         notes.push(format!(
@@ -93,7 +93,7 @@ pub(super) async fn look(
             missing(hole),
             reach.end
         ));
-    } else if found == Found::No {
+    } else if found == TargetSeen::No {
         notes.push(beyond(recovery, &reach, &contents));
     }
     if let Some((segment, problem)) = &contents.damaged {
@@ -117,7 +117,7 @@ pub(super) async fn look(
         end: reach.end,
         timeline: reach.timeline,
         last_time: contents.last_time,
-        falls_short: found == Found::No,
+        falls_short: found == TargetSeen::No,
         parameters: contents.parameters,
         tablespaces: contents.tablespaces,
     }))
@@ -132,25 +132,25 @@ fn history(inventory: &Inventory, timeline: u32, target: TargetTimeline) -> Time
     }
 }
 
-fn find(recovery: &RecoverySettings, reach: &Reach, contents: &Contents, finish: Lsn) -> Found {
-    let is = |found: bool| if found { Found::Yes } else { Found::No };
+fn find(recovery: &RecoverySettings, reach: &Reach, contents: &Contents, finish: Lsn) -> TargetSeen {
+    let is = |found: bool| if found { TargetSeen::Yes } else { TargetSeen::No };
     let is_within = |found: bool| match (found, contents.is_all) {
-        (true, _) => Found::Yes,
-        (false, true) => Found::No,
-        (false, false) => Found::Unknown,
+        (true, _) => TargetSeen::Yes,
+        (false, true) => TargetSeen::No,
+        (false, false) => TargetSeen::Unknown,
     };
     if reach.end < finish {
-        return Found::No;
+        return TargetSeen::No;
     }
     match &recovery.target.target {
         RestoreTarget::Latest => is(reach.hole.is_none()),
-        RestoreTarget::Immediate => Found::Yes,
+        RestoreTarget::Immediate => TargetSeen::Yes,
         RestoreTarget::Lsn(lsn) => is(*lsn < reach.end),
         // Recovery knows that it is there when it sees something later.
         RestoreTarget::Time(time) => match contents.last_time {
             Some(last) if recovery.target.inclusive => is(last > *time),
             Some(last) => is(last >= *time),
-            None => Found::Unknown,
+            None => TargetSeen::Unknown,
         },
         RestoreTarget::Name(name) => is_within(contents.restore_points.contains(name)),
         RestoreTarget::Xid(_) => is_within(contents.may_end_transaction),

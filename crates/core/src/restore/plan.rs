@@ -8,6 +8,7 @@ use super::directory::existing::Figures;
 use super::directory::links::MappedLink;
 use super::directory::owner::Owner;
 use super::directory::tablespaces::Tablespace;
+use super::mask::Mask;
 use super::options::RestoreMode;
 use super::outlook::Outlook;
 use super::settings::RecoverySettings;
@@ -116,6 +117,7 @@ pub struct RestorePlan {
     pub fetched_files: u64,
     pub(crate) manifest: Option<ManifestInfo>,
     pub(crate) owner: Option<Owner>,
+    pub(crate) mask: Option<Mask>,
     pub(crate) databases: Databases,
     /// Figures about the files that are in the target already.
     pub(crate) existing: Option<Figures>,

@@ -13,6 +13,7 @@ use super::directory::{condition, existing, links, locations, owner, space, tabl
 use super::narrow::narrow;
 use super::options::{RestoreMode, RestoreOptions};
 use super::plan::{Fetch, Held, PlannedRestore, RestorePlan};
+use super::target::RestoreTarget;
 use super::{beside, outlook};
 use crate::blocking::blocking;
 use crate::data_dir::TABLESPACE_MAP;
@@ -30,12 +31,13 @@ use crate::stored::survey::Survey;
 use crate::stored::table::Table;
 use crate::stored::tars::{Tar, TarKind, list_tars};
 use crate::stored::{chain, contents};
+use crate::version;
 use walarchive_storage::Store;
 
 /// More than any tablespace map has, in bytes.
 const MAP_LIMIT: u64 = 16 << 20;
-/// The first version with `recovery.signal`.
-const RECOVERY_SIGNAL_SINCE: u32 = 120_000;
+/// The first major version with `recovery_target_lsn`.
+const TARGET_LSN_SINCE: u32 = 10;
 
 /// Find out everything about the restore of a backup into `target`, and refuse what cannot be done. Writes nothing.
 pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOptions) -> Result<PlannedRestore> {
@@ -43,8 +45,8 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
     let links = chain::links(store, backup).await?;
     let sentinel = links[0].sentinel.clone();
     check_cluster(store, &links).await?;
-    check_version(&sentinel, &options)?;
     let mut notes = Vec::new();
+    check_version(&sentinel, &options, &mut notes)?;
     chain::check_timelines(store, &links, &mut notes).await?;
     let place = Place::find(store, backup, target, &sentinel, &options).await?;
     let outlook = match &options.recovery {
@@ -72,7 +74,7 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
     }
     let (place, table, existing) = compare(place, table, &options).await?;
     let (existing, kept) = existing.map(|found| (found.figures, found.kept)).unzip();
-    notes.extend(existing.as_ref().and_then(Figures::note));
+    notes.extend(existing.as_ref().and_then(|found| found.note(place.major)));
     notes.extend(existing.as_ref().and_then(Figures::note_of_others));
     let (table, levels) = leave_out(store, table, levels, kept.as_ref()).await?;
     if options.check_space && options.mode != RestoreMode::VerifyOnly {
@@ -92,6 +94,7 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
         archive_off: options.archive_off,
         mode: options.mode,
         owner: options.owner,
+        mask: options.mask,
         databases: survey.databases,
         existing,
         major: place.major,
@@ -110,17 +113,37 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
     Ok(PlannedRestore { plan, held, fetch })
 }
 
-fn check_version(sentinel: &Sentinel, options: &RestoreOptions) -> Result<()> {
-    if options.recovery.is_none() || !(1..RECOVERY_SIGNAL_SINCE).contains(&sentinel.pg_version) {
+/// Can a server of the backup's version do what it is to be told? `notes` gets what it does in another way than later ones.
+fn check_version(sentinel: &Sentinel, options: &RestoreOptions, notes: &mut Vec<String>) -> Result<()> {
+    let Some(recovery) = options.recovery.as_ref().filter(|_| sentinel.pg_version > 0) else {
         return Ok(());
+    };
+    let Some(major) = version::of_number(sentinel.pg_version) else {
+        return Err(Error::refused(
+            format!(
+                "recovery settings are not written for a server of version {}",
+                sentinel.pg_version
+            ),
+            format!(
+                "Use --no-recovery and write recovery.conf by hand. Versions from {} on are known.",
+                version::name(version::OLDEST)
+            ),
+        ));
+    };
+    let is_to_lsn = matches!(recovery.target.target, RestoreTarget::Lsn(_));
+    if is_to_lsn && major < TARGET_LSN_SINCE {
+        return Err(Error::refused(
+            format!("PostgreSQL {} cannot recover to an LSN", version::name(major)),
+            "PostgreSQL can do so from 10 on. Give a time, a restore point or a transaction ID.",
+        ));
     }
-    Err(Error::refused(
-        format!(
-            "recovery settings are not written for a server of version {}",
-            sentinel.pg_version
-        ),
-        "Use --no-recovery and write recovery.conf by hand, as servers before 12 want it.",
-    ))
+    if major == version::OLDEST && recovery.pauses() {
+        notes.push(
+            "PostgreSQL 9.6 pauses at the target only with hot_standby = on. The default is off, and then it shuts down there."
+                .to_owned(),
+        );
+    }
+    Ok(())
 }
 
 /// Compare the files in the target, if there are any, with those of the backup.
@@ -233,13 +256,13 @@ impl Place {
                     .links
                     .resolve(&find_backup(store, backup).await?.metadata.links)?,
             },
-            major: sentinel.pg_version / 10_000,
+            major: version::of_number(sentinel.pg_version).unwrap_or(0),
             directories: Directories::default(),
             condition: None,
         };
         place.target = match options.mode {
             RestoreMode::VerifyOnly => return Ok(place),
-            mode => vacant::check_directories(target, &place.tablespaces, mode)?,
+            mode => vacant::check_directories(target, &place.tablespaces, mode, place.major)?,
         };
         place.directories = Directories::find(&place.target, &place.tablespaces)?;
         let accepted = options.tablespace_map.accepts_originals();
@@ -255,6 +278,7 @@ impl Place {
         place.directories.wal = wal_directory::find(
             options.wal_directory.as_deref(),
             &place.target,
+            place.major,
             &place.directories,
             &taken,
             options.mode == RestoreMode::Delta,

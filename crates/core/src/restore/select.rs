@@ -253,7 +253,13 @@ mod tests {
         let mut silent = backups();
         silent[2].metadata.next_xid = None;
         let selection = select_backup(&silent, "LATEST", &RestoreTarget::Xid(1), None).expect("chosen");
-        assert!(selection.backup.name == "two" && selection.notes.iter().any(|note| note.contains("does not say")));
+        assert!(
+            selection.backup.name == "two"
+                && selection
+                    .notes
+                    .iter()
+                    .any(|note| note.contains("does not tell its last transaction"))
+        );
     }
 
     #[test]

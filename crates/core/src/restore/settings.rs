@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use walarchive_storage::StorageConfig;
 
-use super::target::{RecoveryTarget, RestoreTarget};
-use crate::data_dir::{RECOVERY_SIGNAL, STANDBY_SIGNAL};
+use super::target::{RecoveryTarget, RestoreTarget, TargetAction, TargetTimeline};
+use crate::data_dir::{RECOVERY_SIGNAL, STANDBY_SIGNAL, has_recovery_conf};
 
 /// The settings of the five kinds of target.
 const TARGETS: [&str; 5] = [
@@ -90,22 +90,60 @@ impl RecoverySettings {
             .filter(|name| chosen.as_ref().is_none_or(|(chosen, _)| chosen != name));
         values.extend(unset.map(|name| (name, String::new())));
         values.extend(chosen);
-        values.push((
-            "recovery_target_inclusive",
-            if target.inclusive { "on" } else { "off" }.to_owned(),
-        ));
+        values.push(("recovery_target_inclusive", on_or_off(target.inclusive)));
         values.push(("recovery_target_timeline", target.timeline.to_string()));
         values.push(("recovery_target_action", target.action.to_string()));
-        values
-            .into_iter()
-            .map(|(name, value)| format!("{name} = {}", quote(&value)))
-            .collect()
+        lines(values)
+    }
+
+    /// The lines for a server of this major version: those of `recovery.conf` up to PostgreSQL 11, and of `postgresql.auto.conf`
+    /// for later ones.
+    pub fn lines(&self, major: u32) -> Vec<String> {
+        match has_recovery_conf(major) {
+            true => self.recovery_conf(),
+            false => self.settings(),
+        }
+    }
+
+    /// The lines of `recovery.conf`, which holds nothing else. It knows no empty target, and no timeline "current": that is the
+    /// default there.
+    fn recovery_conf(&self) -> Vec<String> {
+        let target = &self.target;
+        let is_standby = self.mode == RecoveryMode::Standby;
+        let mut values = Vec::new();
+        values.extend(is_standby.then(|| ("standby_mode", "on".to_owned())));
+        values.push(("restore_command", self.restore_command.to_string()));
+        if let Some(chosen) = target.target.setting() {
+            values.push(chosen);
+            values.push(("recovery_target_inclusive", on_or_off(target.inclusive)));
+            values.push(("recovery_target_action", target.action.to_string()));
+        }
+        if target.timeline != TargetTimeline::Current {
+            values.push(("recovery_target_timeline", target.timeline.to_string()));
+        }
+        lines(values)
+    }
+
+    /// Is the server to pause when it has reached its target?
+    pub fn pauses(&self) -> bool {
+        self.has_target() && self.mode == RecoveryMode::Recovery && self.target.action == TargetAction::Pause
     }
 
     /// Does recovery have a target, so that the action matters?
     pub fn has_target(&self) -> bool {
         self.target.target != RestoreTarget::Latest
     }
+}
+
+fn on_or_off(value: bool) -> String {
+    if value { "on" } else { "off" }.to_owned()
+}
+
+fn lines(values: Vec<(&str, String)>) -> Vec<String> {
+    let values = values.into_iter();
+    values
+        .map(|(name, value)| format!("{name} = {}", quote(&value)))
+        .collect()
 }
 
 /// A value for a configuration file.

@@ -10,6 +10,7 @@ use super::options::RestoreMode;
 use super::outlook::Outlook;
 use super::plan::RestorePlan;
 use super::settings::RecoverySettings;
+use crate::data_dir::{RECOVERY_CONF, has_recovery_conf, wal_directory_name};
 use crate::printable::counted;
 
 impl RestorePlan {
@@ -29,7 +30,7 @@ impl fmt::Display for RestorePlan {
         if self.archive_off {
             writeln!(f, "archiving:    off, in postgresql.auto.conf")?;
         }
-        show_recovery(f, self.recovery.as_ref())?;
+        show_recovery(f, self.recovery.as_ref(), self.major)?;
         if let Some(outlook) = &self.outlook {
             show_outlook(f, outlook)?;
         }
@@ -59,7 +60,8 @@ impl RestorePlan {
     fn show_places(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "directory:    {}", self.target.display())?;
         if let Some(wal) = &self.wal_directory {
-            writeln!(f, "pg_wal:       a link to {}", wal.display())?;
+            let name = wal_directory_name(self.major);
+            writeln!(f, "{:<13} a link to {}", format!("{name}:"), wal.display())?;
         }
         for link in &self.links {
             writeln!(
@@ -156,17 +158,20 @@ impl RestorePlan {
     }
 }
 
-fn show_recovery(f: &mut fmt::Formatter<'_>, recovery: Option<&RecoverySettings>) -> fmt::Result {
+fn show_recovery(f: &mut fmt::Formatter<'_>, recovery: Option<&RecoverySettings>, major: u32) -> fmt::Result {
     let Some(recovery) = recovery else {
         return writeln!(f, "recovery:     no settings are written");
     };
-    writeln!(
-        f,
-        "recovery:     {}, and in postgresql.auto.conf:",
-        recovery.mode.file_name()
-    )?;
+    match has_recovery_conf(major) {
+        true => writeln!(f, "recovery:     in {RECOVERY_CONF}:")?,
+        false => writeln!(
+            f,
+            "recovery:     {}, and in postgresql.auto.conf:",
+            recovery.mode.file_name()
+        )?,
+    }
     recovery
-        .settings()
+        .lines(major)
         .iter()
         .try_for_each(|line| writeln!(f, "    {line}"))
 }

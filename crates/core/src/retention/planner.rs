@@ -24,6 +24,11 @@ pub fn plan(inventory: &Inventory, request: &Request, situation: &Situation) -> 
             Some(*what),
             situation,
         )),
+        Request::GarbageWithoutBackups(what) => {
+            let mut chosen = rules::of_garbage(inventory, *what);
+            chosen.wal_without_backups = chosen.wal;
+            Ok(keeping(inventory, chosen, Some(*what), situation))
+        }
         Request::Rule(rule) => {
             let chosen = rules::choose(inventory, rule, situation)?;
             Ok(keeping(inventory, chosen, None, situation))
@@ -70,7 +75,10 @@ fn keeping(inventory: &Inventory, chosen: Chosen, garbage: Option<Garbage>, situ
         plan.notes
             .push("A backup is about to start; no WAL is deleted.".to_owned());
     } else if chosen.wal {
-        let need = Need::new(inventory, &keep, &running, situation.now);
+        let mut need = Need::new(inventory, &keep, &running, situation.now);
+        if chosen.wal_without_backups {
+            need.do_without_backups(inventory, &running);
+        }
         plan.actions.extend(wal(inventory, &need));
         plan.continuous = need.continuous(inventory);
     }

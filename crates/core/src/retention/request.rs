@@ -188,8 +188,10 @@ pub enum Rule {
 pub enum Request {
     /// Objects that a rule does not keep.
     Rule(Rule),
-    /// Objects that are of no use to any backup.
+    /// Objects that are of no use to any backup. WAL is only deleted if a backup is there that is not permanent.
     Garbage(Garbage),
+    /// The same, and without such a backup all WAL but that of the permanent ones.
+    GarbageWithoutBackups(Garbage),
     /// One backup, with its dependants. WAL stays.
     Target {
         /// The backup.

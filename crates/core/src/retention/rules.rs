@@ -29,6 +29,8 @@ pub(super) struct Chosen {
     pub(super) line: Option<DateTime<Utc>>,
     /// WAL that is not needed goes.
     pub(super) wal: bool,
+    /// It goes even if no backup stays that needs what follows it.
+    pub(super) wal_without_backups: bool,
     pub(super) notes: Vec<String>,
 }
 
@@ -39,6 +41,7 @@ impl Chosen {
             why: why.into(),
             line: None,
             wal: false,
+            wal_without_backups: false,
             notes: Vec::new(),
         }
     }

@@ -14,9 +14,13 @@ use walarchive_storage::{Pending, PendingUpload, Store};
 /// Those that the request may concern, and what the user should know if the store does not say.
 pub(super) async fn pending(store: &Store, request: &Request) -> Result<(Vec<PendingUpload>, Vec<String>)> {
     let folders: &[&str] = match request {
-        Request::Garbage(Garbage::Archives) => &[&layout::WAL_FOLDER],
-        Request::Garbage(Garbage::Backups) => &[&layout::BACKUPS_FOLDER],
-        Request::Garbage(Garbage::All) | Request::Everything { .. } => {
+        Request::Garbage(Garbage::Archives) | Request::GarbageWithoutBackups(Garbage::Archives) => {
+            &[&layout::WAL_FOLDER]
+        }
+        Request::Garbage(Garbage::Backups) | Request::GarbageWithoutBackups(Garbage::Backups) => {
+            &[&layout::BACKUPS_FOLDER]
+        }
+        Request::Garbage(Garbage::All) | Request::GarbageWithoutBackups(Garbage::All) | Request::Everything { .. } => {
             &[&layout::BACKUPS_FOLDER, &layout::WAL_FOLDER, &layout::OWN_FOLDER]
         }
         _ => &[],

@@ -8,7 +8,7 @@ use super::keep::{Keep, KeptWal, Running};
 use super::plan::ABANDONED_AFTER;
 use crate::lsn::Lsn;
 use crate::repository::inventory::{BackupInfo, Inventory, parse_name};
-use crate::wal::{Segment, WalFileName};
+use crate::wal::Segment;
 
 /// A backup that needs all WAL from its start on.
 struct Anchor {
@@ -24,7 +24,8 @@ struct Anchor {
 /// The WAL that is needed.
 pub(super) struct Need {
     size: crate::wal::SegmentSize,
-    now: DateTime<Utc>,
+    /// Where no backup leads, what was written after this stays: the first backup may be about to begin there.
+    young_since: DateTime<Utc>,
     /// Segments from this number on are needed, by timeline.
     floors: BTreeMap<u32, u64>,
     /// On a timeline that is not among those; none if no backup stays, and nothing is known to be of no use.
@@ -42,7 +43,7 @@ impl Need {
         let size = inventory.segment_size;
         let mut need = Need {
             size,
-            now,
+            young_since: now - ABANDONED_AFTER,
             floors: BTreeMap::new(),
             floor: None,
             points: BTreeMap::new(),
@@ -65,17 +66,32 @@ impl Need {
         if anchors.is_empty() {
             return need;
         }
+        need.anchor(inventory, anchors, running);
+        need
+    }
+
+    /// If no backup stays that needs all that follows it, only what those that stay need themselves is needed, and what one that
+    /// is being taken needs.
+    pub(super) fn do_without_backups(&mut self, inventory: &Inventory, running: &[Running]) {
+        if self.is_known() {
+            return;
+        }
+        self.anchor(inventory, Vec::new(), running);
+        self.floor.get_or_insert(u64::MAX);
+        self.young_since = DateTime::<Utc>::MAX_UTC;
+    }
+
+    fn anchor(&mut self, inventory: &Inventory, mut anchors: Vec<Anchor>, running: &[Running]) {
         for backup in running {
-            need.timelines.insert(backup.start.timeline);
+            self.timelines.insert(backup.start.timeline);
             anchors.push(Anchor {
                 timeline: Some(backup.start.timeline),
-                start: backup.start.number(size),
-                start_lsn: backup.start.start(size),
+                start: backup.start.number(self.size),
+                start_lsn: backup.start.start(self.size),
             });
         }
-        need.floor = anchors.iter().map(|anchor| anchor.start).min();
-        need.set_floors(inventory, &anchors);
-        need
+        self.floor = anchors.iter().map(|anchor| anchor.start).min();
+        self.set_floors(inventory, &anchors);
     }
 
     fn set_floors(&mut self, inventory: &Inventory, anchors: &[Anchor]) {
@@ -113,7 +129,7 @@ impl Need {
         let number = segment.number(self.size);
         let floor = self.floors.get(&segment.timeline).copied();
         // On a timeline without backups the first one may be about to begin.
-        let young = floor.is_none() && written > self.now - ABANDONED_AFTER;
+        let young = floor.is_none() && written > self.young_since;
         young
             || floor.or(self.floor).is_none_or(|floor| number >= floor)
             || self
@@ -129,14 +145,7 @@ impl Need {
         wanted.extend(&self.timelines);
         wanted.extend(&self.reached);
         wanted.extend(inventory.damaged_histories.keys());
-        let histories: BTreeSet<u32> = inventory
-            .wal
-            .iter()
-            .filter_map(|object| match object.name {
-                WalFileName::History(timeline) => Some(timeline),
-                _ => None,
-            })
-            .collect();
+        let histories = inventory.history_files();
         wanted.extend(histories.last());
         // A server that looks for the latest timeline asks for the history file of one after the other, and stops at the first
         // that is missing: there must be no gap above a backup's.

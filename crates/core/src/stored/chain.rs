@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::formats::Sentinel;
 use crate::repository::inventory::parse_name;
 use crate::repository::{inventory, layout};
+use crate::version;
 use crate::wal::TimelineHistory;
 use walarchive_storage::Store;
 
@@ -82,7 +83,9 @@ fn unfit(child: &Sentinel, name: &str, parent: &Sentinel) -> Option<String> {
         && own != other
     {
         return Some(format!(
-            "It is of PostgreSQL {own}, but its parent \"{name}\" is of {other}."
+            "It is of PostgreSQL {}, but its parent \"{name}\" is of {}.",
+            version::name(own),
+            version::name(other)
         ));
     }
     if parent.finish_lsn > child.start_lsn {

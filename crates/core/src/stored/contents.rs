@@ -5,12 +5,13 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 
 use super::chain::{Link, without_metadata};
+use super::facts::Stored;
 use super::fetch::read_with;
 use super::level::{Kinds, Level, Taken, announced};
 use super::metadata::{FileFlags, LIMIT, listen_to, metadata_object};
 use super::names::{ListSource, NAMED, names};
 use super::survey::Survey;
-use super::table::{Stored, Table, TableBuilder, Twice};
+use super::table::{Table, TableBuilder, Twice};
 use super::tars::{Tar, TarKind, list_tars};
 use crate::error::{Error, Result};
 use crate::formats::files_metadata::Listener;

@@ -1,9 +1,13 @@
 //! Does a backup hold what no server starts without, and what no database can be used without?
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use super::databases::database_of;
 use crate::data_dir::PG_VERSION;
+use crate::places;
 
 /// More databases than any cluster has: those beyond are not looked at.
 const LIMIT: usize = 100_000;
@@ -32,9 +36,8 @@ impl Essential {
             Some(_) => {}
             None => {
                 self.has_version |= path == PG_VERSION.as_bytes();
-                // Up to PostgreSQL 9.6 it was called pg_clog.
-                let transactions = path.strip_prefix(b"pg_xact/").or(path.strip_prefix(b"pg_clog/"));
-                self.has_transactions |= transactions.is_some_and(|name| !name.is_empty());
+                let above = Path::new(OsStr::from_bytes(path)).parent();
+                self.has_transactions |= above.is_some_and(places::is_transactions);
             }
         }
     }
@@ -46,10 +49,12 @@ impl Essential {
         }
     }
 
-    /// The missing files, and why they matter, as a sentence. Nothing is asked of the databases `incomplete`.
-    pub(crate) fn missing(&self, incomplete: &[u32]) -> Vec<(String, String)> {
+    /// The files that a server of this major version misses, and why they matter, as a sentence. Nothing is asked of the databases
+    /// `incomplete`.
+    pub(crate) fn missing(&self, incomplete: &[u32], major: u32) -> Vec<(String, String)> {
         let mut missing = Vec::new();
-        let needed = [(self.has_version, PG_VERSION), (self.has_transactions, "pg_xact")];
+        let transactions = places::transactions(major);
+        let needed = [(self.has_version, PG_VERSION), (self.has_transactions, transactions)];
         for (_, what) in needed.iter().filter(|(is_there, _)| !is_there) {
             let detail = "It is not in the backup: a server does not start without it.";
             missing.push(((*what).to_owned(), detail.to_owned()));
@@ -78,7 +83,7 @@ mod tests {
     fn missing(paths: &[&str], incomplete: &[u32]) -> Vec<String> {
         let mut essential = Essential::default();
         paths.iter().for_each(|path| essential.note(path.as_bytes()));
-        let missing = essential.missing(incomplete).into_iter();
+        let missing = essential.missing(incomplete, 15).into_iter();
         missing.map(|(path, _)| path).collect()
     }
 
@@ -105,7 +110,7 @@ mod tests {
         whole[..2].iter().for_each(|path| named.note(path.as_bytes()));
         named.name(5);
         assert!(
-            named.missing(&[]).is_empty(),
+            named.missing(&[], 15).is_empty(),
             "template1 may have been made anew, with another OID"
         );
     }

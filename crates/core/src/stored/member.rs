@@ -3,8 +3,8 @@
 use std::fmt;
 
 use crate::data_dir::{
-    BACKUP_LABEL, BACKUP_MANIFEST, PG_CONTROL, PG_WAL, POSTMASTER_OPTS, POSTMASTER_PID, RECOVERY_SIGNAL,
-    STANDBY_SIGNAL, TABLESPACE_MAP,
+    BACKUP_LABEL, BACKUP_MANIFEST, PG_CONTROL, PG_WAL, PG_XLOG, POSTMASTER_OPTS, POSTMASTER_PID, RECOVERY_CONF,
+    RECOVERY_SIGNAL, STANDBY_SIGNAL, TABLESPACE_MAP,
 };
 use crate::error::{Error, Result};
 
@@ -15,9 +15,10 @@ pub(crate) const LONGEST_NAME: usize = 255;
 pub(crate) const MARKER: &str = "walarchive_restore.json";
 
 /// No backup holds these; if one did, the restored server would not start, or not do what it is asked for.
-const NEVER: [&str; 6] = [
+const NEVER: [&str; 7] = [
     POSTMASTER_PID,
     POSTMASTER_OPTS,
+    RECOVERY_CONF,
     RECOVERY_SIGNAL,
     STANDBY_SIGNAL,
     BACKUP_MANIFEST,
@@ -25,8 +26,9 @@ const NEVER: [&str; 6] = [
 ];
 
 /// Directories whose content no backup holds. WAL-G packs a link where one of them is a link; what is needed is the directory.
-const CONTENT_LEFT_OUT: [&str; 10] = [
+const CONTENT_LEFT_OUT: [&str; 11] = [
     PG_WAL,
+    PG_XLOG,
     "log",
     "pg_log",
     "pg_dynshmem",

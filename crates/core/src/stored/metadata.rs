@@ -5,8 +5,8 @@ use std::io::Read;
 use serde::Deserialize;
 use walarchive_storage::Store;
 
+use super::facts::Stored;
 use super::fetch::read_with;
-use super::table::Stored;
 use crate::error::Result;
 use crate::formats::files_metadata::{Listener, listen};
 use crate::repository::layout::{self, Key};

@@ -8,6 +8,7 @@ pub(crate) mod configuration;
 pub(crate) mod contents;
 pub(crate) mod databases;
 pub(crate) mod essential;
+pub(crate) mod facts;
 pub(crate) mod fetch;
 pub(crate) mod level;
 pub(crate) mod member;

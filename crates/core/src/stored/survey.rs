@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::databases::{Databases, database_of};
 use super::essential::Essential;
-use super::table::Content;
+use super::facts::Content;
 
 /// More tablespaces and databases than any cluster has: what is in more of them counts for the data directory.
 const LIMIT: usize = 100_000;

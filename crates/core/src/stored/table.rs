@@ -6,10 +6,10 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::unix::ffi::OsStrExt;
 
-use super::level::Taken;
+use super::facts::{Content, Expected, Found, Stored, Sum};
 use super::member::MemberPath;
 use crate::formats::FILES_LIMIT;
-use crate::formats::manifest::{ChecksumAlgorithm, Checksummer, ManifestFile};
+use crate::formats::manifest::ManifestFile;
 
 /// Stands for a path.
 pub(crate) type PathHash = u128;
@@ -61,15 +61,6 @@ impl FileRow {
     }
 }
 
-/// The manifest's entry for a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Expected {
-    /// In bytes.
-    pub(crate) size: u64,
-    /// None if the manifest has none that is known.
-    pub(crate) sum: Option<Sum>,
-}
-
 /// The manifest's knowledge of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Listing {
@@ -96,63 +87,6 @@ impl Listing {
         match self {
             Listing::Listed(expected) => Some(expected),
             Listing::NoManifest | Listing::Unlisted => None,
-        }
-    }
-}
-
-/// A checksum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sum {
-    Crc32c(u32),
-    Sha256([u8; 32]),
-}
-
-impl Sum {
-    fn of(algorithm: ChecksumAlgorithm, bytes: &[u8]) -> Option<Self> {
-        match algorithm {
-            ChecksumAlgorithm::Crc32c => bytes
-                .try_into()
-                .ok()
-                .map(|bytes| Sum::Crc32c(u32::from_le_bytes(bytes))),
-            ChecksumAlgorithm::Sha256 => bytes.try_into().ok().map(Sum::Sha256),
-        }
-    }
-
-    /// Of no bytes yet, in the same algorithm.
-    pub(crate) fn begin(self) -> Checksummer {
-        Checksummer::new(match self {
-            Sum::Crc32c(_) => ChecksumAlgorithm::Crc32c,
-            Sum::Sha256(_) => ChecksumAlgorithm::Sha256,
-        })
-    }
-
-    pub(crate) fn is(self, content: Checksummer) -> bool {
-        let bytes = content.finish();
-        match self {
-            Sum::Crc32c(sum) => bytes == sum.to_le_bytes(),
-            Sum::Sha256(sum) => bytes == sum,
-        }
-    }
-}
-
-/// How a backup has a file, as its files metadata says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stored {
-    /// Whole, in a tar.
-    Full,
-    /// As an increment, in a tar.
-    Increment,
-    /// Unchanged since the parent, in no tar.
-    Skipped,
-}
-
-impl Stored {
-    /// How it is taken from that backup; none if the backup does not hold it.
-    pub(crate) fn taken(self) -> Option<Taken> {
-        match self {
-            Stored::Full => Some(Taken::Full),
-            Stored::Increment => Some(Taken::Increment),
-            Stored::Skipped => None,
         }
     }
 }
@@ -236,36 +170,10 @@ impl Table {
     }
 }
 
-/// The numbers of a member in the table.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Found {
-    /// In the manifest; where there is none, as `described`.
-    pub(crate) own: Option<usize>,
-    /// In the files metadata.
-    pub(crate) described: Option<usize>,
-}
-
-impl Found {
-    /// The number that stands for it.
-    pub(crate) fn number(self) -> Option<usize> {
-        self.own.or(self.described)
-    }
-}
-
-/// How a file comes back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Content {
-    Whole,
-    /// The file is there, and reads as zeros: it is of a database that was not asked for.
-    LeftOut,
-}
-
-impl Content {
-    fn flag(self) -> u8 {
-        match self {
-            Content::Whole => 0,
-            Content::LeftOut => LEFT_OUT,
-        }
+fn flag(content: Content) -> u8 {
+    match content {
+        Content::Whole => 0,
+        Content::LeftOut => LEFT_OUT,
     }
 }
 
@@ -308,7 +216,7 @@ impl TableBuilder {
             key: self.keys.of(path.trim_matches('/').as_bytes()),
             size: 0,
             sum: 0,
-            flags: content.flag()
+            flags: flag(content)
                 | match stored {
                     Stored::Full => DESCRIBED,
                     Stored::Increment => DESCRIBED | INCREMENTED,
@@ -353,7 +261,7 @@ impl TableBuilder {
                 self.shas.push(sha);
             }
         }
-        flags |= content.flag();
+        flags |= flag(content);
         let known = self.entries[..self.sorted].binary_search_by_key(&key, |entry| entry.key);
         match known.ok().and_then(|at| self.entries.get_mut(at)) {
             Some(entry) if entry.has(LISTED) => return Err(Twice),
@@ -402,6 +310,7 @@ impl TableBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::formats::manifest::ChecksumAlgorithm;
 
     fn listed(path: &str, checksum: Option<(ChecksumAlgorithm, Vec<u8>)>) -> ManifestFile {
         ManifestFile {

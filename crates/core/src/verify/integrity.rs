@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{Archiving, Live, VerifyStatus};
+use crate::error::{Error, Result};
 use crate::repository::inventory::{BackupInfo, Inventory, SegmentRange};
 use crate::wal::TimelineHistory;
 
@@ -56,7 +57,7 @@ pub struct IntegrityRow {
 
 /// With the field names of WAL-G.
 impl Serialize for IntegrityRow {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct Row {
             timeline_id: u32,
@@ -106,10 +107,8 @@ struct Stretch {
 /// WAL begins with the oldest backup that keeps more than what it needs itself, as permanent ones do not; what they need is
 /// looked at too. With such alone it begins with the newest of them, without any with the first segment there is.
 pub fn integrity(inventory: &Inventory, live: &Live) -> Integrity {
-    let mut details = Vec::new();
-    if let Some((history, end)) = way(inventory, live) {
-        let stretches = stretches(inventory, &history, end);
-        let backups = backups_on(inventory, &history);
+    let wanted = |history: &TimelineHistory, end: u64, stretches: &[Stretch]| {
+        let backups = backups_on(inventory, history);
         let number = |backup: &BackupInfo| backup.metadata.start_lsn.0 / inventory.segment_size.bytes();
         let own_only = |backup: &&&BackupInfo| inventory.keeps_its_own_wal_only(backup);
         let points = || backups.iter().filter(own_only);
@@ -120,7 +119,7 @@ pub fn integrity(inventory: &Inventory, live: &Live) -> Integrity {
             .min();
         let start = oldest
             .or_else(|| points().map(|backup| number(backup)).max())
-            .or_else(|| first_known(inventory, live, &stretches));
+            .or_else(|| first_known(inventory, live, stretches));
         let start = start.unwrap_or(end);
         let mut wanted: Vec<(u64, u64)> = points()
             .filter_map(|backup| {
@@ -130,6 +129,56 @@ pub fn integrity(inventory: &Inventory, live: &Live) -> Integrity {
             .collect();
         wanted.sort_unstable();
         wanted.push((start, end));
+        wanted
+    };
+    let way = way(inventory, live);
+    over(
+        inventory,
+        live,
+        way.map(|(history, end)| {
+            let stretches = stretches(inventory, &history, end);
+            let wanted = wanted(&history, end, &stretches);
+            Way { stretches, wanted }
+        }),
+    )
+}
+
+/// The same from the start of one backup on, which must lead to the server's position.
+pub fn integrity_since(inventory: &Inventory, live: &Live, backup: &BackupInfo) -> Result<Integrity> {
+    let Some((history, end)) = way(inventory, live) else {
+        return Ok(over(inventory, live, None));
+    };
+    let start = backup.metadata.start_lsn;
+    let leads = backup
+        .timeline
+        .is_some_and(|timeline| history.leads_from(timeline, start));
+    if !leads || backup.damaged.is_some() {
+        return Err(Error::refused(
+            format!(
+                "backup \"{}\" does not lead to timeline {}",
+                backup.name, history.timeline
+            ),
+            "Name a backup of this timeline, or of one that it was forked from after the backup.",
+        ));
+    }
+    let way = Way {
+        stretches: stretches(inventory, &history, end),
+        wanted: vec![(start.0 / inventory.segment_size.bytes(), end)],
+    };
+    Ok(over(inventory, live, Some(way)))
+}
+
+/// The way to the server's position, and the numbers of segments that are wanted on it: a first one, and the one before which
+/// they end.
+struct Way {
+    stretches: Vec<Stretch>,
+    wanted: Vec<(u64, u64)>,
+}
+
+/// Look at what is wanted.
+fn over(inventory: &Inventory, live: &Live, way: Option<Way>) -> Integrity {
+    let mut details = Vec::new();
+    if let Some(Way { stretches, wanted }) = way {
         let mut done = 0;
         for (first, end) in wanted {
             for stretch in &stretches {

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use crate::blocking::blocking;
 use crate::codec::Format;
 use crate::control_file::ControlFile;
-use crate::data_dir::{PG_WAL, RECOVERY_SIGNAL, STANDBY_SIGNAL};
+use crate::data_dir::wal_directory;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
+use crate::recovery_state::is_in_recovery;
 use crate::repository::inventory::SegmentRange;
 use crate::repository::layout;
 use crate::server_config::ServerConfig;
@@ -72,12 +74,9 @@ impl Live {
         let marked = PgWal::read(data_dir)?;
         let complete: Vec<Segment> = marked.ready.union(&marked.done).copied().collect();
         let position = position(&control, &complete);
-        let standby = [STANDBY_SIGNAL, RECOVERY_SIGNAL]
-            .iter()
-            .any(|file| data_dir.join(file).exists());
         let archiving = match ServerConfig::read(data_dir)?.archive_mode.as_deref() {
             Some("always") => Archiving::Here,
-            _ if standby => Archiving::Elsewhere,
+            _ if is_in_recovery(data_dir) => Archiving::Elsewhere,
             Some("on" | "true" | "yes" | "1") => Archiving::Here,
             // It may be set on the command line.
             _ if !marked.ready.is_empty() => Archiving::Here,
@@ -92,10 +91,7 @@ impl Live {
         let Some(data_dir) = self.data_dir.clone().filter(|_| self.archiving == Archiving::Here) else {
             return Ok(());
         };
-        let read = tokio::task::spawn_blocking(move || PgWal::read(&data_dir));
-        let pg_wal = read
-            .await
-            .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        let pg_wal = blocking(move || PgWal::read(&data_dir)).await?;
         self.waiting = pg_wal.files.difference(&pg_wal.done).copied().collect();
         self.waiting.extend(pg_wal.ready);
         Ok(())
@@ -128,7 +124,7 @@ fn position(control: &ControlFile, complete: &[Segment]) -> Position {
 }
 
 fn read_history(data_dir: &Path, timeline: u32) -> Option<TimelineHistory> {
-    let path = data_dir.join(PG_WAL).join(WalFileName::History(timeline).to_string());
+    let path = wal_directory(data_dir).join(WalFileName::History(timeline).to_string());
     TimelineHistory::parse(timeline, &std::fs::read_to_string(path).ok()?)
 }
 
@@ -144,7 +140,7 @@ impl PgWal {
     /// In this order: a file that is archived in between is seen as done, and so is neither missed nor taken to wait.
     fn read(data_dir: &Path) -> Result<Self> {
         let mut found = PgWal::default();
-        let pg_wal = data_dir.join(PG_WAL);
+        let pg_wal = wal_directory(data_dir);
         each_name(&pg_wal, |name| found.files.extend(name.parse::<Segment>()))?;
         each_name(&pg_wal.join("archive_status"), |name| {
             if let Some((Ok(segment), status)) = name.split_once('.').map(|(name, status)| (name.parse(), status)) {

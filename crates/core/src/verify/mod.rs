@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use backup::{BackupFinding, BackupReport, verify_backup};
 pub use content::{Content, ContentRow, Selection, verify_content};
-pub use integrity::{Integrity, IntegrityRow, SegmentStatus, integrity};
+pub use integrity::{Integrity, IntegrityRow, SegmentStatus, integrity, integrity_since};
 pub use live::{Archiving, Live, Position};
 pub use looks::Looks;
 pub use record::{Verified, VerifiedBackup};
@@ -91,17 +91,24 @@ pub fn other_owner(store: &Store, inventory: &Inventory, own: u64, segment_size:
 
 /// `integrity` and `timeline`. The order in which things are looked at makes a healthy, busy server look healthy:
 /// [`Live::position`] first, then the [`Inventory`]; then, here, what still waits in `pg_wal`; and last the store again for
-/// what was found nowhere, since it may have been uploaded in between.
-pub async fn verify_names(store: &Store, inventory: &Inventory, mut live: Live) -> Result<Names> {
-    let mut found = integrity(inventory, &live);
+/// what was found nowhere, since it may have been uploaded in between. With the name of a backup, or LATEST, the WAL is
+/// looked at from its start on.
+pub async fn verify_names(store: &Store, inventory: &Inventory, mut live: Live, since: Option<&str>) -> Result<Names> {
+    let since = since.map(|name| inventory.named(name)).transpose()?;
+    let since = since.and_then(|name| inventory.backup(name));
+    let look = |live: &Live| match since {
+        Some(backup) => integrity_since(inventory, live, backup),
+        None => Ok(integrity(inventory, live)),
+    };
+    let mut found = look(&live)?;
     if !found.missing().is_empty() {
         live.look_for_waiting().await?;
-        found = integrity(inventory, &live);
+        found = look(&live)?;
     }
     let lost = found.lost();
     if !lost.is_empty() {
         live.look_again(store, &lost).await?;
-        found = integrity(inventory, &live);
+        found = look(&live)?;
     }
     Ok(Names {
         integrity: found,

@@ -26,7 +26,8 @@ pub enum Event {
 /// Settings that must not be lower on a server that replays WAL as a hot standby than on the one that wrote it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Parameters {
-    values: [i32; 5],
+    /// Those that the version does not tell are none.
+    values: [Option<i32>; 5],
 }
 
 impl Parameters {
@@ -39,12 +40,17 @@ impl Parameters {
         ("max_locks_per_transaction", 64),
     ];
 
-    /// `xl_parameter_change`, which has them in this order since PostgreSQL 12.
-    pub(super) fn parse(data: &[u8]) -> Option<Self> {
-        data.get(..20)?;
-        let value = |index: usize| i32::from_le_bytes(bytes(data, 4 * index));
+    /// `xl_parameter_change`, which has them in this order. `max_wal_senders` is among them since PostgreSQL 12: before, it took
+    /// its sessions from `max_connections`.
+    pub(super) fn parse(data: &[u8], is_since_12: bool) -> Option<Self> {
+        let places = match is_since_12 {
+            true => [Some(0), Some(1), Some(2), Some(3), Some(4)],
+            false => [Some(0), Some(1), None, Some(2), Some(3)],
+        };
+        data.get(..4 * places.iter().flatten().count())?;
+        let value = |place: usize| i32::from_le_bytes(bytes(data, 4 * place));
         Some(Parameters {
-            values: [0, 1, 2, 3, 4].map(value),
+            values: places.map(|place| place.map(value)),
         })
     }
 
@@ -61,7 +67,7 @@ impl Parameters {
     /// Name, value, and the value that a server has which is told nothing.
     pub fn each(&self) -> impl Iterator<Item = (&'static str, i32, i32)> {
         let known = Self::KNOWN.into_iter().zip(self.values);
-        known.map(|((name, default), value)| (name, value, default))
+        known.filter_map(|((name, default), value)| Some((name, value?, default)))
     }
 }
 

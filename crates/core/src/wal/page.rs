@@ -1,5 +1,7 @@
 //! The header of a segment's first page (`XLogLongPageHeaderData` in PostgreSQL's `access/xlog_internal.h`).
 
+use std::ops::RangeInclusive;
+
 use super::{Segment, SegmentSize};
 
 /// The bytes of the long page header.
@@ -7,6 +9,17 @@ pub const LONG_HEADER_BYTES: usize = 40;
 
 /// `XLP_LONG_HEADER`: set on the first page of every segment.
 const LONG_HEADER_FLAG: u16 = 0x0002;
+
+/// `XLOG_PAGE_MAGIC` of PostgreSQL 9.6 and later.
+const MAGIC: RangeInclusive<u16> = 0xD093..=0xD1FF;
+
+/// `XLOG_PAGE_MAGIC` of PostgreSQL 12.
+const MAGIC_OF_12: u16 = 0xD101;
+
+/// Was WAL with this magic number written by PostgreSQL 12 or later?
+pub(super) fn is_since_12(magic: u16) -> bool {
+    magic >= MAGIC_OF_12
+}
 
 /// The description of itself in the first page of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,9 +53,14 @@ impl FirstPage {
         }
     }
 
-    /// The PostgreSQL major version that wrote the page (`XLOG_PAGE_MAGIC`), if it is one that is known.
+    /// The PostgreSQL major version that wrote the page (`XLOG_PAGE_MAGIC`), if it is one that is known; see
+    /// [`version`](crate::version).
     pub fn major_version(&self) -> Option<u32> {
         match self.magic {
+            0xD093 => Some(9),
+            0xD097 => Some(10),
+            0xD098 => Some(11),
+            0xD101 => Some(12),
             0xD106 => Some(13),
             0xD10D => Some(14),
             0xD110 => Some(15),
@@ -57,7 +75,7 @@ impl FirstPage {
     /// is compared where the caller knows it.
     pub fn check(&self, segment: Segment, size: SegmentSize, system_identifier: Option<u64>) -> Result<(), String> {
         // Newer majors than the table are let through: their header is where it was, and the other fields are checked.
-        if self.magic & 0xFF00 != 0xD100 || self.info & LONG_HEADER_FLAG == 0 {
+        if !MAGIC.contains(&self.magic) || self.info & LONG_HEADER_FLAG == 0 {
             return Err(format!(
                 "The first page has no WAL page header (magic {:04X}, flags {:04X}).",
                 self.magic, self.info

@@ -4,6 +4,7 @@
 use chrono::{DateTime, Utc};
 
 use super::events::{Event, Parameters, text};
+use super::page::is_since_12;
 use super::pages::bytes;
 use crate::lsn::Lsn;
 
@@ -49,6 +50,15 @@ const DATA_SHORT: u8 = 255;
 const DATA_LONG: u8 = 254;
 const ORIGIN: u8 = 253;
 const TOPLEVEL_XID: u8 = 252;
+
+/// A transaction that a record ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The one with this ID.
+    Transaction(u32),
+    /// One that was prepared. Its ID stands deep in the record.
+    Prepared,
+}
 
 /// A record that was seen in part.
 #[derive(Debug)]
@@ -141,11 +151,13 @@ impl Record {
         Some(u32::from_le_bytes(*timeline.first_chunk()?))
     }
 
-    /// Its effect, if that matters to somebody who is about to replay it.
-    pub(super) fn event(&self) -> Option<Event> {
+    /// Its effect, if that matters to somebody who is about to replay it; `magic` is that of its page.
+    pub(super) fn event(&self, magic: u16) -> Option<Event> {
         match (self.manager(), self.info()) {
             (RM_XLOG, RESTORE_POINT) => Some(Event::RestorePoint(text(self.main_data()?.get(8..)?))),
-            (RM_XLOG, PARAMETER_CHANGE) => Parameters::parse(self.main_data()?).map(Event::Parameters),
+            (RM_XLOG, PARAMETER_CHANGE) => {
+                Parameters::parse(self.main_data()?, is_since_12(magic)).map(Event::Parameters)
+            }
             (RM_TABLESPACE, CREATE_TABLESPACE) => {
                 let data = self.main_data()?;
                 Some(Event::Tablespace {
@@ -157,11 +169,11 @@ impl Record {
         }
     }
 
-    /// The transaction that it ends. The inner none: one that was prepared, whose ID stands deep in the record.
-    pub(super) fn transaction(&self) -> Option<Option<u32>> {
+    /// The transaction that it ends, if it ends one.
+    pub(super) fn ends(&self) -> Option<Ended> {
         match (self.manager(), self.info() & XACT_MASK) {
-            (RM_XACT, COMMIT | ABORT) => Some(Some(u32::from_le_bytes(bytes(&self.header, 4)))),
-            (RM_XACT, COMMIT_PREPARED | ABORT_PREPARED) => Some(None),
+            (RM_XACT, COMMIT | ABORT) => Some(Ended::Transaction(u32::from_le_bytes(bytes(&self.header, 4)))),
+            (RM_XACT, COMMIT_PREPARED | ABORT_PREPARED) => Some(Ended::Prepared),
             _ => None,
         }
     }

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 
 use super::events::{Event, MOST};
 use super::pages::{PAGE_BYTES, PageHeader, SHORT_HEADER_BYTES, bytes};
-use super::record::{HEADER_BYTES, LARGEST, Record};
+use super::record::{Ended, HEADER_BYTES, LARGEST, Record};
 use super::{FirstPage, LONG_HEADER_BYTES, Segment, SegmentSize};
 use crate::lsn::Lsn;
 
@@ -306,11 +306,11 @@ impl WalWalker {
             self.walked.last_time = Some(time);
         }
         if self.walked.events.len() < MOST {
-            self.walked.events.extend(record.event());
+            self.walked.events.extend(record.event(self.magic.unwrap_or_default()));
         }
-        match record.transaction() {
-            Some(Some(ended)) => self.walked.ends_transaction |= self.transaction == Some(ended),
-            Some(None) => self.walked.ends_prepared = true,
+        match record.ends() {
+            Some(Ended::Transaction(ended)) => self.walked.ends_transaction |= self.transaction == Some(ended),
+            Some(Ended::Prepared) => self.walked.ends_prepared = true,
             None => {}
         }
         if record.is_switch() {

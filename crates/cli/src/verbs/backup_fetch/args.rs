@@ -1,15 +1,19 @@
 //! The flags of `backup-fetch`.
 
+use std::io::Read;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, ValueEnum};
-use walarchive_core::Result;
 use walarchive_core::restore::{
-    LinkMap, Owner, RecoveryMode, RecoveryTarget, RestoreMode, RestoreOptions, RestoreTarget, TablespaceMap,
+    LinkMap, Mask, Owner, RecoveryMode, RecoveryTarget, RestoreMode, RestoreOptions, RestoreTarget, TablespaceMap,
     TargetAction, TargetTimeline,
 };
+use walarchive_core::{Error, Result};
 
 use crate::repository::Storage;
+
+/// The largest restore specification that is read, in bytes.
+const SPECIFICATION_LIMIT: u64 = 16 << 20;
 
 /// `backup-fetch`.
 #[derive(Debug, clap::Args)]
@@ -18,7 +22,11 @@ pub struct BackupFetch {
     /// The data directory to create. It must be empty or absent, unless --delta is given.
     pub directory: PathBuf,
     /// The name of a backup, or LATEST for the newest one that ends before the target.
-    pub backup: String,
+    #[arg(required_unless_present = "target_user_data", conflicts_with = "target_user_data")]
+    pub backup: Option<String>,
+    /// The backup with this user data, which is JSON, in place of its name.
+    #[arg(long, value_name = "JSON")]
+    pub target_user_data: Option<String>,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub storage: Storage,
@@ -43,7 +51,7 @@ pub struct BackupFetch {
     /// Recover along a timeline: latest, current or its number.
     #[arg(long, value_name = "TIMELINE", default_value = "latest", value_parser = by(|text| text.parse::<TargetTimeline>()))]
     target_timeline: TargetTimeline,
-    /// What the server does at the target.
+    /// Set what the server does at the target.
     #[arg(long, value_name = "ACTION", requires = "target", value_enum)]
     target_action: Option<Action>,
     /// Put a tablespace elsewhere; OLD is its directory or OID. May be repeated.
@@ -77,10 +85,25 @@ pub struct BackupFetch {
     /// Read and check everything that a restore would use, and write nothing. The directory does not matter.
     #[arg(long, conflicts_with_all = ["dry_run", "owner", "archive_off"])]
     pub verify_only: bool,
-    /// Restore the content of these databases only, by name (if the backup has it) or OID. The server's own databases are
-    /// always restored. The relations of other databases become files of zeros: drop those databases. May be repeated.
-    #[arg(long, value_name = "DATABASE", value_delimiter = ',')]
-    restore_only: Vec<String>,
+    /// Restore the content of these databases only, by name (if the backup has it) or OID, or of tables, as DATABASE/TABLE or
+    /// DATABASE/SCHEMA.TABLE, if the backup has their names. The server's own databases are always restored. The relations of
+    /// other databases, and other tables, become files of zeros: drop them. May be repeated.
+    #[arg(long, value_name = "DATABASE[/TABLE]", value_delimiter = ',')]
+    pub restore_only: Vec<String>,
+    /// Restore only the files whose path below the directory is like this pattern of a shell, for example 'base/16384/*'. No
+    /// recovery settings are written; no server starts on the directory, unless all files come.
+    #[arg(long, value_name = "PATTERN", value_parser = by(Mask::parse),
+        conflicts_with_all = ["delta", "restore_only", "target", "standby", "config_dir", "take_over", "archive_off"])]
+    pub mask: Option<Mask>,
+    /// A file with WAL-G's restore specification, JSON that says where each tablespace goes.
+    #[arg(long, value_name = "FILE")]
+    restore_spec: Option<PathBuf>,
+    /// Of WAL-G: a delta is always restored so that each file is written once.
+    #[arg(long)]
+    reverse_unpack: bool,
+    /// Of WAL-G: tars of which nothing is needed are never fetched.
+    #[arg(long)]
+    skip_redundant_tars: bool,
     /// Give the files to a user and group, by name or number. Only for root; without it they belong to root.
     #[arg(long, value_name = "USER[:GROUP]", value_parser = by(|text| text.parse::<Owner>()))]
     pub owner: Option<Owner>,
@@ -151,7 +174,7 @@ impl BackupFetch {
 
     /// Which signal file to write, if any.
     pub fn mode(&self) -> Option<RecoveryMode> {
-        match (self.no_recovery, self.standby) {
+        match (self.no_recovery || self.mask.is_some(), self.standby) {
             (true, _) => None,
             (false, true) => Some(RecoveryMode::Standby),
             (false, false) => Some(RecoveryMode::Recovery),
@@ -166,6 +189,14 @@ impl BackupFetch {
             .try_for_each(|text| tablespace_map.add(text))?;
         if let Some(directory) = &self.tablespace_map_all {
             tablespace_map.put_all(directory)?;
+        }
+        if let Some(file) = &self.restore_spec {
+            let read = std::fs::File::open(file).and_then(|opened| {
+                let mut text = String::new();
+                opened.take(SPECIFICATION_LIMIT).read_to_string(&mut text).map(|_| text)
+            });
+            let text = read.map_err(|error| Error::io("read", file, error))?;
+            tablespace_map.add_specification(&text, &self.directory)?;
         }
         if self.tablespace_map_original {
             tablespace_map.accept_originals();
@@ -189,6 +220,7 @@ impl BackupFetch {
             owner: self.owner,
             check_space: !self.no_space_check,
             databases: self.restore_only.clone(),
+            mask: self.mask.clone(),
         })
     }
 }

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use walarchive_core::lease::{self, Lease, Moment};
 use walarchive_core::printable::counted;
-use walarchive_core::repository::inventory::{find_backup, list_backups};
+use walarchive_core::repository::inventory::{find_backup, find_by_user_data, list_backups};
 use walarchive_core::restore::{
     ConfigurationPlan, PlannedRestore, ReadProgress, RecoveryMode, RecoverySettings, RestoreCommand, RestorePlan,
     Restored, Selection, apply, notes_on_places, plan, select_backup, target_history,
@@ -48,7 +48,7 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
              HINT:  Give them to the server's user with --owner, or run this as that user."
         );
     }
-    let archives = args.mode() != Some(RecoveryMode::Standby);
+    let archives = args.mode() != Some(RecoveryMode::Standby) && args.mask.is_none();
     if args.dry_run {
         print!("{}", printable::lines(&plan.to_string()));
         if let Some(configuration) = &configuration {
@@ -226,16 +226,23 @@ fn say(args: &BackupFetch, text: &str) {
 
 async fn select(args: &BackupFetch, store: &Store) -> Result<Selection> {
     let target = args.target();
-    let backups = match args.backup.as_str() {
-        "LATEST" => list_backups(store).await?,
-        name => vec![find_backup(store, name).await?],
+    let found = match &args.target_user_data {
+        Some(data) => Some(find_by_user_data(store, data).await?),
+        None => None,
+    };
+    let name = found.as_ref().map(|backup| backup.name.as_str());
+    let name = name.or(args.backup.as_deref()).unwrap_or("LATEST").to_owned();
+    let backups = match (found, name.as_str()) {
+        (Some(backup), _) => vec![backup],
+        (None, "LATEST") => list_backups(store).await?,
+        (None, name) => vec![find_backup(store, name).await?],
     };
     // Without recovery it does not matter which timeline it would have followed.
     let history = match args.mode() {
         Some(_) => target_history(store, target.timeline, &backups).await?,
         None => None,
     };
-    select_backup(&backups, &args.backup, &target.target, history.as_ref())
+    select_backup(&backups, &name, &target.target, history.as_ref())
 }
 
 /// The first SIGINT or SIGTERM ends the restore in order, so that it can say how to go on. The second one ends it at once.
@@ -284,11 +291,17 @@ fn summary(name: &str, target: &Path, restored: &Restored, started: Instant) -> 
 }
 
 fn next_step(plan: &RestorePlan, credentials_in_environment: bool) -> String {
+    if plan.is_masked() {
+        return "only the files of --mask were restored: no server starts on the directory, unless they were all"
+            .to_owned();
+    }
     let start = format!("start the server on \"{}\"", plan.target.display());
     let Some(recovery) = &plan.recovery else {
-        return format!(
-            "no recovery settings were written: set restore_command and create recovery.signal before you {start}"
-        );
+        let file = match plan.has_recovery_conf() {
+            true => "write recovery.conf with restore_command",
+            false => "set restore_command and create recovery.signal",
+        };
+        return format!("no recovery settings were written: {file} before you {start}");
     };
     let mut next = match recovery.mode {
         RecoveryMode::Standby => format!("{start}; it will follow the archive as a standby until promoted"),

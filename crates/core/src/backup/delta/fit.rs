@@ -5,13 +5,14 @@ use std::io::{self, Read};
 use crate::backup::BackupRequest;
 use crate::codec::Format;
 use crate::control_file::{ControlFile, PG_CONTROL_BYTES};
-use crate::data_dir::{PG_CONTROL, PG_WAL};
+use crate::data_dir::{PG_CONTROL, wal_directory_name};
 use crate::error::{Error, Result, StorageError};
 use crate::page::PAGE_BYTES;
 use crate::repository::inventory::{BackupDetail, BackupInfo, Inventory, read_history, read_sentinel};
 use crate::repository::layout;
 use crate::stored::member::MemberPath;
 use crate::stored::members::{Stop, each_member};
+use crate::version;
 use crate::wal::{TimelineHistory, WalFileName};
 use walarchive_storage::Store;
 
@@ -60,6 +61,7 @@ pub(super) async fn check(
     }
     let (there, here) = (metadata.pg_version / 10_000, request.major_version());
     if there != here {
+        let (there, here) = (version::name(there), version::name(here));
         return unfit(format!("it is of PostgreSQL {there}, not {here}"), FULL);
     }
     if metadata.finish_lsn > request.start_lsn {
@@ -150,7 +152,10 @@ async fn on_our_way(
 async fn history(store: &Store, request: &BackupRequest) -> Result<Option<TimelineHistory>> {
     let timeline = request.timeline;
     let name = WalFileName::History(timeline).to_string();
-    let path = request.data_dir.join(PG_WAL).join(name);
+    let path = request
+        .data_dir
+        .join(wal_directory_name(request.major_version()))
+        .join(name);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => match read_history(store, timeline).await {

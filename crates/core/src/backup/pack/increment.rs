@@ -51,7 +51,7 @@ impl Packer {
             return Ok(None);
         };
         self.ahead = 0;
-        let mut found = reader.into_found();
+        let mut found = reader.into_facts();
         // A page can be marked and not be taken: its table's visibility map, which comes whole, does not say so yet.
         found.all_visible = self.held_all_visible(input, found.all_visible, &blocks);
         let header = IncrementHeader {
@@ -124,7 +124,7 @@ impl Packer {
         self.pages(&mut reader, &header.blocks, |_| ())?;
         self.end(&header)?;
         self.shared.progress.read(input.size);
-        let mut found = reader.into_found();
+        let mut found = reader.into_facts();
         // Of the pages that were not read no record of the WAL tells, and VACUUM writes one.
         found.all_visible = self.held_all_visible(input, found.all_visible, &header.blocks);
         Ok(Incremented { sum: None, found })

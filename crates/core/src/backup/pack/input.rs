@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use crate::backup::read::pages::Found;
+use crate::backup::read::pages::PageFacts;
 use crate::backup::read::walk::Attributes;
 
 /// A file that is being packed.
@@ -23,5 +23,5 @@ pub(crate) struct Input<'a> {
 pub(crate) struct Incremented {
     /// Of the whole file, if the parent's pages and these make the same bytes for sure.
     pub(crate) sum: Option<Vec<u8>>,
-    pub(crate) found: Found,
+    pub(crate) found: PageFacts,
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -29,9 +29,10 @@ use crate::backup::read::walk::{Attributes, Directory};
 use crate::backup::read::{rules, unlogged};
 use crate::codec::{Compression, Encoder};
 use crate::error::{Error, Result};
-use crate::formats::files_metadata::{FileDescription, Identity};
+use crate::formats::files_metadata::{AllVisible, FileDescription, Identity};
 use crate::formats::manifest::{ChecksumAlgorithm, Checksummer, ManifestFile, hex};
 use crate::lsn::Lsn;
+use crate::page::{PAGE_BYTES, Page};
 use walarchive_storage::Upload;
 
 /// The bytes that are read, summed up and compressed at a time: whole pages.
@@ -50,7 +51,11 @@ pub(crate) struct Shared {
     pub(crate) find_resident: Option<FindResident>,
     pub(crate) compression: Compression,
     pub(crate) algorithm: ChecksumAlgorithm,
+    /// Of what is read.
     pub(crate) limiter: Limiter,
+    /// Of what is handed to the store.
+    pub(crate) network: Limiter,
+    pub(crate) all_corrupt_pages: bool,
     pub(crate) links: Links,
     pub(crate) progress: Arc<BackupProgress>,
     /// Cancelled with the backup, and when another tar failed.
@@ -91,10 +96,14 @@ pub(crate) enum Reading {
 impl Packer {
     /// Begin a tar that is compressed by so many threads beside this one.
     pub(crate) fn new(shared: Arc<Shared>, object: String, upload: Upload, threads: u32) -> Result<Self> {
-        let progress = Arc::clone(&shared.progress);
+        let counter = Arc::clone(&shared);
         let counted = Counted {
             inner: upload,
-            count: Box::new(move |bytes| progress.stored(bytes)) as Count,
+            count: Box::new(move |bytes| {
+                counter.progress.stored(bytes);
+                // A cancel is seen by whoever reads next.
+                let _ = counter.network.wait_for(bytes, &counter.stop);
+            }) as Count,
         };
         let encoder = shared.compression.encoder_with_threads(counted, threads);
         let encoder = encoder.map_err(|error| sink_error(&object, error))?;
@@ -150,7 +159,7 @@ impl Packer {
                 let mut reader = self.reader(&input, Reading::First)?;
                 let next = |buffer: &mut [u8]| reader.next(buffer).map(|run| run.map_or(0, |run| run.bytes.len()));
                 let sum = self.content(input.path, size, &owner, next)?;
-                (Some(sum), reader.into_found())
+                (Some(sum), reader.into_facts())
             }
         };
         let after = file.metadata().map_err(|error| Error::io("read", &full, error))?;
@@ -185,6 +194,10 @@ impl Packer {
             true => reader.noting_all_visible(),
             false => reader,
         };
+        let reader = match self.shared.all_corrupt_pages {
+            true => reader.naming_all_corrupt(),
+            false => reader,
+        };
         Ok(reader.sparing(self.shared.find_resident))
     }
 
@@ -192,6 +205,45 @@ impl Packer {
     pub(crate) fn notes_all_visible(&self, path: &Path) -> bool {
         let checksums = self.shared.source.get().is_some_and(|source| source.data_checksums);
         !checksums && is_paged(path)
+    }
+
+    /// Add a file of `size` bytes that are read one after the other, and only once.
+    pub(crate) fn from_reader(
+        &mut self,
+        path: &Path,
+        size: u64,
+        owner: &Attributes,
+        reader: &mut impl Read,
+    ) -> Result<()> {
+        // Whether the cluster has data checksums is not known yet, so this is noted in any case.
+        let mut marks = is_paged(path).then(AllVisible::default);
+        let (mut left, mut page) = (size, 0);
+        let next = |buffer: &mut [u8]| {
+            let length = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
+            let bytes = &mut buffer[..length];
+            reader.read_exact(bytes).map_err(|error| {
+                Error::server(
+                    format!("the base backup that the server sends cannot be read: {error}"),
+                    "Look for why the server stopped in its log, and take the backup again.",
+                )
+            })?;
+            if let Some(marks) = &mut marks {
+                for bytes in bytes.as_chunks::<PAGE_BYTES>().0 {
+                    if Page(bytes).is_all_visible() {
+                        marks.insert(page);
+                    }
+                    page = page.wrapping_add(1);
+                }
+            }
+            left -= length as u64;
+            Ok(length)
+        };
+        let sum = self.content(path, size, owner, next)?;
+        let description = FileDescription {
+            all_visible: marks.and_then(AllVisible::into_some),
+            ..described(owner)
+        };
+        self.record(path, size, Some(sum), &description)
     }
 
     /// Add a file from memory, under its path in the data directory.
@@ -375,6 +427,8 @@ mod tests {
             compression: Compression::Plain,
             algorithm: ChecksumAlgorithm::Crc32c,
             limiter: Limiter::new(None),
+            network: Limiter::new(None),
+            all_corrupt_pages: false,
             links: Links::default(),
             progress: Arc::default(),
             stop: CancellationToken::new(),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::rules;
 use crate::data_dir::PG_VERSION;
 use crate::error::{Error, Result};
+use crate::places;
 
 /// The OID of `template1`, which `CREATE DATABASE` copies.
 const TEMPLATE1: u32 = 1;
@@ -28,6 +29,20 @@ pub(crate) struct Databases {
     pub(crate) after: Option<BTreeSet<u32>>,
 }
 
+impl Databases {
+    /// Of a stream nobody lists the databases: those whose `PG_VERSION` came are known, and so is template1, which must have
+    /// come.
+    pub(crate) fn of_stream(found: &Essential) -> Self {
+        let whole = found.databases.iter().filter(|(_, (_, has_version))| *has_version);
+        let mut known: BTreeSet<u32> = whole.map(|(oid, _)| *oid).collect();
+        known.insert(TEMPLATE1);
+        Databases {
+            before: known.clone(),
+            after: Some(known),
+        }
+    }
+}
+
 impl Essential {
     /// Note a file.
     pub(crate) fn note(&mut self, path: &Path) {
@@ -37,7 +52,7 @@ impl Essential {
         let is_version = name == PG_VERSION;
         if parent.as_os_str().is_empty() {
             self.has_version |= is_version;
-        } else if parent == Path::new("pg_xact") {
+        } else if places::is_transactions(parent) {
             self.has_transactions = true;
         } else if let Some(oid) = database(parent) {
             let (directories, has_version) = self.databases.entry(oid).or_default();
@@ -48,14 +63,14 @@ impl Essential {
         }
     }
 
-    /// After the walk: is everything there without which no server starts?
-    pub(crate) fn check(&self, data_dir: &Path) -> Result<()> {
+    /// After the walk: is everything there without which no server of this major version starts?
+    pub(crate) fn check(&self, data_dir: &Path, major: u32) -> Result<()> {
         let missing = match self {
             Essential { has_version: false, .. } => PG_VERSION,
             Essential {
                 has_transactions: false,
                 ..
-            } => "pg_xact",
+            } => places::transactions(major),
             _ => return Ok(()),
         };
         Err(missing_in(data_dir, missing, HINT))

@@ -20,12 +20,12 @@ pub(crate) struct Followed {
     path: PathBuf,
     /// Canonical.
     target: PathBuf,
-    kind: Kind,
+    leads_to: LinkTarget,
 }
 
 /// The kind of file that a link leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum LinkTarget {
     File,
     Directory,
 }
@@ -40,14 +40,14 @@ pub(crate) struct Links {
 
 impl Links {
     /// Note a link that leads to `target`.
-    pub(crate) fn follow(&self, path: &Path, target: PathBuf, kind: Kind) {
+    pub(crate) fn follow(&self, path: &Path, target: PathBuf, leads_to: LinkTarget) {
         let mut followed = self.followed.lock();
         if followed.len() < NAMED {
             tracing::debug!(path = %path.display(), target = %target.display(), "a symbolic link is followed");
             followed.push(Followed {
                 path: path.to_owned(),
                 target,
-                kind,
+                leads_to,
             });
         }
     }
@@ -84,7 +84,12 @@ impl Links {
 
     /// Do the links still lead to where they led? If not, the copy is of two places. A database may have been dropped.
     pub(crate) fn check(&self, data_dir: &Path) -> Result<()> {
-        for link in self.followed.lock().iter().filter(|link| link.kind == Kind::Directory) {
+        for link in self
+            .followed
+            .lock()
+            .iter()
+            .filter(|link| link.leads_to == LinkTarget::Directory)
+        {
             let full = data_dir.join(&link.path);
             let now = match full.canonicalize() {
                 Ok(now) if now == link.target => continue,
@@ -109,7 +114,7 @@ impl Links {
         let described = followed.iter().map(|link| FollowedLink {
             path: link.path.to_string_lossy().into_owned(),
             target: link.target.to_string_lossy().into_owned(),
-            is_directory: link.kind == Kind::Directory,
+            is_directory: link.leads_to == LinkTarget::Directory,
         });
         described.collect()
     }

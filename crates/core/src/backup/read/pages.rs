@@ -26,7 +26,7 @@ pub(crate) struct Run<'a> {
 
 /// Facts about a file's pages that reading has told, as files_metadata will have them.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Found {
+pub(crate) struct PageFacts {
     /// The corrupt ones, by their numbers in the relation.
     pub(crate) corrupt: Option<CorruptBlocks>,
     /// Those that are all-visible, by their numbers in the file, if that was asked.
@@ -51,6 +51,8 @@ pub(crate) struct PageReader {
     /// The beginning of the next run, in bytes.
     position: u64,
     corrupt: CorruptBlocks,
+    /// So many corrupt pages are named at most.
+    named: usize,
     /// The corrupt pages of the last run, by their numbers in the file.
     corrupt_here: Vec<u32>,
     /// The pages that are all-visible, if that is asked.
@@ -78,6 +80,7 @@ impl PageReader {
             data_checksums,
             position: 0,
             corrupt: CorruptBlocks::default(),
+            named: NAMED,
             corrupt_here: Vec::new(),
             all_visible: None,
             footprint: None,
@@ -87,6 +90,12 @@ impl PageReader {
     /// The same, leaving the page cache as it is if `find_resident` is there.
     pub(crate) fn sparing(mut self, find_resident: Option<FindResident>) -> Self {
         self.footprint = find_resident.map(Footprint::new);
+        self
+    }
+
+    /// The same, naming every corrupt page of the file.
+    pub(crate) fn naming_all_corrupt(mut self) -> Self {
+        self.named = usize::MAX;
         self
     }
 
@@ -154,10 +163,10 @@ impl PageReader {
     }
 
     /// Facts about the pages that were read.
-    pub(crate) fn into_found(mut self) -> Found {
+    pub(crate) fn into_facts(mut self) -> PageFacts {
         // Not all may have been read.
         self.spare(Footprint::wipe);
-        Found {
+        PageFacts {
             corrupt: Some(self.corrupt).filter(|corrupt| corrupt.count > 0),
             all_visible: self.all_visible.and_then(AllVisible::into_some),
         }
@@ -193,7 +202,7 @@ impl PageReader {
         if Page(page).verdict(in_relation, self.start) == Verdict::Wrong {
             self.corrupt.count += 1;
             self.corrupt_here.push(number);
-            if self.corrupt.some.len() < NAMED {
+            if self.corrupt.some.len() < self.named {
                 self.corrupt.some.push(in_relation);
             }
         }
@@ -254,7 +263,7 @@ mod tests {
         let content = pages.concat();
         let (_, mut reader) = reader(&content, first);
         assert!(read_all(&mut reader) == content);
-        let corrupt = reader.into_found().corrupt.expect("some are corrupt");
+        let corrupt = reader.into_facts().corrupt.expect("some are corrupt");
         assert_eq!(corrupt.count, 12);
         assert_eq!(corrupt.some, (first + 7..first + 17).collect::<Vec<_>>());
     }
@@ -266,16 +275,16 @@ mod tests {
         let content = [sample(OLD, 0, 5), [0; PAGE_BYTES], changed].concat();
         let (_, mut reader1) = reader(&content, 0);
         assert!(read_all(&mut reader1) == content);
-        assert_eq!(reader1.into_found().corrupt, None);
+        assert_eq!(reader1.into_facts().corrupt, None);
         // Not whole pages, and without checksums anything.
         let content = [&sample(OLD, 0, 5)[..], &[9; 100]].concat();
         let (_, mut reader2) = reader(&content, 0);
         assert!(read_all(&mut reader2) == content);
-        assert_eq!(reader2.into_found().corrupt, None);
+        assert_eq!(reader2.into_facts().corrupt, None);
         let (file, _) = reader(&[9; 2 * PAGE_BYTES], 0);
         let mut reader3 = PageReader::new(file, "x".into(), 0, 2 * PAGE_BYTES as u64, START, false);
         assert_eq!(read_all(&mut reader3), [9; 2 * PAGE_BYTES]);
-        assert_eq!(reader3.into_found().corrupt, None);
+        assert_eq!(reader3.into_facts().corrupt, None);
     }
 
     #[test]
@@ -310,7 +319,7 @@ mod tests {
             expected.truncate(length);
             expected.resize(content.len(), 0);
             assert!(read_all(&mut reader) == expected, "{length}");
-            assert_eq!(reader.into_found().corrupt, None, "{length}");
+            assert_eq!(reader.into_facts().corrupt, None, "{length}");
         }
     }
 
@@ -327,6 +336,6 @@ mod tests {
         }
         assert_eq!(reader.next_length(PAGE_BYTES), 0);
         assert!(reader.next(&mut buffer).expect("read").is_none());
-        assert_eq!(reader.into_found().corrupt, None);
+        assert_eq!(reader.into_facts().corrupt, None);
     }
 }

@@ -4,8 +4,8 @@
 use std::path::{Component, Path, PathBuf};
 
 use crate::data_dir::{
-    BACKUP_LABEL, BACKUP_MANIFEST, PG_WAL, POSTMASTER_OPTS, POSTMASTER_PID, RECOVERY_SIGNAL, STANDBY_SIGNAL,
-    TABLESPACE_MAP,
+    BACKUP_LABEL, BACKUP_MANIFEST, POSTMASTER_OPTS, POSTMASTER_PID, RECOVERY_CONF, RECOVERY_SIGNAL, STANDBY_SIGNAL,
+    TABLESPACE_MAP, wal_directory_name,
 };
 use crate::places;
 use crate::places::is_number;
@@ -22,8 +22,8 @@ const EMPTIED: [&str; 7] = [
     "pg_subtrans",
 ];
 
-/// The same, at the top only. `pg_wal` comes back from the archive.
-const EMPTIED_AT_TOP: [&str; 3] = ["log", "pg_log", PG_WAL];
+/// The same, at the top only.
+const EMPTIED_AT_TOP: [&str; 2] = ["log", "pg_log"];
 
 /// Files that are of the running server or of its start, at any depth.
 const LEFT_OUT: [&str; 8] = [
@@ -40,16 +40,22 @@ const LEFT_OUT: [&str; 8] = [
 /// The same, at the top only: a restore writes its own.
 const LEFT_OUT_AT_TOP: [&str; 5] = [
     "backup_label.old",
-    "recovery.conf",
+    RECOVERY_CONF,
     RECOVERY_SIGNAL,
     STANDBY_SIGNAL,
     "tablespace_map.old",
 ];
 
-/// Is this directory kept empty? The path is relative to the data directory.
-pub(crate) fn is_emptied(path: &Path) -> bool {
+/// Does a server of this major version keep its WAL there, which comes back from the archive?
+pub(crate) fn is_wal_directory(path: &Path, major: u32) -> bool {
+    path == Path::new(wal_directory_name(major))
+}
+
+/// Is this directory kept empty, for a server of this major version? The path is relative to the data directory.
+pub(crate) fn is_emptied(path: &Path, major: u32) -> bool {
     let name = name(path);
-    EMPTIED.contains(&name) || (is_at_top(path) && EMPTIED_AT_TOP.contains(&name))
+    let at_top = || EMPTIED_AT_TOP.contains(&name) || is_wal_directory(path, major);
+    EMPTIED.contains(&name) || (is_at_top(path) && at_top())
 }
 
 /// The directory below the data directory, relative to it, that a setting like `log_directory` names, if its content can be left
@@ -206,6 +212,14 @@ mod tests {
         ] {
             assert!(!left_out(path), "{path}");
         }
+        for (path, major, expected) in [
+            ("pg_wal", 9, false),
+            ("pg_xlog", 9, true),
+            ("pg_xlog", 10, false),
+            ("log", 9, true),
+        ] {
+            assert_eq!(is_emptied(Path::new(path), major), expected, "{path} {major}");
+        }
         for (path, expected) in [
             ("pg_wal", true),
             ("pg_replslot", true),
@@ -214,7 +228,7 @@ mod tests {
             ("base/pg_wal", false),
             ("pg_xact", false),
         ] {
-            assert_eq!(is_emptied(Path::new(path)), expected, "{path}");
+            assert_eq!(is_emptied(Path::new(path), 15), expected, "{path}");
         }
         for (path, expected) in [
             ("pg_tblspc/16400/lost+found", true),
@@ -227,6 +241,8 @@ mod tests {
         ] {
             assert_eq!(is_beside_version(Path::new(path), "PG_15_"), expected, "{path}");
         }
+        let of_old = Path::new("pg_tblspc/16400/PG_9.6_201608131");
+        assert!(!is_beside_version(of_old, &crate::version::tablespace_prefix(9)));
         for (path, expected) in [
             ("base/5", true),
             ("pg_tblspc/16400/PG_15_202209061/5", true),

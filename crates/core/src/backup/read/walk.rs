@@ -11,13 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::essential::Essential;
 use super::files::FileList;
-use super::links::{self, Links, target_of};
+use super::links::{LinkTarget, Links, target_of};
 use super::rules;
 use super::unlogged::Unlogged;
 use crate::backup::{BackupRequest, TablespaceLink};
-use crate::data_dir::{PG_CONTROL, PG_WAL};
+use crate::data_dir::PG_CONTROL;
 use crate::error::{Error, Result};
 use crate::formats::FILES_LIMIT;
+use crate::version;
 
 /// The result of the walk. Paths are relative to the data directory; those in tablespaces go through `pg_tblspc/<oid>`.
 #[derive(Debug, Default)]
@@ -65,7 +66,7 @@ pub(crate) fn walk(request: &BackupRequest, links: &Links, cancel: &Cancellation
     let mut walker = Walker {
         request,
         links,
-        version: format!("PG_{}_", request.major_version()),
+        version: version::tablespace_prefix(request.major_version()),
         cancel,
         tree: DataDirectory::default(),
         locations: HashSet::new(),
@@ -75,7 +76,10 @@ pub(crate) fn walk(request: &BackupRequest, links: &Links, cancel: &Cancellation
     walker.find_links()?;
     walker.directory(Path::new(""))?;
     walker.walk_tablespaces()?;
-    walker.tree.essential.check(&request.data_dir)?;
+    walker
+        .tree
+        .essential
+        .check(&request.data_dir, request.major_version())?;
     Ok(walker.tree)
 }
 
@@ -271,7 +275,7 @@ impl Walker<'_> {
             return Ok(());
         };
         if meta.is_dir() {
-            self.links.follow(path, target, links::Kind::Directory);
+            self.links.follow(path, target, LinkTarget::Directory);
             self.tree.directories.push(Directory {
                 path: path.to_owned(),
                 owner: Attributes::from(&meta),
@@ -283,22 +287,24 @@ impl Walker<'_> {
             return self.directory(path);
         }
         if meta.is_file() && !is_emptied {
-            self.links.follow(path, target, links::Kind::File);
+            self.links.follow(path, target, LinkTarget::File);
         }
         self.file(path, full, &meta, in_database)
     }
 
     /// Is this directory kept empty, by the rules or because the server is configured to write there what no restore needs?
     fn is_emptied(&self, path: &Path) -> bool {
-        rules::is_emptied(path) || self.request.emptied.iter().any(|emptied| emptied == path)
+        rules::is_emptied(path, self.request.major_version())
+            || self.request.emptied.iter().any(|emptied| emptied == path)
     }
 
-    /// The server expects these in `pg_wal`.
+    /// The server expects these in the directory of WAL.
     fn children_of_pg_wal(&mut self, path: &Path, parent: &Metadata) {
-        if path != Path::new(PG_WAL) {
+        let major = self.request.major_version();
+        if !rules::is_wal_directory(path, major) {
             return;
         }
-        let summaries = (self.request.major_version() >= 17).then_some("summaries");
+        let summaries = (major >= 17).then_some("summaries");
         for name in ["archive_status"].into_iter().chain(summaries) {
             self.tree.directories.push(Directory {
                 path: path.join(name),

@@ -11,7 +11,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use all_visible::AllVisible;
-pub use stream::{Listener, listen};
+pub use stream::{Listener, Relation, listen};
 pub use write::{FileEntry, FilesMetadataWriter, TarFileSetsWriter};
 
 /// The whole object. It can be larger than 1 GB as text, so it is only ever written and read as a stream.

@@ -1,5 +1,6 @@
 //! Reading it piece by piece: the files of a cluster may be millions.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, BufReader, Read};
 
@@ -35,6 +36,34 @@ pub trait Listener {
         let _ = (name, oid);
         Ok(())
     }
+
+    /// A table, an index or another relation of the database with this name, which comes before the database itself.
+    fn relation(&mut self, database: &str, name: &str, relation: &Relation) -> Result<(), String> {
+        let _ = (database, name, relation);
+        Ok(())
+    }
+}
+
+/// What `DatabasesByNames` says of a relation.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Relation {
+    /// Its OID.
+    pub oid: u32,
+    /// The name of its files.
+    pub relfilenode: u32,
+    /// Its partitions and those that inherit from it, by qualified name.
+    pub subtables: BTreeMap<String, Partition>,
+}
+
+/// A partition.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+pub struct Partition {
+    /// Its OID.
+    pub oid: u32,
+    /// The name of its files.
+    pub relfilenode: u32,
 }
 
 /// Read what [`crate::formats::files_metadata::FilesMetadata::write_to`] or WAL-G wrote, in bounded memory whatever it is. Missing and unknown
@@ -116,13 +145,48 @@ struct Databases<'a, L>(&'a mut L);
 
 impl<L: Listener> Entries for Databases<'_, L> {
     fn entry<'de, A: MapAccess<'de>>(&mut self, key: String, map: &mut A) -> Result<(), A::Error> {
-        #[derive(Deserialize)]
-        struct Database {
-            #[serde(default)]
-            oid: u32,
-        }
-        let Database { oid } = map.next_value()?;
+        let mut oid = 0;
+        map.next_value_seed(Map(Database {
+            name: &key,
+            oid: &mut oid,
+            listener: self.0,
+        }))?;
         self.0.database(&key, oid).map_err(Error::custom)
+    }
+}
+
+/// One database.
+struct Database<'a, L> {
+    name: &'a str,
+    oid: &'a mut u32,
+    listener: &'a mut L,
+}
+
+impl<L: Listener> Entries for Database<'_, L> {
+    fn entry<'de, A: MapAccess<'de>>(&mut self, key: String, map: &mut A) -> Result<(), A::Error> {
+        match key.as_str() {
+            "oid" => map.next_value().map(|oid| *self.oid = oid),
+            "tables_new" => map.next_value_seed(Map(Relations {
+                database: self.name,
+                listener: self.listener,
+            })),
+            _ => map.next_value::<IgnoredAny>().map(|_| ()),
+        }
+    }
+}
+
+/// The relations of a database.
+struct Relations<'a, L> {
+    database: &'a str,
+    listener: &'a mut L,
+}
+
+impl<L: Listener> Entries for Relations<'_, L> {
+    fn entry<'de, A: MapAccess<'de>>(&mut self, key: String, map: &mut A) -> Result<(), A::Error> {
+        let relation = map.next_value()?;
+        self.listener
+            .relation(self.database, &key, &relation)
+            .map_err(Error::custom)
     }
 }
 

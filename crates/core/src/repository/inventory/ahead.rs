@@ -8,6 +8,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::near::before;
 use super::{CONCURRENCY, Inventory, Reach, WalObject, wal};
+use crate::blocking::blocking;
 use crate::encrypted::blame;
 use crate::error::{Error, Result, StorageError};
 use crate::repository::{cluster, layout};
@@ -237,7 +238,5 @@ async fn walk(
         walked.problem = Some(problem);
         Ok((walker.anew(), Some(walked)))
     };
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    blocking(work).await
 }

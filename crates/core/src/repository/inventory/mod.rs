@@ -5,6 +5,7 @@ mod ahead;
 mod backups;
 mod continuous;
 mod detail;
+mod marked;
 mod near;
 mod reach;
 mod show;
@@ -27,8 +28,10 @@ pub(crate) use backups::parse_name;
 pub use backups::{BackupInfo, Delta, find_backup, list_backups, read_sentinel};
 pub(crate) use continuous::write as write_continuous;
 pub use detail::BackupDetail;
+pub use marked::find_by_user_data;
 pub use near::missing_segments;
-pub(crate) use near::{of_backups, segment_size};
+pub use near::of_backups;
+pub(crate) use near::segment_size;
 pub use reach::{Hole, Reach};
 pub use show::{MissingSegments, TimelineInfo, TimelineStatus};
 pub use unfinished::Unfinished;
@@ -165,15 +168,17 @@ impl Inventory {
         Ok(())
     }
 
+    /// The timelines whose history files are in the archive.
+    pub(crate) fn history_files(&self) -> BTreeSet<u32> {
+        let timelines = self.wal.iter().filter_map(|object| match object.name {
+            WalFileName::History(timeline) => Some(timeline),
+            _ => None,
+        });
+        timelines.collect()
+    }
+
     async fn read_histories(&mut self, store: &Store) -> Result<()> {
-        let timelines: BTreeSet<u32> = self
-            .wal
-            .iter()
-            .filter_map(|object| match object.name {
-                WalFileName::History(timeline) => Some(timeline),
-                _ => None,
-            })
-            .collect();
+        let timelines = self.history_files();
         let unread = "It does not read like a timeline history file.";
         let mut read = futures::stream::iter(timelines)
             .map(|timeline| async move {

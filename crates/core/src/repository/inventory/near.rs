@@ -11,7 +11,7 @@ use crate::wal::{Segment, SegmentSize, WalFileName};
 use walarchive_storage::Store;
 
 /// The backups of a repository and, of its WAL, what they need.
-pub(crate) async fn of_backups(store: &Store) -> Result<Inventory> {
+pub async fn of_backups(store: &Store) -> Result<Inventory> {
     if !store.lists_in_order() {
         return Inventory::load(store).await;
     }

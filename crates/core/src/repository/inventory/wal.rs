@@ -4,6 +4,7 @@ use std::io::Read;
 
 use chrono::{DateTime, Utc};
 
+use crate::blocking::blocking;
 use crate::codec::Format;
 use crate::encrypted::{blame, undecodable};
 use crate::error::Result;
@@ -103,7 +104,7 @@ pub(super) async fn first_page(store: &Store, object: &WalObject) -> Result<Opti
         return Ok(None);
     };
     let (format, url) = (object.format, store.object_url(&key));
-    let read = tokio::task::spawn_blocking(move || {
+    blocking(move || {
         let mut header = [0; LONG_HEADER_BYTES];
         let mut reader = reader;
         let outcome = format
@@ -118,9 +119,8 @@ pub(super) async fn first_page(store: &Store, object: &WalObject) -> Result<Opti
                 format!("It cannot be decompressed: {error}."),
             )),
         }
-    });
-    read.await
-        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    })
+    .await
 }
 
 /// The content of a timeline's history file; none if there is none in the archive.

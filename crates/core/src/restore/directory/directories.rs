@@ -23,6 +23,8 @@ pub(crate) struct Directories {
 /// The target of `pg_wal`, if it is a link.
 #[derive(Debug)]
 pub(crate) struct WalDirectory {
+    /// Of the link: `pg_wal` or `pg_xlog`.
+    pub(crate) name: &'static str,
     /// As the link has it.
     pub(crate) path: PathBuf,
     /// If it exists.

@@ -18,7 +18,7 @@ use super::root::{Root, is_kind};
 use super::tablespaces::Tablespace;
 use super::tree::Tree;
 use super::walk::{DirectoryEntry, walk};
-use crate::data_dir::{BACKUP_MANIFEST, PG_WAL};
+use crate::data_dir::{BACKUP_MANIFEST, is_wal_directory_name, wal_directory_name};
 use crate::error::{Error, Result};
 use crate::files::copy;
 use crate::places::is_of_server;
@@ -81,11 +81,12 @@ impl Figures {
         })
     }
 
-    /// The losses that come with it, as a sentence.
-    pub(crate) fn note(&self) -> Option<String> {
+    /// The losses that come with it, as a sentence; for a server of this major version.
+    pub(crate) fn note(&self, major: u32) -> Option<String> {
+        let wal = wal_directory_name(major);
         (self.removed_wal > 0).then(|| {
             format!(
-                "The restore removes {} from pg_wal. WAL that is not archived is lost with them: copy pg_wal first if you need it.",
+                "The restore removes {} from {wal}. WAL that is not archived is lost with them: copy {wal} first if you need it.",
                 counted(self.removed_wal, "file")
             )
         })
@@ -217,8 +218,8 @@ impl Survey<'_> {
         }
         if number.is_none() {
             self.figures.removed += 1;
-            let below = entry.path.strip_prefix(PG_WAL.as_bytes());
-            let is_wal = below.is_some_and(|below| below.is_empty() || below[0] == b'/');
+            let top = entry.path.split(|byte| *byte == b'/').next().unwrap_or_default();
+            let is_wal = is_wal_directory_name(top);
             self.figures.removed_wal += u64::from(is_wal);
         }
         Ok(())

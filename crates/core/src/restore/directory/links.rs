@@ -11,7 +11,7 @@ use super::owner::Owner;
 use super::root::Root;
 use super::system::is_of_the_system;
 use super::tablespaces::{halves, settled};
-use crate::data_dir::PG_WAL;
+use crate::data_dir::is_wal_directory_name;
 use crate::error::{Error, Result};
 use crate::formats::FollowedLink;
 use crate::places;
@@ -83,7 +83,10 @@ fn find<'a>(old: &str, followed: &'a [FollowedLink]) -> Result<&'a FollowedLink>
     match (by_path, &by_target[..]) {
         (Some(link), _) => Ok(link),
         (None, [link]) => Ok(*link),
-        (None, []) if old == PG_WAL => Err(Error::config("--link does not apply to pg_wal", "Use --waldir.")),
+        (None, []) if is_wal_directory_name(old) => Err(Error::config(
+            format!("--link does not apply to {old}"),
+            "Use --waldir.",
+        )),
         (None, []) => {
             let known = followed.iter().take(NAMED);
             let known: Vec<String> = known.map(described).collect();
@@ -122,7 +125,7 @@ fn check_place(path: &str) -> Result<()> {
     let refused = |hint: &str| Error::refused(format!("\"{}\" cannot be made a link", path.escape_debug()), hint);
     let in_tablespace = path == "pg_tblspc" || path.starts_with("pg_tblspc/");
     match MemberPath::parse(path.as_bytes()) {
-        _ if path == PG_WAL => Err(refused("Use --waldir.")),
+        _ if is_wal_directory_name(path) => Err(refused("Use --waldir.")),
         _ if in_tablespace => Err(refused("Tablespaces go elsewhere with --tablespace-map.")),
         // A restore treats them in a way of its own, and servers write them again.
         Ok(_) if is_always_new(path.as_bytes()) => Err(refused("It is restored as a file only.")),

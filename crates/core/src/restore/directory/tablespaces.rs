@@ -51,6 +51,67 @@ impl TablespaceMap {
         Ok(())
     }
 
+    /// Add what a restore specification of WAL-G's says, a JSON object such as
+    /// `{"base_prefix": "/data", "tablespaces": ["16384"], "16384": {"loc": "/fast", "link": "pg_tblspc/16384"}}`.
+    /// `target` is the data directory, which it must name, if it names one.
+    pub fn add_specification(&mut self, text: &str, target: &Path) -> Result<()> {
+        #[derive(serde::Deserialize)]
+        struct Specification {
+            base_prefix: Option<PathBuf>,
+            #[serde(default)]
+            tablespaces: Vec<String>,
+            #[serde(flatten)]
+            places: std::collections::BTreeMap<String, serde_json::Value>,
+        }
+        const HINT: &str = "Write it like {\"base_prefix\": \"/data\", \"tablespaces\": [\"16384\"], \"16384\": {\"loc\": \
+                            \"/fast\", \"link\": \"pg_tblspc/16384\"}}.";
+        let specification: Specification = serde_json::from_str(text).map_err(|error| {
+            Error::config(
+                format!(
+                    "the restore specification cannot be read: line {} is wrong",
+                    error.line()
+                ),
+                HINT,
+            )
+        })?;
+        let settled = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        if let Some(base) = &specification.base_prefix
+            && settled(base).components().ne(settled(target).components())
+        {
+            return Err(Error::config(
+                format!(
+                    "the restore specification is for directory \"{}\", and not for \"{}\"",
+                    base.display(),
+                    target.display()
+                ),
+                "Correct its base_prefix, or restore into that directory.",
+            ));
+        }
+        for oid in &specification.tablespaces {
+            let place = specification
+                .places
+                .get(oid)
+                .and_then(|place| place.get("loc")?.as_str());
+            let Some(place) = place.filter(|place| Path::new(place).is_absolute()) else {
+                return Err(Error::config(
+                    format!(
+                        "the restore specification does not say where tablespace \"{}\" goes",
+                        oid.escape_debug()
+                    ),
+                    HINT,
+                ));
+            };
+            if self.each.iter().any(|(known, _)| known == oid) {
+                return Err(Error::config(
+                    format!("tablespace \"{}\" has two places", oid.escape_debug()),
+                    "Name it in the restore specification or with --tablespace-map, and not in both.",
+                ));
+            }
+            self.each.push((oid.clone(), PathBuf::from(place)));
+        }
+        Ok(())
+    }
+
     /// Put all the others into directories below this one, each under its OID.
     pub fn put_all(&mut self, directory: &Path) -> Result<()> {
         if !directory.is_absolute() {
@@ -236,6 +297,30 @@ mod tests {
             ("16400".to_owned(), "/ts/a".to_owned()),
             ("16401".to_owned(), "/ts=b".to_owned()),
         ]
+    }
+
+    #[test]
+    fn a_restore_specification_says_where_tablespaces_go() {
+        let target = Path::new("/new");
+        let read = |text: &str| {
+            let mut map = TablespaceMap::default();
+            map.add_specification(text, target)
+                .map(|()| map.each)
+                .map_err(|error| error.to_string())
+        };
+        let whole = r#"{"base_prefix": "/new/", "tablespaces": ["16384"], "16384": {"loc": "/fast", "link": "pg_tblspc/16384"}}"#;
+        assert_eq!(read(whole), Ok(vec![("16384".to_owned(), PathBuf::from("/fast"))]));
+        assert_eq!(read(r#"{"tablespaces": []}"#), Ok(vec![]));
+        for (text, says) in [
+            ("[]", "cannot be read"),
+            (r#"{"base_prefix": "/old", "tablespaces": []}"#, "is for directory"),
+            (r#"{"tablespaces": ["1"]}"#, "does not say where"),
+            (r#"{"tablespaces": ["1"], "1": {"loc": "here"}}"#, "does not say where"),
+            (r#"{"tablespaces": ["1", "1"], "1": {"loc": "/a"}}"#, "two places"),
+        ] {
+            let error = read(text).expect_err(text);
+            assert!(error.contains(says), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -24,7 +24,6 @@ use super::links::OpenLink;
 use super::owner::Owner;
 use super::root::{Root, device, failed, give, give_named, leads_to, open_file, open_own};
 use super::tablespaces::Tablespace;
-use crate::data_dir::PG_WAL;
 use crate::error::{Error, Result};
 use crate::stored::member::{LONGEST_NAME, MemberPath};
 
@@ -35,8 +34,10 @@ const TEMPORARY_SUFFIX: &[u8] = b".walarchive-tmp";
 pub(crate) struct Tree {
     target: Root,
     tablespaces: BTreeMap<Vec<u8>, Root>,
-    /// The target of the link `pg_wal`; none if it is a directory.
+    /// The target of the link `pg_wal` or `pg_xlog`; none if it is a directory.
     wal: Option<Root>,
+    /// Of that link.
+    wal_name: &'static str,
     /// Other links, the deepest ones last.
     links: Vec<OpenLink>,
     /// The file systems of these.
@@ -80,6 +81,7 @@ impl Tree {
             target: found.target.take().map_or_else(|| Root::create(target, owner), Ok)?,
             tablespaces: BTreeMap::new(),
             wal: None,
+            wal_name: "",
             links: Vec::new(),
             devices: BTreeSet::new(),
             mounted: Mutex::default(),
@@ -95,7 +97,8 @@ impl Tree {
             };
             tree.tablespaces.insert(oid, root);
         }
-        if let Some(WalDirectory { path, root }) = found.wal.take() {
+        if let Some(WalDirectory { name, path, root }) = found.wal.take() {
+            tree.wal_name = name;
             tree.wal = Some(root.map_or_else(|| Root::create(&path, owner), Ok)?);
         }
         tree.links = found
@@ -162,7 +165,7 @@ impl Tree {
     /// Create the links to the tablespaces, to the directory for WAL and to the other places, unless they are there.
     pub(crate) fn link(&self, tablespaces: &[Tablespace]) -> Result<()> {
         if let Some(wal) = &self.wal {
-            self.link_one(&[], OsStr::new(PG_WAL), &wal.path)?;
+            self.link_one(&[], OsStr::new(self.wal_name), &wal.path)?;
         }
         // One may be behind another.
         for link in &self.links {
@@ -274,7 +277,7 @@ impl Tree {
                 Some(root) => (root, rest),
                 None => (&self.target, components),
             },
-            [first, rest @ ..] if first == PG_WAL.as_bytes() => match &self.wal {
+            [first, rest @ ..] if first == self.wal_name.as_bytes() => match &self.wal {
                 Some(root) => (root, rest),
                 None => (&self.target, components),
             },

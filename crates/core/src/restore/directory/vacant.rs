@@ -6,13 +6,18 @@ use super::bare::is_bare;
 use super::condition::Marker;
 use super::root::Root;
 use super::tablespaces::{Tablespace, settled};
-use crate::data_dir::PG_WAL;
+use crate::data_dir::wal_directory_name;
 use crate::error::{Error, Result};
 use crate::restore::options::RestoreMode;
 
 /// Check that no directory is inside another and, for a fresh restore, that all are empty or absent. Returns the target with its
-/// links resolved.
-pub(crate) fn check_directories(target: &Path, tablespaces: &[Tablespace], mode: RestoreMode) -> Result<PathBuf> {
+/// links resolved. `major` is the version of the server.
+pub(crate) fn check_directories(
+    target: &Path,
+    tablespaces: &[Tablespace],
+    mode: RestoreMode,
+    major: u32,
+) -> Result<PathBuf> {
     let must_be_empty = mode == RestoreMode::Fresh;
     let target = settled(target)?;
     if must_be_empty {
@@ -23,7 +28,7 @@ pub(crate) fn check_directories(target: &Path, tablespaces: &[Tablespace], mode:
             false => "Restore into a new directory, or empty this one first. With --delta, what is in it is used.",
         };
         // The target is looked at when it is opened.
-        let wal = std::fs::read_link(target.join(PG_WAL)).ok();
+        let wal = std::fs::read_link(target.join(wal_directory_name(major))).ok();
         check_empty(&target, wal.as_deref(), hint)?;
     }
     let mut taken = vec![target.clone()];
@@ -86,10 +91,10 @@ mod tests {
         std::fs::create_dir(at("empty")).expect("created");
         std::os::unix::fs::symlink(at("empty"), at("link")).expect("linked");
         std::os::unix::fs::symlink(at("nowhere"), at("dangling")).expect("linked");
-        check_directories(&at("new"), &[tablespace(at("empty"))], RestoreMode::Fresh).expect("fine");
+        check_directories(&at("new"), &[tablespace(at("empty"))], RestoreMode::Fresh, 15).expect("fine");
         let real = dir.path().canonicalize().expect("real");
         assert_eq!(
-            check_directories(&at("link"), &[], RestoreMode::Fresh).expect("fine"),
+            check_directories(&at("link"), &[], RestoreMode::Fresh, 15).expect("fine"),
             real.join("empty")
         );
         for (target, location) in [
@@ -103,7 +108,7 @@ mod tests {
             ("a/../b", "other"),
         ] {
             assert!(
-                check_directories(&at(target), &[tablespace(at(location))], RestoreMode::Fresh).is_err(),
+                check_directories(&at(target), &[tablespace(at(location))], RestoreMode::Fresh, 15).is_err(),
                 "{target} {location}"
             );
         }

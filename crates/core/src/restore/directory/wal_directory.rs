@@ -10,23 +10,26 @@ use super::bare::is_bare;
 use super::directories::{Directories, WalDirectory};
 use super::root::Root;
 use super::tablespaces::settled;
-use crate::data_dir::PG_WAL;
+use crate::data_dir::wal_directory_name;
 use crate::error::{Error, Result};
 use crate::wal::WalFileName;
 
 /// The server's entries in `pg_wal` beside WAL.
 const SUBDIRECTORIES: [&str; 2] = ["archive_status", "summaries"];
 
-/// Find out whether `pg_wal` is to be a link: to the place that the user wants, or to the one that it leads to already. The
-/// place must be empty, unless it is that of the directory that is restored into (`is_own`).
+/// Find out whether `pg_wal`, or `pg_xlog` for a server of this major version, is to be a link: to the place that the user wants,
+/// or to the one that it leads to already. The place must be empty, unless it is that of the directory that is restored into
+/// (`is_own`).
 pub(crate) fn find(
     wanted: Option<&Path>,
     target: &Path,
+    major: u32,
     directories: &Directories,
     others: &[PathBuf],
     is_own: bool,
 ) -> Result<Option<WalDirectory>> {
-    let link = target.join(PG_WAL);
+    let name = wal_directory_name(major);
+    let link = target.join(name);
     let known = std::fs::read_link(&link).ok();
     let Some(path) = wanted.map(Path::to_owned).or_else(|| known.clone()) else {
         return Ok(None);
@@ -55,7 +58,7 @@ pub(crate) fn find(
     }
     let root = Root::find(&path)?;
     if wanted.is_none() {
-        check_link(&path, root.as_ref(), directories)?;
+        check_link(name, &path, root.as_ref(), directories)?;
     }
     if let Some(root) = &root {
         root.lock()?;
@@ -67,7 +70,7 @@ pub(crate) fn find(
             ));
         }
     }
-    Ok(Some(WalDirectory { path, root }))
+    Ok(Some(WalDirectory { name, path, root }))
 }
 
 /// Can the link be made? A restore into a server's own directory removes the server's entries there, but not a mount.
@@ -90,11 +93,11 @@ fn check_place(link: &Path, is_linked: bool, is_own: bool) -> Result<()> {
 }
 
 /// A link that was found was made by whoever owns the data directory: root must not do there what that user could not do himself.
-fn check_link(path: &Path, root: Option<&Root>, directories: &Directories) -> Result<()> {
+fn check_link(name: &str, path: &Path, root: Option<&Root>, directories: &Directories) -> Result<()> {
     let hint = "Create it, give another one with --waldir, or remove the link.";
     let Some(root) = root else {
         return Err(Error::refused(
-            format!("the link pg_wal leads to \"{}\", which does not exist", path.display()),
+            format!("the link {name} leads to \"{}\", which does not exist", path.display()),
             hint,
         ));
     };
@@ -109,7 +112,7 @@ fn check_link(path: &Path, root: Option<&Root>, directories: &Directories) -> Re
     if geteuid().is_root() && of_target != Some(owner(root)?) {
         return Err(Error::refused(
             format!(
-                "the link pg_wal leads to \"{}\", which belongs to another user than the data directory",
+                "the link {name} leads to \"{}\", which belongs to another user than the data directory",
                 path.display()
             ),
             "If WAL is to go there, give the directory with --waldir.",

@@ -17,8 +17,9 @@ use super::root;
 use super::root::{LOST_AND_FOUND, Root, failed, leads_to};
 use super::tablespaces::Tablespace;
 use super::wal_directory::is_of_server;
-use crate::data_dir::PG_WAL;
+use crate::data_dir::{is_wal_directory_name, wal_directory_name};
 use crate::error::Result;
+use crate::version;
 
 /// The unit of `st_blocks`, in bytes.
 const STAT_BLOCK: u64 = 512;
@@ -77,7 +78,7 @@ impl DirectoryEntry<'_> {
 
     /// Is it the link `pg_wal` to the directory for WAL?
     pub(crate) fn is_link_to_wal(&self, wal: Option<&Root>) -> bool {
-        let is_it = self.path == PG_WAL.as_bytes() && self.above == 0 && !self.is_directory;
+        let is_it = is_wal_directory_name(self.path) && self.above == 0 && !self.is_directory;
         is_it && wal.is_some_and(|wal| leads_to(self.directory, self.name, &wal.path))
     }
 
@@ -153,7 +154,7 @@ pub(crate) fn walk(
     }
     .go(target.directory(), &mut Vec::new(), &all, each)?;
     if let Some(root) = wal {
-        let mut path = PG_WAL.as_bytes().to_vec();
+        let mut path = wal_directory_name(major).as_bytes().to_vec();
         let walk = Walk {
             root,
             device: root.device()?,
@@ -171,7 +172,7 @@ pub(crate) fn walk(
             tablespace: std::str::from_utf8(oid).ok().and_then(|oid| oid.parse().ok()),
         };
         // Another server may have a directory of its own there.
-        let version = format!("PG_{major}_");
+        let version = version::tablespace_prefix(major);
         let of_version =
             |name: &OsStr, is_directory: bool| is_directory && name.as_bytes().starts_with(version.as_bytes());
         walk.go(root.directory(), &mut path, &of_version, each)?;

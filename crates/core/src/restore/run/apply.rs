@@ -12,7 +12,7 @@ use super::extract::extract;
 use super::prepare::{check_readable, prepare};
 use super::{readback, recovery, stubs};
 use crate::blocking::blocking;
-use crate::data_dir::{BACKUP_LABEL, PG_CONTROL, PG_WAL};
+use crate::data_dir::{BACKUP_LABEL, BACKUP_MANIFEST, PG_CONTROL, wal_directory_name};
 use crate::error::{Error, Result};
 use crate::repository::layout::{self, Key};
 use crate::restore::directory::tree::Tree;
@@ -22,6 +22,7 @@ use crate::stored::level::Level;
 use crate::stored::member::{MARKER, path_of};
 use crate::stored::progress::ReadProgress;
 use crate::stored::tars::{Tar, TarKind};
+use crate::version;
 use walarchive_storage::{RangeReader, Store};
 
 /// The result of a restore.
@@ -63,7 +64,9 @@ pub async fn apply(
     })
     .await?;
     let Fetch { levels, table, kept } = fetch;
-    let context = Arc::new(Context::new(tree, table, kept, Arc::clone(&progress), cancel));
+    let mut context = Context::new(tree, table, kept, Arc::clone(&progress), cancel);
+    context.mask = plan.mask.clone();
+    let context = Arc::new(context);
     if let Some(manifest) = plan.manifest.as_ref().filter(|_| !plan.databases.is_all()) {
         stubs::make(&context, &plan.store, manifest).await?;
     }
@@ -106,14 +109,24 @@ async fn unpack(context: &Arc<Context>, plan: &RestorePlan, levels: Vec<Level>) 
 /// Is all there that the backup should have?
 async fn check(context: &Arc<Context>, plan: &RestorePlan) -> Result<()> {
     let (store, backup) = (&plan.store, &plan.backup);
-    if !context.label.load(Ordering::Relaxed) {
+    if !context.label.load(Ordering::Relaxed) && context.takes(BACKUP_LABEL.as_bytes()) {
         // Without it, the server would start from the wrong checkpoint and find nothing wrong.
         let folder = store.object_url(&layout::backup_folder(backup));
         return Err(Error::damaged(folder, format!("No tar has \"{BACKUP_LABEL}\".")));
     }
     check_complete(context, store, backup).await?;
     match &plan.manifest {
-        Some(manifest) => readback::finish_manifest(context, store, manifest, plan.concurrency).await,
+        Some(manifest) => {
+            let is_written = version::has_manifest(plan.major);
+            readback::finish_manifest(context, store, manifest, is_written, plan.concurrency).await?;
+            match &context.tree {
+                // It was needed to check the others.
+                Some(tree) if is_written && !context.takes(BACKUP_MANIFEST.as_bytes()) => {
+                    tree.remove(&path_of(BACKUP_MANIFEST)?)
+                }
+                _ => Ok(()),
+            }
+        }
         None => Ok(()),
     }
 }
@@ -121,19 +134,20 @@ async fn check(context: &Arc<Context>, plan: &RestorePlan) -> Result<()> {
 /// Write what recovery is told, and bring everything to disk.
 async fn settle(context: &Arc<Context>, plan: &RestorePlan) -> Result<()> {
     let (context, further) = (Arc::clone(context), plan.further_settings());
-    let recovery = plan.recovery.clone();
+    let (recovery, major) = (plan.recovery.clone(), plan.major);
     let parameters = plan.outlook.as_ref().and_then(|outlook| outlook.parameters);
     blocking(move || {
-        if let Some(tree) = &context.tree {
-            tree.create_directory(&path_of(PG_WAL)?, 0o700)?;
-            recovery::write(recovery.as_ref(), &further, parameters.as_ref(), tree)?;
+        if let Some(tree) = context.tree.as_ref().filter(|_| context.mask.is_none()) {
+            let wal = path_of(wal_directory_name(major))?;
+            tree.create_directory(&wal, 0o700)?;
+            recovery::write(recovery.as_ref(), major, &further, parameters.as_ref(), tree)?;
             // The mode of the directory was kept with `PG_VERSION`.
             let is_open = context
                 .group
                 .get()
                 .map_or_else(|| tree.is_open_to_group(), |open| Ok(*open))?;
             if is_open {
-                tree.create_directory(&path_of(PG_WAL)?, 0o750)?;
+                tree.create_directory(&wal, 0o750)?;
                 tree.open_to_group(&recovery::OWN_FILES)?;
             }
         }
@@ -161,7 +175,7 @@ async fn finish(context: &Arc<Context>, plan: &RestorePlan, control: Option<Cont
         .await?;
         return Err(error);
     }
-    if !context.control.load(Ordering::Relaxed) {
+    if !context.control.load(Ordering::Relaxed) && context.takes(PG_CONTROL.as_bytes()) {
         let folder = plan.store.object_url(&layout::tar_folder(&plan.backup));
         return Err(Error::damaged(folder, format!("No tar has \"{PG_CONTROL}\".")));
     }

@@ -7,8 +7,9 @@ use crate::data_dir::{PG_CONTROL, TABLESPACE_MAP};
 use crate::error::{Error, Result};
 use crate::printable::counted;
 use crate::repository::layout;
+use crate::stored::facts::Stored;
 use crate::stored::names::{ListSource, NAMED, names};
-use crate::stored::table::{PathHash, Stored, Table};
+use crate::stored::table::{PathHash, Table};
 use walarchive_storage::Store;
 
 /// After the last tar but that of `pg_control`.

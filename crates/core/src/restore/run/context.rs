@@ -13,15 +13,19 @@ use crate::error::{Error, Result};
 use crate::formats::FILES_LIMIT;
 use crate::restore::directory::output::Output;
 use crate::restore::directory::tree::Tree;
+use crate::restore::mask::Mask;
+use crate::stored::facts::Found;
 use crate::stored::level::{Bits, Level, Taken};
 use crate::stored::member::MemberPath;
 use crate::stored::progress::ReadProgress;
-use crate::stored::table::{Found, Keys, Listing, PathHash, Table};
+use crate::stored::table::{Keys, Listing, PathHash, Table};
 
 /// Of a whole restore.
 pub(crate) struct Context {
     /// None if nothing is to be written.
     pub(crate) tree: Option<Tree>,
+    /// If not all files are to come.
+    pub(crate) mask: Option<Mask>,
     /// None if every member counts.
     pub(crate) table: Option<Table>,
     /// Files that are where they belong, in full.
@@ -93,6 +97,7 @@ impl Context {
         let files = table.as_ref().map_or(0, Table::len);
         Context {
             tree,
+            mask: None,
             table,
             complete: kept.unwrap_or_else(|| Bits::none(files)),
             assembled: Bits::none(files),
@@ -105,6 +110,11 @@ impl Context {
             progress,
             cancel,
         }
+    }
+
+    /// Is the file to come at all?
+    pub(crate) fn takes(&self, path: &[u8]) -> bool {
+        self.mask.as_ref().is_none_or(|mask| mask.takes(path))
     }
 
     /// The numbers of a member.

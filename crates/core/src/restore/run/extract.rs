@@ -136,7 +136,9 @@ impl Unpacker<'_> {
     /// Those of the newest backup come back, listed or not: they hold nothing.
     fn directory(&self, path: &MemberPath, mode: u32) -> Result<(), Stop> {
         let file = self.context.find(path).number();
-        if self.step.is_newest() || file.is_some_and(|file| self.step.level.taken.get(file).is_some()) {
+        if !self.context.takes(&path.joined()) {
+            self.context.done(file);
+        } else if self.step.is_newest() || file.is_some_and(|file| self.step.level.taken.get(file).is_some()) {
             self.context.create_directory(path, mode)?;
             self.context.done(file);
         }
@@ -151,7 +153,7 @@ impl Unpacker<'_> {
         let wrong = |reason: &str| Err(Stop::Other(self.damaged(format!("Its member \"{path}\" {reason}."))));
         let found = context.find(path);
         // The links to tablespaces were made already, to where they are now.
-        if path.is_never_restored() || path.is(TABLESPACE_MAP) {
+        if path.is_never_restored() || path.is(TABLESPACE_MAP) || !context.takes(&path.joined()) {
             context.done(found.number());
             return Ok(());
         }

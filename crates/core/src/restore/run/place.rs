@@ -11,9 +11,10 @@ use crate::files::read_full;
 use crate::formats::increment::{IncrementHeader, PAGE_BYTES};
 use crate::restore::directory::output::Output;
 use crate::restore::directory::tree::Flush;
+use crate::stored::facts::{Expected, Found, Sum};
 use crate::stored::member::MemberPath;
 use crate::stored::members::Stop;
-use crate::stored::table::{Expected, Found, Listing, Sum};
+use crate::stored::table::Listing;
 
 /// Bytes that are copied at a time; a multiple of the page.
 const BUFFER_BYTES: usize = 256 << 10;

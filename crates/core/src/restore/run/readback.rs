@@ -15,25 +15,29 @@ use crate::formats::manifest;
 use crate::restore::directory::output::Output;
 use crate::restore::directory::tree::Flush;
 use crate::stored::contents::ManifestInfo;
+use crate::stored::facts::Sum;
 use crate::stored::fetch::read_with;
 use crate::stored::member::MemberPath;
 use crate::stored::members::Stop;
-use crate::stored::table::Sum;
 use walarchive_storage::Store;
 
-/// Write the manifest into the target. Files that were put together from several backups and have a SHA-256 are read once more
+/// Write the manifest into the target, if `is_written`. Files that were put together from several backups and have a SHA-256 are read once more
 /// and compared with it, so many at a time; CRCs were compared while the pages came.
 pub(crate) async fn finish_manifest(
     context: &Arc<Context>,
     store: &Store,
     info: &ManifestInfo,
+    is_written: bool,
     threads: usize,
 ) -> Result<()> {
     let (context, expected, object) = (Arc::clone(context), info.checksum.clone(), store.object_url(&info.key));
     let read = move |source: &mut dyn Read| {
         let name =
             MemberPath::parse(BACKUP_MANIFEST.as_bytes()).map_err(|reason| Error::damaged(BACKUP_MANIFEST, reason))?;
-        let output = context.create(&name)?;
+        let output = match is_written {
+            true => context.create(&name)?,
+            false => Output::Nowhere,
+        };
         let mut tee = Tee {
             source,
             output,

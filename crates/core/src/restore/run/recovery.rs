@@ -1,8 +1,10 @@
-//! `recovery.signal` or `standby.signal`, and the settings in `postgresql.auto.conf`.
+//! `recovery.signal` or `standby.signal`, and the settings in `postgresql.auto.conf`; up to PostgreSQL 11 `recovery.conf`.
 
 use std::io::Write;
 
-use crate::data_dir::{BACKUP_LABEL, BACKUP_MANIFEST, RECOVERY_SIGNAL, STANDBY_SIGNAL};
+use crate::data_dir::{
+    BACKUP_LABEL, BACKUP_MANIFEST, RECOVERY_CONF, RECOVERY_SIGNAL, STANDBY_SIGNAL, has_recovery_conf,
+};
 use crate::error::{Error, Result};
 use crate::restore::directory::tree::{Flush, Tree};
 use crate::restore::settings::RecoverySettings;
@@ -25,10 +27,11 @@ const CONF: &str = "postgresql.conf";
 const AUTO_CONF: &str = "postgresql.auto.conf";
 
 /// The mode of files that a restore writes itself, or takes from a tar that has no mode for them.
-pub(crate) const OWN_FILES: [&str; 5] = [
+pub(crate) const OWN_FILES: [&str; 6] = [
     BACKUP_LABEL,
     BACKUP_MANIFEST,
     AUTO_CONF,
+    RECOVERY_CONF,
     RECOVERY_SIGNAL,
     STANDBY_SIGNAL,
 ];
@@ -36,15 +39,25 @@ pub(crate) const OWN_FILES: [&str; 5] = [
 /// More than any has, in bytes.
 const AUTO_CONF_LIMIT: u64 = 64 << 20;
 
-/// Write the settings and then the signal file. After any failure either both count or the server cannot start yet, as
-/// `pg_control` is not there.
+/// Write the settings and then the signal file, as a server of this major version reads them. After any failure either both count
+/// or the server cannot start yet, as `pg_control` is not there.
 pub(crate) fn write(
     recovery: Option<&RecoverySettings>,
+    major: u32,
     further: &[&str],
     parameters: Option<&Parameters>,
     tree: &Tree,
 ) -> Result<()> {
-    let mut settings = recovery.map_or_else(Vec::new, RecoverySettings::settings);
+    // An old server does not start with a setting of recovery.conf in another file, nor a later one with that file.
+    let is_old = has_recovery_conf(major);
+    let recovery_conf = recovery.filter(|_| is_old);
+    let recovery = recovery.filter(|_| !is_old);
+    if let Some(recovery) = recovery_conf {
+        let lines = std::iter::once(COMMENT.to_owned()).chain(recovery.lines(major));
+        let text: String = lines.map(|line| line + "\n").collect();
+        put(tree, RECOVERY_CONF, text.as_bytes())?;
+    }
+    let mut settings = recovery.map_or_else(Vec::new, |recovery| recovery.lines(major));
     settings.extend(further.iter().map(|line| (*line).to_owned()));
     let read = |name: &str| {
         let path = MemberPath::parse(name.as_bytes()).map_err(|reason| Error::damaged(name, reason))?;
@@ -187,6 +200,32 @@ mod tests {
                 .count(),
             5
         );
+    }
+
+    #[test]
+    fn up_to_11_only_what_is_set_is_written_and_goes_into_recovery_conf() {
+        let mut recovery = settings("/usr/bin/walarchive", "s3://b/p");
+        let command = "restore_command = '/usr/bin/walarchive wal-fetch --storage s3://b/p %f \"%p\"'";
+        assert_eq!(recovery.lines(9), [command, "recovery_target_timeline = 'latest'"]);
+        recovery.mode = RecoveryMode::Standby;
+        recovery.target.timeline = TargetTimeline::Current;
+        assert_eq!(recovery.lines(11), ["standby_mode = 'on'", command]);
+        recovery.mode = RecoveryMode::Recovery;
+        recovery.target = RecoveryTarget {
+            target: RestoreTarget::name("it's").expect("a name"),
+            inclusive: false,
+            timeline: TargetTimeline::Number(3),
+            action: TargetAction::Promote,
+        };
+        let expected = [
+            command,
+            "recovery_target_name = 'it''s'",
+            "recovery_target_inclusive = 'off'",
+            "recovery_target_action = 'promote'",
+            "recovery_target_timeline = '3'",
+        ];
+        assert_eq!(recovery.lines(10), expected);
+        assert_eq!(recovery.lines(12), recovery.settings());
     }
 
     #[test]

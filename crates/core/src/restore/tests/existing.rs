@@ -94,9 +94,10 @@ async fn what_is_right_is_kept_and_what_is_not_in_the_backup_goes() {
         .await
         .expect("planned");
     let text = planned.plan.to_string();
-    let there = "there:        2 files, 47 bytes are as in the backup and are kept; 3 are fetched; 6 are not in it and are removed";
+    let there =
+        "there:        2 files, 47 bytes as in the backup, which stay; fetched: 3; not in the backup and removed: 6";
     assert!(
-        text.contains(there) && text.contains("1 files in pg_wal are removed"),
+        text.contains(there) && text.contains("removes 1 file from pg_wal"),
         "{text}"
     );
     assert!(

@@ -40,8 +40,11 @@ async fn the_content_of_other_databases_is_not_lost_unsaid() {
         let planned = plan(&repository.store, BACKUP, &repository.target(), options).await;
         planned.expect("planned").plan.to_string()
     };
-    let says = "of other databases in the directory become files of zeros";
-    let lost = format!("note:         2 files ({} bytes) {says}", CONTENT.len() + 3);
+    let says = "of other databases in the directory is lost: files of zeros";
+    let lost = format!(
+        "note:         The content of 2 files ({} bytes) {says}",
+        CONTENT.len() + 3
+    );
     let text = shown(only()).await;
     assert!(text.contains(&lost), "{text}");
     assert!(!shown(delta()).await.contains(says), "all of them are wanted");

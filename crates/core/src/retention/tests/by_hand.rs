@@ -309,6 +309,16 @@ fn garbage_is_what_no_backup_needs() {
     // All that there is may be needed to go on from it.
     let only = crate::retention::tests::inventory(vec![permanent], wal(1, 1..=9).collect(), vec![]);
     assert!(keys_of(&only, Request::Garbage(Garbage::All)).is_empty());
+    assert_eq!(
+        keys_of(&only, Request::GarbageWithoutBackups(Garbage::Archives)),
+        [segments(1, [1]), segments(1, 3..=9)].concat()
+    );
+    assert!(keys_of(&only, Request::GarbageWithoutBackups(Garbage::Backups)).is_empty());
+    assert_eq!(
+        keys_of(&inventory, Request::GarbageWithoutBackups(Garbage::All)),
+        keys_of(&inventory, Request::Garbage(Garbage::All)),
+        "with a backup it makes no difference"
+    );
 }
 
 #[test]

@@ -24,11 +24,12 @@ use crate::stored::chain::Link;
 use crate::stored::configuration;
 use crate::stored::contents::{Base, MISSING_TAR, Own, read_own};
 use crate::stored::essential::Essential;
+use crate::stored::facts::Stored;
 use crate::stored::names::{ListSource, NAMED, names};
 use crate::stored::progress::ReadProgress;
 use crate::stored::survey::Survey;
-use crate::stored::table::Stored;
 use crate::stored::tars::{Tar, TarKind, list_tars};
+use crate::version;
 use walarchive_storage::{RangeReader, Store};
 
 /// Tars at a time, each with some 40 MB in memory.
@@ -272,7 +273,7 @@ async fn conclude_files(store: &Store, context: &Context, backup: &BackupInfo) -
     // A tar that cannot be read takes many with it.
     let named = names.len();
     for path in names {
-        let detail = "It is in the backup manifest, and was found in no tar.";
+        let detail = "It is in the backup manifest, and cannot be found in any tar.";
         findings.add("file", status, path, detail);
     }
     if count > named {
@@ -288,7 +289,8 @@ async fn conclude_files(store: &Store, context: &Context, backup: &BackupInfo) -
 /// Is everything in it without which no server starts?
 fn conclude_essential(context: &Context, essential: &Essential, backup: &BackupInfo) {
     let mut findings = context.findings.lock();
-    for (path, detail) in essential.missing(&backup.metadata.incomplete_databases) {
+    let major = version::of_number(backup.metadata.pg_version).unwrap_or(0);
+    for (path, detail) in essential.missing(&backup.metadata.incomplete_databases, major) {
         findings.add("file", VerifyStatus::Failure, path, detail);
     }
 }

@@ -218,7 +218,7 @@ async fn the_answer_has_the_shape_of_wal_g() {
     for number in [2, 3, 5] {
         put(&store, segment(1, number), b"x").await;
     }
-    let names = verify_names(&store, &load(&store).await, at(1, 7))
+    let names = verify_names(&store, &load(&store).await, at(1, 7), None)
         .await
         .expect("verified");
     let json = serde_json::to_value(&names).expect("written");
@@ -262,7 +262,7 @@ async fn what_came_or_waits_after_the_listing_is_not_lost() {
         data_dir: Some(dir.path().to_owned()),
         ..at(1, 7)
     };
-    let names = verify_names(&store, &inventory, live).await.expect("verified");
+    let names = verify_names(&store, &inventory, live, None).await.expect("verified");
     let told: Vec<_> = names
         .integrity
         .details
@@ -304,7 +304,9 @@ async fn a_failure_is_believed_after_a_second_look() {
     }
     let look = async |looks: &mut Looks| {
         let inventory = load(&store).await;
-        let names = verify_names(&store, &inventory, at(1, 6)).await.expect("verified");
+        let names = verify_names(&store, &inventory, at(1, 6), None)
+            .await
+            .expect("verified");
         looks.add(inventory, names);
     };
     let (mut lost, mut came_late) = (Looks::default(), Looks::default());
@@ -338,7 +340,9 @@ async fn ten_thousand_segments() {
     let begun = std::time::Instant::now();
     let inventory = load(&store).await;
     let loaded = begun.elapsed();
-    let names = verify_names(&store, &inventory, at(1, 10_000)).await.expect("verified");
+    let names = verify_names(&store, &inventory, at(1, 10_000), None)
+        .await
+        .expect("verified");
     println!("loaded in {loaded:?}, verified in {:?}", begun.elapsed() - loaded);
     assert_eq!(names.integrity.lost().len(), 1);
     assert_eq!(names.integrity.details.len(), 3);

@@ -2,7 +2,6 @@
 //! from a repository with one odd file.
 
 use std::collections::BTreeSet;
-use std::io::Error as IoError;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use object_store::path::Path;
 use object_store::{Error, ListResult, ObjectMeta, ObjectStore, Result};
 use walkdir::{DirEntry, WalkDir};
 
+use super::{blocking, failed};
 use crate::backends::layer::{Layer, Layered};
 use crate::odd::{Odd, escaped};
 
@@ -50,7 +50,7 @@ impl<T> Lenient<T> {
         stream::try_unfold(walk, move |mut walk| {
             let (root, odd, after) = (root.clone(), odd.clone(), after.clone());
             async move {
-                let page = tokio::task::spawn_blocking(move || {
+                let page = blocking(move || {
                     let mut found = Vec::new();
                     for _ in 0..PAGE {
                         let Some(entry) = walk.next() else {
@@ -64,7 +64,7 @@ impl<T> Lenient<T> {
                     }
                     Ok((found, walk, false))
                 });
-                let page: Result<_> = page.await.map_err(|source| Error::JoinError { source })?;
+                let page: Result<_> = page.await?;
                 let (found, walk, at_end) = page?;
                 let any = !found.is_empty();
                 Ok::<_, Error>((any || !at_end).then_some((stream::iter(found.into_iter().map(Ok)), walk)))
@@ -72,13 +72,6 @@ impl<T> Lenient<T> {
         })
         .try_flatten()
         .boxed()
-    }
-}
-
-fn failed(source: IoError) -> Error {
-    Error::Generic {
-        store: "LocalFileSystem",
-        source: Box::new(source),
     }
 }
 
@@ -148,7 +141,7 @@ impl<T: ObjectStore> Layer for Lenient<T> {
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
         let (walk, root, odd) = (self.walk(prefix).max_depth(1), self.root.clone(), self.odd.clone());
-        let read = tokio::task::spawn_blocking(move || {
+        let read = blocking(move || {
             let (mut folders, mut objects) = (BTreeSet::new(), Vec::new());
             for entry in walk {
                 let Some(entry) = unless_gone(entry)? else { continue };
@@ -165,7 +158,7 @@ impl<T: ObjectStore> Layer for Lenient<T> {
                 extensions: Default::default(),
             })
         });
-        read.await.map_err(|source| Error::JoinError { source })?
+        read.await?
     }
 }
 

@@ -1,6 +1,7 @@
 //! Chains that are not whole, or whose pieces do not fit.
 
 use super::*;
+use crate::printable::counted;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_chain_is_refused() {
@@ -121,7 +122,7 @@ async fn what_no_backup_has_is_never_made_up() {
     ];
     short.put(&key, zstd(&tar_of(&members))).await;
     short
-        .refuses("Of its file \"base/5/1\", 1 pages are in none of the backups")
+        .refuses("1 page of its file \"base/5/1\" cannot be found in any backup")
         .await;
     // It is not in its tar.
     let lost = chain().await;
@@ -130,7 +131,7 @@ async fn what_no_backup_has_is_never_made_up() {
     let lost = good(None).await;
     let members = [file("/base/5/1", &content(&[1; 100]))];
     lost.put(&key, zstd(&tar_of(&members))).await;
-    lost.refuses("Of the files that it has from older backups, 1 are in no tar, the first is \"base/5/3\"")
+    lost.refuses("1 file that it has from older backups cannot be found in any tar. The first is \"base/5/3\"")
         .await;
     // The parent does not know it.
     let unknown = chain().await;
@@ -191,7 +192,10 @@ async fn what_was_cut_off_between_two_backups_stays_away() {
                 .await;
             if algorithm.is_some() && left > 0 {
                 // Our increments have all pages by which a file has grown.
-                let says = format!("Of its file \"base/5/1\", {left} pages are in none of the backups");
+                let says = format!(
+                    "{} of its file \"base/5/1\" cannot be found in any backup",
+                    counted(left, "page")
+                );
                 chain.refuses(&says).await;
                 continue;
             }

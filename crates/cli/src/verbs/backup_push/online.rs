@@ -1,0 +1,124 @@
+//! The beginning and the end of backup mode by SQL, and what the server says of itself.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use chrono::Utc;
+use walarchive_client::Session;
+use walarchive_client::server::{self, Database, Facts, Start};
+use walarchive_core::backup::{BackupRequest, ConfigurationFiles, StopResult, emptied_directory};
+use walarchive_core::wal::SegmentSize;
+use walarchive_core::{Error, Result};
+
+/// What the server calls the backup.
+const LABEL: &str = "walarchive";
+
+/// Enter backup mode, and say what is to be backed up.
+pub async fn begin(session: &mut Session, facts: &Facts, data_dir: &Path) -> Result<BackupRequest> {
+    let start_time = Utc::now();
+    let Start { lsn, timeline } = server::start_backup(session, facts, LABEL).await?;
+    let hostname = nix::unistd::gethostname();
+    Ok(BackupRequest {
+        data_dir: data_dir.to_owned(),
+        start_lsn: lsn,
+        timeline,
+        segment_size: SegmentSize::new(facts.segment_bytes)?,
+        server_version_num: facts.version_num,
+        system_identifier: facts.system_identifier,
+        hostname: hostname
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+        permanent: false,
+        user_data: None,
+        start_time,
+        tablespaces: Vec::new(),
+        emptied: emptied(facts, data_dir),
+        configuration: configuration(facts, data_dir),
+        parent: None,
+    })
+}
+
+/// The paths of the server's configuration, and of its secrets, as far as the role may see them.
+fn configuration(facts: &Facts, data_dir: &Path) -> ConfigurationFiles {
+    let file = |name: &str| facts.setting(name).map(|path| data_dir.join(path));
+    let secrets = ["ssl_key_file", "krb_server_keyfile", "walarchive.credentials_file"];
+    ConfigurationFiles {
+        config: file("config_file"),
+        hba: file("hba_file"),
+        ident: file("ident_file"),
+        secrets: secrets.into_iter().filter_map(file).collect(),
+    }
+}
+
+/// The directories in the data directory that the server uses for its log and for temporary statistics.
+fn emptied(facts: &Facts, data_dir: &Path) -> Vec<PathBuf> {
+    let collects = facts.setting("logging_collector") == Some("on");
+    let written = [
+        facts.setting("log_directory").filter(|_| collects),
+        // Up to PostgreSQL 14.
+        facts.setting("stats_temp_directory"),
+    ];
+    let written = written.into_iter().flatten();
+    written
+        .filter_map(|directory| emptied_directory(data_dir, directory))
+        .collect()
+}
+
+/// The OIDs of databases.
+pub fn oids(databases: &[Database]) -> impl Iterator<Item = u32> {
+    let valid = databases.iter().filter(|database| database.is_valid);
+    valid.map(|database| database.oid)
+}
+
+/// The OIDs by name. A name that is not UTF-8 is left out, because it cannot be given to a restore.
+pub fn oids_by_name(databases: &[Database]) -> BTreeMap<String, u32> {
+    let named = |database: &Database| Some((String::from_utf8(database.name.clone()).ok()?, database.oid));
+    databases.iter().filter_map(named).collect()
+}
+
+/// Leave backup mode. Returns what it says, and the databases as they are now.
+pub async fn end(
+    session: &mut Session,
+    facts: &Facts,
+    timeline: u32,
+    before: &[Database],
+) -> Result<(StopResult, Vec<Database>)> {
+    let stopped = server::stop_backup(session, facts).await?;
+    // On a standby the primary may have failed over during the backup. Then it is not known which WAL the backup needs.
+    if stopped.timeline != timeline && stopped.timeline != 0 {
+        return Err(Error::refused(
+            format!(
+                "the backup started on timeline {timeline} and ended on timeline {}",
+                stopped.timeline
+            ),
+            "The primary was replaced during the backup. Take another backup.",
+        ));
+    }
+    let after = server::databases(session).await?;
+    check_places(before, &after)?;
+    let result = StopResult {
+        stop_lsn: stopped.lsn,
+        backup_label: stopped.label,
+        tablespace_map: Some(stopped.tablespace_map).filter(|map| !map.is_empty()),
+        next_xid: Some(stopped.next_xid),
+    };
+    Ok((result, after))
+}
+
+/// Refuse the backup if a database was moved to another tablespace during it: recovery repeats the move, and copies the database
+/// from its old place, of which the backup has only a part.
+fn check_places(before: &[Database], after: &[Database]) -> Result<()> {
+    for now in after {
+        let then = before.iter().find(|then| then.oid == now.oid);
+        if then.is_some_and(|then| then.tablespace != now.tablespace) {
+            return Err(Error::refused(
+                format!(
+                    "database \"{}\" was moved to another tablespace during the backup, and a restore would lose it",
+                    String::from_utf8_lossy(&now.name)
+                ),
+                "Take another backup. Do not move databases while a backup is being taken.",
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,287 @@
+//! The backup of a server on another machine: it sends its files over the replication protocol, and they are stored in the
+//! repository's format. It is always a full one.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use chrono::Utc;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use walarchive_client::replication::{self, BaseBackup};
+use walarchive_client::{Mode, Params, Session};
+use walarchive_core::archive::Archive;
+use walarchive_core::backup::delta::WantedParent;
+use walarchive_core::backup::{
+    Backup, BackupProgress, BackupRequest, ConfigurationFiles, Piece, PreparedBackup, StopResult, TablespaceLink,
+    emptied_directory,
+};
+use walarchive_core::codec::Compression;
+use walarchive_core::repository::cluster::ClusterIdentity;
+use walarchive_core::wal::SegmentSize;
+use walarchive_core::{Error, Lsn, Result, lease};
+use walarchive_storage::Store;
+
+use super::args::BackupPush;
+use super::end::{Outcome, clean_up, commit, wait_for_wal};
+use super::options::Wanted;
+use super::report;
+use super::report::Archiving;
+use super::signals::unless;
+use crate::progress;
+use crate::repository::data_dir::usual_data_dir;
+use crate::repository::{find, refuse_plain_text};
+
+/// What the server calls the backup.
+const LABEL: &str = "walarchive";
+
+/// Pieces of at most 64 kB that have come and are not packed yet.
+const AHEAD: usize = 32;
+
+/// Take the backup. Returns its name.
+pub async fn take(args: &BackupPush, params: &Params, cancel: &CancellationToken) -> Result<String> {
+    refuse_plain_text()?;
+    let wanted = Wanted::of(args)?;
+    refuse_delta(&wanted)?;
+    let settings = find(&args.storage, usual_data_dir().as_deref())?;
+    let session = unless(cancel, Session::connect(params, Mode::Replication)).await?;
+    let mut taker = Taker {
+        server: unless(cancel, Server::ask(session)).await?,
+        cancel,
+        name: None,
+        quiet: args.quiet,
+        verify: wanted.verify,
+    };
+    let store = unless(cancel, open(&settings, &taker.server)).await?;
+    match taker.take(&wanted, &store, settings.compression).await {
+        Outcome::Complete(name) => Ok(name),
+        Outcome::Unknown(error) => Err(error),
+        Outcome::Failed(error) => {
+            let Taker { server, name, .. } = taker;
+            // The server stops sending when the session ends.
+            drop(server);
+            if let Some(name) = name {
+                clean_up(&store, &name).await;
+            }
+            Err(error)
+        }
+    }
+}
+
+fn refuse_delta(wanted: &Wanted) -> Result<()> {
+    match wanted.parent {
+        _ if wanted.asks_by_user_data() => {}
+        WantedParent::Named(_) => {}
+        WantedParent::Automatic { max_steps, .. } if max_steps > 0 => {
+            report::note("full backup: over the replication protocol no other can be taken");
+            return Ok(());
+        }
+        WantedParent::Automatic { .. } | WantedParent::Full => return Ok(()),
+    }
+    Err(Error::config(
+        "a delta backup cannot be taken over the replication protocol",
+        "Run this on the server's machine, and give the data directory.",
+    ))
+}
+
+/// The repository, for whichever server writes into it.
+async fn open(settings: &crate::repository::Settings, server: &Server) -> Result<Store> {
+    let store = lease::follower(&Store::open_settled(&settings.storage.for_backup()).await?);
+    let identity = ClusterIdentity {
+        system_identifier: server.system_identifier,
+        major_version: server.version_num / 10_000,
+        segment_size: server.segment_size,
+    };
+    Archive::new(store.clone(), identity, settings.compression)
+        .claim()
+        .await?;
+    Ok(store)
+}
+
+/// A session, and what the server has said of itself.
+struct Server {
+    session: Session,
+    version_num: u32,
+    system_identifier: u64,
+    segment_size: SegmentSize,
+    /// Empty if the role may not see it.
+    data_directory: String,
+    /// Where the server writes its log, if it collects that.
+    log_directory: Option<String>,
+    archiving: Archiving,
+}
+
+impl Server {
+    async fn ask(mut session: Session) -> Result<Self> {
+        let identity = replication::identify(&mut session).await?;
+        let version_num = replication::version_num(&session)?;
+        let size = replication::show(&mut session, "wal_segment_size").await?;
+        let segment_size = match size {
+            Some(text) => SegmentSize::new(bytes(&text).ok_or_else(|| {
+                Error::defect(format!("the server's wal_segment_size is \"{}\"", text.escape_debug()))
+            })?)?,
+            None => SegmentSize::DEFAULT,
+        };
+        let collects = replication::show(&mut session, "logging_collector").await?;
+        let log_directory = replication::show(&mut session, "log_directory").await?;
+        Ok(Server {
+            version_num,
+            system_identifier: identity.system_identifier,
+            segment_size,
+            data_directory: replication::show(&mut session, "data_directory")
+                .await?
+                .unwrap_or_default(),
+            log_directory: log_directory.filter(|_| collects.as_deref() == Some("on")),
+            archiving: Archiving {
+                mode: replication::show(&mut session, "archive_mode").await?,
+                is_configured: None,
+                in_recovery: session.parameter("in_hot_standby") == Some("on"),
+            },
+            session,
+        })
+    }
+
+    fn request(&self, start: Lsn, timeline: u32) -> BackupRequest {
+        let data_dir = Path::new(&self.data_directory).to_owned();
+        let log = self.log_directory.as_deref();
+        BackupRequest {
+            emptied: log
+                .and_then(|log| emptied_directory(&data_dir, log))
+                .into_iter()
+                .collect(),
+            data_dir,
+            start_lsn: start,
+            timeline,
+            segment_size: self.segment_size,
+            server_version_num: self.version_num,
+            system_identifier: self.system_identifier,
+            hostname: self.session.host(),
+            permanent: false,
+            user_data: None,
+            start_time: Utc::now(),
+            tablespaces: Vec::new(),
+            configuration: ConfigurationFiles::default(),
+            parent: None,
+        }
+    }
+}
+
+/// A size as SHOW prints it.
+fn bytes(text: &str) -> Option<u64> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let factor = match unit {
+        "kB" => 1 << 10,
+        "MB" => 1 << 20,
+        "GB" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+struct Taker<'a> {
+    server: Server,
+    cancel: &'a CancellationToken,
+    /// Once anything may be stored under it.
+    name: Option<String>,
+    quiet: bool,
+    verify: bool,
+}
+
+impl Taker<'_> {
+    async fn take(&mut self, wanted: &Wanted, store: &Store, compression: Compression) -> Outcome {
+        self.server.archiving.tell();
+        let prepared = match Box::pin(self.prepare(wanted, store, compression)).await {
+            Ok(prepared) => prepared,
+            Err(error) => return Outcome::Failed(error),
+        };
+        let patience = wanted.archive_timeout(self.server.archiving.archives());
+        let hint = self.server.archiving.hint();
+        if let Err(error) = wait_for_wal(&prepared, store, self.cancel, patience, hint).await {
+            return Outcome::Failed(error);
+        }
+        commit(&prepared).await
+    }
+
+    async fn prepare(&mut self, wanted: &Wanted, store: &Store, compression: Compression) -> Result<PreparedBackup> {
+        // The request needs the server, and the backup its session.
+        let mut request = self.server.request(Lsn(0), 0);
+        wanted.adorn(&mut request);
+        let begun = BaseBackup::begin(&mut self.server.session, LABEL, self.verify);
+        let mut sent = unless(self.cancel, begun).await?;
+        (request.start_lsn, request.timeline) = (sent.start, sent.timeline);
+        let progress = Arc::new(BackupProgress::default());
+        self.name = Some(request.name());
+        let begun = Backup::begin(
+            store,
+            request,
+            wanted.options(compression),
+            Arc::clone(&progress),
+            self.cancel.child_token(),
+        );
+        let mut backup = match begun.await {
+            Ok(backup) => backup,
+            Err(error) => {
+                // It has removed what was its own.
+                self.name = None;
+                return Err(error);
+            }
+        };
+        let copied = copy(&mut backup, &mut sent, self.cancel);
+        let stopped = progress::show_backup(&progress, self.quiet, copied).await?;
+        // It looks for a cancel by itself, and no upload outlives it.
+        backup.finish(stopped).await
+    }
+}
+
+/// Take what the server sends, to its end.
+async fn copy(backup: &mut Backup, sent: &mut BaseBackup<'_>, cancel: &CancellationToken) -> Result<StopResult> {
+    let (sender, pieces) = mpsc::channel(AHEAD);
+    let tablespaces = sent.tablespaces.iter().map(|tablespace| TablespaceLink {
+        oid: tablespace.oid,
+        location: tablespace.location.clone().into(),
+    });
+    let (tablespaces, bytes) = (tablespaces.collect(), sent.bytes);
+    let taking = backup.copy_stream(tablespaces, bytes, pieces);
+    let (fed, taken) = tokio::join!(unless(cancel, feed(sent, sender)), taking);
+    let (stop_lsn, labels) = match (fed, taken) {
+        (Ok(Some(lsn)), Ok(labels)) => (lsn, labels),
+        // Who takes has given up first, and tells why.
+        (Ok(None), Err(error)) | (Ok(Some(_)), Err(error)) | (Err(error), _) => return Err(error),
+        (Ok(None), Ok(_)) => return Err(Error::defect("the base backup was taken without its end")),
+    };
+    Ok(StopResult {
+        stop_lsn,
+        backup_label: labels.backup_label,
+        tablespace_map: labels.tablespace_map,
+        next_xid: None,
+    })
+}
+
+/// Pass on what the server sends. Returns where the backup ends; none if nobody takes it any more.
+async fn feed(sent: &mut BaseBackup<'_>, sender: mpsc::Sender<Piece>) -> Result<Option<Lsn>> {
+    loop {
+        let (piece, end) = match sent.next().await? {
+            replication::Piece::Archive(tablespace) => (Piece::Archive(tablespace), None),
+            replication::Piece::Bytes(bytes) => (Piece::Bytes(bytes), None),
+            replication::Piece::End(lsn) => (Piece::End, Some(lsn)),
+        };
+        if sender.send(piece).await.is_err() {
+            return Ok(None);
+        }
+        if end.is_some() {
+            return Ok(end);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(bytes("16MB"), Some(16 << 20));
+        assert_eq!(bytes("1GB"), Some(1 << 30));
+        assert_eq!(bytes("16"), None);
+        assert_eq!(bytes("x"), None);
+    }
+}

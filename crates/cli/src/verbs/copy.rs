@@ -1,0 +1,95 @@
+//! `copy`.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use walarchive_core::copy::{self, CopyProgress, CopyRequest};
+use walarchive_core::{Error, Result, lease, wal_g};
+use walarchive_storage::Store;
+
+use crate::print::{bytes, plain};
+use crate::repository::find_in_file;
+use crate::{print, progress};
+
+/// `copy`.
+#[derive(Debug, clap::Args)]
+pub struct Copy {
+    /// WAL-G's configuration file with the storage to copy from.
+    #[arg(short, long, value_name = "FILE")]
+    from: PathBuf,
+    /// The one with the storage to copy to.
+    #[arg(short, long, value_name = "FILE")]
+    to: PathBuf,
+    /// Copy this backup, or LATEST, and those that it is based on; by default all backups.
+    #[arg(short, long, value_name = "NAME")]
+    backup_name: Option<String>,
+    /// Copy all WAL from the oldest of these backups on, so that any later moment can be restored.
+    #[arg(short, long)]
+    with_history: bool,
+    /// Copy only the WAL that the backups need themselves. This is the default; the flag is WAL-G's.
+    #[arg(long, conflicts_with = "with_history")]
+    without_history: bool,
+    /// Show how much would be copied, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Copy, and say how much that was.
+pub async fn run(args: &Copy) -> Result<()> {
+    wal_g::refuse_plain_text(std::env::vars_os())?;
+    // Files of credentials that are nowhere but here.
+    let ((from, _from_secrets), (to, _to_secrets)) = (find_in_file(&args.from)?, find_in_file(&args.to)?);
+    let from = Store::open_settled(&from.for_backup()).await?;
+    let request = CopyRequest {
+        backup: args.backup_name.clone(),
+        with_history: args.with_history,
+    };
+    let plan = copy::plan(&from, &request).await?;
+    for note in &plan.notes {
+        eprintln!("walarchive: note: {}", plain(note));
+    }
+    for backup in &plan.backups {
+        print::out(&plain(&backup.name))?;
+    }
+    let (objects, total) = (plan.objects(), bytes(plan.bytes()));
+    if args.dry_run {
+        eprintln!("walarchive: {objects} objects with {total} would be copied, as far as they are not there");
+        return Ok(());
+    }
+    let to = lease::follower(&Store::open_settled(&to.for_backup()).await?);
+    let (progress, cancel) = (CopyProgress::default(), cancelled_by_signal()?);
+    let work = Box::pin(copy::apply(&from, &to, &plan, &progress, &cancel));
+    let copied = progress::show_copy(&progress, plan.bytes(), work)
+        .await
+        .inspect_err(|_| {
+            eprintln!(
+                "walarchive: {} of {objects} objects are there; the same command goes on with the others",
+                progress.objects.load(Ordering::Relaxed)
+            );
+        })?;
+    eprintln!(
+        "walarchive: copied {} objects with {}; {} were there",
+        copied.sent,
+        bytes(copied.sent_bytes),
+        copied.there
+    );
+    Ok(())
+}
+
+/// The first SIGINT or SIGTERM ends the copy in order.
+fn cancelled_by_signal() -> Result<CancellationToken> {
+    let listen = |kind| signal(kind).map_err(|error| Error::io("listen for signals in", "/proc/self", error));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let cancel = CancellationToken::new();
+    let cancelled = cancel.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        cancelled.cancel();
+    });
+    Ok(cancel)
+}

@@ -1,0 +1,27 @@
+//! Connections to a PostgreSQL server: where it is, who connects, and how, is found as libpq finds it.
+//!
+//! One session serves SQL and the replication protocol, since both begin alike and answer in the same messages. It sends only
+//! simple queries. It knows nothing of walarchive's repository.
+//!
+//! - [`Params`] are what libpq's variables, the service file and the defaults say.
+//! - [`Session`] is one connection. It is watched by [`Session::lost`] while nothing else is to be done.
+//! - [`server`] has the statements that differ from version to version.
+#![forbid(unsafe_code)]
+
+mod error;
+mod hosts;
+mod params;
+mod passfile;
+pub mod replication;
+pub mod server;
+mod service;
+mod session;
+mod startup;
+mod stream;
+mod tls;
+mod wire;
+
+pub use error::{Notice, Severity};
+pub use params::Params;
+pub use postgres_protocol::escape::{escape_identifier, escape_literal};
+pub use session::{Canceller, Mode, Row, Session};

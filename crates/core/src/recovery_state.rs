@@ -1,0 +1,85 @@
+//! Does the server of a data directory recover, and is it a standby? Its files tell: signal files, and up to PostgreSQL 11
+//! `recovery.conf`.
+
+use std::path::Path;
+
+use crate::data_dir::{RECOVERY_CONF, RECOVERY_SIGNAL, STANDBY_SIGNAL, has_recovery_conf, major_version};
+use crate::server_config::value_in;
+
+/// Is it a standby, or will it be one when it starts?
+pub fn is_standby(data_dir: &Path) -> bool {
+    match reads_recovery_conf(data_dir) {
+        true => value_in(&data_dir.join(RECOVERY_CONF), "standby_mode").is_some_and(|value| is_true(&value)),
+        false => data_dir.join(STANDBY_SIGNAL).exists(),
+    }
+}
+
+/// Is it told to recover, or to be a standby?
+pub fn is_in_recovery(data_dir: &Path) -> bool {
+    match reads_recovery_conf(data_dir) {
+        true => data_dir.join(RECOVERY_CONF).exists(),
+        false => [STANDBY_SIGNAL, RECOVERY_SIGNAL]
+            .iter()
+            .any(|name| data_dir.join(name).exists()),
+    }
+}
+
+/// Is it told to recover, and not to be a standby?
+pub fn is_recovering_only(data_dir: &Path) -> bool {
+    match reads_recovery_conf(data_dir) {
+        true => is_in_recovery(data_dir) && !is_standby(data_dir),
+        false => data_dir.join(RECOVERY_SIGNAL).exists(),
+    }
+}
+
+fn reads_recovery_conf(data_dir: &Path) -> bool {
+    major_version(data_dir).is_some_and(has_recovery_conf)
+}
+
+/// As PostgreSQL reads a boolean: a beginning of the word is enough, if no other word begins so.
+fn is_true(value: &str) -> bool {
+    let value = value.to_ascii_lowercase();
+    let begins = |word: &str, least: usize| value.len() >= least && word.starts_with(&value);
+    begins("true", 1) || begins("yes", 1) || begins("on", 2) || value == "1"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_of_each_version_are_asked() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let set = |name: &str, content: &str| std::fs::write(dir.path().join(name), content).expect("written");
+        let state = || {
+            (
+                is_in_recovery(dir.path()),
+                is_standby(dir.path()),
+                is_recovering_only(dir.path()),
+            )
+        };
+        set("PG_VERSION", "11\n");
+        assert_eq!(state(), (false, false, false));
+        set("standby.signal", "");
+        assert_eq!(state(), (false, false, false), "it does not know that file");
+        set("recovery.conf", "restore_command = 'x'\n#standby_mode = on\n");
+        assert_eq!(state(), (true, false, true));
+        for value in ["on", "'TRUE'", "t", "y", "1"] {
+            set(
+                "recovery.conf",
+                &format!("restore_command = 'x'\nStandby_Mode = {value}\n"),
+            );
+            assert_eq!(state(), (true, true, false), "{value}");
+        }
+        for value in ["off", "o", "'f'", "0", "''"] {
+            set("recovery.conf", &format!("standby_mode = {value}\n"));
+            assert_eq!(state(), (true, false, true), "{value}");
+        }
+        set("PG_VERSION", "12\n");
+        assert_eq!(state(), (true, true, false));
+        std::fs::remove_file(dir.path().join("standby.signal")).expect("removed");
+        assert_eq!(state(), (false, false, false));
+        set("recovery.signal", "");
+        assert_eq!(state(), (true, false, true));
+    }
+}
