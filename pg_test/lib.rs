@@ -2,6 +2,7 @@
 
 pub mod archiving;
 pub mod ledger;
+pub mod link;
 pub mod old;
 pub mod push;
 pub mod repository;

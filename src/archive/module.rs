@@ -18,7 +18,7 @@ use crate::error::{self, Severity};
 use crate::guc::{self, ArchiveSettings};
 use crate::pg::latch::{self, Latch};
 use crate::pg::{CaughtError, process, server};
-use crate::shmem::{self, ARCHIVING, Answer, Failure, FileName, Text, now_us};
+use crate::shmem::{self, ARCHIVING, Answer, BACKUP, Failure, FileName, Phase, Text, now_us};
 
 /// How soon the death of the uploader is noticed.
 const LIVENESS: Duration = Duration::from_secs(1);
@@ -65,11 +65,13 @@ pub fn shutdown() {
 /// Archive one file of `pg_wal`. This never raises an ERROR. After a failure there is a WARNING, the answer is false, and the
 /// archiver asks again.
 pub fn archive_file(file: &str) -> bool {
+    let before = lease_gains();
     let archived = archive(file);
     // Waiting in here may have used up a wake-up that was meant for the archiver's own loop. After a success the loop looks
-    // again anyway. After a failure it has to take its pause, unless there are new settings, or no uploader, which may mean that
-    // the server stops: a lost wake-up would delay the shutdown by a minute.
-    if archived.is_ok() || !uploader_lives() || process::reload_pending() {
+    // again anyway. After a failure it has to take its pause, unless there are new settings, or this server may write by now, or
+    // there is no uploader, which may mean that the server stops: a lost wake-up would delay the shutdown by a minute.
+    let is_allowed_now = lease_gains() != before;
+    if archived.is_ok() || !uploader_lives() || process::reload_pending() || is_allowed_now {
         Latch::mine().set();
     }
     match archived {
@@ -84,6 +86,11 @@ pub fn archive_file(file: &str) -> bool {
             false
         }
     }
+}
+
+/// How often this server has come to hold the lease.
+fn lease_gains() -> u64 {
+    shmem::require_preloaded().map_or(0, |()| ARCHIVING.share().lease_gains)
 }
 
 fn uploader_lives() -> bool {
@@ -120,6 +127,13 @@ fn archive(file: &str) -> Result<(), Box<Failure>> {
     archiving.counters.archived += 1;
     archiving.counters.last_archived = Text::new(file);
     archiving.counters.last_archived_us = now_us();
+    drop(archiving);
+    // A backup may wait for this file.
+    let waiting = {
+        let job = BACKUP.share();
+        (job.phase == Phase::WaitingForWal).then_some(job.worker)
+    };
+    waiting.unwrap_or(Latch::NONE).set();
     Ok(())
 }
 
@@ -237,6 +251,7 @@ impl Call {
             )));
         }
         let mut archiving = ARCHIVING.exclusive();
+        archiving.queue.acknowledge(&self.file);
         archiving.counters.bytes_in += pushed.file_bytes;
         archiving.counters.bytes_out += if pushed.already_there { 0 } else { pushed.stored_bytes };
         Ok(())

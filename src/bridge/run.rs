@@ -9,10 +9,10 @@ use nix::sys::signal::SigSet;
 use once_cell::sync::OnceCell;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use super::log;
-use crate::pg::{latch, sockets};
+use crate::pg::latch;
 
 /// Threads that poll futures. The work that takes time runs on tokio's blocking threads, as many as there are tasks.
 const POLLING_THREADS: usize = 2;
@@ -30,7 +30,6 @@ impl Bridge {
         static BRIDGE: OnceCell<Bridge> = OnceCell::new();
         BRIDGE.get_or_init(|| {
             log::install();
-            walarchive_storage::on_connection(sockets::keep_little_unsent);
             Bridge::start().unwrap_or_else(|error| panic!("could not start walarchive's threads: {error}"))
         })
     }
@@ -132,6 +131,33 @@ pub fn run<T: Send + 'static>(
             return None;
         }
         bridge.wait(wake_every);
+    }
+}
+
+/// Work that goes on while the main thread does something else. It ends when this is dropped.
+pub struct Begun<T>(JoinHandle<T>);
+
+impl<T: Send + 'static> Begun<T> {
+    /// Start it.
+    pub fn start(work: impl Future<Output = T> + Send + 'static) -> Self {
+        Begun(Bridge::get().runtime.spawn(work))
+    }
+
+    /// Its result. None if the runtime ends.
+    pub async fn outcome(mut self) -> Option<T> {
+        match (&mut self.0).await {
+            Ok(result) => Some(result),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => None,
+            },
+        }
+    }
+}
+
+impl<T> Drop for Begun<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -11,7 +11,6 @@ pub mod report;
 pub mod server;
 pub mod settings;
 pub mod shared;
-pub mod sockets;
 pub mod text;
 
 pub use pgrx::pg_sys::panic::CaughtError;

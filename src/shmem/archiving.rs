@@ -55,6 +55,8 @@ pub struct Archiving {
     pub stopping_us: i64,
     /// Wakes the archiver.
     pub archiver: Latch,
+    /// Grows when this server comes to hold the lease of the repository.
+    pub lease_gains: u64,
     /// The files.
     pub queue: Queue,
     /// The figures.
@@ -74,6 +76,7 @@ impl Archiving {
         behind: false,
         stopping_us: 0,
         archiver: Latch::NONE,
+        lease_gains: 0,
         queue: Queue::EMPTY,
         counters: Counters {
             archived: 0,

@@ -173,6 +173,21 @@ impl Queue {
         Ahead::Taken
     }
 
+    /// The archiver was told that this file is done, by itself.
+    pub fn acknowledge(&mut self, name: &FileName) {
+        self.acknowledged = *name;
+    }
+
+    /// The uploader does not want a file that it took up ahead of the archiver.
+    pub fn give_back(&mut self, name: &FileName) {
+        if let Some(slot) = self.uploading(name) {
+            slot.state = match slot.wanted {
+                true => State::Requested,
+                false => State::Empty,
+            };
+        }
+    }
+
     /// The store has acknowledged a file.
     pub fn finish(&mut self, name: &FileName, generation: u64, numbers: FileNumbers) {
         if let Some(slot) = self.uploading(name) {
@@ -306,6 +321,19 @@ mod tests {
             matches!(queue.ask(&name(1), 7, NUMBERS), Answer::Wait),
             "asked again, it is uploaded again"
         );
+    }
+
+    #[test]
+    fn what_was_given_back_is_for_whoever_wants_it() {
+        let mut queue = Queue::EMPTY;
+        queue.look_ahead(&name(1));
+        queue.give_back(&name(1));
+        assert_eq!(queue.look_ahead(&name(1)), Ahead::Taken);
+        queue.ask(&name(1), 7, NUMBERS);
+        queue.give_back(&name(1));
+        assert_eq!(queue.take_request(), Some(name(1)));
+        queue.acknowledge(&name(2));
+        assert_eq!(queue.look_ahead(&name(2)), Ahead::Known);
     }
 
     #[test]

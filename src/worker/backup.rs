@@ -11,6 +11,7 @@ use pgrx::prelude::*;
 use tokio_util::sync::CancellationToken;
 use walarchive_core::backup::delta::{self, Choice, WantedParent};
 use walarchive_core::backup::{Backup, BackupOptions, BackupProgress, BackupRequest, PreparedBackup, Rate, discard};
+use walarchive_core::data_dir::PG_WAL;
 use walarchive_core::formats::UserData;
 use walarchive_core::{Error, Result};
 use walarchive_storage::Store;
@@ -24,11 +25,14 @@ use crate::guc::{self, ArchiveSettings};
 use crate::pg::latch::Latch;
 use crate::pg::online_backup::{self, Database, OnlineBackup};
 use crate::pg::{Datum, io_priority, page_cache, process, server};
-use crate::shmem::{self, BACKUP, Failure, Kind, Phase, Text, Work};
+use crate::shmem::{self, ARCHIVING, BACKUP, Failure, Kind, Phase, Text, Work};
 
 /// The archived WAL is looked for first after this, and then less and less often.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
 const SELDOM_LOOK: Duration = Duration::from_secs(2);
+
+/// As long as this server's own archiver says that it has not archived it, the store is asked only that often.
+const HARDLY_A_LOOK: Duration = Duration::from_secs(10);
 
 /// The longest time that a failed backup spends on removing its objects.
 const CLEANUP: Duration = Duration::from_secs(60);
@@ -62,7 +66,6 @@ pub extern "C-unwind" fn walarchive_backup_main(_argument: Datum) {
         job.worker = Latch::mine();
     }
     process::at_exit(fail_if_unfinished);
-    bridge::be_patient();
     process::connect_without_database();
     BACKUP.exclusive().connected = true;
     let begun = Begun::default();
@@ -130,8 +133,13 @@ fn take(begun: &Begun) -> Result<String> {
     let wanted = settings.storage.for_backup();
     let store = step(async move { Ok(Store::open_settled(&wanted).await?) })?;
     let archive = bridge::archive(&settings)?;
+    // A store that does not answer now is told at once.
+    step(async move { archive.permit().await })?;
+    bridge::be_patient();
+    let archive = bridge::archive(&settings)?;
+    // The rest is done while the server makes its checkpoint.
     let claimed = Arc::clone(&archive);
-    step(async move { claimed.claim().await })?;
+    let claim = bridge::Begun::start(async move { claimed.claim().await });
     let store = bridge::writable(&archive, store.with_brake(bridge::brake().clone()));
 
     set_phase(Phase::Checkpoint);
@@ -145,6 +153,8 @@ fn take(begun: &Begun) -> Result<String> {
     let databases = online_backup::databases();
     let (mut request, online) = session::begin(permanent, user_data, started_us);
     *begun.online.borrow_mut() = Some(online);
+    let create_only = step(async move { claim.outcome().await.unwrap_or(Err(Error::Cancelled)) })?;
+    let store = store.knowing(create_only);
     choose_parent(&store, &mut request)?;
     let name = request.name();
     BACKUP.exclusive().name = Text::new(&name);
@@ -323,10 +333,15 @@ fn wait_for_wal(prepared: PreparedBackup, store: &Store, repository: &mut Reposi
     let prepared = Arc::new(prepared);
     let mut pause = FIRST_LOOK;
     loop {
+        let is_expected = wait_for_archiver(&prepared)?;
         let (asked, of) = (Arc::clone(&prepared), store.clone());
-        let looked = repository
-            .check(prepared.name())
-            .and_then(|()| step(async move { asked.missing_segments(&of).await }));
+        let look = async move {
+            match is_expected {
+                true => asked.last_look(&of).await,
+                false => asked.missing_segments(&of).await,
+            }
+        };
+        let looked = repository.check(prepared.name()).and_then(|()| step(look));
         match looked {
             Ok(missing) => match missing.first() {
                 None => break,
@@ -349,6 +364,32 @@ fn wait_for_wal(prepared: PreparedBackup, store: &Store, repository: &mut Reposi
         pause = (pause * 2).min(SELDOM_LOOK);
     }
     Arc::try_unwrap(prepared).map_err(|_| Error::defect("the backup is still in use"))
+}
+
+/// As long as this server's own archiver has the last of the segments still to archive, the store is asked seldom. Returns whether
+/// this server has archived it: then it should be there.
+fn wait_for_archiver(prepared: &PreparedBackup) -> Result<bool> {
+    let Some(last) = prepared.needed_segments().last().map(ToString::to_string) else {
+        return Ok(false);
+    };
+    let status = server::data_directory().join(PG_WAL).join("archive_status");
+    let (ready, done) = (
+        status.join(format!("{last}.ready")),
+        status.join(format!("{last}.done")),
+    );
+    // The archiver renames the file a moment after it has said so.
+    let is_archived = || {
+        let archived = ARCHIVING.share().counters.last_archived;
+        archived.as_str().starts_with(&last[..8]) && archived.as_str() >= last.as_str()
+    };
+    let until = Instant::now() + HARDLY_A_LOOK;
+    while ready.exists() && !is_archived() && Instant::now() < until {
+        BACKUP.exclusive().waiting_for = Text::new(&last);
+        interrupted()?;
+        // The archiver wakes this process after each file.
+        Bridge::get().wait(Some(REFRESH));
+    }
+    Ok(done.exists() || (ready.exists() && is_archived()))
 }
 
 /// One step that is not interrupted. Its requests have deadlines.

@@ -14,8 +14,10 @@ use crate::pg::server;
 pub(super) struct Keeper {
     due: Instant,
     running: Option<AbortHandle>,
-    sender: Sender<Result<()>>,
-    finished: Receiver<Result<()>>,
+    sender: Sender<Result<bool>>,
+    finished: Receiver<Result<bool>>,
+    /// Was the lease held at the last turn?
+    held: Option<bool>,
     /// The error that the log was told last.
     trouble: Option<String>,
 }
@@ -28,6 +30,7 @@ impl Keeper {
             running: None,
             sender,
             finished,
+            held: None,
             trouble: None,
         }
     }
@@ -37,10 +40,19 @@ impl Keeper {
         self.due = Instant::now();
     }
 
-    /// Do what is due. Returns when to call this again.
-    pub(super) fn turn(&mut self, bridge: &'static Bridge) -> Duration {
+    /// Do what is due. Returns when to call this again, and whether this server has come to hold the lease since the last call.
+    pub(super) fn turn(&mut self, bridge: &'static Bridge) -> (Duration, bool) {
+        let mut gained = false;
         while let Ok(result) = self.finished.try_recv() {
             self.running = None;
+            let held = match &result {
+                Ok(held) => Some(*held),
+                Err(Error::NotWriter { .. }) => Some(false),
+                // It is not known.
+                Err(_) => self.held,
+            };
+            gained |= self.held == Some(false) && held == Some(true);
+            self.held = held;
             self.tell(result);
         }
         // A task that has ended without a result has panicked.
@@ -48,13 +60,13 @@ impl Keeper {
         let (now, interval) = (Instant::now(), guc::lease_interval());
         if self.running.is_some() {
             // Its end wakes the uploader.
-            return interval;
+            return (interval, gained);
         }
         if now >= self.due {
             self.due = now + interval;
             self.running = self.start(bridge);
         }
-        self.due.saturating_duration_since(now)
+        (self.due.saturating_duration_since(now), gained)
     }
 
     fn start(&self, bridge: &'static Bridge) -> Option<AbortHandle> {
@@ -71,10 +83,12 @@ impl Keeper {
         let sender = self.sender.clone();
         let work = async move {
             match archive.writer() {
-                Some(writer) if in_recovery => writer.note_recovery().await,
-                Some(writer) if may_take || writer.status()?.state == "held" => writer.tick().await,
-                Some(_) => Ok(()),
-                None => Ok(()),
+                Some(writer) if in_recovery => writer.note_recovery().await.map(|()| false),
+                Some(writer) if may_take || writer.status()?.state == "held" => {
+                    writer.tick().await?;
+                    writer.holds()
+                }
+                Some(_) | None => Ok(false),
             }
         };
         Some(bridge.spawn(work, move |result| {
@@ -84,9 +98,9 @@ impl Keeper {
     }
 
     /// Log an error once, until it is over. The archiver reports each time that another server writes.
-    fn tell(&mut self, result: Result<()>) {
+    fn tell(&mut self, result: Result<bool>) {
         match result {
-            Ok(()) | Err(Error::NotWriter { .. }) => {
+            Ok(_) | Err(Error::NotWriter { .. }) => {
                 if self.trouble.take().is_some() {
                     log!("walarchive: the lease of the repository is renewed again");
                 }

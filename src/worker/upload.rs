@@ -111,13 +111,29 @@ impl Uploader {
                 false => self.behind_in().clamp(SOON, BUSY),
             };
             let wake_in = self.ahead.resumes_in().unwrap_or(longest).clamp(SOON, longest);
-            let lease_in = self.lease.turn(self.bridge);
+            let (lease_in, gained) = self.lease.turn(self.bridge);
+            if gained {
+                self.begin_again();
+                continue;
+            }
             self.bridge.wait(Some(wake_in.min(lease_in)));
         }
         // The archiver uploads these files again. An object that was written in spite of this has the same content.
         for running in self.running.values() {
             running.task.abort();
         }
+    }
+
+    /// This server may write from now on. PostgreSQL's archiver pauses for up to a minute after it was refused, and looking ahead
+    /// pauses, too.
+    fn begin_again(&mut self) {
+        self.ahead.restart();
+        let archiver = {
+            let mut archiving = ARCHIVING.exclusive();
+            archiving.lease_gains += 1;
+            archiving.archiver
+        };
+        archiver.set();
     }
 
     /// When the oldest upload will have taken long.
@@ -279,7 +295,9 @@ impl Uploader {
             let file = Text::new(&name.to_string());
             let room = ARCHIVING.exclusive().queue.look_ahead(&file);
             match room {
-                Room::Taken => self.upload(name, &settings),
+                Room::Taken if self.ahead.is_ready(file.as_str()) => self.upload(name, &settings),
+                // The archiver was faster: it has had the file uploaded since the directory was read, or did it itself.
+                Room::Taken => ARCHIVING.exclusive().queue.give_back(&file),
                 Room::Known => {}
                 Room::Full => {
                     self.ahead.put_back(name);

@@ -16,6 +16,7 @@ use crate::verbs::st::StorageTools;
 use crate::verbs::take_over::TakeOver;
 use crate::verbs::wal_fetch::WalFetch;
 use crate::verbs::wal_push::WalPush;
+use crate::verbs::wal_restore::WalRestore;
 use crate::verbs::wal_show::{RecoveryWindows, WalShow};
 use crate::verbs::wal_verify::WalVerify;
 
@@ -52,6 +53,10 @@ pub enum Command {
     ///
     /// Exit codes: 0 the backup is complete; 1 it is not, and nothing of it is listed; 2 usage.
     BackupPush(Box<BackupPush>),
+    /// Fetch the WAL that pg_rewind needs into the pg_wal of the data directory that it is to rewind.
+    ///
+    /// Exit codes: 0 done; 1 failed; 2 usage.
+    WalRestore(WalRestore),
     /// List the base backups, oldest first.
     BackupList(BackupList),
     /// Show the WAL that is archived of each timeline, and what is missing.

@@ -37,7 +37,9 @@ pub fn of_usage(error: &clap::Error, command: &clap::Command) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return ExitCode::SUCCESS;
     }
-    let known = |verb: &OsString| verb == "help" || command.find_subcommand(verb).is_some();
+    // A wal-fetch with a mistake in it is a mistyped restore_command, too.
+    let is_fetch = |verb: &OsString| verb == "wal-fetch";
+    let known = |verb: &OsString| verb == "help" || (!is_fetch(verb) && command.find_subcommand(verb).is_some());
     // restore_command always has a verb.
     let no_verb = matches!(
         error.kind(),

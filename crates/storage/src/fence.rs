@@ -9,6 +9,9 @@ use crate::error::Refusal;
 pub enum Write {
     /// An object is written.
     Object,
+    /// Objects will be written in a moment: what was found a while ago is to be found again now, so that they need not wait for
+    /// it.
+    Soon,
     /// The writing of an object that was permitted takes long. To ask much of a link that is slow would make it slower.
     Ongoing,
     /// Objects are deleted, which nobody can take back.

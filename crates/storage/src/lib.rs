@@ -27,7 +27,6 @@ pub use config::{StorageConfig, StorageOptions};
 pub use create_only::{CreateOnly, Created};
 pub use error::{Error, Refusal, Result, Turn};
 pub use fence::{Fence, Write};
-pub use http::on_connection;
 pub use pending::{Pending, PendingUpload, PendingUploads};
 pub use store::{Listed, Store};
 pub use transfer::motion::{Brake, Motion};

@@ -4,106 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use walarchive_pg_test::archiving::{archiving, present_segment, status, switch_segments, wait_drained};
-use walarchive_testkit::{Cluster, Fault, FaultProxy, PATIENCE, S3Server, TestDir};
-
-const MB: u64 = 1 << 20;
-
-/// The bytes that a loaded machine may add to a burst, whatever its size: processes that start, and scans that come late.
-const LOADED: Duration = Duration::from_secs(6);
-
-/// A cluster that archives through a proxy what it does not compress: a segment is a megabyte on the link. The fields end in
-/// this order.
-struct Site {
-    cluster: Cluster,
-    proxy: FaultProxy,
-    server: S3Server,
-    _dir: TestDir,
-}
-
-impl Site {
-    fn new(archive_timeout: &str) -> Site {
-        Site::of(1, archive_timeout)
-    }
-
-    /// With segments of so many megabytes.
-    fn of(megabytes: u64, archive_timeout: &str) -> Site {
-        let dir = TestDir::new();
-        let server = S3Server::start(&dir, "bucket");
-        let proxy = FaultProxy::start(server.port());
-        let cluster = archiving(&dir, "c", &server.url("some/prefix"))
-            .initdb_arg(&format!("--wal-segsize={megabytes}"))
-            .setting("walarchive.storage_options", &proxy.options())
-            .setting("walarchive.compression", "none")
-            .setting("walarchive.archive_timeout", archive_timeout)
-            .envs(server.env())
-            .start();
-        cluster.psql("CREATE EXTENSION walarchive");
-        let segment = cluster.switch_wal();
-        cluster.wait_archived(&segment, PATIENCE);
-        Site {
-            cluster,
-            proxy,
-            server,
-            _dir: dir,
-        }
-    }
-
-    /// The objects of WAL and their bytes.
-    fn stored(&self) -> (usize, u64) {
-        let folder = self.server.dir().join("some/prefix/wal_005");
-        let entries = std::fs::read_dir(folder).expect("no folder").flatten();
-        let sizes: Vec<u64> = entries.filter_map(|entry| Some(entry.metadata().ok()?.len())).collect();
-        (sizes.len(), sizes.iter().sum())
-    }
-
-    /// The segments that are stored, by name.
-    fn names(&self) -> Vec<String> {
-        let folder = self.server.dir().join("some/prefix/wal_005");
-        let entries = std::fs::read_dir(folder).expect("no folder").flatten();
-        let mut names: Vec<_> = entries
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .filter(|name| name.len() == 24)
-            .collect();
-        names.sort();
-        names
-    }
-
-    /// A burst of so many segments over a link like this, and how long it takes to drain.
-    fn drain(&self, what: &str, segments: usize, rate: u64, faults: impl IntoIterator<Item = Fault>) {
-        let (before, mark) = (self.stored(), self.cluster.log_mark());
-        self.proxy.set([Fault::Link(rate)].into_iter().chain(faults));
-        self.proxy.forget();
-        let begun = Instant::now();
-        switch_segments(&self.cluster, segments);
-        println!("{what}: written after {:.1} s", begun.elapsed().as_secs_f64());
-        self.cluster.wait_until("the burst is archived", 4 * PATIENCE, || {
-            self.cluster.waiting_files().is_empty()
-        });
-        let took = begun.elapsed();
-        let after = self.stored();
-        let bytes = after.1 - before.1;
-        assert!(after.0 - before.0 >= segments, "{before:?} {after:?}");
-        let log = self.cluster.log_since(mark);
-        assert!(!log.contains("ERROR"), "{log}");
-        let alone = Duration::from_secs_f64(bytes as f64 / rate as f64);
-        println!(
-            "{what}: {} segments, {bytes} bytes at {rate} B/s: {:.1} s, the link alone {:.1} s: {:.2} times; {} bytes were sent, {} connections broke",
-            after.0 - before.0,
-            took.as_secs_f64(),
-            alone.as_secs_f64(),
-            took.as_secs_f64() / alone.as_secs_f64(),
-            self.proxy.carried(),
-            self.proxy.broken(),
-        );
-        // The sent part of a segment whose connection broke: half of it, and the content of the buffers.
-        let again = Duration::from_secs_f64((self.proxy.broken() as u64 * MB) as f64 / rate as f64);
-        assert!(
-            took < (alone + again).mul_f64(1.15) + LOADED,
-            "{what}: {took:?} instead of {alone:?}"
-        );
-    }
-}
+use walarchive_pg_test::archiving::{present_segment, status, switch_segments, wait_drained};
+use walarchive_pg_test::link::{LOADED, LinkSite as Site, MB};
+use walarchive_testkit::{Fault, PATIENCE, Signal, kill_pid};
 
 #[test]
 fn a_burst_drains_as_fast_as_a_link_of_a_megabyte_a_second() {
@@ -195,6 +98,9 @@ fn the_oldest_wal_goes_first_when_the_link_becomes_slow() {
 /// Slow for so long, and then as fast as ever. So many bytes may be sent again.
 fn slow_for(while_slow: Duration, rate: u64, segments: usize, again: u64) {
     let site = Site::new("5s");
+    // What is repeated is told there only.
+    site.cluster.set("log_min_messages", "debug1");
+    site.cluster.reload();
     let mark = site.cluster.log_mark();
     let (before, names) = (site.stored(), site.names());
     site.proxy
@@ -228,6 +134,15 @@ fn slow_for(while_slow: Duration, rate: u64, segments: usize, again: u64) {
          after {took:?}, {sent} were sent",
         begun.elapsed().saturating_sub(took).as_secs_f64()
     );
+    let cut: Vec<_> = site.requests(begun, |seen| seen.carried > 0 && seen.answered.is_none());
+    let log = site.cluster.log_since(mark);
+    println!("not answered: {cut:#?}");
+    for line in log
+        .lines()
+        .filter(|line| line.contains("DEBUG") && line.contains("walarchive"))
+    {
+        println!("{line}");
+    }
     assert!(site.names().len() - names.len() >= segments);
     // Beside the segments there are the files of the lease.
     assert!(sent < bytes + bytes / 100 + again, "{sent} bytes were sent for {bytes}");
@@ -239,9 +154,53 @@ fn slow_for(while_slow: Duration, rate: u64, segments: usize, again: u64) {
     );
     // The content of the buffers at the far end passes at once; then it is a matter of the store.
     assert!(took < Duration::from_secs(25), "{took:?}");
-    let log = site.cluster.log_since(mark);
     assert!(!log.contains("could not upload"), "{log}");
     assert_eq!(status(&site.cluster, "drained_in IS NULL, ready_files"), "t|0");
+}
+
+/// The archiver goes on by itself while the uploader stands still. When that goes on, it does not send what is archived by now once
+/// more, though it had been waiting when the uploader looked last.
+#[test]
+fn what_the_archiver_did_meanwhile_is_not_sent_again() {
+    // Its next call finds the uploader standing still.
+    let site = Site::new("6s");
+    site.cluster.set("walarchive.upload_concurrency", "1");
+    site.cluster.reload();
+    site.proxy.set([Fault::Link(400 << 10)]);
+    site.proxy.forget();
+    let sent = || {
+        let mut sent: Vec<_> = site
+            .proxy
+            .requests()
+            .into_iter()
+            .map(|seen| (seen.method, seen.target))
+            .collect();
+        sent.retain(|(method, target)| method == "PUT" && target.contains("/wal_005/"));
+        sent.sort();
+        sent
+    };
+    let begun = Instant::now();
+    switch_segments(&site.cluster, 12);
+    // The first one may have been begun before there were others.
+    site.cluster
+        .wait_until("the second one is sent", PATIENCE, || sent().len() >= 2);
+    let uploader = site.cluster.wait_pid_of("walarchive uploader", None);
+    kill_pid(uploader, Signal::SIGSTOP);
+    site.proxy.heal();
+    wait_drained(&site.cluster);
+    kill_pid(uploader, Signal::SIGCONT);
+    switch_segments(&site.cluster, 1);
+    wait_drained(&site.cluster);
+    let sent = sent();
+    let mut once = sent.clone();
+    once.dedup();
+    assert!(once.len() >= 13, "{once:?}");
+    for line in site.requests(begun, |_| true) {
+        println!("{line}");
+    }
+    println!("{}", site.cluster.log_since(0));
+    // What was on its way when the uploader stopped.
+    assert!(sent.len() - once.len() <= 1, "{sent:#?}");
 }
 
 #[test]
@@ -257,49 +216,17 @@ fn a_link_that_is_slow_for_ten_minutes() {
     slow_for(Duration::from_secs(600), 30 << 10, 100, MB);
 }
 
-/// Rates, segments that take a while at that rate, and how a backup is compressed so that it takes a while, too.
-const TABLE: [(u64, usize, &str); 3] = [(MB, 24, "none"), (200 << 10, 12, "none"), (50 << 10, 6, "zstd")];
+/// Rates, and segments that take a while at that rate.
+const TABLE: [(u64, usize); 3] = [(MB, 24), (200 << 10, 12), (50 << 10, 6)];
 
 #[test]
 #[ignore = "takes seven minutes"]
 fn the_table_of_wal() {
     let site = Site::new("60s");
-    for (rate, segments, _) in TABLE {
+    for (rate, segments) in TABLE {
         for latency in [20, 300] {
             let fault = Fault::Latency(Duration::from_millis(latency));
             site.drain(&format!("WAL, {latency} ms"), segments, rate, [fault]);
-        }
-    }
-}
-
-#[test]
-#[ignore = "takes nine minutes"]
-fn the_table_of_backups() {
-    let site = Site::new("60s");
-    for (rate, _, compression) in TABLE {
-        for latency in [20, 300] {
-            site.cluster.set("walarchive.compression", compression);
-            site.cluster.reload();
-            site.proxy
-                .set([Fault::Link(rate), Fault::Latency(Duration::from_millis(latency))]);
-            site.proxy.forget();
-            let begun = Instant::now();
-            let backup = site.cluster.background_psql("SELECT walarchive_backup_push()");
-            backup.wait(10 * PATIENCE).expect_success();
-            let (took, bytes) = (begun.elapsed(), site.proxy.carried());
-            let alone = Duration::from_secs_f64(bytes as f64 / rate as f64);
-            println!(
-                "backup, {latency} ms: {bytes} bytes at {rate} B/s: {:.1} s, the link alone {:.1} s: {:.2} times",
-                took.as_secs_f64(),
-                alone.as_secs_f64(),
-                took.as_secs_f64() / alone.as_secs_f64()
-            );
-            // A backup begins and ends with some thirty small requests, one after the other.
-            let far = Duration::from_millis(30 * latency);
-            assert!(
-                took < alone.mul_f64(1.15) + far + LOADED,
-                "{took:?} instead of {alone:?}"
-            );
         }
     }
 }

@@ -33,7 +33,7 @@ fn a_server_without_the_extension_is_backed_up_and_restored() {
         &["--permanent", "--add-user-data", r#"{"why": "test"}"#],
     );
     assert!(full.starts_with("base_") && !full.contains("_D_"), "{full}");
-    let listed = run(&mut site.walarchive(&["backup-list", "--json", "--detail"])).expect_success();
+    let listed = run(&mut site.walarchive(&["backup-list", "--json", "--long"])).expect_success();
     assert!(
         listed.contains(r#""is_permanent": true"#) && listed.contains(r#""why": "test""#),
         "{listed}"

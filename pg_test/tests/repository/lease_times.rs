@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use walarchive_pg_test::archiving::{first_waiting, wait_message};
 use walarchive_pg_test::site::{Site, archive_all, backup};
@@ -55,6 +55,32 @@ fn off_by(builder: Builder, offset: &str) -> Builder {
         .env("FAKETIME", offset)
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
         .env("FAKETIME_NO_CACHE", "1")
+}
+
+/// PostgreSQL's archiver pauses for a minute after three failures, and looking ahead pauses longer and longer. Neither goes on when
+/// the server may write.
+#[test]
+fn who_waited_archives_at_once_when_the_lease_is_its_own() {
+    let site = Site::on_files();
+    let primary = site.primary(&[("walarchive.lease_interval", "8s")]);
+    backup(&primary, "");
+    archive_all(&primary);
+    walarchive_pg_test::site::lose(&primary);
+    let target = site.restore("restored", "LATEST", &[]);
+    let restored = Cluster::builder(site.dir(), "restored").attach(&target);
+    restored.wait_promoted(PATIENCE);
+    first_waiting(&restored);
+    wait_message(&restored, 0, &["WARNING", "could not archive", REFUSED], PATIENCE);
+    wait_message(
+        &restored,
+        0,
+        &["took the lease of repository", "as epoch 2"],
+        2 * PATIENCE,
+    );
+    let taken = Instant::now();
+    restored.wait_until("all is archived", 2 * PATIENCE, || restored.waiting_files().is_empty());
+    println!("archived {:?} after the lease was taken", taken.elapsed());
+    assert!(taken.elapsed() < Duration::from_secs(8), "{:?}", taken.elapsed());
 }
 
 /// A clone that believes it is tomorrow waits while the original lives in yesterday, and takes its place in time when it is gone.

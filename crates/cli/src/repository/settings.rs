@@ -28,7 +28,9 @@ pub struct Settings {
     pub storage: StorageConfig,
     /// The compression of new objects: from WAL-G's variable or the server's configuration.
     pub compression: Compression,
-    /// The format that is tried first for an object.
+    /// WAL files that `wal-push` uploads at a time, at least 1.
+    pub upload_concurrency: usize,
+    /// The format in which an object is looked for first.
     pub reads_first: Format,
 }
 
@@ -156,6 +158,7 @@ fn find_in(flags: &Storage, environment: Environment<'_>, server: &ServerConfig)
     Ok(Settings {
         storage,
         compression: wal_g::compression(environment).unwrap_or_else(|| compression(server))?,
+        upload_concurrency: wal_g::upload_concurrency(environment)?,
         reads_first: match wal_g::format(environment) {
             Some(format) => format,
             None => compression(server)?.format(),

@@ -41,6 +41,12 @@ const ZSTD_LEVEL: &str = "WALG_ZSTD_LEVEL";
 /// WAL-G's words, and the levels that come nearest.
 const ZSTD_LEVELS: [(&str, i32); 4] = [("fastest", 1), ("default", 3), ("better", 7), ("best", 11)];
 
+const UPLOAD_CONCURRENCY: &str = "WALG_UPLOAD_CONCURRENCY";
+
+/// As many as the server uploads if `walarchive.upload_concurrency` is not set, and the most that can be set.
+const UPLOADS: usize = 8;
+const MOST_UPLOADS: usize = 64;
+
 /// WAL-E's name of a prefix.
 fn of_wal_e(prefix: &str) -> String {
     prefix.replacen("WALG_", "WALE_", 1)
@@ -144,7 +150,21 @@ fn level(environment: Environment<'_>, method: &str) -> Result<Option<i32>> {
     }
 }
 
-/// The format that WAL-G would have written.
+/// How many WAL files are uploaded at a time.
+pub(super) fn upload_concurrency(environment: Environment<'_>) -> Result<usize> {
+    let Some(value) = environment(UPLOAD_CONCURRENCY) else {
+        return Ok(UPLOADS);
+    };
+    match value.parse() {
+        Ok(number @ 1..=MOST_UPLOADS) => Ok(number),
+        _ => Err(Error::config(
+            format!("WALG_UPLOAD_CONCURRENCY is \"{value}\", not a number from 1 to {MOST_UPLOADS}"),
+            "Correct it, or take it out of the environment.",
+        )),
+    }
+}
+
+/// The format of what WAL-G would have written.
 pub(super) fn format(environment: Environment<'_>) -> Option<Format> {
     Compression::new(&environment(COMPRESSION)?, 1)
         .ok()

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use walarchive_core::archive::{self, Archive};
+use walarchive_core::archive::{self, Archive, Memory};
 use walarchive_core::control_file::ControlFile;
 use walarchive_core::lease;
 use walarchive_core::wal::WalFileName;
@@ -34,9 +34,17 @@ pub async fn run(args: &WalPush) -> Result<()> {
     };
     refuse_plain_text()?;
     let settings = find(&args.storage, data_dir::data_dir_of(&args.path).as_deref())?;
+    let data_dir = data_dir::data_dir_beside(&args.path);
+    let memory = data_dir
+        .as_deref()
+        .map(|data_dir| Memory::new(data_dir, &settings.storage, settings.compression));
+    if memory.as_ref().is_some_and(|memory| memory.take(&name)) {
+        tracing::info!(%name, "an earlier call has pushed it");
+        return Ok(());
+    }
     let store = Store::open(&settings.storage)?;
     let identity = archive::identity_of(&args.path)?;
-    let writer = data_dir::data_dir_beside(&args.path).map(|data_dir| {
+    let writer = data_dir.map(|data_dir| {
         let control = ControlFile::read(&data_dir).map_or(0, |control| control.timeline);
         writer::writer(&store, &data_dir, control.max(timeline_of(&name)))
     });
@@ -45,7 +53,13 @@ pub async fn run(args: &WalPush) -> Result<()> {
         // An administrator pushes a file from elsewhere, for the server that holds the lease.
         None => Archive::new(lease::follower(&store), identity, settings.compression),
     };
-    let pushed = archive.push(directory, &name).await?;
+    let pushed = match &memory {
+        Some(memory) => {
+            let most = settings.upload_concurrency;
+            archive.push_with_others(directory, &name, memory, most).await?
+        }
+        None => archive.push(directory, &name).await?,
+    };
     tracing::info!(%name, already_there = pushed.already_there, bytes = pushed.stored_bytes, "pushed");
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,7 @@ pub struct Archive {
     store: Store,
     identity: ClusterIdentity,
     compression: Compression,
+    owned: OnceCell<Option<Bytes>>,
     claimed: OnceCell<CreateOnly>,
     /// None where nobody asks who may write, as in tests.
     writer: Option<Arc<Writer>>,
@@ -59,6 +61,7 @@ impl Archive {
             store,
             identity,
             compression,
+            owned: OnceCell::new(),
             claimed: OnceCell::new(),
             writer: None,
         }
@@ -90,17 +93,56 @@ impl Archive {
         &self.store
     }
 
+    /// Make sure, once, that the repository is not another cluster's, and that this server may write into it. It is not made this
+    /// cluster's yet: that takes [`Archive::claim`].
+    pub async fn permit(&self) -> Result<()> {
+        self.owned().await.map(|_| ())
+    }
+
+    async fn owned(&self) -> Result<&Option<Bytes>> {
+        let owned = async || {
+            let owned = cluster::owned(&self.store, &self.identity);
+            match self.writer.as_ref().filter(|writer| !writer.in_recovery()) {
+                // It is much, and asked once.
+                Some(writer) => Box::pin(writer.permit_after(owned)).await,
+                None => owned.await,
+            }
+        };
+        self.owned.get_or_try_init(owned).await
+    }
+
     /// Make sure, once, that the repository is this cluster's.
     pub async fn claim(&self) -> Result<CreateOnly> {
         let claim = async || {
-            // A server that may not write does not make the repository its own, either.
+            let owned = self.owned().await?.clone();
+            // Who may not write does not make it his, either. If that was asked just now, nothing is asked.
             if let Some(writer) = self.writer.as_ref().filter(|writer| !writer.in_recovery()) {
-                cluster::is_owned(&self.store, &self.identity).await?;
                 writer.permit(Write::Object).await?;
             }
-            cluster::claim(&self.store, &self.identity).await
+            cluster::claim_found(&self.store, &self.identity, owned).await
         };
         self.claimed.get_or_try_init(claim).await.copied()
+    }
+
+    async fn claim_anew(&self) -> Result<CreateOnly> {
+        // A server that may not write does not make the repository its own, either.
+        if let Some(writer) = self.writer.as_ref().filter(|writer| !writer.in_recovery()) {
+            cluster::is_owned(&self.store, &self.identity).await?;
+            writer.permit(Write::Object).await?;
+        }
+        cluster::claim(&self.store, &self.identity).await
+    }
+
+    /// A repository of which all was deleted on purpose begins anew. One that has vanished does not: its file system is not mounted,
+    /// perhaps.
+    async fn begin_anew(&self) -> Result<()> {
+        let writer = self.writer.as_ref().filter(|writer| !writer.in_recovery());
+        if let Some(writer) = writer
+            && writer.has_forgotten()?
+        {
+            self.claim_anew().await?;
+        }
+        Ok(())
     }
 
     /// Archive `directory/name`. Returns only after the store has acknowledged the object, or after the object that was
@@ -121,6 +163,7 @@ impl Archive {
     ) -> Result<Pushed> {
         // The first time it is much, and it must not make every push so large.
         Box::pin(self.claim()).await?;
+        Box::pin(self.begin_anew()).await?;
         let store = self.store.noting(Arc::clone(&motion)).with_brake(brake);
         if self.store.may_vanish() && self.store.size(&layout::CLUSTER).await?.is_none() {
             return Err(repository::none_in(&self.store));

@@ -13,7 +13,7 @@ use super::BackupRequest;
 use crate::error::{Error, Result};
 use crate::printable::counted;
 use crate::repository::layout;
-use walarchive_storage::Store;
+use walarchive_storage::{CreateOnly, Created, Store};
 
 /// More than any claim has, in bytes.
 const LIMIT: u64 = 64 << 10;
@@ -37,12 +37,22 @@ impl Claim {
                 reason,
             })
         };
-        if store.size(&layout::sentinel(name)).await?.is_some() {
+        let (sentinel, folder, claim) = (
+            layout::sentinel(name),
+            layout::backup_folder(name),
+            layout::backup_claim(name),
+        );
+        // At once, and with the fence's look that the first write would have to wait for.
+        let (sentinel, left, found, ()) = tokio::try_join!(
+            store.size(&sentinel),
+            store.list(&folder),
+            store.get(&claim, LIMIT),
+            store.check_fence()
+        )?;
+        if sentinel.is_some() {
             return taken("It is complete: its sentinel is in the repository.".to_owned());
         }
-        let left = store.list(&layout::backup_folder(name)).await?;
-        let claim = layout::backup_claim(name);
-        if let Some(content) = store.get(&claim, LIMIT).await? {
+        if let Some(content) = found {
             return taken(format!("It is claimed by {}", String::from_utf8_lossy(&content)));
         }
         if let Some(first) = left.first() {
@@ -59,23 +69,28 @@ impl Claim {
         });
         let content = Bytes::from(content.to_string());
         // The claim that is there afterwards tells who has the name. Our own claim is there before us if the answer to an
-        // attempt was lost, and a store that ignores create-only lets the last writer win.
-        store.create(&claim, content.clone()).await?;
-        match store.get(&claim, LIMIT).await? {
-            Some(found) if found == content => Ok(Claim {
-                store: store.clone(),
-                backup: name.to_owned(),
-                content,
-                written: Mutex::new(Instant::now()),
-            }),
-            _ => taken("Another backup took the name at the same moment.".to_owned()),
+        // attempt was lost, and a store that ignores create-only lets the last writer win. One that is known to keep its
+        // promise has said it already.
+        let created = store.create(&claim, content.clone()).await?;
+        let is_certain = created == Created::Yes && store.create_only() == Some(CreateOnly::Honoured);
+        if !is_certain && store.get(&claim, LIMIT).await?.as_ref() != Some(&content) {
+            return taken("Another backup took the name at the same moment.".to_owned());
         }
+        Ok(Claim {
+            store: store.clone(),
+            backup: name.to_owned(),
+            content,
+            written: Mutex::new(Instant::now()),
+        })
     }
 
     /// Is the name still ours, and nobody deletes what is under it?
     pub(super) async fn check(&self) -> Result<()> {
-        let found = self.store.get(&layout::backup_claim(&self.backup), LIMIT).await?;
-        let deletion = self.store.size(&layout::backup_deletion(&self.backup)).await?;
+        let (claim, deletion) = (
+            layout::backup_claim(&self.backup),
+            layout::backup_deletion(&self.backup),
+        );
+        let (found, deletion) = tokio::try_join!(self.store.get(&claim, LIMIT), self.store.size(&deletion))?;
         match found == Some(self.content.clone()) && deletion.is_none() {
             true => Ok(()),
             false => Err(Error::damaged(

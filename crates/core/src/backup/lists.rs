@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::formats::files_metadata::{FileEntry, FilesMetadataWriter};
 use crate::formats::manifest::{ManifestFile, ManifestWriter, WalRange};
 use crate::repository::layout;
+use walarchive_storage::Upload;
 
 /// Store both, after `pg_backup_stop`.
 pub(super) async fn store(backup: &mut Backup, stop: &StopResult) -> Result<()> {
@@ -23,11 +24,18 @@ pub(super) async fn store(backup: &mut Backup, stop: &StopResult) -> Result<()> 
         tracing::debug!(relations = late.len(), "relations have turned out to be unlogged");
     }
     let late = Arc::new(late);
-    store_manifest(backup, stop, Arc::clone(&late)).await?;
-    match backup.options.files_metadata {
-        true => store_files_metadata(backup, late).await,
-        false => Ok(()),
-    }
+    let manifest = store_manifest(backup, stop, Arc::clone(&late));
+    let is_wanted = backup.options.files_metadata;
+    let files_metadata = is_wanted.then(|| store_files_metadata(backup, late));
+    let files_metadata = async {
+        match files_metadata {
+            Some(files_metadata) => files_metadata.await,
+            None => Ok(()),
+        }
+    };
+    // Each is waited for, whatever becomes of the other.
+    let (manifest, files_metadata) = tokio::join!(manifest, files_metadata);
+    manifest.and(files_metadata)
 }
 
 /// Is a file left out? Its path is asked for only where some are.
@@ -35,7 +43,12 @@ fn is_late(late: &Unlogged, path: impl FnOnce() -> io::Result<String>) -> io::Re
     Ok(late.len() > 0 && late.has(Path::new(path()?.trim_start_matches('/'))))
 }
 
-async fn store_manifest(backup: &mut Backup, stop: &StopResult, late: Arc<Unlogged>) -> Result<()> {
+/// All that it needs is taken from the backup before anything is done.
+fn store_manifest(
+    backup: &mut Backup,
+    stop: &StopResult,
+    late: Arc<Unlogged>,
+) -> impl Future<Output = Result<()>> + use<> {
     let files: Vec<Lines> = backup
         .tars
         .iter_mut()
@@ -51,7 +64,8 @@ async fn store_manifest(backup: &mut Backup, stop: &StopResult, late: Arc<Unlogg
         start: backup.request.start_lsn,
         end: stop.stop_lsn,
     };
-    store_stream(&backup.store, &key, &backup.cancel, move |upload| {
+    let (store, cancel) = (backup.store.clone(), backup.cancel.clone());
+    let produce = move |upload: Upload| {
         let written = || {
             let mut writer = ManifestWriter::new(upload, major, system_identifier)?;
             files.iter().try_for_each(|lines| {
@@ -63,12 +77,12 @@ async fn store_manifest(backup: &mut Backup, stop: &StopResult, late: Arc<Unlogg
             writer.finish(&[range])?.finish()
         };
         written().map_err(|error| sink_error(&object, error))
-    })
-    .await
-    .map(|_| ())
+    };
+    async move { store_stream(&store, &key, &cancel, produce).await.map(|_| ()) }
 }
 
-async fn store_files_metadata(backup: &mut Backup, late: Arc<Unlogged>) -> Result<()> {
+/// Likewise.
+fn store_files_metadata(backup: &mut Backup, late: Arc<Unlogged>) -> impl Future<Output = Result<()>> + use<> {
     let tars: Vec<(String, Lines)> = backup
         .tars
         .iter_mut()
@@ -78,7 +92,8 @@ async fn store_files_metadata(backup: &mut Backup, late: Arc<Unlogged>) -> Resul
     let databases = std::mem::take(&mut backup.databases);
     let key = layout::files_metadata(&backup.name);
     let object = backup.store.object_url(&key);
-    store_stream(&backup.store, &key, &backup.cancel, move |upload| {
+    let (store, cancel) = (backup.store.clone(), backup.cancel.clone());
+    let produce = move |upload: Upload| {
         let each = |members: &Lines, take: &mut dyn FnMut(FileEntry<'_>) -> io::Result<()>| {
             members.each(|line| {
                 let entry = FileEntry::of_line(line)?;
@@ -101,7 +116,6 @@ async fn store_files_metadata(backup: &mut Backup, late: Arc<Unlogged>) -> Resul
             sets.finish(&databases)?.finish()
         };
         written().map_err(|error| sink_error(&object, error))
-    })
-    .await
-    .map(|_| ())
+    };
+    async move { store_stream(&store, &key, &cancel, produce).await.map(|_| ()) }
 }

@@ -5,14 +5,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chrono::Utc;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
 use super::delta::Parent;
+use super::pack::packer::Packer;
 use super::progress::{BackupProgress, Phase};
 use super::read::configuration;
 use super::read::corrupt::CorruptPages;
@@ -20,20 +22,23 @@ use super::read::walk::Attributes;
 use super::state::{Backup, SentTar};
 use super::{StopResult, TablespaceLink, lists};
 use crate::blocking::blocking;
-use crate::data_dir::{BACKUP_LABEL, TABLESPACE_MAP};
+use crate::data_dir::{BACKUP_LABEL, PG_CONTROL, TABLESPACE_MAP};
 use crate::error::{Error, Result, StorageError};
-use crate::formats::{Configuration, ExtendedMetadata, LeftOut, Sentinel, TablespaceLocation, TablespaceSpec};
+use crate::formats::{ExtendedMetadata, LeftOut, Sentinel, TablespaceLocation, TablespaceSpec};
 use crate::printable::counted;
 use crate::repository::inventory::missing_segments;
 use crate::repository::{description, layout};
 use crate::retention::{self, Mark};
 use crate::wal::Segment;
-use walarchive_storage::{Created, Store};
+use walarchive_storage::{Created, Store, UploadTask};
 
 /// The longest that removing the claim of a complete backup may take.
 const CLAIM_REMOVAL: Duration = Duration::from_secs(10);
 
-/// A backup that is stored but for the sentinel: it does not exist before [`PreparedBackup::commit`].
+/// What was looked at within this time before the sentinel is written need not be looked at again.
+const LATELY: Duration = Duration::from_secs(5);
+
+/// A backup of which everything is stored but the sentinel: it does not exist before [`PreparedBackup::commit`].
 pub struct PreparedBackup {
     store: Store,
     name: String,
@@ -50,6 +55,8 @@ pub struct PreparedBackup {
     is_complete: AtomicBool,
     /// The sentinel is there.
     is_written: AtomicBool,
+    /// When it was looked last whether anything speaks against the sentinel.
+    checked: Mutex<Option<Instant>>,
     progress: Arc<BackupProgress>,
     cancel: CancellationToken,
 }
@@ -86,6 +93,21 @@ impl PreparedBackup {
     pub async fn missing_segments(&self, store: &Store) -> Result<Vec<Segment>> {
         self.claim.renew().await;
         missing_segments(store, &self.needed).await
+    }
+
+    /// The same when nothing is expected to be missing: what [`PreparedBackup::commit`] has to know before it writes anything is
+    /// asked for at the same time.
+    pub async fn last_look(&self, store: &Store) -> Result<Vec<Segment>> {
+        self.claim.renew().await;
+        let began = Instant::now();
+        let (missing, checked, permitted) = tokio::join!(
+            missing_segments(store, &self.needed),
+            self.check(),
+            self.store.check_fence()
+        );
+        // A failure is found again by the commit, which knows what to do then.
+        *self.checked.lock() = (checked.is_ok() && permitted.is_ok()).then_some(began);
+        missing
     }
 
     /// Write the sentinel, which makes the backup exist, and remove the claim. Returns the name. It may be called again
@@ -130,7 +152,11 @@ impl PreparedBackup {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        self.claim.check().await?;
+        // It is asked again when the sentinel is there, so this only keeps a sentinel from appearing for a moment.
+        let checked = self.checked.lock().take();
+        if checked.is_none_or(|at| at.elapsed() > LATELY) {
+            self.check().await?;
+        }
         self.keep_parent().await?;
         let key = layout::sentinel(&self.name);
         let created = self.store.create(&key, self.sentinel.clone()).await;
@@ -193,17 +219,20 @@ impl PreparedBackup {
 
     /// Is the name still ours, and is there what the backup is based on?
     async fn check(&self) -> Result<()> {
-        self.claim.check().await?;
-        match &self.parent {
-            Some(parent) => parent.check(&self.store).await,
-            None => Ok(()),
-        }
+        let parent = async {
+            match &self.parent {
+                Some(parent) => parent.check(&self.store).await,
+                None => Ok(()),
+            }
+        };
+        // If both fail, the one whose name was lost has nothing more to say.
+        let (claim, parent) = tokio::join!(self.claim.check(), parent);
+        claim.and(parent)
     }
 
-    /// Before the sentinel: what a delta is based on must be there, and is as permanent as the delta.
+    /// Before the sentinel: what a delta is based on is as permanent as the delta.
     async fn keep_parent(&self) -> Result<()> {
         let Some(parent) = &self.parent else { return Ok(()) };
-        parent.check(&self.store).await?;
         if self.permanent {
             for name in retention::mark(&self.store, &parent.name, Mark::Permanent).await? {
                 tracing::info!("marked \"{name}\" as permanent, as \"{}\" will be", self.name);
@@ -265,25 +294,20 @@ pub(super) async fn prepare(backup: &mut Backup, stop: &StopResult) -> Result<Pr
         essential.check_databases(&shared.data_dir, &known)
     });
     let incomplete_databases = incomplete.await?;
-    let configuration = store_configuration(backup).await?;
-    let label = pack_label(backup, stop).await?;
-    backup.tars.push(label);
-    backup.tars.sort_by(|left, right| left.file_name.cmp(&right.file_name));
-    let sentinel = sentinel(backup, stop);
-    lists::store(backup, stop).await?;
-    let mut metadata = ExtendedMetadata::from(&sentinel);
-    metadata.next_xid = stop.next_xid;
-    let corrupt = backup.shared.corrupt.close();
-    let verified = backup.shared.source.get().is_some_and(|source| source.data_checksums);
-    metadata.corrupt_pages = verified.then_some(corrupt.pages);
-    metadata.configuration = configuration;
-    metadata.links = backup.shared.links.followed();
-    (metadata.left_out, metadata.left_out_count) = backup.shared.links.left_out();
-    metadata.incomplete_databases = incomplete_databases;
-    backup
-        .store
-        .put(&layout::metadata(&backup.name), json(&metadata)?)
-        .await?;
+    // On a long way each request takes its time, so all that is left to store goes at once.
+    let mut under_way = Vec::new();
+    let mut described = describe(backup, stop, incomplete_databases, &mut under_way).await;
+    // Also after a failure: what arrives after the rest was removed would stay.
+    for upload in under_way {
+        if let Err(error) = upload.outcome().await {
+            described = described.and(Err(error.into()));
+        }
+    }
+    let Described {
+        sentinel,
+        metadata,
+        corrupt,
+    } = described?;
     if backup.cancel.is_cancelled() {
         return Err(Error::Cancelled);
     }
@@ -299,6 +323,7 @@ pub(super) async fn prepare(backup: &mut Backup, stop: &StopResult) -> Result<Pr
         claim: Arc::clone(&backup.claim),
         is_written: AtomicBool::new(false),
         is_complete: AtomicBool::new(false),
+        checked: Mutex::default(),
         needed: {
             let request = &backup.request;
             Segment::range(request.timeline, request.start_lsn, stop.stop_lsn, request.segment_size)
@@ -308,19 +333,73 @@ pub(super) async fn prepare(backup: &mut Backup, stop: &StopResult) -> Result<Pr
     })
 }
 
-/// Store the configuration that is outside of the data directory. None if there is none.
-async fn store_configuration(backup: &Backup) -> Result<Option<Configuration>> {
-    let (shared, files) = (Arc::clone(&backup.shared), backup.request.configuration.clone());
-    let taken = blocking(move || configuration::take(&files, &shared.data_dir, &shared.links, shared.compression));
-    let Some((configuration, packed)) = taken.await? else {
-        return Ok(None);
-    };
-    let key = layout::configuration_in(&backup.name, backup.options.compression.format());
-    backup.store.put(&key, Bytes::from(packed)).await?;
-    Ok(Some(configuration))
+/// What a backup says of itself.
+struct Described {
+    sentinel: Sentinel,
+    metadata: ExtendedMetadata,
+    corrupt: CorruptPages,
 }
 
-async fn pack_label(backup: &Backup, stop: &StopResult) -> Result<SentTar> {
+/// Store the last tars and what describes the backup. The uploads of the tars that are still on their way are in `under_way`.
+async fn describe(
+    backup: &mut Backup,
+    stop: &StopResult,
+    incomplete_databases: Vec<u32>,
+    under_way: &mut Vec<UploadTask>,
+) -> Result<Described> {
+    let (shared, files) = (Arc::clone(&backup.shared), backup.request.configuration.clone());
+    let taken = blocking(move || configuration::take(&files, &shared.data_dir, &shared.links, shared.compression));
+    let (configuration, packed) = taken.await?.unzip();
+    for packed in [pack_control(backup).await?, Some(pack_label(backup, stop).await?)] {
+        let Some((tar, upload)) = packed else { continue };
+        backup.tars.push(tar);
+        under_way.push(upload);
+    }
+    backup.tars.sort_by(|left, right| left.file_name.cmp(&right.file_name));
+    let sentinel = sentinel(backup, stop);
+    let mut metadata = ExtendedMetadata::from(&sentinel);
+    metadata.next_xid = stop.next_xid;
+    let corrupt = backup.shared.corrupt.close();
+    let verified = backup.shared.source.get().is_some_and(|source| source.data_checksums);
+    metadata.corrupt_pages = verified.then_some(corrupt.pages);
+    metadata.configuration = configuration;
+    metadata.links = backup.shared.links.followed();
+    (metadata.left_out, metadata.left_out_count) = backup.shared.links.left_out();
+    metadata.incomplete_databases = incomplete_databases;
+    let (store, text) = (backup.store.clone(), json(&metadata)?);
+    let key = layout::configuration_in(&backup.name, backup.options.compression.format());
+    let configuration = async {
+        match packed {
+            Some(packed) => store.put(&key, Bytes::from(packed)).await,
+            None => Ok(()),
+        }
+    };
+    let key = layout::metadata(&backup.name);
+    // Each is waited for, whatever becomes of the others.
+    let (configuration, described, lists) =
+        tokio::join!(configuration, store.put(&key, text), lists::store(backup, stop));
+    configuration?;
+    described?;
+    lists?;
+    Ok(Described {
+        sentinel,
+        metadata,
+        corrupt,
+    })
+}
+
+/// None if nothing was copied.
+async fn pack_control(backup: &mut Backup) -> Result<Option<(SentTar, UploadTask)>> {
+    let Some((content, owner)) = backup.control.take() else {
+        return Ok(None);
+    };
+    backup.progress.added(content.len() as u64);
+    let name = layout::pg_control_name(backup.options.compression.format());
+    let fill = move |packer: &mut Packer| packer.bytes(Path::new(PG_CONTROL), &content, &owner);
+    backup.start(0, name, 0, fill).await.map(Some)
+}
+
+async fn pack_label(backup: &Backup, stop: &StopResult) -> Result<(SentTar, UploadTask)> {
     let now = Utc::now();
     // If root takes the backup, the server must be able to read these files after a restore.
     let (uid, gid) = match backup.label_owner {
@@ -343,7 +422,7 @@ async fn pack_label(backup: &Backup, stop: &StopResult) -> Result<SentTar> {
     let content = stop.backup_label.clone();
     let map = stop.tablespace_map.clone().filter(|map| !map.is_empty());
     let file_name = layout::backup_label_name(backup.options.compression.format());
-    let pack = backup.pack(file_name, 0, move |packer| {
+    let pack = backup.start(0, file_name, 0, move |packer| {
         packer.label(BACKUP_LABEL, content.as_bytes(), &owner, true)?;
         // A restore makes the links itself and writes no such file, so the manifest must not ask for it.
         map.map_or(Ok(()), |map| {
@@ -367,7 +446,7 @@ fn sentinel(backup: &Backup, stop: &StopResult) -> Sentinel {
         pg_version: request.server_version_num,
         system_identifier: Some(request.system_identifier),
         uncompressed_size: backup.tars.iter().map(|tar| tar.packed.bytes).sum(),
-        compressed_size: backup.tars.iter().map(|tar| tar.stored).sum(),
+        compressed_size: backup.tars.iter().map(|tar| tar.packed.stored).sum(),
         data_catalog_size: Some(backup.catalog_bytes),
         tablespaces: spec(&data_dir, &backup.tablespaces),
         user_data: request.user_data.clone(),

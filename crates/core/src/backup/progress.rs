@@ -106,6 +106,12 @@ impl BackupProgress {
         self.bytes_total.fetch_add(actual.wrapping_sub(planned), Relaxed);
     }
 
+    /// One more file is to be read.
+    pub(super) fn added(&self, bytes: u64) {
+        self.files_total.fetch_add(1, Relaxed);
+        self.bytes_total.fetch_add(bytes, Relaxed);
+    }
+
     /// A file was found to be gone.
     pub(super) fn vanished(&self, planned: u64) {
         self.files_total.fetch_sub(1, Relaxed);

@@ -1,8 +1,10 @@
 //! The three steps of a backup.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +14,7 @@ use super::delta::{Delta, Parent, leave_out};
 use super::pack::limiter::Limiter;
 use super::pack::notes::Packed;
 use super::pack::packer::{Packer, Shared};
-use super::pack::stream::store_stream;
+use super::pack::stream::start_stream;
 use super::plan::Group;
 use super::prepared::PreparedBackup;
 use super::progress::{BackupProgress, Phase};
@@ -30,8 +32,9 @@ use crate::blocking::blocking;
 use crate::control_file::{ControlFile, PG_CONTROL_BYTES};
 use crate::data_dir::PG_CONTROL;
 use crate::error::{Error, Result};
+use crate::lease::LOOK;
 use crate::repository::layout;
-use walarchive_storage::Store;
+use walarchive_storage::{Store, UploadTask};
 
 impl Backup {
     /// Take the name, after `pg_backup_start` and before the first byte. Must be called within a tokio runtime.
@@ -82,6 +85,7 @@ impl Backup {
             name,
             claim: Arc::new(claim),
             tars: Vec::new(),
+            control: None,
             tablespaces: Vec::new(),
             unlogged: Unlogged::default(),
             catalog_bytes: 0,
@@ -119,10 +123,11 @@ impl Backup {
     pub async fn copy(&mut self) -> Result<()> {
         // If the caller drops the future, the threads end too.
         let guard = self.shared.stop.clone().drop_guard();
-        let claim = Arc::clone(&self.claim);
+        let (claim, store) = (Arc::clone(&self.claim), self.store.clone());
         let copied = tokio::select! {
             copied = self.copy_all() => copied,
             never = claim.keep() => match never {},
+            never = keep_permitted(&store) => match never {},
         };
         if copied.is_ok() {
             guard.disarm();
@@ -160,13 +165,12 @@ impl Backup {
             Some(parent) => self.compare(parent, files, source.segment_pages).await?,
             None => files,
         };
-        let bytes = files.sizes().sum::<u64>() + PG_CONTROL_BYTES;
-        self.progress.set_total(files.len() as u64 + 1, bytes);
+        self.progress.set_total(files.len() as u64, files.sizes().sum::<u64>());
         self.progress.set_phase(Phase::Copying);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let groups = plan::group(&files, self.options.tar_bytes, self.options.concurrency, cores);
         self.pack_groups(directories, files, groups).await?;
-        self.pack_control().await
+        self.read_control().await
     }
 
     /// Find out what has changed since the parent was taken. Returns the files that may have.
@@ -219,7 +223,7 @@ impl Backup {
                     directories.iter().try_for_each(|entry| packer.directory(entry))?;
                     group.files.iter().try_for_each(|file| packer.file(&files.get(*file)))
                 };
-                running.spawn(self.pack_about(group_bytes, file_name, threads, fill));
+                running.spawn(self.pack(group_bytes, file_name, threads, fill));
             }
             let Some(done) = running.join_next().await else { break };
             match done.unwrap_or_else(|error| match error.try_into_panic() {
@@ -238,56 +242,68 @@ impl Backup {
     }
 
     /// As the documentation of the low level API asks for: after everything else.
-    async fn pack_control(&mut self) -> Result<()> {
+    async fn read_control(&mut self) -> Result<()> {
         let data_dir = self.request.data_dir.clone();
         let expected = self.request.system_identifier;
         let (content, owner) = blocking(move || read_control(&data_dir, expected)).await?;
-        self.progress.resized(PG_CONTROL_BYTES, content.len() as u64);
-        let name = layout::pg_control_name(self.options.compression.format());
-        let fill = move |packer: &mut Packer| packer.bytes(Path::new(PG_CONTROL), &content, &owner);
-        let tar = self.pack(name, 0, fill).await?;
-        self.tars.push(tar);
+        self.control = Some((content, owner));
         Ok(())
     }
 
-    /// Pack and upload one tar that `fill` fills.
-    pub(super) fn pack(
-        &self,
-        file_name: String,
-        threads: u32,
-        fill: impl FnOnce(&mut Packer) -> Result<()> + Send + 'static,
-    ) -> impl Future<Output = Result<SentTar>> + Send + 'static {
-        self.pack_about(0, file_name, threads, fill)
-    }
-
-    /// The same for a tar of about that many bytes before it is compressed.
-    fn pack_about(
+    /// Pack and upload one tar with what `fill` puts into it, about that many bytes before it is compressed.
+    fn pack(
         &self,
         bytes: u64,
         file_name: String,
         threads: u32,
         fill: impl FnOnce(&mut Packer) -> Result<()> + Send + 'static,
     ) -> impl Future<Output = Result<SentTar>> + Send + 'static {
+        let begun = self.start(bytes, file_name, threads, fill);
+        async move {
+            let (tar, task) = begun.await?;
+            task.outcome().await?;
+            Ok(tar)
+        }
+    }
+
+    /// The same, but this returns when it is packed. The caller must wait for the end of its upload in any case.
+    pub(super) fn start(
+        &self,
+        bytes: u64,
+        file_name: String,
+        threads: u32,
+        fill: impl FnOnce(&mut Packer) -> Result<()> + Send + 'static,
+    ) -> impl Future<Output = Result<(SentTar, UploadTask)>> + Send + 'static {
         let (store, shared) = (self.store.clone(), Arc::clone(&self.shared));
         let key = layout::tar(&self.name, &file_name);
         async move {
             let stop = shared.stop.clone();
             let object = store.object_url(&key);
-            let (packed, stored) = store_stream(&store, &key, &stop, move |mut upload| {
+            let (packed, task) = start_stream(&store, &key, &stop, move |mut upload| {
                 upload.expect(bytes);
                 let mut packer = Packer::new(shared, object, upload, threads)?;
                 fill(&mut packer)?;
                 packer.finish()
             })
             .await?;
-            Ok(SentTar {
-                file_name,
-                packed,
-                stored,
-            })
+            Ok((SentTar { file_name, packed }, task))
         }
     }
 }
+
+/// Ask, again and again, whether this server may still write, so that no upload has to wait for the answer. Whoever may not any more is
+/// told by the next write.
+async fn keep_permitted(store: &Store) -> Infallible {
+    loop {
+        tokio::time::sleep(AHEAD).await;
+        // The answer counts for all that write.
+        let _ = store.check_fence().await;
+    }
+}
+
+/// The permission to write is asked for again after this while files are copied: before the last answer is too old, and no sooner
+/// than it is worth another.
+const AHEAD: Duration = Duration::from_secs(LOOK.as_secs() * 3 / 5);
 
 /// An intact copy, and that of the right cluster.
 fn read_control(data_dir: &Path, expected: u64) -> Result<(Vec<u8>, Attributes)> {

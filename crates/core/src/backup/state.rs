@@ -25,6 +25,8 @@ pub struct Backup {
     pub(super) name: String,
     pub(super) claim: Arc<Claim>,
     pub(super) tars: Vec<SentTar>,
+    /// `pg_control` as it was after everything else was copied, and whose it is. It is stored with the label.
+    pub(super) control: Option<(Vec<u8>, Attributes)>,
     pub(super) tablespaces: Vec<TablespaceLink>,
     /// Relations that were known as unlogged when the data directory was walked.
     pub(super) unlogged: Unlogged,
@@ -46,5 +48,4 @@ pub struct Backup {
 pub(super) struct SentTar {
     pub(super) file_name: String,
     pub(super) packed: Packed,
-    pub(super) stored: u64,
 }

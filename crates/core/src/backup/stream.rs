@@ -126,10 +126,7 @@ impl Backup {
         self.known = Databases::of_stream(&found.essential);
         self.essential = found.essential;
         self.tars.extend(sent);
-        let name = layout::pg_control_name(self.options.compression.format());
-        let fill = move |packer: &mut Packer| packer.bytes(Path::new(PG_CONTROL), &content, &owner);
-        let tar = self.pack(name, 0, fill).await?;
-        self.tars.push(tar);
+        self.control = Some((content, owner));
         let now = self.progress.snapshot();
         self.progress.set_total(now.files_done, now.bytes_done);
         Ok(Labels {
@@ -233,7 +230,7 @@ impl Taking {
         }
         self.found.essential.note(path);
         self.found.bytes += size;
-        let taken = self.parts.packer(size)?.from_reader(path, size, owner, entry);
+        let taken = self.parts.packer(size)?.streamed(path, size, owner, entry);
         taken?;
         self.parts.filled(size)
     }
@@ -365,12 +362,8 @@ impl Parts {
             Err(error) => return Err(self.reason(task, error)),
         };
         self.under_way.push(self.runtime.spawn(async move {
-            let stored = task.outcome().await?;
-            Ok(SentTar {
-                file_name,
-                packed,
-                stored,
-            })
+            task.outcome().await?;
+            Ok(SentTar { file_name, packed })
         }));
         while self.under_way.len() > self.most {
             let first = self.under_way.remove(0);

@@ -80,7 +80,7 @@ impl Fence for NoObjects {
     async fn permit(&self, write: Write) -> Result<(), Refusal> {
         match write {
             Write::Deletion => Ok(()),
-            Write::Object | Write::Ongoing => Err(Refusal {
+            Write::Object | Write::Soon | Write::Ongoing => Err(Refusal {
                 reason: Arc::new(Error::refused("no", "Never.")),
                 is_final: true,
             }),

@@ -21,15 +21,6 @@ use crate::repository::layout;
 use crate::wal::{SegmentSize, WalFileName};
 use walarchive_storage::{Store, Write};
 
-/// When to give a sign of life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Renew {
-    /// If the last one is no longer young.
-    IfDue,
-    /// In any case.
-    Always,
-}
-
 /// How long a standby waits with a file of a timeline that the holder is not on, before it is refused: for the end of its own
 /// recovery, or for the server that it follows to take the lease.
 const PROMOTION: Duration = if cfg!(test) {
@@ -41,6 +32,15 @@ const PROMOTION: Duration = if cfg!(test) {
 /// How often it looks meanwhile whether its recovery has ended, which costs nothing, and who the holder is.
 const LOOK_FOR_PROMOTION: Duration = Duration::from_millis(50);
 const LOOK_FOR_HOLDER: Duration = Duration::from_secs(1);
+
+/// When to give a sign of life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Renew {
+    /// If the last one is no longer young.
+    IfDue,
+    /// In any case.
+    Always,
+}
 
 /// One server and one repository.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl Writer {
     }
 
     /// Is the lease held, with a young renewal?
-    pub(super) fn holds(&self) -> Result<bool> {
+    pub fn holds(&self) -> Result<bool> {
         let held = Instance::permits(&self.data_dir, self.store.url(), &Moment::now())?;
         Ok(held.is_some())
     }
@@ -106,6 +106,7 @@ impl Writer {
             let age = Moment::now().since(&looked);
             let enough = match write {
                 Write::Object => age.is_some_and(|age| age < LOOK),
+                Write::Soon => age.is_some_and(|age| age < LOOK / 2),
                 Write::Ongoing => true,
                 Write::Deletion => false,
             };
@@ -124,6 +125,17 @@ impl Writer {
             async move { writer.take_turn(Renew::IfDue).await }
         };
         self.turns.ask(turn).await
+    }
+
+    /// May be written now, as the first thing of a process, if `first` allows it? Its answer is waited for before the lease is
+    /// taken or renewed.
+    pub(crate) async fn permit_after<T>(self: &Arc<Self>, first: impl Future<Output = Result<T>>) -> Result<T> {
+        if self.looked.lock().is_none() {
+            return Box::pin(self.take_turn_after(first)).await;
+        }
+        let first = first.await?;
+        self.permit(Write::Object).await?;
+        Ok(first)
     }
 
     async fn look_for_newer(self: Arc<Self>, epoch: u64) -> Result<u64> {
@@ -242,6 +254,12 @@ impl Writer {
         let (mut instance, _) = Instance::of(&self.data_dir)?;
         instance.repositories.remove(self.store.url());
         instance.write(&self.data_dir)
+    }
+
+    /// Was all of the repository deleted on purpose? Then nothing is known of it any more in the data directory.
+    pub fn has_forgotten(&self) -> Result<bool> {
+        let instance = Instance::read(&self.data_dir)?;
+        Ok(instance.is_some_and(|instance| !instance.repositories.contains_key(self.store.url())))
     }
 
     /// As the data directory knows it.

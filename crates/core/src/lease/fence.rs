@@ -96,6 +96,7 @@ impl OnBehalf {
         let age = before.as_ref().and_then(|(_, looked)| now.since(looked));
         let enough = match write {
             Write::Object => LOOK,
+            Write::Soon => LOOK / 2,
             Write::Ongoing => INTERVAL,
             Write::Deletion => Duration::ZERO,
         };

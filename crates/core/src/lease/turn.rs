@@ -44,7 +44,7 @@ enum Step {
     Nothing,
     /// Another process of this server took the lease after the look.
     LookAgain,
-    Renew(Renewal),
+    Renew(Box<Renewal>),
     Acquire(Box<Holder>, How),
 }
 
@@ -61,7 +61,20 @@ struct Renewal {
 impl Writer {
     /// Look, decide, act.
     pub(super) async fn take_turn(&self, renew: Renew) -> Result<()> {
-        let mut look = self.look().await?;
+        let look = self.look().await?;
+        self.act(look, renew).await
+    }
+
+    /// The same, if `first` allows it, which is asked at the same time as the lease is looked at. Nothing is written before its
+    /// answer is there.
+    pub(super) async fn take_turn_after<T>(&self, first: impl Future<Output = Result<T>>) -> Result<T> {
+        let (first, look) = tokio::join!(first, self.look());
+        let first = first?;
+        self.act(look?, Renew::IfDue).await?;
+        Ok(first)
+    }
+
+    async fn act(&self, mut look: Look, renew: Renew) -> Result<()> {
         let mut step = self.settle(&look, renew, Attempt::First).await?;
         if matches!(step, Step::LookAgain) {
             look = self.look().await?;
@@ -69,7 +82,7 @@ impl Writer {
         }
         match step {
             Step::Nothing | Step::LookAgain => {}
-            Step::Renew(renewal) => self.renew(renewal).await?,
+            Step::Renew(renewal) => self.renew(*renewal).await?,
             Step::Acquire(holder, how) => self.acquire(*holder, how, &look.view).await?,
         }
         self.has_looked(look.began);
@@ -82,10 +95,7 @@ impl Writer {
         let began = Moment::now();
         let view = match known.and_then(|known| known.held) {
             // Nothing was deleted or taken over since, mostly.
-            Some(held) => match read::<Holder>(self.store(), &layout::lease_holder(held.epoch)).await? {
-                Some(holder) => View::after(self.store(), &holder).await?,
-                None => View::read(self.store()).await?,
-            },
+            Some(held) => View::of(self.store(), held.epoch).await?,
             None => View::read(self.store()).await?,
         };
         Ok(Look {
@@ -169,12 +179,12 @@ impl Writer {
             true => Some(self.holder(&instance, lease.holder.epoch, token.clone(), OVERWRITTEN.to_owned())?),
             false => None,
         };
-        Ok(Step::Renew(Renewal {
+        Ok(Step::Renew(Box::new(Renewal {
             holder,
             alive: self.alive(&instance.id, lease.holder.epoch, token, counter),
             young,
             noted,
-        }))
+        })))
     }
 
     async fn renew(&self, renewal: Renewal) -> Result<()> {

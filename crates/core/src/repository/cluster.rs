@@ -1,5 +1,6 @@
 //! Who owns a repository: `walarchive_005/cluster.json`.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -40,11 +41,15 @@ struct ClusterFile {
 /// the store is asked whether its create-only writes can be relied on: `cluster.json` is created a second time with the
 /// content that it has anyway.
 pub async fn claim(store: &Store, identity: &ClusterIdentity) -> Result<CreateOnly> {
-    if let Some(content) = store.get(&layout::CLUSTER, LIMIT).await? {
-        check(store, &content, identity)?;
+    let found = owned(store, identity).await?;
+    claim_found(store, identity, found).await
+}
+
+/// The same, after [`owned`].
+pub(crate) async fn claim_found(store: &Store, identity: &ClusterIdentity, found: Option<Bytes>) -> Result<CreateOnly> {
+    if let Some(content) = found {
         return Ok(store.probe_create_only(&layout::CLUSTER, content).await?);
     }
-    refuse_foreign_backups(store, identity).await?;
     let file = ClusterFile {
         format_version: FORMAT_VERSION,
         system_identifier: identity.system_identifier,
@@ -52,7 +57,7 @@ pub async fn claim(store: &Store, identity: &ClusterIdentity) -> Result<CreateOn
         wal_segment_size: identity.segment_size.bytes(),
         encryption: false,
     };
-    let content = bytes::Bytes::from(serde_json::to_vec_pretty(&file).map_err(unwritable)?);
+    let content = Bytes::from(serde_json::to_vec_pretty(&file).map_err(unwritable)?);
     match store.create(&layout::CLUSTER, content.clone()).await? {
         Created::Yes => tracing::info!(repository = store.url(), "claimed the repository for this cluster"),
         Created::Exists => {}
@@ -65,10 +70,17 @@ pub async fn claim(store: &Store, identity: &ClusterIdentity) -> Result<CreateOn
 
 /// Does the repository belong to this cluster, or to nobody yet (false)? An error if it is another's. Writes nothing.
 pub async fn is_owned(store: &Store, identity: &ClusterIdentity) -> Result<bool> {
-    match store.get(&layout::CLUSTER, LIMIT).await? {
-        Some(content) => check(store, &content, identity).map(|()| true),
-        None => refuse_foreign_backups(store, identity).await.map(|()| false),
+    Ok(owned(store, identity).await?.is_some())
+}
+
+/// The same, with the content of `cluster.json`.
+pub(crate) async fn owned(store: &Store, identity: &ClusterIdentity) -> Result<Option<Bytes>> {
+    let found = store.get(&layout::CLUSTER, LIMIT).await?;
+    match &found {
+        Some(content) => check(store, content, identity)?,
+        None => refuse_foreign_backups(store, identity).await?,
     }
+    Ok(found)
 }
 
 /// The cluster to which the repository belongs; none if `cluster.json` is not there.

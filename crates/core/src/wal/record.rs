@@ -30,6 +30,7 @@ const RM_TABLESPACE: u8 = 5;
 
 /// Of [`RM_XLOG`], in the upper four bits of `xl_info`.
 const CHECKPOINT_SHUTDOWN: u8 = 0x00;
+const CHECKPOINT_ONLINE: u8 = 0x10;
 const SWITCH: u8 = 0x40;
 const PARAMETER_CHANGE: u8 = 0x60;
 const RESTORE_POINT: u8 = 0x70;
@@ -121,6 +122,11 @@ impl Record {
     /// Is the rest of its segment unused?
     pub(super) fn is_switch(&self) -> bool {
         self.manager() == RM_XLOG && self.info() == SWITCH
+    }
+
+    /// Is it a checkpoint?
+    pub(super) fn is_checkpoint(&self) -> bool {
+        self.manager() == RM_XLOG && matches!(self.info(), CHECKPOINT_SHUTDOWN | CHECKPOINT_ONLINE)
     }
 
     /// When the transaction that it ends did so, or the restore point that it is was made.

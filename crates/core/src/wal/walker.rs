@@ -27,6 +27,8 @@ pub struct Walked {
     pub last_time: Option<DateTime<Utc>>,
     /// Other ends in here that matter to a replay, in order; of hostile WAL not all.
     pub events: Vec<Event>,
+    /// The first checkpoint whose record begins and ends here.
+    pub first_checkpoint: Option<Lsn>,
     /// The transaction that was asked for ends here.
     pub ends_transaction: bool,
     /// A transaction that was prepared ends here: which one, was not looked at.
@@ -298,6 +300,9 @@ impl WalWalker {
         }
         self.previous = Some(at);
         self.walked.records += 1;
+        if record.is_checkpoint() && !begins_before {
+            self.walked.first_checkpoint.get_or_insert(at);
+        }
         if let Some(timeline) = record.timeline() {
             self.timeline = self.timeline.max(timeline);
         }

@@ -33,8 +33,7 @@ use self::pool::Pool;
 use crate::config::StorageConfig;
 use crate::url::place;
 pub(super) use answer::Stalled;
-pub use opened::on_connection;
-pub(super) use opened::opened;
+pub(super) use opened::keep_little_unsent;
 pub(super) use outgoing::{Outgoing, STALLED, Sending, Unanswered};
 pub(super) use service::{Connector, NoAnswer};
 

@@ -35,6 +35,12 @@ impl Store {
         self.learned.get()
     }
 
+    /// The same store, of which another handle has found that.
+    pub fn knowing(self, found: CreateOnly) -> Self {
+        self.learned.set(found);
+        self
+    }
+
     /// Ask the store whether it tells the truth: an object that is there is created once more, with the content that it has.
     pub async fn probe_create_only(&self, key: &str, content: Bytes) -> Result<CreateOnly> {
         let found = match self.create_by_store(key, content.clone()).await {

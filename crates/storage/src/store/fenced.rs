@@ -63,9 +63,9 @@ impl Store {
         }
     }
 
-    /// May anything be written now? For whoever wants to know before he begins.
+    /// May anything be written now, and in the next moments? For whoever wants to know before he begins.
     pub async fn check_fence(&self) -> Result<()> {
-        self.permitted(Write::Object).await
+        self.permitted(Write::Soon).await
     }
 
     pub(crate) async fn permitted(&self, write: Write) -> Result<()> {
@@ -135,7 +135,7 @@ fn awake() -> Duration {
 /// A fence that cannot tell, since the store does not answer, is asked again as long as an operation may wait.
 async fn permit_again(fence: &dyn Fence, write: Write, patience: Duration) -> Result<()> {
     let write = match write {
-        Write::Object => Write::Ongoing,
+        Write::Object | Write::Soon => Write::Ongoing,
         other => other,
     };
     let until = Instant::now() + patience;

@@ -41,6 +41,8 @@ pub struct Upload {
     plan: Parts,
     /// Parts that were handed over.
     sent: u64,
+    /// Bytes that were written.
+    bytes: u64,
     parts: mpsc::Sender<Part>,
 }
 
@@ -87,6 +89,7 @@ impl Store {
             buffer: Vec::new(),
             plan: Parts::UNKNOWN,
             sent: 0,
+            bytes: 0,
             parts: sender,
         };
         (upload, UploadTask(task))
@@ -119,6 +122,11 @@ impl Upload {
         self.plan = Parts::of(bytes);
     }
 
+    /// Bytes that were written so far: those of the object, once all are.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Hand the rest over. The object is stored when [`UploadTask::outcome`] says so.
     pub fn finish(mut self) -> io::Result<()> {
         let rest = std::mem::take(&mut self.buffer);
@@ -137,6 +145,7 @@ impl Write for Upload {
         let taken = bytes.len().min(room);
         self.buffer.try_reserve(taken)?;
         self.buffer.extend_from_slice(&bytes[..taken]);
+        self.bytes += taken as u64;
         if taken == room {
             // Small objects take little memory; one that fills a part will mostly fill the next.
             let mut next = Vec::new();
@@ -332,6 +341,7 @@ mod tests {
             buffer: Vec::new(),
             plan: upload.plan,
             sent: 0,
+            bytes: 0,
             parts: sender,
         };
         let expected = content.clone();

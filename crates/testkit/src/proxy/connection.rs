@@ -20,7 +20,7 @@ pub(super) fn serve(shared: &Shared, client: &TcpStream) -> io::Result<()> {
     let (mut up, mut down) = (Pace::default(), Pace::down());
     while let Some(mut request) = Head::read(&mut from_client)? {
         let (method, target) = (request.word(0).to_owned(), request.word(1).to_owned());
-        record(shared, &request);
+        let number = record(shared, &request);
         let verdict = shared.judge(&format!("{method} {target}"), request.header("x-amz-security-token"));
         let framing = request.request_framing();
         match verdict {
@@ -48,18 +48,23 @@ pub(super) fn serve(shared: &Shared, client: &TcpStream) -> io::Result<()> {
         strip(shared, &mut request);
         let mut to_server = server.get_ref().try_clone()?;
         up.write(shared, &mut to_server, &request.bytes(), false)?;
-        let breaks = framing != Framing::Length(0) && breaks(shared);
+        let breaks = breaks(shared, number, framing != Framing::Length(0));
+        if breaks == Breaks::Midway && framing == Framing::Length(0) {
+            shared.broken.fetch_add(1, Ordering::Relaxed);
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
         let mut carried = 0;
         // A server that refuses a request may answer before it has read all of it, and read no more.
         let mut early = false;
         copy_body(framing, &mut from_client, &mut |bytes| {
             carried += bytes.len() as u64;
-            if breaks && matches!(framing, Framing::Length(length) if carried > length / 2) {
+            if breaks == Breaks::Midway && matches!(framing, Framing::Length(length) if carried > length / 2) {
                 shared.broken.fetch_add(1, Ordering::Relaxed);
                 // With unread data before it, this is a reset.
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
             shared.carried.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            note(shared, number, |seen| seen.carried = carried);
             early = early || readable(&to_server);
             if early {
                 return Ok(());
@@ -74,7 +79,12 @@ pub(super) fn serve(shared: &Shared, client: &TcpStream) -> io::Result<()> {
         let Some(mut response) = Head::read(server)? else {
             return Ok(());
         };
-        if matches!(verdict, Verdict::Forget) {
+        let status = response.word(1).parse().ok();
+        note(shared, number, |seen| seen.status = status);
+        if breaks == Breaks::AfterAnswer {
+            shared.broken.fetch_add(1, Ordering::Relaxed);
+        }
+        if matches!(verdict, Verdict::Forget) || breaks == Breaks::AfterAnswer {
             return Ok(());
         }
         let latency = shared.find(|fault| match fault {
@@ -89,6 +99,7 @@ pub(super) fn serve(shared: &Shared, client: &TcpStream) -> io::Result<()> {
         copy_body(framing, server, &mut |bytes| {
             down.write(shared, &mut &*client, bytes, true)
         })?;
+        note(shared, number, |seen| seen.answered = Some(Instant::now()));
         if early {
             upstream = None;
         }
@@ -99,25 +110,54 @@ pub(super) fn serve(shared: &Shared, client: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Is the body of this request one that breaks?
-fn breaks(shared: &Shared) -> bool {
-    let nth = shared.find(|fault| match fault {
-        Fault::ResetEvery(nth) => Some(*nth),
-        _ => None,
-    });
-    let number = shared.senders.fetch_add(1, Ordering::Relaxed) + 1;
-    nth.is_some_and(|nth| number.is_multiple_of(nth))
+/// When the connection breaks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Breaks {
+    Never,
+    Midway,
+    /// Before the answer of the server is passed on.
+    AfterAnswer,
 }
 
-fn record(shared: &Shared, request: &Head) {
+/// Is this request one whose connection breaks?
+fn breaks(shared: &Shared, number: usize, has_body: bool) -> Breaks {
+    let sender = match has_body {
+        true => Some(shared.senders.fetch_add(1, Ordering::Relaxed) + 1),
+        false => None,
+    };
+    let breaks = shared.find(|fault| match fault {
+        Fault::ResetEvery(nth) if sender.is_some_and(|sender| sender.is_multiple_of(*nth)) => Some(Breaks::Midway),
+        Fault::BreakEvery(nth) if (number + 1).is_multiple_of(2 * nth) => Some(Breaks::AfterAnswer),
+        Fault::BreakEvery(nth) if (number + 1).is_multiple_of(*nth) => Some(Breaks::Midway),
+        _ => None,
+    });
+    breaks.unwrap_or(Breaks::Never)
+}
+
+/// Returns the number of the request.
+fn record(shared: &Shared, request: &Head) -> usize {
     let headers = request.headers().filter(|(name, _)| name != "authorization");
     let headers = headers.map(|(name, value)| (name, value.to_owned())).collect();
+    let number = shared.numbers.fetch_add(1, Ordering::Relaxed);
     lock(&shared.seen).push(Seen {
         method: request.word(0).to_owned(),
         target: request.word(1).to_owned(),
         at: Instant::now(),
+        carried: 0,
+        status: None,
+        answered: None,
+        number,
         headers,
     });
+    number
+}
+
+/// Write down how the request goes on, if the test has not forgotten it.
+fn note(shared: &Shared, number: usize, change: impl FnOnce(&mut Seen)) {
+    let mut seen = lock(&shared.seen);
+    if let Some(seen) = seen.iter_mut().rev().find(|seen| seen.number == number) {
+        change(seen);
+    }
 }
 
 fn strip(shared: &Shared, head: &mut Head) {

@@ -28,6 +28,9 @@ pub enum Fault {
     Latency(Duration),
     /// The connection of every nth request that has a body breaks in the middle of it.
     ResetEvery(usize),
+    /// The connection of every nth request breaks, whatever it is: in turn in the middle of its body, and when the server has
+    /// carried it out and its answer is not passed on yet.
+    BreakEvery(usize),
     /// The server carries requests out, but the connection breaks before the answer comes back.
     LoseAnswers {
         /// How many times.

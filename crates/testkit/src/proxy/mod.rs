@@ -35,6 +35,13 @@ pub struct Seen {
     pub target: String,
     /// When its head had come.
     pub at: Instant,
+    /// Bytes of its body that were passed on so far.
+    pub carried: u64,
+    /// The status of the server's answer, once it is there.
+    pub status: Option<u16>,
+    /// When all of the answer was passed on. None if the connection broke before that.
+    pub answered: Option<Instant>,
+    number: usize,
     /// Names in lower case.
     headers: Vec<(String, String)>,
 }
@@ -68,6 +75,8 @@ struct Shared {
     /// How often they were set.
     set: AtomicUsize,
     seen: Mutex<Vec<Seen>>,
+    /// How many requests there ever were.
+    numbers: AtomicUsize,
     /// Of the connections that are open, to close them; those that ended are removed by their threads.
     open: Mutex<Vec<(u64, TcpStream)>>,
     stopped: AtomicBool,
@@ -77,7 +86,7 @@ struct Shared {
     carried: AtomicU64,
     /// Requests that have a body.
     senders: AtomicUsize,
-    /// Of those, the ones whose connection broke by a fault.
+    /// The requests whose connection broke by a fault.
     broken: AtomicUsize,
 }
 
@@ -182,7 +191,7 @@ impl FaultProxy {
         self.shared.carried.load(Ordering::Relaxed)
     }
 
-    /// How many connections broke in the middle of a request so far, by [`Fault::ResetEvery`].
+    /// How many connections broke in the middle of a request so far, by [`Fault::ResetEvery`] or [`Fault::BreakEvery`].
     pub fn broken(&self) -> usize {
         self.shared.broken.load(Ordering::Relaxed)
     }

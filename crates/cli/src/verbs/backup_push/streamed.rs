@@ -225,7 +225,7 @@ impl Taker<'_> {
                 return Err(error);
             }
         };
-        let copied = copy(&mut backup, &mut sent, self.cancel);
+        let copied = Box::pin(copy(&mut backup, &mut sent, self.cancel));
         let stopped = progress::show_backup(&progress, self.quiet, copied).await?;
         // It looks for a cancel by itself, and no upload outlives it.
         backup.finish(stopped).await

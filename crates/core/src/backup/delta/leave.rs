@@ -57,7 +57,7 @@ pub(in crate::backup) fn leave_out(
         notes.file(&file).map_err(failed)?;
     }
     tracing::debug!(files = count, bytes, "files that have not changed are left out");
-    Ok((left, notes.close().map_err(failed)?))
+    Ok((left, notes.close(0).map_err(failed)?))
 }
 
 /// None if it is gone.

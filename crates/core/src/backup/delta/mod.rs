@@ -21,6 +21,7 @@ mod ways;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use futures::{StreamExt, TryStreamExt};
 
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
@@ -35,6 +36,9 @@ pub(super) use relation::is_paged;
 #[cfg(test)]
 pub(super) use summaries::summary_of;
 pub(super) use ways::{Delta, Way};
+
+/// Backups of a chain that are looked for at a time.
+const CONCURRENCY: usize = 8;
 
 /// `walarchive.delta_origin`: what a delta backup is based on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -107,10 +111,11 @@ impl Parent {
 
     /// Is everything there still that the delta is based on, and nobody deletes any of it?
     pub(super) async fn check(&self, store: &Store) -> Result<()> {
-        for name in std::iter::once(&self.name).chain(&self.ancestors) {
-            let sentinel = store.size(&layout::sentinel(name)).await?;
-            let deletion = store.size(&layout::backup_deletion(name)).await?;
-            if sentinel.is_none() || deletion.is_some() {
+        let names = std::iter::once(&self.name).chain(&self.ancestors);
+        let looks: Vec<_> = names.map(|name| look(store.clone(), name.clone())).collect();
+        let mut looks = futures::stream::iter(looks).buffered(CONCURRENCY);
+        while let Some((name, is_there)) = looks.try_next().await? {
+            if !is_there {
                 return Err(Error::NoBackup {
                     message: format!(
                         "backup \"{name}\", the parent of this delta backup, was deleted during the backup"
@@ -121,4 +126,11 @@ impl Parent {
         }
         Ok(())
     }
+}
+
+/// Is the backup there, and nobody deletes it?
+async fn look(store: Store, name: String) -> Result<(String, bool)> {
+    let (sentinel, deletion) = (layout::sentinel(&name), layout::backup_deletion(&name));
+    let (sentinel, deletion) = tokio::try_join!(store.size(&sentinel), store.size(&deletion))?;
+    Ok((name, sentinel.is_some() && deletion.is_none()))
 }

@@ -25,6 +25,8 @@ pub(crate) struct Packed {
     pub(crate) manifest: Lines,
     /// The sum of the members' sizes.
     pub(crate) bytes: u64,
+    /// Bytes of the object.
+    pub(crate) stored: u64,
 }
 
 impl Notes {
@@ -39,12 +41,13 @@ impl Notes {
         self.manifest.push(&file.line())
     }
 
-    /// That was all.
-    pub(crate) fn close(self) -> io::Result<Packed> {
+    /// That was all. The object has so many bytes.
+    pub(crate) fn close(self, stored: u64) -> io::Result<Packed> {
         Ok(Packed {
             members: self.members.close()?,
             manifest: self.manifest.close()?,
             bytes: self.bytes,
+            stored,
         })
     }
 }

@@ -208,7 +208,7 @@ impl Packer {
     }
 
     /// Add a file of `size` bytes that are read one after the other, and only once.
-    pub(crate) fn from_reader(
+    pub(crate) fn streamed(
         &mut self,
         path: &Path,
         size: u64,
@@ -337,9 +337,14 @@ impl Packer {
     /// Write the end of the tar and hand it over.
     pub(crate) fn finish(self) -> Result<Packed> {
         let sink = self.tar.finish().and_then(Encoder::finish);
-        sink.and_then(|counted| counted.inner.finish())
-            .map_err(|error| sink_error(&self.object, error))?;
-        self.packed.close().map_err(|error| sink_error(&self.object, error))
+        let stored = sink.and_then(|counted| {
+            let stored = counted.inner.bytes();
+            counted.inner.finish().map(|()| stored)
+        });
+        let stored = stored.map_err(|error| sink_error(&self.object, error))?;
+        self.packed
+            .close(stored)
+            .map_err(|error| sink_error(&self.object, error))
     }
 
     /// Note a member.

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::blocking::blocking;
 use crate::error::{Error, Result, StorageError};
 use crate::repository::layout::Key;
-use walarchive_storage::{Store, Upload};
+use walarchive_storage::{Store, Upload, UploadTask};
 
 /// Run `produce` on a thread that may block, with the writing end of an upload; it must finish the upload. Returns what it
 /// returned and the bytes that were stored. If both sides fail, the error is that of the side that failed first.
@@ -17,15 +17,29 @@ pub(crate) async fn store_stream<T: Send + 'static>(
     cancel: &CancellationToken,
     produce: impl FnOnce(Upload) -> Result<T> + Send + 'static,
 ) -> Result<(T, u64)> {
+    let (value, task) = start_stream(store, key, cancel, produce).await?;
+    Ok((value, task.outcome().await?))
+}
+
+/// The same, but this returns when everything is produced, and the last of it is still on its way to the store. The caller must
+/// wait for that in any case: what arrives later than the rest was removed would stay.
+pub(crate) async fn start_stream<T: Send + 'static>(
+    store: &Store,
+    key: &Key,
+    cancel: &CancellationToken,
+    produce: impl FnOnce(Upload) -> Result<T> + Send + 'static,
+) -> Result<(T, UploadTask)> {
     let (upload, task) = store.upload(key, cancel.clone());
-    let produced = blocking(move || produce(upload)).await;
-    match (produced, task.outcome().await) {
-        (Ok(value), Ok(stored)) => Ok((value, stored)),
+    let error = match blocking(move || produce(upload)).await {
+        Ok(value) => return Ok((value, task)),
+        Err(error) => error,
+    };
+    match task.outcome().await {
         // A producer that fails gives its upload up, which then has no reason of its own; one whose upload failed only
         // knows that nobody takes its bytes any more.
-        (Err(error), Ok(_) | Err(StorageError::Cancelled)) if !cancel.is_cancelled() => Err(error),
-        (_, Err(error)) => Err(error.into()),
-        (Err(error), Ok(_)) => Err(error),
+        Ok(_) | Err(StorageError::Cancelled) if !cancel.is_cancelled() => Err(error),
+        Err(failure) => Err(failure.into()),
+        Ok(_) => Err(error),
     }
 }
 

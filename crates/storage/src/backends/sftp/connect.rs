@@ -143,7 +143,8 @@ async fn dial(host: &str, port: u16) -> Result<TcpStream, Failure> {
         match tokio::time::timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 stream.set_nodelay(true)?;
-                return Ok(http::opened(stream));
+                http::keep_little_unsent(&stream);
+                return Ok(stream);
             }
             Ok(Err(error)) => failure = lost(format!("Connecting to {address} failed: {error}.")),
             Err(_) => {
