@@ -254,7 +254,12 @@ fn what_is_left_out_is_named_to_the_client_and_in_the_listing() {
     let (_, output) = site.backup_fetch("copy", &name, &[]);
     let said = output.stderr.clone();
     output.expect_success();
-    assert!(said.contains(&format!("the backup does not have: {named}.")), "{said}");
+    assert!(
+        said.contains(&format!(
+            "does not have these entries of the original data directory: {named}."
+        )),
+        "{said}"
+    );
 
     for link in ["mine.conf", "base/notes"] {
         fs::remove_file(primary.datadir().join(link)).expect("could not remove a link");
