@@ -8,4 +8,5 @@ pub(crate) mod packer;
 pub(crate) mod rate;
 pub(crate) mod spool;
 pub(crate) mod stream;
+mod streamed;
 pub(crate) mod tar_stream;

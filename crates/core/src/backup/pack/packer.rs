@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -29,10 +29,9 @@ use crate::backup::read::walk::{Attributes, Directory};
 use crate::backup::read::{rules, unlogged};
 use crate::codec::{Compression, Encoder};
 use crate::error::{Error, Result};
-use crate::formats::files_metadata::{AllVisible, FileDescription, Identity};
+use crate::formats::files_metadata::{FileDescription, Identity};
 use crate::formats::manifest::{ChecksumAlgorithm, Checksummer, ManifestFile, hex};
 use crate::lsn::Lsn;
-use crate::page::{PAGE_BYTES, Page};
 use walarchive_storage::Upload;
 
 /// The bytes that are read, summed up and compressed at a time: whole pages.
@@ -207,45 +206,6 @@ impl Packer {
         !checksums && is_paged(path)
     }
 
-    /// Add a file of `size` bytes that are read one after the other, and only once.
-    pub(crate) fn streamed(
-        &mut self,
-        path: &Path,
-        size: u64,
-        owner: &Attributes,
-        reader: &mut impl Read,
-    ) -> Result<()> {
-        // Whether the cluster has data checksums is not known yet, so this is noted in any case.
-        let mut marks = is_paged(path).then(AllVisible::default);
-        let (mut left, mut page) = (size, 0);
-        let next = |buffer: &mut [u8]| {
-            let length = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
-            let bytes = &mut buffer[..length];
-            reader.read_exact(bytes).map_err(|error| {
-                Error::server(
-                    format!("the base backup that the server sends cannot be read: {error}"),
-                    "Look for why the server stopped in its log, and take the backup again.",
-                )
-            })?;
-            if let Some(marks) = &mut marks {
-                for bytes in bytes.as_chunks::<PAGE_BYTES>().0 {
-                    if Page(bytes).is_all_visible() {
-                        marks.insert(page);
-                    }
-                    page = page.wrapping_add(1);
-                }
-            }
-            left -= length as u64;
-            Ok(length)
-        };
-        let sum = self.content(path, size, owner, next)?;
-        let description = FileDescription {
-            all_visible: marks.and_then(AllVisible::into_some),
-            ..described(owner)
-        };
-        self.record(path, size, Some(sum), &description)
-    }
-
     /// Add a file from memory, under its path in the data directory.
     pub(crate) fn bytes(&mut self, path: &Path, mut content: &[u8], owner: &Attributes) -> Result<()> {
         let size = content.len() as u64;
@@ -261,7 +221,7 @@ impl Packer {
 
     /// Add a member of `size` bytes, which `next` puts into the buffer that it is given, as many at a time as there is room
     /// for. Returns the checksum.
-    fn content(
+    pub(super) fn content(
         &mut self,
         path: &Path,
         size: u64,
@@ -297,7 +257,13 @@ impl Packer {
     }
 
     /// Note a file that was added.
-    fn record(&mut self, path: &Path, size: u64, sum: Option<Vec<u8>>, description: &FileDescription) -> Result<()> {
+    pub(super) fn record(
+        &mut self,
+        path: &Path,
+        size: u64,
+        sum: Option<Vec<u8>>,
+        description: &FileDescription,
+    ) -> Result<()> {
         self.note_file(&ManifestFile {
             path: path.to_owned(),
             size,
