@@ -181,7 +181,9 @@ impl Cluster {
     /// this PostgreSQL has no amcheck.
     #[track_caller]
     pub fn amcheck(&self) -> bool {
-        if !self.pg().has_program("pg_amcheck") || !self.pg().has_extension("amcheck") {
+        // The program came with 14, and checks nothing that is older.
+        let is_known = self.pg().major() >= 14 && self.pg().has_program("pg_amcheck");
+        if !is_known || !self.pg().has_extension("amcheck") {
             return false;
         }
         let mut amcheck = self.client("pg_amcheck");

@@ -173,7 +173,8 @@ fn what_is_restored_archives_on_and_can_be_followed() {
     follows("1 3 4");
     assert_eq!(standby.psql("SELECT pg_is_in_recovery()"), "t");
 
-    // The standby is backed up, while the primary works.
+    // The standby is backed up, while the primary works. By its files it is on the new timeline after a checkpoint.
+    standby.psql("CHECKPOINT");
     let datadir = target.to_string_lossy();
     let mut push = old::walarchive(&site, &standby, &["backup-push", &datadir, "--full"]);
     let mut pushing = Background::spawn(&mut push, None);
