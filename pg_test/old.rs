@@ -5,6 +5,7 @@ use std::process::Command;
 
 use walarchive_testkit::{Builder, Cluster, run};
 
+pub use crate::push::server_of;
 use crate::site::Site;
 
 /// A cluster that archives into the site's store by `archive_command`. The settings of the binary stand in its configuration file.
@@ -32,13 +33,8 @@ pub fn restored(site: &Site, name: &str) -> Builder {
 /// those of the data directory.
 pub fn walarchive(site: &Site, cluster: &Cluster, args: &[&str]) -> Command {
     let mut command = site.pg().program("walarchive");
-    command
-        .args(args)
-        .current_dir(cluster.datadir())
-        .envs(site.env())
-        .env("PGHOST", cluster.socket_dir())
-        .env("PGPORT", cluster.port().to_string())
-        .env("PGUSER", "postgres");
+    command.args(args).current_dir(cluster.datadir()).envs(site.env());
+    server_of(&mut command, cluster);
     command
 }
 
@@ -59,7 +55,8 @@ pub fn restore(site: &Site, name: &str, backup: &str, args: &[&str]) -> PathBuf 
     target
 }
 
-/// What tells recovery is in the files of this version, and in no others: a server does not start otherwise, or does not recover.
+/// The recovery settings are in the files of this version, and in no others: a server does not start otherwise, or does not
+/// recover.
 fn check_recovery_files(site: &Site, target: &Path) {
     let major = site.pg().major();
     let is_there = |name: &str| target.join(name).exists();

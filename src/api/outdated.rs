@@ -15,7 +15,7 @@ fn refuse(function: &str) {
             "function {function} belongs to an older version of walarchive than the library, which is {}",
             env!("CARGO_PKG_VERSION")
         ),
-        "Run ALTER EXTENSION walarchive UPDATE; in this database.",
+        "Run \"ALTER EXTENSION walarchive UPDATE\" in this database.",
     )))
 }
 

@@ -32,10 +32,11 @@ pub fn brake() -> &'static Brake {
 /// Does this process do the work of hours?
 static PATIENT: AtomicBool = AtomicBool::new(false);
 
-/// This process does the work of hours, and has more patience with a store than an archiver has: whether it may still write is
-/// asked all the time, and an outage must not end the work because of that. To be called before [`archive`].
+/// From now on this process does the work of hours, and has more patience with a store than an archiver has: it asks all the time
+/// whether it may still write, and an outage must not end the work because of that. The archive is opened anew.
 pub fn be_patient() {
     PATIENT.store(true, Ordering::Relaxed);
+    *CURRENT.lock() = None;
 }
 
 /// The archive of this process, with the generation of the settings.

@@ -1,4 +1,4 @@
-//! What an archive module's callbacks need of the C side: to keep errors in, and strings in both directions.
+//! Helpers for an archive module's callbacks on the C side: they keep errors in, and pass strings in both directions.
 
 use std::ffi::{CStr, c_char};
 use std::panic::UnwindSafe;

@@ -1,4 +1,4 @@
-//! What the archiver and the uploader share.
+//! State that the archiver and the uploader share.
 
 use pgrx::PGRXSharedMemory;
 
@@ -32,7 +32,7 @@ pub struct Counters {
 /// An uploader that has nothing to do looks around every ten seconds. Microseconds.
 const LONGEST_QUIET_US: i64 = 45_000_000;
 
-/// What the archiver and the uploader share.
+/// State that the archiver and the uploader share.
 #[derive(Debug, Clone, Copy)]
 pub struct Archiving {
     /// The uploader's process ID; 0 if it does not run.
@@ -64,7 +64,7 @@ pub struct Archiving {
 }
 
 impl Archiving {
-    /// What it starts with.
+    /// The state at the start.
     pub const EMPTY: Archiving = Archiving {
         uploader_pid: 0,
         uploader: Latch::NONE,

@@ -66,7 +66,6 @@ pub extern "C-unwind" fn walarchive_backup_main(_argument: Datum) {
         job.worker = Latch::mine();
     }
     process::at_exit(fail_if_unfinished);
-    bridge::be_patient();
     process::connect_without_database();
     BACKUP.exclusive().connected = true;
     let begun = Begun::default();
@@ -134,8 +133,10 @@ fn take(begun: &Begun) -> Result<String> {
     let wanted = settings.storage.for_backup();
     let store = step(async move { Ok(Store::open_settled(&wanted).await?) })?;
     let archive = bridge::archive(&settings)?;
-    let asked = Arc::clone(&archive);
-    step(async move { asked.permit().await })?;
+    // A store that does not answer now is told at once.
+    step(async move { archive.permit().await })?;
+    bridge::be_patient();
+    let archive = bridge::archive(&settings)?;
     // The rest is done while the server makes its checkpoint.
     let claimed = Arc::clone(&archive);
     let claim = bridge::Begun::start(async move { claimed.claim().await });

@@ -47,16 +47,16 @@ pub enum Command {
     ///
     /// Exit codes: 0 the file is in the archive; 1 it is not; 2 usage.
     WalPush(WalPush),
-    /// Fetch the WAL that pg_rewind needs into the pg_wal of the data directory that it is to rewind.
-    ///
-    /// Exit codes: 0 done; 1 failed; 2 usage.
-    WalRestore(WalRestore),
     /// Take a base backup, and print its name.
     ///
     /// The server is found as libpq finds it: PGHOST, PGPORT, PGUSER, PGPASSWORD, ~/.pgpass, PGSERVICE, PGSSLMODE and so on.
     ///
     /// Exit codes: 0 the backup is complete; 1 it is not, and nothing of it is listed; 2 usage.
     BackupPush(Box<BackupPush>),
+    /// Fetch the WAL that pg_rewind needs into the pg_wal of the data directory that it is to rewind.
+    ///
+    /// Exit codes: 0 done; 1 failed; 2 usage.
+    WalRestore(WalRestore),
     /// List the base backups, oldest first.
     BackupList(BackupList),
     /// Show the WAL that is archived of each timeline, and what is missing.

@@ -5,12 +5,10 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::CommandFactory;
 use clap::error::ErrorKind;
 use walarchive_core::check::CheckStatus;
 use walarchive_core::{Error, Result, StorageError, printable, verify};
 
-use crate::args::Args;
 use crate::repository::data_dir::{has_history_itself, is_standby};
 
 /// `wal-fetch`: the archive does not have the file.
@@ -35,11 +33,13 @@ pub fn print(error: &Error) {
 }
 
 /// A mistyped `restore_command` must not end recovery early, so everything that may have been meant as `wal-fetch` is fatal.
-pub fn of_usage(error: &clap::Error) -> ExitCode {
+pub fn of_usage(error: &clap::Error, command: &clap::Command) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return ExitCode::SUCCESS;
     }
-    let known = |verb: &OsString| verb == "help" || Args::command().find_subcommand(verb).is_some();
+    // A wal-fetch with a mistake in it is a mistyped restore_command, too.
+    let is_fetch = |verb: &OsString| verb == "wal-fetch";
+    let known = |verb: &OsString| verb == "help" || (!is_fetch(verb) && command.find_subcommand(verb).is_some());
     // restore_command always has a verb.
     let no_verb = matches!(
         error.kind(),

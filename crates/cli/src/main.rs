@@ -12,7 +12,7 @@ mod verbs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use walarchive_core::{Error, Result};
 
 use args::{Args, Command};
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // If it cannot be printed, the exit code still tells.
             let _ = error.print();
-            return exit::of_usage(&error);
+            return exit::of_usage(&error, &Args::command());
         }
     };
     start_logging(args.verbose);
@@ -43,45 +43,70 @@ fn run(args: Args) -> ExitCode {
     });
     match args.command {
         Command::WalFetch(args) => {
-            let result = ready.and_then(|()| within_runtime(false, wal_fetch::run(&args)));
+            let result = ready.and_then(|()| within_runtime(Threads::One, wal_fetch::run(&args)));
             exit::of_wal_fetch(result, &args.name, &args.path)
         }
-        Command::WalPush(args) => exit::of_plain(ready.and_then(|()| within_runtime(false, wal_push::run(&args)))),
-        Command::WalRestore(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, wal_restore::run(&args)))),
-        Command::BackupList(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, backup_list::run(&args)))),
-        Command::WalShow(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, wal_show::run(&args)))),
-        Command::RecoveryWindows(args) => {
-            exit::of_plain(ready.and_then(|()| within_runtime(true, wal_show::windows(&args))))
+        Command::WalPush(args) => {
+            exit::of_plain(ready.and_then(|()| within_runtime(Threads::One, wal_push::run(&args))))
         }
-        Command::BackupPush(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, backup_push::run(&args)))),
-        Command::BackupMark(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, backup_mark::run(&args)))),
-        Command::Delete(args) => exit::of_delete(ready.and_then(|()| within_runtime(true, delete::run(&args)))),
-        Command::Copy(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, copy::run(&args)))),
-        Command::St(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, st::run(&args)))),
+        Command::WalRestore(args) => {
+            exit::of_plain(ready.and_then(|()| within_runtime(Threads::Many, wal_restore::run(&args))))
+        }
+        Command::BackupList(args) => {
+            exit::of_plain(ready.and_then(|()| within_runtime(Threads::Many, backup_list::run(&args))))
+        }
+        Command::WalShow(args) => {
+            exit::of_plain(ready.and_then(|()| within_runtime(Threads::Many, wal_show::run(&args))))
+        }
+        Command::RecoveryWindows(args) => {
+            exit::of_plain(ready.and_then(|()| within_runtime(Threads::Many, wal_show::windows(&args))))
+        }
+        Command::BackupPush(args) => {
+            exit::of_plain(ready.and_then(|()| within_runtime(Threads::Many, backup_push::run(&args))))
+        }
+        Command::BackupMark(args) => {
+            exit::of_plain(ready.and_then(|()| within_runtime(Threads::Many, backup_mark::run(&args))))
+        }
+        Command::Delete(args) => {
+            exit::of_delete(ready.and_then(|()| within_runtime(Threads::Many, delete::run(&args))))
+        }
+        Command::Copy(args) => exit::of_plain(ready.and_then(|()| within_runtime(Threads::Many, copy::run(&args)))),
+        Command::St(args) => exit::of_plain(ready.and_then(|()| within_runtime(Threads::Many, st::run(&args)))),
         // These need no settings.
-        Command::Flags => exit::of_plain(about::flags()),
-        Command::Completion(args) => exit::of_plain(about::complete(&args)),
+        Command::Flags => exit::of_plain(about::flags(&Args::command())),
+        Command::Completion(args) => exit::of_plain(about::complete(&args, Args::command())),
         Command::Daemon(args) => exit::of_plain(about::daemon(&args)),
-        Command::TakeOver(args) => exit::of_plain(ready.and_then(|()| within_runtime(true, take_over::run(&args)))),
-        Command::Check(args) => exit::of_check(ready.and_then(|()| within_runtime(true, check::run(&args)))),
-        Command::WalVerify(args) => exit::of_verify(ready.and_then(|()| within_runtime(true, wal_verify::run(&args)))),
+        Command::TakeOver(args) => {
+            exit::of_plain(ready.and_then(|()| within_runtime(Threads::Many, take_over::run(&args))))
+        }
+        Command::Check(args) => exit::of_check(ready.and_then(|()| within_runtime(Threads::Many, check::run(&args)))),
+        Command::WalVerify(args) => {
+            exit::of_verify(ready.and_then(|()| within_runtime(Threads::Many, wal_verify::run(&args))))
+        }
         Command::BackupVerify(args) => {
-            exit::of_verify(ready.and_then(|()| within_runtime(true, backup_verify::run(&args))))
+            exit::of_verify(ready.and_then(|()| within_runtime(Threads::Many, backup_verify::run(&args))))
         }
         Command::BackupFetch(args) if args.verify_only => {
-            exit::of_verify(ready.and_then(|()| within_runtime(true, backup_fetch::verify(&args))))
+            exit::of_verify(ready.and_then(|()| within_runtime(Threads::Many, backup_fetch::verify(&args))))
         }
         Command::BackupFetch(args) => {
-            exit::of_restore(ready.and_then(|()| within_runtime(true, backup_fetch::run(&args))))
+            exit::of_restore(ready.and_then(|()| within_runtime(Threads::Many, backup_fetch::run(&args))))
         }
     }
 }
 
-/// For one WAL file one thread is enough, and it starts faster.
-fn within_runtime<T>(many_threads: bool, work: impl Future<Output = Result<T>>) -> Result<T> {
-    let mut builder = match many_threads {
-        true => tokio::runtime::Builder::new_multi_thread(),
-        false => tokio::runtime::Builder::new_current_thread(),
+/// The threads of the runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Threads {
+    /// Enough for one WAL file, and it starts faster.
+    One,
+    Many,
+}
+
+fn within_runtime<T>(threads: Threads, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut builder = match threads {
+        Threads::Many => tokio::runtime::Builder::new_multi_thread(),
+        Threads::One => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = builder
         .enable_all()

@@ -1,4 +1,4 @@
-//! The exit codes that PostgreSQL and scripts act upon, seen from outside.
+//! The exit codes that PostgreSQL and scripts go by, seen from outside.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! The verbs that WAL-G has beside those of backups and WAL: single objects, copies, completion; and the name by which the binary
-//! is called.
+//! The verbs that WAL-G has beside those of backups and WAL: single objects, copies, completion; and the name of the
+//! binary.
 
 mod support;
 
@@ -321,7 +321,7 @@ fn a_link_named_wal_g_is_as_good() {
         74
     );
     assert!(stdout(&call(&["backup-list"])).starts_with("backup_name "));
-    assert!(stdout(&call(&["completion", "bash"])).contains("_wal-g"));
+    assert!(stdout(&call(&["completion", "bash"])).contains(" wal-g\n"));
     // A mistyped restore_command must not end recovery.
     assert_eq!(code(&call(&["wal-fetsch", SEGMENT, "pg_wal/X"])).0, 200);
 }

@@ -1,4 +1,4 @@
-//! What a server says, and what goes wrong on the way to it.
+//! Errors of a server, and failures on the way to it.
 
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::ErrorFields;

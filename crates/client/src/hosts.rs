@@ -1,4 +1,4 @@
-//! Where the server may be: a list of hosts, each a directory with a socket or a name.
+//! The places where the server may be: a list of hosts, each a directory with a socket or a name.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,7 +8,8 @@ use walarchive_core::{Error, Result};
 
 use crate::params::Params;
 
-/// Where a socket is looked for if nothing names a host. The first is Debian's and Red Hat's, the second PostgreSQL's own.
+/// The directories that are searched for a socket if nothing names a host. The first is Debian's and Red Hat's, the second
+/// PostgreSQL's own.
 const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
 const DEFAULT_PORT: u16 = 5432;

@@ -8,11 +8,9 @@ use std::time::Duration;
 use nix::unistd::{User, geteuid};
 use walarchive_core::{Error, Result};
 
+use crate::environment::{Environment, home};
 use crate::passfile::{self, Wanted};
 use crate::service;
-
-/// The environment, or what a test puts in its place. Empty values count as unset.
-pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// How long one attempt to connect may take, unless `connect_timeout` says something else.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -45,7 +43,7 @@ const VARIABLES: [(&str, &str); 24] = [
     ("sslpassword", ""),
 ];
 
-/// What else a service may say, which makes no difference here.
+/// Other keys of a service, which make no difference here.
 const WITHOUT_EFFECT: [&str; 16] = [
     "client_encoding",
     "fallback_application_name",
@@ -65,7 +63,8 @@ const WITHOUT_EFFECT: [&str; 16] = [
     "tcp_user_timeout",
 ];
 
-/// What would make a connection safer than it is here: values that do not, and all others are refused.
+/// Parameters that would make a connection safer than it is here. Values that ask for nothing are taken, all others are
+/// refused.
 const NOT_KEPT: [(&str, &[&str]); 7] = [
     ("require_auth", &[]),
     ("channel_binding", &["disable", "prefer"]),
@@ -149,7 +148,7 @@ impl Params {
             .any(|keyword| self.values.contains_key(*keyword))
     }
 
-    /// Where the server is, for those who have not named one.
+    /// The usual places of the server, for users who have not named one.
     pub fn set_server(&mut self, host: &str, port: u16) {
         self.values.insert("host".to_owned(), host.to_owned());
         self.values.insert("port".to_owned(), port.to_string());
@@ -214,12 +213,6 @@ impl Params {
             )),
         }
     }
-}
-
-/// The user's home: that of the environment, else that of the operating system's list of users.
-pub(crate) fn home(environment: Environment<'_>) -> Option<PathBuf> {
-    let of_user = || Some(User::from_uid(geteuid()).ok()??.dir);
-    environment("HOME").map(PathBuf::from).or_else(of_user)
 }
 
 #[cfg(test)]

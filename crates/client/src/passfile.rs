@@ -6,7 +6,7 @@ use std::path::Path;
 /// The largest file that is read, in bytes.
 const LIMIT: u64 = 1 << 20;
 
-/// What a connection is, as the file names it.
+/// A connection, as the file names it.
 #[derive(Debug)]
 pub(crate) struct Wanted<'a> {
     pub(crate) host: &'a str,

@@ -7,7 +7,7 @@ use walarchive_core::{Error, Lsn, Result};
 use crate::session::Row;
 use crate::{Session, escape_literal};
 
-/// What IDENTIFY_SYSTEM says.
+/// The answer to IDENTIFY_SYSTEM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     /// Of the cluster.

@@ -1,4 +1,4 @@
-//! What a backup asks of a server, from PostgreSQL 9.6 on. All that differs from version to version is here.
+//! The questions of a backup to a server, from PostgreSQL 9.6 on. All differences from version to version are here.
 //!
 //! Every function is named with its schema, and [`prepare`] sets the search path: nothing that a database or a role has set
 //! changes what a statement does.
@@ -38,7 +38,7 @@ const SETTINGS: [&str; 18] = [
     "walarchive.storage",
 ];
 
-/// What a server is.
+/// The facts about a server.
 #[derive(Debug, Clone)]
 pub struct Facts {
     /// For example 150018 or 90624.
@@ -87,7 +87,7 @@ pub struct Database {
     pub is_valid: bool,
 }
 
-/// Where a backup starts.
+/// The start of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Start {
     /// The LSN.

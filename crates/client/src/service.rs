@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use walarchive_core::{Error, Result};
 
-use crate::params::{Environment, home};
+use crate::environment::{Environment, home};
 
 /// The largest file that is read, in bytes.
 const LIMIT: u64 = 1 << 20;
@@ -33,7 +33,7 @@ pub(crate) fn find(name: &str, environment: Environment<'_>) -> Result<Vec<(Stri
     ))
 }
 
-/// What follows `[name]` up to the next section; none if there is no such section.
+/// The lines from `[name]` up to the next section; none if there is no such section.
 fn section(file: &Path, text: &str, name: &str) -> Result<Option<Vec<(String, String)>>> {
     let mut found: Option<Vec<(String, String)>> = None;
     for (index, line) in text.lines().enumerate() {

@@ -19,7 +19,7 @@ use crate::wire::{Incoming, Wire};
 /// For statements that take no time by themselves.
 const SHORT: Duration = Duration::from_secs(60);
 
-/// What a session is for.
+/// The purpose of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// SQL in a database.
@@ -89,8 +89,8 @@ impl Row {
 }
 
 impl Session {
-    /// Connect to the first server of the parameters that answers and is of the kind that `target_session_attrs` asks for.
-    /// Where no database is named and that of the role's name does not exist, it is `postgres`.
+    /// Connect to the first server of the parameters that answers and is of the kind that `target_session_attrs` asks for. If
+    /// no database is named and that of the role's name does not exist, it is `postgres`.
     pub async fn connect(params: &Params, mode: Mode) -> Result<Self> {
         match Self::connect_once(params, mode).await {
             Err((Refusal::Server(notice), server)) => {
@@ -204,7 +204,7 @@ impl Session {
         }
     }
 
-    /// What the server has reported of itself, such as `server_version`.
+    /// The server's report of itself, such as `server_version`.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.get(name).map(String::as_str)
     }
@@ -214,7 +214,7 @@ impl Session {
         self.listener = Some(listener);
     }
 
-    /// What ends a statement of this session from outside.
+    /// Ends a statement of this session from outside.
     pub fn canceller(&self) -> Canceller {
         self.canceller.clone()
     }
@@ -356,7 +356,7 @@ enum Wanted {
     Standby,
 }
 
-/// With what is good enough if there is no such server.
+/// With a server that is good enough if there is no such one.
 struct WantedKinds(&'static [Wanted]);
 
 impl WantedKinds {

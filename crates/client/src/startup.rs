@@ -19,7 +19,7 @@ use crate::stream::{self, Stream};
 use crate::tls::{SslMode, Tls};
 use crate::wire::{Incoming, Wire};
 
-/// What the server calls this program, unless PGAPPNAME does.
+/// The name of this program on the server, unless PGAPPNAME gives one.
 const APPLICATION: &str = "walarchive";
 
 /// How far one attempt encrypts.
@@ -30,7 +30,7 @@ pub(crate) enum Encryption {
     Required,
 }
 
-/// What all attempts have in common.
+/// Common parts of all attempts.
 pub(crate) struct Plan {
     pub(crate) user: String,
     /// Of the startup message.

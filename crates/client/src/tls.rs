@@ -55,7 +55,7 @@ impl SslMode {
     }
 }
 
-/// What TLS needs; made once for all attempts.
+/// The configuration for TLS; made once for all attempts.
 #[derive(Clone)]
 pub(crate) struct Tls(Arc<ClientConfig>);
 

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::stream::Stream;
 
-/// The longest message that is taken, in bytes. What a server sends here is far shorter, and nobody knows who answers.
+/// The longest message that is taken, in bytes. A server's messages here are far shorter, and nobody knows who answers.
 const LONGEST: usize = 64 << 20;
 
 /// What is read at a time, in bytes.
@@ -17,7 +17,7 @@ const READ: usize = 64 << 10;
 /// The tag of a CopyBothResponse, which the library does not know.
 const COPY_BOTH: u8 = b'W';
 
-/// What the server sent.
+/// The server's message.
 pub(crate) enum Incoming {
     /// A message that the library knows.
     Message(Message),

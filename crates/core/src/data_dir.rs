@@ -35,7 +35,7 @@ const PG_WAL_SINCE: u32 = 10;
 /// The first major version without [`RECOVERY_CONF`].
 const SIGNAL_FILES_SINCE: u32 = 12;
 
-/// What a server of this major version calls the directory of WAL; it is that of newer ones where the version is not known (0).
+/// The name of the WAL directory in a server of this major version; the newer name if the version is not known (0).
 pub fn wal_directory_name(major: u32) -> &'static str {
     match (1..PG_WAL_SINCE).contains(&major) {
         true => PG_XLOG,

@@ -21,7 +21,7 @@ pub enum Form {
     Plain,
 }
 
-/// What happens to an object that is there already.
+/// The fate of an object that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
     /// It stays, and nothing is written.
@@ -116,7 +116,7 @@ pub async fn write_from<R: Read + Send + 'static>(
 
 fn begin(store: &Store, key: &str, existing: Existing) -> (Upload, UploadTask, impl Sized + use<>) {
     let cancel = CancellationToken::new();
-    // Whoever drops the future ends the upload, and its parts are removed.
+    // If the future is dropped, the upload ends, and its parts are removed.
     let guard = cancel.clone().drop_guard();
     let (upload, task) = match existing {
         Existing::Keep => store.upload_new(key, cancel),
@@ -125,7 +125,7 @@ fn begin(store: &Store, key: &str, existing: Existing) -> (Upload, UploadTask, i
     (upload, task, guard)
 }
 
-/// Who ended first tells the reason: an upload that failed takes no more, one whose producer failed is cancelled.
+/// The side that ended first tells the reason: an upload that failed takes no more, one whose producer failed is cancelled.
 async fn end<T>(produce: impl Future<Output = Result<T>>, task: UploadTask) -> Result<(T, Uploaded)> {
     match tokio::join!(produce, task.uploaded()) {
         (Ok(produced), outcome) => Ok((produced, outcome?)),

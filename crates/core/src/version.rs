@@ -34,7 +34,7 @@ pub fn name(major: u32) -> String {
     }
 }
 
-/// Is `backup_manifest` in a data directory something that it knows? Where the version is not known (0), yes.
+/// Is `backup_manifest` in a data directory something that it knows? If the version is not known (0), yes.
 pub fn has_manifest(major: u32) -> bool {
     !(1..MANIFEST_SINCE).contains(&major)
 }

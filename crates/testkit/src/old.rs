@@ -1,9 +1,10 @@
-//! What servers before PostgreSQL 15 call otherwise. Tests speak the words of 15.
+//! Names that servers before PostgreSQL 15 have for things. Tests use the words of 15.
 
 use std::fs;
 use std::path::Path;
 
 use crate::builder::append_settings;
+use crate::dir::give_to_server;
 use crate::pg::Pg;
 
 impl Pg {
@@ -16,6 +17,8 @@ impl Pg {
         };
         let path = datadir.join(file);
         fs::write(&path, "").unwrap_or_else(|e| panic!("could not write {}: {e}", path.display()));
+        // The server opens it for writing before it gives it another name.
+        give_to_server(&path);
         append_settings(&datadir.join(told), settings);
     }
 

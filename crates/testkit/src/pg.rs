@@ -8,7 +8,7 @@ use crate::run::{Output, run};
 #[derive(Debug, Clone)]
 pub struct Pg {
     bindir: PathBuf,
-    /// Where the programs are that it does not have itself.
+    /// The directory of the programs that it does not have itself.
     clients: PathBuf,
     sharedir: PathBuf,
     major: u32,
@@ -105,7 +105,7 @@ impl Pg {
     }
 }
 
-/// From what a program says of its version, in which that is this word.
+/// The major version, from the word with this number in a program's output.
 fn major_of(version: &str, word: usize) -> u32 {
     let digits = version.split_whitespace().nth(word).unwrap_or_default();
     let digits = digits.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();

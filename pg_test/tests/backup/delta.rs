@@ -39,7 +39,7 @@ fn change(primary: &Cluster, id: u32) {
     primary.psql(&format!("UPDATE t SET body = 'changed' WHERE id = {id}"));
 }
 
-/// The start of a backup's name: what deltas upon it bear.
+/// The start of a backup's name; deltas that are based on it have it in their name.
 fn start_of(name: &str) -> &str {
     &name["base_".len()..][..24]
 }
@@ -71,14 +71,14 @@ fn the_settings_say_how_long_a_chain_gets() {
     assert!(second.ends_with(&format!("_D_{}", start_of(first))), "{names:?}");
     // Most of it is skipped.
     assert!(number(&primary, "compressed_size", second) * 5 < number(&primary, "compressed_size", full));
-    // Asked for, it is a full one, or one upon another parent; the latter even where the settings want none.
+    // Asked for, it is a full one, or one based on another parent; the latter even if the settings want none.
     let asked = backup(&primary, "full_backup => true");
     assert!(!asked.contains("_D_"), "{asked}");
     primary.set(STEPS, "0");
     primary.reload();
     change(&primary, 9);
-    let upon = backup(&primary, &format!("delta_from => '{full}'"));
-    assert!(upon.ends_with(&format!("_D_{}", start_of(full))), "{upon}");
+    let based = backup(&primary, &format!("delta_from => '{full}'"));
+    assert!(based.ends_with(&format!("_D_{}", start_of(full))), "{based}");
     change(&primary, 10);
     let off = backup(&primary, "");
     assert!(!off.contains("_D_"), "{off}");
@@ -102,7 +102,7 @@ fn the_settings_say_how_long_a_chain_gets() {
         let name = backup(&primary, "");
         assert!(
             name.ends_with(&format!("_D_{}", start_of(&off))),
-            "{name} is not upon {off}"
+            "{name} is not based on {off}"
         );
     }
 }

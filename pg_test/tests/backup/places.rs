@@ -81,7 +81,7 @@ fn data_behind_links_comes_back() {
         let said = output.stderr.clone();
         output.expect_success();
         assert!(
-            said.contains("followed symbolic links, and they are restored as what they led to")
+            said.contains("followed symbolic links. The restore puts their content in the place of the links")
                 && said.contains("\"pg_xact\" (to "),
             "{said}"
         );

@@ -33,7 +33,7 @@ fn a_server_without_the_extension_is_backed_up_and_restored() {
         &["--permanent", "--add-user-data", r#"{"why": "test"}"#],
     );
     assert!(full.starts_with("base_") && !full.contains("_D_"), "{full}");
-    let listed = run(&mut site.walarchive(&["backup-list", "--json", "--detail"])).expect_success();
+    let listed = run(&mut site.walarchive(&["backup-list", "--json", "--long"])).expect_success();
     assert!(
         listed.contains(r#""is_permanent": true"#) && listed.contains(r#""why": "test""#),
         "{listed}"
@@ -236,7 +236,7 @@ fn another_servers_data_directory_is_refused() {
     assert_eq!(site.objects("basebackups_005"), [""; 0]);
 }
 
-/// What root takes the server can use: its files, and those of a restore, belong to the server's user.
+/// The server can use a backup that root takes: its files, and those of a restore, belong to the server's user.
 #[test]
 fn root_may_take_the_backup() {
     use std::os::unix::fs::MetadataExt;

@@ -24,7 +24,7 @@ fn a_server_with_the_extension_takes_the_backup() {
     primary.psql("INSERT INTO t VALUES (1)");
     let (said, delta) = note_of(&site, &primary, &["--delta-from-user-data", r#"{"why":"it's a test"}"#]);
     assert!(delta.ends_with(&format!("_D_{}", &full["base_".len()..])), "{delta}");
-    // What the server tells its client is told here.
+    // Messages of the server to its client are passed on.
     assert!(said.contains("note: delta backup based on"), "{said}");
     primary.psql("INSERT INTO t VALUES (2)");
     let mut command = push::command(&site, &primary, &["--full"]);

@@ -57,7 +57,7 @@ fn a_server_is_backed_up_from_afar_and_restored() {
     assert!(tars.len() > 4, "{tars:?}");
     let verified = run(&mut site.walarchive(&["backup-verify", &full]));
     assert!(verified.success(), "{verified:?}");
-    let listed = run(&mut site.walarchive(&["backup-list", "--json", "--detail"])).expect_success();
+    let listed = run(&mut site.walarchive(&["backup-list", "--json", "--long"])).expect_success();
     assert!(
         listed.contains(r#""is_permanent": true"#) && listed.contains(r#""user_data": 7"#),
         "{listed}"

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use walarchive_pg_test::old;
 use walarchive_pg_test::site::{Site, archive_all, lose, wait_paused, wait_settled};
-use walarchive_testkit::{Cluster, PATIENCE, run};
+use walarchive_testkit::{Background, Cluster, PATIENCE, StopMode, run};
 
 const ROWS: &str = "SELECT string_agg(id::text, ' ' ORDER BY id) FROM t";
 
@@ -55,8 +55,7 @@ fn a_delta_with_a_tablespace_is_recovered_to_each_kind_of_target() {
     let content = primary.psql(CONTENT);
     archive_all(&primary);
     for name in [&full, &delta] {
-        let verified = run(&mut old::walarchive(&site, &primary, &["backup-verify", name]));
-        assert_eq!(verified.code, Some(0), "{verified:?}");
+        verify_backup(&site, &primary, name);
     }
     lose(&primary);
 
@@ -73,6 +72,7 @@ fn a_delta_with_a_tablespace_is_recovered_to_each_kind_of_target() {
     for (backup, args, rows) in targets {
         if args[0] == "--target-lsn" && site.pg().major() < 10 {
             lsn_is_refused(&site, backup, args);
+            shuts_down_without_hot_standby(&site, &[&map[..], &["--target-name", "it's here"]].concat());
             continue;
         }
         let target = old::restore(&site, "restored", backup, &[&map[..], args].concat());
@@ -101,6 +101,28 @@ fn lsn_is_refused(site: &Site, backup: &str, args: &[&str]) {
         refused.stderr.contains("cannot recover to an LSN") && !target.exists(),
         "{refused:?}"
     );
+}
+
+/// Nor does it pause for nobody, and this is its default.
+fn shuts_down_without_hot_standby(site: &Site, args: &[&str]) {
+    let (target, fetched) = site.backup_fetch("restored", "LATEST", args);
+    assert!(
+        fetched.success() && fetched.stderr.contains("only with hot_standby = on"),
+        "{fetched:?}"
+    );
+    let builder = old::restored(site, "restored").setting("archive_mode", "off");
+    let restored = builder.setting("hot_standby", "off").attach_stopped(&target);
+    restored.spawn_server();
+    restored.wait_stopped(PATIENCE);
+    assert!(
+        restored.log().contains("recovery stopping at restore point"),
+        "{}",
+        restored.log()
+    );
+    assert!(target.join("recovery.conf").exists(), "it has not become a primary");
+    for directory in [target, site.dir().join("tablespaces")] {
+        fs::remove_dir_all(directory).expect("could not remove what was restored");
+    }
 }
 
 #[test]
@@ -151,6 +173,17 @@ fn what_is_restored_archives_on_and_can_be_followed() {
     follows("1 3 4");
     assert_eq!(standby.psql("SELECT pg_is_in_recovery()"), "t");
 
+    // The standby is backed up, while the primary works.
+    let datadir = target.to_string_lossy();
+    let mut push = old::walarchive(&site, &standby, &["backup-push", &datadir, "--full"]);
+    let mut pushing = Background::spawn(&mut push, None);
+    standby.wait_until("the backup is taken", PATIENCE, || {
+        archive_all(&promoted);
+        !pushing.is_running()
+    });
+    let of_standby = pushing.wait(PATIENCE).expect_success();
+    verify_backup(&site, &promoted, &of_standby);
+
     // The primary is lost, and the standby takes its place.
     lose(&promoted);
     let pg_ctl = run(site.pg().program("pg_ctl").args(["promote", "-D"]).arg(&target));
@@ -160,6 +193,48 @@ fn what_is_restored_archives_on_and_can_be_followed() {
     assert_eq!(standby.psql(ROWS), "1 3 4 5");
     archive_all(&standby);
     verify_all(&site, &standby);
+    drop(standby);
+
+    // Its backup leads to the newest timeline.
+    for directory in [&target, &tablespaces] {
+        fs::remove_dir_all(directory).expect("could not remove the standby");
+    }
+    let map = ["--archive-off", "--tablespace-map-all", &tablespaces.to_string_lossy()];
+    let target = old::restore(&site, "standby", &of_standby, &map);
+    let restored = old::restored(&site, "standby").attach(&target);
+    restored.wait_promoted(PATIENCE);
+    assert_eq!(restored.psql(ROWS), "1 3 4 5");
+}
+
+#[test]
+fn a_backup_over_the_replication_protocol_is_restored() {
+    let site = Site::on_files();
+    let primary = primary(&site);
+    insert(&primary, 1);
+    let hba = primary.datadir().join("pg_hba.conf");
+    let rules = fs::read_to_string(&hba).expect("read") + "local replication all trust\n";
+    fs::write(&hba, rules).expect("written");
+    primary.reload();
+    // As from another machine: it is told where the store is, and not where the data directory is.
+    let mut push = site.walarchive(&["backup-push"]);
+    let name = run(old::server_of(&mut push, &primary)).expect_success();
+    verify_backup(&site, &primary, &name);
+    insert(&primary, 2);
+    archive_all(&primary);
+    lose(&primary);
+    let tablespaces = site.dir().join("tablespaces");
+    let map = ["--archive-off", "--tablespace-map-all", &tablespaces.to_string_lossy()];
+    let target = old::restore(&site, "restored", &name, &map);
+    let restored = old::restored(&site, "restored").attach(&target);
+    restored.wait_promoted(PATIENCE);
+    assert_eq!(restored.psql(ROWS), "1 2");
+    assert_eq!(restored.psql("SELECT count(*) FROM in_tablespace"), "20000");
+}
+
+/// All of the backup is there, and its pages are intact.
+fn verify_backup(site: &Site, cluster: &Cluster, name: &str) {
+    let verified = run(&mut old::walarchive(site, cluster, &["backup-verify", name]));
+    assert_eq!(verified.code, Some(0), "{verified:?}");
 }
 
 /// All WAL of all timelines is there, and its content is what it should be.
@@ -177,7 +252,7 @@ fn a_directory_is_brought_back_and_only_what_differs_is_fetched() {
     let full = old::backup(&site, &primary, &["--full"]);
     insert(&primary, 2);
     archive_all(&primary);
-    primary.kill9();
+    primary.stop(StopMode::Immediate);
     let (ts, data) = (site.dir().join("ts"), primary.datadir());
     let map = format!("{}={}", ts.display(), ts.display());
     let pages = data.join("base/1/1259");
@@ -205,7 +280,7 @@ fn a_directory_is_brought_back_and_only_what_differs_is_fetched() {
     assert_eq!(restored.psql("SELECT count(*) FROM in_tablespace"), "20000");
 }
 
-/// What told an earlier recovery is gone.
+/// The settings of an earlier recovery are gone.
 fn is_of_its_version(site: &Site, data: &Path) {
     let told = fs::read_to_string(data.join("recovery.conf")).unwrap_or_default();
     assert_eq!(told.contains("restore_command"), site.pg().major() < 12, "{told}");

@@ -218,3 +218,36 @@ fn a_standby_that_archives_too() {
     let log = standby.log_since(mark);
     assert!(!log.contains(REFUSED), "{log}");
 }
+
+/// A standby of the standby has the history of the new timeline before the new primary has taken the lease.
+#[test]
+fn a_standby_of_a_standby_that_is_promoted() {
+    let site = Site::on_files();
+    let primary = site.primary(&[]);
+    archive_all(&primary);
+    let standby = |name: &str, of: &Cluster| {
+        Cluster::builder(site.dir(), name)
+            .setting("archive_mode", "always")
+            .setting("recovery_end_command", "sleep 3")
+            .standby_of(of)
+    };
+    let middle = standby("middle", &primary);
+    let last = standby("last", &middle);
+    primary.kill9();
+    middle.psql("SELECT pg_promote()");
+    middle.wait_promoted(PATIENCE);
+    let segment = middle.switch_wal();
+    assert!(segment.starts_with("00000002"), "{segment}");
+    last.wait_until("it follows, and is done with the segment", PATIENCE, || {
+        last.datadir()
+            .join(format!("pg_wal/archive_status/{segment}.done"))
+            .exists()
+    });
+    middle.wait_archived(&segment, PATIENCE);
+    assert_eq!(middle.psql(LEASE), "held|2");
+    for cluster in [&middle, &last] {
+        assert_eq!(cluster.psql("SELECT failed_count FROM walarchive_status"), "0");
+        let log = cluster.log();
+        assert!(!log.contains(REFUSED), "{log}");
+    }
+}

@@ -285,3 +285,38 @@ fn the_functions_are_not_for_everybody_and_refuse_what_they_must() {
             .is_file()
     );
 }
+
+/// On purpose, by the server itself or by the binary beside it: archiving goes on.
+#[test]
+fn a_repository_of_which_all_was_deleted_begins_anew() {
+    for site in [Site::on_files(), Site::on_s3()] {
+        let primary = site.primary(&[]);
+        for by_server in [true, false] {
+            backup(&primary, "");
+            archive_all(&primary);
+            match by_server {
+                true => {
+                    primary.psql("SELECT count(*) FROM walarchive_delete_everything(force => true, confirm => true)");
+                }
+                false => {
+                    let mut delete = site.walarchive(&["delete", "everything", "FORCE", "--confirm"]);
+                    run(delete.env("PGDATA", primary.datadir())).expect_success();
+                }
+            }
+            let left = ["wal_005", "basebackups_005", "walarchive_005"].map(|folder| site.objects(folder));
+            // A lease is taken anew in this moment, perhaps.
+            let left: Vec<String> = left
+                .concat()
+                .into_iter()
+                .filter(|key| !key.contains("/lease/"))
+                .collect();
+            assert_eq!(left, Vec::<String>::new());
+            archive_all(&primary);
+            assert!(site.object("walarchive_005/cluster.json").is_file());
+            let name = backup(&primary, "");
+            assert_eq!(names(&primary), [name]);
+            let status = "SELECT failed_count, lease_state FROM walarchive_status";
+            assert_eq!(primary.psql(status), "0|held");
+        }
+    }
+}

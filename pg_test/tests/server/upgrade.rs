@@ -162,7 +162,7 @@ fn a_database_that_was_not_upgraded_gets_clear_answers() {
                 && refused.stderr.contains("ERROR:  55000: ")
                 && refused
                     .stderr
-                    .contains("HINT:  Run ALTER EXTENSION walarchive UPDATE; in this database."),
+                    .contains("HINT:  Run \"ALTER EXTENSION walarchive UPDATE\" in this database."),
             "{call}: {refused:?}"
         );
     }
@@ -177,7 +177,7 @@ fn a_database_that_was_not_upgraded_gets_clear_answers() {
 }
 
 #[test]
-fn what_others_built_upon_the_old_views_is_not_taken_away() {
+fn what_others_built_on_the_old_views_is_not_taken_away() {
     let site = Site::on_files();
     let primary = site.builder("primary").start();
     primary.psql("CREATE EXTENSION walarchive VERSION '0.1.0'");

@@ -11,7 +11,7 @@ const BINARY: &str = "WALG_BINARY";
 fn every_command_line_of_wal_g_works_and_prints_what_wal_g_prints() {
     let (dir, pg) = (TestDir::new(), Pg::find());
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("wal-g");
-    // Where the server's user can read it.
+    // A place that the server's user can read.
     let script = dir.join("verbs.sh");
     std::fs::copy(here.join("verbs.sh"), &script).expect("copied");
     let binary = std::env::var_os(BINARY).map_or_else(|| link_named_wal_g(&dir, &pg), PathBuf::from);

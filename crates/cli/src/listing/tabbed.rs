@@ -5,7 +5,7 @@
 pub fn tabbed(lines: &[Vec<String>]) -> String {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
-        // What ends a line does not widen its column.
+        // The last cell of a line does not widen its column.
         let cells = lines.iter().filter(|line| column + 1 < line.len());
         cells.map(|line| line[column].chars().count()).max().unwrap_or(0)
     };

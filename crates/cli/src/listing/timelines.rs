@@ -1,4 +1,4 @@
-//! What `wal-show` prints.
+//! The output of `wal-show`.
 
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
@@ -10,7 +10,7 @@ use super::backups::Row;
 use super::boxed::boxed;
 use super::json::compact;
 
-/// A table with a row for each timeline of which there is WAL, with its last line feed.
+/// A table with a row for each timeline that has WAL, with its last line feed.
 pub fn timelines(timelines: &[TimelineInfo], size: SegmentSize, with_backups: bool) -> String {
     let mut header = vec![
         "TLI",

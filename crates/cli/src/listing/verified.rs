@@ -1,4 +1,4 @@
-//! What `wal-verify` prints.
+//! The output of `wal-verify`.
 
 use walarchive_core::verify::{Integrity, TimelineCheck, WalReport, WalRow};
 

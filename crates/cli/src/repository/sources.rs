@@ -92,7 +92,7 @@ pub struct Sources {
 /// Names a configuration file.
 const CONFIG_PATH: &str = "WALG_CONFIG_PATH";
 
-/// What --turbo does without.
+/// The settings that --turbo switches off.
 const LIMITS: [&str; 2] = ["WALG_NETWORK_RATE_LIMIT", "WALG_DISK_RATE_LIMIT"];
 
 type Environment = BTreeMap<OsString, OsString>;

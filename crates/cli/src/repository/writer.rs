@@ -51,12 +51,25 @@ pub async fn writable(flags: &Storage) -> Result<Store> {
 /// The same for what may be stored in plain text whatever WAL-G's settings ask for.
 pub async fn writable_in_any_form(flags: &Storage) -> Result<Store> {
     let data_dir = usual_data_dir();
-    let store = Store::open_settled(&find(flags, data_dir.as_deref())?.storage).await?;
+    let settings = find(flags, data_dir.as_deref())?.storage;
+    let store = Store::open_settled(&settings).await?;
     let owner = cluster::owner(&store).await?;
-    Ok(match server_beside(&store, data_dir.as_deref(), owner.as_ref()) {
+    // A store that answers has the patience of a backup, also when it is asked who may write: an outage must not end long work.
+    let patient = Store::open_settled(&settings.for_backup()).await?;
+    Ok(match server_beside(&patient, data_dir.as_deref(), owner.as_ref()) {
         Some(writer) => writer.fenced(&store),
-        None => lease::follower(&store),
+        None => store.with_fence_of(&lease::follower(&patient)),
     })
+}
+
+/// All of the repository was deleted, and so was its lease. If the data directory of a server is here, that server is to know.
+pub async fn forget(flags: &Storage) -> Result<()> {
+    let data_dir = usual_data_dir();
+    let store = Store::open_settled(&find(flags, data_dir.as_deref())?.storage).await?;
+    match data_dir.filter(|data_dir| ControlFile::read(data_dir).is_ok()) {
+        Some(data_dir) => writer(&store, &data_dir, 0).forget().await,
+        None => Ok(()),
+    }
 }
 
 /// The store for a verb that reads, and notes its findings. Beside a server that does not write it notes nothing.

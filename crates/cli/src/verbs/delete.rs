@@ -15,7 +15,7 @@ use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, Result};
 
 use crate::print::plain;
-use crate::repository::writer::writable;
+use crate::repository::writer::{forget, writable};
 use crate::repository::{self, Storage};
 use crate::{exit, print, progress};
 
@@ -218,6 +218,9 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
     };
     let work = Box::pin(retention::delete(&store, order, confirmed, notes));
     let deletion = progress::show_deletion(&progress, work).await?;
+    if args.confirm && request == (Request::Everything { force: true }) {
+        forget(&common.storage).await?;
+    }
     match common.json {
         true => print_json(&deletion)?,
         false => print::out(&table(&deletion))?,
@@ -242,7 +245,7 @@ pub async fn run(args: &Delete) -> Result<ExitCode> {
     Ok(ExitCode::from(exit::FAILED))
 }
 
-/// What the repository has to be asked before the words can be understood.
+/// The questions to the repository before the words can be understood.
 async fn look_up(args: &Delete) -> Result<(Option<DateTime<Utc>>, Option<String>)> {
     let storage = &args.what.words().common.storage;
     match &args.what {

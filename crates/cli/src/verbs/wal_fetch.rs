@@ -1,14 +1,16 @@
 //! `wal-fetch`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use walarchive_core::archive;
+use walarchive_core::recovery_state::is_in_recovery;
 use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, Result, StorageError};
 use walarchive_storage::Store;
 
-use crate::repository::data_dir::{data_dir_of, has_history_itself, is_standby};
+use crate::repository::data_dir::{data_dir_beside, data_dir_of, has_history_itself, is_standby};
+use crate::repository::writer::writer;
 use crate::repository::{Storage, find};
 
 /// How long a store may not move while a standby waits for it: PostgreSQL asks again some seconds later, and tries to stream
@@ -55,7 +57,19 @@ pub async fn run(args: &WalFetch) -> Result<()> {
         }
         false => Store::open_settled(&settings.storage).await?,
     };
+    note_recovery(&store, &args.path).await;
     let fetched = archive::fetch(&store, &name, &args.path, settings.reads_first).await?;
     tracing::info!(%name, bytes = fetched.file_bytes, "fetched");
     Ok(())
+}
+
+/// Note that the server is a standby: without the module nobody else does, and its promotion could not be told from a copy that
+/// was started. A failure here does not end the fetch.
+async fn note_recovery(store: &Store, path: &Path) {
+    let Some(data_dir) = data_dir_beside(path).filter(|data_dir| is_in_recovery(data_dir)) else {
+        return;
+    };
+    if let Err(error) = writer(store, &data_dir, 0).note_recovery().await {
+        tracing::warn!(%error, "could not note in the data directory that the server is a standby");
+    }
 }

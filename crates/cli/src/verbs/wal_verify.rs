@@ -125,7 +125,7 @@ async fn look(args: &WalVerify, store: &Store, data_dir: Option<&PathBuf>) -> Re
                 timeline,
                 lsn: Lsn(lsn.0.saturating_sub(1)),
             }),
-            // Who archives is not known.
+            // The archiver is not known.
             archiving: Archiving::Elsewhere,
             ..Live::default()
         };

@@ -124,6 +124,27 @@ impl Archive {
         self.claimed.get_or_try_init(claim).await.copied()
     }
 
+    async fn claim_anew(&self) -> Result<CreateOnly> {
+        // A server that may not write does not make the repository its own, either.
+        if let Some(writer) = self.writer.as_ref().filter(|writer| !writer.in_recovery()) {
+            cluster::is_owned(&self.store, &self.identity).await?;
+            writer.permit(Write::Object).await?;
+        }
+        cluster::claim(&self.store, &self.identity).await
+    }
+
+    /// A repository of which all was deleted on purpose begins anew. One that has vanished does not: its file system is not mounted,
+    /// perhaps.
+    async fn begin_anew(&self) -> Result<()> {
+        let writer = self.writer.as_ref().filter(|writer| !writer.in_recovery());
+        if let Some(writer) = writer
+            && writer.has_forgotten()?
+        {
+            self.claim_anew().await?;
+        }
+        Ok(())
+    }
+
     /// Archive `directory/name`. Returns only after the store has acknowledged the object, or after the object that was
     /// there was found to have the same content. Never overwrites. Memory is bounded, whatever the size of a segment. It takes
     /// the time that it needs, as long as something moves.
@@ -142,6 +163,7 @@ impl Archive {
     ) -> Result<Pushed> {
         // The first time it is much, and it must not make every push so large.
         Box::pin(self.claim()).await?;
+        Box::pin(self.begin_anew()).await?;
         let store = self.store.noting(Arc::clone(&motion)).with_brake(brake);
         if self.store.may_vanish() && self.store.size(&layout::CLUSTER).await?.is_none() {
             return Err(repository::none_in(&self.store));

@@ -24,12 +24,12 @@ pub(super) async fn store(backup: &mut Backup, stop: &StopResult) -> Result<()> 
         tracing::debug!(relations = late.len(), "relations have turned out to be unlogged");
     }
     let late = Arc::new(late);
-    let wants_files = backup.options.files_metadata;
     let manifest = store_manifest(backup, stop, Arc::clone(&late));
-    let files_metadata = wants_files.then(|| store_files_metadata(backup, late));
+    let is_wanted = backup.options.files_metadata;
+    let files_metadata = is_wanted.then(|| store_files_metadata(backup, late));
     let files_metadata = async {
         match files_metadata {
-            Some(stored) => stored.await,
+            Some(files_metadata) => files_metadata.await,
             None => Ok(()),
         }
     };

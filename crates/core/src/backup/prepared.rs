@@ -401,7 +401,7 @@ async fn pack_control(backup: &mut Backup) -> Result<Option<(SentTar, UploadTask
 
 async fn pack_label(backup: &Backup, stop: &StopResult) -> Result<(SentTar, UploadTask)> {
     let now = Utc::now();
-    // Where root takes the backup, the server must be able to read these files after a restore.
+    // If root takes the backup, the server must be able to read these files after a restore.
     let (uid, gid) = match backup.label_owner {
         Some(owner) => (owner.uid, owner.gid),
         None => {

@@ -46,7 +46,7 @@ pub enum Piece {
     End,
 }
 
-/// What the server sent beside the files.
+/// Files that the server sent beside the data directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Labels {
     /// The content of `backup_label`.
@@ -104,7 +104,7 @@ impl Backup {
         })
     }
 
-    /// What was taken, and `pg_control` as the last one.
+    /// The result of the copy, and `pg_control` as the last one.
     async fn add(&mut self, sent: Vec<SentTar>, found: Found) -> Result<Labels> {
         found
             .essential
@@ -143,7 +143,7 @@ fn incomplete(what: &str) -> Error {
     )
 }
 
-/// What is learned from the stream.
+/// Facts that the stream tells.
 #[derive(Debug, Default)]
 struct Found {
     essential: Essential,
@@ -230,7 +230,7 @@ impl Taking {
         }
         self.found.essential.note(path);
         self.found.bytes += size;
-        let taken = self.parts.packer(size)?.from_reader(path, size, owner, entry);
+        let taken = self.parts.packer(size)?.streamed(path, size, owner, entry);
         taken?;
         self.parts.filled(size)
     }
@@ -278,7 +278,7 @@ fn text(bytes: Vec<u8>) -> Result<String> {
     })
 }
 
-/// What could not be read of the stream.
+/// The part of the stream that could not be read.
 fn broken(error: io::Error) -> Error {
     Error::server(
         format!("the base backup that the server sends cannot be read: {error}"),
@@ -415,7 +415,7 @@ impl Parts {
 struct Incoming {
     pieces: mpsc::Receiver<Piece>,
     bytes: Bytes,
-    /// What came after the archive that is read.
+    /// Bytes after the archive that is read.
     next: Option<Piece>,
 }
 

@@ -219,7 +219,7 @@ async fn multipart(store: &Store, key: &Key, checks: &mut Vec<Check>) {
             size => Err(Error::damaged(
                 store.object_url(key),
                 format!(
-                    "Of {bytes} bytes in two parts the store has {}.",
+                    "{bytes} bytes were written in two parts, and the store has {}.",
                     size.unwrap_or_default()
                 ),
             )),
@@ -251,7 +251,7 @@ async fn delete(store: &Store, keys: &[&Key]) -> Check {
     };
     let (deleted, latency) = timed(work).await;
     let check = match deleted {
-        Ok(()) => Check::ok("delete", "what the check wrote is gone"),
+        Ok(()) => Check::ok("delete", "the objects of the check are gone"),
         Err(error) => Check::of_error("delete", &error),
     };
     check.took(latency)

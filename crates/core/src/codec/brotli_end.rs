@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write};
 
 use brotli::CompressorWriter;
 
-/// What is handed over at once, in bytes.
+/// Bytes that are handed over at once.
 const BUFFER: usize = 64 << 10;
 
 /// The window, as a power of two: 4 MB, as the brotli program has it.
@@ -27,7 +27,7 @@ impl<W: Write> Ended<W> {
         let Some(mut encoder) = self.0.take() else {
             return Err(gone());
         };
-        // Tells an error of the encoder, of which the next step says nothing.
+        // Tells an error of the encoder; the next step says nothing of it.
         encoder.flush()?;
         let watched = encoder.into_inner();
         match watched.failure {
@@ -39,7 +39,7 @@ impl<W: Write> Ended<W> {
 
 impl<W: Write> Drop for Ended<W> {
     fn drop(&mut self) {
-        // What the encoder writes now goes nowhere.
+        // The encoder writes its end now, and that goes nowhere.
         if let Some(encoder) = &mut self.0 {
             encoder.get_mut().sink = None;
         }

@@ -26,7 +26,7 @@ pub struct CopyProgress {
     pub bytes: AtomicU64,
 }
 
-/// What a copy did.
+/// The result of a copy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Copied {
     /// Objects that were sent.
@@ -90,7 +90,7 @@ impl Job<'_> {
     async fn carry_backup(&self, backup: &BackupFiles, copied: &mut Copied) -> Result<()> {
         let sentinel = layout::sentinel(&backup.name);
         if self.to.size(&sentinel).await?.is_some() {
-            // Its sentinel came last. What was marked since then stays as it is there.
+            // Its sentinel came last. A mark that was changed since then stays as it is there.
             let bytes = backup.objects.iter().map(|object| object.size).sum::<u64>() + backup.sentinel_bytes;
             let objects = backup.objects.len() as u64 + 1;
             self.progress.objects.fetch_add(objects, Ordering::Relaxed);

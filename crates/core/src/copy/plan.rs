@@ -1,4 +1,4 @@
-//! What is to be copied.
+//! Finding out what to copy.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::repository::layout;
 use crate::wal::{Segment, WalFileName};
 use walarchive_storage::{Listed, Store};
 
-/// What is asked for.
+/// The request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CopyRequest {
     /// The name of a backup, or LATEST; none for all of them.
@@ -18,7 +18,7 @@ pub struct CopyRequest {
     pub with_history: bool,
 }
 
-/// What will be copied.
+/// The objects to copy.
 #[derive(Debug)]
 pub struct CopyPlan {
     /// The backups, each after those that it is based on.
@@ -27,7 +27,7 @@ pub struct CopyPlan {
     pub wal: Vec<WalObject>,
     /// The cluster that the other repository will belong to.
     pub identity: ClusterIdentity,
-    /// What the user should know, as sentences.
+    /// Notes for the user, as sentences.
     pub notes: Vec<String>,
     /// From which segment on the WAL of the newest backup is meant to be without gaps there; none if all of it is.
     pub(super) continuous: Option<Segment>,
@@ -86,7 +86,7 @@ pub async fn plan(from: &Store, request: &CopyRequest) -> Result<CopyPlan> {
     })
 }
 
-/// The backups that were asked for, and these with those that they are based on, in the order in which they are written.
+/// The backups that were asked for, and these with those that they are based on, in the order of writing.
 fn choose<'a>(inventory: &'a Inventory, request: &CopyRequest) -> Result<(Vec<&'a BackupInfo>, Vec<&'a BackupInfo>)> {
     let chosen: Vec<&BackupInfo> = match &request.backup {
         None => inventory.backups.iter().collect(),
@@ -139,7 +139,7 @@ fn identity_of(inventory: &Inventory, chosen: &[&BackupInfo]) -> Result<ClusterI
     });
     let Some((system_identifier, version)) = told else {
         return Err(Error::refused(
-            "the backups do not say of which cluster they are",
+            "the backups do not name their cluster",
             "Copy the objects with the tools of the store.",
         ));
     };
@@ -150,7 +150,7 @@ fn identity_of(inventory: &Inventory, chosen: &[&BackupInfo]) -> Result<ClusterI
     })
 }
 
-/// What the backups need, which must be there; with history all that follows the oldest of them; and all history files.
+/// The WAL that the backups need, which must be there; with history all that follows the oldest of them; and all history files.
 fn wal_of(
     inventory: &Inventory,
     chosen: &[&BackupInfo],

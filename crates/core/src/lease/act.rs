@@ -21,15 +21,6 @@ use crate::repository::layout;
 use crate::wal::{SegmentSize, WalFileName};
 use walarchive_storage::{Store, Write};
 
-/// When to give a sign of life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Renew {
-    /// If the last one is no longer young.
-    IfDue,
-    /// In any case.
-    Always,
-}
-
 /// How long a standby waits with a file of a timeline that the holder is not on, before it is refused: for the end of its own
 /// recovery, or for the server that it follows to take the lease.
 const PROMOTION: Duration = if cfg!(test) {
@@ -41,6 +32,15 @@ const PROMOTION: Duration = if cfg!(test) {
 /// How often it looks meanwhile whether its recovery has ended, which costs nothing, and who the holder is.
 const LOOK_FOR_PROMOTION: Duration = Duration::from_millis(50);
 const LOOK_FOR_HOLDER: Duration = Duration::from_secs(1);
+
+/// When to give a sign of life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Renew {
+    /// If the last one is no longer young.
+    IfDue,
+    /// In any case.
+    Always,
+}
 
 /// One server and one repository.
 #[derive(Debug)]
@@ -254,6 +254,12 @@ impl Writer {
         let (mut instance, _) = Instance::of(&self.data_dir)?;
         instance.repositories.remove(self.store.url());
         instance.write(&self.data_dir)
+    }
+
+    /// Was all of the repository deleted on purpose? Then nothing is known of it any more in the data directory.
+    pub fn has_forgotten(&self) -> Result<bool> {
+        let instance = Instance::read(&self.data_dir)?;
+        Ok(instance.is_some_and(|instance| !instance.repositories.contains_key(self.store.url())))
     }
 
     /// As the data directory knows it.

@@ -11,7 +11,7 @@ use crate::lsn::Lsn;
 use crate::repository::inventory::read_history;
 use crate::wal::{SegmentSize, TimelineHistory, WalFileName};
 
-/// The rights of a standby over a WAL file.
+/// The answer to a standby that wants to write a WAL file.
 #[derive(Debug)]
 pub(super) enum OfStandby {
     /// It may write the file.

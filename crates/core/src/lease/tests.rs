@@ -31,8 +31,8 @@ fn store() -> Store {
     Store::of(Arc::new(InMemory::new()), "memory:")
 }
 
-/// A directory that looks like a data directory. In memory, where there is such a place: on a busy disk a renewal may take
-/// longer than the leases here last.
+/// A directory that looks like a data directory. In memory, where there is such a place: on a busy disk a renewal may take longer
+/// than the leases here last.
 fn data_dir() -> TempDir {
     let memory = Path::new("/dev/shm");
     let dir = match memory.is_dir() {

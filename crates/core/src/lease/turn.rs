@@ -44,7 +44,7 @@ enum Step {
     Nothing,
     /// Another process of this server took the lease after the look.
     LookAgain,
-    Renew(Renewal),
+    Renew(Box<Renewal>),
     Acquire(Box<Holder>, How),
 }
 
@@ -82,7 +82,7 @@ impl Writer {
         }
         match step {
             Step::Nothing | Step::LookAgain => {}
-            Step::Renew(renewal) => self.renew(renewal).await?,
+            Step::Renew(renewal) => self.renew(*renewal).await?,
             Step::Acquire(holder, how) => self.acquire(*holder, how, &look.view).await?,
         }
         self.has_looked(look.began);
@@ -179,12 +179,12 @@ impl Writer {
             true => Some(self.holder(&instance, lease.holder.epoch, token.clone(), OVERWRITTEN.to_owned())?),
             false => None,
         };
-        Ok(Step::Renew(Renewal {
+        Ok(Step::Renew(Box::new(Renewal {
             holder,
             alive: self.alive(&instance.id, lease.holder.epoch, token, counter),
             young,
             noted,
-        }))
+        })))
     }
 
     async fn renew(&self, renewal: Renewal) -> Result<()> {

@@ -137,7 +137,7 @@ fn check(store: &Store, content: &[u8], identity: &ClusterIdentity) -> Result<()
 /// A repository that WAL-G wrote has no `cluster.json`, but its backups tell whose they are.
 async fn refuse_foreign_backups(store: &Store, identity: &ClusterIdentity) -> Result<()> {
     #[derive(Deserialize)]
-    struct Owner {
+    struct Origin {
         #[serde(rename = "SystemIdentifier")]
         system_identifier: Option<u64>,
     }
@@ -148,7 +148,7 @@ async fn refuse_foreign_backups(store: &Store, identity: &ClusterIdentity) -> Re
         .max_by_key(|object| object.last_modified);
     let Some(newest) = newest else { return Ok(()) };
     let content = description::read(store, &Key::listed(&newest)).await?;
-    let owner = content.and_then(|content| serde_json::from_slice::<Owner>(&content).ok()?.system_identifier);
+    let owner = content.and_then(|content| serde_json::from_slice::<Origin>(&content).ok()?.system_identifier);
     match owner {
         Some(owner) if owner != 0 && owner != identity.system_identifier => Err(Error::ForeignRepository {
             repository: store.url().to_owned(),

@@ -36,13 +36,13 @@ pub fn notes_on_places(metadata: &ExtendedMetadata, is_written: bool) -> Vec<Str
     });
     if let Some(links) = some_of(links.collect(), metadata.links.len() as u64) {
         notes.push(format!(
-            "The backup followed symbolic links, and they are restored as what they led to: {links}."
+            "The backup followed symbolic links. The restore puts their content in the place of the links: {links}."
         ));
     }
     let left_out = metadata.left_out.iter().map(ToString::to_string).collect();
     if let Some(left_out) = some_of(left_out, metadata.left_out_count) {
         notes.push(format!(
-            "Of the original data directory the backup does not have: {left_out}."
+            "The backup does not have these entries of the original data directory: {left_out}."
         ));
     }
     if let Some(configuration) = metadata.configuration.as_ref().filter(|_| !is_written) {

@@ -289,7 +289,7 @@ async fn objection(
     planned: Option<Lsn>,
     known: &Known<'_>,
 ) -> Result<Option<String>> {
-    if let Some(delta) = known.upon(store, name).await? {
+    if let Some(delta) = known.dependant(store, name).await? {
         return Ok(Some(format!("\"{delta}\" depends on it")));
     }
     if plan.force {

@@ -51,7 +51,7 @@ impl<'a> Known<'a> {
 
     /// A delta on that backup which the plan does not delete, complete or being taken. To be called when everybody can see
     /// that the deletion of the backup has begun.
-    pub(super) async fn upon(&self, store: &Store, backup: &str) -> Result<Option<String>> {
+    pub(super) async fn dependant(&self, store: &Store, backup: &str) -> Result<Option<String>> {
         let start = parse_name(backup).0;
         for (delta, is_complete) in self.others(store).await? {
             // The name of a delta tells the start of its parent, but not the parent's parent.

@@ -31,7 +31,7 @@ pub(super) fn leave(plan: &mut DeletionPlan, links: &[String]) {
         plan.kept.push(Kept { name, why });
     }
     for link in links.iter().take(NAMED) {
-        let note = format!("\"{link}\" is a symbolic link, so it stays with what is behind it");
+        let note = format!("\"{link}\" is a symbolic link, so it stays with everything behind it");
         plan.notes.push(note);
     }
     if links.len() > NAMED {

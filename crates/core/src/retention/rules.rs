@@ -116,7 +116,7 @@ impl Words {
                 words(
                     format!("not older than the {backups}{after}"),
                     format!("older than the {backups}{after}"),
-                    "no backup is deleted, because not more can be restored than are to be kept",
+                    "no backup is deleted, because no more than that many can be restored",
                 )
             }
             Rule::Before { target, .. } => {
@@ -244,7 +244,7 @@ impl<'a> Sequence<'a> {
         if line.is_some_and(|line| can_restore(0) && !can_restore(line)) {
             return Err(Error::refused(
                 "nothing was deleted, because no backup that would remain can be restored",
-                "See the view walarchive_backups, or backup-list, for what they lack; name an older backup or an earlier time.",
+                "See the view walarchive_backups, or backup-list, for the reasons; name an older backup or an earlier time.",
             ));
         }
         line.map(|line| self.at_full(line, find_full)).transpose()

@@ -24,7 +24,7 @@ struct Anchor {
 /// The WAL that is needed.
 pub(super) struct Need {
     size: crate::wal::SegmentSize,
-    /// Where no backup leads, what was written after this stays: the first backup may be about to begin there.
+    /// On a timeline without backups, WAL that was written after this stays: the first backup may be about to begin there.
     young_since: DateTime<Utc>,
     /// Segments from this number on are needed, by timeline.
     floors: BTreeMap<u32, u64>,

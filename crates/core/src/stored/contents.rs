@@ -16,6 +16,7 @@ use super::tars::{Tar, TarKind, list_tars};
 use crate::error::{Error, Result};
 use crate::formats::files_metadata::Listener;
 use crate::formats::{FILES_LIMIT, manifest};
+use crate::printable::counted;
 use crate::repository::layout::{self, Key};
 use walarchive_storage::Store;
 
@@ -424,7 +425,8 @@ async fn check_seen(store: &Store, newest: &Link, link: &Link, table: &Table, op
     Err(Error::damaged(
         store.object_url(&layout::files_metadata(&link.backup)),
         format!(
-            "Of the files that \"{source}\" has only in part, {missing} are not in it, \"{}\" being one of them.",
+            "It does not have {} that \"{source}\" has only in part, for example \"{}\".",
+            counted(missing, "file"),
             names.first().map_or("", String::as_str)
         ),
     ))

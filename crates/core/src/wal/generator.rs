@@ -23,6 +23,8 @@ pub(crate) struct Generator {
     first: u64,
     previous: u64,
     bytes: Vec<u8>,
+    /// `XLOG_PAGE_MAGIC`.
+    pub(crate) magic: u16,
     /// Flags of the next page.
     pub(crate) flags: u16,
 }
@@ -35,6 +37,7 @@ impl Generator {
             first,
             previous: 0,
             bytes: Vec::new(),
+            magic: 0xD110,
             flags: 0,
         }
     }
@@ -49,7 +52,7 @@ impl Generator {
         let flags = self.flags | u16::from(remaining > 0) | u16::from(is_first) << 1;
         self.flags = 0;
         let address = self.position();
-        self.bytes.extend(0xD110u16.to_le_bytes());
+        self.bytes.extend(self.magic.to_le_bytes());
         self.bytes.extend(flags.to_le_bytes());
         self.bytes.extend(self.timeline.to_le_bytes());
         self.bytes.extend(address.to_le_bytes());

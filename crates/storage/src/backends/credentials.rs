@@ -49,7 +49,7 @@ pub(crate) fn check_mode(what: &str, path: &Path, meta: &Metadata) -> Result<()>
         Some(fault) => Err(Error::config(
             format!("{what} \"{}\" {fault}", path.display()),
             "Set its mode to 0600 or stricter; it must belong to the user of the process, or to root with mode 0640 or \
-             stricter. Links are followed: what counts is the file that they lead to.",
+             stricter. Links are followed: the file at their end counts.",
         )),
     }
 }

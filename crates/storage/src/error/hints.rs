@@ -181,7 +181,7 @@ pub(super) fn of_origin(object: &str, credentials: &str) -> String {
     } else {
         "It is read again by itself when it changes."
     };
-    format!("{check}: what is in use is from {credentials}. {again}")
+    format!("{check}: those in use are from {credentials}. {again}")
 }
 
 /// The places where the credentials of a store are looked for.

@@ -94,7 +94,7 @@ impl<T> Followed<T> {
             Err(error) => {
                 let text = error.to_string();
                 if state.reported.as_deref() != Some(&*text) {
-                    tracing::warn!(%error, "the {} cannot be read again; what was read before remains in use", self.what);
+                    tracing::warn!(%error, "the {} cannot be read again; the old content remains in use", self.what);
                     state.reported = Some(text);
                 }
             }

@@ -55,7 +55,7 @@ impl Store {
         let paths: Vec<object_store::Result<Path>> = keys.iter().map(|key| Ok(path(key.as_ref()))).collect();
         let mut answers = self.inner.delete_stream(futures::stream::iter(paths).boxed());
         let mut permitted = Permitted::now();
-        // The answers come in the order of the keys. Where each is a request of its own, a few are under way at a time, and asking
+        // The answers come in the order of the keys. If each is a request of its own, a few are under way at a time, and asking
         // for one answer sends the next request.
         for (index, key) in keys.iter().map(AsRef::as_ref).enumerate() {
             permitted.renew(self).await?;

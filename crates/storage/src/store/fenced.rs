@@ -234,7 +234,7 @@ mod tests {
             "{told} were told, {left} are left"
         );
         assert!(left > MANY / 2, "{left} are left");
-        // Where each is a request of its own, they come in smaller batches.
+        // If each is a request of its own, they come in smaller batches.
         let swift = Store::of(Arc::new(InMemory::new()), "swift://container").with_fence(Arc::new(Asked::default()));
         assert_eq!(swift.deletes_at_once(MANY), SINGLE_DELETES);
     }

@@ -1,9 +1,8 @@
 //! `completion`.
 
-use clap::{CommandFactory, ValueEnum};
+use clap::ValueEnum;
 use walarchive_core::Result;
 
-use crate::args::Args;
 use crate::print;
 
 /// `completion`.
@@ -25,7 +24,7 @@ enum Shell {
 }
 
 /// Print what the shell reads, for the name by which this program was called.
-pub fn complete(args: &Completion) -> Result<()> {
+pub fn complete(args: &Completion, mut command: clap::Command) -> Result<()> {
     let shell = match args.shell {
         Shell::Bash => clap_complete::Shell::Bash,
         Shell::Zsh => clap_complete::Shell::Zsh,
@@ -34,6 +33,6 @@ pub fn complete(args: &Completion) -> Result<()> {
     let called = std::env::args_os().next().map(std::path::PathBuf::from);
     let name = called.as_deref().and_then(|path| path.file_name()?.to_str());
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Args::command(), name.unwrap_or("walarchive"), &mut text);
+    clap_complete::generate(shell, &mut command, name.unwrap_or("walarchive"), &mut text);
     print::piece(&String::from_utf8_lossy(&text))
 }

@@ -1,9 +1,7 @@
 //! `flags`.
 
-use clap::CommandFactory;
 use walarchive_core::Result;
 
-use crate::args::Args;
 use crate::{listing, print, repository};
 
 /// Variables of walarchive's own.
@@ -17,8 +15,7 @@ const OWN: [(&str, &str); 3] = [
 ];
 
 /// Print the flags of all verbs, and all variables that have an effect.
-pub fn flags() -> Result<()> {
-    let command = Args::command();
+pub fn flags(command: &clap::Command) -> Result<()> {
     let mut lines = Vec::new();
     let global = command.get_arguments().filter(|argument| argument.is_global_set());
     for argument in global.chain(command.get_arguments().filter(|argument| !argument.is_global_set())) {

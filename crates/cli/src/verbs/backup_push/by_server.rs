@@ -25,7 +25,7 @@ const CLEANUP: Duration = Duration::from_secs(120);
 /// How often it is asked how far it is.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// What WAL-G would heed, and what only the server's own settings say here.
+/// Settings that WAL-G would heed, and that only the server's own settings decide here.
 const OF_SERVER: [&str; 11] = [
     "WALG_COMPRESSION_METHOD",
     "WALG_DELTA_MAX_STEPS",
@@ -40,8 +40,8 @@ const OF_SERVER: [&str; 11] = [
     "WALG_WITHOUT_FILES_METADATA",
 ];
 
-/// The schema of the server's function, if the server is to take this backup. Where it could, and what is asked for needs another
-/// way, the user is told why.
+/// The schema of the server's function, if the server is to take this backup. If it could, but the request needs another way,
+/// the user is told why.
 pub async fn schema(session: &mut Session, facts: &Facts, args: &BackupPush) -> Result<Option<String>> {
     let Some(schema) = server::extension_function(session, "walarchive", "walarchive_backup_push").await? else {
         return Ok(None);

@@ -54,7 +54,7 @@ pub async fn take(
         name: None,
         quiet: args.quiet,
     };
-    let parent = unless(cancel, wanted.parent(&taker.store)).await?;
+    let parent = unless(cancel, Box::pin(wanted.parent(&taker.store))).await?;
     let outcome = taker
         .take(&wanted, &parent, &data_dir, settings.compression, &archiving)
         .await;
@@ -97,7 +97,7 @@ async fn open(settings: &crate::repository::Settings, facts: &Facts, data_dir: &
     Ok((writer.fenced(&store), archive))
 }
 
-/// What the steps share.
+/// State that the steps share.
 struct Taker<'a> {
     session: Session,
     facts: &'a Facts,
@@ -145,7 +145,7 @@ impl Taker<'_> {
         wanted.adorn(&mut request);
         unless(
             self.cancel,
-            choose_parent(&self.store, self.facts, &mut request, parent),
+            Box::pin(choose_parent(&self.store, self.facts, &mut request, parent)),
         )
         .await?;
         let timeline = request.timeline;
@@ -167,7 +167,7 @@ impl Taker<'_> {
         };
         backup.name_databases(online::oids_by_name(&databases));
         backup.databases_before(online::oids(&databases));
-        let copied = progress::show_backup(&progress, self.quiet, self.copy(&mut backup, &stop)).await;
+        let copied = progress::show_backup(&progress, self.quiet, Box::pin(self.copy(&mut backup, &stop))).await;
         copied?;
         let (stopped, after) = self.finish(timeline, &databases).await?;
         backup.databases_after(online::oids(&after));

@@ -36,7 +36,7 @@ async fn take(args: &BackupPush, cancel: &CancellationToken) -> Result<String> {
     let connected = signals::unless(cancel, connect(&params)).await;
     let (mut session, facts) = match connected {
         Ok(connected) => connected,
-        // A role may be allowed to replicate, and nothing else. Whatever else is wrong shows there, too.
+        // A role may be allowed to replicate, and nothing else. Any other fault shows there, too.
         Err(error) if args.pgdata.is_none() && !cancel.is_cancelled() => {
             tracing::info!(%error, "no SQL can be run on the server");
             return Box::pin(streamed::take(args, &params, cancel)).await;

@@ -10,7 +10,7 @@ use walarchive_core::backup::{BackupRequest, ConfigurationFiles, StopResult, emp
 use walarchive_core::wal::SegmentSize;
 use walarchive_core::{Error, Result};
 
-/// What the server calls the backup.
+/// The server's name for the backup.
 const LABEL: &str = "walarchive";
 
 /// Enter backup mode, and say what is to be backed up.

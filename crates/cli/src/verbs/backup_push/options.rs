@@ -1,4 +1,4 @@
-//! What is asked for: the command line, then WAL-G's variables, then the defaults.
+//! The request: the command line, then WAL-G's variables, then the defaults.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// What the command line and this process's environment say.
+    /// The values of the command line and of this process's environment.
     pub fn of(args: &BackupPush) -> Result<Self> {
         Self::of_environment(args, &|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }

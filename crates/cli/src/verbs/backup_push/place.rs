@@ -11,7 +11,7 @@ use walarchive_core::{Error, Result};
 /// The postmaster notes its start here, and tells another one by SQL, when it is ready. In seconds.
 const START_MAY_TAKE: f64 = 600.0;
 
-/// What a running server writes into `postmaster.pid`.
+/// The lines of `postmaster.pid` that a running server writes.
 #[derive(Debug, PartialEq)]
 struct Postmaster {
     pid: String,
@@ -38,7 +38,7 @@ impl Postmaster {
     }
 }
 
-/// Where nothing names the server, it is that of the data directory.
+/// If nothing names the server, it is that of the data directory.
 pub fn name_server(params: &mut Params, data_dir: &Path) {
     if !params.names_server()
         && let Some(postmaster) = Postmaster::read(data_dir)

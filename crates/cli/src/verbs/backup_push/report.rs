@@ -1,4 +1,4 @@
-//! What the user is told on the way.
+//! Messages to the user on the way.
 
 use walarchive_client::server::Facts;
 use walarchive_core::backup::PreparedBackup;
@@ -68,7 +68,7 @@ impl Archiving {
         }
     }
 
-    /// What to look at while the WAL of a backup is missing.
+    /// The place to look at while the WAL of a backup is missing.
     pub fn hint(&self) -> &'static str {
         if self.in_recovery {
             return "The primary archives it once the segment is complete; switching its WAL there completes it.";
@@ -85,7 +85,7 @@ impl Archiving {
     }
 }
 
-/// What was found while copying that the user should know.
+/// Findings of the copy that the user should know.
 pub fn findings(prepared: &PreparedBackup) {
     let corrupt = prepared.corrupt_pages();
     if corrupt.pages > 0 {

@@ -31,7 +31,7 @@ use crate::progress;
 use crate::repository::data_dir::usual_data_dir;
 use crate::repository::{find, refuse_plain_text};
 
-/// What the server calls the backup.
+/// The server's name for the backup.
 const LABEL: &str = "walarchive";
 
 /// Pieces of at most 64 kB that have come and are not packed yet.
@@ -105,7 +105,7 @@ struct Server {
     segment_size: SegmentSize,
     /// Empty if the role may not see it.
     data_directory: String,
-    /// Where the server writes its log, if it collects that.
+    /// The directory of the server's log, if it collects that.
     log_directory: Option<String>,
     archiving: Archiving,
 }
@@ -225,7 +225,7 @@ impl Taker<'_> {
                 return Err(error);
             }
         };
-        let copied = copy(&mut backup, &mut sent, self.cancel);
+        let copied = Box::pin(copy(&mut backup, &mut sent, self.cancel));
         let stopped = progress::show_backup(&progress, self.quiet, copied).await?;
         // It looks for a cancel by itself, and no upload outlives it.
         backup.finish(stopped).await
@@ -244,7 +244,7 @@ async fn copy(backup: &mut Backup, sent: &mut BaseBackup<'_>, cancel: &Cancellat
     let (fed, taken) = tokio::join!(unless(cancel, feed(sent, sender)), taking);
     let (stop_lsn, labels) = match (fed, taken) {
         (Ok(Some(lsn)), Ok(labels)) => (lsn, labels),
-        // Who takes has given up first, and tells why.
+        // The taking side has given up first, and tells why.
         (Ok(None), Err(error)) | (Ok(Some(_)), Err(error)) | (Err(error), _) => return Err(error),
         (Ok(None), Ok(_)) => return Err(Error::defect("the base backup was taken without its end")),
     };

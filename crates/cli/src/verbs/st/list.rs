@@ -1,4 +1,4 @@
-//! What is there.
+//! Listing objects and folders.
 
 use chrono::{DateTime, Utc};
 use walarchive_core::{Error, Result, StorageError};
@@ -59,7 +59,7 @@ async fn lines(store: &Store, folder: &str, recursive: bool) -> Result<String> {
         true => (store.list(folder).await?, Vec::new()),
         false => store.list_folder(folder).await?,
     };
-    // What is higher up comes first.
+    // Objects that are higher up come first.
     let depth = |object: &Listed| object.key.matches('/').count();
     objects.sort_by(|a, b| (depth(a), &a.key).cmp(&(depth(b), &b.key)));
     folders.sort();
@@ -105,7 +105,7 @@ fn time(time: DateTime<Utc>) -> String {
     format!("{}{fraction} +0000 UTC", time.format("%Y-%m-%d %H:%M:%S"))
 }
 
-/// What a pattern matches.
+/// The objects and folders that match a pattern.
 #[derive(Debug, Default)]
 pub(super) struct Matching {
     pub(super) objects: Vec<Listed>,

@@ -21,7 +21,7 @@ pub struct StorageTools {
     target: Option<String>,
 }
 
-/// What is done.
+/// The tools.
 #[derive(Debug, Subcommand)]
 enum Tool {
     /// List the objects and folders of a folder.
@@ -71,13 +71,13 @@ enum Tool {
     },
     /// Store a file, compressed as WAL is; its object has the suffix of that.
     ///
-    /// Nothing is overwritten without --force, and nothing is stored in walarchive_005, in which walarchive keeps what it knows of
+    /// Nothing is overwritten without --force, and nothing is stored in walarchive_005, where walarchive keeps what it knows of
     /// the repository.
     Put(objects::Put),
     /// Delete an object, or all objects of a folder.
     ///
     /// There is no other question: this does not look at what a restore needs, as "delete" does. Like every verb that writes, it
-    /// is refused beside a server that may not write into the repository. What is in walarchive_005 is deleted only with --force:
+    /// is refused beside a server that may not write into the repository. Objects in walarchive_005 are deleted only with --force:
     /// without it nobody knows any more who may write.
     Rm {
         /// The object, or the folder.
@@ -95,7 +95,7 @@ enum Tool {
     },
 }
 
-/// What is tried.
+/// The ways to try the storage.
 #[derive(Debug, Subcommand)]
 enum Check {
     /// List the storage, and look for objects.

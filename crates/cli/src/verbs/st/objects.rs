@@ -61,7 +61,7 @@ pub async fn cat(storage: &Storage, path: &str, decompress: bool, glob: bool) ->
     };
     for key in keys {
         match read_into(&store, &key, form(decompress), std::io::stdout(), "stdout").await {
-            // Whoever reads has closed the pipe.
+            // The reader has closed the pipe.
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
             read => read.map(|_| ())?,
         }
@@ -82,7 +82,7 @@ pub async fn get(storage: &Storage, path: &str, destination: &Path, no_decompres
     let read = read_into(&store, key, form(!no_decompress), sink, &file.display().to_string()).await;
     let kept = read.and_then(|(_, sink)| sink.sync_all().map_err(|error| Error::io("write", &file, error)));
     if kept.is_err() {
-        // What is there of it is of no use; if it cannot be removed, the error says enough.
+        // A part of the object is of no use. If it cannot be removed, the error says enough.
         let _ = std::fs::remove_file(&file);
     }
     kept
@@ -141,7 +141,7 @@ fn exists(store: &Store, key: &str) -> Error {
     )
 }
 
-/// What walarchive keeps for itself is no place for anybody's hands.
+/// Nobody changes by hand the objects that walarchive keeps for itself.
 fn refuse_own(key: &str, why: &str) -> Result<()> {
     let is_own = key == layout::OWN_FOLDER || key.starts_with(&format!("{}/", layout::OWN_FOLDER));
     match is_own || key.is_empty() {

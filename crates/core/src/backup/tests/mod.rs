@@ -5,6 +5,7 @@ mod copy;
 mod delta;
 mod lifecycle;
 mod links;
+mod stream;
 mod tree;
 mod unlogged;
 

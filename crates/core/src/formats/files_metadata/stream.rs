@@ -44,7 +44,7 @@ pub trait Listener {
     }
 }
 
-/// What `DatabasesByNames` says of a relation.
+/// The entry of `DatabasesByNames` for a relation.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Relation {

@@ -318,7 +318,7 @@ pub(crate) fn refused_by_delta(link: &Path, target: Option<&Path>) -> Error {
             link.display()
         ),
         "To have a link again, add --link OLD=NEW, with the link's path in the data directory and a place that is \
-         empty or absent. Or remove the link: a directory or file takes its place. Either way, what it leads to now \
+         empty or absent. Or remove the link: a directory or file takes its place. Either way, its present target \
          is left alone.",
     )
 }

@@ -25,7 +25,9 @@ pub(crate) fn check_directories(
             true => {
                 "A restore into it was interrupted. Run the same command with --delta to go on with it, or empty the directory."
             }
-            false => "Restore into a new directory, or empty this one first. With --delta, what is in it is used.",
+            false => {
+                "Restore into a new directory, or empty this one first. With --delta, the restore uses its content."
+            }
         };
         // The target is looked at when it is opened.
         let wal = std::fs::read_link(target.join(wal_directory_name(major))).ok();

@@ -92,9 +92,9 @@ async fn an_abandoned_delta_does_not_keep_its_parent_for_ever() {
 #[tokio::test]
 async fn another_delta_does_not_count() {
     let (inner, store) = memory().await;
-    let upon_third = LATE.replace("000000010000000000000003", &THIRD[5..]);
+    let on_third = LATE.replace("000000010000000000000003", &THIRD[5..]);
     store
-        .put(&layout::backup_claim(&upon_third), "{}".into())
+        .put(&layout::backup_claim(&on_third), "{}".into())
         .await
         .expect("written");
     let (_, applied) = delete(&store, &retain(1)).await.expect("applied");

@@ -186,7 +186,7 @@ fn look_at_member(context: &Context, tar: &Tar, entry: &mut Member<'_, '_>) -> R
         EntryType::Symlink if path.content_is_left_out() => return Ok(None),
         EntryType::Symlink if is_data_of_server(&path) => {
             let detail = format!(
-                "In {}: it is a symbolic link, and what the server has behind it is not in the backup.",
+                "In {}: it is a symbolic link, and the server's data behind it is not in the backup.",
                 tar.name
             );
             context.finding(VerifyStatus::Failure, &raw, detail);

@@ -268,3 +268,51 @@ fn what_matters_to_a_replay_is_seen() {
     assert_eq!(values, [500, 8, 10, 2, 64]);
     assert!(found.ends_transaction && !found.ends_prepared && !walked(Some(741)).ends_transaction);
 }
+
+#[test]
+fn wal_of_each_version_is_understood() {
+    for (magic, major) in [
+        (0xD093, 9),
+        (0xD097, 10),
+        (0xD098, 11),
+        (0xD101, 12),
+        (0xD10D, 14),
+        (0xD118, 18),
+    ] {
+        let mut wal = Generator::new(1, 1);
+        wal.magic = magic;
+        // max_wal_senders came with 12, in the middle.
+        let values: &[i32] = if major < 12 {
+            &[500, 8, 2, 64]
+        } else {
+            &[500, 8, 10, 2, 64]
+        };
+        let length = if major < 12 { 24 } else { 28 };
+        let mut data = vec![255, length];
+        data.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        data.resize(2 + usize::from(length), 0);
+        wal.record(0, 0x60, &data);
+        wal.switch();
+        let (segment, bytes) = wal.segments().remove(0);
+        let header = bytes.first_chunk().expect("a page");
+        assert_eq!(FirstPage::parse(header).major_version(), Some(major));
+        let mut walker = walker();
+        walker.begin(segment);
+        walker.feed(&bytes);
+        let found = walker.end();
+        assert_eq!(found.problem, None, "{major}");
+        let [Event::Parameters(parameters)] = &found.events[..] else {
+            panic!("{:?}", found.events)
+        };
+        let known: Vec<(&str, i32)> = parameters.each().map(|(name, value, _)| (name, value)).collect();
+        let mut expected = vec![("max_connections", 500), ("max_worker_processes", 8)];
+        expected.extend((major >= 12).then_some(("max_wal_senders", 10)));
+        expected.extend([("max_prepared_transactions", 2), ("max_locks_per_transaction", 64)]);
+        assert_eq!(known, expected, "{major}");
+    }
+    let mut older = Generator::new(1, 1);
+    older.magic = 0xD087;
+    older.switch();
+    let (segment, bytes) = older.segments().remove(0);
+    assert!(problem(&mut walker(), segment, &bytes).contains("no WAL page header"));
+}

@@ -169,8 +169,11 @@ impl Auth {
             Some(url) => url.to_string(),
             None => storage_url?,
         };
-        let url = Url::parse(&storage_url)
-            .map_err(|error| Failure::new(format!("the object store's URL \"{storage_url}\" is not one: {error}")))?;
+        let url = Url::parse(&storage_url).map_err(|error| {
+            Failure::new(format!(
+                "the object store's URL \"{storage_url}\" is not a URL: {error}"
+            ))
+        })?;
         if let Some(reason) = refuse_plain(&url, settings.allow_http) {
             return Err(Failure::new(format!(
                 "the object store's URL {reason}; or set swift_storage_url"

@@ -25,7 +25,7 @@ pub(super) struct Orphans {
 }
 
 /// An object's state, from its own servers.
-enum Owner {
+enum Holder {
     /// This upload made it; none if it was not uploaded in parts.
     Upload(Option<String>),
     Missing,
@@ -48,11 +48,11 @@ impl Orphans {
     }
 
     /// The latest version on its servers: one of them may have been away, and not know of the newest upload.
-    async fn owner(&self, object: &str) -> Result<Owner, Failure> {
+    async fn owner(&self, object: &str) -> Result<Holder, Failure> {
         let call = Call::new(Method::HEAD, object).header("x-newest", "true");
         match self.client.ask(call).await {
-            Ok(answer) => Ok(Owner::Upload(answer.header(UPLOAD_HEADER).map(str::to_owned))),
-            Err(failure) if failure.status == Some(StatusCode::NOT_FOUND) => Ok(Owner::Missing),
+            Ok(answer) => Ok(Holder::Upload(answer.header(UPLOAD_HEADER).map(str::to_owned))),
+            Err(failure) if failure.status == Some(StatusCode::NOT_FOUND) => Ok(Holder::Missing),
             Err(failure) => Err(failure),
         }
     }
@@ -62,7 +62,7 @@ impl Orphans {
         if upload.id.ends_with(REPLACED) {
             return Ok(true);
         }
-        Ok(!matches!(self.owner(&upload.key).await?, Owner::Upload(Some(id)) if id == upload.id))
+        Ok(!matches!(self.owner(&upload.key).await?, Holder::Upload(Some(id)) if id == upload.id))
     }
 
     /// The same just before its segments go. That the object is not there must be said by its own servers and by the listing.
@@ -71,8 +71,8 @@ impl Orphans {
             return Ok(true);
         }
         match self.owner(&upload.key).await? {
-            Owner::Upload(id) => Ok(id.as_deref() != Some(&*upload.id)),
-            Owner::Missing => Ok(!self.client.is_listed(&upload.key).await?),
+            Holder::Upload(id) => Ok(id.as_deref() != Some(&*upload.id)),
+            Holder::Missing => Ok(!self.client.is_listed(&upload.key).await?),
         }
     }
 

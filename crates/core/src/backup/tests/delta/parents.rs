@@ -55,8 +55,8 @@ async fn steps_are_counted() {
     // By name whatever the limit is, and one that is not the newest.
     let parent = world.parent(&WantedParent::Named(names[1].clone())).await;
     assert_eq!((parent.count, &parent.full_name), (2, &root));
-    let upon = world.take(Some(parent)).await;
-    world.check(&upon).await;
+    let child = world.take(Some(parent)).await;
+    world.check(&child).await;
     assert_eq!(why(&world, &full(3)).await, format!("\"{root}\" has 3 delta backups"));
 }
 

@@ -141,7 +141,7 @@ async fn what_no_backup_has_is_never_made_up() {
     unknown
         .put(&key, metadata.replace("/base/5/3", "/base/5/0").into_bytes())
         .await;
-    unknown.refuses("\"base/5/3\" being one of them").await;
+    unknown.refuses("for example \"base/5/3\"").await;
     // The full backup has it only in part.
     let partial = chain().await;
     let key = layout::files_metadata(&partial.names[0]);
