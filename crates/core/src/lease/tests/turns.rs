@@ -189,6 +189,12 @@ async fn what_goes_on_asks_nothing_and_what_begins_asks_once() {
     }
     holder.permit(Write::Deletion).await.expect("permitted");
     assert_eq!(asked.load(Ordering::Relaxed), 2);
+    // Whoever will write soon wants an answer that is good for a while.
+    tokio::time::sleep(LOOK / 2).await;
+    for (write, expected) in [(Write::Object, 2), (Write::Soon, 3), (Write::Soon, 3)] {
+        holder.permit(write).await.expect("permitted");
+        assert_eq!(asked.load(Ordering::Relaxed), expected, "{write:?}");
+    }
 }
 
 /// Work that began on a standby is refused by nobody once the standby was promoted, so it can at least tidy up.
