@@ -47,7 +47,7 @@ fn a_restore_into_the_old_directory_fetches_what_differs() {
         .backup_fetch("primary", "LATEST", &[&args[..], &["--dry-run"]].concat())
         .1;
     let plan = plan.expect_success();
-    assert!(plan.contains("kept") && plan.contains("removed"), "{plan}");
+    assert!(plan.contains("which stay") && plan.contains("removed"), "{plan}");
     assert!(
         primary.datadir().join("base/1/stray").exists(),
         "a dry run changed something"

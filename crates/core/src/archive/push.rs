@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use tokio::sync::OnceCell;
@@ -35,6 +36,8 @@ pub struct Archive {
     store: Store,
     identity: ClusterIdentity,
     compression: Compression,
+    /// When the compression was chosen.
+    opened: SystemTime,
     owned: OnceCell<Option<Bytes>>,
     claimed: OnceCell<CreateOnly>,
     /// None where nobody asks who may write, as in tests.
@@ -61,6 +64,7 @@ impl Archive {
             store,
             identity,
             compression,
+            opened: SystemTime::now(),
             owned: OnceCell::new(),
             claimed: OnceCell::new(),
             writer: None,
@@ -230,7 +234,7 @@ impl Archive {
     ) -> Result<(Created, u64, Key)> {
         if source.bytes() > WHOLE_IN_MEMORY {
             // Before gigabytes are compressed and sent.
-            if let Some((bytes, key)) = self.in_another_kind(name).await? {
+            if let Some((bytes, key)) = self.in_another_kind(name, &source.fingerprint()).await? {
                 return Ok((Created::Exists, bytes, key));
             }
             let (created, bytes) = self.push_in_parts(store, source, &key).await?;
@@ -238,8 +242,9 @@ impl Archive {
         }
         let (identity, compression) = (self.identity, self.compression);
         let expected = source.bytes() as usize / 4;
+        let fingerprint = source.fingerprint();
         let compress = blocking(move || source.compress(&identity, compression, Vec::with_capacity(expected)));
-        let (body, other) = tokio::join!(compress, self.in_another_kind(name));
+        let (body, other) = tokio::join!(compress, self.in_another_kind(name, &fingerprint));
         if let Some((bytes, key)) = other? {
             return Ok((Created::Exists, bytes, key));
         }
@@ -248,8 +253,13 @@ impl Archive {
         Ok((store.create(&key, body.into()).await?, bytes, key))
     }
 
-    /// The stored bytes and the key of the file as another setting has compressed it, all looked for at once.
-    async fn in_another_kind(&self, name: &WalFileName) -> Result<Option<(u64, Key)>> {
+    /// The stored bytes and the key of the file as another setting has compressed it, all looked for at once. A primary whose
+    /// file is younger than this setting has not stored it with another one, and need not ask.
+    async fn in_another_kind(&self, name: &WalFileName, file: &Fingerprint) -> Result<Option<(u64, Key)>> {
+        let in_recovery = self.writer.as_ref().is_some_and(|writer| writer.in_recovery());
+        if !in_recovery && !file.is_older_than(self.opened) {
+            return Ok(None);
+        }
         let own = self.compression.format();
         let others = Format::ALL.into_iter().filter(|format| *format != own);
         let look = others.map(|format| async move {

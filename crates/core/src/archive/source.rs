@@ -4,6 +4,7 @@ use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::codec::Compression;
 use crate::error::{Error, Result};
@@ -30,6 +31,12 @@ impl Fingerprint {
         std::fs::metadata(path)
             .map(|meta| Self::from(&meta))
             .map_err(|error| Error::io("open", path, error))
+    }
+
+    /// Was the file written for the last time before that moment, by the clock of this machine?
+    pub fn is_older_than(&self, moment: SystemTime) -> bool {
+        let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        i128::from(self.modified_ns) < since.as_nanos() as i128
     }
 
     /// As plain numbers, for memory that is shared between processes.
