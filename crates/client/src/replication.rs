@@ -172,9 +172,19 @@ impl<'a> BaseBackup<'a> {
                 Some(Message::CopyData(body)) => return Ok(Piece::Bytes(body.into_bytes())),
                 Some(Message::CopyDone | Message::RowDescription(_)) => {}
                 Some(Message::DataRow(body)) => {
-                    let end = self.session.row(&body)?.parse(0)?;
+                    let row = self.session.row(&body)?;
+                    let (end, timeline): (Lsn, u32) = (row.parse(0)?, row.parse(1)?);
                     // Only then it is certain that the server is content.
                     while self.session.next(WHAT).await?.is_some() {}
+                    if timeline != self.timeline {
+                        return Err(Error::refused(
+                            format!(
+                                "the backup started on timeline {} and ended on timeline {timeline}",
+                                self.timeline
+                            ),
+                            "The primary was replaced during the backup. Take another backup.",
+                        ));
+                    }
                     return Ok(Piece::End(end));
                 }
                 Some(Message::CommandComplete(_)) => {}

@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::Compression;
@@ -101,8 +102,10 @@ impl Memory {
     /// Files that wait to be archived after this one, the first ones first, that were not stored ahead. None if there is no such
     /// file as the server's archiver leaves for the one it asks for: then nobody will ask for the others in turn.
     pub(super) fn others(&self, asked: &WalFileName, limit: usize) -> Result<Vec<WalFileName>> {
+        // In another user's directory a file of ours would be in the way of its owner's programs.
+        let is_own = fs::metadata(&self.pg_wal).is_ok_and(|meta| meta.uid() == geteuid().as_raw());
         let status = self.pg_wal.join("archive_status");
-        if !status.join(format!("{asked}.ready")).exists() {
+        if !is_own || !status.join(format!("{asked}.ready")).exists() {
             return Ok(Vec::new());
         }
         let known = self.tidy(&status)?;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -38,6 +39,8 @@ pub struct Archive {
     compression: Compression,
     /// When the compression was chosen.
     opened: SystemTime,
+    /// The timeline of a file younger than that which was found under no other compression; 0 before there is one.
+    alone: AtomicU32,
     owned: OnceCell<Option<Bytes>>,
     claimed: OnceCell<CreateOnly>,
     /// None where nobody asks who may write, as in tests.
@@ -65,6 +68,7 @@ impl Archive {
             identity,
             compression,
             opened: SystemTime::now(),
+            alone: AtomicU32::new(0),
             owned: OnceCell::new(),
             claimed: OnceCell::new(),
             writer: None,
@@ -253,11 +257,14 @@ impl Archive {
         Ok((store.create(&key, body.into()).await?, bytes, key))
     }
 
-    /// The stored bytes and the key of the file as another setting has compressed it, all looked for at once. A primary whose
-    /// file is younger than this setting has not stored it with another one, and need not ask.
+    /// The stored bytes and the key of the file as another setting has compressed it, all looked for at once. A primary has not
+    /// stored a file that is younger than this setting with another one, and asks only for the first of them on each timeline:
+    /// another server may have written that timeline from there on.
     async fn in_another_kind(&self, name: &WalFileName, file: &Fingerprint) -> Result<Option<(u64, Key)>> {
         let in_recovery = self.writer.as_ref().is_some_and(|writer| writer.in_recovery());
-        if !in_recovery && !file.is_older_than(self.opened) {
+        let is_young = !in_recovery && !file.is_older_than(self.opened);
+        let timeline = name.segment().map_or(0, |segment| segment.timeline);
+        if is_young && timeline != 0 && self.alone.load(Ordering::Relaxed) == timeline {
             return Ok(None);
         }
         let own = self.compression.format();
@@ -267,8 +274,11 @@ impl Archive {
             let size = self.store.size(&key).await?;
             Ok::<_, Error>(size.map(|size| (size, key)))
         });
-        let found = futures::future::try_join_all(look).await?;
-        Ok(found.into_iter().flatten().next())
+        let found = futures::future::try_join_all(look).await?.into_iter().flatten().next();
+        if is_young && found.is_none() && timeline != 0 {
+            self.alone.store(timeline, Ordering::Relaxed);
+        }
+        Ok(found)
     }
 
     async fn push_in_parts(&self, store: &Store, source: SegmentSource, key: &Key) -> Result<(Created, u64)> {

@@ -350,11 +350,13 @@ async fn describe(
     let (shared, files) = (Arc::clone(&backup.shared), backup.request.configuration.clone());
     let taken = blocking(move || configuration::take(&files, &shared.data_dir, &shared.links, shared.compression));
     let (configuration, packed) = taken.await?.unzip();
-    for packed in [pack_control(backup).await?, Some(pack_label(backup, stop).await?)] {
-        let Some((tar, upload)) = packed else { continue };
+    if let Some((tar, upload)) = pack_control(backup).await? {
         backup.tars.push(tar);
         under_way.push(upload);
     }
+    let (tar, upload) = pack_label(backup, stop).await?;
+    backup.tars.push(tar);
+    under_way.push(upload);
     backup.tars.sort_by(|left, right| left.file_name.cmp(&right.file_name));
     let sentinel = sentinel(backup, stop);
     let mut metadata = ExtendedMetadata::from(&sentinel);

@@ -374,8 +374,10 @@ impl Parts {
 
     fn close_all(&mut self) -> Result<()> {
         self.close()?;
-        for task in std::mem::take(&mut self.under_way) {
-            self.end(task)?;
+        // After a failure the others stay there, and are waited for.
+        while !self.under_way.is_empty() {
+            let first = self.under_way.remove(0);
+            self.end(first)?;
         }
         Ok(())
     }

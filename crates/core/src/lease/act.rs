@@ -252,14 +252,18 @@ impl Writer {
     pub async fn forget(&self) -> Result<()> {
         let _lock = lock(&self.data_dir).await?;
         let (mut instance, _) = Instance::of(&self.data_dir)?;
-        instance.repositories.remove(self.store.url());
+        *instance.known(self.store.url(), None) = Known {
+            forgotten: true,
+            ..Known::default()
+        };
         instance.write(&self.data_dir)
     }
 
-    /// Was all of the repository deleted on purpose? Then nothing is known of it any more in the data directory.
+    /// Was all of the repository deleted on purpose, and nothing begun there since?
     pub fn has_forgotten(&self) -> Result<bool> {
         let instance = Instance::read(&self.data_dir)?;
-        Ok(instance.is_some_and(|instance| !instance.repositories.contains_key(self.store.url())))
+        let known = instance.and_then(|mut instance| instance.repositories.remove(self.store.url()));
+        Ok(known.is_some_and(|known| known.forgotten))
     }
 
     /// As the data directory knows it.

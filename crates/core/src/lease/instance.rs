@@ -85,6 +85,9 @@ pub(super) struct Known {
     /// The last holder that was seen, for people.
     #[serde(default)]
     pub(super) seen: Option<Seen>,
+    /// All of the repository was deleted on purpose, and nobody has taken a lease there since.
+    #[serde(default)]
+    pub(super) forgotten: bool,
 }
 
 /// A lease that is held, or will be if its object turns out to be there.

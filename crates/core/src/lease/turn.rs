@@ -13,7 +13,7 @@ use super::place::Place;
 use super::record::{Alive, Holder, Lease, VERSION, View, json, read};
 use super::refuse;
 use crate::error::{Error, Result};
-use crate::repository::layout;
+use crate::repository::{self, layout};
 use walarchive_storage::{CreateOnly, Created};
 
 /// On a store that overwrites where it should not, another server may have taken the same epoch at the same moment. After this
@@ -75,6 +75,7 @@ impl Writer {
     }
 
     async fn act(&self, mut look: Look, renew: Renew) -> Result<()> {
+        self.refuse_vanished(&look).await?;
         let mut step = self.settle(&look, renew, Attempt::First).await?;
         if matches!(step, Step::LookAgain) {
             look = self.look().await?;
@@ -87,6 +88,21 @@ impl Writer {
         }
         self.has_looked(look.began);
         Ok(())
+    }
+
+    /// This server has seen a lease, and now nothing is there at all, in a store that can be gone without an error: a file system
+    /// that is not mounted. A new repository there would hide what it takes as soon as the old one comes back.
+    async fn refuse_vanished(&self, look: &Look) -> Result<()> {
+        if look.view.lease.is_some() || !self.store().may_vanish() {
+            return Ok(());
+        }
+        let instance = Instance::read(self.data_directory())?.filter(|instance| !instance.take_over);
+        let known = instance.and_then(|mut instance| instance.repositories.remove(self.store().url()));
+        let knows = known.is_some_and(|known| known.held.is_some() || known.lost.is_some() || known.seen.is_some());
+        match knows && !repository::is_there(self.store()).await? {
+            true => Err(repository::none_in(self.store())),
+            false => Ok(()),
+        }
     }
 
     async fn look(&self) -> Result<Look> {
