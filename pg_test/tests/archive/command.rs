@@ -187,3 +187,37 @@ fn a_memory_that_is_wrong_is_not_believed() {
     assert!(!refused.success(), "{refused:?}");
     assert!(refused.stderr.contains("They differ"), "{refused:?}");
 }
+
+/// A directory that is not mounted looks like an empty store to a process that begins.
+#[test]
+fn a_repository_that_has_vanished_is_not_begun_anew() {
+    let dir = TestDir::new();
+    let repository = Repository::new(&dir, "repository");
+    let cluster = commanded(&dir, "/bin/false").start();
+    switch_segments(&cluster, 2);
+    cluster.wait_until("the segments wait", PATIENCE, || cluster.waiting_files().len() >= 2);
+    let waiting = cluster.waiting_files();
+    let call = |arguments: &[&str]| {
+        let mut command = cluster.pg().program("walarchive");
+        command.env("WALG_UPLOAD_CONCURRENCY", "1").args(arguments);
+        walarchive_testkit::run(command.args(["--storage", &repository.url()]))
+    };
+    let path = |name: &str| cluster.datadir().join("pg_wal").join(name).display().to_string();
+    call(&["wal-push", &path(&waiting[0])]).expect_success();
+    let aside = dir.join("aside");
+    fs::rename(repository.path(), &aside).expect("moved");
+    let empty = Repository::new(&dir, "repository");
+    let refused = call(&["wal-push", &path(&waiting[1])]);
+    assert!(
+        !refused.success() && refused.stderr.contains("there is no repository"),
+        "{refused:?}"
+    );
+    let left = fs::read_dir(empty.path()).expect("read").count();
+    assert_eq!(left, 0, "nothing is written where it was");
+    // The way out for the one who has emptied it.
+    call(&["take-over", "--pgdata", &cluster.datadir().display().to_string()]).expect_success();
+    call(&["wal-push", &path(&waiting[1])]).expect_success();
+    assert!(empty.object(&waiting[1]).is_file(), "{:?}", empty.segments());
+    fs::remove_dir_all(repository.path()).expect("removed");
+    fs::rename(&aside, repository.path()).expect("mounted again");
+}
