@@ -97,7 +97,7 @@ impl Notice {
 pub(crate) enum Refusal {
     /// The server was not reached, or the connection broke.
     Unreachable(String),
-    /// TLS could not be agreed upon.
+    /// The two sides could not agree on TLS.
     Tls(String),
     /// The server said no.
     Server(Notice),

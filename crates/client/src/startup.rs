@@ -67,7 +67,7 @@ impl Plan {
         })
     }
 
-    /// The attempts at a host, of which the second is made if the first was refused for how it was encrypted.
+    /// The attempts at a host. The second is made if the server refused the first because of its encryption.
     fn attempts(&self, host: &Host) -> &'static [Encryption] {
         match self.mode {
             _ if host.socket().is_some() => &[Encryption::Off],

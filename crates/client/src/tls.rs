@@ -81,7 +81,7 @@ impl Tls {
         Ok(Tls(Arc::new(config)))
     }
 
-    /// Agree upon TLS on a stream on which the server has said that it will.
+    /// Begin TLS on a stream, after the server has said that it will.
     pub(crate) async fn wrap(&self, stream: Box<dyn Stream>, host: &Host) -> Result<Box<dyn Stream>, Refusal> {
         let name = match &host.place {
             Place::Network { name: Some(name), .. } => ServerName::try_from(name.clone()),

@@ -106,7 +106,7 @@ pub enum Error {
     Encrypted {
         /// The object's URL.
         object: String,
-        /// The sign by which that is known.
+        /// The sign of it.
         reason: String,
     },
     /// A relation's file whose pages are not what the server wrote.

@@ -83,8 +83,8 @@ fn deltas_are_taken_as_wal_gs_variables_say() {
     let third = with_steps(&[]).1;
     assert!(!third.contains("_D_"), "{third}");
     change(4);
-    let upon = push(&site, &primary, &["--delta-from-user-data", r#"{ "a":[1] }"#]);
-    assert!(upon.ends_with(&format!("_D_{}", &full["base_".len()..])), "{upon}");
+    let on_it = push(&site, &primary, &["--delta-from-user-data", r#"{ "a":[1] }"#]);
+    assert!(on_it.ends_with(&format!("_D_{}", &full["base_".len()..])), "{on_it}");
     change(5);
     let asked = with_steps(&["--full", "--without-files-metadata"]).1;
     assert!(!asked.contains("_D_"), "{asked}");
@@ -102,7 +102,7 @@ fn deltas_are_taken_as_wal_gs_variables_say() {
     let rows = primary.psql("SELECT count(*), sum(hashtext(body)) FROM t");
     archive_all(&primary);
     lose(&primary);
-    for (name, directory) in [(&second, "second"), (&upon, "upon"), (&asked, "asked")] {
+    for (name, directory) in [(&second, "second"), (&on_it, "on_it"), (&asked, "asked")] {
         assert_eq!(rows_after_restore(&site, name, directory), rows, "{name}");
     }
 }

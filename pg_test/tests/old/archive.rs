@@ -9,7 +9,7 @@ use walarchive_pg_test::old;
 use walarchive_pg_test::site::{Site, archive_all};
 use walarchive_testkit::{Cluster, PATIENCE, StopMode, run};
 
-/// The first version of which `initdb` chooses the size of WAL segments.
+/// From this version on `initdb` chooses the size of WAL segments.
 const SEGMENT_SIZE_SINCE: u32 = 11;
 
 /// One that keeps its WAL, in small segments where it can have them.

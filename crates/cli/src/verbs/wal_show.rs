@@ -16,7 +16,7 @@ pub struct WalShow {
     /// Do not look at the backups.
     #[arg(long)]
     pub without_backups: bool,
-    /// Print what walarchive knows beyond WAL-G: which segments are missing, and timelines of which there is no WAL.
+    /// Print what walarchive knows beyond WAL-G: which segments are missing, and timelines without WAL.
     #[arg(long, conflicts_with_all = ["detailed_json", "without_backups"])]
     pub long: bool,
     /// Print that as a JSON array.

@@ -141,7 +141,7 @@ impl Archive {
         cluster::claim(&self.store, &self.identity).await
     }
 
-    /// A repository of which all was deleted on purpose begins anew. One that has vanished does not: its file system is not mounted,
+    /// A repository begins anew if all of it was deleted on purpose. One that has vanished does not: its file system is not mounted,
     /// perhaps.
     async fn begin_anew(&self) -> Result<()> {
         let writer = self.writer.as_ref().filter(|writer| !writer.in_recovery());

@@ -21,7 +21,7 @@ pub struct Situation {
     pub interval: Duration,
 }
 
-/// The right by which the lease is taken.
+/// The right to take the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
     /// There was none.

@@ -27,7 +27,7 @@ const RELATION_MAP: &[u8] = b"pg_filenode.map";
 /// `NAMEDATALEN`, or what somebody may have built it with, in bytes.
 const NAME_LIMIT: usize = 1024;
 
-/// So many relations of databases of which some tables are wanted are remembered: some 100 MB.
+/// At most so many relations are remembered, for databases with some tables wanted: some 100 MB.
 const RELATIONS_LIMIT: usize = 2_000_000;
 
 /// So many names are told in a hint.
@@ -40,7 +40,7 @@ pub(crate) struct Databases {
     wanted: Option<BTreeSet<u32>>,
     /// Those of [`OF_SERVER`] whose OIDs the backup tells.
     of_server: BTreeSet<u32>,
-    /// Of databases of which some tables are wanted: the files of the others, by their number.
+    /// For databases with some tables wanted: the files of the others, by their number.
     unwanted: BTreeMap<u32, BTreeSet<u32>>,
 }
 
@@ -212,7 +212,7 @@ struct Names {
     count: usize,
 }
 
-/// Of one database of which some tables are wanted.
+/// Of one database, if some of its tables are wanted.
 #[derive(Default)]
 struct Relations {
     /// For each of [`Names::wanted`], whether a table was found.

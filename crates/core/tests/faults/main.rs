@@ -84,7 +84,7 @@ async fn a_store_that_answers_one_byte_a_second() {
     site.proxy.heal();
     let read = store.get("object", 1 << 20).await.expect("read").expect("there");
     assert!(read == content);
-    // The archiver looks for a segment of which it heard nothing: the first attempt may have arrived.
+    // The archiver looks for a segment without an answer: the first attempt may have arrived.
     site.push(FIRST).await.expect("archived");
     site.assert_archived(FIRST).await;
 }

@@ -21,7 +21,7 @@ pub fn denial(status: u16, code: &str) -> Answer {
     )
 }
 
-/// S3's answer to a request whose date it does not accept, and the date by which it knows.
+/// S3's answer to a request whose date it does not accept, and its own date.
 pub fn skewed(ahead: TimeDelta) -> Answer {
     let theirs = Utc::now() + ahead;
     let body = format!(

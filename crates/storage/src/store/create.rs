@@ -35,7 +35,7 @@ impl Store {
         self.learned.get()
     }
 
-    /// The same store, of which another handle has found that.
+    /// The same store, after another handle has found that.
     pub fn knowing(self, found: CreateOnly) -> Self {
         self.learned.set(found);
         self

@@ -23,7 +23,7 @@ enum Shell {
     Fish,
 }
 
-/// Print what the shell reads, for the name by which this program was called.
+/// Print the shell's file of completions, for the name that this program was called by.
 pub fn complete(args: &Completion, mut command: clap::Command) -> Result<()> {
     let shell = match args.shell {
         Shell::Bash => clap_complete::Shell::Bash,

@@ -101,7 +101,7 @@ pub struct BackupFetch {
     /// Of WAL-G: a delta is always restored so that each file is written once.
     #[arg(long)]
     reverse_unpack: bool,
-    /// Of WAL-G: tars of which nothing is needed are never fetched.
+    /// Accepted, as WAL-G has it: tars that are not needed are never fetched.
     #[arg(long)]
     skip_redundant_tars: bool,
     /// Give the files to a user and group, by name or number. Only for root; without it they belong to root.

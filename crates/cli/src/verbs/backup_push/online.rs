@@ -106,7 +106,7 @@ pub async fn end(
 }
 
 /// Refuse the backup if a database was moved to another tablespace during it: recovery repeats the move, and copies the database
-/// from its old place, of which the backup has only a part.
+/// from its old place, and the backup has only a part of that.
 fn check_places(before: &[Database], after: &[Database]) -> Result<()> {
     for now in after {
         let then = before.iter().find(|then| then.oid == now.oid);

@@ -20,7 +20,7 @@ const LAYOUT: [&str; 11] = [
     "walarchive_005/cluster.json",
 ];
 
-/// Names that somebody else may have put into the bucket: each must be listed under the name by which it is read and deleted.
+/// Names that somebody else may have put into the bucket: each must be listed under the name that reads and deletes it.
 /// Without a backslash, which Azure takes for a slash.
 const ODD: [&str; 24] = [
     "a b",
