@@ -117,6 +117,7 @@ impl LinkSite {
         let log = self.cluster.log_since(mark);
         assert!(!log.contains("ERROR"), "{log}");
         let alone = Duration::from_secs_f64(bytes as f64 / rate as f64);
+        println!("{}", self.requests(begun, |_| true).join("\n"));
         println!(
             "{what}: {} segments, {bytes} bytes at {rate} B/s: {:.1} s, the link alone {:.1} s: {:.2} times; {} bytes were sent, {} connections broke",
             after.0 - before.0,

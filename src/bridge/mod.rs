@@ -33,10 +33,12 @@ pub fn brake() -> &'static Brake {
 static PATIENT: AtomicBool = AtomicBool::new(false);
 
 /// From now on this process does the work of hours, and has more patience with a store than an archiver has: it asks all the time
-/// whether it may still write, and an outage must not end the work because of that. The archive is opened anew.
-pub fn be_patient() {
+/// whether it may still write, and an outage must not end the work because of that. What `archive` has found is not asked again.
+pub fn be_patient(settings: &ArchiveSettings, archive: &Archive) -> Result<Arc<Archive>, Error> {
     PATIENT.store(true, Ordering::Relaxed);
-    *CURRENT.lock() = None;
+    let patient = Arc::new(archive.through(Store::open(&settings.storage.for_backup())?));
+    *CURRENT.lock() = Some((settings.generation(), Arc::clone(&patient)));
+    Ok(patient)
 }
 
 /// The archive of this process, with the generation of the settings.

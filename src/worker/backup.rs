@@ -133,10 +133,10 @@ fn take(begun: &Begun) -> Result<String> {
     let wanted = settings.storage.for_backup();
     let store = step(async move { Ok(Store::open_settled(&wanted).await?) })?;
     let archive = bridge::archive(&settings)?;
+    let asked = Arc::clone(&archive);
     // A store that does not answer now is told at once.
-    step(async move { archive.permit().await })?;
-    bridge::be_patient();
-    let archive = bridge::archive(&settings)?;
+    step(async move { asked.permit().await })?;
+    let archive = bridge::be_patient(&settings, &archive)?;
     // The rest is done while the server makes its checkpoint.
     let claimed = Arc::clone(&archive);
     let claim = bridge::Begun::start(async move { claimed.claim().await });

@@ -83,6 +83,20 @@ impl Archive {
         }
     }
 
+    /// The same archive, asked through another store for the same repository. What was found is not asked again.
+    pub fn through(&self, store: Store) -> Self {
+        Archive {
+            writer: self.writer.as_ref().map(|writer| writer.through(store.clone())),
+            store,
+            identity: self.identity,
+            compression: self.compression,
+            opened: self.opened,
+            alone: AtomicU32::new(self.alone.load(Ordering::Relaxed)),
+            owned: self.owned.clone(),
+            claimed: self.claimed.clone(),
+        }
+    }
+
     /// The server, as the lease knows it.
     pub fn writer(&self) -> Option<&Arc<Writer>> {
         self.writer.as_ref()
@@ -185,7 +199,7 @@ impl Archive {
         let (file_bytes, fingerprint) = (source.bytes(), source.fingerprint());
         let (created, stored_bytes, key) = match self.found_by_standby(&store, name, &key).await? {
             Some(bytes) => (Created::Exists, bytes, key),
-            None => self.push_new(&self.fenced(&store), name, source, key).await?,
+            None => self.push_permitted(&store, name, source, key).await?,
         };
         if created == Created::Exists && !self.is_same(&key, &path).await? {
             return Err(Error::Storage(StorageError::Store {
@@ -219,11 +233,20 @@ impl Archive {
         Ok(found)
     }
 
-    /// For what [`Archive::found_by_standby`] has permitted: a standby has its own fence.
-    fn fenced(&self, store: &Store) -> Store {
-        match &self.writer {
-            Some(writer) if !writer.in_recovery() => writer.fenced(store),
-            _ => store.clone(),
+    /// Write the file, which [`Archive::found_by_standby`] has permitted. A standby has its own fence.
+    async fn push_permitted(
+        &self,
+        store: &Store,
+        name: &WalFileName,
+        source: SegmentSource,
+        key: Key,
+    ) -> Result<(Created, u64, Key)> {
+        match self.writer.as_ref().filter(|writer| !writer.in_recovery()) {
+            Some(writer) => {
+                let fenced = writer.fenced(store);
+                writer.looking_beside(self.push_new(&fenced, name, source, key)).await
+            }
+            None => self.push_new(store, name, source, key).await,
         }
     }
 

@@ -72,6 +72,13 @@ impl Writer {
         })
     }
 
+    /// The same server, asked through another store for the same repository. Its last look still counts.
+    pub fn through(&self, store: Store) -> Arc<Self> {
+        let writer = Self::new(store, self.data_dir.clone(), self.situation());
+        writer.looked.lock().clone_from(&self.looked.lock());
+        writer
+    }
+
     /// Tell what the server is now; before each piece of work.
     pub fn set_situation(&self, situation: Situation) {
         *self.situation.lock() = situation;
@@ -136,6 +143,22 @@ impl Writer {
         let first = first.await?;
         self.permit(Write::Object).await?;
         Ok(first)
+    }
+
+    /// Do work that was permitted. In the meantime this looks again in good time, so that the next write need not wait for that.
+    pub(crate) async fn looking_beside<T>(self: &Arc<Self>, work: impl Future<Output = T>) -> T {
+        let looks = async {
+            loop {
+                // If it fails, the next write asks again, and tells.
+                let _ = self.permit(Write::Soon).await;
+                tokio::time::sleep(LOOK / 4).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            done = work => done,
+            () = looks => unreachable!("it looks until it is dropped"),
+        }
     }
 
     async fn look_for_newer(self: Arc<Self>, epoch: u64) -> Result<u64> {

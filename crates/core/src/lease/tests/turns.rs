@@ -197,6 +197,30 @@ async fn what_goes_on_asks_nothing_and_what_begins_asks_once() {
     }
 }
 
+/// An upload that takes long looks in the meantime, so that the next one begins at once.
+#[tokio::test]
+async fn what_begins_after_long_work_need_not_ask() {
+    let (dir, meddler) = (data_dir(), Meddler::new(Arc::default()));
+    let store = Store::of(Arc::new(meddler.clone()), "memory:");
+    let long = Situation {
+        interval: TICK * 1000,
+        ..situation(1)
+    };
+    let holder = Writer::new(store, dir.path(), long);
+    holder.permit(Write::Object).await.expect("the first");
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    meddler.rule(move |_, _| {
+        count.fetch_add(1, Ordering::Relaxed);
+        Act::Pass
+    });
+    holder.looking_beside(tokio::time::sleep(LOOK + TICK)).await;
+    let looks = asked.load(Ordering::Relaxed);
+    assert!((1..=3).contains(&looks), "{looks}");
+    holder.permit(Write::Object).await.expect("permitted");
+    assert_eq!(asked.load(Ordering::Relaxed), looks);
+}
+
 /// Work that began on a standby is refused by nobody once the standby was promoted, so it can at least tidy up.
 #[tokio::test]
 async fn a_standby_that_was_promoted_goes_on_as_the_holder() {
