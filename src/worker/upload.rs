@@ -25,12 +25,12 @@ use crate::shmem::{ARCHIVING, Ahead as Room, Failure, Text};
 /// The uploader does not look around more often than that.
 const SOON: Duration = Duration::from_millis(10);
 
-/// How often it looks around with nothing to do, and while files are being uploaded.
+/// How often it looks around with nothing to do.
 const IDLE: Duration = Duration::from_secs(10);
-const BUSY: Duration = Duration::from_secs(1);
 
-/// The same while a standby's files are being uploaded.
-const RECOVERS: Duration = Duration::from_millis(100);
+/// The same while files are being uploaded: seldom at first, and often while a standby's files or slow ones are.
+const SELDOM: Duration = Duration::from_millis(300);
+const OFTEN: Duration = Duration::from_millis(100);
 
 /// A file whose upload takes longer than this waits for the link.
 const BEHIND: Duration = Duration::from_secs(2);
@@ -48,6 +48,12 @@ struct Running {
     begun: Instant,
     motion: Arc<Motion>,
     brake: Brake,
+}
+
+impl Running {
+    fn is_sending(&self) -> bool {
+        !self.motion.has_sent_all()
+    }
 }
 
 pub(super) struct Uploader {
@@ -105,10 +111,9 @@ impl Uploader {
             self.show();
             let longest = match self.running.is_empty() {
                 true => IDLE,
-                // They may wait for the end of a promotion.
-                false if server::in_recovery() => RECOVERS,
-                false if self.slow => BUSY,
-                false => self.behind_in().clamp(SOON, BUSY),
+                // They may wait for the end of a promotion, or have left the link to the next ones.
+                false if server::in_recovery() || self.oldest() > SELDOM => OFTEN,
+                false => SELDOM,
             };
             let wake_in = self.ahead.resumes_in().unwrap_or(longest).clamp(SOON, longest);
             let (lease_in, gained) = self.lease.turn(self.bridge);
@@ -136,20 +141,29 @@ impl Uploader {
         archiver.set();
     }
 
-    /// When the oldest upload will have taken long.
-    fn behind_in(&self) -> Duration {
+    /// How long the oldest upload has been on its way.
+    fn oldest(&self) -> Duration {
         let first = self.running.values().map(|running| running.begun).min();
-        first.map_or(BEHIND, |begun| BEHIND.saturating_sub(begun.elapsed()))
+        first.map_or(Duration::ZERO, |begun| begun.elapsed())
+    }
+
+    /// The uploads that take a share of the link. Others wait for their answers, which takes long if the store is far away.
+    fn sending(&self) -> usize {
+        self.running.values().filter(|running| running.is_sending()).count()
     }
 
     /// If the link is slow, a backup leaves it to WAL, and later files leave it to the files that the archiver asks for first.
     fn give_way(&mut self) {
-        if self.behind_in().is_zero() {
+        if self.oldest() >= BEHIND {
             self.slow = true;
             self.pace.late(self.running.len());
         }
         let limit = self.pace.limit(guc::upload_concurrency());
-        let mut running: Vec<_> = self.running.iter().collect();
+        let mut running: Vec<_> = self
+            .running
+            .iter()
+            .filter(|(_, running)| running.is_sending())
+            .collect();
         running.sort_unstable_by_key(|(name, _)| **name);
         for (place, (_, running)) in running.into_iter().enumerate() {
             running.brake.hold(place >= limit);
@@ -287,7 +301,8 @@ impl Uploader {
         if !self.running.is_empty() {
             self.ahead.has_room();
         }
-        while self.running.len() < self.pace.limit(guc::upload_concurrency()) {
+        let most = guc::upload_concurrency();
+        while self.sending() < self.pace.limit(most) && self.running.len() < most {
             let Some(name) = self.ahead.next()? else {
                 self.pace.idle();
                 break;

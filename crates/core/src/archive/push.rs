@@ -199,7 +199,7 @@ impl Archive {
         let (file_bytes, fingerprint) = (source.bytes(), source.fingerprint());
         let (created, stored_bytes, key) = match self.found_by_standby(&store, name, &key).await? {
             Some(bytes) => (Created::Exists, bytes, key),
-            None => self.push_permitted(&store, name, source, key).await?,
+            None => self.push_permitted(&store, name, source, key, &motion).await?,
         };
         if created == Created::Exists && !self.is_same(&key, &path).await? {
             return Err(Error::Storage(StorageError::Store {
@@ -240,13 +240,16 @@ impl Archive {
         name: &WalFileName,
         source: SegmentSource,
         key: Key,
+        motion: &Motion,
     ) -> Result<(Created, u64, Key)> {
         match self.writer.as_ref().filter(|writer| !writer.in_recovery()) {
             Some(writer) => {
                 let fenced = writer.fenced(store);
-                writer.looking_beside(self.push_new(&fenced, name, source, key)).await
+                writer
+                    .looking_beside(self.push_new(&fenced, name, source, key, motion))
+                    .await
             }
-            None => self.push_new(store, name, source, key).await,
+            None => self.push_new(store, name, source, key, motion).await,
         }
     }
 
@@ -258,6 +261,7 @@ impl Archive {
         name: &WalFileName,
         source: SegmentSource,
         key: Key,
+        motion: &Motion,
     ) -> Result<(Created, u64, Key)> {
         if source.bytes() > WHOLE_IN_MEMORY {
             // Before gigabytes are compressed and sent.
@@ -277,6 +281,7 @@ impl Archive {
         }
         let body = body?;
         let bytes = body.len() as u64;
+        motion.will_send(bytes);
         Ok((store.create(&key, body.into()).await?, bytes, key))
     }
 

@@ -30,6 +30,8 @@ pub struct Motion {
     bytes: AtomicU64,
     /// Of those, the ones before the last progress.
     noted: AtomicU64,
+    /// The bytes of all that is to be sent, 0 before that is known.
+    whole: AtomicU64,
     /// The motion that this is a part of.
     above: Option<Arc<Motion>>,
 }
@@ -47,6 +49,7 @@ impl Motion {
             last_ms: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             noted: AtomicU64::new(0),
+            whole: AtomicU64::new(0),
             above,
         }
     }
@@ -64,6 +67,17 @@ impl Motion {
     /// For how long nothing has moved.
     pub fn quiet(&self) -> Duration {
         Instant::now().saturating_duration_since(self.last())
+    }
+
+    /// So many bytes are to be sent from now on.
+    pub fn will_send(&self, bytes: u64) {
+        self.whole.store(self.bytes() + bytes, Ordering::Relaxed);
+    }
+
+    /// Is all that is to be sent on its way, and only an answer missing? If something is sent again, this is too early.
+    pub fn has_sent_all(&self) -> bool {
+        let whole = self.whole.load(Ordering::Relaxed);
+        whole > 0 && self.bytes() >= whole
     }
 
     /// So many bytes have moved by now, be it unseen.
@@ -256,6 +270,18 @@ mod tests {
             });
         };
         assert_eq!(flow.watch(QUIET, work).await, Some(()));
+    }
+
+    #[test]
+    fn it_knows_when_all_is_on_its_way() {
+        let motion = Motion::default();
+        motion.moved(1);
+        assert!(!motion.has_sent_all());
+        motion.will_send(2);
+        motion.moved(1);
+        assert!(!motion.has_sent_all());
+        motion.moved(1);
+        assert!(motion.has_sent_all());
     }
 
     #[test]
