@@ -44,7 +44,14 @@ pub fn kill_pid(pid: i32, signal: Signal) {
 
 /// Whether a process runs. One that ended and was not waited for yet counts as gone.
 pub fn is_alive(pid: i32) -> bool {
-    stat(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
+    stat(pid).is_some_and(|(state, _)| !has_ended(pid, state))
+}
+
+/// A process looks dead when its first thread has ended. As long as another thread runs, such as one that the kernel still writes
+/// a file for, its memory is there, and no server starts in the same directory.
+fn has_ended(pid: i32, state: char) -> bool {
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    matches!(state, 'Z' | 'X') && threads() <= 1
 }
 
 /// Has SIGSTOP reached the process? It may be in the middle of a fork when the signal is sent.
@@ -64,7 +71,7 @@ fn stat(pid: i32) -> Option<(char, i32)> {
 pub(crate) fn children(parent: i32) -> Vec<(i32, String)> {
     let entries = fs::read_dir("/proc").expect("could not read /proc");
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|&pid| stat(pid).is_some_and(|(state, ppid)| ppid == parent && state != 'Z'))
+    pids.filter(|&pid| stat(pid).is_some_and(|(state, ppid)| ppid == parent && !has_ended(pid, state)))
         .filter_map(|pid| {
             let title = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
             let title = String::from_utf8_lossy(&title).replace('\0', " ").trim().to_owned();

@@ -127,7 +127,7 @@ impl PreparedBackup {
         self.is_complete.store(true, Ordering::Relaxed);
         // This matters so little that nobody should wait long for it.
         let claim = layout::backup_claim(&self.name);
-        let left = match tokio::time::timeout(CLAIM_REMOVAL, self.store.delete(&claim)).await {
+        let left = match tokio::time::timeout(CLAIM_REMOVAL, self.store.delete_own(&claim)).await {
             Ok(removed) => removed.err(),
             Err(_elapsed) => Some(StorageError::timeout(
                 "delete",

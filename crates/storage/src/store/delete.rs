@@ -15,6 +15,16 @@ impl Store {
     /// Remove an object; one that is not there is fine.
     pub async fn delete(&self, key: &str) -> Result<()> {
         self.permitted(Write::Deletion).await?;
+        self.delete_permitted(key).await
+    }
+
+    /// Remove an object that nobody needs but the one who wrote it, which is this user. So it is permitted as that write was.
+    pub async fn delete_own(&self, key: &str) -> Result<()> {
+        self.permitted(Write::Object).await?;
+        self.delete_permitted(key).await
+    }
+
+    async fn delete_permitted(&self, key: &str) -> Result<()> {
         let path = path(key);
         let deleted = self.asked("delete", key, self.inner.delete(&path));
         match self.guarded(Write::Deletion, deleted).await? {
