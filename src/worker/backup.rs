@@ -153,9 +153,14 @@ fn take(begun: &Begun) -> Result<String> {
     let databases = online_backup::databases();
     let (mut request, online) = session::begin(permanent, user_data, started_us);
     *begun.online.borrow_mut() = Some(online);
-    let create_only = step(async move { claim.outcome().await.unwrap_or(Err(Error::Cancelled)) })?;
-    let store = store.knowing(create_only);
     choose_parent(&store, &mut request)?;
+    let (asked, wanted) = (store.clone(), request.clone());
+    let create_only = step(async move {
+        let claimed = async { claim.outcome().await.unwrap_or(Err(Error::Cancelled)) };
+        let (create_only, ()) = tokio::try_join!(claimed, Backup::is_free(&asked, &wanted))?;
+        Ok(create_only)
+    })?;
+    let store = store.knowing(create_only);
     let name = request.name();
     BACKUP.exclusive().name = Text::new(&name);
     let options = BackupOptions {
@@ -174,7 +179,7 @@ fn take(begun: &Begun) -> Result<String> {
     let mut backup = {
         let (store, progress, cancel) = (store.clone(), Arc::clone(&progress), cancel.clone());
         // This is not aborted: the answer to the claim of the name must be known.
-        whole(async move { Backup::begin(&store, request, options, progress, cancel).await })?
+        whole(async move { Backup::begin_free(&store, request, options, progress, cancel).await })?
     };
     *begun.stored.borrow_mut() = Some((store.clone(), name));
     backup.name_databases(session::oids_by_name(&databases));

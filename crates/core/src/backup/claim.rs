@@ -29,14 +29,9 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// Refuse a name that has any object, then take it.
-    pub(super) async fn take(store: &Store, request: &BackupRequest, name: &str) -> Result<Self> {
-        let taken = |reason: String| {
-            Err(Error::BackupExists {
-                name: name.to_owned(),
-                reason,
-            })
-        };
+    /// Refuse a name that has any object.
+    pub(super) async fn look(store: &Store, name: &str) -> Result<()> {
+        let taken = |reason: String| Err(taken(name, reason));
         let (sentinel, folder, claim) = (
             layout::sentinel(name),
             layout::backup_folder(name),
@@ -62,6 +57,12 @@ impl Claim {
                 first.key
             ));
         }
+        Ok(())
+    }
+
+    /// Take a name that was free a moment ago.
+    pub(super) async fn take(store: &Store, request: &BackupRequest, name: &str) -> Result<Self> {
+        let claim = layout::backup_claim(name);
         let content = serde_json::json!({
             "hostname": request.hostname,
             "pid": std::process::id(),
@@ -74,7 +75,8 @@ impl Claim {
         let created = store.create(&claim, content.clone()).await?;
         let is_certain = created == Created::Yes && store.create_only() == Some(CreateOnly::Honoured);
         if !is_certain && store.get(&claim, LIMIT).await?.as_ref() != Some(&content) {
-            return taken("Another backup took the name at the same moment.".to_owned());
+            let reason = "Another backup took the name at the same moment.";
+            return Err(taken(name, reason.to_owned()));
         }
         Ok(Claim {
             store: store.clone(),
@@ -123,5 +125,12 @@ impl Claim {
             tokio::time::sleep(RENEW_AFTER).await;
             self.renew().await;
         }
+    }
+}
+
+fn taken(name: &str, reason: String) -> Error {
+    Error::BackupExists {
+        name: name.to_owned(),
+        reason,
     }
 }

@@ -46,6 +46,23 @@ impl Backup {
         progress: Arc<BackupProgress>,
         cancel: CancellationToken,
     ) -> Result<Self> {
+        Self::is_free(store, &request).await?;
+        Self::begin_free(store, request, options, progress, cancel).await
+    }
+
+    /// An error if the name is taken. This only reads.
+    pub async fn is_free(store: &Store, request: &BackupRequest) -> Result<()> {
+        Claim::look(store, &request.name()).await
+    }
+
+    /// [`Backup::begin`] after a successful [`Backup::is_free`].
+    pub async fn begin_free(
+        store: &Store,
+        request: BackupRequest,
+        options: BackupOptions,
+        progress: Arc<BackupProgress>,
+        cancel: CancellationToken,
+    ) -> Result<Self> {
         let name = request.name();
         // A cancel waits for the answer: else nobody would remove a claim that was written.
         let claim = Claim::take(store, &request, &name).await?;
