@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use walarchive_pg_test::site::{Site, archive_all, backup, lose};
+use walarchive_pg_test::push::{self, push};
+use walarchive_pg_test::site::{Site, archive_all, backup, lose, wait_settled};
 use walarchive_testkit::{Cluster, PATIENCE, run};
 
 /// The objects that [`fill`] makes and [`change`] changes.
@@ -255,4 +256,163 @@ fn without_checksums_recovery_goes_on_at_pages_that_were_left_out() {
     assert_eq!(restored.psql("SHOW ignore_invalid_pages"), "off");
     restored.psql_db("wanted", "VACUUM; CHECKPOINT");
     restored.amcheck();
+}
+
+/// Tables of each kind, whose content takes TOAST tables, and names that need quotes.
+const TABLES: &str = r#"CREATE TABLE plain (id int PRIMARY KEY, body text); ALTER TABLE plain ALTER body SET STORAGE EXTERNAL;
+    INSERT INTO plain SELECT g, repeat(md5(g::text), 200) FROM generate_series(1, 300) g; CREATE TABLE other AS TABLE plain;
+    CREATE TABLE parts (id int PRIMARY KEY, body text) PARTITION BY RANGE (id);
+    CREATE TABLE p1 PARTITION OF parts FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (id);
+    CREATE TABLE p11 PARTITION OF p1 FOR VALUES FROM (0) TO (100); CREATE TABLE p2 PARTITION OF parts DEFAULT;
+    INSERT INTO parts TABLE plain; CREATE SCHEMA "o'd""d. x"; CREATE TABLE "o'd""d. x"."T/ä.*" AS TABLE plain;
+    CREATE TABLE heir () INHERITS (plain); INSERT INTO heir VALUES (1000, 'heir'); CREATE VIEW v AS TABLE plain"#;
+
+/// The encoding of this file, for databases that have another one.
+const UTF8: &str = "SET client_encoding TO 'UTF8'; ";
+
+/// A database with them, in this encoding, where their names are `o'd"d. x`, `T/ä.*` and so on.
+fn tables_in(primary: &Cluster, database: &str, encoding: &str) {
+    primary.psql(&format!(
+        "CREATE DATABASE {database} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'"
+    ));
+    primary.psql_db(database, &format!("{UTF8}{TABLES}"));
+}
+
+fn rows_of(cluster: &Cluster, database: &str, table: &str) -> String {
+    cluster.psql_db(
+        database,
+        &format!("{UTF8}SELECT count(*), sum(length(body)) FROM {table}"),
+    )
+}
+
+/// Restores these tables of the database, and looks at them.
+#[track_caller]
+fn tables_come_back(
+    site: &Site,
+    name: &str,
+    directory: &str,
+    database: &str,
+    whole: &[(&str, &str)],
+    left_out: &[&str],
+) {
+    let wanted: Vec<String> = whole.iter().map(|(text, _)| format!("{database}/{text}")).collect();
+    let args = wanted
+        .iter()
+        .flat_map(|wanted| ["--restore-only", wanted])
+        .collect::<Vec<_>>();
+    let (target, output) = site.backup_fetch(directory, name, &args);
+    output.expect_success();
+    let restored = site.restored(directory).attach(&target);
+    restored.wait_promoted(PATIENCE);
+    for (_, table) in whole {
+        let reindex = format!("REINDEX TABLE {table}");
+        let mut psql = restored.client("psql");
+        run(psql.args(["-Xqc", UTF8, "-c", &reindex, "-d", database])).expect_success();
+        let rows = if table.contains("plain") {
+            "301|1920004"
+        } else {
+            "300|1920000"
+        };
+        assert_eq!(rows_of(&restored, database, table), rows, "{name}: {table}");
+    }
+    for table in left_out {
+        let file = restored.psql_db(
+            database,
+            &format!("{UTF8}SELECT pg_relation_filepath('{}')", table.replace('\'', "''")),
+        );
+        let meta = fs::metadata(target.join(file)).expect("no file");
+        assert!(meta.len() > 0 && meta.blocks() == 0, "{name}: {table}: {meta:?}");
+    }
+    restored.kill9();
+}
+
+/// The entry of a database in the names that a backup keeps.
+fn names_of(site: &Site, backup: &str, database: &str) -> serde_json::Value {
+    let file = site.object(&format!("basebackups_005/{backup}/files_metadata.json"));
+    let text = fs::read(file).expect("no files metadata");
+    let metadata: serde_json::Value = serde_json::from_slice(&text).expect("no JSON");
+    metadata["DatabasesByNames"][database].clone()
+}
+
+/// All relations with files are named, with the files that they have.
+#[track_caller]
+fn names_are_those_of_the_catalog(site: &Site, cluster: &Cluster, backup: &str, database: &str) {
+    let names = names_of(site, backup, database);
+    let top = names["tables_new"].as_object().expect("no names of tables");
+    let below = top.values().filter_map(|relation| relation["subtables"].as_object());
+    let mut found: Vec<String> = (top.iter().chain(below.flatten()))
+        .filter(|(_, relation)| relation["relfilenode"] != 0)
+        .map(|(name, relation)| format!("{}|{}|{name}", relation["oid"], relation["relfilenode"]))
+        .collect();
+    found.sort();
+    let catalog = cluster.psql_db(
+        database,
+        "SELECT c.oid, pg_relation_filenode(c.oid), nspname || '.' || relname FROM pg_class c
+         JOIN pg_namespace n ON n.oid = relnamespace WHERE pg_relation_filenode(c.oid) > 0 AND relpersistence <> 't'",
+    );
+    let mut expected: Vec<&str> = catalog.lines().collect();
+    expected.sort_unstable();
+    let missing: Vec<_> = expected
+        .iter()
+        .filter(|line| !found.iter().any(|found| found == *line))
+        .collect();
+    let wrong: Vec<_> = found.iter().filter(|line| !expected.contains(&line.as_str())).collect();
+    assert!(
+        missing.is_empty() && wrong.is_empty(),
+        "missing: {missing:?}; wrong: {wrong:?}"
+    );
+    for (parent, of_children) in [
+        ("public.parts", &["public.p1", "public.p11", "public.p2"][..]),
+        (
+            "public.parts_pkey",
+            &["public.p11_pkey", "public.p1_pkey", "public.p2_pkey"],
+        ),
+        ("public.plain", &["public.heir"]),
+    ] {
+        let children = top[parent]["subtables"].as_object().expect("no children");
+        assert_eq!(children.keys().collect::<Vec<_>>(), of_children, "{parent}");
+    }
+}
+
+#[test]
+fn tables_of_a_backup_by_the_binary_come_back_by_name() {
+    let site = Site::on_files();
+    let primary = push::primary(&site, &[]);
+    tables_in(&primary, "shop", "UTF8");
+    tables_in(&primary, "latin", "LATIN1");
+    wait_settled(&primary);
+    let full = push(&site, &primary, &[]);
+    primary.psql_db(
+        "shop",
+        "VACUUM FULL pg_class; VACUUM FULL other; CREATE TABLE late AS TABLE other",
+    );
+    let delta = push(&site, &primary, &["--delta-from-name", &full]);
+    names_are_those_of_the_catalog(&site, &primary, &delta, "shop");
+    archive_all(&primary);
+    lose(&primary);
+    let odd = r#""o'd""d. x"."T/ä.*""#;
+    tables_come_back(
+        &site,
+        &full,
+        "full",
+        "shop",
+        &[("plain", "plain"), ("public.pa*ts", "parts")],
+        &[odd],
+    );
+    tables_come_back(
+        &site,
+        &delta,
+        "delta",
+        "shop",
+        &[("late", "late")],
+        &["other", "plain", "p11"],
+    );
+    tables_come_back(
+        &site,
+        &full,
+        "latin",
+        "latin",
+        &[(r#"o'd"d. x.T*ä.*"#, odd)],
+        &["plain", "p11"],
+    );
 }
