@@ -416,3 +416,52 @@ fn tables_of_a_backup_by_the_binary_come_back_by_name() {
         &["plain", "p11"],
     );
 }
+
+#[test]
+fn tables_of_a_backup_by_the_server_come_back_by_name() {
+    let site = Site::on_files();
+    let primary = site.primary(&[]);
+    tables_in(&primary, "shop", "UTF8");
+    tables_in(&primary, "latin", "LATIN1");
+    tables_in(&primary, "japanese", "EUC_JP");
+    wait_settled(&primary);
+    let full = backup(&primary, "");
+    primary.psql_db(
+        "shop",
+        "VACUUM FULL pg_class; CREATE TEMP TABLE x AS TABLE other; CREATE TABLE late AS TABLE other",
+    );
+    let delta = backup(&primary, &format!("delta_from => '{full}'"));
+    assert!(delta.contains("_D_"), "{delta}");
+    names_are_those_of_the_catalog(&site, &primary, &delta, "shop");
+    let template = names_of(&site, &full, "template0");
+    assert!(template["tables_new"]["pg_catalog.pg_class"]["relfilenode"].is_u64());
+    let left = fs::read_dir(primary.datadir().join("base/pgsql_tmp")).expect("no directory");
+    assert_eq!(left.count(), 0);
+    archive_all(&primary);
+    lose(&primary);
+    let odd = r#""o'd""d. x"."T/ä.*""#;
+    tables_come_back(
+        &site,
+        &full,
+        "full",
+        "shop",
+        &[("plain", "plain"), ("parts", "parts")],
+        &[odd],
+    );
+    tables_come_back(
+        &site,
+        &delta,
+        "delta",
+        "shop",
+        &[("late", "late")],
+        &["other", "plain", "p11"],
+    );
+    tables_come_back(
+        &site,
+        &full,
+        "latin",
+        "latin",
+        &[(r#"o'd"d. x.T*ä.*"#, odd)],
+        &["plain"],
+    );
+}

@@ -29,12 +29,27 @@ impl RelationNames {
         Ok(())
     }
 
+    /// Add those that [`DatabaseNames::into_bytes`] gave to another process.
+    pub fn add_bytes(&mut self, database: u32, bytes: Vec<u8>) -> Result<()> {
+        let lines = Lines::of_bytes(bytes);
+        let read = lines.each(|line| RelationEntry::of_line(line).map(|_| ()));
+        read.map_err(|error| Error::damaged("the names of relations", error.to_string()))?;
+        self.0.insert(database, lines);
+        Ok(())
+    }
+
     pub(super) fn into_lines(self) -> BTreeMap<u32, Lines> {
         self.0
     }
 }
 
 impl DatabaseNames {
+    /// All of them, to be given to another process.
+    pub fn into_bytes(self) -> Result<Vec<u8>> {
+        let lines = self.spool.close().map_err(|error| unwritten(&error))?;
+        Ok(lines.into_bytes())
+    }
+
     /// Add a relation with the number of its files. A partition, or what inherits, comes behind the relation at the top of its
     /// tree.
     pub fn push(&mut self, schema: &str, name: &str, oid: u32, relfilenode: u32, rank: Rank) -> Result<()> {
