@@ -43,6 +43,8 @@ pub(super) fn collect(databases: &[Database]) -> Result<RelationNames> {
     let mut names = RelationNames::default();
     let mut refused = Vec::new();
     let (began, mut patience) = (Instant::now(), PATIENCE);
+    let mut databases: Vec<&Database> = databases.iter().collect();
+    databases.sort_by_key(|database| database.oid);
     for database in databases {
         let Ok(name) = std::str::from_utf8(&database.name) else {
             continue;

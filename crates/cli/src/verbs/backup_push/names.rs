@@ -37,6 +37,8 @@ pub async fn collect(door: Door, server: relations::Server, wanted: &Wanted, dat
     if !wanted.options.files_metadata {
         return names;
     }
+    let mut databases: Vec<&Database> = databases.iter().collect();
+    databases.sort_by_key(|database| database.oid);
     for database in databases {
         // Without a name in UTF-8 a restore could not be told of it.
         let Ok(name) = std::str::from_utf8(&database.name) else {
