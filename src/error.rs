@@ -150,6 +150,24 @@ pub fn left_out(first: &[LeftOut], count: u64) -> Option<Failure> {
     })
 }
 
+/// Databases whose tables a backup cannot name, and why, for a NOTICE.
+pub fn unnamed(refused: &[(&str, Error)]) -> Option<Failure> {
+    let (_, reason) = refused.first()?;
+    let named = refused.iter().take(NAMED);
+    let named: Vec<String> = named.map(|(name, _)| format!("\"{}\"", name.escape_debug())).collect();
+    let more = match refused.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(Failure {
+        sqlstate: PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION as i32,
+        canceled: false,
+        message: Text::new("the backup does not have the names of all tables"),
+        detail: Text::new(&format!("Not of those in {}{more}: {reason}.", named.join(", "))),
+        hint: Text::new("A restore can choose these databases, but no tables of them. See the server's log."),
+    })
+}
+
 /// End the statement with this failure.
 pub fn raise(failure: &Failure) -> ! {
     report::raise(&report(failure, failure.message.as_str()))

@@ -148,6 +148,9 @@ fn succeeded(job: &BackupJob) -> String {
     if job.notice.message != Text::EMPTY {
         error::tell(&job.notice);
     }
+    if job.unnamed.message != Text::EMPTY {
+        error::tell(&job.unnamed);
+    }
     job.name.as_str().to_owned()
 }
 

@@ -7,6 +7,7 @@ pub mod lsn;
 pub mod online_backup;
 pub mod page_cache;
 pub mod process;
+pub mod relations;
 pub mod report;
 pub mod server;
 pub mod settings;

@@ -5,6 +5,8 @@ use std::ffi::CStr;
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::pg_sys;
 
+use super::Oid;
+
 /// Was an orderly end requested by SIGTERM?
 pub fn shutdown_requested() -> bool {
     // SAFETY: a flag that signal handlers of this thread set; volatile as such a flag must be read.
@@ -87,17 +89,35 @@ pub fn reload_configuration() {
 /// and no setting that was made for a database or a role.
 pub fn connect_without_database() {
     BackgroundWorker::connect_worker_to_spi(None, None);
-    let set = |name: &CStr, value: &CStr| {
-        let (context, source) = (pg_sys::GucContext::PGC_SUSET, pg_sys::GucSource::PGC_S_OVERRIDE);
-        // SAFETY: C strings that live for ever; the settings exist in this version.
-        unsafe { pg_sys::SetConfigOption(name.as_ptr(), value.as_ptr(), context, source) };
-    };
     // This process runs no SQL. If a function of the server looks up a name in spite of that, it finds no objects of users.
     set(c"search_path", c"pg_catalog, pg_temp");
     // A backup waits for its checkpoint without a limit, but for a lock on the catalog only so long.
     set(c"lock_timeout", c"60s");
     #[cfg(any(feature = "pg17", feature = "pg18"))]
     set(c"transaction_timeout", c"0");
+}
+
+/// Connect this background worker to the database with this OID as the bootstrap superuser, whether it allows connections or not.
+/// What the database's owner has set for it changes nothing of what a scan of catalogs does. It runs no SQL, and no library or
+/// trigger that a session would begin with.
+pub fn connect_to_database(oid: u32) {
+    let flags = pg_sys::BGWORKER_BYPASS_ALLOWCONN;
+    // SAFETY: a background worker's main thread, before it has a connection. An ERROR ends the process.
+    unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(Oid::from(oid), Oid::INVALID, flags) };
+    set(c"search_path", c"pg_catalog, pg_temp");
+    set(c"lock_timeout", c"60s");
+    // Else the start of a transaction could wait for others.
+    set(c"default_transaction_isolation", c"read committed");
+    set(c"default_transaction_deferrable", c"off");
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    set(c"transaction_timeout", c"0");
+}
+
+/// Change a setting for the rest of this process.
+fn set(name: &CStr, value: &CStr) {
+    let (context, source) = (pg_sys::GucContext::PGC_SUSET, pg_sys::GucSource::PGC_S_OVERRIDE);
+    // SAFETY: C strings that live for ever; the settings exist in this version.
+    unsafe { pg_sys::SetConfigOption(name.as_ptr(), value.as_ptr(), context, source) };
 }
 
 /// Run work in a transaction of this background worker, which takes no snapshot by itself. An ERROR leaves it open: see

@@ -136,6 +136,8 @@ pub struct BackupJob {
     pub warning: Failure,
     /// Entries of the data directory that are not in it.
     pub notice: Failure,
+    /// Databases whose tables it cannot name.
+    pub unnamed: Failure,
 }
 
 impl BackupJob {
@@ -169,6 +171,7 @@ impl BackupJob {
         failure: Failure::NONE,
         warning: Failure::NONE,
         notice: Failure::NONE,
+        unnamed: Failure::NONE,
     };
 
     /// Is the place taken? Not by a backup whose worker never came up.

@@ -18,7 +18,7 @@ use walarchive_storage::Store;
 
 use super::job::{REFRESH, attempt, give_way, interrupted, is_cancelled, set_phase, step};
 use super::repository::Repository;
-use super::{retention, session};
+use super::{names, retention, session};
 use crate::bridge::{self, Bridge, Flow};
 use crate::error::{self, Severity};
 use crate::guc::{self, ArchiveSettings};
@@ -184,6 +184,7 @@ fn take(begun: &Begun) -> Result<String> {
     *begun.stored.borrow_mut() = Some((store.clone(), name));
     backup.name_databases(session::oids_by_name(&databases));
     backup.databases_before(session::oids(&databases));
+    backup.name_relations(names::collect(&databases)?);
     let mut repository = Repository::new(settings, store.clone());
     let backup = copy(backup, &mut repository, &progress, &cancel)?;
     let prepared = finish(backup, &databases, begun, &progress)?;

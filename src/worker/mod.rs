@@ -5,6 +5,7 @@ mod ahead;
 mod backup;
 mod job;
 mod lease;
+mod names;
 mod repository;
 mod retention;
 mod scheduler;

@@ -161,6 +161,17 @@ impl Params {
         params
     }
 
+    /// Have the session begin with these settings, which nothing that a database or a role has set can change.
+    pub(crate) fn with_settings(&self, settings: &[(&str, &str)]) -> Self {
+        let mut params = self.clone();
+        let options = params.values.entry("options".to_owned()).or_default();
+        for (name, value) in settings {
+            let value = value.replace('\\', "\\\\").replace(' ', "\\ ");
+            options.push_str(&format!(" -c {name}={value}"));
+        }
+        params
+    }
+
     /// The role: by default that of the operating system's user.
     pub(crate) fn user(&self) -> Result<String> {
         if let Some(user) = self.get("user") {

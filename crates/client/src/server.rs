@@ -69,7 +69,7 @@ impl Facts {
     }
 
     /// May this role read files of the data directory by SQL?
-    fn is_superuser(&self) -> bool {
+    pub fn is_superuser(&self) -> bool {
         self.setting("is_superuser") == Some("on")
     }
 }
@@ -85,6 +85,8 @@ pub struct Database {
     pub name: Vec<u8>,
     /// False after a `DROP DATABASE` that was interrupted.
     pub is_valid: bool,
+    /// May anybody connect to it? Nobody may to `template0`.
+    pub allows_connections: bool,
 }
 
 /// The start of a backup.
@@ -211,7 +213,7 @@ pub async fn databases(session: &mut Session) -> Result<Vec<Database>> {
         .query(
             "list its databases",
             "SELECT oid, dattablespace, datconnlimit = -2, pg_catalog.encode(pg_catalog.replace(datname::pg_catalog.text, \
-             pg_catalog.chr(92), pg_catalog.chr(92) || pg_catalog.chr(92))::pg_catalog.bytea, 'hex') \
+             pg_catalog.chr(92), pg_catalog.chr(92) || pg_catalog.chr(92))::pg_catalog.bytea, 'hex'), datallowconn \
              FROM pg_catalog.pg_database",
         )
         .await?;
@@ -222,6 +224,7 @@ pub async fn databases(session: &mut Session) -> Result<Vec<Database>> {
                 tablespace: row.parse(1)?,
                 is_valid: !row.is_true(2),
                 name: unhex(row.text(3)),
+                allows_connections: row.is_true(4),
             })
         })
         .collect()

@@ -153,6 +153,14 @@ impl Session {
         Ok(session)
     }
 
+    /// A way to further sessions at the same server.
+    pub fn door(&self) -> Door {
+        Door {
+            plan: Arc::clone(&self.canceller.plan),
+            host: self.canceller.host.clone(),
+        }
+    }
+
     async fn check_kind(&mut self, wanted: Wanted) -> Result<(), Refusal> {
         let (setting, good) = match wanted {
             Wanted::Any => return Ok(()),
@@ -384,6 +392,23 @@ impl Wanted {
                 ));
             }
         }))
+    }
+}
+
+/// Opens sessions at the server of another one.
+#[derive(Clone)]
+pub struct Door {
+    plan: Arc<Plan>,
+    host: Host,
+}
+
+impl Door {
+    /// Connect to a database for SQL. The session begins with these settings, which nothing that the database or a role has set
+    /// can change.
+    pub async fn enter(&self, database: &str, settings: &[(&str, &str)]) -> Result<Session> {
+        let plan = Arc::new(self.plan.in_database(database, settings));
+        let entered = Session::at(&plan, &self.host, Wanted::Any).await;
+        entered.map_err(|refusal| refusal.into_error(&self.host.to_string()))
     }
 }
 

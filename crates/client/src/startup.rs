@@ -67,6 +67,19 @@ impl Plan {
         })
     }
 
+    /// The same for a session for SQL in that database, which begins with these settings.
+    pub(crate) fn in_database(&self, database: &str, settings: &[(&str, &str)]) -> Self {
+        Plan {
+            user: self.user.clone(),
+            database: Some(database.to_owned()),
+            replication: None,
+            mode: self.mode,
+            tls: self.tls.clone(),
+            timeout: self.timeout,
+            params: self.params.with_settings(settings),
+        }
+    }
+
     /// The attempts at a host. The second is made if the server refused the first because of its encryption.
     fn attempts(&self, host: &Host) -> &'static [Encryption] {
         match self.mode {

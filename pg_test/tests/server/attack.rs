@@ -1,6 +1,7 @@
 //! The abilities of the owner of a database who may take backups: to take backups, and nothing else.
 
-use walarchive_pg_test::site::Site;
+use walarchive_pg_test::push;
+use walarchive_pg_test::site::{Site, backup};
 use walarchive_testkit::{Background, Cluster, Output, PATIENCE, run};
 
 /// Every function that a worker's SQL might call by its mere name, with the caller's promotion inside.
@@ -164,4 +165,65 @@ fn settings_of_a_databases_owner_change_nothing_about_backups() {
     };
     primary.wait_until("the scheduler takes backups", PATIENCE, || sentinels() > 2);
     assert!(!is_superuser(&primary));
+}
+
+/// What the names of tables are asked with, in every schema that a search path could lead to first.
+const NAME_TRAPS: &str = "
+    CREATE SCHEMA mallory;
+    CREATE FUNCTION public.pg_relation_filenode(regclass) RETURNS oid LANGUAGE sql AS
+        $$ SELECT public.trap(); SELECT 1::oid $$;
+    CREATE FUNCTION public.pg_control_system(OUT system_identifier bigint) LANGUAGE sql AS
+        $$ SELECT public.trap(); SELECT 1::bigint $$;
+    CREATE FUNCTION public.same(oid, oid) RETURNS boolean LANGUAGE sql AS $$ SELECT public.trap(); SELECT $1::text = $2::text $$;
+    CREATE FUNCTION public.same(\"char\", \"char\") RETURNS boolean LANGUAGE sql AS
+        $$ SELECT public.trap(); SELECT $1::text = $2::text $$;
+    CREATE OPERATOR public.= (FUNCTION = public.same, LEFTARG = oid, RIGHTARG = oid);
+    CREATE OPERATOR public.= (FUNCTION = public.same, LEFTARG = \"char\", RIGHTARG = \"char\");
+    CREATE OPERATOR public.<> (FUNCTION = public.same, LEFTARG = oid, RIGHTARG = oid);
+    CREATE OPERATOR public.<> (FUNCTION = public.same, LEFTARG = \"char\", RIGHTARG = \"char\");
+    CREATE VIEW public.pg_class AS SELECT public.trap(), * FROM pg_catalog.pg_class;
+    CREATE VIEW public.pg_namespace AS SELECT public.trap(), * FROM pg_catalog.pg_namespace;
+    CREATE VIEW public.pg_inherits AS SELECT public.trap(), * FROM pg_catalog.pg_inherits;
+    CREATE TABLE mallory.secret (a int); CREATE TABLE mallory.parts (a int) PARTITION BY LIST (a);
+    CREATE TABLE mallory.part PARTITION OF mallory.parts DEFAULT";
+
+/// Mallory's database has the traps, and all settings that its owner may give it.
+fn with_name_traps(primary: &Cluster) {
+    as_mallory(primary, "mdb", &[NAME_TRAPS]).expect_success();
+    for (name, value) in SETTINGS {
+        let setting = format!("ALTER DATABASE mdb SET {name} = {value}");
+        as_mallory(primary, "template1", &[&setting]);
+    }
+}
+
+#[track_caller]
+fn has_names(site: &Site, backup: &str) {
+    let file = site.object(&format!("basebackups_005/{backup}/files_metadata.json"));
+    let text = std::fs::read_to_string(file).expect("no files metadata");
+    for name in ["\"mallory.secret\":{", "\"mallory.parts\":{", "\"mallory.part\":{"] {
+        assert!(text.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn the_names_of_tables_are_asked_without_anything_of_a_databases_owner() {
+    let site = Site::on_files();
+    let primary = trapped(&site);
+    with_name_traps(&primary);
+    let name = backup(&primary, "");
+    assert!(!is_superuser(&primary));
+    has_names(&site, &name);
+}
+
+#[test]
+fn the_binary_asks_for_names_without_anything_of_a_databases_owner() {
+    let site = Site::on_files();
+    let primary = push::primary(&site, &[]);
+    primary.psql("CREATE ROLE mallory LOGIN; CREATE DATABASE mdb OWNER mallory");
+    primary.psql_db("mdb", "ALTER SCHEMA public OWNER TO mallory");
+    as_mallory(&primary, "mdb", &[TRAPS]).expect_success();
+    with_name_traps(&primary);
+    let name = push::push(&site, &primary, &[]);
+    assert!(!is_superuser(&primary));
+    has_names(&site, &name);
 }

@@ -11,7 +11,7 @@ use super::read::unlogged::Unlogged;
 use super::state::Backup;
 use crate::blocking::blocking;
 use crate::error::Result;
-use crate::formats::files_metadata::{FileEntry, FilesMetadataWriter};
+use crate::formats::files_metadata::{FileEntry, FilesMetadataWriter, RelationEntry};
 use crate::formats::manifest::{ManifestFile, ManifestWriter, WalRange};
 use crate::repository::layout;
 use walarchive_storage::Upload;
@@ -90,6 +90,7 @@ fn store_files_metadata(backup: &mut Backup, late: Arc<Unlogged>) -> impl Future
         .collect();
     let left_out = std::mem::take(&mut backup.left_out.members);
     let databases = std::mem::take(&mut backup.databases);
+    let relations = std::mem::take(&mut backup.relations);
     let key = layout::files_metadata(&backup.name);
     let object = backup.store.object_url(&key);
     let (store, cancel) = (backup.store.clone(), backup.cancel.clone());
@@ -113,7 +114,14 @@ fn store_files_metadata(backup: &mut Backup, late: Arc<Unlogged>) -> impl Future
                 sets.tar(tar)?;
                 each(members, &mut |entry| sets.member(entry))?;
             }
-            sets.finish(&databases)?.finish()
+            let mut names = sets.databases()?;
+            for (name, oid) in &databases {
+                names.database(name, *oid)?;
+                if let Some(relations) = relations.get(oid) {
+                    relations.each(|line| names.relation(RelationEntry::of_line(line)?))?;
+                }
+            }
+            names.finish()?.finish()
         };
         written().map_err(|error| sink_error(&object, error))
     };

@@ -12,6 +12,7 @@ mod claim;
 pub mod delta;
 mod label;
 mod lists;
+mod names;
 mod pack;
 mod plan;
 mod prepared;
@@ -34,6 +35,7 @@ use crate::formats::manifest::ChecksumAlgorithm;
 use crate::lsn::Lsn;
 use crate::wal::{Segment, SegmentSize};
 
+pub use names::{DatabaseNames, RelationNames};
 pub use pack::rate::Rate;
 pub use prepared::{PreparedBackup, discard};
 pub use progress::{BackupProgress, Phase, Snapshot};

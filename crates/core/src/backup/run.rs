@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
 use super::delta::{Delta, Parent, leave_out};
+use super::names::RelationNames;
 use super::pack::limiter::Limiter;
 use super::pack::notes::Packed;
 use super::pack::packer::{Packer, Shared};
@@ -108,6 +109,7 @@ impl Backup {
             catalog_bytes: 0,
             left_out: Packed::default(),
             databases: BTreeMap::new(),
+            relations: BTreeMap::new(),
             known: Databases::default(),
             essential: Essential::default(),
             label_owner: None,
@@ -123,6 +125,11 @@ impl Backup {
     /// Write down what the databases are called, with their OIDs, so that a restore can be told them by name.
     pub fn name_databases(&mut self, databases: BTreeMap<String, u32>) {
         self.databases = databases;
+    }
+
+    /// Write down what the relations of these databases are called, too, so that a restore can be told tables by name.
+    pub fn name_relations(&mut self, names: RelationNames) {
+        self.relations = names.into_lines();
     }
 
     /// The OIDs of all databases when the backup began.

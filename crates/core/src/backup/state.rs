@@ -9,6 +9,7 @@ use walarchive_storage::Store;
 use super::claim::Claim;
 use super::pack::notes::Packed;
 use super::pack::packer::Shared;
+use super::pack::spool::Lines;
 use super::progress::BackupProgress;
 use super::read::essential::{Databases, Essential};
 use super::read::unlogged::Unlogged;
@@ -36,6 +37,8 @@ pub struct Backup {
     pub(super) left_out: Packed,
     /// OIDs, by name.
     pub(super) databases: BTreeMap<String, u32>,
+    /// The names of their relations, by the OID of the database.
+    pub(super) relations: BTreeMap<u32, Lines>,
     /// Which databases there were and are.
     pub(super) known: Databases,
     pub(super) essential: Essential,

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::facts::Content;
 use super::metadata::{FileFlags, listen_to, metadata_object};
 use crate::error::{Error, Result};
-use crate::formats::files_metadata::{Listener, Relation};
+use crate::formats::files_metadata::{Listener, Relation, Relations};
 use walarchive_storage::Store;
 
 /// `FirstNormalObjectId`: databases below are the server's own, such as the templates and "postgres".
@@ -207,14 +207,14 @@ struct Names {
     databases: BTreeMap<String, u32>,
     /// With a table.
     wanted: Vec<Wanted>,
-    relations: BTreeMap<String, Relations>,
+    relations: BTreeMap<String, OfDatabase>,
     /// So many relations were remembered.
     count: usize,
 }
 
 /// Of one database, if some of its tables are wanted.
 #[derive(Default)]
-struct Relations {
+struct OfDatabase {
     /// For each of [`Names::wanted`], whether a table was found.
     found: BTreeSet<usize>,
     /// The files of all other tables of users.
@@ -311,6 +311,8 @@ fn table_of_toast(name: &str) -> Option<u32> {
 impl Listener for Names {
     type File = FileFlags;
 
+    const RELATIONS: Relations = Relations::Told;
+
     fn file(&mut self, _: &str, _: FileFlags) -> Result<(), String> {
         Ok(())
     }
@@ -354,7 +356,7 @@ impl Listener for Names {
             .collect();
         let is_wanted = !matching.is_empty();
         relations.found.extend(matching);
-        let parts = relation.subtables.values();
+        let parts = relation.subtables.iter();
         let parts = parts.map(|part| (part.oid, part.relfilenode));
         for (oid, file) in std::iter::once((relation.oid, relation.relfilenode)).chain(parts) {
             if is_wanted {

@@ -22,7 +22,7 @@ use super::options::Wanted;
 use super::report;
 use super::report::Archiving;
 use super::signals::unless;
-use super::{online, place};
+use super::{names, online, place};
 use crate::progress;
 use crate::repository::writer::{situation, writer};
 use crate::repository::{find, refuse_plain_text};
@@ -167,8 +167,12 @@ impl Taker<'_> {
         };
         backup.name_databases(online::oids_by_name(&databases));
         backup.databases_before(online::oids(&databases));
-        let copied = progress::show_backup(&progress, self.quiet, Box::pin(self.copy(&mut backup, &stop))).await;
-        copied?;
+        let names = names::collect(self.session.door(), names::server(self.facts), wanted, &databases);
+        let quiet = self.quiet;
+        let copying = async { tokio::try_join!(self.copy(&mut backup, &stop), async { Ok(names.await) }) };
+        let ((), names) = progress::show_backup(&progress, quiet, Box::pin(copying)).await?;
+        names.tell();
+        backup.name_relations(names.of_relations);
         let (stopped, after) = self.finish(timeline, &databases).await?;
         backup.databases_after(online::oids(&after));
         // It looks for a cancel by itself, and no upload outlives it.

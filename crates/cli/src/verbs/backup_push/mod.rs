@@ -5,6 +5,7 @@ mod args;
 mod by_server;
 mod by_sql;
 mod end;
+mod names;
 mod online;
 mod options;
 mod place;
@@ -39,7 +40,7 @@ async fn take(args: &BackupPush, cancel: &CancellationToken) -> Result<String> {
         // A role may be allowed to replicate, and nothing else. Any other fault shows there, too.
         Err(error) if args.pgdata.is_none() && !cancel.is_cancelled() => {
             tracing::info!(%error, "no SQL can be run on the server");
-            return Box::pin(streamed::take(args, &params, cancel)).await;
+            return Box::pin(streamed::take(args, &params, None, cancel)).await;
         }
         Err(error) => return Err(error),
     };
@@ -47,10 +48,7 @@ async fn take(args: &BackupPush, cancel: &CancellationToken) -> Result<String> {
     match (schema, &args.pgdata) {
         (Some(schema), _) => Box::pin(by_server::take(args, session, &facts, &params, &schema, cancel)).await,
         (None, Some(data_dir)) => Box::pin(by_sql::take(args, session, &facts, data_dir, cancel)).await,
-        (None, None) => {
-            drop(session);
-            Box::pin(streamed::take(args, &params, cancel)).await
-        }
+        (None, None) => Box::pin(streamed::take(args, &params, Some((session, facts)), cancel)).await,
     }
 }
 

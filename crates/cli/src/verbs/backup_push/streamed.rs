@@ -8,7 +8,8 @@ use chrono::Utc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use walarchive_client::replication::{self, BaseBackup};
-use walarchive_client::{Mode, Params, Session};
+use walarchive_client::server::{Database, Facts};
+use walarchive_client::{Door, Mode, Params, Session, relations};
 use walarchive_core::archive::Archive;
 use walarchive_core::backup::delta::WantedParent;
 use walarchive_core::backup::{
@@ -27,6 +28,7 @@ use super::options::Wanted;
 use super::report;
 use super::report::Archiving;
 use super::signals::unless;
+use super::{names, online};
 use crate::progress;
 use crate::repository::data_dir::usual_data_dir;
 use crate::repository::{find, refuse_plain_text};
@@ -37,8 +39,13 @@ const LABEL: &str = "walarchive";
 /// Pieces of at most 64 kB that have come and are not packed yet.
 const AHEAD: usize = 32;
 
-/// Take the backup. Returns its name.
-pub async fn take(args: &BackupPush, params: &Params, cancel: &CancellationToken) -> Result<String> {
+/// Take the backup. Returns its name. With a session for SQL, too, databases and relations can be named.
+pub async fn take(
+    args: &BackupPush,
+    params: &Params,
+    sql: Option<(Session, Facts)>,
+    cancel: &CancellationToken,
+) -> Result<String> {
     refuse_plain_text()?;
     let wanted = Wanted::of(args)?;
     refuse_delta(&wanted)?;
@@ -52,7 +59,13 @@ pub async fn take(args: &BackupPush, params: &Params, cancel: &CancellationToken
         verify: wanted.verify,
     };
     let store = unless(cancel, open(&settings, &taker.server)).await?;
-    match taker.take(&wanted, &store, settings.compression).await {
+    let cluster = match sql {
+        Some((session, facts)) if facts.system_identifier == taker.server.system_identifier => {
+            Some(unless(cancel, Cluster::ask(session, &facts)).await?)
+        }
+        _ => None,
+    };
+    match taker.take(&wanted, &store, settings.compression, cluster).await {
         Outcome::Complete(name) => Ok(name),
         Outcome::Unknown(error) => Err(error),
         Outcome::Failed(error) => {
@@ -95,6 +108,23 @@ async fn open(settings: &crate::repository::Settings, server: &Server) -> Result
         .claim()
         .await?;
     Ok(store)
+}
+
+/// The databases, and the way to them.
+struct Cluster {
+    door: Door,
+    server: relations::Server,
+    databases: Vec<Database>,
+}
+
+impl Cluster {
+    async fn ask(mut session: Session, facts: &Facts) -> Result<Self> {
+        Ok(Cluster {
+            databases: walarchive_client::server::databases(&mut session).await?,
+            door: session.door(),
+            server: names::server(facts),
+        })
+    }
 }
 
 /// A session, and what the server has said of itself.
@@ -187,9 +217,15 @@ struct Taker<'a> {
 }
 
 impl Taker<'_> {
-    async fn take(&mut self, wanted: &Wanted, store: &Store, compression: Compression) -> Outcome {
+    async fn take(
+        &mut self,
+        wanted: &Wanted,
+        store: &Store,
+        compression: Compression,
+        cluster: Option<Cluster>,
+    ) -> Outcome {
         self.server.archiving.tell();
-        let prepared = match Box::pin(self.prepare(wanted, store, compression)).await {
+        let prepared = match Box::pin(self.prepare(wanted, store, compression, cluster)).await {
             Ok(prepared) => prepared,
             Err(error) => return Outcome::Failed(error),
         };
@@ -201,7 +237,13 @@ impl Taker<'_> {
         commit(&prepared).await
     }
 
-    async fn prepare(&mut self, wanted: &Wanted, store: &Store, compression: Compression) -> Result<PreparedBackup> {
+    async fn prepare(
+        &mut self,
+        wanted: &Wanted,
+        store: &Store,
+        compression: Compression,
+        cluster: Option<Cluster>,
+    ) -> Result<PreparedBackup> {
         // The request needs the server, and the backup its session.
         let mut request = self.server.request(Lsn(0), 0);
         wanted.adorn(&mut request);
@@ -225,8 +267,20 @@ impl Taker<'_> {
                 return Err(error);
             }
         };
-        let copied = Box::pin(copy(&mut backup, &mut sent, self.cancel));
-        let stopped = progress::show_backup(&progress, self.quiet, copied).await?;
+        if let Some(cluster) = &cluster {
+            backup.name_databases(online::oids_by_name(&cluster.databases));
+        }
+        let names = async {
+            match cluster {
+                Some(cluster) => names::collect(cluster.door, cluster.server, wanted, &cluster.databases).await,
+                None => names::Names::default(),
+            }
+        };
+        let quiet = self.quiet;
+        let copying = async { tokio::try_join!(copy(&mut backup, &mut sent, self.cancel), async { Ok(names.await) }) };
+        let (stopped, names) = progress::show_backup(&progress, quiet, Box::pin(copying)).await?;
+        names.tell();
+        backup.name_relations(names.of_relations);
         // It looks for a cancel by itself, and no upload outlives it.
         backup.finish(stopped).await
     }

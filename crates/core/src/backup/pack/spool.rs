@@ -34,6 +34,16 @@ impl Spool {
 }
 
 impl Lines {
+    /// Those of [`Lines::into_bytes`].
+    pub(crate) fn of_bytes(bytes: Vec<u8>) -> Self {
+        Lines(bytes)
+    }
+
+    /// Compressed.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
     /// Go through them in their first order.
     pub(crate) fn each(&self, mut take: impl FnMut(&str) -> io::Result<()>) -> io::Result<()> {
         if self.0.is_empty() {

@@ -1,6 +1,7 @@
 //! `files_metadata.json`: an entry for each file of a backup, and which tar holds it.
 
 mod all_visible;
+mod names;
 mod stream;
 mod write;
 
@@ -11,7 +12,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use all_visible::AllVisible;
-pub use stream::{Listener, Relation, listen};
+pub use names::{DatabasesWriter, Rank, RelationEntry};
+pub use stream::{Listener, Relation, Relations, listen};
 pub use write::{FileEntry, FilesMetadataWriter, TarFileSetsWriter};
 
 /// The whole object. It can be larger than 1 GB as text, so it is only ever written and read as a stream.
@@ -24,7 +26,7 @@ pub struct FilesMetadata {
     /// The members of each tar, by its file name.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub tar_file_sets: BTreeMap<String, Vec<String>>,
-    /// The names of the cluster's databases when the backup started. Only WAL-G lists the tables, too.
+    /// The names of the cluster's databases and of their relations when the backup started.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub databases_by_names: BTreeMap<String, DatabaseObjects>,
 }

@@ -1,6 +1,5 @@
 //! Reading it piece by piece: the files of a cluster may be millions.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, BufReader, Read};
 
@@ -15,6 +14,9 @@ pub trait Listener {
     /// The fields that are read of each file: [`crate::formats::files_metadata::FileDescription`], or a type with some of its
     /// fields.
     type File: DeserializeOwned;
+
+    /// Are relations told, or passed over?
+    const RELATIONS: Relations = Relations::PassedOver;
 
     /// An entry of `Files`.
     fn file(&mut self, path: &str, file: Self::File) -> Result<(), String>;
@@ -44,6 +46,15 @@ pub trait Listener {
     }
 }
 
+/// What a [`Listener`] hears of the relations, of which a cluster may have millions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relations {
+    /// Nothing.
+    PassedOver,
+    /// Each of them.
+    Told,
+}
+
 /// The entry of `DatabasesByNames` for a relation.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
@@ -52,8 +63,9 @@ pub struct Relation {
     pub oid: u32,
     /// The name of its files.
     pub relfilenode: u32,
-    /// Its partitions and those that inherit from it, by qualified name.
-    pub subtables: BTreeMap<String, Partition>,
+    /// Its partitions and those that inherit from it.
+    #[serde(deserialize_with = "partitions")]
+    pub subtables: Vec<Partition>,
 }
 
 /// A partition.
@@ -64,6 +76,28 @@ pub struct Partition {
     pub oid: u32,
     /// The name of its files.
     pub relfilenode: u32,
+}
+
+/// More partitions than a restore can choose among.
+const PARTITIONS_LIMIT: usize = 2_000_000;
+
+/// Their names are not kept.
+fn partitions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Partition>, D::Error> {
+    let mut partitions = Partitions(Vec::new());
+    Map(&mut partitions).deserialize(deserializer)?;
+    Ok(partitions.0)
+}
+
+struct Partitions(Vec<Partition>);
+
+impl Entries for &mut Partitions {
+    fn entry<'de, A: MapAccess<'de>>(&mut self, _: String, map: &mut A) -> Result<(), A::Error> {
+        if self.0.len() == PARTITIONS_LIMIT {
+            return Err(Error::custom("a table in it has too many partitions"));
+        }
+        self.0.push(map.next_value()?);
+        Ok(())
+    }
 }
 
 /// Read what [`crate::formats::files_metadata::FilesMetadata::write_to`] or WAL-G wrote, in bounded memory whatever it is. Missing and unknown
@@ -166,7 +200,7 @@ impl<L: Listener> Entries for Database<'_, L> {
     fn entry<'de, A: MapAccess<'de>>(&mut self, key: String, map: &mut A) -> Result<(), A::Error> {
         match key.as_str() {
             "oid" => map.next_value().map(|oid| *self.oid = oid),
-            "tables_new" => map.next_value_seed(Map(Relations {
+            "tables_new" if L::RELATIONS == Relations::Told => map.next_value_seed(Map(OfDatabase {
                 database: self.name,
                 listener: self.listener,
             })),
@@ -176,12 +210,12 @@ impl<L: Listener> Entries for Database<'_, L> {
 }
 
 /// The relations of a database.
-struct Relations<'a, L> {
+struct OfDatabase<'a, L> {
     database: &'a str,
     listener: &'a mut L,
 }
 
-impl<L: Listener> Entries for Relations<'_, L> {
+impl<L: Listener> Entries for OfDatabase<'_, L> {
     fn entry<'de, A: MapAccess<'de>>(&mut self, key: String, map: &mut A) -> Result<(), A::Error> {
         let relation = map.next_value()?;
         self.listener

@@ -1,9 +1,9 @@
 //! Writing `files_metadata.json` as a stream: it has an entry a file, and a cluster may have millions.
 
-use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write};
 
-use super::{DatabaseObjects, FileDescription};
+use super::FileDescription;
+use super::names::DatabasesWriter;
 
 /// The name of a file and what is said of it, each as JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,30 +95,18 @@ impl<W: Write> TarFileSetsWriter<W> {
         self.sink.write_all(entry.name.as_bytes())
     }
 
-    /// Write the OIDs of the databases, by name, and the end; flush, and give the sink back. Tables are not named.
-    pub fn finish(mut self, databases: &BTreeMap<String, u32>) -> io::Result<W> {
+    /// There are no more; go on with the databases.
+    pub fn databases(mut self) -> io::Result<DatabasesWriter<W>> {
         if !self.first_tar {
             self.sink.write_all(b"]")?;
         }
-        self.sink.write_all(b"},\"DatabasesByNames\":{")?;
-        let mut first = true;
-        for (name, oid) in databases {
-            comma(&mut self.sink, &mut first)?;
-            serde_json::to_writer(&mut self.sink, name)?;
-            self.sink.write_all(b":")?;
-            let database = DatabaseObjects {
-                oid: *oid,
-                ..DatabaseObjects::default()
-            };
-            serde_json::to_writer(&mut self.sink, &database)?;
-        }
-        self.sink.write_all(b"}}")?;
-        self.sink.into_inner().map_err(io::IntoInnerError::into_error)
+        self.sink.write_all(b"},")?;
+        DatabasesWriter::new(self.sink)
     }
 }
 
 /// Between two of them, but not before the first.
-fn comma(sink: &mut impl Write, first: &mut bool) -> io::Result<()> {
+pub(super) fn comma(sink: &mut impl Write, first: &mut bool) -> io::Result<()> {
     if std::mem::replace(first, false) {
         return Ok(());
     }
@@ -128,7 +116,7 @@ fn comma(sink: &mut impl Write, first: &mut bool) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::formats::files_metadata::{CorruptBlocks, FilesMetadata, Identity};
+    use crate::formats::files_metadata::{CorruptBlocks, DatabaseObjects, FilesMetadata, Identity};
 
     #[test]
     fn it_is_what_a_reader_reads() {
@@ -178,19 +166,21 @@ mod tests {
                     .expect("written");
             }
         }
-        let databases = BTreeMap::from([("postgres".to_owned(), 5), ("\"odd\"\né".to_owned(), 16_384)]);
-        for (name, oid) in &databases {
+        let mut databases = sets.databases().expect("begun");
+        for (name, oid) in [("postgres", 5), ("\"odd\"\né", 16_384)] {
             let database = DatabaseObjects {
-                oid: *oid,
+                oid,
                 ..DatabaseObjects::default()
             };
-            expected.databases_by_names.insert(name.clone(), database);
+            expected.databases_by_names.insert(name.to_owned(), database);
+            databases.database(name, oid).expect("written");
         }
-        let text = sets.finish(&databases).expect("finished");
+        let text = databases.finish().expect("finished");
         assert_eq!(FilesMetadata::read_from(&text[..]).expect("JSON"), expected);
 
         let empty = FilesMetadataWriter::new(Vec::new()).and_then(FilesMetadataWriter::tar_file_sets);
-        let text = empty.and_then(|sets| sets.finish(&BTreeMap::new())).expect("written");
+        let empty = empty.and_then(TarFileSetsWriter::databases);
+        let text = empty.and_then(DatabasesWriter::finish).expect("written");
         assert_eq!(text, br#"{"Files":{},"TarFileSets":{},"DatabasesByNames":{}}"#);
         assert!(FileEntry::of_line("no tab").is_err());
     }
