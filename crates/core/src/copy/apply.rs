@@ -64,7 +64,7 @@ pub async fn apply(
     };
     let outcome = tokio::select! {
         biased;
-        outcome = job.run(plan) => outcome,
+        outcome = Box::pin(job.run(plan)) => outcome,
         never = claims.keep() => match never {},
     };
     claims.release_all().await;

@@ -246,8 +246,11 @@ async fn what_is_missing_of_a_backup_with_a_sentinel_is_sent() {
     );
 }
 
+/// A key, and its new content; none: it is removed.
+type Change<'a> = (&'a str, Option<&'a str>);
+
 /// A store that is deleted from, or written to, when this object is read or written.
-async fn meddled(url: &str, inner: &Arc<InMemory>, op: Op, key: &str, changes: &[(&str, Option<&str>)]) -> Store {
+async fn meddled(url: &str, inner: &Arc<InMemory>, op: Op, key: &str, changes: &[Change<'_>]) -> Store {
     let meddler = Meddler::new(Arc::clone(inner));
     let changes = changes
         .iter()
@@ -260,7 +263,7 @@ async fn meddled(url: &str, inner: &Arc<InMemory>, op: Op, key: &str, changes: &
 async fn a_deletion_meanwhile_ends_the_copy() {
     let (sentinel, tar) = (layout::sentinel(FULL), layout::tar(FULL, "part_001.tar.zst"));
     let (claim, deletion) = (layout::backup_claim(FULL), layout::backup_deletion(FULL));
-    let cases: [(&str, Vec<(&str, Option<&str>)>); 3] = [
+    let cases: [(&str, Vec<Change<'_>>); 3] = [
         // Somebody deletes it there while it is copied, or has done so.
         (&tar, vec![(&deletion, Some("{}"))]),
         (&tar, vec![(&claim, None), (&tar, None)]),
