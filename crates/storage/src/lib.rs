@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod backends;
+mod certificate;
 mod config;
 mod create_only;
 mod error;
@@ -23,6 +24,7 @@ mod store;
 mod transfer;
 mod url;
 
+pub use certificate::{NamedCertificates, Names};
 pub use config::{StorageConfig, StorageOptions};
 pub use create_only::{CreateOnly, Created};
 pub use error::{Error, Refusal, Result, Turn};
