@@ -15,16 +15,20 @@ use crate::print;
 /// How often the bar is drawn.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Show the progress on stderr, if that is a terminal, while the work is done.
-pub async fn show<T>(progress: Arc<ReadProgress>, quiet: bool, work: impl Future<Output = T>) -> T {
+const BYTES: &str = "{spinner} {bytes} of {total_bytes} {wide_bar} {bytes_per_sec}, {eta} left, {msg}";
+
+/// On stderr, and hidden if that is not a terminal.
+fn bar(quiet: bool) -> ProgressBar {
     let target = match quiet {
         true => ProgressDrawTarget::hidden(),
-        // It is hidden, too, if stderr is not a terminal.
         false => ProgressDrawTarget::stderr(),
     };
-    let bar = ProgressBar::with_draw_target(None, target);
-    let template = "{spinner} {bytes} of {total_bytes} {wide_bar} {bytes_per_sec}, {eta} left, {msg}";
-    watch(&bar, template, work, |bar| {
+    ProgressBar::with_draw_target(None, target)
+}
+
+/// Show the progress on stderr, if that is a terminal, while the work is done.
+pub async fn show<T>(progress: Arc<ReadProgress>, quiet: bool, work: impl Future<Output = T>) -> T {
+    watch(&bar(quiet), BYTES, work, |bar| {
         bar.set_length(progress.bytes_total.load(Ordering::Relaxed));
         bar.set_position(progress.bytes_done.load(Ordering::Relaxed));
         bar.set_message(format!("{} files", progress.files_done.load(Ordering::Relaxed)));
@@ -34,13 +38,7 @@ pub async fn show<T>(progress: Arc<ReadProgress>, quiet: bool, work: impl Future
 
 /// The same for a backup.
 pub async fn show_backup<T>(progress: &BackupProgress, quiet: bool, work: impl Future<Output = T>) -> T {
-    let target = match quiet {
-        true => ProgressDrawTarget::hidden(),
-        false => ProgressDrawTarget::stderr(),
-    };
-    let bar = ProgressBar::with_draw_target(None, target);
-    let template = "{spinner} {bytes} of {total_bytes} {wide_bar} {bytes_per_sec}, {eta} left, {msg}";
-    watch(&bar, template, work, |bar| {
+    watch(&bar(quiet), BYTES, work, |bar| {
         let now = progress.snapshot();
         bar.set_length(now.bytes_total);
         bar.set_position(now.bytes_done);
@@ -62,13 +60,7 @@ impl ServerProgress {
 
 /// The same for a backup that a server takes.
 pub async fn show_server<T>(progress: &ServerProgress, quiet: bool, work: impl Future<Output = T>) -> T {
-    let target = match quiet {
-        true => ProgressDrawTarget::hidden(),
-        false => ProgressDrawTarget::stderr(),
-    };
-    let bar = ProgressBar::with_draw_target(None, target);
-    let template = "{spinner} {bytes} of {total_bytes} {wide_bar} {bytes_per_sec}, {eta} left, {msg}";
-    watch(&bar, template, work, |bar| {
+    watch(&bar(quiet), BYTES, work, |bar| {
         let (done, total, stored, phase) = &*progress.0.lock().unwrap_or_else(PoisonError::into_inner);
         bar.set_length(*total);
         bar.set_position(*done);
@@ -97,8 +89,7 @@ pub async fn show_deletion<T>(progress: &retention::DeletionProgress, work: impl
 /// The same for a copy of so many bytes.
 pub async fn show_copy<T>(progress: &CopyProgress, total: u64, work: impl Future<Output = T>) -> T {
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-    let template = "{spinner} {bytes} of {total_bytes} {wide_bar} {bytes_per_sec}, {eta} left, {msg}";
-    watch(&bar, template, work, |bar| {
+    watch(&bar, BYTES, work, |bar| {
         bar.set_position(progress.bytes.load(Ordering::Relaxed));
         bar.set_message(format!("{} objects", progress.objects.load(Ordering::Relaxed)));
     })

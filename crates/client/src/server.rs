@@ -17,7 +17,7 @@ pub const OLDEST: u32 = 90_600;
 const BACKUP_MODE: Duration = Duration::from_secs(24 * 3600);
 
 /// The settings that are asked for. Those that the role may not see are not there.
-const SETTINGS: [&str; 18] = [
+const SETTINGS: [&str; 19] = [
     "archive_command",
     "archive_library",
     "archive_mode",
@@ -36,6 +36,7 @@ const SETTINGS: [&str; 18] = [
     "summarize_wal",
     "walarchive.credentials_file",
     "walarchive.storage",
+    "walarchive.storage_options",
 ];
 
 /// The facts about a server.
@@ -49,6 +50,8 @@ pub struct Facts {
     pub segment_bytes: u64,
     /// Is it a standby, or restoring?
     pub in_recovery: bool,
+    /// The timeline that it writes, or follows: `pg_control` knows it only from the next checkpoint on.
+    pub timeline: u32,
     /// When it was started, in seconds since 1970.
     pub started: f64,
     settings: BTreeMap<String, String>,
@@ -155,18 +158,38 @@ pub async fn facts(session: &mut Session) -> Result<Facts> {
          pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time())",
     )
     .await?;
+    let in_recovery = row.is_true(2);
     Ok(Facts {
         version_num,
+        timeline: timeline(session, version_num, in_recovery).await?,
         // The catalog knows only signed numbers.
         system_identifier: row.parse::<i64>(0)?.cast_unsigned(),
         segment_bytes: row.parse(1)?,
-        in_recovery: row.is_true(2),
+        in_recovery,
         started: row.parse(3)?,
         settings: settings
             .iter()
             .map(|row| (row.text(0).to_owned(), row.text(1).to_owned()))
             .collect(),
     })
+}
+
+/// A standby may have no stream, or not show it to this role.
+async fn timeline(session: &mut Session, version_num: u32, in_recovery: bool) -> Result<u32> {
+    let what = "say its timeline";
+    if in_recovery {
+        let sql = "SELECT GREATEST((SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()), \
+                   (SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery()), \
+                   (SELECT pg_catalog.max(received_tli) FROM pg_catalog.pg_stat_wal_receiver))";
+        return one(session, what, sql).await?.parse(0);
+    }
+    let sql = match version_num >= 100_000 {
+        true => "SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())",
+        false => "SELECT pg_catalog.pg_xlogfile_name(pg_catalog.pg_current_xlog_location())",
+    };
+    let row = one(session, what, sql).await?;
+    let digits = row.text(0).get(..8).unwrap_or_default();
+    u32::from_str_radix(digits, 16).map_err(|_| Error::defect("the server's WAL file has no timeline"))
 }
 
 /// The schema of an extension's function, quoted, if the database has that and this role may call it.

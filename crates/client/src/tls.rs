@@ -5,25 +5,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nix::unistd::geteuid;
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
-};
+use rustls::{ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme};
 use tokio_rustls::TlsConnector;
 use walarchive_core::{Error, Result};
+use walarchive_storage::{NamedCertificates, Names};
 
 use crate::error::Refusal;
 use crate::hosts::{Host, Place};
 use crate::params::Params;
 use crate::stream::Stream;
-
-/// What the library below rustls says of an authority's certificate in a server's hands. It looks at the time first.
-const AUTHORITY_AS_SERVER: &str = "CaUsedAsEndEntity";
 
 /// `sslmode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,7 +95,10 @@ impl Tls {
 }
 
 fn verifier(params: &Params, mode: SslMode, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>> {
-    let names = mode == SslMode::VerifyFull;
+    let names = match mode {
+        SslMode::VerifyFull => Names::Compared,
+        _ => Names::Any,
+    };
     let wrong = |error: TlsError| {
         Error::config(
             format!("the root certificates of PGSSLROOTCERT cannot be used: {error}"),
@@ -115,11 +113,7 @@ fn verifier(params: &Params, mode: SslMode, provider: &Arc<CryptoProvider>) -> R
             ));
         }
         let inner = rustls_platform_verifier::Verifier::new(Arc::clone(provider)).map_err(wrong)?;
-        return Ok(Arc::new(Verifying {
-            inner: Arc::new(inner),
-            roots: Vec::new(),
-            names,
-        }));
+        return Ok(Arc::new(inner));
     }
     let file = params
         .tls_file("sslrootcert", "root.crt")
@@ -141,7 +135,7 @@ fn verifier(params: &Params, mode: SslMode, provider: &Arc<CryptoProvider>) -> R
     let inner = WebPkiServerVerifier::builder_with_provider(store.into(), Arc::clone(provider))
         .build()
         .map_err(|error| wrong(TlsError::General(error.to_string())))?;
-    Ok(Arc::new(Verifying { inner, roots, names }))
+    Ok(Arc::new(NamedCertificates::new(inner, roots, names)))
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
@@ -228,66 +222,5 @@ impl ServerCertVerifier for Trusting {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// Verifies the chain, and the name if that is asked for. A certificate that is among the roots itself is good, also if it is
-/// an authority's, as `openssl req -x509` makes it.
-#[derive(Debug)]
-struct Verifying {
-    inner: Arc<dyn ServerCertVerifier>,
-    roots: Vec<CertificateDer<'static>>,
-    names: bool,
-}
-
-impl ServerCertVerifier for Verifying {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        let verdict = self
-            .inner
-            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        match verdict {
-            // The name is looked at last.
-            Err(TlsError::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if !self.names => Ok(ServerCertVerified::assertion()),
-            Err(TlsError::InvalidCertificate(CertificateError::Other(reason)))
-                if reason.to_string().contains(AUTHORITY_AS_SERVER) && self.roots.contains(end_entity) =>
-            {
-                if self.names {
-                    verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
-                }
-                Ok(ServerCertVerified::assertion())
-            }
-            verdict => verdict,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.inner.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.inner.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
     }
 }

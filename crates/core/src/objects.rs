@@ -12,6 +12,8 @@ use crate::error::{Error, Result, StorageError};
 use crate::repository::layout::Key;
 use walarchive_storage::{Created, RangeReader, Store, Upload, UploadTask, Uploaded};
 
+mod same;
+
 /// How an object is read or written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -135,19 +137,18 @@ async fn end<T>(produce: impl Future<Output = Result<T>>, task: UploadTask) -> R
 }
 
 /// Carry an object of `size` stored bytes to another store, as it is, and read it there to compare it. One that is there with
-/// the same size stays; with another size it is a conflict, unless it may be replaced.
+/// the same content stays; with another one it is a conflict, unless it may be replaced.
 pub(crate) async fn carry(from: &Store, to: &Store, key: &Key, size: u64, existing: Existing) -> Result<Created> {
     if existing == Existing::Keep
         && let Some(there) = to.size(key).await?
     {
-        return match there == size {
-            true => Ok(Created::Exists),
-            false => Err(conflict(
-                from,
-                to,
-                key,
-                format!("It has {there} bytes there, and {size} here."),
-            )),
+        return if there != size {
+            let reason = format!("It has {there} bytes there, and {size} here.");
+            Err(conflict(from, to, key, reason))
+        } else if !same::is_same(from, to, key, size).await? {
+            Err(conflict(from, to, key, CONTENTS_DIFFER.to_owned()))
+        } else {
+            Ok(Created::Exists)
         };
     }
     let mut reader = RangeReader::new(from, key, size);
@@ -160,7 +161,7 @@ pub(crate) async fn carry(from: &Store, to: &Store, key: &Key, size: u64, existi
             let failure = reader.take_failure().map(Error::from);
             return Err(failure.unwrap_or_else(|| Error::io("copy", &object, error)));
         }
-        let sum = sink.sum.finalize();
+        let sum: [u8; 32] = sink.sum.finalize().into();
         sink.inner.finish().map_err(|error| Error::io("copy", &object, error))?;
         Ok(sum)
     });
@@ -170,11 +171,13 @@ pub(crate) async fn carry(from: &Store, to: &Store, key: &Key, size: u64, existi
         tracing::debug!(%key, "it was there when it was to be written");
     }
     let (_, stored) = read_into(to, key, Form::Stored, Summed::new(io::sink()), "memory").await?;
-    match stored.sum.finalize() == sum {
+    match stored.sum() == sum {
         true => Ok(uploaded.created),
-        false => Err(conflict(from, to, key, "Their contents differ.".to_owned())),
+        false => Err(conflict(from, to, key, CONTENTS_DIFFER.to_owned())),
     }
 }
+
+const CONTENTS_DIFFER: &str = "Their contents differ.";
 
 fn conflict(from: &Store, to: &Store, key: &Key, reason: String) -> Error {
     Error::Conflict {
@@ -196,6 +199,10 @@ impl<W> Summed<W> {
             inner,
             sum: Sha256::new(),
         }
+    }
+
+    fn sum(self) -> [u8; 32] {
+        self.sum.finalize().into()
     }
 }
 

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod backends;
+mod certificate;
 mod config;
 mod create_only;
 mod error;
@@ -18,16 +19,19 @@ mod link;
 mod odd;
 mod opened;
 mod pending;
+mod place;
 mod renewal;
 mod store;
 mod transfer;
 mod url;
 
+pub use certificate::{NamedCertificates, Names};
 pub use config::{StorageConfig, StorageOptions};
 pub use create_only::{CreateOnly, Created};
 pub use error::{Error, Refusal, Result, Turn};
 pub use fence::{Fence, Write};
 pub use pending::{Pending, PendingUpload, PendingUploads};
+pub use place::Place;
 pub use store::{Listed, Store};
 pub use transfer::motion::{Brake, Motion};
 pub use transfer::parts::PART_BYTES;

@@ -43,6 +43,12 @@ pub(super) fn parse(text: &str) -> Result<Url> {
              environment or into the file named by walarchive.credentials_file.",
         ));
     }
+    if matches!(url.scheme(), "file" | "sftp") && has_dots(text) {
+        return Err(Error::config(
+            format!("storage \"{}\" has a path with \".\" or \"..\" in it", redact(text)),
+            format!("Write the path without them. \"{url}\" is meant, if no part of it is a symbolic link."),
+        ));
+    }
     let named = url.host_str().is_some_and(|host| !host.is_empty());
     let problem = match url.scheme() {
         "file" if !named && url.path().len() > 1 => return Ok(url),
@@ -69,6 +75,12 @@ const QUOTES: [char; 2] = ['\'', '"'];
 fn in_bucket(text: &str) -> &str {
     let rest = text.split_once("://").map_or("", |(_, rest)| rest);
     rest.split('/').next().unwrap_or_default()
+}
+
+/// A URL forgets dots, so the place would have two names. They count where they are written as %2e, too.
+fn has_dots(text: &str) -> bool {
+    let plain = text.to_ascii_lowercase().replace("%2e", ".");
+    plain.split('/').any(|part| matches!(part, "." | ".."))
 }
 
 /// A prefix must be one that the keys below it can have. The text is looked at as it was written: a URL forgets dots.
@@ -182,6 +194,21 @@ mod tests {
             );
         }
         assert!(parse("s3://bucket/bob's/p").is_ok() && parse("file:///bob's/x").is_ok());
+    }
+
+    #[test]
+    fn a_place_has_one_name() {
+        for text in [
+            "file:///a/../b",
+            "file:///a/./b",
+            "file:///a/..",
+            "file:///a/%2E%2e/b",
+            "sftp://u@h/a/../b",
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(error.to_string().ends_with("in it"), "{text}: {error}");
+        }
+        assert!(parse("file:///a/..b/.c/d..").is_ok());
     }
 
     #[test]

@@ -129,6 +129,44 @@ fn a_standby_is_backed_up() {
     assert_eq!(rows_after_restore(&site, &name, "restored"), rows);
 }
 
+/// A standby behind a standby follows the new primary long before its own pg_control knows.
+#[test]
+fn a_standby_is_backed_up_after_the_promotion_of_another_one() {
+    let site = Site::on_files();
+    let primary = push::primary(&site, &[]);
+    primary.psql("CREATE TABLE t AS SELECT i AS id, md5(i::text) AS body FROM generate_series(1, 1000) i");
+    archive_all(&primary);
+    let first = Cluster::builder(site.dir(), "first").standby_of(&primary);
+    let second = Cluster::builder(site.dir(), "second")
+        .setting("wal_retrieve_retry_interval", "100ms")
+        .standby_of(&first);
+    primary.stop(StopMode::Fast);
+    first.psql("SELECT pg_promote()");
+    first.wait_promoted(PATIENCE);
+    // Its lease is of the new timeline. An archive_command that was never called before cannot know that it was a standby.
+    let take_over = ["take-over", "--pgdata", &first.datadir().to_string_lossy()];
+    run(&mut site.walarchive(&take_over)).expect_success();
+    archive_all(&first);
+    first.psql("CHECKPOINT");
+    let lsn = first.psql("SELECT pg_current_wal_lsn()");
+    second.wait_until("the standby follows", PATIENCE, || {
+        second.psql(&format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'")) == "t"
+    });
+    assert_eq!(second.psql("SELECT timeline_id FROM pg_control_checkpoint()"), "1");
+    let mut taking = Background::spawn(&mut push::command(&site, &second, &[]), None);
+    second.wait_until("the backup has ended", PATIENCE, || {
+        archive_all(&first);
+        !taking.is_running()
+    });
+    let name = taking.wait(PATIENCE).expect_success();
+    assert!(name.starts_with("base_00000002"), "{name}");
+    let rows = first.psql("SELECT count(*), sum(hashtext(body)) FROM t");
+    archive_all(&first);
+    lose(&second);
+    lose(&first);
+    assert_eq!(rows_after_restore(&site, &name, "restored"), rows);
+}
+
 /// A backup that is slow enough to be met in the middle, with the processes that take it.
 fn slow(site: &Site, primary: &Cluster) -> Background {
     let mut command = push::command(site, primary, &[]);
@@ -172,9 +210,82 @@ fn a_backup_whose_program_is_killed_is_not_listed() {
     taking.kill();
     taking.wait(PATIENCE);
     assert_eq!(listed(&site), "[]");
+    let left = site.objects("basebackups_005");
+    assert!(
+        left.iter().any(|key| key.ends_with("walarchive_claim.json")),
+        "{left:?}"
+    );
     primary.psql("CHECKPOINT");
     let name = push(&site, &primary, &[]);
     assert!(listed(&site).contains(&name));
+    // For a day somebody may still be at work there; then the claim says nothing any more.
+    let garbage = || {
+        let delete = ["delete", "garbage", "BACKUPS", "--confirm"];
+        run(&mut site.walarchive(&delete)).expect_success();
+        let keys = site.objects("basebackups_005").into_iter();
+        keys.filter(|key| left.contains(key)).count()
+    };
+    assert_eq!(garbage(), left.len());
+    for key in &left {
+        let file = fs::File::options().write(true).open(site.object(key)).expect("opened");
+        let then = std::time::SystemTime::now() - std::time::Duration::from_secs(25 * 3600);
+        file.set_modified(then).expect("set");
+    }
+    assert_eq!(garbage(), 0);
+    assert!(listed(&site).contains(&name));
+}
+
+/// The flag does not only exist: without it the list of a file's corrupt pages ends early.
+#[test]
+fn all_corrupt_pages_are_listed_if_that_is_asked_for() {
+    const CORRUPT: usize = 30;
+    let site = Site::on_files();
+    let primary = push::primary(&site, &[]);
+    primary.psql("CREATE TABLE t AS SELECT generate_series(1, 20000) AS a");
+    let path = primary.psql("SELECT pg_relation_filepath('t')");
+    primary.stop(StopMode::Fast);
+    let file = primary.datadir().join(&path);
+    let mut content = fs::read(&file).expect("read");
+    (1..=CORRUPT).for_each(|page| content[page * 8192 + 5000] ^= 1);
+    fs::write(&file, content).expect("written");
+    primary.start_again();
+    let listed = |args: &[&str], variable: Option<&str>| {
+        primary.psql("CHECKPOINT");
+        let mut command = push::command(&site, &primary, args);
+        let name = run(command.envs(variable.map(|name| (name, "true")))).expect_success();
+        let metadata = fs::read(site.object(&format!("basebackups_005/{name}/files_metadata.json")));
+        let metadata: serde_json::Value = serde_json::from_slice(&metadata.expect("read")).expect("JSON");
+        let found = &metadata["Files"][format!("/{path}")]["CorruptBlocks"];
+        assert_eq!(found["CorruptBlocksCount"], CORRUPT, "{found}");
+        found["SomeCorruptBlocks"].as_array().map_or(0, Vec::len)
+    };
+    let some = listed(&[], None);
+    assert!((1..CORRUPT).contains(&some), "{some}");
+    assert_eq!(listed(&["--store-all-corrupt"], None), CORRUPT);
+    assert_eq!(listed(&[], Some("WALG_STORE_ALL_CORRUPT_BLOCKS")), CORRUPT);
+}
+
+#[test]
+fn rate_limits_are_kept() {
+    let site = Site::on_files();
+    let primary = push::primary(&site, &[]);
+    wait_settled(&primary);
+    for (variable, limit, field) in [
+        ("WALG_DISK_RATE_LIMIT", 6_000_000, "UncompressedSize"),
+        ("WALG_NETWORK_RATE_LIMIT", 1_000_000, "CompressedSize"),
+    ] {
+        primary.psql("CHECKPOINT");
+        let begun = std::time::Instant::now();
+        let mut command = push::command(&site, &primary, &[]);
+        let name = run(command.env(variable, limit.to_string())).expect_success();
+        let took = begun.elapsed().as_secs_f64();
+        let sentinel = fs::read(site.object(&format!("basebackups_005/{name}_backup_stop_sentinel.json")));
+        let sentinel: serde_json::Value = serde_json::from_slice(&sentinel.expect("read")).expect("JSON");
+        let least = sentinel[field].as_f64().expect("a number") / f64::from(limit);
+        assert!(least > 1.0, "{field}: {sentinel}");
+        // Without the limit it takes a part of that.
+        assert!(took > 0.7 * least, "{variable}: {took} of {least} s");
+    }
 }
 
 #[test]

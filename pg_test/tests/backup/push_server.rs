@@ -68,6 +68,27 @@ fn what_its_function_does_not_know_is_done_in_another_way() {
     );
 }
 
+/// A bucket of the same name at another endpoint is another one.
+#[test]
+fn a_server_whose_store_has_another_endpoint_does_not_take_the_backup() {
+    let (site, other) = (Site::on_s3(), Site::on_s3());
+    let primary = site.primary(&[]);
+    assert_eq!(site.url(), other.url());
+    let mut command = push::command(&other, &primary, &[]);
+    let output = run(command.env("WALG_STOP_BACKUP_TIMEOUT", "1s"));
+    assert!(
+        output.stderr.contains("its repository is") && output.stderr.contains("endpoint"),
+        "{output:?}"
+    );
+    assert!(
+        output.code == Some(1) && output.stderr.contains("was not archived within 1 s"),
+        "{output:?}"
+    );
+    primary.psql("CHECKPOINT");
+    let output = run(&mut push::command(&site, &primary, &[]));
+    assert!(output.success() && output.stderr.contains(ITSELF), "{output:?}");
+}
+
 #[test]
 fn the_server_ends_the_backup_when_the_program_is_interrupted() {
     let site = Site::on_files();

@@ -131,6 +131,36 @@ fn what_is_cut_off_leaves_nothing() {
     failed(&site, taking, &lost);
 }
 
+#[test]
+fn a_standby_is_backed_up_from_afar() {
+    let site = Site::on_files();
+    let primary = push::primary(&site, &[]);
+    primary.psql("CREATE TABLE t AS SELECT i AS id, md5(i::text) AS body FROM generate_series(1, 50000) i");
+    archive_all(&primary);
+    let standby = Cluster::builder(site.dir(), "standby").standby_of(&primary);
+    let mut taking = Background::spawn(&mut command(&site, &standby, &[]), None);
+    standby.wait_until("the backup has ended", PATIENCE, || {
+        archive_all(&primary);
+        !taking.is_running()
+    });
+    let name = taking.wait(PATIENCE).expect_success();
+    let verified = run(&mut site.walarchive(&["backup-verify", &name]));
+    assert!(verified.success(), "{verified:?}");
+    primary.psql("UPDATE t SET body = 'changed' WHERE id % 100 = 0");
+    let sum = "SELECT count(*), sum(hashtext(body)) FROM t";
+    let expected = primary.psql(sum);
+    archive_all(&primary);
+    lose(&standby);
+    lose(&primary);
+    let target = site.restore("restored", &name, &[]);
+    assert!(!target.join("standby.signal").exists());
+    let restored = site.restored("restored").attach(&target);
+    restored.wait_promoted(PATIENCE);
+    assert_eq!(restored.psql(sum), expected);
+    restored.amcheck();
+    restored.stop(StopMode::Immediate);
+}
+
 /// The server verifies while it sends, if it is asked to. It alone can read a page once more.
 #[test]
 fn pages_are_verified_by_the_server() {

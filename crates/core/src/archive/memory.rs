@@ -4,7 +4,7 @@
 //! or copied has other times), in the very repository and with the settings with which it was stored, in the same boot of the
 //! machine and for [`VALID`]. In any other case the file is pushed again, and the store is asked.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
@@ -45,7 +45,7 @@ pub struct Memory {
 }
 
 /// Tells a file from any other, and from itself after it was changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Mark {
     device: u64,
     inode: u64,
@@ -85,14 +85,36 @@ fn names_a_place(name: &OsStr) -> bool {
     of_cloud.iter().any(|start| name.starts_with(start)) && !secret.iter().any(|word| name.contains(word))
 }
 
+/// The files that the store may take its place from, as they are now. A place that is changed there is another one. Their
+/// content may be secret, and their times tell of each change as well.
+fn marks_of_files(storage: &StorageConfig, variables: &[(OsString, OsString)]) -> Vec<(PathBuf, Option<Mark>)> {
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let usual = [".aws/config", ".aws/credentials", ".ssh/config", ".ssh/known_hosts"];
+    let usual = home.iter().flat_map(|home| usual.map(|file| home.join(file)));
+    let named = variables.iter().map(|(_, value)| PathBuf::from(value));
+    let options = storage.options.iter().map(|(_, value)| PathBuf::from(value));
+    let files = usual
+        .chain(named)
+        .chain(options)
+        .chain(storage.credentials_file.clone());
+    files
+        .filter(|path| path.is_absolute())
+        .map(|path| {
+            let mark = Mark::of(&path).ok();
+            (path, mark)
+        })
+        .collect()
+}
+
 impl Memory {
-    /// Of this data directory. Nothing is read yet.
+    /// Of this data directory. Nothing of it is read yet.
     pub fn new(data_dir: &Path, storage: &StorageConfig, compression: Compression) -> Self {
         let (mut hasher, pg_wal) = (DefaultHasher::new(), wal_directory(data_dir));
         // The store may take its endpoint from there, too.
         let mut places: Vec<_> = std::env::vars_os().filter(|(name, _)| names_a_place(name)).collect();
         places.sort();
         places.hash(&mut hasher);
+        marks_of_files(storage, &places).hash(&mut hasher);
         // A later version of this program may find another number: then it pushes again.
         (&storage.url, &storage.options, &storage.credentials_file, compression).hash(&mut hasher);
         Memory {
@@ -309,6 +331,36 @@ mod tests {
             fixture.note(1);
             assert!(!other.take(&name(1)));
             assert!(!fixture.memory.take(&name(1)), "it is gone");
+        }
+    }
+
+    /// The endpoint may be in a file, which keeps its name.
+    #[test]
+    fn a_file_of_the_store_that_was_changed_is_another_store() {
+        let fixture = Fixture::new();
+        fixture.add(1);
+        let file = fixture.dir.path().join("file");
+        let as_option = |file: &Path| {
+            let mut config = storage("s3://b");
+            config
+                .options
+                .insert("aws_config_file", &file.to_string_lossy())
+                .expect("an option");
+            config
+        };
+        let as_credentials = |file: &Path| StorageConfig {
+            credentials_file: Some(file.to_owned()),
+            ..storage("s3://b")
+        };
+        for config in [as_option(&file), as_credentials(&file)] {
+            fs::write(&file, "aws_endpoint = http://127.0.0.1:1").expect("written");
+            let memory = || Memory::new(fixture.dir.path(), &config, Compression::Plain);
+            memory().note(&name(1), Mark::of(&fixture.path(1)).expect("there"));
+            assert!(memory().take(&name(1)), "it is the same file");
+            memory().note(&name(1), Mark::of(&fixture.path(1)).expect("there"));
+            std::thread::sleep(Duration::from_millis(20));
+            fs::write(&file, "aws_endpoint = http://127.0.0.1:2").expect("written");
+            assert!(!memory().take(&name(1)), "{config:?}");
         }
     }
 

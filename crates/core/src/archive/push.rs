@@ -141,7 +141,16 @@ impl Archive {
             if let Some(writer) = self.writer.as_ref().filter(|writer| !writer.in_recovery()) {
                 writer.permit(Write::Object).await?;
             }
-            cluster::claim_found(&self.store, &self.identity, owned).await
+            let recovering = self.writer.as_ref().filter(|writer| writer.in_recovery());
+            if let Some(writer) = recovering {
+                writer.remember_in_recovery(owned.is_some()).await?;
+            }
+            let is_new = owned.is_none();
+            let claimed = cluster::claim_found(&self.store, &self.identity, owned).await?;
+            if let Some(writer) = recovering.filter(|_| is_new) {
+                writer.remember_in_recovery(true).await?;
+            }
+            Ok(claimed)
         };
         self.claimed.get_or_try_init(claim).await.copied()
     }

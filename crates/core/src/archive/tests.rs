@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::codec::{Compression, Format};
 use crate::error::{Error, StorageError};
+use crate::lease::{INTERVAL, Situation, Writer};
 use crate::repository::cluster::ClusterIdentity;
 use crate::repository::layout;
 use crate::wal::{SegmentSize, WalFileName};
@@ -343,5 +344,39 @@ async fn every_format_is_found() {
             .await
             .expect("written");
         assert!(fixture.fetch().await.expect("fetched") == good(7), "{format:?}");
+    }
+}
+
+/// A standby may be the first one to write. What it has seen once, it does not begin anew where a file system is not mounted.
+#[tokio::test]
+async fn a_standby_begins_a_repository_and_none_where_it_has_vanished() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for name in ["base", "global", "pg_wal"] {
+        std::fs::create_dir(dir.path().join(name)).expect("a directory");
+    }
+    let situation = Situation {
+        in_recovery: true,
+        is_standby: true,
+        timeline: 1,
+        interval: INTERVAL,
+    };
+    let writer = |store: &Store| Writer::new(store.clone(), dir.path(), situation);
+    let standby =
+        |store: &Store| Archive::new(store.clone(), identity(), Compression::Plain).with_writer(writer(store));
+    let directory = || Store::of(Arc::new(InMemory::new()), "file:///backup");
+    let mounted = directory();
+    standby(&mounted).claim().await.expect("nothing was there");
+    let gone = directory();
+    let refused = standby(&gone).claim().await.expect_err("refused");
+    assert!(matches!(refused, Error::NoRepository { .. }), "{refused:?}");
+    assert_eq!(gone.list("").await.expect("listed"), []);
+    standby(&mounted).claim().await.expect("it is mounted again");
+    // It was deleted on purpose.
+    writer(&gone).forget().await.expect("noted");
+    standby(&gone).claim().await.expect("begun");
+    // A bucket is there, or an error.
+    for _ in 0..2 {
+        let bucket = Store::of(Arc::new(InMemory::new()), "s3://bucket");
+        standby(&bucket).claim().await.expect("begun");
     }
 }

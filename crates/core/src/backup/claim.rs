@@ -21,6 +21,9 @@ const LIMIT: u64 = 64 << 10;
 /// A folder that has not grown for a day is taken for a leftover; waiting for WAL adds nothing.
 const RENEW_AFTER: Duration = Duration::from_secs(3600);
 
+/// On a store that lets the last writer win: by then whoever had not seen our claim has written his.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
 pub(super) struct Claim {
     store: Store,
     backup: String,
@@ -74,9 +77,18 @@ impl Claim {
         // promise has said it already.
         let created = store.create(&claim, content.clone()).await?;
         let is_certain = created == Created::Yes && store.create_only() == Some(CreateOnly::Honoured);
-        if !is_certain && store.get(&claim, LIMIT).await?.as_ref() != Some(&content) {
-            let reason = "Another backup took the name at the same moment.";
-            return Err(taken(name, reason.to_owned()));
+        let looks: &[Duration] = match store.create_only() {
+            _ if is_certain => &[],
+            // Another one may have looked before our claim was there, and write his over it a moment later.
+            Some(CreateOnly::Ignored | CreateOnly::Unsupported) => &[Duration::ZERO, LOOK_AGAIN],
+            Some(CreateOnly::Honoured) | None => &[Duration::ZERO],
+        };
+        for pause in looks {
+            tokio::time::sleep(*pause).await;
+            if store.get(&claim, LIMIT).await?.as_ref() != Some(&content) {
+                let reason = "Another backup took the name at the same moment.";
+                return Err(taken(name, reason.to_owned()));
+            }
         }
         Ok(Claim {
             store: store.clone(),

@@ -1,18 +1,20 @@
 //! Carrying a plan out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
+use super::claims::{Claims, refuse_deleted};
 use super::plan::{BackupFiles, CopyPlan};
 use crate::error::{Error, Result};
+use crate::formats::Sentinel;
 use crate::objects::{Existing, carry};
-use crate::repository::inventory::{list_backups, write_continuous};
+use crate::repository::inventory::{list_backups, read_sentinel, write_continuous};
 use crate::repository::layout::Key;
 use crate::repository::{cluster, layout};
-use walarchive_storage::{Created, Store};
+use walarchive_storage::{Created, Listed, Store};
 
 /// Objects that are on their way at a time.
 const CONCURRENCY: usize = 4;
@@ -37,8 +39,8 @@ pub struct Copied {
     pub there: u64,
 }
 
-/// Copy. The other repository is claimed for the cluster first; one of another cluster is refused. `to` has the fence of whoever
-/// may write there.
+/// Copy. The other repository is claimed for the cluster first; one of another cluster is refused, and so is another backup of the
+/// same name. `to` has the fence of whoever may write there.
 pub async fn apply(
     from: &Store,
     to: &Store,
@@ -52,33 +54,27 @@ pub async fn apply(
             "Give two that differ: a copy beside the original protects from nothing.",
         ));
     }
-    // WAL that is there tells another story than what this copy begins with.
-    let is_new = list_backups(to).await?.is_empty();
-    cluster::claim(to, &plan.identity).await?;
-    if let Some(since) = plan.continuous.filter(|_| is_new) {
-        write_continuous(to, &BTreeMap::from([(since.timeline, since)])).await?;
-    }
-    let mut copied = Copied::default();
-    let wal = plan
-        .wal
-        .iter()
-        .map(|object| (object.key(), object.size, Existing::Keep));
+    let claims = Claims::new(to)?;
     let job = Job {
         from,
         to,
+        claims: &claims,
         progress,
         cancel,
     };
-    job.carry_all(wal.collect(), &mut copied).await?;
-    for backup in &plan.backups {
-        job.carry_backup(backup, &mut copied).await?;
-    }
-    Ok(copied)
+    let outcome = tokio::select! {
+        biased;
+        outcome = Box::pin(job.run(plan)) => outcome,
+        never = claims.keep() => match never {},
+    };
+    claims.release_all().await;
+    outcome
 }
 
 struct Job<'a> {
     from: &'a Store,
     to: &'a Store,
+    claims: &'a Claims<'a>,
     progress: &'a CopyProgress,
     cancel: &'a CancellationToken,
 }
@@ -87,17 +83,85 @@ struct Job<'a> {
 type Item = (Key, u64, Existing);
 
 impl Job<'_> {
-    async fn carry_backup(&self, backup: &BackupFiles, copied: &mut Copied) -> Result<()> {
-        let sentinel = layout::sentinel(&backup.name);
-        if self.to.size(&sentinel).await?.is_some() {
-            // Its sentinel came last. A mark that was changed since then stays as it is there.
-            let bytes = backup.objects.iter().map(|object| object.size).sum::<u64>() + backup.sentinel_bytes;
-            let objects = backup.objects.len() as u64 + 1;
-            self.progress.objects.fetch_add(objects, Ordering::Relaxed);
-            self.progress.bytes.fetch_add(bytes, Ordering::Relaxed);
-            copied.there += objects;
-            return Ok(());
+    async fn run(&self, plan: &CopyPlan) -> Result<Copied> {
+        // WAL that is there tells another story than what this copy begins with.
+        let is_new = list_backups(self.to).await?.is_empty();
+        cluster::claim(self.to, &plan.identity).await?;
+        let mut complete = BTreeSet::new();
+        for backup in &plan.backups {
+            if self.is_complete(&backup.name).await? {
+                complete.insert(backup.name.as_str());
+            }
         }
+        for backup in &plan.backups {
+            if !complete.contains(backup.name.as_str()) {
+                self.claims.take(&backup.name).await?;
+            }
+        }
+        if let Some(since) = plan.continuous.filter(|_| is_new) {
+            write_continuous(self.to, &BTreeMap::from([(since.timeline, since)])).await?;
+        }
+        let mut copied = Copied::default();
+        let wal = plan
+            .wal
+            .iter()
+            .map(|object| (object.key(), object.size, Existing::Keep));
+        self.carry_all(wal.collect(), &mut copied).await?;
+        for backup in &plan.backups {
+            match complete.contains(backup.name.as_str()) {
+                true => self.carry_missing(backup, &mut copied).await?,
+                false => self.carry_backup(backup, &mut copied).await?,
+            }
+        }
+        Ok(copied)
+    }
+
+    /// Does the backup have a sentinel there? An error if it is another backup's.
+    async fn is_complete(&self, name: &str) -> Result<bool> {
+        if self.to.size(&layout::sentinel(name)).await?.is_none() {
+            return Ok(false);
+        }
+        self.claims.refuse_deleted(name).await?;
+        let (here, there) = tokio::try_join!(read_sentinel(self.from, name), read_sentinel(self.to, name))?;
+        match identity(&here) == identity(&there) {
+            true => Ok(true),
+            false => Err(Error::BackupExists {
+                name: name.to_owned(),
+                reason: format!(
+                    "The one in \"{}\" is another one: it starts at {}, {}, and the one to copy at {}, {}.",
+                    self.to.url(),
+                    there.start_lsn,
+                    there.start_time,
+                    here.start_lsn,
+                    here.start_time
+                ),
+            }),
+        }
+    }
+
+    /// Of a backup whose sentinel is there. A mark that was changed since then stays as it is there.
+    async fn carry_missing(&self, backup: &BackupFiles, copied: &mut Copied) -> Result<()> {
+        let listed = self.to.list(&layout::backup_folder(&backup.name)).await?;
+        let there: BTreeMap<&str, u64> = listed.iter().map(|object| (object.key.as_str(), object.size)).collect();
+        let metadata = layout::metadata(&backup.name);
+        let is_there = |object: &&Listed| match there.get(object.key.as_str()) {
+            Some(size) => *size == object.size || object.key == metadata,
+            None => false,
+        };
+        let (kept, missing): (Vec<_>, Vec<_>) = backup.objects.iter().partition(is_there);
+        let bytes = kept.iter().map(|object| object.size).sum::<u64>() + backup.sentinel_bytes;
+        let objects = kept.len() as u64 + 1;
+        self.progress.objects.fetch_add(objects, Ordering::Relaxed);
+        self.progress.bytes.fetch_add(bytes, Ordering::Relaxed);
+        copied.there += objects;
+        let items = missing
+            .into_iter()
+            .map(|object| (Key::listed(object), object.size, Existing::Keep));
+        self.carry_all(items.collect(), copied).await?;
+        self.claims.refuse_deleted(&backup.name).await
+    }
+
+    async fn carry_backup(&self, backup: &BackupFiles, copied: &mut Copied) -> Result<()> {
         // A mark may have changed it since a copy that was interrupted.
         let metadata = layout::metadata(&backup.name);
         let items = backup.objects.iter().map(|object| {
@@ -108,8 +172,46 @@ impl Job<'_> {
             (Key::listed(object), object.size, existing)
         });
         self.carry_all(items.collect(), copied).await?;
-        self.carry_all(vec![(sentinel, backup.sentinel_bytes, Existing::Keep)], copied)
-            .await
+        let sentinel = layout::sentinel(&backup.name);
+        // Whoever deletes it there says so first, and looks for the sentinel then. So one of the two gives way.
+        let parent = self.check(&backup.name, None).await?;
+        refuse_deleted(self.from, &backup.name).await?;
+        // It may have been marked since the plan was made.
+        let Some(bytes) = self.from.size(&sentinel).await? else {
+            return Err(Error::damaged(
+                self.from.object_url(&sentinel),
+                "It was deleted in the meantime.",
+            ));
+        };
+        self.carry_all(vec![(sentinel.clone(), bytes, Existing::Keep)], copied)
+            .await?;
+        if let Err(error) = self.check(&backup.name, Some(parent)).await {
+            if !error.is_transient() {
+                self.to.delete(&sentinel).await?;
+            }
+            return Err(error);
+        }
+        self.claims.release(&backup.name).await;
+        Ok(())
+    }
+
+    /// Is what was copied of the backup still there, and what it is based on? Returns the name of that.
+    async fn check(&self, name: &str, parent: Option<Option<String>>) -> Result<Option<String>> {
+        self.claims.check(name).await?;
+        let parent = match parent {
+            Some(parent) => parent,
+            None => read_sentinel(self.from, name).await?.delta_from,
+        };
+        if let Some(parent) = &parent {
+            self.claims.refuse_deleted(parent).await?;
+            if self.to.size(&layout::sentinel(parent)).await?.is_none() {
+                return Err(Error::refused(
+                    format!("backup \"{parent}\", on which \"{name}\" is based, was deleted in the other storage"),
+                    "Run the same command again.",
+                ));
+            }
+        }
+        Ok(parent)
     }
 
     /// The first failure ends it; what is on its way then is given up.
@@ -139,4 +241,17 @@ impl Job<'_> {
         }
         Ok(())
     }
+}
+
+/// What two copies of one backup have in common, and no two backups. A mark may differ.
+fn identity(sentinel: &Sentinel) -> impl PartialEq + use<'_> {
+    (
+        sentinel.start_lsn,
+        sentinel.finish_lsn,
+        sentinel.system_identifier,
+        sentinel.start_time,
+        sentinel.finish_time,
+        &sentinel.hostname,
+        &sentinel.delta_from,
+    )
 }

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -12,6 +15,7 @@ use crate::repository::inventory::list_backups;
 use crate::repository::layout;
 use crate::wal::SegmentSize;
 use walarchive_storage::Store;
+use walarchive_testkit::meddler::{Act, Meddler, Op};
 
 const FULL: &str = "base_000000010000000000000002";
 const DELTA: &str = "base_000000010000000000000004_D_000000010000000000000002";
@@ -36,7 +40,12 @@ async fn put(store: &Store, key: &str, content: &str) {
 /// Full backups in segments 2 and 8, a delta in 4, and the segments 1 to 9.
 async fn source() -> Store {
     let store = memory("memory:source");
-    cluster::claim(&store, &identity(7)).await.expect("claimed");
+    fill(&store).await;
+    store
+}
+
+async fn fill(store: &Store) {
+    cluster::claim(store, &identity(7)).await.expect("claimed");
     for (name, number, parent) in [(FULL, 2u64, None), (DELTA, 4, Some(FULL)), (OTHER, 8, None)] {
         let start = number << 24 | 0x28;
         let mut sentinel = format!(
@@ -50,25 +59,19 @@ async fn source() -> Store {
                 2 << 24 | 0x28
             ));
         }
-        put(&store, &layout::sentinel(name), &format!("{{{sentinel}}}")).await;
-        put(
-            &store,
-            &layout::tar(name, "part_001.tar.zst"),
-            &format!("tar of {name}"),
-        )
-        .await;
-        put(&store, &layout::backup_claim(name), "{}").await;
+        put(store, &layout::sentinel(name), &format!("{{{sentinel}}}")).await;
+        put(store, &layout::tar(name, "part_001.tar.zst"), &format!("tar of {name}")).await;
+        put(store, &layout::backup_claim(name), "{}").await;
     }
     for number in 1..=9 {
         put(
-            &store,
+            store,
             &format!("wal_005/00000001000000000000000{number}.zst"),
             &format!("wal {number}"),
         )
         .await;
     }
-    put(&store, "wal_005/00000002.history.zst", "history").await;
-    store
+    put(store, "wal_005/00000002.history.zst", "history").await;
 }
 
 async fn copy_to(from: &Store, to: &Store, backup: Option<&str>, with_history: bool) -> crate::error::Result<Copied> {
@@ -176,4 +179,145 @@ async fn what_cannot_be_restored_is_not_copied_and_no_other_cluster_is_mixed_in(
     assert!(matches!(error, Error::ForeignRepository { .. }), "{error:?}");
     let error = copy_to(&from, &from, Some(FULL), false).await.expect_err("refused");
     assert!(error.to_string().contains("the same storage"), "{error}");
+}
+
+#[tokio::test]
+async fn the_same_size_is_not_the_same_content() {
+    for (key, content) in [
+        ("wal_005/000000010000000000000002".to_owned(), "wal of ours".to_owned()),
+        (layout::tar(FULL, "part_002.tar").into(), "a tar of ours".to_owned()),
+    ] {
+        let (from, to) = (source().await, memory("memory:target"));
+        put(&from, &key, &content).await;
+        put(&to, &key, &content.replace("ours", "them")).await;
+        let error = copy_to(&from, &to, Some(FULL), false).await.expect_err("refused");
+        assert!(matches!(error, Error::Conflict { .. }), "{error:?}");
+        assert!(list_backups(&to).await.expect("listed").is_empty(), "no sentinel came");
+    }
+}
+
+/// Of an object with a checksum at its end, as WAL has, the ends tell.
+#[tokio::test]
+async fn a_compressed_object_of_the_same_size_is_known_by_its_ends() {
+    let key = "wal_005/000000010000000000000002.zst";
+    let mut object = vec![7_u8; 300_000];
+    object[..5].copy_from_slice(&[0x28, 0xb5, 0x2f, 0xfd, 0x04]);
+    let mut other = object.clone();
+    *other.last_mut().expect("a last byte") = 8;
+    for (there, is_same) in [(object.clone(), true), (other, false)] {
+        let (from, to) = (source().await, memory("memory:target"));
+        from.put(key, object.clone().into()).await.expect("written");
+        to.put(key, there.into()).await.expect("written");
+        let copied = copy_to(&from, &to, Some(FULL), false).await;
+        assert_eq!(copied.is_ok(), is_same, "{copied:?}");
+    }
+}
+
+#[tokio::test]
+async fn another_backup_of_the_same_name_is_refused() {
+    let (from, to) = (source().await, memory("memory:target"));
+    cluster::claim(&to, &identity(7)).await.expect("claimed");
+    let key = layout::sentinel(FULL);
+    let sentinel = from.get(&key, 1000).await.expect("read").expect("there");
+    let sentinel = String::from_utf8_lossy(&sentinel).into_owned();
+    put(&to, &key, &sentinel.replace("T10:02", "T11:02")).await;
+    let error = copy_to(&from, &to, None, false).await.expect_err("refused");
+    assert!(matches!(error, Error::BackupExists { .. }), "{error:?}");
+    assert_eq!(wal_of(&to).await, [""; 0], "nothing was written");
+}
+
+#[tokio::test]
+async fn what_is_missing_of_a_backup_with_a_sentinel_is_sent() {
+    let (from, to) = (source().await, memory("memory:target"));
+    copy_to(&from, &to, Some(FULL), false).await.expect("copied");
+    let tar = layout::tar(FULL, "part_001.tar.zst");
+    to.delete(&tar).await.expect("deleted");
+    // A mark is of its place.
+    let key = layout::sentinel(FULL);
+    let sentinel = to.get(&key, 1000).await.expect("read").expect("there");
+    let marked = String::from_utf8_lossy(&sentinel).replacen('{', "{\"IsPermanent\": true, ", 1);
+    put(&to, &key, &marked).await;
+    let copied = copy_to(&from, &to, Some(FULL), false).await.expect("copied");
+    assert_eq!((copied.sent, copied.there), (1, 3));
+    assert!(to.size(&tar).await.expect("asked").is_some());
+    assert_eq!(
+        to.get(&key, 1000).await.expect("read").as_deref(),
+        Some(marked.as_bytes())
+    );
+}
+
+/// A key, and its new content; none: it is removed.
+type Change<'a> = (&'a str, Option<&'a str>);
+
+/// A store that is deleted from, or written to, when this object is read or written.
+async fn meddled(url: &str, inner: &Arc<InMemory>, op: Op, key: &str, changes: &[Change<'_>]) -> Store {
+    let meddler = Meddler::new(Arc::clone(inner));
+    let changes = changes
+        .iter()
+        .map(|(key, content)| ((*key).to_owned(), content.map(str::to_owned)));
+    meddler.once(op, key, Act::Then(changes.collect()));
+    Store::of(Arc::new(meddler), url)
+}
+
+#[tokio::test]
+async fn a_deletion_meanwhile_ends_the_copy() {
+    let (sentinel, tar) = (layout::sentinel(FULL), layout::tar(FULL, "part_001.tar.zst"));
+    let (claim, deletion) = (layout::backup_claim(FULL), layout::backup_deletion(FULL));
+    let cases: [(&str, Vec<Change<'_>>); 3] = [
+        // Somebody deletes it there while it is copied, or has done so.
+        (&tar, vec![(&deletion, Some("{}"))]),
+        (&tar, vec![(&claim, None), (&tar, None)]),
+        // The same when the sentinel is there, and before anybody has looked for it.
+        (&sentinel, vec![(&deletion, Some("{}"))]),
+    ];
+    for (at, (key, changes)) in cases.into_iter().enumerate() {
+        let (from, inner) = (source().await, Arc::new(InMemory::new()));
+        let to = meddled("memory:target", &inner, Op::Put, key, &changes).await;
+        let error = copy_to(&from, &to, Some(FULL), false).await.expect_err("refused");
+        assert!(error.to_string().contains(FULL), "{at}: {error}");
+        assert!(list_backups(&to).await.expect("listed").is_empty(), "{at}");
+    }
+    // It is deleted in the source.
+    let inner = Arc::new(InMemory::new());
+    let plain = Store::of(Arc::clone(&inner) as Arc<dyn ObjectStore>, "memory:source");
+    fill(&plain).await;
+    let from = meddled("memory:source", &inner, Op::Get, &tar, &[(&deletion, Some("{}"))]).await;
+    let to = memory("memory:target");
+    let error = copy_to(&from, &to, Some(FULL), false).await.expect_err("refused");
+    assert!(error.to_string().contains("is being deleted"), "{error}");
+    assert!(list_backups(&to).await.expect("listed").is_empty());
+}
+
+/// The WAL comes before the backup, so the other repository must know that somebody will need it.
+#[tokio::test]
+async fn a_backup_that_is_being_copied_is_seen_there_before_its_wal_comes() {
+    let (from, inner) = (source().await, Arc::new(InMemory::new()));
+    let (meddler, written) = (Meddler::new(Arc::clone(&inner)), Arc::new(Mutex::new(Vec::new())));
+    let noted = Arc::clone(&written);
+    meddler.rule(move |op, key| {
+        if op == Op::Put {
+            noted.lock().push(key.to_owned());
+        }
+        Act::Pass
+    });
+    let to = Store::of(Arc::new(meddler), "memory:target");
+    copy_to(&from, &to, Some(DELTA), false).await.expect("copied");
+    let written = written.lock().clone();
+    let place = |key: &str| written.iter().position(|found| found == key).expect("written");
+    for name in [FULL, DELTA] {
+        let claim = layout::backup_claim(name);
+        assert!(
+            place(&claim) < place("wal_005/000000010000000000000002.zst"),
+            "{written:?}"
+        );
+        assert_eq!(to.size(&claim).await.expect("asked"), None, "it is complete");
+    }
+    // A server takes the same backup there.
+    let to = memory("memory:other");
+    put(&to, &layout::backup_claim(FULL), r#"{"hostname": "h", "pid": 1}"#).await;
+    let error = copy_to(&from, &to, Some(FULL), false).await.expect_err("refused");
+    assert!(matches!(error, Error::BackupExists { .. }), "{error:?}");
+    // Another copy was killed.
+    put(&to, &layout::backup_claim(FULL), r#"{"copy": true, "hostname": "h"}"#).await;
+    copy_to(&from, &to, Some(FULL), false).await.expect("copied");
 }

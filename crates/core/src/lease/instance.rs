@@ -85,6 +85,9 @@ pub(super) struct Known {
     /// The last holder that was seen, for people.
     #[serde(default)]
     pub(super) seen: Option<Seen>,
+    /// A repository was found there while this server was in recovery, in which it takes no lease.
+    #[serde(default)]
+    pub(super) found: bool,
     /// All of the repository was deleted on purpose, and nobody has taken a lease there since.
     #[serde(default)]
     pub(super) forgotten: bool,
@@ -116,6 +119,13 @@ pub(super) struct Seen {
     pub(super) epoch: u64,
     pub(super) holder: String,
     pub(super) timeline: u32,
+}
+
+impl Known {
+    /// Was a repository seen there?
+    pub(super) fn has_met(&self) -> bool {
+        self.held.is_some() || self.lost.is_some() || self.seen.is_some() || self.found
+    }
 }
 
 impl Held {

@@ -98,11 +98,32 @@ impl Writer {
         }
         let instance = Instance::read(self.data_directory())?.filter(|instance| !instance.take_over);
         let known = instance.and_then(|mut instance| instance.repositories.remove(self.store().url()));
-        let knows = known.is_some_and(|known| known.held.is_some() || known.lost.is_some() || known.seen.is_some());
-        match knows && !repository::is_there(self.store()).await? {
+        match known.is_some_and(|known| known.has_met()) && !repository::is_there(self.store()).await? {
             true => Err(repository::none_in(self.store())),
             false => Ok(()),
         }
+    }
+
+    /// A server in recovery takes no lease, and may be the first one to write: a standby is of the same cluster. It begins no
+    /// repository either where one has vanished. `has_owner`: there is a repository, and it has an owner.
+    pub(crate) async fn remember_in_recovery(&self, has_owner: bool) -> Result<()> {
+        let url = self.store().url();
+        if !self.store().may_vanish() {
+            return Ok(());
+        }
+        let known = Instance::read(self.data_directory())?.and_then(|mut instance| instance.repositories.remove(url));
+        let has_met = known.is_some_and(|known| known.has_met());
+        if has_met && !has_owner && !repository::is_there(self.store()).await? {
+            return Err(repository::none_in(self.store()));
+        }
+        if has_owner && !has_met {
+            let _lock = lock(self.data_directory()).await?;
+            let (mut instance, _) = Instance::of(self.data_directory())?;
+            let known = instance.known(url, None);
+            (known.found, known.forgotten) = (true, false);
+            instance.write(self.data_directory())?;
+        }
+        Ok(())
     }
 
     async fn look(&self) -> Result<Look> {

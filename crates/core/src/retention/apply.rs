@@ -98,10 +98,10 @@ pub async fn apply(
         return Ok(work.applied);
     }
     let is_common = |action: &Action| matches!(action.object, Object::Wal(_) | Object::Own(_));
-    // If no backup stays, one that has begun since may need the WAL, as on a standby, and the owner.
-    if plan.kept.is_empty()
+    // If no backup stays that needs all WAL from it on, one that has begun since may need the WAL, as on a standby, and the owner.
+    if (plan.kept.is_empty() || plan.without_backups.is_some())
         && rest.iter().any(is_common)
-        && let Some(name) = known.newcomer(store).await?
+        && let Some(name) = known.newcomer(store, plan.without_backups.as_ref()).await?
     {
         let why = "it has begun since the plan was made".to_owned();
         work.applied.spared.push(Spared { name, why });

@@ -4,7 +4,7 @@
 //! written its sentinel. A deletion says that it begins before it looks for deltas. So one of the two sees the other, whatever
 //! the order; where both do, the delta is given up and the parent stays.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::plan::{ABANDONED_AFTER, Action, Object};
 use crate::error::{Error, Result};
@@ -75,11 +75,12 @@ impl<'a> Known<'a> {
         Ok(None)
     }
 
-    /// A backup that the plan does not delete, complete or being taken.
-    pub(super) async fn newcomer(&self, store: &Store) -> Result<Option<String>> {
+    /// A backup that the plan does not delete, and that is not among those, complete or being taken.
+    pub(super) async fn newcomer(&self, store: &Store, old: Option<&BTreeSet<String>>) -> Result<Option<String>> {
         for (name, is_complete) in self.others(store).await? {
             // Other names are somebody else's.
-            if parse_name(&name).0.is_some() && (is_complete || !is_empty(store, &name).await?) {
+            let is_new = parse_name(&name).0.is_some() && old.is_none_or(|old| !old.contains(&name));
+            if is_new && (is_complete || !is_empty(store, &name).await?) {
                 return Ok(Some(name));
             }
         }

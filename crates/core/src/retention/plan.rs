@@ -1,6 +1,6 @@
 //! A plan: the objects to delete, their order, and the reasons.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -182,6 +182,9 @@ pub struct DeletionPlan {
     pub continuous: BTreeMap<u32, Segment>,
     /// Permanent backups go too.
     pub(super) force: bool,
+    /// WAL goes that the next backup will need, if it has begun since: no backup that stays needs all that follows it. These are the
+    /// names that the plan knows of, being taken or complete.
+    pub(super) without_backups: Option<BTreeSet<String>>,
 }
 
 impl DeletionPlan {

@@ -63,6 +63,7 @@ fn keeping(inventory: &Inventory, chosen: Chosen, garbage: Option<Garbage>, situ
         notes: chosen.notes,
         continuous: BTreeMap::new(),
         force: false,
+        without_backups: chosen.wal_without_backups.then(|| names(inventory)),
     };
     plan.actions
         .extend(leftovers(inventory, situation, |folder| match garbage {
@@ -85,6 +86,13 @@ fn keeping(inventory: &Inventory, chosen: Chosen, garbage: Option<Garbage>, situ
     plan.notes.extend(situation.notes.iter().cloned());
     plan.actions.extend(uploads::abandoned(inventory, situation));
     plan
+}
+
+/// Of all backups, with a sentinel and without.
+fn names(inventory: &Inventory) -> BTreeSet<String> {
+    let complete = inventory.backups.iter().map(|backup| &backup.name);
+    let unfinished = inventory.unfinished.iter().map(|folder| &folder.name);
+    complete.chain(unfinished).cloned().collect()
 }
 
 /// Folders without a sentinel: those whose deletion was interrupted in any case, of the others those that are `unwanted`.

@@ -1,21 +1,16 @@
 //! Whom to trust. A certificate that is named by `ca_cert_file` is trusted as an authority, and as the certificate of the
-//! server itself: `openssl req -x509` makes servers' certificates that are authorities at the same time, which other
-//! libraries accept when they are named.
+//! server itself.
 
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
-};
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, Error, OtherError, RootCertStore};
 use rustls_platform_verifier::Verifier;
 
-/// The text of the library below rustls about an authority's certificate in a server's hands. It looks at the time first.
-const AUTHORITY_AS_SERVER: &str = "CaUsedAsEndEntity";
+use crate::certificate::{NamedCertificates, Names};
 
 /// The configuration that a client of HTTPS needs. The authorities of the system count if `system` is true.
 pub(super) fn config(
@@ -57,62 +52,8 @@ fn verifier(
     Ok(if trusted.is_empty() {
         inner
     } else {
-        let trusted = trusted.to_vec();
-        Arc::new(Named { inner, trusted })
+        Arc::new(NamedCertificates::new(inner, trusted.to_vec(), Names::Compared))
     })
-}
-
-/// Accepts the certificates that were named, each for itself.
-#[derive(Debug)]
-struct Named {
-    inner: Arc<dyn ServerCertVerifier>,
-    trusted: Vec<CertificateDer<'static>>,
-}
-
-impl ServerCertVerifier for Named {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let verdict = self
-            .inner
-            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        match verdict {
-            Err(Error::InvalidCertificate(CertificateError::Other(reason)))
-                if reason.to_string().contains(AUTHORITY_AS_SERVER) && self.trusted.contains(end_entity) =>
-            {
-                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
-                Ok(ServerCertVerified::assertion())
-            }
-            verdict => verdict,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
-    }
 }
 
 #[cfg(test)]
@@ -121,6 +62,7 @@ mod tests {
     use std::time::Duration;
 
     use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{ServerName, UnixTime};
 
     use super::*;
 

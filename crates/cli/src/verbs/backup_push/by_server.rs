@@ -7,7 +7,7 @@ use walarchive_client::server::{self, Facts};
 use walarchive_client::{Mode, Notice, Params, Session, Severity, escape_literal};
 use walarchive_core::backup::delta::WantedParent;
 use walarchive_core::{Error, Result};
-use walarchive_storage::Store;
+use walarchive_storage::{Place, StorageConfig, Store};
 
 use super::args::BackupPush;
 use super::options::Wanted;
@@ -69,17 +69,25 @@ pub async fn schema(session: &mut Session, facts: &Facts, args: &BackupPush) -> 
             return no(&format!("{flag} is given, which its function does not know"));
         }
     }
-    let theirs = facts
-        .setting("walarchive.storage")
-        .map(|url| url.trim().trim_end_matches('/'));
-    match (theirs, find(&args.storage, args.pgdata.as_deref())) {
-        (Some(theirs), Ok(ours)) if theirs != ours.storage.url.trim().trim_end_matches('/') => no(&format!(
-            "its repository is \"{theirs}\", and the backup is to go to \"{}\"",
-            ours.storage.url
+    let ours = find(&args.storage, args.pgdata.as_deref()).map(|settings| settings.storage.place());
+    match (place_of(facts), ours) {
+        (Some(theirs), Ok(ours)) if theirs != ours => no(&format!(
+            "its repository is {theirs}, and the backup is to go to {ours}"
         )),
         (None, _) if facts.setting("config_file").is_some() => no("its walarchive.storage is not set"),
         _ => Ok(Some(schema)),
     }
+}
+
+/// The server's repository, as its settings name it. What its environment adds is not to be seen; a backup must not go elsewhere
+/// for that.
+fn place_of(facts: &Facts) -> Option<Place> {
+    let options = facts.setting("walarchive.storage_options").unwrap_or_default();
+    let storage = StorageConfig {
+        options: options.parse().unwrap_or_default(),
+        ..StorageConfig::new(facts.setting("walarchive.storage")?)
+    };
+    Some(storage.place())
 }
 
 /// Have the server take the backup. Returns its name.

@@ -79,14 +79,13 @@ pub async fn take(
 /// The repository, into which only what this server may write now is written.
 async fn open(settings: &crate::repository::Settings, facts: &Facts, data_dir: &Path) -> Result<(Store, Archive)> {
     let store = Store::open_settled(&settings.storage.for_backup()).await?;
-    let control = walarchive_core::control_file::ControlFile::read(data_dir)?;
     let identity = ClusterIdentity {
         system_identifier: facts.system_identifier,
         major_version: facts.major(),
         segment_size: SegmentSize::new(facts.segment_bytes)?,
     };
-    let writer = writer(&store, data_dir, control.timeline);
-    let by_files = situation(&store, data_dir, control.timeline);
+    let writer = writer(&store, data_dir, facts.timeline);
+    let by_files = situation(&store, data_dir, facts.timeline);
     writer.set_situation(Situation {
         in_recovery: facts.in_recovery,
         is_standby: facts.in_recovery && (by_files.is_standby || facts.version_num < SIGNAL_FILES),

@@ -9,7 +9,8 @@ use super::*;
 use crate::error::Error;
 use crate::formats::SENTINEL_LIMIT;
 use crate::formats::files_metadata::FilesMetadata;
-use walarchive_storage::Created;
+use walarchive_storage::{CreateOnly, Created};
+use walarchive_testkit::meddler::{Act, Meddler, Op};
 
 fn memory() -> Store {
     Store::of(Arc::new(object_store::memory::InMemory::new()), "memory:")
@@ -44,6 +45,26 @@ async fn a_taken_name_is_refused_before_the_first_byte() {
     assert!(matches!(second, Err(Error::BackupExists { .. })));
     first.abort().await.expect("removed");
     assert_eq!(store.list("").await.expect("listed"), []);
+}
+
+/// The other one had looked before our claim was there, and writes his over it.
+#[tokio::test]
+async fn the_last_one_has_the_name_where_a_store_overwrites() {
+    let meddler = Meddler::new(Arc::new(object_store::memory::InMemory::new()));
+    let (claim, mut written) = (layout::backup_claim(NAME), false);
+    let other = vec![(claim.to_string(), Some(r#"{"hostname": "other"}"#.to_owned()))];
+    meddler.rule(move |op, key| match (op, key == claim.as_str()) {
+        (Op::Put, true) => {
+            written = true;
+            Act::Pass
+        }
+        // It is still ours when we look for the first time.
+        (Op::Get, true) if std::mem::take(&mut written) => Act::Then(other.clone()),
+        _ => Act::Pass,
+    });
+    let store = Store::of(Arc::new(meddler), "memory:").knowing(CreateOnly::Ignored);
+    let refused = begin(&store, request(Path::new("/nowhere")), BackupOptions::default()).await;
+    assert!(matches!(refused, Err(Error::BackupExists { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! Backups that begin while others are being deleted.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::applied::{DELTA, FIRST, SECOND, THIRD, all_keys, delete, fill, memory, retain};
 use super::*;
 use crate::repository::layout;
-use crate::retention::{DeletionProgress, Request, apply, draw_up};
+use crate::retention::{DeletionProgress, Garbage, Mark, Request, apply, draw_up, mark};
 use walarchive_storage::StorageConfig;
 use walarchive_storage::Store;
 use walarchive_testkit::meddler::{Act, Meddler, Op};
@@ -161,5 +162,33 @@ async fn a_backup_that_begins_while_everything_goes_keeps_the_wal() {
         assert_eq!(applied.spared, []);
         let left = all_keys(&inner).await;
         assert!(left.iter().all(|key| !key.starts_with("wal_005")), "{left:?}");
+    }
+}
+
+/// A permanent backup stays, and needs no WAL but its own.
+#[tokio::test]
+async fn a_backup_that_begins_before_garbage_goes_keeps_the_wal() {
+    let garbage = Request::GarbageWithoutBackups(Garbage::Archives);
+    for is_new in [true, false] {
+        let (inner, store) = memory().await;
+        for name in [FIRST, DELTA, THIRD] {
+            mark(&store, name, Mark::Permanent).await.expect("marked");
+        }
+        let newcomer = layout::backup_claim("base_00000001000000000000000F");
+        if !is_new {
+            store.put(&newcomer, "{}".into()).await.expect("written");
+        }
+        let plan = draw_up(&store, &garbage, &[], Utc::now()).await.expect("a plan");
+        let count = |keys: &BTreeSet<String>| keys.iter().filter(|key| key.starts_with("wal_005")).count();
+        let before = count(&all_keys(&inner).await);
+        store.put(&newcomer, "{}".into()).await.expect("written");
+        let applied = apply(&store, &plan, &DeletionProgress::default(), &CancellationToken::new())
+            .await
+            .expect("applied");
+        let after = count(&all_keys(&inner).await);
+        match is_new {
+            true => assert_eq!((applied.spared.len(), after), (1, before), "{plan:?}"),
+            false => assert!(applied.spared.is_empty() && after < before, "{applied:?}"),
+        }
     }
 }
