@@ -5,6 +5,7 @@ pub mod ledger;
 pub mod link;
 pub mod old;
 pub mod push;
+pub mod receive;
 pub mod repository;
 pub mod site;
 pub mod workload;

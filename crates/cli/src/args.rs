@@ -16,6 +16,7 @@ use crate::verbs::st::StorageTools;
 use crate::verbs::take_over::TakeOver;
 use crate::verbs::wal_fetch::WalFetch;
 use crate::verbs::wal_push::WalPush;
+use crate::verbs::wal_receive::WalReceive;
 use crate::verbs::wal_restore::WalRestore;
 use crate::verbs::wal_show::{RecoveryWindows, WalShow};
 use crate::verbs::wal_verify::WalVerify;
@@ -47,6 +48,12 @@ pub enum Command {
     ///
     /// Exit codes: 0 the file is in the archive; 1 it is not; 2 usage.
     WalPush(WalPush),
+    /// Receive WAL from a server by the replication protocol, and archive it, until a signal ends it.
+    ///
+    /// The server is found as libpq finds it: PGHOST, PGPORT, PGUSER, PGPASSWORD, ~/.pgpass, PGSERVICE, PGSSLMODE and so on.
+    ///
+    /// Exit codes: 0 ended by a signal; 1 it cannot go on; 2 usage.
+    WalReceive(WalReceive),
     /// Take a base backup, and print its name.
     ///
     /// The server is found as libpq finds it: PGHOST, PGPORT, PGUSER, PGPASSWORD, ~/.pgpass, PGSERVICE, PGSSLMODE and so on.

@@ -18,7 +18,7 @@ use walarchive_core::{Error, Result};
 use args::{Args, Command};
 use verbs::{
     about, backup_fetch, backup_list, backup_mark, backup_push, backup_verify, check, copy, delete, st, take_over,
-    wal_fetch, wal_push, wal_restore, wal_show, wal_verify,
+    wal_fetch, wal_push, wal_receive, wal_restore, wal_show, wal_verify,
 };
 
 fn main() -> ExitCode {
@@ -48,6 +48,9 @@ fn run(args: Args) -> ExitCode {
         }
         Command::WalPush(args) => {
             exit::of_plain(ready.and_then(|()| within_runtime(Threads::One, wal_push::run(&args))))
+        }
+        Command::WalReceive(args) => {
+            exit::of_plain(ready.and_then(|()| within_runtime(Threads::Many, wal_receive::run(&args))))
         }
         Command::WalRestore(args) => {
             exit::of_plain(ready.and_then(|()| within_runtime(Threads::Many, wal_restore::run(&args))))

@@ -10,6 +10,14 @@ pub(crate) const INSUFFICIENT_PRIVILEGE: &str = "42501";
 pub(crate) const NO_DATABASE: &str = "3D000";
 /// SQLSTATE of a connection that `pg_hba.conf` does not allow.
 pub(crate) const INVALID_AUTHORIZATION: &str = "28000";
+/// SQLSTATE of what does not exist, such as a replication slot.
+pub(crate) const NO_OBJECT: &str = "42704";
+/// SQLSTATE of what exists already.
+pub(crate) const OBJECT_EXISTS: &str = "42710";
+/// SQLSTATE of a file that does not exist, such as a WAL segment.
+pub(crate) const NO_FILE: &str = "58P01";
+/// SQLSTATE of a replication slot that the server has given up, and of other states that forbid a command.
+const NOT_IN_STATE: &str = "55000";
 /// SQLSTATE of a wrong password.
 const INVALID_PASSWORD: &str = "28P01";
 
@@ -92,6 +100,46 @@ impl Notice {
     }
 }
 
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The server said no, and the session is good.
+    Server(Notice),
+    /// The session is of no more use.
+    Lost(Error),
+}
+
+impl Failure {
+    /// `what` says what was being done.
+    pub(crate) fn into_error(self, what: &str) -> Error {
+        match self {
+            Failure::Server(notice) => notice.into_error(what),
+            Failure::Lost(error) => error,
+        }
+    }
+
+    /// Of a stream of WAL. What another attempt cannot change is a refusal.
+    pub(crate) fn of_stream(self) -> Error {
+        match self {
+            Failure::Server(notice) if notice.code == NO_FILE => Error::refused(
+                format!("the server no longer has the WAL that comes next: {}", notice.text()),
+                "The WAL in between is lost, unless it is in the repository. Take a base backup, and go on with                  \"walarchive wal-receive --allow-gap\".",
+            ),
+            Failure::Server(notice) if notice.code == NOT_IN_STATE => Error::refused(
+                format!("the server cannot send WAL by this replication slot: {}", notice.text()),
+                "Remove the slot with \"walarchive wal-receive --drop-slot\". The next call makes it anew.",
+            ),
+            other => other.into_error("send WAL"),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Lost(error)
+    }
+}
+
 /// Why one attempt to connect failed.
 #[derive(Debug)]
 pub(crate) enum Refusal {
@@ -122,6 +170,7 @@ impl Refusal {
                 let hint = match notice.code.as_str() {
                     INVALID_PASSWORD => "Check PGUSER, and PGPASSWORD or the password file.",
                     INVALID_AUTHORIZATION => "Check PGUSER, PGDATABASE and the server's pg_hba.conf.",
+                    INSUFFICIENT_PRIVILEGE => "Give the role the right by ALTER ROLE ... REPLICATION.",
                     NO_DATABASE => "Name a database by PGDATABASE.",
                     _ => "See the server's log.",
                 };

@@ -18,12 +18,15 @@ pub mod replication;
 pub mod server;
 mod service;
 mod session;
+pub mod slot;
 mod startup;
 mod stream;
 mod tls;
+mod wal_stream;
 mod wire;
 
 pub use error::{Notice, Severity};
 pub use params::Params;
 pub use postgres_protocol::escape::{escape_identifier, escape_literal};
 pub use session::{Canceller, Door, Mode, Row, Session};
+pub use wal_stream::{Flushed, WalPiece, WalStream};

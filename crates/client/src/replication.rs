@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use postgres_protocol::message::backend::Message;
+use walarchive_core::wal::SegmentSize;
 use walarchive_core::{Error, Lsn, Result};
 
 use crate::session::Row;
@@ -58,6 +59,27 @@ pub async fn show(session: &mut Session, name: &str) -> Result<Option<String>> {
             Ok(None)
         }
     }
+}
+
+/// `wal_segment_size`. A server older than 10 cannot tell it, and has the default.
+pub async fn segment_size(session: &mut Session) -> Result<SegmentSize> {
+    let Some(text) = show(session, "wal_segment_size").await? else {
+        return Ok(SegmentSize::DEFAULT);
+    };
+    let unknown = || Error::defect(format!("the server's wal_segment_size is \"{}\"", text.escape_debug()));
+    SegmentSize::new(bytes(&text).ok_or_else(unknown)?)
+}
+
+/// A size as SHOW prints it.
+fn bytes(text: &str) -> Option<u64> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let factor = match unit {
+        "kB" => 1 << 10,
+        "MB" => 1 << 20,
+        "GB" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
 /// A tablespace beside the default ones.
@@ -237,6 +259,14 @@ mod tests {
         ] {
             assert_eq!(parse_version(text), number, "{text}");
         }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(bytes("16MB"), Some(16 << 20));
+        assert_eq!(bytes("1GB"), Some(1 << 30));
+        assert_eq!(bytes("16"), None);
+        assert_eq!(bytes("x"), None);
     }
 
     #[test]

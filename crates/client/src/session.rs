@@ -10,7 +10,7 @@ use postgres_protocol::message::frontend;
 use tokio::io::AsyncWriteExt;
 use walarchive_core::{Error, Result};
 
-use crate::error::{NO_DATABASE, Notice, Refusal};
+use crate::error::{Failure, NO_DATABASE, Notice, Refusal};
 use crate::hosts::{Host, Place, hosts};
 use crate::params::Params;
 use crate::startup::{Encryption, Plan, Started};
@@ -265,20 +265,39 @@ impl Session {
         Ok(rows)
     }
 
+    /// One command without rows, and what the server says to it.
+    pub(crate) async fn command(&mut self, command: &str) -> Result<(), Failure> {
+        self.send_query(command).await?;
+        let answer = async {
+            while self.answered().await?.is_some() {}
+            Ok(())
+        };
+        let slow = |_| {
+            let message = format!("the server did not answer within {} s", SHORT.as_secs());
+            Failure::Lost(Error::server(message, "See the server's log."))
+        };
+        tokio::time::timeout(SHORT, answer).await.map_err(slow)?
+    }
+
     /// The next message of an answer; none at its end. An error of the server's is one after the answer has ended.
     pub(crate) async fn next(&mut self, what: &str) -> Result<Option<Message>> {
+        self.answered().await.map_err(|failure| failure.into_error(what))
+    }
+
+    /// The same, with the server's error as it is.
+    pub(crate) async fn answered(&mut self) -> Result<Option<Message>, Failure> {
         let mut failure: Option<Notice> = None;
         loop {
             let message = match self.wire.next().await {
                 Ok(Incoming::Message(message)) => message,
                 Ok(Incoming::CopyBoth) => {
-                    return Err(Error::defect("a replication stream came without having been asked for"));
+                    return Err(Error::defect("a replication stream came without having been asked for").into());
                 }
                 // A server that ends says why before it does.
                 Err(error) => {
                     return Err(match failure {
-                        Some(notice) => notice.into_error(what),
-                        None => self.lost_by(&error.to_string()),
+                        Some(notice) => Failure::Server(notice),
+                        None => self.lost_by(&error.to_string()).into(),
                     });
                 }
             };
@@ -296,7 +315,7 @@ impl Session {
                 Message::ReadyForQuery(_) => {
                     self.is_spoiled = false;
                     return match failure {
-                        Some(notice) => Err(notice.into_error(what)),
+                        Some(notice) => Err(Failure::Server(notice)),
                         None => Ok(None),
                     };
                 }
@@ -329,11 +348,11 @@ impl Session {
         }
     }
 
-    fn notice(&self, fields: postgres_protocol::message::backend::ErrorFields<'_>) -> Result<Notice> {
+    pub(crate) fn notice(&self, fields: postgres_protocol::message::backend::ErrorFields<'_>) -> Result<Notice> {
         Notice::of(fields).map_err(|error| self.lost_by(&error.to_string()))
     }
 
-    fn tell(&mut self, fields: postgres_protocol::message::backend::ErrorFields<'_>) -> Result<()> {
+    pub(crate) fn tell(&mut self, fields: postgres_protocol::message::backend::ErrorFields<'_>) -> Result<()> {
         let notice = self.notice(fields)?;
         match &mut self.listener {
             Some(listener) => listener(&notice),
@@ -342,7 +361,7 @@ impl Session {
         Ok(())
     }
 
-    fn lost_by(&self, reason: &str) -> Error {
+    pub(crate) fn lost_by(&self, reason: &str) -> Error {
         Error::server(
             format!("the connection to the server at {} was lost: {reason}", self.server),
             "See the server's log.",

@@ -97,6 +97,15 @@ impl Background {
         self.status.is_none()
     }
 
+    /// Panics with what it has said if it has ended.
+    #[track_caller]
+    pub fn assert_running(&mut self) {
+        if !self.is_running() {
+            let said = self.stderr.take().and_then(|reader| reader.join().ok());
+            panic!("{} has ended: {}", self.name, said.unwrap_or_default());
+        }
+    }
+
     /// Interrupts it as Ctrl-C does: psql asks the server to cancel the statement, and goes on to report that.
     pub fn cancel(&self) {
         kill_pid(self.pid(), Signal::SIGINT);

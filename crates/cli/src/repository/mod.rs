@@ -14,4 +14,4 @@ pub use settings::{
     Settings, find, find_in_file, flags, patient_store, refuse_plain_text, remark, remember_flags, store,
 };
 pub use sources::Sources;
-pub use wal_g::variables;
+pub use wal_g::{SLOT, variables};

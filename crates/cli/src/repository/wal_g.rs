@@ -171,6 +171,9 @@ pub(super) fn format(environment: Environment<'_>) -> Option<Format> {
         .map(Compression::format)
 }
 
+/// The replication slot of `wal-receive`.
+pub const SLOT: &str = "WALG_SLOTNAME";
+
 /// Remarks on variables that are set, but not understood or without effect.
 pub(super) fn remarks(variables: &[(OsString, OsString)]) -> Vec<String> {
     let mut remarks = Vec::new();
@@ -219,6 +222,7 @@ pub fn variables() -> Vec<(String, String)> {
         (LEVEL, "the level of it"),
         (ZSTD_LEVEL, "the level of zstd"),
         ("WALG_CONFIG_PATH", "the configuration file"),
+        (SLOT, "the replication slot of wal-receive"),
     ];
     let further = further.map(|(name, what)| (name.to_owned(), what.to_owned()));
     let options = RULES.iter().flat_map(|rule| {
@@ -256,7 +260,7 @@ pub(super) fn credentials(url: &str, environment: Environment<'_>) -> Vec<(Strin
 fn is_understood(name: &str) -> bool {
     let is_prefix = |prefix: &&str| *prefix == name || of_wal_e(prefix) == name;
     PREFIXES.iter().any(is_prefix)
-        || [FOLDER, COMPRESSION, LEVEL, ZSTD_LEVEL].contains(&name)
+        || [FOLDER, COMPRESSION, LEVEL, ZSTD_LEVEL, SLOT].contains(&name)
         || RULES.iter().any(|rule| rule.variables.contains(&name))
         || SECRETS.iter().any(|(_, names)| names.contains(&name))
 }

@@ -13,6 +13,7 @@ pub mod st;
 pub mod take_over;
 pub mod wal_fetch;
 pub mod wal_push;
+pub mod wal_receive;
 pub mod wal_restore;
 pub mod wal_show;
 pub mod wal_verify;

@@ -9,6 +9,7 @@ mod memory;
 mod pace;
 mod push;
 mod ready;
+pub mod received;
 mod rewind;
 mod series;
 mod source;

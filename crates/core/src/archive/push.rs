@@ -45,6 +45,8 @@ pub struct Archive {
     claimed: OnceCell<CreateOnly>,
     /// None where nobody asks who may write, as in tests.
     writer: Option<Arc<Writer>>,
+    /// Another program may store the same files meanwhile, compressed in another way.
+    beside_others: bool,
 }
 
 /// A WAL file that the store has acknowledged.
@@ -72,6 +74,16 @@ impl Archive {
             owned: OnceCell::new(),
             claimed: OnceCell::new(),
             writer: None,
+            beside_others: false,
+        }
+    }
+
+    /// The same, beside another program that may store the same files meanwhile: for each file it is looked whether it is there,
+    /// compressed in another way.
+    pub fn beside_others(self) -> Self {
+        Archive {
+            beside_others: true,
+            ..self
         }
     }
 
@@ -192,6 +204,18 @@ impl Archive {
         motion: Arc<Motion>,
         brake: Brake,
     ) -> Result<Pushed> {
+        let path = directory.join(name.to_string());
+        self.push_file(path, name, motion, brake).await
+    }
+
+    /// The same for a file that is somewhere under another name.
+    pub(super) async fn push_file(
+        &self,
+        path: PathBuf,
+        name: &WalFileName,
+        motion: Arc<Motion>,
+        brake: Brake,
+    ) -> Result<Pushed> {
         // The first time it is much, and it must not make every push so large.
         Box::pin(self.claim()).await?;
         Box::pin(self.begin_anew()).await?;
@@ -199,7 +223,6 @@ impl Archive {
         if self.store.may_vanish() && self.store.size(&layout::CLUSTER).await?.is_none() {
             return Err(repository::none_in(&self.store));
         }
-        let path = directory.join(name.to_string());
         let key = layout::wal(name, self.compression.format());
         let source = {
             let (path, name, identity) = (path.clone(), *name, self.identity);
@@ -299,7 +322,7 @@ impl Archive {
     /// another server may have written that timeline from there on.
     async fn in_another_kind(&self, name: &WalFileName, file: &Fingerprint) -> Result<Option<(u64, Key)>> {
         let in_recovery = self.writer.as_ref().is_some_and(|writer| writer.in_recovery());
-        let is_young = !in_recovery && !file.is_older_than(self.opened);
+        let is_young = !in_recovery && !self.beside_others && !file.is_older_than(self.opened);
         let timeline = name.segment().map_or(0, |segment| segment.timeline);
         if is_young && timeline != 0 && self.alone.load(Ordering::Relaxed) == timeline {
             return Ok(None);

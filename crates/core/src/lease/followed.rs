@@ -59,6 +59,33 @@ impl Followed {
     }
 }
 
+/// The guide of a program that receives WAL from a server, and has no data directory. An administrator has told it which server that
+/// is, so it writes for that one: also where the server was promoted, and is on a later timeline than the holder of the lease.
+#[derive(Debug, Default)]
+pub struct Following(Followed);
+
+impl Following {
+    /// May this file be written? Only one of a branch that the holder of the lease has left may not: an old primary has sent it.
+    pub async fn permit(&self, store: &Store, name: &WalFileName, size: SegmentSize) -> Result<()> {
+        match self.0.permit(store, name, size).await? {
+            OfStandby::Permitted | OfStandby::Later(_) => Ok(()),
+            OfStandby::Refused(refusal) => Err(of_old_primary(refusal)),
+        }
+    }
+}
+
+fn of_old_primary(refusal: Error) -> Error {
+    match refusal {
+        Error::NotWriter { message, reason, .. } => Error::NotWriter {
+            message,
+            reason,
+            hint: "The server that sends this WAL may be an old primary. Connect to the server that is named here."
+                .to_owned(),
+        },
+        other => other,
+    }
+}
+
 /// Is the file of that history? Without a lease, and so without a holder, all are.
 fn has(history: Option<&TimelineHistory>, name: &WalFileName, size: SegmentSize) -> bool {
     let Some(history) = history else { return true };

@@ -46,6 +46,7 @@ pub use branches::{Branch, other_branches};
 pub use clock::Moment;
 pub use decide::{How, Situation};
 pub use fence::follower;
+pub use followed::Following;
 pub use instance::{file, mark_restored, promised, request_take_over};
 pub use record::{Alive, Holder, Lease};
 pub use refuse::outlook;

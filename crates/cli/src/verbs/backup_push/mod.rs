@@ -10,7 +10,7 @@ mod online;
 mod options;
 mod place;
 mod report;
-mod signals;
+pub mod signals;
 mod streamed;
 
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,7 @@ pub use args::BackupPush;
 
 /// Take a backup, and print its name.
 pub async fn run(args: &BackupPush) -> Result<()> {
-    let cancel = signals::cancelled_by_signals()?;
+    let cancel = signals::cancelled_by_signals("the backup ends, and what was stored of it is removed")?;
     let name = Box::pin(take(args, &cancel)).await?;
     print::out(&print::plain(&name))
 }

@@ -1,12 +1,12 @@
-//! Ctrl-C and the like: the backup ends, and what was stored of it is removed.
+//! Ctrl-C and the like: the work ends, and leaves things in order.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use walarchive_core::{Error, Result};
 
-/// A token that is cancelled by the first of SIGINT, SIGTERM and SIGHUP. The second one ends this program at once, and leaves
-/// behind what was stored.
-pub fn cancelled_by_signals() -> Result<CancellationToken> {
+/// A token that is cancelled by the first of SIGINT, SIGTERM and SIGHUP. `then` tells the user what happens. The second one ends this
+/// program at once, and leaves things as they are.
+pub fn cancelled_by_signals(then: &'static str) -> Result<CancellationToken> {
     let catch = |kind| signal(kind).map_err(|error| Error::io("catch signals in", "/proc/self", error));
     let mut signals = [
         catch(SignalKind::interrupt())?,
@@ -17,7 +17,7 @@ pub fn cancelled_by_signals() -> Result<CancellationToken> {
     let cancelled = token.clone();
     tokio::spawn(async move {
         next(&mut signals).await;
-        eprintln!("walarchive: the backup ends, and what was stored of it is removed; once more ends at once");
+        eprintln!("walarchive: {then}; once more ends at once");
         cancelled.cancel();
         next(&mut signals).await;
         std::process::exit(130);

@@ -144,13 +144,7 @@ impl Server {
     async fn ask(mut session: Session) -> Result<Self> {
         let identity = replication::identify(&mut session).await?;
         let version_num = replication::version_num(&session)?;
-        let size = replication::show(&mut session, "wal_segment_size").await?;
-        let segment_size = match size {
-            Some(text) => SegmentSize::new(bytes(&text).ok_or_else(|| {
-                Error::defect(format!("the server's wal_segment_size is \"{}\"", text.escape_debug()))
-            })?)?,
-            None => SegmentSize::DEFAULT,
-        };
+        let segment_size = replication::segment_size(&mut session).await?;
         let collects = replication::show(&mut session, "logging_collector").await?;
         let log_directory = replication::show(&mut session, "log_directory").await?;
         Ok(Server {
@@ -193,18 +187,6 @@ impl Server {
             parent: None,
         }
     }
-}
-
-/// A size as SHOW prints it.
-fn bytes(text: &str) -> Option<u64> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
-    let factor = match unit {
-        "kB" => 1 << 10,
-        "MB" => 1 << 20,
-        "GB" => 1 << 30,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
 struct Taker<'a> {
@@ -324,18 +306,5 @@ async fn feed(sent: &mut BaseBackup<'_>, sender: mpsc::Sender<Piece>) -> Result<
         if end.is_some() {
             return Ok(end);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::bytes;
-
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!(bytes("16MB"), Some(16 << 20));
-        assert_eq!(bytes("1GB"), Some(1 << 30));
-        assert_eq!(bytes("16"), None);
-        assert_eq!(bytes("x"), None);
     }
 }

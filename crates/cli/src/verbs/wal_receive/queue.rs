@@ -1,0 +1,183 @@
+//! Between the connection and the store: files that are whole wait here, few of them, and how far all is stored is told here.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use walarchive_core::archive::Archive;
+use walarchive_core::archive::received::{Progress, Received, Storing};
+use walarchive_core::wal::{SegmentSize, WalFileName};
+use walarchive_core::{Error, Lsn, Result};
+
+/// After the end, what is on its way to the store may take so long.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// The way to the store.
+#[derive(Debug)]
+pub struct Queue {
+    files: mpsc::Sender<Received>,
+    progress: Progress,
+    /// Files that were handed over.
+    count: u64,
+    /// Segments that are not known to be stored: the number of the file, and where it ends.
+    ends: VecDeque<(u64, Lsn)>,
+    flushed: Lsn,
+    /// The timeline and the end of the last segment that was handed over.
+    last: Option<(u32, Lsn)>,
+    size: SegmentSize,
+}
+
+/// The task that stores.
+#[derive(Debug)]
+pub struct StoringTask {
+    task: JoinHandle<Result<()>>,
+    end: CancellationToken,
+}
+
+impl Queue {
+    /// Begin to store what will come.
+    pub fn begin(archive: Archive, size: SegmentSize, at_a_time: usize) -> (Queue, StoringTask) {
+        let (files, receiver) = mpsc::channel(1);
+        let (sender, progress) = watch::channel(0);
+        let end = CancellationToken::new();
+        let storing = Storing {
+            archive,
+            segment_size: size,
+            at_a_time,
+        };
+        let task = tokio::spawn(storing.run(receiver, sender, end.clone()));
+        let queue = Queue {
+            files,
+            progress,
+            count: 0,
+            ends: VecDeque::new(),
+            flushed: Lsn(0),
+            last: None,
+            size,
+        };
+        (queue, StoringTask { task, end })
+    }
+
+    /// The timeline and the end of the last segment that was handed over.
+    pub fn last(&self) -> Option<(u32, Lsn)> {
+        self.last
+    }
+
+    /// A stream begins there. What was handed over and ends later is of a timeline that was left.
+    pub fn rewind(&mut self, start: Lsn) {
+        self.settle();
+        self.ends.iter_mut().for_each(|(_, end)| *end = start.min(*end));
+        self.flushed = match self.ends.is_empty() {
+            true => start,
+            false => self.flushed.min(start),
+        };
+    }
+
+    /// Up to where all is stored.
+    pub fn flushed(&mut self) -> Lsn {
+        self.settle();
+        self.flushed
+    }
+
+    fn settle(&mut self) {
+        let stored = *self.progress.borrow_and_update();
+        while let Some((_, end)) = self.ends.pop_front_if(|(number, _)| *number < stored) {
+            self.flushed = end;
+        }
+    }
+
+    /// Waits until more is stored. False: the task has ended.
+    pub async fn moved(&mut self) -> bool {
+        self.progress.changed().await.is_ok()
+    }
+
+    /// Waits for room for a file. False: the task has ended. The future may be dropped.
+    pub async fn has_room(&self) -> bool {
+        self.files.reserve().await.is_ok()
+    }
+
+    /// Hand a file over. Returns it if there is no room for it.
+    pub fn push(&mut self, file: Received) -> Option<Received> {
+        let name = file.name;
+        if let Err(error) = self.files.try_send(file) {
+            return Some(error.into_inner());
+        }
+        if let WalFileName::Segment(segment) = name {
+            let end = Lsn(segment.start(self.size).0 + self.size.bytes());
+            self.ends.push_back((self.count, end));
+            self.last = Some((segment.timeline, end));
+        }
+        self.count += 1;
+        None
+    }
+}
+
+impl StoringTask {
+    /// The receiving side has ended: what has come is stored. Of two errors, that of the storing tells more.
+    pub async fn end(mut self, received: Result<()>) -> Result<()> {
+        let stored = match tokio::time::timeout(GRACE, &mut self.task).await {
+            Ok(stored) => stored,
+            Err(_elapsed) => {
+                self.end.cancel();
+                self.task.abort();
+                return received;
+            }
+        };
+        match stored {
+            Ok(Ok(())) | Err(_) => received,
+            Ok(Err(Error::Cancelled)) => received,
+            Ok(Err(error)) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue() -> (Queue, mpsc::Receiver<Received>, watch::Sender<u64>) {
+        let (files, receiver) = mpsc::channel(8);
+        let (sender, progress) = watch::channel(0);
+        let size = SegmentSize::new(1 << 20).expect("a size");
+        let queue = Queue {
+            files,
+            progress,
+            count: 0,
+            ends: VecDeque::new(),
+            flushed: Lsn(0),
+            last: None,
+            size,
+        };
+        (queue, receiver, sender)
+    }
+
+    fn push(queue: &mut Queue, name: &str) {
+        let name = name.parse().expect("a name");
+        assert!(queue.push(Received::with(name, b"x").expect("made")).is_none());
+    }
+
+    #[tokio::test]
+    async fn only_what_is_stored_is_flushed() {
+        let (mut queue, _files, stored) = queue();
+        queue.rewind(Lsn(3 << 20));
+        assert_eq!(queue.flushed(), Lsn(3 << 20));
+        push(&mut queue, "00000002.history");
+        push(&mut queue, "000000010000000000000003");
+        push(&mut queue, "000000010000000000000004");
+        stored.send_replace(1);
+        assert_eq!(queue.flushed(), Lsn(3 << 20), "the history file");
+        stored.send_replace(2);
+        assert_eq!(queue.flushed(), Lsn(4 << 20));
+        // Another server left the timeline in the segment that is on its way.
+        queue.rewind(Lsn(4 << 20));
+        push(&mut queue, "000000020000000000000004");
+        stored.send_replace(3);
+        assert_eq!(queue.flushed(), Lsn(4 << 20), "it is stored on the old timeline only");
+        stored.send_replace(4);
+        assert_eq!(queue.flushed(), Lsn(5 << 20));
+        queue.rewind(Lsn(4 << 20));
+        assert_eq!(queue.flushed(), Lsn(4 << 20), "and comes again");
+    }
+}
