@@ -141,9 +141,14 @@ fn check(shared: &Shared, store: &Store, source: &str) -> Result<()> {
         return Err(Error::damaged(folder(), format!("No tar has \"{BACKUP_LABEL}\".")));
     }
     let table = &shared.table;
+    // They come in tars of their own, or not at all.
+    let apart = [PG_CONTROL, BACKUP_LABEL, TABLESPACE_MAP].map(|path| table.find(path.as_bytes()));
     let is_missing = |file: &usize| {
         let is_due = matches!(table.stored(*file), Some(Stored::Full | Stored::Increment));
-        is_due && (table.is_listed(*file) || !table.has_manifest) && !shared.seen.get(*file)
+        is_due
+            && !apart.contains(&Some(*file))
+            && (table.is_listed(*file) || !table.has_manifest)
+            && !shared.seen.get(*file)
     };
     match (0..table.len()).filter(is_missing).count() as u64 {
         0 => Ok(()),

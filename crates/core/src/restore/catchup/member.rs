@@ -1,7 +1,9 @@
 //! One tar: whole files take the place of the standby's, and pages go into its files.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use tar::EntryType;
@@ -108,7 +110,7 @@ impl Unpacker<'_> {
         let expected = Listing::of(Some(&shared.table), found).expected();
         match stored {
             Stored::Full => self.whole(entry, path, mode, expected)?,
-            Stored::Increment => self.pages(entry, path, expected)?,
+            Stored::Increment => self.pages(entry, path, mode, expected)?,
             Stored::Skipped => return Err(self.wrong(path, "should be in no tar")),
         }
         shared.progress.files_done.fetch_add(1, Ordering::Relaxed);
@@ -152,11 +154,24 @@ impl Unpacker<'_> {
         Ok(new.keep(mode, Flush::AtTheEnd)?)
     }
 
+    /// The standby's file. WAL-G, whose backups have no manifest, takes new files as increments, too.
+    fn open(&self, path: &MemberPath, mode: u32) -> Result<(File, PathBuf)> {
+        let (tree, is_wal_gs) = (&self.shared.tree, !self.shared.table.has_manifest);
+        match tree.open_in_place(path) {
+            Err(Error::Io { source, .. }) if is_wal_gs && source.kind() == ErrorKind::NotFound => {
+                tree.create_file(path)?.keep(mode, Flush::AtTheEnd)?;
+                tree.open_in_place(path)
+            }
+            opened => opened,
+        }
+    }
+
     /// Pages for a file of the standby.
     fn pages(
         &self,
         entry: &mut tar::Entry<'_, impl Read>,
         path: &MemberPath,
+        mode: u32,
         expected: Option<Expected>,
     ) -> Result<(), Stop> {
         let size = entry.size();
@@ -168,7 +183,7 @@ impl Unpacker<'_> {
             })?
             .map_err(Stop::Read)?;
         self.check_size(path, header.file_size, expected)?;
-        let (file, full) = self.shared.tree.open_in_place(path)?;
+        let (file, full) = self.open(path, mode)?;
         let failed = |error| Error::io("write", &full, error);
         let before = file.metadata().map_err(|error| Error::io("read", &full, error))?.len();
         self.check_gap(path, before, &header)?;

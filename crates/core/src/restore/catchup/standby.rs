@@ -33,30 +33,29 @@ pub(super) fn reached(standby: &ControlFile) -> (u32, Lsn) {
 /// Refuse a directory whose pages and those of the backup do not make one state.
 pub(super) fn check(directory: &Path, standby: &ControlFile, backup: &Backup<'_>) -> Result<()> {
     let (directory, name) = (directory.display(), backup.name);
-    let refused = |message: String, hint: String| Err(Error::refused(message, hint));
     let theirs = backup.control;
     if !standby.in_recovery {
-        return refused(
+        return Err(Error::refused(
             format!("the server of directory \"{directory}\" was no standby when it was stopped"),
             "Only a standby can be brought up. Use pg_rewind for a former primary, or restore with backup-fetch."
                 .to_owned(),
-        );
+        ));
     }
     if (standby.pg_control_version, standby.catalog_version) != (theirs.pg_control_version, theirs.catalog_version) {
-        return refused(
+        return Err(Error::refused(
             format!("directory \"{directory}\" and backup \"{name}\" are of different versions of PostgreSQL"),
             "Restore with backup-fetch.".to_owned(),
-        );
+        ));
     }
     if standby.data_checksums != theirs.data_checksums || standby.page_bytes as usize != PAGE_BYTES {
-        return refused(
+        return Err(Error::refused(
             format!("the pages of directory \"{directory}\" and those of backup \"{name}\" are not of one kind"),
             "Data checksums must be on or off in both, and pages must have 8192 bytes. Restore with backup-fetch."
                 .to_owned(),
-        );
+        ));
     }
     if standby.redo < backup.since {
-        return refused(
+        return Err(Error::refused(
             format!(
                 "backup \"{name}\" has the changes from {} on, and directory \"{directory}\" lacks those from {} on",
                 backup.since, standby.redo
@@ -66,7 +65,7 @@ pub(super) fn check(directory: &Path, standby: &ControlFile, backup: &Backup<'_>
                  checkpoint, as pg_controldata shows it.",
                 standby.redo
             ),
-        );
+        ));
     }
     let (timeline, lsn) = reached(standby);
     let leads = timeline == backup.timeline
@@ -75,23 +74,23 @@ pub(super) fn check(directory: &Path, standby: &ControlFile, backup: &Backup<'_>
             .as_ref()
             .is_some_and(|history| history.leads_from(timeline, lsn));
     if !leads {
-        return refused(
+        return Err(Error::refused(
             format!(
                 "the standby in directory \"{directory}\" has come to {lsn} on timeline {timeline}, which is not on the way to \
                  timeline {} of backup \"{name}\"",
                 backup.timeline
             ),
             "Its history and the primary's have parted. Use pg_rewind, or restore with backup-fetch.".to_owned(),
-        );
+        ));
     }
     if lsn > backup.finish {
-        return refused(
+        return Err(Error::refused(
             format!(
                 "the standby in directory \"{directory}\" has come to {lsn}, and backup \"{name}\" ends before, at {}",
                 backup.finish
             ),
             "The standby is further than the backup. Start it, or take another backup with catchup-push.".to_owned(),
-        );
+        ));
     }
     Ok(())
 }

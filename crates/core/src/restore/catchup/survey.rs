@@ -64,6 +64,15 @@ pub(super) fn look(found: &Directories, table: &Table, tablespaces: &[Tablespace
                 "Put what it leads to in its place, or restore with backup-fetch --delta.",
             ));
         }
+        if stat.st_nlink > 1 && matches!(kind, Kind::Kept(number) if table.stored(number) == Some(Stored::Increment)) {
+            return Err(Error::refused(
+                format!(
+                    "file \"{}\" has other names, and pages of it would change there, too",
+                    entry.full().display()
+                ),
+                "Copy it, and put the copy in its place; or restore with backup-fetch --delta.",
+            ));
+        }
         match kind {
             Kind::Kept(number) if is_kind(&stat, SFlag::S_IFREG) => _ = survey.present.set(number),
             _ => survey.removed += 1,
