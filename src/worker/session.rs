@@ -35,6 +35,7 @@ pub(super) fn begin(permanent: bool, user_data: Option<UserData>, started_us: i6
         emptied: emptied(),
         configuration: configuration(),
         parent: None,
+        catchup: None,
     };
     (request, backup)
 }

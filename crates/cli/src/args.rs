@@ -9,6 +9,7 @@ use crate::verbs::backup_list::BackupList;
 use crate::verbs::backup_mark::BackupMark;
 use crate::verbs::backup_push::BackupPush;
 use crate::verbs::backup_verify::BackupVerify;
+use crate::verbs::catchup::{CatchupFetch, CatchupList, CatchupPush};
 use crate::verbs::check::Check;
 use crate::verbs::copy::Copy;
 use crate::verbs::delete::Delete;
@@ -97,6 +98,20 @@ pub enum Command {
     ///
     /// Exit codes: 0 done; 1 refused, or not all of it was done; 2 usage.
     Delete(Delete),
+    /// On the primary: store the pages that a standby lacks which has fallen behind, and print the name of the backup.
+    ///
+    /// The server is found as libpq finds it.
+    ///
+    /// Exit codes: 0 the backup is complete; 1 it is not, and nothing of it is listed; 2 usage.
+    CatchupPush(Box<CatchupPush>),
+    /// List the backups of catchup-push, oldest first.
+    CatchupList(CatchupList),
+    /// On the standby: put what catchup-push has stored over the stopped data directory.
+    ///
+    /// Only the server's data is changed; configuration and logs stay. After an interruption run it again.
+    ///
+    /// Exit codes: 0 done; 1 refused; 2 usage; 200 the archive could not be reached, or the backup is damaged or encrypted.
+    CatchupFetch(Box<CatchupFetch>),
     /// Copy backups and their WAL to another storage, as they are. Run it again to go on after an interruption.
     ///
     /// Nothing is overwritten there. Each object is read there and compared; of a backup its sentinel comes last. The storage

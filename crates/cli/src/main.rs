@@ -17,8 +17,8 @@ use walarchive_core::{Error, Result};
 
 use args::{Args, Command};
 use verbs::{
-    about, backup_fetch, backup_list, backup_mark, backup_push, backup_verify, check, copy, delete, st, take_over,
-    wal_fetch, wal_push, wal_receive, wal_restore, wal_show, wal_verify,
+    about, backup_fetch, backup_list, backup_mark, backup_push, backup_verify, catchup, check, copy, delete, st,
+    take_over, wal_fetch, wal_push, wal_receive, wal_restore, wal_show, wal_verify,
 };
 
 fn main() -> ExitCode {
@@ -72,6 +72,15 @@ fn run(args: Args) -> ExitCode {
         }
         Command::Delete(args) => {
             exit::of_delete(ready.and_then(|()| within_runtime(Threads::Many, delete::run(&args))))
+        }
+        Command::CatchupPush(args) => {
+            exit::of_plain(ready.and_then(|()| within_runtime(Threads::Many, catchup::push(&args))))
+        }
+        Command::CatchupList(args) => {
+            exit::of_plain(ready.and_then(|()| within_runtime(Threads::Many, catchup::list(&args))))
+        }
+        Command::CatchupFetch(args) => {
+            exit::of_restore(ready.and_then(|()| within_runtime(Threads::Many, catchup::fetch(&args))))
         }
         Command::Copy(args) => exit::of_plain(ready.and_then(|()| within_runtime(Threads::Many, copy::run(&args)))),
         Command::St(args) => exit::of_plain(ready.and_then(|()| within_runtime(Threads::Many, st::run(&args)))),

@@ -18,6 +18,11 @@ const LARGEST: usize = 512;
 
 /// `PG_CONTROL_VERSION` of PostgreSQL 11.
 const VERSION_OF_11: u32 = 1100;
+/// The same of PostgreSQL 12.
+const VERSION_OF_12: u32 = 1201;
+
+/// `DB_SHUTDOWNED_IN_RECOVERY` and `DB_IN_ARCHIVE_RECOVERY`, among the values of `DBState`.
+const STATES_IN_RECOVERY: [u32; 2] = [2, 5];
 
 /// `FLOATFORMAT_VALUE`, which stands directly before the sizes that the server was built with.
 const FLOAT_FORMAT: f64 = 1_234_567.0;
@@ -43,6 +48,14 @@ pub struct ControlFile {
     pub data_checksums: bool,
     /// Pages in each file of a relation but the last: `RELSEG_SIZE`.
     pub relation_segment_pages: u32,
+    /// Does its server recover from an archive or follow a primary, or did it when it was stopped?
+    pub in_recovery: bool,
+    /// Recovery starts here: all changes before it are on disk.
+    pub redo: Lsn,
+    /// `minRecoveryPoint`: nothing that is on disk comes from later WAL. 0 outside of recovery.
+    pub min_recovery: Lsn,
+    /// The timeline of that place.
+    pub min_recovery_timeline: u32,
 }
 
 impl ControlFile {
@@ -79,20 +92,25 @@ impl ControlFile {
             .find(|at| content[*at..at + 8] == FLOAT_FORMAT.to_le_bytes())
             .map(|at| at + 8)
             .ok_or("It is of a machine with another float format.")?;
+        // Up to 10 they also know the checkpoint before.
+        let checkpoint_at = if number(8) < VERSION_OF_11 { 48 } else { 40 };
+        // From 12 on the next transaction ID has 64 bits, and must be aligned.
+        let behind = checkpoint_at + if number(8) < VERSION_OF_12 { 80 } else { 88 };
         Ok(ControlFile {
             system_identifier: long(0),
             pg_control_version: number(8),
             catalog_version: number(12),
             segment_size: SegmentSize::new(u64::from(number(sizes + 12))).map_err(|error| format!("{error}."))?,
             checkpoint: Lsn(long(32)),
-            timeline: number(match number(8) {
-                // They also know the checkpoint before.
-                version if version < VERSION_OF_11 => 56,
-                _ => 48,
-            }),
+            timeline: number(checkpoint_at + 8),
             page_bytes: number(sizes),
             data_checksums: number(sizes + 36) != 0,
             relation_segment_pages: number(sizes + 4),
+            in_recovery: STATES_IN_RECOVERY.contains(&number(16)),
+            redo: Lsn(long(checkpoint_at)),
+            // Behind the counter of unlogged relations.
+            min_recovery: Lsn(long(behind + 8)),
+            min_recovery_timeline: number(behind + 16),
         })
     }
 }

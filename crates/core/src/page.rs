@@ -88,6 +88,14 @@ const SIZE_AND_VERSION: u16 = PAGE_BYTES as u16 | 4;
 /// `MAXALIGN`, in bytes.
 const ALIGNMENT: u16 = 8;
 
+/// `SizeOfPageHeaderData`, in bytes.
+pub(crate) const HEADER_BYTES: usize = 24;
+
+/// Is the page with this header marked as all-visible?
+pub(crate) fn is_marked_all_visible(header: &[u8; HEADER_BYTES]) -> bool {
+    u16::from_ne_bytes([header[FLAGS_AT], header[FLAGS_AT + 1]]) & ALL_VISIBLE != 0
+}
+
 /// One page. All numbers in it are in the byte order of the machine.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Page<'a>(pub(crate) &'a [u8; PAGE_BYTES]);

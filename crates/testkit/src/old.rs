@@ -43,7 +43,7 @@ impl Pg {
 }
 
 /// Before which major version, what it is called since, and what it was called; in this order.
-const OLD_NAMES: [(u32, &str, &str); 11] = [
+const OLD_NAMES: [(u32, &str, &str); 12] = [
     (
         15,
         "pg_backup_start('test', true)",
@@ -61,6 +61,7 @@ const OLD_NAMES: [(u32, &str, &str); 11] = [
     (10, "pg_switch_wal", "pg_switch_xlog"),
     (10, "pg_current_wal_insert_lsn", "pg_current_xlog_insert_location"),
     (10, "pg_current_wal_lsn", "pg_current_xlog_location"),
+    (10, "pg_current_wal_flush_lsn", "pg_current_xlog_flush_location"),
     (10, "pg_last_wal_replay_lsn", "pg_last_xlog_replay_location"),
     (10, "pg_is_wal_replay_paused", "pg_is_xlog_replay_paused"),
     // The second parameter came with 10.

@@ -6,6 +6,7 @@ pub mod backup_list;
 pub mod backup_mark;
 pub mod backup_push;
 pub mod backup_verify;
+pub mod catchup;
 pub mod check;
 pub mod copy;
 pub mod delete;

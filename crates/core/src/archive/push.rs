@@ -106,6 +106,7 @@ impl Archive {
             alone: AtomicU32::new(self.alone.load(Ordering::Relaxed)),
             owned: self.owned.clone(),
             claimed: self.claimed.clone(),
+            beside_others: self.beside_others,
         }
     }
 

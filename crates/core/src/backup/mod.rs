@@ -8,6 +8,7 @@
 //! A backup with no sentinel does not exist, and the sentinel is written last. After a failure or a cancel at any step
 //! [`discard`] removes what was stored.
 
+mod catchup;
 mod claim;
 pub mod delta;
 mod label;
@@ -33,6 +34,7 @@ use crate::control_file::ControlFile;
 use crate::formats::UserData;
 use crate::formats::manifest::ChecksumAlgorithm;
 use crate::lsn::Lsn;
+use crate::repository::layout;
 use crate::wal::{Segment, SegmentSize};
 
 pub use names::{DatabaseNames, RelationNames};
@@ -88,6 +90,17 @@ pub struct BackupRequest {
     pub configuration: ConfigurationFiles,
     /// Of a delta backup: what [`delta::choose`] has found.
     pub parent: Option<delta::Parent>,
+    /// Of a backup that brings a standby up.
+    pub catchup: Option<Catchup>,
+}
+
+/// What a standby has, and so need not be in the backup that brings it up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Catchup {
+    /// The standby has all changes before this LSN.
+    pub since: Lsn,
+    /// OIDs of databases that it may not have: their files go in whole.
+    pub whole_databases: Vec<u32>,
 }
 
 impl BackupRequest {
@@ -109,12 +122,16 @@ impl BackupRequest {
             emptied: Vec::new(),
             configuration: ConfigurationFiles::default(),
             parent: None,
+            catchup: None,
         }
     }
 
-    /// The name that the backup gets.
+    /// The name that the backup gets; of one that brings a standby up [`layout::catchup_place`].
     pub fn name(&self) -> String {
         let segment = Segment::containing(self.timeline, self.start_lsn, self.segment_size);
+        if self.catchup.is_some() {
+            return layout::catchup_place(&format!("base_{segment}"));
+        }
         match &self.parent {
             None => format!("base_{segment}"),
             Some(parent) => format!("base_{segment}_D_{}", parent.segment()),

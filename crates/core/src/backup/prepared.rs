@@ -438,13 +438,18 @@ fn sentinel(backup: &Backup, stop: &StopResult) -> Sentinel {
     let request = &backup.request;
     let data_dir = request.data_dir.to_string_lossy().into_owned();
     let parent = request.parent.as_ref();
+    // WAL-G calls the backup that a standby stands for by an empty name.
+    let catchup = request.catchup.as_ref();
+    let standby = catchup.map(|_| String::new());
     Sentinel {
         start_lsn: request.start_lsn,
         finish_lsn: stop.stop_lsn,
-        delta_lsn: parent.map(|parent| parent.start_lsn),
-        delta_from: parent.map(|parent| parent.name.clone()),
-        delta_full_name: parent.map(|parent| parent.full_name.clone()),
-        delta_count: parent.map(|parent| parent.count),
+        delta_lsn: parent
+            .map(|parent| parent.start_lsn)
+            .or(catchup.map(|catchup| catchup.since)),
+        delta_from: parent.map(|parent| parent.name.clone()).or_else(|| standby.clone()),
+        delta_full_name: parent.map(|parent| parent.full_name.clone()).or(standby),
+        delta_count: parent.map(|parent| parent.count).or(catchup.map(|_| 1)),
         pg_version: request.server_version_num,
         system_identifier: Some(request.system_identifier),
         uncompressed_size: backup.tars.iter().map(|tar| tar.packed.bytes).sum(),

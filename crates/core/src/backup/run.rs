@@ -28,7 +28,7 @@ use super::read::unlogged::Unlogged;
 use super::read::walk;
 use super::read::walk::{Attributes, DataDirectory, Directory};
 use super::state::{Backup, SentTar};
-use super::{BackupOptions, BackupRequest, StopResult, label, plan, prepared};
+use super::{BackupOptions, BackupRequest, StopResult, catchup, label, plan, prepared};
 use crate::blocking::blocking;
 use crate::control_file::{ControlFile, PG_CONTROL_BYTES};
 use crate::data_dir::PG_CONTROL;
@@ -185,9 +185,13 @@ impl Backup {
         } = tree;
         (self.tablespaces, self.unlogged, self.essential) = (tablespaces, unlogged, essential);
         self.catalog_bytes = files.sizes().sum::<u64>() + PG_CONTROL_BYTES;
-        let files = match self.request.parent.clone() {
-            Some(parent) => self.compare(parent, files, source.segment_pages).await?,
-            None => files,
+        let files = match (self.request.parent.clone(), &self.request.catchup) {
+            (Some(parent), _) => self.compare(parent, files, source.segment_pages).await?,
+            (None, Some(catchup)) => {
+                self.shared.delta.get_or_init(|| Delta::of_standby(catchup));
+                catchup::without_configuration(&files)
+            }
+            (None, None) => files,
         };
         self.progress.set_total(files.len() as u64, files.sizes().sum::<u64>());
         self.progress.set_phase(Phase::Copying);

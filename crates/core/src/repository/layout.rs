@@ -100,6 +100,8 @@ impl From<&Key> for String {
 pub static WAL_FOLDER: Key = Key::known("wal_005");
 /// The folder of base backups.
 pub static BACKUPS_FOLDER: Key = Key::known("basebackups_005");
+/// The folder of the backups that bring a standby up. In it everything is laid out as in [`BACKUPS_FOLDER`].
+pub static CATCHUP_FOLDER: Key = Key::known("catchup_005");
 /// Who owns the repository.
 pub static CLUSTER: Key = Key::known("walarchive_005/cluster.json");
 
@@ -168,9 +170,30 @@ pub fn verified_backup(backup: &str) -> Key {
     Key::built(format!("{VERIFIED_FOLDER}/backups/{backup}.json"))
 }
 
+/// Where a backup of that name is in [`CATCHUP_FOLDER`]. The functions here take this in place of the name of a base backup.
+pub fn catchup_place(name: &str) -> String {
+    format!("{CATCHUP_FOLDER}/{name}")
+}
+
+/// The name of the backup of a place, which is that of a base backup if it is no [`catchup_place`].
+pub fn backup_name(place: &str) -> &str {
+    catchup_name(place).unwrap_or(place)
+}
+
+/// The name, if it is the place of a backup in [`CATCHUP_FOLDER`].
+fn catchup_name(place: &str) -> Option<&str> {
+    place.strip_prefix(&*CATCHUP_FOLDER)?.strip_prefix('/')
+}
+
 /// The commit point of a base backup.
 pub fn sentinel(backup: &str) -> Key {
-    Key::built(format!("{BACKUPS_FOLDER}/{backup}{SENTINEL_SUFFIX}"))
+    Key::built(format!("{}{SENTINEL_SUFFIX}", backup_folder(backup)))
+}
+
+/// The name of the backup in [`CATCHUP_FOLDER`] whose sentinel has this key, if it is a sentinel's.
+pub fn catchup_of_sentinel(key: &str) -> Option<&str> {
+    let name = catchup_name(key)?.strip_suffix(SENTINEL_SUFFIX)?;
+    (!name.is_empty() && !name.contains('/')).then_some(name)
 }
 
 /// The name of the backup whose sentinel has this key, if it is a sentinel's.
@@ -198,28 +221,31 @@ pub fn backup_of_folder(key: &str) -> Option<&str> {
 
 /// The folder that holds everything of a backup but its sentinel.
 pub fn backup_folder(backup: &str) -> Key {
-    Key::built(format!("{BACKUPS_FOLDER}/{backup}"))
+    Key::built(match catchup_name(backup) {
+        Some(name) => format!("{CATCHUP_FOLDER}/{name}"),
+        None => format!("{BACKUPS_FOLDER}/{backup}"),
+    })
 }
 
 /// The extended metadata of a backup.
 pub fn metadata(backup: &str) -> Key {
-    Key::built(format!("{BACKUPS_FOLDER}/{backup}/metadata.json"))
+    Key::built(format!("{}/metadata.json", backup_folder(backup)))
 }
 
 /// The entry of each file of a backup, and which tar holds it.
 pub fn files_metadata(backup: &str) -> Key {
-    Key::built(format!("{BACKUPS_FOLDER}/{backup}/files_metadata.json"))
+    Key::built(format!("{}/files_metadata.json", backup_folder(backup)))
 }
 
 /// PostgreSQL's backup manifest.
 pub fn backup_manifest(backup: &str) -> Key {
-    Key::built(format!("{BACKUPS_FOLDER}/{backup}/backup_manifest"))
+    Key::built(format!("{}/backup_manifest", backup_folder(backup)))
 }
 
 /// The configuration files outside of the data directory, without the suffix of the compression. Of our own; WAL-G does
 /// not look at it.
 pub fn configuration(backup: &str) -> Key {
-    Key::built(format!("{BACKUPS_FOLDER}/{backup}/configuration.tar"))
+    Key::built(format!("{}/configuration.tar", backup_folder(backup)))
 }
 
 /// The same, as it is compressed.
@@ -229,18 +255,18 @@ pub fn configuration_in(backup: &str, format: Format) -> Key {
 
 /// Written first and create-only, so that two servers cannot take a backup of one name at a time; removed at the end.
 pub fn backup_claim(backup: &str) -> Key {
-    Key::built(format!("{BACKUPS_FOLDER}/{backup}/walarchive_claim.json"))
+    Key::built(format!("{}/walarchive_claim.json", backup_folder(backup)))
 }
 
 /// Written before a backup's sentinel is removed, and removed after everything else: a folder that has it, and no sentinel, is
 /// a deletion that was interrupted.
 pub fn backup_deletion(backup: &str) -> Key {
-    Key::built(format!("{BACKUPS_FOLDER}/{backup}/walarchive_deleted.json"))
+    Key::built(format!("{}/walarchive_deleted.json", backup_folder(backup)))
 }
 
 /// The folder of a backup's tars.
 pub fn tar_folder(backup: &str) -> Key {
-    Key::built(format!("{BACKUPS_FOLDER}/{backup}/tar_partitions"))
+    Key::built(format!("{}/tar_partitions", backup_folder(backup)))
 }
 
 /// One tar of a backup.
@@ -278,6 +304,18 @@ mod tests {
             assert_eq!(backup_of_sentinel(key), None, "{key}");
         }
         assert_eq!(backup_of_object(&tar("base_1", "x.tar")), Some("base_1"));
+        let place = catchup_place("base_1");
+        assert_eq!(sentinel(&place), "catchup_005/base_1_backup_stop_sentinel.json");
+        assert_eq!(tar(&place, "x.tar"), "catchup_005/base_1/tar_partitions/x.tar");
+        assert_eq!(
+            (catchup_of_sentinel(&sentinel(&place)), backup_name(&place)),
+            (Some("base_1"), "base_1")
+        );
+        assert_eq!(backup_of_sentinel(&sentinel(&place)), None);
+        assert_eq!(
+            (catchup_of_sentinel(&sentinel("base_1")), backup_name("base_1")),
+            (None, "base_1")
+        );
         assert_eq!(backup_of_object(&sentinel("base_1")), None);
         assert_eq!(epoch_of_lease(&lease_holder(7)), Some((7, false)));
         assert_eq!(epoch_of_lease(&lease_alive(123_456_789)), Some((123_456_789, true)));

@@ -5,6 +5,7 @@
 //! restored completely cannot be started.
 
 mod beside;
+mod catchup;
 mod configuration;
 pub(crate) mod directory;
 mod further;
@@ -26,6 +27,8 @@ mod unconfirmed;
 mod tests;
 
 pub use crate::stored::progress::ReadProgress;
+pub use catchup::apply::apply_catchup;
+pub use catchup::plan::{CatchupOptions, CatchupPlan, PlannedCatchup, plan_catchup};
 pub use configuration::{ConfigurationPlan, notes_on_places};
 pub use directory::links::{LinkMap, MappedLink};
 pub use directory::owner::Owner;

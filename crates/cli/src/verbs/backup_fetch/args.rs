@@ -226,7 +226,7 @@ impl BackupFetch {
 }
 
 /// A parser for clap that keeps the hint.
-fn by<T>(parse: impl Fn(&str) -> Result<T> + Clone) -> impl Fn(&str) -> Result<T, String> + Clone {
+pub fn by<T>(parse: impl Fn(&str) -> Result<T> + Clone) -> impl Fn(&str) -> Result<T, String> + Clone {
     move |text| {
         parse(text).map_err(|error| match error.hint() {
             Some(hint) => format!("{error}\nHINT:  {hint}"),

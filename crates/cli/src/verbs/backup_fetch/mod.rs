@@ -26,7 +26,7 @@ use crate::{exit, progress, repository};
 
 mod args;
 
-pub use args::BackupFetch;
+pub use args::{BackupFetch, by};
 
 /// The steps that remain after a restore of some databases.
 const INVALID_PAGES: &str = "note: ignore_invalid_pages is on in postgresql.auto.conf, so that recovery passes over the pages that \
@@ -246,7 +246,7 @@ async fn select(args: &BackupFetch, store: &Store) -> Result<Selection> {
 }
 
 /// The first SIGINT or SIGTERM ends the restore in order, so that it can say how to go on. The second one ends it at once.
-fn cancelled_by_signal() -> Result<CancellationToken> {
+pub fn cancelled_by_signal() -> Result<CancellationToken> {
     let listen = |kind| signal(kind).map_err(|error| Error::io("listen for signals in", "/proc/self", error));
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     let cancel = CancellationToken::new();

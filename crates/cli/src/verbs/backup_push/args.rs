@@ -1,6 +1,6 @@
 //! The command line of `backup-push`: WAL-G's flags.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::repository::Storage;
@@ -54,6 +54,29 @@ pub struct BackupPush {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub storage: Storage,
+}
+
+impl BackupPush {
+    /// Of a backup that brings a standby up. The rest is as the variables say.
+    pub fn for_catchup(pgdata: &Path, archive_timeout: Option<Duration>, quiet: bool, storage: &Storage) -> Self {
+        BackupPush {
+            pgdata: Some(pgdata.to_owned()),
+            full: true,
+            permanent: false,
+            add_user_data: None,
+            delta_from_name: None,
+            delta_from_user_data: None,
+            verify: false,
+            store_all_corrupt: false,
+            without_files_metadata: false,
+            rating_composer: false,
+            copy_composer: false,
+            database_composer: false,
+            archive_timeout,
+            quiet,
+            storage: storage.clone(),
+        }
+    }
 }
 
 /// A time as WAL-G's settings have it: `90s`, `1h30m`.

@@ -33,19 +33,22 @@ const SIGNAL_FILES: u32 = 120_000;
 /// Take the backup. Returns its name.
 pub async fn take(
     args: &BackupPush,
+    wanted: &Wanted,
     mut session: Session,
     facts: &Facts,
     data_dir: &Path,
     cancel: &CancellationToken,
 ) -> Result<String> {
     refuse_plain_text()?;
-    let wanted = Wanted::of(args)?;
     place::check(&mut session, facts, data_dir).await?;
     let data_dir = place::named_by_server(facts, data_dir)?;
     let settings = find(&args.storage, Some(&data_dir))?;
     let (store, kept) = unless(cancel, open(&settings, facts, &data_dir)).await?;
     let archiving = Archiving::of(facts);
-    archiving.tell();
+    match wanted.needs_archive(&archiving) {
+        true => archiving.tell(),
+        false => report::note("the server archives nothing, so the standby must get the WAL from now on by streaming"),
+    }
     let mut taker = Taker {
         session,
         facts,
@@ -56,7 +59,7 @@ pub async fn take(
     };
     let parent = unless(cancel, Box::pin(wanted.parent(&taker.store))).await?;
     let outcome = taker
-        .take(&wanted, &parent, &data_dir, settings.compression, &archiving)
+        .take(wanted, &parent, &data_dir, settings.compression, &archiving)
         .await;
     drop(kept);
     match outcome {
@@ -122,6 +125,9 @@ impl Taker<'_> {
             Err(error) => return Outcome::Failed(error),
         };
         report::findings(&prepared);
+        if !wanted.needs_archive(archiving) {
+            return commit(&prepared).await;
+        }
         let patience = wanted.archive_timeout(archiving.archives());
         if let Err(error) = wait_for_wal(&prepared, &self.store, self.cancel, patience, archiving.hint()).await {
             return Outcome::Failed(error);
@@ -141,7 +147,7 @@ impl Taker<'_> {
         // move is replayed.
         let databases = server::databases(&mut self.session).await?;
         let mut request = self.begin(data_dir).await?;
-        wanted.adorn(&mut request);
+        wanted.adorn(&mut request)?;
         unless(
             self.cancel,
             Box::pin(choose_parent(&self.store, self.facts, &mut request, parent)),

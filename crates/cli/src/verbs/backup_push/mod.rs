@@ -16,17 +16,36 @@ mod streamed;
 use tokio_util::sync::CancellationToken;
 use walarchive_client::server::Facts;
 use walarchive_client::{Mode, Params, Session, server};
-use walarchive_core::Result;
+use walarchive_core::backup::Catchup;
+use walarchive_core::{Error, Result};
 
 use crate::print;
+use options::Wanted;
 
-pub use args::BackupPush;
+pub use args::{BackupPush, parse_time};
+
+const ON_CANCEL: &str = "the backup ends, and what was stored of it is removed";
 
 /// Take a backup, and print its name.
 pub async fn run(args: &BackupPush) -> Result<()> {
-    let cancel = signals::cancelled_by_signals("the backup ends, and what was stored of it is removed")?;
+    let cancel = signals::cancelled_by_signals(ON_CANCEL)?;
     let name = Box::pin(take(args, &cancel)).await?;
     print::out(&print::plain(&name))
+}
+
+/// Take a backup that brings a standby up, and return its place. Whether the server has the extension does not matter.
+pub async fn catch_up(args: &BackupPush, catchup: Catchup) -> Result<String> {
+    let cancel = signals::cancelled_by_signals(ON_CANCEL)?;
+    let Some(data_dir) = &args.pgdata else {
+        return Err(Error::defect(
+            "a backup for a standby is taken without a data directory",
+        ));
+    };
+    let mut params = Params::find()?;
+    place::name_server(&mut params, data_dir);
+    let (session, facts) = signals::unless(&cancel, connect(&params)).await?;
+    let wanted = Wanted::of(args)?.for_standby(catchup);
+    Box::pin(by_sql::take(args, &wanted, session, &facts, data_dir, &cancel)).await
 }
 
 async fn take(args: &BackupPush, cancel: &CancellationToken) -> Result<String> {
@@ -47,7 +66,10 @@ async fn take(args: &BackupPush, cancel: &CancellationToken) -> Result<String> {
     let schema = signals::unless(cancel, by_server::schema(&mut session, &facts, args)).await?;
     match (schema, &args.pgdata) {
         (Some(schema), _) => Box::pin(by_server::take(args, session, &facts, &params, &schema, cancel)).await,
-        (None, Some(data_dir)) => Box::pin(by_sql::take(args, session, &facts, data_dir, cancel)).await,
+        (None, Some(data_dir)) => {
+            let wanted = Wanted::of(args)?;
+            Box::pin(by_sql::take(args, &wanted, session, &facts, data_dir, cancel)).await
+        }
         (None, None) => Box::pin(streamed::take(args, &params, Some((session, facts)), cancel)).await,
     }
 }

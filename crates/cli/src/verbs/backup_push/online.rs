@@ -35,6 +35,7 @@ pub async fn begin(session: &mut Session, facts: &Facts, data_dir: &Path) -> Res
         emptied: emptied(facts, data_dir),
         configuration: configuration(facts, data_dir),
         parent: None,
+        catchup: None,
     })
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use walarchive_core::backup::delta::{Origin, WantedParent};
-use walarchive_core::backup::{BackupOptions, BackupRequest};
+use walarchive_core::backup::{BackupOptions, BackupRequest, Catchup, ConfigurationFiles};
 use walarchive_core::codec::Compression;
 use walarchive_core::formats::UserData;
 use walarchive_core::repository::inventory;
@@ -11,6 +11,7 @@ use walarchive_core::{Error, Result};
 use walarchive_storage::Store;
 
 use super::args::{BackupPush, parse_time};
+use super::report::Archiving;
 
 /// The longest wait for the WAL of a backup, unless told otherwise.
 const ARCHIVE_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -39,6 +40,8 @@ pub struct Wanted {
     /// How it is copied; without the compression.
     pub options: BackupOptions,
     archive_timeout: Option<Duration>,
+    /// It brings a standby up.
+    catchup: Option<Catchup>,
 }
 
 impl Wanted {
@@ -117,7 +120,21 @@ impl Wanted {
             verify: args.verify || is_set("WALG_VERIFY_PAGE_CHECKSUMS"),
             options,
             archive_timeout: timeout,
+            catchup: None,
         })
+    }
+
+    /// The same for a standby that has this already.
+    pub fn for_standby(mut self, catchup: Catchup) -> Self {
+        self.catchup = Some(catchup);
+        // Only they tell which files have only some pages.
+        self.options.files_metadata = true;
+        self
+    }
+
+    /// Is the backup of no use before its WAL is in the archive? A standby can get it from the primary.
+    pub fn needs_archive(&self, archiving: &Archiving) -> bool {
+        self.catchup.is_none() || archiving.archives()
     }
 
     /// Is the parent to be looked up in the repository?
@@ -136,6 +153,7 @@ impl Wanted {
             verify: false,
             options,
             archive_timeout: None,
+            catchup: None,
         }
     }
 
@@ -155,10 +173,24 @@ impl Wanted {
         })
     }
 
-    /// Put what the user attaches into a request.
-    pub fn adorn(&self, request: &mut BackupRequest) {
+    /// Put what the user attaches into a request that is known up to where it starts.
+    pub fn adorn(&self, request: &mut BackupRequest) -> Result<()> {
         request.permanent = self.permanent;
         request.user_data = self.user_data.clone();
+        let Some(catchup) = &self.catchup else { return Ok(()) };
+        if catchup.since > request.start_lsn {
+            return Err(Error::refused(
+                format!(
+                    "this server has come to LSN {} only, and not to {}",
+                    request.start_lsn, catchup.since
+                ),
+                "Give the REDO location of the standby's latest checkpoint, and take the backup from the server that it follows.",
+            ));
+        }
+        request.catchup = Some(catchup.clone());
+        // The standby has its own.
+        request.configuration = ConfigurationFiles::default();
+        Ok(())
     }
 
     /// The parent, looked up by what is attached to it if that is what was given.

@@ -185,6 +185,7 @@ impl Server {
             tablespaces: Vec::new(),
             configuration: ConfigurationFiles::default(),
             parent: None,
+            catchup: None,
         }
     }
 }
@@ -228,7 +229,7 @@ impl Taker<'_> {
     ) -> Result<PreparedBackup> {
         // The request needs the server, and the backup its session.
         let mut request = self.server.request(Lsn(0), 0);
-        wanted.adorn(&mut request);
+        wanted.adorn(&mut request)?;
         let begun = BaseBackup::begin(&mut self.server.session, LABEL, self.verify);
         let mut sent = unless(self.cancel, begun).await?;
         (request.start_lsn, request.timeline) = (sent.start, sent.timeline);

@@ -4,25 +4,32 @@ use std::collections::HashSet;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use super::changes::{Question, pays};
+use super::files::ParentFiles;
 use super::relation::RelationFile;
 use super::summaries::ChangedBlocks;
 use super::{Parent, databases, summaries};
 use crate::backup::read::files::FileList;
 use crate::backup::read::source::changed;
-use crate::backup::{BackupOptions, BackupRequest};
+use crate::backup::{BackupOptions, BackupRequest, Catchup};
 use crate::error::Result;
 use crate::formats::files_metadata::{AllVisible, Identity};
 use crate::formats::manifest::{ChecksumAlgorithm, hex};
+use crate::lsn::Lsn;
 use crate::page::PAGE_BYTES;
 
 /// The knowledge of the changes since the parent was taken.
 #[derive(Debug)]
 pub(in crate::backup) struct Delta {
-    parent: Parent,
+    /// What was changed before this LSN is in what the backup is based on.
+    since: Lsn,
+    /// The files that are known to be there.
+    files: Arc<ParentFiles>,
+    same_primary: bool,
     /// `RELSEG_SIZE`.
     segment_pages: u32,
     source: Source,
@@ -35,6 +42,8 @@ enum Source {
     Pages(HashSet<u32>),
     /// The server's summaries of its WAL.
     Summaries(ChangedBlocks),
+    /// Each page by its LSN, in all databases but these: nobody here knows the files of a standby.
+    Standby(Vec<u32>),
 }
 
 /// How a file is stored.
@@ -81,15 +90,33 @@ impl Delta {
             }
         };
         Ok(Delta {
-            parent,
+            since: parent.start_lsn,
+            files: parent.files,
+            same_primary: parent.same_primary,
             segment_pages,
             source,
         })
     }
 
+    /// The knowledge of the changes that a standby does not have.
+    pub(in crate::backup) fn of_standby(catchup: &Catchup) -> Self {
+        Delta {
+            since: catchup.since,
+            files: Arc::default(),
+            same_primary: false,
+            segment_pages: 0,
+            source: Source::Standby(catchup.whole_databases.clone()),
+        }
+    }
+
+    /// Does the backup note which pages are all-visible, and compare? Nobody knows that of a standby: who brings it up looks.
+    pub(in crate::backup) fn compares_all_visible(&self) -> bool {
+        !matches!(self.source, Source::Standby(_))
+    }
+
     /// Is the file, which was found like this after the start of the backup, certainly what the parent has?
     pub(in crate::backup) fn unchanged(&self, path: &Path, found: &Metadata) -> Option<Unchanged> {
-        let known = self.parent.files.get(path.to_str()?)?.known?;
+        let known = self.files.get(path.to_str()?)?.known?;
         let same = found.is_file()
             && found.len() == known.size
             && found.ino() == known.inode
@@ -108,12 +135,12 @@ impl Delta {
 
     /// The pages of a file that the parent has noted as all-visible.
     pub(in crate::backup) fn all_visible(&self, path: &Path) -> Option<AllVisible> {
-        self.parent.files.all_visible(path.to_str()?)
+        self.files.all_visible(path.to_str()?)
     }
 
     /// Could the file be unchanged, so that it is worth a look?
     pub(in crate::backup) fn may_be_unchanged(&self, path: &Path) -> bool {
-        let there = path.to_str().and_then(|path| self.parent.files.get(path));
+        let there = path.to_str().and_then(|path| self.files.get(path));
         there.is_some_and(|file| file.known.is_some())
     }
 
@@ -124,17 +151,25 @@ impl Delta {
 
     fn increment(&self, path: &Path, size: u64) -> Option<Way> {
         let file = RelationFile::of(path)?;
-        let there = self.parent.files.get(path.to_str()?)?;
         if size == 0 || !size.is_multiple_of(PAGE_BYTES as u64) {
             return None;
         }
         let count = u32::try_from(size / PAGE_BYTES as u64).ok()?;
+        if let Source::Standby(whole) = &self.source {
+            return (!whole.contains(&file.locator.database)).then_some(Way::Scan(Question {
+                since: self.since,
+                known: u32::MAX,
+                all_visible: None,
+            }));
+        }
+        let there = self.files.get(path.to_str()?)?;
         let known = u32::try_from(there.size / PAGE_BYTES as u64).ok()?;
         match &self.source {
+            Source::Standby(_) => None,
             Source::Pages(databases) => databases
                 .contains(&file.locator.database)
                 .then_some(Way::Scan(Question {
-                    since: self.parent.start_lsn,
+                    since: self.since,
                     known,
                     all_visible: None,
                 })),
@@ -152,7 +187,7 @@ impl Delta {
     /// Are the pages that are left out, if their checksums are right, the same bytes in the parent? Elsewhere hints differ that
     /// no WAL record tells about.
     pub(in crate::backup) fn same_bytes(&self) -> bool {
-        self.parent.same_primary
+        self.same_primary
     }
 }
 
@@ -184,12 +219,8 @@ async fn summarized(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::backup::delta::files::{Known, Listed};
-    use crate::lsn::Lsn;
-    use crate::wal::TimelineHistory;
 
     /// A delta whose parent knows this of the file "f".
     fn delta(known: Known<'_>) -> Delta {
@@ -198,21 +229,9 @@ mod tests {
         let mut files = listed.finish();
         files.describe("f", Some(known));
         Delta {
-            parent: Parent {
-                name: "base_000000010000000000000002".to_owned(),
-                full_name: "base_000000010000000000000002".to_owned(),
-                start_lsn: Lsn(1),
-                count: 1,
-                timeline: 1,
-                history: TimelineHistory {
-                    timeline: 1,
-                    ancestors: Vec::new(),
-                },
-                start_time: chrono::DateTime::UNIX_EPOCH,
-                ancestors: Vec::new(),
-                same_primary: true,
-                files: Arc::new(files),
-            },
+            since: Lsn(1),
+            files: Arc::new(files),
+            same_primary: true,
             segment_pages: 131_072,
             source: Source::Pages(HashSet::new()),
         }

@@ -203,7 +203,8 @@ impl Packer {
     /// Are the pages of a file to be noted that are all-visible? With data checksums their LSNs tell that.
     pub(crate) fn notes_all_visible(&self, path: &Path) -> bool {
         let checksums = self.shared.source.get().is_some_and(|source| source.data_checksums);
-        !checksums && is_paged(path)
+        let compares = self.shared.delta.get().is_none_or(Delta::compares_all_visible);
+        !checksums && compares && is_paged(path)
     }
 
     /// Add a file from memory, under its path in the data directory.

@@ -166,7 +166,8 @@ pub async fn read_sentinel(store: &Store, name: &str) -> Result<Sentinel> {
 }
 
 async fn sentinel_bytes(store: &Store, name: &str) -> Result<Option<bytes::Bytes>> {
-    if name.is_empty() || name.contains('/') || name.starts_with('.') {
+    let own = layout::backup_name(name);
+    if own.is_empty() || own.contains('/') || own.starts_with('.') {
         return Ok(None);
     }
     description::read(store, &layout::sentinel(name)).await
@@ -180,10 +181,10 @@ async fn list_sentinels(store: &Store) -> Result<Vec<(String, Listed)>> {
         .collect())
 }
 
-/// None if the backup was deleted in the meantime.
-async fn describe(store: &Store, name: &str, written: DateTime<Utc>) -> Result<Option<BackupInfo>> {
-    let mut info = BackupInfo::new(name, written);
-    match read_metadata(store, name, info.delta.is_some()).await {
+/// None if the backup was deleted in the meantime. `place` is its name, or its [`layout::catchup_place`].
+pub(super) async fn describe(store: &Store, place: &str, written: DateTime<Utc>) -> Result<Option<BackupInfo>> {
+    let mut info = BackupInfo::new(layout::backup_name(place), written);
+    match read_metadata(store, place, info.delta.is_some()).await {
         Ok(Some((metadata, delta))) => {
             info.metadata = metadata;
             info.delta = delta.or(info.delta);

@@ -4,7 +4,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 
 use super::backups::parse_name;
-use super::{BackupInfo, Inventory, near};
+use super::{BackupInfo, Inventory, list_catchups, near};
 use crate::error::Result;
 use crate::formats::{FollowedLink, LeftOut, UserData};
 use crate::wal::Segment;
@@ -82,9 +82,27 @@ impl BackupDetail {
 
     /// One of them.
     pub fn of(inventory: &Inventory, backup: &BackupInfo) -> Self {
-        let metadata = &backup.metadata;
         let chain = inventory.chain(backup);
         let problem = problem(inventory, backup, chain.as_ref().err());
+        BackupDetail {
+            chain: chain
+                .map(|chain| chain[1..].iter().map(|link| link.name.clone()).collect())
+                .unwrap_or_default(),
+            restorable: problem.is_none(),
+            problem,
+            ..BackupDetail::alone(backup)
+        }
+    }
+
+    /// All backups that bring standbys up, by start time.
+    pub async fn list_catchups(store: &Store) -> Result<Vec<Self>> {
+        let backups = list_catchups(store).await?;
+        Ok(backups.iter().map(BackupDetail::alone).collect())
+    }
+
+    /// What one says of itself.
+    fn alone(backup: &BackupInfo) -> Self {
+        let metadata = &backup.metadata;
         BackupDetail {
             backup_name: backup.name.clone(),
             time: backup.written,
@@ -107,14 +125,12 @@ impl BackupDetail {
             user_data: metadata.user_data.clone(),
             timeline: backup.timeline,
             parent: backup.delta.as_ref().map(|delta| delta.parent.clone()),
-            chain: chain
-                .map(|chain| chain[1..].iter().map(|link| link.name.clone()).collect())
-                .unwrap_or_default(),
+            chain: Vec::new(),
             corrupt_pages: metadata.corrupt_pages,
             links: metadata.links.clone(),
             left_out: metadata.left_out.clone(),
-            restorable: problem.is_none(),
-            problem,
+            restorable: backup.damaged.is_none(),
+            problem: backup.damaged.clone(),
         }
     }
 }

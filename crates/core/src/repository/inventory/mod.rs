@@ -3,6 +3,7 @@
 
 mod ahead;
 mod backups;
+mod catchups;
 mod continuous;
 mod detail;
 mod marked;
@@ -26,6 +27,7 @@ use walarchive_storage::Store;
 pub use ahead::{Contents, look_ahead, wal_from};
 pub(crate) use backups::parse_name;
 pub use backups::{BackupInfo, Delta, find_backup, list_backups, read_sentinel};
+pub use catchups::{find_catchup, list_catchups};
 pub(crate) use continuous::write as write_continuous;
 pub use detail::BackupDetail;
 pub use marked::find_by_user_data;

@@ -59,6 +59,17 @@ impl fmt::Debug for Condition {
 }
 
 impl Condition {
+    /// Its `pg_control`.
+    pub(crate) fn control(&self) -> Option<&[u8]> {
+        self.control.as_deref()
+    }
+
+    /// The backup that an interrupted restore has left a part of; empty if it cannot be read.
+    pub(crate) fn interrupted(&self) -> Option<String> {
+        let marker = serde_json::from_slice::<Marker>(self.marker.as_ref()?);
+        Some(marker.map(|marker| marker.backup).unwrap_or_default())
+    }
+
     /// Was a restore into it interrupted?
     pub(crate) fn is_incomplete(&self) -> bool {
         self.marker.is_some()

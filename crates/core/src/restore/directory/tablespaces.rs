@@ -124,6 +124,11 @@ impl TablespaceMap {
         Ok(())
     }
 
+    /// A tablespace stays where it is, whatever else was said.
+    pub(crate) fn keep(&mut self, oid: &str, location: &Path) {
+        self.each.insert(0, (oid.to_owned(), location.to_owned()));
+    }
+
     /// Put the others where the repository says that they were.
     pub fn accept_originals(&mut self) {
         self.originals = true;

@@ -233,6 +233,20 @@ impl Tree {
         }
     }
 
+    /// Remove the link to a tablespace, durably. Its path stands for the tablespace's own directory everywhere else.
+    pub(crate) fn unlink_tablespace(&self, oid: &str) -> Result<()> {
+        let components = [b"pg_tblspc".to_vec(), oid.as_bytes().to_vec()];
+        let Some(links) = self.target.look(&components[..1])? else {
+            return Ok(());
+        };
+        let full = self.target.join(&components);
+        match unlinkat(&links, oid, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) => links.sync_all().map_err(|error| Error::io("flush", full, error)),
+            Err(Errno::ENOENT) => Ok(()),
+            Err(error) => Err(failed("remove", full, error)),
+        }
+    }
+
     /// Give a file its temporary name, durably; it is no failure if it is not there.
     pub(crate) fn set_aside(&self, path: &MemberPath) -> Result<()> {
         let renamed = self.rename(path, |name| (name.to_owned(), self.temporary(name)))?;
@@ -352,6 +366,15 @@ impl Tree {
     /// Open a file that was parked.
     pub(crate) fn reopen_file(&self, path: &MemberPath) -> Result<NewFile> {
         self.open_temporary(path, "open", open_own)
+    }
+
+    /// Open a file for writing into it as it is; its path is for messages.
+    pub(crate) fn open_in_place(&self, path: &MemberPath) -> Result<(File, PathBuf)> {
+        let spot = self.reach(path)?;
+        match open_own(&spot.directory, spot.name) {
+            Ok(file) => Ok((file, spot.full)),
+            Err(error) => Err(failed("open", spot.full, error)),
+        }
     }
 
     fn open_temporary(
