@@ -125,3 +125,52 @@ fn a_list_of_files_without_end_is_refused_in_bounded_memory() {
     assert!(said.contains("it lists more than 16777216 files"), "{said}");
     assert!(peak > (400 << 10) && peak < BOUND, "{peak} kB: {said}");
 }
+
+/// A million tables, and one with a million partitions: what does not choose among them passes over them.
+#[test]
+fn the_names_of_a_million_tables_are_read_in_bounded_memory() {
+    const MANY: u32 = 1_000_000;
+    let place = Place::new();
+    let sentinel =
+        r#"{"LSN":33554472,"FinishLSN":33554744,"PgVersion":150018,"Spec":{"base_prefix":"/d","tablespaces":[]}}"#;
+    std::fs::write(place.path(&format!("{NAME}_backup_stop_sentinel.json")), sentinel).expect("written");
+    let tars = place.path(NAME).join("tar_partitions");
+    std::fs::create_dir(&tars).expect("made");
+    for tar in ["part_001.tar.zst", "pg_control.tar.zst", "backup_label.tar.zst"] {
+        std::fs::write(tars.join(tar), "x").expect("written");
+    }
+    let names = std::fs::File::create(place.path(NAME).join("files_metadata.json")).expect("created");
+    let mut names = BufWriter::with_capacity(1 << 20, names);
+    let start =
+        r#"{"Files":{"/base/16384/16385":{}},"TarFileSets":{},"DatabasesByNames":{"shop":{"oid":16384,"tables_new":{"#;
+    write!(
+        names,
+        r#"{start}"public.parts":{{"oid":16385,"relfilenode":0,"subtables":{{"public.p":{{}}"#
+    )
+    .expect("written");
+    for number in 0..MANY {
+        write!(
+            names,
+            r#","public.part_{number}":{{"oid":{number},"relfilenode":{number}}}"#
+        )
+        .expect("written");
+    }
+    write!(names, "}}}}").expect("written");
+    for number in 20_000..MANY {
+        write!(
+            names,
+            r#","public.table_{number}":{{"oid":{number},"relfilenode":{number}}}"#
+        )
+        .expect("written");
+    }
+    write!(names, "}}}}}}}}").expect("written");
+    names.flush().expect("written");
+    let fetch = ["backup-fetch", "data", NAME, "--dry-run", "--allow-gap"];
+    place.expect(&fetch, "");
+    place.expect(&[&fetch[..], &["--restore-only", "shop"]].concat(), "16384");
+    place.expect(&[&fetch[..], &["--restore-only", "shop/table_20001"]].concat(), "16384");
+    place.expect(
+        &[&fetch[..], &["--restore-only", "shop/table_1"]].concat(),
+        "knows no table",
+    );
+}

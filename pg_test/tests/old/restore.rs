@@ -1,6 +1,7 @@
 //! Backups of servers of PostgreSQL 9.6 to 14, taken and restored by the binary, and recovered to a point.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use walarchive_pg_test::old;
@@ -286,4 +287,29 @@ fn is_of_its_version(site: &Site, data: &Path) {
     let told = fs::read_to_string(data.join("recovery.conf")).unwrap_or_default();
     assert_eq!(told.contains("restore_command"), site.pg().major() < 12, "{told}");
     assert!(!told.contains("standby_mode"), "{told}");
+}
+
+#[test]
+fn a_table_comes_back_by_name() {
+    let site = Site::on_files();
+    let primary = old::builder(&site, "primary").start();
+    primary.psql("CREATE DATABASE shop");
+    primary.psql_db(
+        "shop",
+        "CREATE TABLE wanted AS SELECT repeat(md5(i::text), 1000) AS body FROM generate_series(1, 100) i;
+         CREATE TABLE other AS TABLE wanted; CREATE TABLE heir () INHERITS (wanted); INSERT INTO heir VALUES ('heir')",
+    );
+    let name = old::backup(&site, &primary, &["--full"]);
+    archive_all(&primary);
+    lose(&primary);
+    let target = old::restore(&site, "restored", &name, &["--restore-only", "shop/wanted"]);
+    let restored = old::restored(&site, "restored").attach(&target);
+    restored.wait_promoted(PATIENCE);
+    assert_eq!(
+        restored.psql_db("shop", "SELECT count(*), sum(length(body)) FROM wanted"),
+        "101|3200004"
+    );
+    let file = restored.psql_db("shop", "SELECT pg_relation_filepath('other')");
+    let meta = fs::metadata(target.join(file)).expect("no file");
+    assert!(meta.len() > 0 && meta.blocks() == 0, "{meta:?}");
 }

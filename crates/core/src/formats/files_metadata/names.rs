@@ -2,8 +2,6 @@
 
 use std::io::{self, BufWriter, Write};
 
-use super::write::comma;
-
 /// A relation, and what is said of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RelationEntry<'a> {
@@ -136,6 +134,14 @@ impl<W: Write> DatabasesWriter<W> {
         self.sink.write_all(b"}}")?;
         self.sink.into_inner().map_err(io::IntoInnerError::into_error)
     }
+}
+
+/// Between two of them, but not before the first.
+pub(super) fn comma(sink: &mut impl Write, first: &mut bool) -> io::Result<()> {
+    if std::mem::replace(first, false) {
+        return Ok(());
+    }
+    sink.write_all(b",")
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::io::{self, BufWriter, Write};
 
 use super::FileDescription;
-use super::names::DatabasesWriter;
+use super::names::{DatabasesWriter, comma};
 
 /// The name of a file and what is said of it, each as JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,14 +103,6 @@ impl<W: Write> TarFileSetsWriter<W> {
         self.sink.write_all(b"},")?;
         DatabasesWriter::new(self.sink)
     }
-}
-
-/// Between two of them, but not before the first.
-pub(super) fn comma(sink: &mut impl Write, first: &mut bool) -> io::Result<()> {
-    if std::mem::replace(first, false) {
-        return Ok(());
-    }
-    sink.write_all(b",")
 }
 
 #[cfg(test)]
