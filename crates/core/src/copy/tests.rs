@@ -222,7 +222,7 @@ async fn another_backup_of_the_same_name_is_refused() {
     let sentinel = String::from_utf8_lossy(&sentinel).into_owned();
     put(&to, &key, &sentinel.replace("T10:02", "T11:02")).await;
     let error = copy_to(&from, &to, None, false).await.expect_err("refused");
-    assert!(matches!(error, Error::BackupExists { .. }), "{error:?}");
+    assert!(error.to_string().contains("is another one"), "{error}");
     assert_eq!(wal_of(&to).await, [""; 0], "nothing was written");
 }
 
