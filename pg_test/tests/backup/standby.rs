@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use walarchive_pg_test::site::{Site, archive_all, backup, lose};
-use walarchive_testkit::{Builder, Cluster, PATIENCE, run};
+use walarchive_testkit::{Builder, Cluster, PATIENCE, StopMode, run};
 
 const PUSH: &str = "SELECT walarchive_backup_push()";
 
@@ -123,7 +123,7 @@ fn a_promotion_ends_the_backup_cleanly() {
     standby.wait_until("files are copied", PATIENCE, || {
         standby.psql("SELECT phase FROM walarchive_progress") == "copying files" || !statement.is_running()
     });
-    primary.stop(walarchive_testkit::StopMode::Fast);
+    primary.stop(StopMode::Fast);
     standby.psql("SELECT pg_promote()");
     let output = statement.wait(PATIENCE);
     assert!(
@@ -184,7 +184,7 @@ fn a_standby_lives_from_the_archive_and_outlives_its_loss() {
         standby.psql("SELECT pg_is_in_recovery(); SELECT count(*) FROM pg_stat_wal_receiver"),
         "t\n0"
     );
-    primary.stop(walarchive_testkit::StopMode::Fast);
+    primary.stop(StopMode::Fast);
     standby.psql("SELECT pg_promote()");
     standby.wait_promoted(PATIENCE);
     standby.psql("INSERT INTO t VALUES (5)");
@@ -206,7 +206,7 @@ fn a_promotion_does_not_need_the_store() {
         let standby = eager(builder).standby_of(&leader);
         catch_up(&standby, &leader);
         fs::remove_file(&road).expect("could not remove the link");
-        leader.stop(walarchive_testkit::StopMode::Fast);
+        leader.stop(StopMode::Fast);
         let mark = standby.log_mark();
         standby.psql("SELECT pg_promote(wait => false)");
         standby.wait_promoted(PATIENCE);
@@ -257,7 +257,7 @@ fn a_standby_that_always_archives_agrees_with_its_primary() {
         );
     }
     // Promoted, it archives its own timeline; what it had archived before is not done again.
-    primary.stop(walarchive_testkit::StopMode::Fast);
+    primary.stop(StopMode::Fast);
     standby.psql("SELECT pg_promote()");
     standby.wait_promoted(PATIENCE);
     archive_all(&standby);
@@ -268,4 +268,37 @@ fn a_standby_that_always_archives_agrees_with_its_primary() {
             .any(|key| key.contains("/000000010000000000000003.partial") || key.contains("/00000002000")),
         "{keys:?}"
     );
+}
+
+/// As when the directory's file system is not mounted where the standby runs.
+#[test]
+fn a_standby_begins_no_repository_where_it_has_seen_one() {
+    let site = Site::on_files();
+    let primary = site.primary(&[]);
+    archive_all(&primary);
+    let builder = Cluster::builder(site.dir(), "standby").setting("archive_mode", "always");
+    let standby = eager(builder).standby_of(&primary);
+    let arrive = || {
+        primary.psql("SELECT pg_logical_emit_message(true, 'x', 'x')");
+        let segment = primary.switch_wal();
+        standby.wait_until("the segment has arrived", PATIENCE, || {
+            standby.datadir().join("pg_wal").join(&segment).exists()
+        });
+        segment
+    };
+    let segment = arrive();
+    standby.wait_archived(&segment, PATIENCE);
+    standby.stop(StopMode::Fast);
+    let (store, away) = (site.dir().join("store"), site.dir().join("away"));
+    fs::rename(&store, &away).expect("renamed");
+    site.dir().subdir("store");
+    let mark = standby.log_mark();
+    standby.start_again();
+    let segment = arrive();
+    standby.wait_log_since(mark, "there is no repository in", PATIENCE);
+    assert!(!standby.is_archived(&segment));
+    assert_eq!(site.objects("walarchive_005"), [""; 0]);
+    fs::remove_dir_all(&store).expect("removed");
+    fs::rename(&away, &store).expect("renamed");
+    standby.wait_archived(&segment, PATIENCE);
 }

@@ -98,7 +98,6 @@ fn marks_of_files(storage: &StorageConfig, variables: &[(OsString, OsString)]) -
         .chain(options)
         .chain(storage.credentials_file.clone());
     files
-        .filter(|path| path.is_absolute())
         .map(|path| {
             let mark = Mark::of(&path).ok();
             (path, mark)

@@ -125,17 +125,18 @@ impl Job<'_> {
         let (here, there) = tokio::try_join!(read_sentinel(self.from, name), read_sentinel(self.to, name))?;
         match identity(&here) == identity(&there) {
             true => Ok(true),
-            false => Err(Error::BackupExists {
-                name: name.to_owned(),
-                reason: format!(
-                    "The one in \"{}\" is another one: it starts at {}, {}, and the one to copy at {}, {}.",
+            false => Err(Error::refused(
+                format!(
+                    "backup \"{name}\" is in \"{}\" already, and is another one: it starts at {}, {}, and the one to copy at \
+                     {}, {}",
                     self.to.url(),
                     there.start_lsn,
-                    there.start_time,
+                    there.start_time.to_rfc3339(),
                     here.start_lsn,
-                    here.start_time
+                    here.start_time.to_rfc3339()
                 ),
-            }),
+                "Copy into another prefix, or delete the backup there if nobody needs it.",
+            )),
         }
     }
 
