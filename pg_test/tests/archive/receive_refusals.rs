@@ -180,7 +180,7 @@ fn an_old_primary_is_refused() {
     let second = standby.switch_wal();
     standby.wait_archived(&second, PATIENCE);
     assert!(second.starts_with("00000002"), "{second}");
-    let receiver = Background::spawn(&mut receive::command(&site, &primary, &[]), None);
+    let receiver = receive::start(&site, &primary, &[]);
     switch_segments(&primary, 4);
     let output = receiver.wait(PATIENCE);
     fails(&output, &["is written by another server", "old primary"]);

@@ -174,8 +174,11 @@ fn what_is_restored_archives_on_and_can_be_followed() {
     follows("1 3 4");
     assert_eq!(standby.psql("SELECT pg_is_in_recovery()"), "t");
 
-    // The standby is backed up, while the primary works. By its files it is on the new timeline after a checkpoint.
-    standby.psql("CHECKPOINT");
+    // The standby is backed up, while the primary works. Its pg_control may be on the old timeline still.
+    promoted.psql("CHECKPOINT");
+    insert(&promoted, 5);
+    archive_all(&promoted);
+    follows("1 3 4 5");
     let datadir = target.to_string_lossy();
     let mut push = old::walarchive(&site, &standby, &["backup-push", &datadir, "--full"]);
     let mut pushing = Background::spawn(&mut push, None);
@@ -191,8 +194,8 @@ fn what_is_restored_archives_on_and_can_be_followed() {
     let pg_ctl = run(site.pg().program("pg_ctl").args(["promote", "-D"]).arg(&target));
     pg_ctl.expect_success();
     standby.wait_promoted(PATIENCE);
-    insert(&standby, 5);
-    assert_eq!(standby.psql(ROWS), "1 3 4 5");
+    insert(&standby, 6);
+    assert_eq!(standby.psql(ROWS), "1 3 4 5 6");
     archive_all(&standby);
     verify_all(&site, &standby);
     drop(standby);
@@ -205,7 +208,7 @@ fn what_is_restored_archives_on_and_can_be_followed() {
     let target = old::restore(&site, "standby", &of_standby, &map);
     let restored = old::restored(&site, "standby").attach(&target);
     restored.wait_promoted(PATIENCE);
-    assert_eq!(restored.psql(ROWS), "1 3 4 5");
+    assert_eq!(restored.psql(ROWS), "1 3 4 5 6");
 }
 
 #[test]

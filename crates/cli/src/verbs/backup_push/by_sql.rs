@@ -10,7 +10,7 @@ use walarchive_client::server::{self, Database, Facts};
 use walarchive_core::archive::Archive;
 use walarchive_core::backup::delta::{self, Choice, WantedParent};
 use walarchive_core::backup::{Backup, BackupProgress, BackupRequest, PreparedBackup};
-use walarchive_core::lease::Situation;
+use walarchive_core::lease::{Situation, Writer};
 use walarchive_core::repository::cluster::ClusterIdentity;
 use walarchive_core::wal::SegmentSize;
 use walarchive_core::{Error, Result};
@@ -43,7 +43,7 @@ pub async fn take(
     place::check(&mut session, facts, data_dir).await?;
     let data_dir = place::named_by_server(facts, data_dir)?;
     let settings = find(&args.storage, Some(&data_dir))?;
-    let (store, kept) = unless(cancel, open(&settings, facts, &data_dir)).await?;
+    let (store, kept, writing) = unless(cancel, open(&settings, facts, &data_dir)).await?;
     let archiving = Archiving::of(facts);
     match wanted.needs_archive(&archiving) {
         true => archiving.tell(),
@@ -54,6 +54,7 @@ pub async fn take(
         facts,
         cancel,
         store,
+        writing,
         name: None,
         quiet: args.quiet,
     };
@@ -80,7 +81,11 @@ pub async fn take(
 }
 
 /// The repository, into which only what this server may write now is written.
-async fn open(settings: &crate::repository::Settings, facts: &Facts, data_dir: &Path) -> Result<(Store, Archive)> {
+async fn open(
+    settings: &crate::repository::Settings,
+    facts: &Facts,
+    data_dir: &Path,
+) -> Result<(Store, Archive, (Arc<Writer>, Situation))> {
     let store = Store::open_settled(&settings.storage.for_backup()).await?;
     let identity = ClusterIdentity {
         system_identifier: facts.system_identifier,
@@ -89,14 +94,15 @@ async fn open(settings: &crate::repository::Settings, facts: &Facts, data_dir: &
     };
     let writer = writer(&store, data_dir, facts.timeline);
     let by_files = situation(&store, data_dir, facts.timeline);
-    writer.set_situation(Situation {
+    let situation = Situation {
         in_recovery: facts.in_recovery,
         is_standby: facts.in_recovery && (by_files.is_standby || facts.version_num < SIGNAL_FILES),
         ..by_files
-    });
+    };
+    writer.set_situation(situation);
     let archive = Archive::new(store.clone(), identity, settings.compression).with_writer(Arc::clone(&writer));
     archive.claim().await?;
-    Ok((writer.fenced(&store), archive))
+    Ok((writer.fenced(&store), archive, (writer, situation)))
 }
 
 /// State that the steps share.
@@ -105,6 +111,8 @@ struct Taker<'a> {
     facts: &'a Facts,
     cancel: &'a CancellationToken,
     store: Store,
+    /// As which server it is written.
+    writing: (Arc<Writer>, Situation),
     /// Once anything may be stored under it.
     name: Option<String>,
     quiet: bool,
@@ -147,6 +155,12 @@ impl Taker<'_> {
         // move is replayed.
         let databases = server::databases(&mut self.session).await?;
         let mut request = self.begin(data_dir).await?;
+        // A standby that lives from the archive tells its timeline only after that checkpoint.
+        let (writer, situation) = &self.writing;
+        writer.set_situation(Situation {
+            timeline: situation.timeline.max(request.timeline),
+            ..*situation
+        });
         wanted.adorn(&mut request)?;
         unless(
             self.cancel,
