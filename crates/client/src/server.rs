@@ -139,8 +139,8 @@ pub async fn facts(session: &mut Session) -> Result<Facts> {
     let what = "say what it is";
     let version_num = one(session, what, "SHOW server_version_num").await?.parse(0)?;
     if version_num < OLDEST {
-        return Err(Error::refused(
-            format!("the server is of version {version_num}, which is older than 9.6"),
+        return Err(too_old(
+            version_num,
             "Backups of such a server cannot be taken while others are. Upgrade it.",
         ));
     }
@@ -190,6 +190,24 @@ async fn timeline(session: &mut Session, version_num: u32, in_recovery: bool) ->
     let row = one(session, what, sql).await?;
     let digits = row.text(0).get(..8).unwrap_or_default();
     u32::from_str_radix(digits, 16).map_err(|_| Error::defect("the server's WAL file has no timeline"))
+}
+
+/// Refuse a server that cannot keep WAL for a slot from the moment on in which it is made.
+pub fn check_slots(version_num: u32) -> Result<()> {
+    match version_num < OLDEST {
+        true => Err(too_old(
+            version_num,
+            "Such a server keeps no WAL for a new replication slot. Upgrade it.",
+        )),
+        false => Ok(()),
+    }
+}
+
+fn too_old(version_num: u32, hint: &str) -> Error {
+    Error::refused(
+        format!("the server is of version {version_num}, which is older than 9.6"),
+        hint,
+    )
 }
 
 /// The schema of an extension's function, quoted, if the database has that and this role may call it.

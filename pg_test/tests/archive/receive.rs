@@ -190,6 +190,31 @@ fn a_store_that_is_down_for_a_while_is_waited_for() {
     assert!(output.stderr.lines().count() < 8, "an outage is told once: {output:?}");
 }
 
+/// Nobody waits for the store: neither a server that is to stop, nor who ends the program.
+#[test]
+fn nothing_waits_for_a_store_that_takes_nothing() {
+    let site = Site::on_s3();
+    let proxy = FaultProxy::start(site.s3().expect("an S3 server").port());
+    let primary = keeping(&site, &[]);
+    let first = present_segment(&primary);
+    let mut receiver = Background::spawn(&mut over(&site, &primary, &proxy), None);
+    wait_receiving(&primary, &mut receiver);
+    proxy.set([Fault::Refuse]);
+    switch_segments(&primary, 40);
+    primary.stop(StopMode::Fast);
+    primary.start_again();
+    receiver.assert_running();
+    let output = end(receiver);
+    ended_well(&output);
+    assert!(output.stderr.contains("the store takes nothing"), "{output:?}");
+    proxy.heal();
+    let mut receiver = Background::spawn(&mut over(&site, &primary, &proxy), None);
+    wait_receiving(&primary, &mut receiver);
+    let last = store_all(&site, &primary);
+    ended_well(&end(receiver));
+    repository(&site).assert_complete(&primary, &first, &last);
+}
+
 /// The slot keeps WAL that the server would have removed.
 #[test]
 fn what_is_written_while_nobody_receives_is_kept_for_the_slot() {

@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::unistd::User;
 use walarchive_pg_test::push;
 use walarchive_pg_test::site::Site;
 use walarchive_testkit::{Cluster, Output, run};
@@ -57,6 +58,26 @@ fn hba(cluster: &Cluster, lines: &str) {
     )
     .expect("written");
     cluster.reload();
+}
+
+/// The one who made the socket may be anybody, if its directory is open to all.
+#[test]
+fn the_user_of_the_server_is_the_one_that_is_required() {
+    use std::os::unix::fs::MetadataExt;
+    let site = Site::on_files();
+    let primary = push::primary(&site, &[]);
+    let uid = fs::metadata(primary.datadir()).expect("there").uid();
+    let user = User::from_uid(uid.into())
+        .expect("looked up")
+        .expect("it has a name")
+        .name;
+    let (host, port) = (primary.socket_dir().to_string_lossy(), primary.port().to_string());
+    let with = |peer| {
+        let server = [("PGHOST", &*host), ("PGPORT", &*port), ("PGUSER", "postgres")];
+        [&server[..], &[("PGREQUIREPEER", peer)]].concat()
+    };
+    connects(&site, &with(&user));
+    fails(&site, &with("daemon"), "PGREQUIREPEER is \"daemon\"");
 }
 
 #[test]
@@ -272,6 +293,22 @@ fn tls_is_as_sslmode_says() {
         "certificate",
     );
     bad(with("tls", &[("PGSSLMODE", "full")]), "which is no mode");
+    // The system's own authorities, which SSL_CERT_FILE names. They are of use with the name only.
+    let system = |mode: &'static str, authorities: &str, host: &str| {
+        let variables = [
+            ("PGSSLMODE", mode),
+            ("PGSSLROOTCERT", "system"),
+            ("SSL_CERT_FILE", authorities),
+            ("PGHOST", host),
+        ];
+        with("tls", &variables)
+    };
+    good(system("verify-full", &ca, "db.test"));
+    bad(system("verify-full", &other, "db.test"), "certificate");
+    bad(system("verify-full", &ca, "else.test"), "certificate");
+    for mode in ["require", "verify-ca"] {
+        bad(system(mode, &ca, "db.test"), "PGSSLMODE is not \"verify-full\"");
+    }
     // The client's own certificate.
     let own = [
         ("PGSSLMODE", "require"),

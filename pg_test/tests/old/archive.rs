@@ -5,16 +5,24 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use walarchive_pg_test::archiving::switch_segments;
 use walarchive_pg_test::old;
+use walarchive_pg_test::receive;
 use walarchive_pg_test::site::{Site, archive_all};
-use walarchive_testkit::{Cluster, PATIENCE, StopMode, run};
+use walarchive_testkit::{Builder, Cluster, PATIENCE, StopMode, run};
 
 /// From this version on `initdb` chooses the size of WAL segments.
 const SEGMENT_SIZE_SINCE: u32 = 11;
 
 /// One that keeps its WAL, in small segments where it can have them.
 fn cluster(site: &Site) -> Cluster {
+    cluster_with(site, &[])
+}
+
+fn cluster_with(site: &Site, settings: &[(&str, &str)]) -> Cluster {
     let builder = old::builder(site, "primary").setting("max_prepared_transactions", "2");
+    let with = |builder: Builder, (name, value): &(&str, &str)| builder.setting(name, value);
+    let builder = settings.iter().fold(builder, with);
     let builder = match site.pg().major() {
         ..13 => builder.setting("wal_keep_segments", "100"),
         _ => builder.setting("wal_keep_size", "1GB"),
@@ -80,21 +88,84 @@ fn all_wal_is_archived_and_its_content_is_verified() {
     let shown = run(&mut old::walarchive(&site, &primary, &["wal-show"])).expect_success();
     assert!(shown.contains(&last) && shown.contains("OK"), "{shown}");
 
-    // Each comes back as the server has it.
-    let segments: Vec<String> = site
-        .objects("wal_005")
-        .iter()
-        .filter_map(|key| Some(key.strip_prefix("wal_005/")?.split('.').next()?.to_owned()))
-        .filter(|name| name.len() == 24)
-        .collect();
+    let segments = segments(&site);
     assert!(segments.len() > 2, "{segments:?}");
-    for segment in &segments {
+    check_segments(&site, &primary);
+    one_flipped_bit_is_found(&site, &primary, &segments[1]);
+}
+
+/// The names of the segments in the repository.
+fn segments(site: &Site) -> Vec<String> {
+    let keys = site.objects("wal_005");
+    let names = keys
+        .iter()
+        .filter_map(|key| Some(key.strip_prefix("wal_005/")?.split('.').next()?.to_owned()));
+    names.filter(|name| name.len() == 24).collect()
+}
+
+/// Each segment comes back as the server has it.
+fn check_segments(site: &Site, primary: &Cluster) {
+    for segment in &segments(site) {
         let fetched = site.dir().subdir("fetched").join(segment);
         run(&mut site.walarchive(&["wal-fetch", segment, &fetched.to_string_lossy()])).expect_success();
         let there = fs::read(primary.wal_directory().join(segment)).expect("kept by the server");
         assert!(fs::read(&fetched).expect("fetched") == there, "{segment}");
     }
-    one_flipped_bit_is_found(&site, &primary, &segments[1]);
+}
+
+/// Files that wait are uploaded while the server waits for another one.
+#[test]
+fn a_burst_is_uploaded_ahead() {
+    let site = Site::on_files();
+    let primary = cluster(&site);
+    primary.set("archive_command", "false");
+    primary.reload();
+    switch_segments(&primary, 12);
+    let last = primary.switch_wal();
+    // Made by a call that has stored more than it was asked for.
+    let memory = primary.wal_directory().join("walarchive.ahead");
+    assert!(!memory.exists());
+    primary.set("archive_command", "walarchive wal-push %p");
+    primary.reload();
+    primary.wait_archived(&last, PATIENCE);
+    assert!(memory.is_dir());
+    let log = primary.log_since(0);
+    assert!(!log.contains("walarchive: error"), "{log}");
+    assert!(segments(&site).len() >= 13, "{:?}", segments(&site));
+    check_segments(&site, &primary);
+    let (code, said) = verify(&site, &primary, &["integrity", "timeline", "content", "--all"]);
+    assert_eq!(code, Some(0), "{said}");
+}
+
+/// `wal-receive` archives for a server that archives nothing, is killed, and goes on.
+#[test]
+fn wal_is_received_over_the_replication_protocol() {
+    let site = Site::on_files();
+    let primary = cluster_with(&site, &[("archive_mode", "off"), ("max_replication_slots", "2")]);
+    let hba = primary.datadir().join("pg_hba.conf");
+    let rules = fs::read_to_string(&hba).expect("read") + "local replication all trust\n";
+    fs::write(&hba, rules).expect("written");
+    primary.reload();
+    let mut first = receive::start(&site, &primary, &[]);
+    work(&primary);
+    let segment = primary.switch_wal();
+    receive::wait_stored(&site, &segment);
+    first.assert_running();
+    first.kill();
+    switch_segments(&primary, 3);
+    let second = receive::start(&site, &primary, &[]);
+    primary.restart();
+    let last = primary.switch_wal();
+    receive::wait_stored(&site, &last);
+    let output = receive::end(second);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert!(!output.stderr.contains("nobody can tell"), "{output:?}");
+    assert!(segments(&site).len() > 4, "{:?}", segments(&site));
+    check_segments(&site, &primary);
+    let (code, said) = verify(&site, &primary, &["integrity", "timeline", "content", "--all"]);
+    assert_eq!(code, Some(0), "{said}");
+    run(&mut receive::command(&site, &primary, &["--drop-slot"])).expect_success();
+    assert_eq!(primary.psql("SELECT count(*) FROM pg_replication_slots"), "0");
 }
 
 /// After the crash.

@@ -6,6 +6,7 @@ mod server;
 mod stream;
 
 use tokio_util::sync::CancellationToken;
+use walarchive_client::server::check_slots;
 use walarchive_client::{Mode, Params, Session, slot};
 use walarchive_core::archive::Archive;
 use walarchive_core::repository::cluster::ClusterIdentity;
@@ -72,6 +73,7 @@ async fn receive(
 ) -> Result<()> {
     let session = unless(cancel, Session::connect(&params, Mode::Replication)).await?;
     let server = unless(cancel, Server::ask(session, None)).await?;
+    check_slots(server.version_num)?;
     let store = Store::open(&settings.storage)?;
     let identity = ClusterIdentity {
         system_identifier: server.system_identifier,

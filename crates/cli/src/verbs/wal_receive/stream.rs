@@ -19,8 +19,9 @@ const REPORT: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// If the store takes nothing for so long, the connection is given up: a server that is to stop would wait for it.
-const BLOCKED: Duration = Duration::from_secs(60);
+/// If the store takes nothing for so long, the connection is given up: a server that is to stop would wait for it, and `pg_ctl`
+/// waits for a minute.
+const BLOCKED: Duration = Duration::from_secs(30);
 
 /// A server that is to stop asks for reports one after the other, as soon as it has the last one, until all its WAL is flushed. That
 /// of the segment which has begun will not be. A running server asks no sooner than after half of wal_sender_timeout.
