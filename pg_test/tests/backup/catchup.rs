@@ -230,6 +230,7 @@ fn a_standby_whose_wal_is_gone_is_brought_up() {
     let early = push_from(&site, primary, "0x1000000", &[]);
     primary.psql("INSERT INTO changed VALUES (0, 'not yet flushed')");
     follow(standby, primary);
+    standby.psql("SELECT pg_create_physical_replication_slot('gone')");
     expect_refused(
         &fetch(&site, &target, &early, &[]),
         "a server is or was running in directory",
@@ -260,10 +261,8 @@ fn a_standby_whose_wal_is_gone_is_brought_up() {
         site.dir().join("standby_new"),
         [target.join("notes.txt"), target.join("pg_replslot/gone/state")],
     );
-    fs::create_dir(target.join("pg_replslot/gone")).expect("created");
-    marks
-        .iter()
-        .for_each(|path| fs::write(path, "of the standby").expect("written"));
+    assert!(marks[1].exists());
+    fs::write(&marks[0], "of the standby").expect("written");
     let configuration = || fs::read_to_string(target.join("postgresql.conf")).expect("read");
     let before = configuration();
     expect_refused(
