@@ -96,7 +96,7 @@ fn redo(standby: &Cluster) -> String {
     let at = match standby.pg().major() {
         // The binaries of old servers come without their pg_controldata, and other ones do not understand the file.
         ..11 => 48,
-        ..15 => 40,
+        11..15 => 40,
         _ => {
             let mut command = standby.pg().program("pg_controldata");
             let shown = run(command.arg(standby.datadir()).env("LC_ALL", "C")).expect_success();
