@@ -41,6 +41,7 @@ fn request(data_dir: &Path) -> BackupRequest {
         emptied: Vec::new(),
         configuration: ConfigurationFiles::default(),
         parent: None,
+        catchup: None,
     }
 }
 
