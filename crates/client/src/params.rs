@@ -273,6 +273,17 @@ mod tests {
     }
 
     #[test]
+    fn settings_come_after_those_of_the_user() {
+        let settings = [("a", "x y"), ("b", ""), ("c", "\\")];
+        let of = |variables: &[(&str, &str)]| {
+            let params = found(variables).expect("found").with_settings(&settings);
+            params.get("options").expect("options").to_owned()
+        };
+        assert_eq!(of(&[]), r" -c a=x\ y -c b= -c c=\\");
+        assert_eq!(of(&[("PGOPTIONS", "-c a=1")]), r"-c a=1 -c a=x\ y -c b= -c c=\\");
+    }
+
+    #[test]
     fn an_attempt_has_a_deadline() {
         let timeout = |value| found(&[("PGCONNECT_TIMEOUT", value)]).expect("found").connect_timeout();
         assert_eq!(timeout("5").expect("a number"), Duration::from_secs(5));
