@@ -7,6 +7,7 @@ mod listing;
 mod print;
 mod progress;
 mod repository;
+mod signals;
 mod verbs;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

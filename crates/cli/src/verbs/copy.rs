@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 use walarchive_core::copy::{self, CopyProgress, CopyRequest};
-use walarchive_core::{Error, Result, lease};
+use walarchive_core::{Result, lease};
 use walarchive_storage::Store;
 
 use crate::print::{bytes, plain};
 use crate::repository::find_in_file;
+use crate::signals::cancelled_by_signals;
 use crate::{print, progress};
 
 /// `copy`.
@@ -58,7 +57,7 @@ pub async fn run(args: &Copy) -> Result<()> {
         return Ok(());
     }
     let to = lease::follower(&Store::open_settled(&to.for_backup()).await?);
-    let (progress, cancel) = (CopyProgress::default(), cancelled_by_signal()?);
+    let (progress, cancel) = (CopyProgress::default(), cancelled_by_signals("the copy ends")?);
     let work = Box::pin(copy::apply(&from, &to, &plan, &progress, &cancel));
     let copied = progress::show_copy(&progress, plan.bytes(), work)
         .await
@@ -75,20 +74,4 @@ pub async fn run(args: &Copy) -> Result<()> {
         copied.there
     );
     Ok(())
-}
-
-/// The first SIGINT or SIGTERM ends the copy in order.
-fn cancelled_by_signal() -> Result<CancellationToken> {
-    let listen = |kind| signal(kind).map_err(|error| Error::io("listen for signals in", "/proc/self", error));
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    let cancel = CancellationToken::new();
-    let cancelled = cancel.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        cancelled.cancel();
-    });
-    Ok(cancel)
 }

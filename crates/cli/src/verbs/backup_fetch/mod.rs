@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use indicatif::{HumanBytes, HumanDuration};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use walarchive_core::lease::{self, Lease, Moment};
 use walarchive_core::printable::counted;
@@ -22,6 +21,7 @@ use walarchive_storage::StorageConfig;
 use walarchive_storage::Store;
 
 use crate::repository::data_dir::usual_data_dir;
+use crate::signals::cancelled_by_signals;
 use crate::{exit, progress, repository};
 
 mod args;
@@ -74,7 +74,8 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
     let ignores_invalid_pages = plan.ignores_invalid_pages();
     let (name, target, has_links) = (plan.backup.clone(), plan.target.clone(), !plan.links.is_empty());
     let (progress, started) = (Arc::<ReadProgress>::default(), Instant::now());
-    let work = Box::pin(apply(restore, Arc::clone(&progress), cancelled_by_signal()?));
+    let cancel = cancelled_by_signals("the restore ends")?;
+    let work = Box::pin(apply(restore, Arc::clone(&progress), cancel));
     let restored = progress::show(Arc::clone(&progress), args.quiet, work)
         .await
         .inspect_err(|_| {
@@ -243,27 +244,6 @@ async fn select(args: &BackupFetch, store: &Store) -> Result<Selection> {
         None => None,
     };
     select_backup(&backups, &name, &target.target, history.as_ref())
-}
-
-/// The first SIGINT or SIGTERM ends the restore in order, so that it can say how to go on. The second one ends it at once.
-pub fn cancelled_by_signal() -> Result<CancellationToken> {
-    let listen = |kind| signal(kind).map_err(|error| Error::io("listen for signals in", "/proc/self", error));
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    let cancel = CancellationToken::new();
-    let cancelled = cancel.clone();
-    tokio::spawn(async move {
-        for attempt in 0..2 {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            if attempt == 0 {
-                cancelled.cancel();
-            }
-        }
-        std::process::exit(i32::from(exit::FATAL));
-    });
-    Ok(cancel)
 }
 
 fn incomplete(target: &Path, has_links: bool) {

@@ -21,11 +21,11 @@ use super::end::{Outcome, clean_up, commit, wait_for_wal};
 use super::options::Wanted;
 use super::report;
 use super::report::Archiving;
-use super::signals::unless;
 use super::{names, online, place};
 use crate::progress;
 use crate::repository::writer::{situation, writer};
 use crate::repository::{find, refuse_plain_text};
+use crate::signals::unless;
 
 /// The recovery settings of a standby are in a file of its own from this version on.
 const SIGNAL_FILES: u32 = 120_000;

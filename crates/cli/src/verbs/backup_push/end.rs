@@ -8,9 +8,9 @@ use walarchive_core::backup::{PreparedBackup, discard};
 use walarchive_core::{Error, Result};
 use walarchive_storage::Store;
 
-use super::signals::unless;
 use crate::exit;
 use crate::print::plain;
+use crate::signals::unless;
 
 /// The archived WAL is looked for first after this, and then less and less often.
 const FIRST_LOOK: Duration = Duration::from_millis(50);

@@ -10,7 +10,6 @@ mod online;
 mod options;
 mod place;
 mod report;
-pub mod signals;
 mod streamed;
 
 use tokio_util::sync::CancellationToken;
@@ -19,7 +18,7 @@ use walarchive_client::{Mode, Params, Session, server};
 use walarchive_core::backup::Catchup;
 use walarchive_core::{Error, Result};
 
-use crate::print;
+use crate::{print, signals};
 use options::Wanted;
 
 pub use args::{BackupPush, parse_time};

@@ -27,11 +27,11 @@ use super::end::{Outcome, clean_up, commit, wait_for_wal};
 use super::options::Wanted;
 use super::report;
 use super::report::Archiving;
-use super::signals::unless;
 use super::{names, online};
 use crate::progress;
 use crate::repository::data_dir::usual_data_dir;
 use crate::repository::{find, refuse_plain_text};
+use crate::signals::unless;
 
 /// The server's name for the backup.
 const LABEL: &str = "walarchive";

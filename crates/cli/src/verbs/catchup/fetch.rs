@@ -13,7 +13,8 @@ use walarchive_core::restore::{
 use walarchive_core::{Error, Result, printable};
 
 use crate::repository::{self, Storage};
-use crate::verbs::backup_fetch::{by, cancelled_by_signal};
+use crate::signals::cancelled_by_signals;
+use crate::verbs::backup_fetch::by;
 use crate::{print, progress};
 
 /// `catchup-fetch`.
@@ -98,7 +99,8 @@ pub async fn run(args: &CatchupFetch) -> Result<()> {
         .for_each(|note| args.say(&format!("note: {note}")));
     let (target, finish) = (planned.plan.target.clone(), planned.plan.finish);
     let progress = Arc::<ReadProgress>::default();
-    let work = Box::pin(apply_catchup(planned, Arc::clone(&progress), cancelled_by_signal()?));
+    let cancel = cancelled_by_signals("this ends")?;
+    let work = Box::pin(apply_catchup(planned, Arc::clone(&progress), cancel));
     let done = progress::show(Arc::clone(&progress), args.quiet, work)
         .await
         .inspect_err(|_| {

@@ -12,10 +12,10 @@ use walarchive_core::wal::WalFileName;
 use walarchive_core::{Error, Lsn, Result};
 use walarchive_storage::Store;
 
-use super::super::backup_push::signals::unless;
 use super::queue::Queue;
 use super::server::Server;
 use super::stream::{End, Receiving};
+use crate::signals::unless;
 
 /// After a failure the server is tried again after this, and then later and later.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);

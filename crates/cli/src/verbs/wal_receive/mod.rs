@@ -16,9 +16,9 @@ use walarchive_storage::Store;
 use self::line::Line;
 use self::queue::Queue;
 use self::server::Server;
-use super::backup_push::signals::{cancelled_by_signals, unless};
 use crate::repository::data_dir::usual_data_dir;
 use crate::repository::{SLOT, Settings, Storage, find, refuse_plain_text};
+use crate::signals::{cancelled_by_signals, unless};
 
 /// The slot, as WAL-G calls it.
 const DEFAULT_SLOT: &str = "walg";
