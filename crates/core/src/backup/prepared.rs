@@ -439,8 +439,7 @@ fn sentinel(backup: &Backup, stop: &StopResult) -> Sentinel {
     let data_dir = request.data_dir.to_string_lossy().into_owned();
     let parent = request.parent.as_ref();
     // WAL-G calls the backup that a standby stands for by an empty name.
-    let catchup = request.catchup.as_ref();
-    let standby = catchup.map(|_| String::new());
+    let (catchup, standby) = request.catchup.as_ref().map(|catchup| (catchup, String::new())).unzip();
     Sentinel {
         start_lsn: request.start_lsn,
         finish_lsn: stop.stop_lsn,
