@@ -26,7 +26,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("local_preload_libraries", ""),
 ];
 
-/// From this version on a trigger can run at each login.
+/// From this version on a trigger can run at each login, and transactions can have a timeout.
 const LOGIN_TRIGGERS: u32 = 170_000;
 
 /// A relation.
@@ -88,8 +88,11 @@ pub async fn each(door: &Door, server: Server, database: &str, take: impl FnMut(
 
 async fn read(door: &Door, server: Server, database: &str, mut take: impl FnMut(Relation) -> Result<()>) -> Result<()> {
     let mut settings = SETTINGS.to_vec();
-    if server.version_num >= LOGIN_TRIGGERS && server.is_superuser {
-        settings.push(("event_triggers", "off"));
+    if server.version_num >= LOGIN_TRIGGERS {
+        settings.push(("transaction_timeout", "0"));
+        if server.is_superuser {
+            settings.push(("event_triggers", "off"));
+        }
     }
     let mut session = door.enter(database, &settings).await?;
     let what = "list the relations";
