@@ -84,7 +84,7 @@ fn a_burst_is_received_and_restored_to_a_point_in_time() {
     let restored = site.restored("restored").attach(&target);
     restored.wait_promoted(PATIENCE);
     assert_eq!(restored.psql("SELECT count(*) FROM t"), "3");
-    assert!(restored.amcheck());
+    restored.amcheck();
 }
 
 /// In the middle of a burst, with segments on their way over a long link. The slot keeps what was not stored.
