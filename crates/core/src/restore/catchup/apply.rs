@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::member::unpack;
 use super::plan::{Control, Held, PlannedCatchup};
+use super::shared::Shared;
 use super::{survey, visible};
 use crate::blocking::blocking;
 use crate::data_dir::{BACKUP_LABEL, PG_CONTROL, TABLESPACE_MAP};
@@ -27,20 +28,8 @@ use crate::stored::facts::Stored;
 use crate::stored::level::Bits;
 use crate::stored::member::{MARKER, path_of};
 use crate::stored::progress::ReadProgress;
-use crate::stored::table::Table;
 use crate::stored::tars::{Tar, TarKind};
 use walarchive_storage::{RangeReader, Store};
-
-/// State that all tars share.
-pub(super) struct Shared {
-    pub(super) tree: Tree,
-    pub(super) table: Arc<Table>,
-    /// The members that were met.
-    pub(super) seen: Bits,
-    pub(super) label: AtomicBool,
-    pub(super) progress: Arc<ReadProgress>,
-    pub(super) cancel: CancellationToken,
-}
 
 /// Bring the standby up. When this fails or is cancelled while [`ReadProgress::is_writing`] is set, no server starts on the
 /// directory, and the same must be done again, up to its end. Before that, nothing was changed. When it returns, everything is on

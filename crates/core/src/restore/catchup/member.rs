@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 
 use tar::EntryType;
 
-use super::apply::Shared;
 use super::data::is_data;
+use super::shared::Shared;
 use super::survey::is_control;
 use crate::data_dir::BACKUP_LABEL;
 use crate::encrypted::blame;
