@@ -22,9 +22,9 @@ use crate::pg::online_backup::Database;
 use crate::pg::{Datum, latch, process, relations, server};
 use crate::shmem::{BACKUP, Failure};
 
-/// How long one database may take, and all together.
-const DEADLINE: Duration = Duration::from_secs(120);
-const DEADLINE_OF_ALL: Duration = Duration::from_secs(600);
+/// How long one database may take, and all together: the copying has not begun yet.
+const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE_OF_ALL: Duration = Duration::from_secs(120);
 
 /// How long to wait for a free worker, all together.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -134,8 +134,9 @@ fn start(oid: u32, patience: &mut Duration) -> Result<DynamicBackgroundWorker> {
                 "Raise max_worker_processes.",
             ));
         }
-        *patience = patience.saturating_sub(LOOK);
+        let began = Instant::now();
         latch::wait(None, Some(LOOK));
+        *patience = patience.saturating_sub(began.elapsed());
     }
 }
 
@@ -156,6 +157,7 @@ pub extern "C-unwind" fn walarchive_names_main(_argument: Datum) {
     };
     process::connect_to_database(oid);
     let listed = list().and_then(|names| {
+        interrupted()?;
         // Nobody would remove the file of a backup that is no more.
         let (is_running, current) = {
             let job = BACKUP.share();

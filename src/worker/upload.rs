@@ -159,13 +159,11 @@ impl Uploader {
             self.pace.late(self.running.len());
         }
         let limit = self.pace.limit(guc::upload_concurrency());
-        let mut running: Vec<_> = self
-            .running
-            .iter()
-            .filter(|(_, running)| running.is_sending())
-            .collect();
-        running.sort_unstable_by_key(|(name, _)| **name);
-        for (place, (_, running)) in running.into_iter().enumerate() {
+        let (mut sending, sent): (Vec<_>, Vec<_>) = self.running.iter().partition(|(_, running)| running.is_sending());
+        // If some of it has to be sent again, it is late already.
+        sent.iter().for_each(|(_, running)| running.brake.hold(false));
+        sending.sort_unstable_by_key(|(name, _)| **name);
+        for (place, (_, running)) in sending.into_iter().enumerate() {
             running.brake.hold(place >= limit);
         }
     }

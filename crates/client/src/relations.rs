@@ -12,14 +12,14 @@ use walarchive_core::{Error, Result};
 use crate::{Door, Row};
 
 /// How long one database may take.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The settings of the session. A database can have others, which would stop it, make it wait, or give it other rows.
 const SETTINGS: &[(&str, &str)] = &[
     ("search_path", "pg_catalog,pg_temp"),
     // The server ends what nobody waits for any more.
-    ("statement_timeout", "120s"),
-    ("lock_timeout", "60s"),
+    ("statement_timeout", "30s"),
+    ("lock_timeout", "20s"),
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_deferrable", "off"),
     ("default_transaction_read_only", "on"),

@@ -186,7 +186,13 @@ impl Taker<'_> {
         };
         backup.name_databases(online::oids_by_name(&databases));
         backup.databases_before(online::oids(&databases));
-        let names = names::collect(self.session.door(), names::server(self.facts), wanted, &databases);
+        let names = names::collect_until(
+            self.cancel,
+            self.session.door(),
+            names::server(self.facts),
+            wanted,
+            &databases,
+        );
         let quiet = self.quiet;
         let copying = async { tokio::try_join!(self.copy(&mut backup, &stop), async { Ok(names.await) }) };
         let ((), names) = progress::show_backup(&progress, quiet, Box::pin(copying)).await?;

@@ -1,6 +1,9 @@
 //! The names of the relations of each database, so that a restore can be told tables by name. They come by a connection to each
 //! database. None of them is needed for the backup, so nothing of this fails it.
 
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
 use walarchive_client::server::{Database, Facts};
 use walarchive_client::{Door, relations};
 use walarchive_core::backup::{DatabaseNames, RelationNames};
@@ -9,6 +12,10 @@ use walarchive_core::{Error, Result};
 
 use super::options::Wanted;
 use super::report;
+use crate::signals::unless;
+
+/// How long all databases together may take, since the server is in backup mode meanwhile.
+const DEADLINE_OF_ALL: Duration = Duration::from_secs(600);
 
 /// Databases that are named in a note.
 const NAMED: usize = 10;
@@ -31,8 +38,22 @@ pub fn server(facts: &Facts) -> relations::Server {
     }
 }
 
+/// Ask all databases, until the backup is cancelled.
+pub async fn collect_until(
+    cancel: &CancellationToken,
+    door: Door,
+    server: relations::Server,
+    wanted: &Wanted,
+    databases: &[Database],
+) -> Names {
+    let collected = async { Ok(collect(door, server, wanted, databases).await) };
+    // The copying ends by the token, too, and tells that.
+    unless(cancel, collected).await.unwrap_or_default()
+}
+
 /// Ask one database after the other, if the names are wanted. A database that lets nobody in, such as `template0`, is passed over.
-pub async fn collect(door: Door, server: relations::Server, wanted: &Wanted, databases: &[Database]) -> Names {
+async fn collect(door: Door, server: relations::Server, wanted: &Wanted, databases: &[Database]) -> Names {
+    let began = Instant::now();
     let mut names = Names::default();
     if !wanted.options.files_metadata {
         return names;
@@ -47,7 +68,11 @@ pub async fn collect(door: Door, server: relations::Server, wanted: &Wanted, dat
         if !database.is_valid || !database.allows_connections {
             continue;
         }
-        if let Err(error) = ask(&door, server, database.oid, name, &mut names.of_relations).await {
+        let asked = match began.elapsed() < DEADLINE_OF_ALL {
+            true => ask(&door, server, database.oid, name, &mut names.of_relations).await,
+            false => Err(Error::timeout("list the relations of", name, DEADLINE_OF_ALL)),
+        };
+        if let Err(error) = asked {
             tracing::info!(database = name, %error, "the relations of a database could not be listed");
             names.refused.push((name.to_owned(), error));
         }

@@ -255,7 +255,10 @@ impl Taker<'_> {
         }
         let names = async {
             match cluster {
-                Some(cluster) => names::collect(cluster.door, cluster.server, wanted, &cluster.databases).await,
+                Some(cluster) => {
+                    let (door, server) = (cluster.door, cluster.server);
+                    names::collect_until(self.cancel, door, server, wanted, &cluster.databases).await
+                }
                 None => names::Names::default(),
             }
         };
