@@ -1,7 +1,7 @@
 //! `catchup-push` and `catchup-fetch`: a standby that has fallen behind is brought up, when the WAL that it lacks is gone.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use walarchive_pg_test::push;

@@ -193,16 +193,22 @@ fn finish(shared: &Shared, control: &Control, major: u32) -> Result<()> {
         return Err(Error::Cancelled);
     }
     tree.sync()?;
-    conclude(tree, &shared.progress, |tree| {
-        put_control(tree, control)?;
-        tree.sync()
-    })
+    end(tree, control, &shared.progress, Tree::sync)
 }
 
-pub(super) fn put_control(tree: &Tree, control: &Control) -> Result<()> {
-    let mut new = tree.create_file(&path_of(PG_CONTROL)?)?;
-    new.file
-        .write_all(&control.content)
-        .map_err(|error| Error::io("write", &new.path, error))?;
-    new.keep(control.mode, Flush::Now)
+/// From here on a server can start, unless this fails; blocks.
+pub(crate) fn end(
+    tree: &Tree,
+    control: &Control,
+    progress: &ReadProgress,
+    flush: impl FnOnce(&Tree) -> Result<()>,
+) -> Result<()> {
+    conclude(tree, progress, |tree| {
+        let mut new = tree.create_file(&path_of(PG_CONTROL)?)?;
+        new.file
+            .write_all(&control.content)
+            .map_err(|error| Error::io("write", &new.path, error))?;
+        new.keep(control.mode, Flush::Now)?;
+        flush(tree)
+    })
 }

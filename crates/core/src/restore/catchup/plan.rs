@@ -108,10 +108,10 @@ pub(super) struct Held {
 
 /// The backup's `pg_control`.
 #[derive(Debug, Clone)]
-pub(super) struct Control {
-    pub(super) facts: ControlFile,
-    pub(super) content: Vec<u8>,
-    pub(super) mode: u32,
+pub(crate) struct Control {
+    pub(crate) facts: ControlFile,
+    pub(crate) content: Vec<u8>,
+    pub(crate) mode: u32,
 }
 
 /// Find out everything about bringing up the standby of `target` with the backup of that name, and refuse what cannot be done.

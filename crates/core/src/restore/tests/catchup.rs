@@ -1,8 +1,15 @@
 //! Runs of `catchup-fetch` that were killed at one point or another, mostly at their very end.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
+use crate::control_file::ControlFile;
 use crate::control_file::tests::{SYSTEM_IDENTIFIER, sample_with};
+use crate::restore::catchup::apply::end;
+use crate::restore::catchup::plan::Control;
 use crate::restore::directory::condition::Marker;
+use crate::restore::directory::directories::Directories;
+use crate::restore::directory::tree::Tree;
 use crate::stored::member::MARKER;
 
 /// Of a server that is running, or of a stopped standby that has come to LSN 50.
@@ -98,7 +105,7 @@ impl Standby {
         let progress = Arc::<ReadProgress>::default();
         let done = apply_catchup(planned, Arc::clone(&progress), CancellationToken::new()).await;
         let done = done.expect("brought up");
-        assert!(!progress.is_writing.load(std::sync::atomic::Ordering::Relaxed));
+        assert!(!progress.is_writing.load(Ordering::Relaxed));
         let read = |name: &str| std::fs::read(self.path(name)).expect(name);
         assert_eq!(read("base/5/1259"), CONTENT);
         assert!(read("global/pg_control").starts_with(&control(false)[..292]));
@@ -148,4 +155,31 @@ async fn a_run_that_was_killed_before_it_removed_its_marker_is_complete() {
     standby.mark(&standby.source);
     standby.write("global/pg_control", &control(true));
     assert!(standby.run(CatchupState::New).await > 0);
+}
+
+/// Then the disk may not have `pg_control`, and no server may start.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_cannot_be_flushed_takes_pg_control_away() {
+    let standby = Standby::new().await;
+    let target = standby.repository.target();
+    std::fs::remove_file(standby.path("global/pg_control")).expect("removed");
+    standby.mark(&standby.source);
+    let tree = Tree::open(Directories::default(), &target, &[], None).expect("open");
+    let progress = ReadProgress::default();
+    progress.is_writing.store(true, Ordering::Relaxed);
+    let content = control(false);
+    let control = Control {
+        facts: ControlFile::parse(&content).expect("intact"),
+        content,
+        mode: 0o600,
+    };
+    let is_there = || standby.path("global/pg_control").exists();
+    let broken = |_: &Tree| {
+        assert!(is_there());
+        Err(Error::io("flush", &target, std::io::Error::other("broken")))
+    };
+    end(&tree, &control, &progress, broken).expect_err("broken");
+    assert!(!is_there() && standby.path(MARKER).exists() && progress.is_writing.load(Ordering::Relaxed));
+    drop(tree);
+    standby.run(CatchupState::Interrupted).await;
 }
