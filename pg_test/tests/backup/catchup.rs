@@ -1,7 +1,7 @@
 //! `catchup-push` and `catchup-fetch`: a standby that has fallen behind is brought up, when the WAL that it lacks is gone.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use walarchive_pg_test::push;
@@ -374,11 +374,21 @@ fn what_was_interrupted_is_done_again() {
     }
     let is_locked_out =
         || target.join("walarchive_restore.json").exists() && !target.join("global/pg_control").exists();
+    // Every run writes it again, after it has looked at everything.
+    let marked = || {
+        fs::metadata(target.join("walarchive_restore.json"))
+            .and_then(|meta| meta.modified())
+            .ok()
+    };
     for signal in [Signal::SIGINT, Signal::SIGKILL] {
+        let before = marked();
         let mut fetching = Background::spawn(&mut slow, None);
+        wait_until("this run has put its marker", PATIENCE, || {
+            marked().is_some_and(|at| Some(at) != before) || !fetching.is_running()
+        });
+        let requests = proxy.count();
         wait_until("files are being written", PATIENCE, || {
-            let new: PathBuf = tablespaces.clone();
-            (is_locked_out() && new.exists()) || !fetching.is_running()
+            (is_locked_out() && tablespaces.exists() && proxy.count() > requests) || !fetching.is_running()
         });
         walarchive_testkit::kill_pid(fetching.pid(), signal);
         let ended = fetching.wait(PATIENCE);
@@ -392,8 +402,16 @@ fn what_was_interrupted_is_done_again() {
     _ = fs::remove_file(target.join("postmaster.pid"));
     let other = push_from(&site, primary, &from, &whole);
     expect_refused(&fetch(&site, &target, &other, &map), "has only a part of backup");
+    let marker = target.join("walarchive_restore.json");
+    let left = fs::read(&marker).expect("read");
     fetch(&site, &target, &name, &map).expect_success();
-    assert!(!target.join("walarchive_restore.json").exists());
+    assert!(!marker.exists());
+    // As if it had been killed just before it removed that.
+    fs::write(&marker, left).expect("written");
+    let again = fetch(&site, &target, &name, &map);
+    assert!(again.stderr.contains("the directory is complete"), "{again:?}");
+    again.expect_success();
+    assert!(!marker.exists());
     standby.start_again();
     check_brought_up(&pair);
 }

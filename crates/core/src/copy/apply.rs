@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::claims::{Claims, refuse_deleted};
+use super::claims::{Claims, refuse_deleted, was_deleted};
 use super::plan::{BackupFiles, CopyPlan};
 use crate::error::{Error, Result};
 use crate::formats::Sentinel;
@@ -174,6 +174,12 @@ impl Job<'_> {
         });
         self.carry_all(items.collect(), copied).await?;
         let sentinel = layout::sentinel(&backup.name);
+        // Another copy may have come to its end in the meantime, and have removed the claim.
+        if self.is_complete(&backup.name).await? {
+            self.count(copied, Created::Exists, backup.sentinel_bytes);
+            self.claims.release(&backup.name).await;
+            return Ok(());
+        }
         // Whoever deletes it there says so first, and looks for the sentinel then. So one of the two gives way.
         let parent = self.check(&backup.name, None).await?;
         refuse_deleted(self.from, &backup.name).await?;
@@ -184,13 +190,24 @@ impl Job<'_> {
                 "It was deleted in the meantime.",
             ));
         };
-        self.carry_all(vec![(sentinel.clone(), bytes, Existing::Keep)], copied)
-            .await?;
-        if let Err(error) = self.check(&backup.name, Some(parent)).await {
-            if !error.is_transient() {
-                self.to.delete(&sentinel).await?;
+        let (created, _) = self.carry_one((sentinel.clone(), bytes, Existing::Keep)).await?;
+        self.count(copied, created, bytes);
+        match created {
+            Created::Yes => {
+                if let Err(error) = self.check(&backup.name, Some(parent)).await {
+                    if !error.is_transient() {
+                        self.to.delete(&sentinel).await?;
+                    }
+                    return Err(error);
+                }
             }
-            return Err(error);
+            // It is another copy's, which does all this too. Nobody but that one may remove it.
+            Created::Exists => {
+                self.check_parent(&backup.name, parent.as_deref()).await?;
+                if !self.is_complete(&backup.name).await? {
+                    return Err(was_deleted(&backup.name));
+                }
+            }
         }
         self.claims.release(&backup.name).await;
         Ok(())
@@ -203,44 +220,54 @@ impl Job<'_> {
             Some(parent) => parent,
             None => read_sentinel(self.from, name).await?.delta_from,
         };
-        if let Some(parent) = &parent {
-            self.claims.refuse_deleted(parent).await?;
-            if self.to.size(&layout::sentinel(parent)).await?.is_none() {
-                return Err(Error::refused(
-                    format!("backup \"{parent}\", on which \"{name}\" is based, was deleted in the other storage"),
-                    "Run the same command again.",
-                ));
-            }
-        }
+        self.check_parent(name, parent.as_deref()).await?;
         Ok(parent)
+    }
+
+    async fn check_parent(&self, name: &str, parent: Option<&str>) -> Result<()> {
+        let Some(parent) = parent else { return Ok(()) };
+        self.claims.refuse_deleted(parent).await?;
+        match self.to.size(&layout::sentinel(parent)).await? {
+            Some(_) => Ok(()),
+            None => Err(Error::refused(
+                format!("backup \"{parent}\", on which \"{name}\" is based, was deleted in the other storage"),
+                "Run the same command again.",
+            )),
+        }
     }
 
     /// The first failure ends it; what is on its way then is given up.
     async fn carry_all(&self, items: Vec<Item>, copied: &mut Copied) -> Result<()> {
-        let one = |(key, size, existing): Item| async move {
-            if self.cancel.is_cancelled() {
-                return Err(Error::Cancelled);
-            }
-            let created = tokio::select! {
-                carried = carry(self.from, self.to, &key, size, existing) => carried?,
-                () = self.cancel.cancelled() => return Err(Error::Cancelled),
-            };
-            Ok((created, size))
-        };
+        let one = |item| self.carry_one(item);
         let mut running = futures::stream::iter(items).map(one).buffer_unordered(CONCURRENCY);
         while let Some(done) = running.next().await {
             let (created, size) = done?;
-            match created {
-                Created::Yes => {
-                    copied.sent += 1;
-                    copied.sent_bytes += size;
-                }
-                Created::Exists => copied.there += 1,
-            }
-            self.progress.objects.fetch_add(1, Ordering::Relaxed);
-            self.progress.bytes.fetch_add(size, Ordering::Relaxed);
+            self.count(copied, created, size);
         }
         Ok(())
+    }
+
+    async fn carry_one(&self, (key, size, existing): Item) -> Result<(Created, u64)> {
+        if self.cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let created = tokio::select! {
+            carried = carry(self.from, self.to, &key, size, existing) => carried?,
+            () = self.cancel.cancelled() => return Err(Error::Cancelled),
+        };
+        Ok((created, size))
+    }
+
+    fn count(&self, copied: &mut Copied, created: Created, size: u64) {
+        match created {
+            Created::Yes => {
+                copied.sent += 1;
+                copied.sent_bytes += size;
+            }
+            Created::Exists => copied.there += 1,
+        }
+        self.progress.objects.fetch_add(1, Ordering::Relaxed);
+        self.progress.bytes.fetch_add(size, Ordering::Relaxed);
     }
 }
 

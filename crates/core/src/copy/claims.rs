@@ -90,10 +90,7 @@ impl<'a> Claims<'a> {
         )?;
         match found.is_some_and(|found| is_of_copy(&found)) {
             true => Ok(()),
-            false => Err(Error::refused(
-                format!("somebody has deleted what was copied of backup \"{backup}\""),
-                "Run the same command again when no other one deletes there.",
-            )),
+            false => Err(was_deleted(backup)),
         }
     }
 
@@ -136,9 +133,16 @@ impl<'a> Claims<'a> {
         let _ = tokio::time::timeout(REMOVAL, all).await;
     }
 
+    /// Another copy may have taken it over, which still needs it.
     async fn remove(&self, backup: &str) {
         let claim = layout::backup_claim(backup);
-        let removed = tokio::time::timeout(REMOVAL, self.to.delete(&claim)).await;
+        let remove = async {
+            match self.to.get(&claim, LIMIT).await? {
+                Some(found) if found == self.content => self.to.delete(&claim).await,
+                _ => Ok(()),
+            }
+        };
+        let removed = tokio::time::timeout(REMOVAL, remove).await;
         if !matches!(removed, Ok(Ok(()))) {
             tracing::warn!(
                 object = self.to.object_url(&claim),
@@ -150,6 +154,13 @@ impl<'a> Claims<'a> {
 
 fn is_of_copy(content: &[u8]) -> bool {
     serde_json::from_slice::<Content>(content).is_ok_and(|content| content.copy)
+}
+
+pub(super) fn was_deleted(backup: &str) -> Error {
+    Error::refused(
+        format!("somebody has deleted what was copied of backup \"{backup}\""),
+        "Run the same command again when no other one deletes there.",
+    )
 }
 
 /// Refuse a backup whose deletion has begun in that repository.

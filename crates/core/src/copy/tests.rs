@@ -291,6 +291,65 @@ async fn a_deletion_meanwhile_ends_the_copy() {
     assert!(list_backups(&to).await.expect("listed").is_empty());
 }
 
+/// Nothing is taken for deleted, and nobody removes the other's sentinel.
+#[tokio::test]
+async fn two_copies_of_one_backup_do_not_get_in_each_others_way() {
+    let (sentinel, tar) = (layout::sentinel(FULL), layout::tar(FULL, "part_001.tar.zst"));
+    // The other copy begins and ends at this request of the first: while its tars come, before it looks for the claim, and
+    // between that and its own sentinel.
+    for (in_source, op, key, nth) in [
+        (false, Op::Put, &tar, 0),
+        (false, Op::Get, &sentinel, 1),
+        (true, Op::Get, &sentinel, 1),
+        (true, Op::Get, &sentinel, 2),
+    ] {
+        let (source, target) = (Arc::new(InMemory::new()), Arc::new(InMemory::new()));
+        let stores = |source: Arc<dyn ObjectStore>, target: Arc<dyn ObjectStore>| {
+            (Store::of(source, "memory:source"), Store::of(target, "memory:target"))
+        };
+        let (from, to) = stores(Arc::clone(&source) as _, Arc::clone(&target) as _);
+        fill(&from).await;
+        let request = CopyRequest {
+            backup: Some(FULL.to_owned()),
+            with_history: false,
+        };
+        let planned = plan(&from, &request).await.expect("a plan");
+        let (meddled_source, meddled_target) = (Meddler::new(source), Meddler::new(target));
+        let meddler = match in_source {
+            true => &meddled_source,
+            false => &meddled_target,
+        };
+        let (key, mut met, ran) = (key.to_string(), 0, Arc::new(Mutex::new(false)));
+        let noted = Arc::clone(&ran);
+        meddler.rule(move |asked, of| {
+            if asked == op && of == key {
+                if met == nth {
+                    let (from, to) = (from.clone(), to.clone());
+                    let whole = std::thread::spawn(move || {
+                        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+                        runtime.block_on(copy_to(&from, &to, Some(FULL), false))
+                    });
+                    whole.join().expect("ended").expect("copied");
+                    *noted.lock() = true;
+                }
+                met += 1;
+            }
+            Act::Pass
+        });
+        let (from, to) = stores(Arc::new(meddled_source), Arc::new(meddled_target));
+        let (progress, cancel) = (CopyProgress::default(), CancellationToken::new());
+        let case = format!("{in_source} {op:?} {nth}");
+        apply(&from, &to, &planned, &progress, &cancel).await.expect(&case);
+        assert!(*ran.lock(), "{case}: there was no other copy");
+        assert_eq!(list_backups(&to).await.expect("listed").len(), 1, "{case}");
+        assert_eq!(
+            to.size(&layout::backup_claim(FULL)).await.expect("asked"),
+            None,
+            "{case}"
+        );
+    }
+}
+
 /// The WAL comes before the backup, so the other repository must know that somebody will need it.
 #[tokio::test]
 async fn a_backup_that_is_being_copied_is_seen_there_before_its_wal_comes() {

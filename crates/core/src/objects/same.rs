@@ -10,8 +10,8 @@ use walarchive_storage::Store;
 /// So many bytes at each end are compared if the last ones are a checksum of all.
 const END_BYTES: u64 = 64 << 10;
 
-/// Is the object of `size` bytes, which is there in both stores, the same in both? If it is compressed and ends with a checksum of
-/// its content, its ends tell; else it is read.
+/// Is the object of `size` bytes, which is there in both stores, the same in both? If it is compressed, one frame, and ends with a
+/// checksum of its content, its ends tell. If not, it is read.
 pub(super) async fn is_same(from: &Store, to: &Store, key: &str, size: u64) -> Result<bool> {
     if size > 2 * END_BYTES {
         let head = same_range(from, to, key, 0, size).await?;
@@ -32,7 +32,8 @@ async fn same_range(from: &Store, to: &Store, key: &str, start: u64, size: u64) 
     Ok((here == there).then_some(here))
 }
 
-/// As the first bytes say. An encrypted object has other ones.
+/// As the first bytes say. An encrypted object has other ones. This takes the object for one frame, as we and WAL-G write it: of
+/// several frames, the last checksum is that of the last frame only.
 fn ends_with_checksum(format: Format, head: &[u8]) -> bool {
     let flags = |magic: [u8; 4]| head.strip_prefix(&magic).and_then(|rest| rest.first());
     match format {

@@ -28,7 +28,7 @@ mod tests;
 
 pub use crate::stored::progress::ReadProgress;
 pub use catchup::apply::apply_catchup;
-pub use catchup::plan::{CatchupOptions, CatchupPlan, PlannedCatchup, plan_catchup};
+pub use catchup::plan::{CatchupOptions, CatchupPlan, CatchupState, PlannedCatchup, plan_catchup};
 pub use configuration::{ConfigurationPlan, notes_on_places};
 pub use directory::links::{LinkMap, MappedLink};
 pub use directory::owner::Owner;

@@ -8,7 +8,7 @@ use indicatif::HumanBytes;
 use walarchive_core::printable::counted;
 use walarchive_core::repository::inventory::find_catchup;
 use walarchive_core::restore::{
-    CatchupOptions, CatchupPlan, ReadProgress, RestoreOptions, TablespaceMap, apply_catchup, plan_catchup,
+    CatchupOptions, CatchupPlan, CatchupState, ReadProgress, RestoreOptions, TablespaceMap, apply_catchup, plan_catchup,
 };
 use walarchive_core::{Error, Result, printable};
 
@@ -98,8 +98,9 @@ pub async fn run(args: &CatchupFetch) -> Result<()> {
         .iter()
         .for_each(|note| args.say(&format!("note: {note}")));
     let (target, finish) = (planned.plan.target.clone(), planned.plan.finish);
+    let state = planned.plan.state;
     let progress = Arc::<ReadProgress>::default();
-    let cancel = cancelled_by_signals("this ends")?;
+    let cancel = cancelled_by_signals("catchup-fetch ends, and the directory stays incomplete")?;
     let work = Box::pin(apply_catchup(planned, Arc::clone(&progress), cancel));
     let done = progress::show(Arc::clone(&progress), args.quiet, work)
         .await
@@ -112,19 +113,24 @@ pub async fn run(args: &CatchupFetch) -> Result<()> {
                 );
             }
         })?;
-    args.say(&format!(
-        "brought up \"{}\" with backup \"{}\": {}, {} from {}",
-        target.display(),
-        backup.name,
-        counted(done.files, "file"),
-        HumanBytes(done.bytes),
-        HumanBytes(done.stored_bytes)
-    ));
+    match state {
+        CatchupState::Complete => args.say(COMPLETE),
+        CatchupState::New | CatchupState::Interrupted => args.say(&format!(
+            "brought up \"{}\" with backup \"{}\": {}, {} from {}",
+            target.display(),
+            backup.name,
+            counted(done.files, "file"),
+            HumanBytes(done.bytes),
+            HumanBytes(done.stored_bytes)
+        )),
+    }
     args.say(&format!(
         "start the server; it follows the primary, and is consistent when it has come to LSN {finish}"
     ));
     Ok(())
 }
+
+const COMPLETE: &str = "the directory is complete: an interrupted run has left only its marker, which is removed";
 
 /// The plan, as lines.
 fn shown(plan: &CatchupPlan) -> String {
@@ -140,8 +146,10 @@ fn shown(plan: &CatchupPlan) -> String {
     ];
     let new = plan.new_tablespaces.iter();
     lines.extend(new.map(|(oid, location)| format!("new tablespace: {oid} in {}", location.display())));
-    if plan.resumes {
-        lines.push("an interrupted run with this backup is gone on with".to_owned());
+    match plan.state {
+        CatchupState::New => {}
+        CatchupState::Interrupted => lines.push("continues an interrupted run".to_owned()),
+        CatchupState::Complete => lines.push(COMPLETE.to_owned()),
     }
     lines.extend(plan.notes.iter().map(|note| format!("note: {note}")));
     lines.join("\n")

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use super::member::unpack;
-use super::plan::{Control, Held, PlannedCatchup};
+use super::plan::{CatchupState, Control, Held, PlannedCatchup};
 use super::shared::Shared;
 use super::{survey, visible};
 use crate::blocking::blocking;
@@ -21,7 +21,7 @@ use crate::restore::directory::condition::{self, Marker};
 use crate::restore::directory::root::leads_to;
 use crate::restore::directory::tablespaces::Tablespace;
 use crate::restore::directory::tree::{Flush, Tree};
-use crate::restore::run::apply::Restored;
+use crate::restore::run::apply::{Restored, conclude};
 use crate::restore::run::prepare::{check_readable, lock_out};
 use crate::restore::run::recovery::put;
 use crate::stored::facts::Stored;
@@ -40,6 +40,9 @@ pub async fn apply_catchup(
     cancel: CancellationToken,
 ) -> Result<Restored> {
     let PlannedCatchup { plan, held } = planned;
+    if plan.state == CatchupState::Complete {
+        return blocking(move || unmark(held)).await;
+    }
     let source = layout::catchup_place(&plan.backup);
     progress.bytes_total.store(plan.stored_bytes, Ordering::Relaxed);
     let cancel = cancel.child_token();
@@ -63,13 +66,34 @@ pub async fn apply_catchup(
     })
 }
 
-/// From here on no server starts, and what the primary does not have any more is gone; blocks.
-fn prepare(held: Held, source: &str, progress: &Arc<ReadProgress>, cancel: CancellationToken) -> Result<Shared> {
-    let mut place = held.place;
+/// Everything was there, and only the marker is left of an interrupted run; blocks.
+fn unmark(held: Held) -> Result<Restored> {
+    let tree = open(held)?.0;
+    // The name of `pg_control` may not be on disk yet.
+    tree.sync()?;
+    tree.remove(&path_of(MARKER)?)?;
+    Ok(Restored {
+        files: 0,
+        bytes: 0,
+        stored_bytes: 0,
+    })
+}
+
+/// If it is still as it was when the plan was made.
+fn open(mut held: Held) -> Result<(Tree, Held)> {
+    let place = &mut held.place;
     let all = place.all();
     let directories = std::mem::take(&mut place.directories);
     let tree = Tree::open(directories, &place.target, &all, place.owner)?;
     condition::check_again(&tree, &all, &held.sentinel, Some(&place.condition))?;
+    Ok((tree, held))
+}
+
+/// From here on no server starts, and what the primary does not have any more is gone; blocks.
+fn prepare(held: Held, source: &str, progress: &Arc<ReadProgress>, cancel: CancellationToken) -> Result<Shared> {
+    let (tree, held) = open(held)?;
+    let place = held.place;
+    let all = place.all();
     let marker = Marker {
         system_identifier: held.sentinel.system_identifier,
         backup: source.to_owned(),
@@ -169,12 +193,22 @@ fn finish(shared: &Shared, control: &Control, major: u32) -> Result<()> {
         return Err(Error::Cancelled);
     }
     tree.sync()?;
-    let mut new = tree.create_file(&path_of(PG_CONTROL)?)?;
-    new.file
-        .write_all(&control.content)
-        .map_err(|error| Error::io("write", &new.path, error))?;
-    new.keep(control.mode, Flush::Now)?;
-    tree.sync()?;
-    shared.progress.is_writing.store(false, Ordering::Relaxed);
-    tree.remove(&path_of(MARKER)?)
+    end(tree, control, &shared.progress, Tree::sync)
+}
+
+/// From here on a server can start, unless this fails; blocks.
+pub(crate) fn end(
+    tree: &Tree,
+    control: &Control,
+    progress: &ReadProgress,
+    flush: impl FnOnce(&Tree) -> Result<()>,
+) -> Result<()> {
+    conclude(tree, progress, |tree| {
+        let mut new = tree.create_file(&path_of(PG_CONTROL)?)?;
+        new.file
+            .write_all(&control.content)
+            .map_err(|error| Error::io("write", &new.path, error))?;
+        new.keep(control.mode, Flush::Now)?;
+        flush(tree)
+    })
 }

@@ -70,10 +70,21 @@ pub struct CatchupPlan {
     pub new_tablespaces: Vec<(String, PathBuf)>,
     /// Stored bytes to download.
     pub stored_bytes: u64,
-    /// An interrupted run of the same is gone on with.
-    pub resumes: bool,
+    /// What an earlier run has left.
+    pub state: CatchupState,
     /// What the user should know.
     pub notes: Vec<String>,
+}
+
+/// What an interrupted run with the same backup has left of its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CatchupState {
+    /// There was none, or it has changed nothing.
+    New,
+    /// It ended in the middle: the run continues it.
+    Interrupted,
+    /// It ended when everything was there. Only its marker is to be removed.
+    Complete,
 }
 
 /// A plan, with all that carrying it out takes. The directory is locked as long as it is there.
@@ -97,10 +108,10 @@ pub(super) struct Held {
 
 /// The backup's `pg_control`.
 #[derive(Debug, Clone)]
-pub(super) struct Control {
-    pub(super) facts: ControlFile,
-    pub(super) content: Vec<u8>,
-    pub(super) mode: u32,
+pub(crate) struct Control {
+    pub(crate) facts: ControlFile,
+    pub(crate) content: Vec<u8>,
+    pub(crate) mode: u32,
 }
 
 /// Find out everything about bringing up the standby of `target` with the backup of that name, and refuse what cannot be done.
@@ -120,8 +131,8 @@ pub async fn plan_catchup(store: &Store, name: &str, target: &Path, options: Cat
     let control = control(store, &tars).await?;
     let (asked, wanted, map) = (target.to_owned(), sentinel.clone(), options.tablespace_map);
     let place = blocking(move || Place::find(&asked, &wanted, &object, map)).await?;
-    let resumes = place.resumes(&source)?;
-    if !resumes {
+    let state = place.state(&source, &control.content)?;
+    if state == CatchupState::New {
         let history = history(store, name, &place, &control.facts).await?;
         place.check(name, &sentinel, since, history, &control.facts)?;
     }
@@ -149,7 +160,7 @@ pub async fn plan_catchup(store: &Store, name: &str, target: &Path, options: Cat
         removed: found.removed,
         new_tablespaces: place.new_tablespaces(),
         stored_bytes: tars.iter().map(|tar| tar.size).sum(),
-        resumes,
+        state,
         notes,
     };
     let held = Held {
@@ -336,11 +347,13 @@ impl Place {
     }
 
     /// Was a run with the same backup interrupted? Then the standby was checked before.
-    fn resumes(&self, source: &str) -> Result<bool> {
-        match self.condition.interrupted() {
-            None => Ok(false),
-            Some(backup) if backup == source => Ok(self.condition.control().is_none()),
-            Some(backup) => Err(Error::refused(
+    fn state(&self, source: &str, control: &[u8]) -> Result<CatchupState> {
+        match (self.condition.interrupted(), self.condition.control()) {
+            (Some(backup), Some(found)) if backup == source && found == control => Ok(CatchupState::Complete),
+            // A marker says nothing beside `pg_control`: it was put before anything was changed, or all was done.
+            (_, Some(_)) | (None, None) => Ok(CatchupState::New),
+            (Some(backup), None) if backup == source => Ok(CatchupState::Interrupted),
+            (Some(backup), None) => Err(Error::refused(
                 format!(
                     "directory \"{}\" has only a part of backup \"{}\"",
                     self.target.display(),

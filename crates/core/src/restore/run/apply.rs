@@ -185,9 +185,16 @@ async fn finish(context: &Arc<Context>, plan: &RestorePlan, control: Option<Cont
 
 /// The end, when `pg_control` has its name: it is too late to cancel anything.
 pub(crate) fn complete(context: &Context, flush: impl FnOnce(&Tree) -> Result<()>) -> Result<()> {
-    let Some(tree) = &context.tree else { return Ok(()) };
-    flush(tree).inspect_err(|_| take_control_away(tree))?;
-    context.progress.is_writing.store(false, Ordering::Relaxed);
+    match &context.tree {
+        Some(tree) => conclude(tree, &context.progress, flush),
+        None => Ok(()),
+    }
+}
+
+/// `pg_control` has its name, or gets it by what is given here. If that fails, it is taken away.
+pub(crate) fn conclude(tree: &Tree, progress: &ReadProgress, last: impl FnOnce(&Tree) -> Result<()>) -> Result<()> {
+    last(tree).inspect_err(|_| take_control_away(tree))?;
+    progress.is_writing.store(false, Ordering::Relaxed);
     // Only now: without it and without `pg_control` nobody could tell whose directory it is.
     tree.remove(&path_of(MARKER)?)
 }

@@ -1,6 +1,7 @@
 //! Restores of small repositories that are built here; [`damage`] has those that must fail.
 
 mod between;
+mod catchup;
 mod chain;
 mod damage;
 mod essential;
