@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use walarchive_testkit::{Background, Builder, Cluster, Output, PATIENCE, Signal, kill_pid};
+use walarchive_testkit::{Background, Builder, Cluster, FaultProxy, Output, PATIENCE, Signal, kill_pid};
 
 use crate::push::server_of;
 use crate::site::Site;
@@ -18,6 +18,17 @@ pub fn builder(site: &Site, name: &str) -> Builder {
 pub fn command(site: &Site, cluster: &Cluster, args: &[&str]) -> Command {
     let mut command = site.walarchive(&["wal-receive"]);
     server_of(command.args(args), cluster);
+    command
+}
+
+/// The program, with the store behind a proxy.
+pub fn over(site: &Site, cluster: &Cluster, proxy: &FaultProxy) -> Command {
+    let mut command = site.pg().program("walarchive");
+    command.args(["wal-receive", "--storage", &site.url()]).envs(site.env());
+    for option in proxy.options().split(',') {
+        command.args(["--storage-option", option]);
+    }
+    server_of(&mut command, cluster);
     command
 }
 

@@ -4,6 +4,8 @@ use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::ErrorFields;
 use walarchive_core::Error;
 
+use crate::session::Mode;
+
 /// SQLSTATE of a role that may not do this.
 pub(crate) const INSUFFICIENT_PRIVILEGE: &str = "42501";
 /// SQLSTATE of a database that does not exist.
@@ -123,7 +125,7 @@ impl Failure {
         match self {
             Failure::Server(notice) if notice.code == NO_FILE => Error::refused(
                 format!("the server no longer has the WAL that comes next: {}", notice.text()),
-                "The WAL in between is lost, unless it is in the repository. Take a base backup, and go on with                  \"walarchive wal-receive --allow-gap\".",
+                "The WAL in between is lost, unless it is in the repository. Take a base backup, and go on with \"walarchive wal-receive --allow-gap\".",
             ),
             Failure::Server(notice) if notice.code == NOT_IN_STATE => Error::refused(
                 format!("the server cannot send WAL by this replication slot: {}", notice.text()),
@@ -154,8 +156,8 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    /// The error that is reported. `server` is how messages call it.
-    pub(crate) fn into_error(self, server: &str) -> Error {
+    /// The error that is reported. `server` is how messages call it, and `mode` what the session was for.
+    pub(crate) fn into_error(self, server: &str, mode: Mode) -> Error {
         let connect = |reason: String, hint: &str| {
             Error::server(format!("could not connect to the server at {server}: {reason}"), hint)
         };
@@ -168,9 +170,12 @@ impl Refusal {
             Refusal::Tls(reason) => connect(reason, "Check PGSSLMODE, PGSSLROOTCERT and the server's certificate."),
             Refusal::Server(notice) => {
                 let hint = match notice.code.as_str() {
+                    INSUFFICIENT_PRIVILEGE => match mode {
+                        Mode::Replication => "Give the role the right by ALTER ROLE ... REPLICATION.",
+                        Mode::Sql => "Give the role the right by GRANT CONNECT ON DATABASE.",
+                    },
                     INVALID_PASSWORD => "Check PGUSER, and PGPASSWORD or the password file.",
                     INVALID_AUTHORIZATION => "Check PGUSER, PGDATABASE and the server's pg_hba.conf.",
-                    INSUFFICIENT_PRIVILEGE => "Give the role the right by ALTER ROLE ... REPLICATION.",
                     NO_DATABASE => "Name a database by PGDATABASE.",
                     _ => "See the server's log.",
                 };
@@ -184,5 +189,27 @@ impl Refusal {
 impl From<std::io::Error> for Refusal {
     fn from(error: std::io::Error) -> Self {
         Refusal::Unreachable(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_right_that_is_missing_is_that_of_the_session() {
+        let refused = |mode| {
+            let notice = Notice {
+                severity: Severity::Error,
+                code: INSUFFICIENT_PRIVILEGE.to_owned(),
+                message: "permission denied".to_owned(),
+                detail: None,
+                hint: None,
+            };
+            let error = Refusal::Server(notice).into_error("the host", mode);
+            error.hint().expect("a hint").to_string()
+        };
+        assert!(refused(Mode::Replication).contains("ALTER ROLE ... REPLICATION"));
+        assert!(refused(Mode::Sql).contains("GRANT CONNECT ON DATABASE"));
     }
 }

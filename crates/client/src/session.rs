@@ -97,11 +97,11 @@ impl Session {
                 if notice.code == NO_DATABASE && mode == Mode::Sql && params.get("dbname").is_none() {
                     let params = params.with_database("postgres");
                     let again = Box::pin(Self::connect_once(&params, mode)).await;
-                    return again.map_err(|(refusal, server)| refusal.into_error(&server));
+                    return again.map_err(|(refusal, server)| refusal.into_error(&server, mode));
                 }
-                Err(Refusal::Server(notice).into_error(&server))
+                Err(Refusal::Server(notice).into_error(&server, mode))
             }
-            connected => connected.map_err(|(refusal, server)| refusal.into_error(&server)),
+            connected => connected.map_err(|(refusal, server)| refusal.into_error(&server, mode)),
         }
     }
 
@@ -118,7 +118,7 @@ impl Session {
                 if let Some((refusal, server)) = last.take()
                     && hosts.len() > 1
                 {
-                    tracing::warn!("{}", Refusal::into_error(refusal, &server));
+                    tracing::warn!("{}", Refusal::into_error(refusal, &server, mode));
                 }
                 match Self::at(&plan, host, *round).await {
                     Ok(session) => return Ok(session),
@@ -427,7 +427,18 @@ impl Door {
     pub async fn enter(&self, database: &str, settings: &[(&str, &str)]) -> Result<Session> {
         let plan = Arc::new(self.plan.in_database(database, settings));
         let entered = Session::at(&plan, &self.host, Wanted::Any).await;
-        entered.map_err(|refusal| refusal.into_error(&self.host.to_string()))
+        entered.map_err(|refusal| refusal.into_error(&self.host.to_string(), Mode::Sql))
+    }
+
+    /// Connect for SQL to any database: that of the parameters, or else that of the role's name, or `postgres`.
+    pub(crate) async fn enter_any(&self, params: &Params) -> Result<Session> {
+        if let Some(database) = params.get("dbname") {
+            return self.enter(database, &[]).await;
+        }
+        match self.enter(&self.plan.user, &[]).await {
+            Ok(session) => Ok(session),
+            Err(_) => self.enter("postgres", &[]).await,
+        }
     }
 }
 
@@ -456,7 +467,7 @@ impl Canceller {
             Ok::<(), Refusal>(())
         };
         match tokio::time::timeout(self.plan.timeout, ask).await {
-            Ok(asked) => asked.map_err(|refusal| refusal.into_error(&self.host.to_string())),
+            Ok(asked) => asked.map_err(|refusal| refusal.into_error(&self.host.to_string(), Mode::Sql)),
             Err(_elapsed) => Err(Error::timeout("cancel", self.host.to_string(), self.plan.timeout)),
         }
     }

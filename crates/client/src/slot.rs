@@ -7,7 +7,7 @@ use walarchive_core::{Error, Lsn, Result};
 
 use crate::error::{Failure, NO_FILE, NO_OBJECT, OBJECT_EXISTS};
 use crate::replication::version_num;
-use crate::{Mode, Params, Session, escape_identifier, escape_literal, server};
+use crate::{Params, Session, escape_identifier, escape_literal, server};
 
 /// A slot as the server knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,8 @@ pub async fn read(session: &mut Session, params: &Params, name: &str) -> Result<
         // A slot that is missing is a row of nulls.
         session.query(what, &sql).await?.into_iter().next()
     } else {
-        let mut sql_session = match Session::connect(params, Mode::Sql).await {
+        // At the same server: the parameters may name several.
+        let mut sql_session = match session.door().enter_any(params).await {
             Ok(connected) => connected,
             Err(error) => {
                 tracing::debug!(%error, "no SQL can be run on the server");

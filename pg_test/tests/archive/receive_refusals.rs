@@ -1,12 +1,12 @@
 //! What `walarchive wal-receive` says when it cannot go on.
 
+use std::collections::BTreeSet;
 use std::fs;
 
-use walarchive_pg_test::archiving::switch_segments;
-use walarchive_pg_test::push;
+use walarchive_pg_test::archiving::{present_segment, switch_segments};
 use walarchive_pg_test::receive::{self, end, is_receiving, wait_receiving, wait_stored};
 use walarchive_pg_test::site::Site;
-use walarchive_testkit::{Background, Cluster, Output, PATIENCE, run};
+use walarchive_testkit::{Background, Cluster, Fault, FaultProxy, Output, PATIENCE, StopMode, run};
 
 #[track_caller]
 fn fails(output: &Output, parts: &[&str]) {
@@ -69,6 +69,62 @@ fn keep_little(primary: &Cluster) {
     primary.reload();
 }
 
+const LOST: &str = "HINT:  The WAL in between is lost, unless it is in the repository. Take a base backup, and go on with \
+                    \"walarchive wal-receive --allow-gap\".";
+
+/// The number of a segment of 1 MB among the first 4 GB.
+fn number(segment: &str) -> u64 {
+    u64::from_str_radix(&segment[16..24], 16).expect("the name of a segment")
+}
+
+/// The numbers of all segments in the repository.
+fn numbers(site: &Site) -> BTreeSet<u64> {
+    let folder = fs::read_dir(site.object("wal_005")).expect("listed");
+    let names = folder.map(|entry| entry.expect("read").file_name().to_string_lossy().into_owned());
+    names
+        .filter(|name| name.starts_with("00000001"))
+        .map(|name| number(&name))
+        .collect()
+}
+
+/// What the server still has behind the gap is received, by the first start and by each later one.
+#[test]
+fn behind_a_gap_nothing_is_lost_that_the_server_has() {
+    let site = Site::on_files();
+    let primary = receive::builder(&site, "primary").start();
+    let receiver = receive::start(&site, &primary, &["--no-slot"]);
+    let segment = primary.switch_wal();
+    wait_stored(&site, &segment);
+    assert_eq!(end(receiver).code, Some(0));
+    keep_little(&primary);
+    for _ in 0..5 {
+        switch_segments(&primary, 5);
+        primary.psql("CHECKPOINT");
+    }
+    // From now on all is kept: the server has several segments that nobody has received.
+    primary.set("wal_keep_size", "2GB");
+    primary.reload();
+    let kept = number(&present_segment(&primary));
+    switch_segments(&primary, 9);
+    for round in 0..3 {
+        let receiver = receive::start(&site, &primary, &["--no-slot", "--allow-gap"]);
+        let segment = primary.switch_wal();
+        wait_stored(&site, &segment);
+        let output = end(receiver);
+        let is_told = output.stderr.contains("has already been removed");
+        assert!(output.code == Some(0) && is_told, "{round}: {output:?}");
+        let stored = numbers(&site);
+        let missing: Vec<u64> = (kept..number(&segment))
+            .filter(|number| !stored.contains(number))
+            .collect();
+        assert!(missing.is_empty(), "{round}: {missing:?} {output:?}");
+        // Nobody receives these now.
+        switch_segments(&primary, 4);
+    }
+    let output = run(&mut receive::command(&site, &primary, &["--no-slot"]));
+    fails(&output, &["has already been removed", LOST]);
+}
+
 /// Without a slot the server removes WAL that nobody has received.
 #[test]
 fn a_gap_is_refused_unless_it_is_allowed() {
@@ -86,7 +142,7 @@ fn a_gap_is_refused_unless_it_is_allowed() {
     }
     for args in [&["--no-slot"][..], &[]] {
         let output = run(&mut receive::command(&site, &primary, args));
-        fails(&output, &["has already been removed", "--allow-gap"]);
+        fails(&output, &["has already been removed", LOST]);
     }
     let receiver = receive::start(&site, &primary, &["--allow-gap"]);
     let segment = primary.switch_wal();
@@ -162,6 +218,30 @@ fn a_slot_that_the_server_has_given_up_is_told() {
     assert_eq!(end(receiver).code, Some(0));
 }
 
+/// What the store refuses for good is told at once, not when the server is back.
+#[test]
+fn a_conflict_is_told_while_the_server_is_away() {
+    let site = Site::on_s3();
+    let proxy = FaultProxy::start(site.s3().expect("an S3 server").port());
+    let primary = receive::builder(&site, "primary").start();
+    let mut receiver = Background::spawn(&mut receive::over(&site, &primary, &proxy), None);
+    wait_receiving(&primary, &mut receiver);
+    let stored = primary.switch_wal();
+    wait_stored(&site, &stored);
+    proxy.set([Fault::Refuse]);
+    let next = primary.switch_wal();
+    primary.wait_until("the segment has come", PATIENCE, || {
+        primary.psql("SELECT write_lsn = pg_current_wal_lsn() FROM pg_stat_replication") == "t"
+    });
+    primary.stop(StopMode::Immediate);
+    let object = |segment: &str| site.object(&format!("wal_005/{segment}.zst"));
+    fs::copy(object(&stored), object(&next)).expect("other content is there");
+    receiver.assert_running();
+    proxy.heal();
+    let output = receiver.wait(PATIENCE);
+    fails(&output, &["trying again until it works", &next]);
+}
+
 /// The holder of the lease is on a later timeline, and this server has left its history.
 #[test]
 fn an_old_primary_is_refused() {
@@ -174,8 +254,6 @@ fn an_old_primary_is_refused() {
     let standby = Cluster::builder(site.dir(), "standby").standby_of(&primary);
     let first = primary.switch_wal();
     primary.wait_archived(&first, PATIENCE);
-    let mut command = push::command(&site, &primary, &[]);
-    command.env("WALG_DELTA_MAX_STEPS", "0");
     standby.psql("SELECT pg_promote()");
     standby.wait_promoted(PATIENCE);
     let second = standby.switch_wal();

@@ -4,14 +4,16 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use walarchive_client::slot::Slot;
 use walarchive_client::{Mode, Params, Session, WalStream, slot};
-use walarchive_core::archive::received::{Received, Spool, stored_up_to};
+use walarchive_core::archive::received::{Received, Spool, Stored};
 use walarchive_core::wal::WalFileName;
-use walarchive_core::{Error, Lsn, Result};
+use walarchive_core::{Error, Lsn, Result, printable};
 use walarchive_storage::Store;
 
+use super::gap::{Skip, oldest_kept};
 use super::queue::Queue;
 use super::server::Server;
 use super::stream::{End, Receiving};
@@ -21,6 +23,9 @@ use crate::signals::unless;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
+/// A failure that stays the same is told again after this.
+const TOLD_AGAIN: Duration = Duration::from_secs(600);
+
 /// See the module.
 pub struct Line {
     params: Params,
@@ -28,15 +33,16 @@ pub struct Line {
     allow_gap: bool,
     store: Store,
     queue: Queue,
+    /// A signal came, or the task that stores has ended.
     cancel: CancellationToken,
     /// Timelines whose history files were handed over.
     histories: HashSet<u32>,
     /// Where the last stream began, and on which timeline. Once there is one, a server that fails is waited for.
     begun: Option<(u32, Lsn)>,
     /// The server no longer has what comes next, and that is allowed.
-    skips: bool,
-    /// The last failure that was told.
-    told: Option<String>,
+    skip: Skip,
+    /// The last failure that was told, and when.
+    told: Option<(String, Instant)>,
     pause: Duration,
 }
 
@@ -58,7 +64,7 @@ impl Line {
             cancel,
             histories: HashSet::new(),
             begun: None,
-            skips: false,
+            skip: Skip::No,
             told: None,
             pause: FIRST_PAUSE,
         }
@@ -105,10 +111,11 @@ impl Line {
             return Err(error);
         }
         let text = error.to_string();
-        if self.told.as_ref() != Some(&text) {
-            eprintln!("walarchive: warning: {text}");
-            eprintln!("walarchive: note: it is tried again until it works");
-            self.told = Some(text);
+        let is_known = |(told, at): &(String, Instant)| *told == text && at.elapsed() < TOLD_AGAIN;
+        if !self.told.as_ref().is_some_and(is_known) {
+            eprintln!("walarchive: warning: {}", printable::lines(&text));
+            eprintln!("walarchive: note: trying again until it works");
+            self.told = Some((text, Instant::now()));
         }
         let pause = self.pause;
         self.pause = (pause * 2).min(LONGEST_PAUSE);
@@ -141,9 +148,11 @@ impl Line {
         }
         match ended {
             Ok(End::Timeline) => {
-                let session = stream.finish().await?;
-                let next = Server::ask(session, Some(server.system_identifier)).await?;
-                Ok(Followed::Onto(Box::new(next)))
+                let next = async {
+                    let session = stream.finish().await?;
+                    Server::ask(session, Some(server.system_identifier)).await
+                };
+                Ok(Followed::Onto(Box::new(unless(&cancel, next).await?)))
             }
             Ok(end) => {
                 stream.leave().await;
@@ -157,9 +166,12 @@ impl Line {
                     _ => Ok(Followed::Done),
                 }
             }
-            Err(error @ Error::Refused { .. }) if self.allow_gap && !has_received && !self.skips => {
-                eprintln!("walarchive: warning: {error}");
-                self.skips = true;
+            Err(error @ Error::Refused { .. }) if self.allow_gap && !has_received => {
+                let Some(next) = self.skip.next(start) else {
+                    return Err(error);
+                };
+                eprintln!("walarchive: warning: {}", printable::lines(&error.to_string()));
+                self.skip = next;
                 Ok(Followed::Onto(Box::new(self.connect(server.system_identifier).await?)))
             }
             Err(error) => Err(error),
@@ -167,7 +179,7 @@ impl Line {
     }
 
     fn is_well(&mut self) {
-        self.skips = false;
+        self.skip = Skip::No;
         self.pause = FIRST_PAUSE;
         self.told = None;
     }
@@ -199,13 +211,15 @@ impl Line {
         let branch = &server.branch;
         let here = branch.segment_start(server.position);
         let kept = kept.map(|kept| branch.segment_start(kept).min(here));
-        let start = match self.reached() {
-            _ if self.skips => kept.unwrap_or(here),
-            Some((timeline, end)) => branch
+        let sure = |gone| kept.filter(|kept| *kept > gone).unwrap_or(here);
+        let start = match (self.skip, self.reached()) {
+            (Skip::ToOldest { gone }, _) => self.behind_gap(server, gone, sure(gone)).await?,
+            (Skip::ToNewest { gone }, _) => sure(gone),
+            (Skip::No, Some((timeline, end))) => branch
                 .after(timeline, end)
                 .ok_or_else(|| other_history(server, timeline))?,
-            None => {
-                let stored = stored_up_to(&self.store, branch).await?.map(|stored| stored.end);
+            (Skip::No, None) => {
+                let stored = Stored::look(&self.store, branch).await?.end();
                 match (stored, kept) {
                     (Some(stored), Some(kept)) => stored.min(kept),
                     (Some(stored), None) => stored.min(here),
@@ -216,9 +230,19 @@ impl Line {
         eprintln!(
             "walarchive: note: receiving WAL from {start} on, timeline {}, of the server at {}",
             branch.segment_at(start).timeline,
-            server.session.server()
+            printable::line(server.session.server())
         );
         Ok(start)
+    }
+
+    /// The first segment that the server still has and the repository lacks. The server has removed that of `gone`, and has that
+    /// of `there`.
+    async fn behind_gap(&mut self, server: &Server, mut gone: Lsn, there: Lsn) -> Result<Lsn> {
+        let oldest = oldest_kept(&self.params, server, &mut gone, there).await;
+        // If the server is lost meanwhile, it need not be asked for all of that again.
+        self.skip = Skip::ToOldest { gone };
+        let stored = Stored::look(&self.store, &server.branch).await?;
+        Ok(stored.missing_from(oldest?).min(there))
     }
 
     /// Up to where this program has whole segments, since it began.

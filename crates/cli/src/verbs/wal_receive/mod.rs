@@ -1,5 +1,6 @@
 //! `wal-receive`: a server sends its WAL over the replication protocol, and it is archived as the server's own archiver would do it.
 
+mod gap;
 mod line;
 mod queue;
 mod server;
@@ -83,8 +84,15 @@ async fn receive(
     // The server's own archiver may store the same files.
     let archive = Archive::new(store.clone(), identity, settings.compression).beside_others();
     unless(cancel, async { archive.claim().await }).await?;
-    let (queue, storing) = Queue::begin(archive, identity.segment_size, settings.upload_concurrency);
-    let mut line = Line::new(params, slot, args.allow_gap, store, queue, cancel.clone());
+    // Nothing waits for the server either when the task that stores has ended.
+    let stop = cancel.child_token();
+    let (queue, storing) = Queue::begin(
+        archive,
+        identity.segment_size,
+        settings.upload_concurrency,
+        stop.clone(),
+    );
+    let mut line = Line::new(params, slot, args.allow_gap, store, queue, stop);
     let ended = Box::pin(line.run(server)).await;
     // Whatever has come is stored, if the store takes it.
     drop(line);

@@ -1,13 +1,14 @@
 //! Between the connection and the store: files that are whole wait here, few of them, and how far all is stored is told here.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use walarchive_core::archive::Archive;
-use walarchive_core::archive::received::{Progress, Received, Storing};
+use walarchive_core::archive::received::{Pace, Progress, Received, Storing};
 use walarchive_core::wal::{SegmentSize, WalFileName};
 use walarchive_core::{Error, Lsn, Result};
 
@@ -19,6 +20,7 @@ const GRACE: Duration = Duration::from_secs(10);
 pub struct Queue {
     files: mpsc::Sender<Received>,
     progress: Progress,
+    pace: Arc<Pace>,
     /// Files that were handed over.
     count: u64,
     /// Segments that are not known to be stored: the number of the file, and where it ends.
@@ -37,20 +39,32 @@ pub struct StoringTask {
 }
 
 impl Queue {
-    /// Begin to store what will come.
-    pub fn begin(archive: Archive, size: SegmentSize, at_a_time: usize) -> (Queue, StoringTask) {
+    /// Begin to store what will come. `ended` is cancelled when the task has ended.
+    pub fn begin(
+        archive: Archive,
+        size: SegmentSize,
+        at_a_time: usize,
+        ended: CancellationToken,
+    ) -> (Queue, StoringTask) {
         let (files, receiver) = mpsc::channel(1);
         let (sender, progress) = watch::channel(0);
         let end = CancellationToken::new();
+        let pace = Arc::<Pace>::default();
         let storing = Storing {
             archive,
             segment_size: size,
             at_a_time,
+            pace: Arc::clone(&pace),
         };
-        let task = tokio::spawn(storing.run(receiver, sender, end.clone()));
+        let run = storing.run(receiver, sender, end.clone());
+        let task = tokio::spawn(async move {
+            let _ended = ended.drop_guard();
+            run.await
+        });
         let queue = Queue {
             files,
             progress,
+            pace,
             count: 0,
             ends: VecDeque::new(),
             flushed: Lsn(0),
@@ -98,6 +112,11 @@ impl Queue {
         self.files.reserve().await.is_ok()
     }
 
+    /// Does the store take something, be it slowly?
+    pub fn gets_on(&self, within: Duration) -> bool {
+        self.pace.gets_on(within)
+    }
+
     /// Hand a file over. Returns it if there is no room for it.
     pub fn push(&mut self, file: Received) -> Option<Received> {
         let name = file.name;
@@ -126,7 +145,8 @@ impl StoringTask {
             }
         };
         match stored {
-            Ok(Ok(())) | Err(_) => received,
+            Ok(Ok(())) => received,
+            Err(lost) => Err(Error::defect(format!("the task that stores WAL has ended: {lost}"))),
             Ok(Err(Error::Cancelled)) => received,
             Ok(Err(error)) => Err(error),
         }
@@ -144,6 +164,7 @@ mod tests {
         let queue = Queue {
             files,
             progress,
+            pace: Arc::default(),
             count: 0,
             ends: VecDeque::new(),
             flushed: Lsn(0),
@@ -156,6 +177,20 @@ mod tests {
     fn push(queue: &mut Queue, name: &str) {
         let name = name.parse().expect("a name");
         assert!(queue.push(Received::with(name, b"x").expect("made")).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_task_is_an_error() {
+        let task = tokio::spawn(async { panic!("for the test") });
+        let end = CancellationToken::new();
+        let error = StoringTask { task, end }
+            .end(Ok(()))
+            .await
+            .expect_err("it has not stored");
+        assert!(
+            error.to_string().contains("the task that stores WAL has ended"),
+            "{error}"
+        );
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ const REPORT: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// If the store takes nothing for so long, the connection is given up: a server that is to stop would wait for it, and `pg_ctl`
+/// If no bytes move to the store for so long, the connection is given up: a server that is to stop would wait for it, and `pg_ctl`
 /// waits for a minute.
 const BLOCKED: Duration = Duration::from_secs(30);
 
@@ -153,7 +153,7 @@ impl<'a> Receiving<'a> {
                 () = self.cancel.cancelled() => return Ok(Some(End::Cancelled)),
                 going = self.queue.has_room() => if !going { return Ok(Some(End::StoringEnded)) },
                 _ = self.tick.tick() => {
-                    if Instant::now() > until {
+                    if Instant::now() > until && !self.queue.gets_on(BLOCKED) {
                         return Ok(Some(End::Blocked));
                     }
                     self.report().await?;

@@ -8,50 +8,59 @@ use super::branch::Branch;
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::repository::layout;
-use crate::wal::{Segment, WalFileName};
+use crate::wal::{Segment, SegmentSize, WalFileName};
 
 /// The newest segments that are looked at: more than are ever stored at a time, in whatever order that ends.
 const NEWEST: usize = 256;
 
-/// The end of a server's WAL in a repository.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The newest segments of a server's WAL in a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// The first segment that is missing begins here.
-    pub end: Lsn,
+    numbers: BTreeSet<u64>,
+    size: SegmentSize,
 }
 
-/// Up to where the repository has the WAL of a server without a gap. None: it has none of it. A gap that lies further back than the
-/// newest segments is an old loss.
-pub async fn stored_up_to(store: &Store, branch: &Branch) -> Result<Option<Stored>> {
-    let size = branch.segment_size();
-    let mut newest: BTreeSet<u64> = BTreeSet::new();
-    let look = |object: walarchive_storage::Listed| {
-        if let Some((WalFileName::Segment(segment), _)) = layout::wal_of_object(&object.key)
-            && branch.reads(segment)
-        {
-            newest.insert(segment.number(size));
-            if newest.len() > NEWEST {
-                newest.pop_first();
+impl Stored {
+    /// Look for those that recovery to the server's timeline reads.
+    pub async fn look(store: &Store, branch: &Branch) -> Result<Self> {
+        let size = branch.segment_size();
+        let mut numbers: BTreeSet<u64> = BTreeSet::new();
+        let look = |object: walarchive_storage::Listed| {
+            if let Some((WalFileName::Segment(segment), _)) = layout::wal_of_object(&object.key)
+                && branch.reads(segment)
+            {
+                numbers.insert(segment.number(size));
+                if numbers.len() > NEWEST {
+                    numbers.pop_first();
+                }
             }
-        }
-    };
-    store.each(&layout::WAL_FOLDER, look).await?;
-    Ok(first_missing(&newest).map(|number| Stored {
-        end: Segment::from_number(1, number, size).start(size),
-    }))
-}
-
-/// The number after the first run of numbers without a gap.
-fn first_missing(numbers: &BTreeSet<u64>) -> Option<u64> {
-    let first = *numbers.first()?;
-    let mut expected = first;
-    for number in numbers {
-        if *number != expected {
-            break;
-        }
-        expected += 1;
+        };
+        store.each(&layout::WAL_FOLDER, look).await?;
+        Ok(Stored { numbers, size })
     }
-    Some(expected)
+
+    /// Up to where the WAL is there without a gap. None: there is none of it. A gap that lies further back than the newest
+    /// segments is an old loss.
+    pub fn end(&self) -> Option<Lsn> {
+        let first = *self.numbers.first()?;
+        Some(self.missing_from(self.start(first)))
+    }
+
+    /// The start of the first segment that is missing from that position on, which is the start of a segment.
+    pub fn missing_from(&self, start: Lsn) -> Lsn {
+        let mut missing = start.0 / self.size.bytes();
+        for number in self.numbers.range(missing..) {
+            if *number != missing {
+                break;
+            }
+            missing += 1;
+        }
+        self.start(missing)
+    }
+
+    fn start(&self, number: u64) -> Lsn {
+        Segment::from_number(1, number, self.size).start(self.size)
+    }
 }
 
 #[cfg(test)]
@@ -61,7 +70,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::wal::{SegmentSize, TimelineHistory};
+    use crate::wal::TimelineHistory;
 
     #[tokio::test]
     async fn the_archive_ends_at_the_first_gap_of_the_servers_own_history() {
@@ -73,8 +82,8 @@ mod tests {
         };
         let branch = Branch::new(2, Some(history), size);
         let end = async || {
-            let found = stored_up_to(&store, &branch).await.expect("looked");
-            found.map(|stored| stored.end.0 >> 20)
+            let found = Stored::look(&store, &branch).await.expect("looked");
+            found.end().map(|end| end.0 >> 20)
         };
         let put = async |name: &str| {
             store
@@ -95,5 +104,10 @@ mod tests {
         assert_eq!(end().await, Some(5), "5 is missing");
         put("000000020000000000000005.zst").await;
         assert_eq!(end().await, Some(7));
+        put("000000020000000000000009.zst").await;
+        put("00000002000000000000000A.zst").await;
+        let stored = Stored::look(&store, &branch).await.expect("looked");
+        let missing = [3, 7, 8, 9, 10, 11, 20].map(|from| stored.missing_from(Lsn(from << 20)).0 >> 20);
+        assert_eq!(missing, [7, 7, 8, 11, 11, 11, 20]);
     }
 }
