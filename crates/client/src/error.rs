@@ -4,7 +4,7 @@ use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::ErrorFields;
 use walarchive_core::Error;
 
-use crate::session::Mode;
+use crate::mode::Mode;
 
 /// SQLSTATE of a role that may not do this.
 pub(crate) const INSUFFICIENT_PRIVILEGE: &str = "42501";

@@ -11,6 +11,7 @@
 mod environment;
 mod error;
 mod hosts;
+mod mode;
 mod params;
 mod passfile;
 pub mod relations;
@@ -26,7 +27,8 @@ mod wal_stream;
 mod wire;
 
 pub use error::{Notice, Severity};
+pub use mode::Mode;
 pub use params::Params;
 pub use postgres_protocol::escape::{escape_identifier, escape_literal};
-pub use session::{Canceller, Door, Mode, Row, Session};
+pub use session::{Canceller, Door, Row, Session};
 pub use wal_stream::{Flushed, WalPiece, WalStream};

@@ -12,21 +12,13 @@ use walarchive_core::{Error, Result};
 
 use crate::error::{Failure, NO_DATABASE, Notice, Refusal};
 use crate::hosts::{Host, Place, hosts};
+use crate::mode::Mode;
 use crate::params::Params;
 use crate::startup::{Encryption, Plan, Started};
 use crate::wire::{Incoming, Wire};
 
 /// For statements that take no time by themselves.
 const SHORT: Duration = Duration::from_secs(60);
-
-/// The purpose of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// SQL in a database.
-    Sql,
-    /// The commands of the replication protocol, without a database.
-    Replication,
-}
 
 /// Called with each message that the server sends beside its answers.
 pub type Listener = Box<dyn FnMut(&Notice) + Send>;
