@@ -135,9 +135,11 @@ impl Cluster {
     /// Ends the present WAL segment and returns its name, once it is complete. There is always something to end.
     #[track_caller]
     pub fn switch_wal(&self) -> String {
-        // The server does not switch away from a segment that holds nothing yet.
-        self.psql("SELECT FROM pg_logical_emit_message(false, 'testkit', 'switch')");
-        self.psql("SELECT pg_walfile_name(pg_switch_wal())")
+        // The server does not switch away from a segment that holds nothing yet. If a backup ends this segment first, no other
+        // one is ended.
+        let segment = self.psql("SELECT pg_walfile_name(pg_logical_emit_message(false, 'testkit', 'switch'))");
+        self.psql("SELECT pg_switch_wal()");
+        segment
     }
 
     /// Its `pg_wal`, or `pg_xlog`.
