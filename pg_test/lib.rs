@@ -1,6 +1,9 @@
 //! End-to-end tests of walarchive on real PostgreSQL servers; see `tests/`, a folder for each capability.
 
 pub mod archiving;
+pub mod drills;
+pub mod failover;
+pub mod held;
 pub mod ledger;
 pub mod link;
 pub mod old;
@@ -8,4 +11,5 @@ pub mod push;
 pub mod receive;
 pub mod repository;
 pub mod site;
+pub mod verbs;
 pub mod workload;

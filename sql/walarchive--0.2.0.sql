@@ -43,6 +43,36 @@ COMMENT ON FUNCTION @extschema@.walarchive_archiver_status() IS
 REVOKE ALL ON FUNCTION @extschema@.walarchive_archiver_status() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.walarchive_archiver_status() TO pg_monitor;
 
+CREATE FUNCTION @extschema@.walarchive_backfill_status() RETURNS TABLE (
+    backfill_state text,
+    backfill_waiting bigint,
+    backfilled_count bigint,
+    backfill_lost text,
+    backfill_error text,
+    kept_from text,
+    kept_bytes bigint
+)
+LANGUAGE c VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'walarchive_backfill_status_wrapper';
+COMMENT ON FUNCTION @extschema@.walarchive_backfill_status() IS
+    'the WAL of before a promotion, and what is kept until it is archived; see the view walarchive_status';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_backfill_status() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.walarchive_backfill_status() TO pg_monitor;
+
+CREATE FUNCTION @extschema@.walarchive_drill_status() RETURNS TABLE (
+    next_drill_time timestamptz,
+    last_drill_outcome text,
+    last_drill_time timestamptz,
+    last_drill_error text,
+    last_proven_restore timestamptz
+)
+LANGUAGE c VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'walarchive_drill_status_wrapper';
+COMMENT ON FUNCTION @extschema@.walarchive_drill_status() IS
+    'the restore drills since the server started; see the view walarchive_status';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_drill_status() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.walarchive_drill_status() TO pg_monitor;
+
 -- A view uses its owner's rights on tables but its caller's rights on functions, so a monitoring role needs both.
 CREATE VIEW @extschema@.walarchive_status AS
     SELECT uploader_pid,
@@ -76,8 +106,22 @@ CREATE VIEW @extschema@.walarchive_status AS
            last_retention_error,
            lease_state,
            lease_epoch,
-           lease_holder
-      FROM @extschema@.walarchive_archiver_status();
+           lease_holder,
+           backfill_state,
+           backfill_waiting,
+           backfilled_count,
+           backfill_lost,
+           backfill_error,
+           kept_from,
+           kept_bytes,
+           next_drill_time,
+           last_drill_outcome,
+           last_drill_time,
+           last_drill_error,
+           last_proven_restore
+      FROM @extschema@.walarchive_archiver_status(),
+           @extschema@.walarchive_backfill_status(),
+           @extschema@.walarchive_drill_status();
 COMMENT ON VIEW @extschema@.walarchive_status IS
     'one row: the state of archiving and of backups since the server started';
 COMMENT ON COLUMN @extschema@.walarchive_status.uploader_pid IS 'process ID of the uploader; null while none runs';
@@ -118,6 +162,23 @@ COMMENT ON COLUMN @extschema@.walarchive_status.lease_state IS
     'whether this server may write into the repository, as far as it knows: held, waiting, lost, standby or none';
 COMMENT ON COLUMN @extschema@.walarchive_status.lease_epoch IS 'the number of the lease, which grows with each change of the writer';
 COMMENT ON COLUMN @extschema@.walarchive_status.lease_holder IS 'the server that writes: host and data directory';
+COMMENT ON COLUMN @extschema@.walarchive_status.backfill_state IS
+    'what is done about WAL of before the promotion of this server: looking, archiving, done or incomplete; null if nothing is';
+COMMENT ON COLUMN @extschema@.walarchive_status.backfill_waiting IS 'files of it that are still to be archived';
+COMMENT ON COLUMN @extschema@.walarchive_status.backfilled_count IS 'files of it that this server has archived';
+COMMENT ON COLUMN @extschema@.walarchive_status.backfill_lost IS 'segments of it that are neither in the archive nor in pg_wal';
+COMMENT ON COLUMN @extschema@.walarchive_status.backfill_error IS
+    'why it is not archived yet, or why a standby does not know what is archived';
+COMMENT ON COLUMN @extschema@.walarchive_status.kept_from IS
+    'the oldest WAL file that is kept because it is not archived; null if none is';
+COMMENT ON COLUMN @extschema@.walarchive_status.kept_bytes IS 'the size of the WAL from there on';
+COMMENT ON COLUMN @extschema@.walarchive_status.next_drill_time IS 'when the next scheduled restore drill is due; null if none is';
+COMMENT ON COLUMN @extschema@.walarchive_status.last_drill_outcome IS
+    'how the last scheduled restore drill of this server ended: succeeded or failed';
+COMMENT ON COLUMN @extschema@.walarchive_status.last_drill_time IS 'when it ended';
+COMMENT ON COLUMN @extschema@.walarchive_status.last_drill_error IS 'why it failed; null if it succeeded';
+COMMENT ON COLUMN @extschema@.walarchive_status.last_proven_restore IS
+    'when the last restore drill ended that went well, on any host, as far as this server knows';
 REVOKE ALL ON @extschema@.walarchive_status FROM PUBLIC;
 GRANT SELECT ON @extschema@.walarchive_status TO pg_monitor;
 
@@ -185,7 +246,8 @@ CREATE FUNCTION @extschema@.walarchive_backup_list() RETURNS TABLE (
     corrupt_pages bigint,
     left_out text[],
     restorable boolean,
-    problem text
+    problem text,
+    proven timestamptz
 )
 LANGUAGE c VOLATILE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'walarchive_backup_list_0_2_wrapper';
@@ -221,6 +283,7 @@ COMMENT ON COLUMN @extschema@.walarchive_backups.left_out IS 'entries of the dat
 COMMENT ON COLUMN @extschema@.walarchive_backups.restorable IS
     'everything that a restore needs is in the repository, by the names of the objects';
 COMMENT ON COLUMN @extschema@.walarchive_backups.problem IS 'why it cannot be restored';
+COMMENT ON COLUMN @extschema@.walarchive_backups.proven IS 'when a restore drill of it last went well; null if none did';
 REVOKE ALL ON @extschema@.walarchive_backups FROM PUBLIC;
 GRANT SELECT ON @extschema@.walarchive_backups TO pg_monitor;
 
@@ -260,6 +323,25 @@ COMMENT ON FUNCTION @extschema@.walarchive_recovery_windows() IS
     'the times to which the cluster can be restored: a row for each stretch of WAL without a gap';
 REVOKE ALL ON FUNCTION @extschema@.walarchive_recovery_windows() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.walarchive_recovery_windows() TO pg_monitor;
+
+CREATE FUNCTION @extschema@.walarchive_restore_points(
+    from_time timestamptz DEFAULT NULL,
+    to_time timestamptz DEFAULT NULL,
+    index_only boolean DEFAULT true
+) RETURNS TABLE (
+    kind text,
+    name text,
+    point_time timestamptz,
+    lsn pg_lsn,
+    timeline integer,
+    restorable boolean
+)
+LANGUAGE c VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'walarchive_restore_points_wrapper';
+COMMENT ON FUNCTION @extschema@.walarchive_restore_points(timestamptz, timestamptz, boolean) IS
+    'the restore points, and some of the commits, from one time to another; WAL that is not in the index is read with index_only => false';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_restore_points(timestamptz, timestamptz, boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.walarchive_restore_points(timestamptz, timestamptz, boolean) TO pg_monitor;
 
 -- Is everything in order?
 
@@ -323,6 +405,13 @@ AS 'MODULE_PATHNAME', 'walarchive_backup_push_wrapper';
 COMMENT ON FUNCTION @extschema@.walarchive_backup_push(boolean, jsonb, boolean, boolean, text) IS
     'take a base backup in a background worker; returns its name, or null at once with wait => false';
 REVOKE ALL ON FUNCTION @extschema@.walarchive_backup_push(boolean, jsonb, boolean, boolean, text) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.walarchive_restore_test() RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'walarchive_restore_test_wrapper';
+COMMENT ON FUNCTION @extschema@.walarchive_restore_test() IS
+    'start a restore drill of the latest backup in the background; walarchive_status tells how it ended';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_restore_test() FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.walarchive_backup_mark(
     name text,

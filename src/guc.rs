@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use pgrx::guc::{GucSetting, PostgresGucEnum};
+use walarchive_core::archive::prefetch::DEFAULT_SEGMENTS;
 use walarchive_core::backup::OnChecksumFailure;
 use walarchive_core::backup::delta::{Origin, WantedParent};
 use walarchive_core::codec::Compression as CoreCompression;
@@ -77,7 +78,10 @@ static COMPRESSION_LEVEL: GucSetting<i32> = GucSetting::<i32>::new(1);
 static UPLOAD_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(8);
 static ARCHIVE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60);
 static SHUTDOWN_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(20);
+static PREFETCH: GucSetting<i32> = GucSetting::<i32>::new(DEFAULT_SEGMENTS as i32);
 static LEASE_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(30);
+static KEEP_UNARCHIVED: GucSetting<bool> = GucSetting::<bool>::new(true);
+static KEEP_UNARCHIVED_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(10 << 10);
 static BACKUP_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(4);
 static TAR_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1 << 20);
 static BACKUP_RATE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
@@ -88,6 +92,10 @@ static DELTA_ORIGIN: GucSetting<DeltaOrigin> = GucSetting::<DeltaOrigin>::new(De
 static ON_CHECKSUM_FAILURE: GucSetting<ChecksumFailure> = GucSetting::<ChecksumFailure>::new(ChecksumFailure::Warning);
 static BACKUP_SCHEDULE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static BACKUP_ON_STANDBY: GucSetting<bool> = GucSetting::<bool>::new(false);
+static DRILL_SCHEDULE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static DRILL_DIRECTORY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static DRILL_SQL_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static DRILL_SQL_ROLE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static RETENTION: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// The settings that the archive needs: a snapshot, valid until the next reload.
@@ -204,6 +212,21 @@ pub fn lease_interval() -> Duration {
     Duration::from_secs(LEASE_INTERVAL.get().max(1) as u64)
 }
 
+/// `walarchive.prefetch`.
+pub fn prefetch() -> usize {
+    usize::try_from(PREFETCH.get()).unwrap_or(0)
+}
+
+/// `walarchive.keep_unarchived`.
+pub fn keep_unarchived() -> bool {
+    KEEP_UNARCHIVED.get()
+}
+
+/// `walarchive.keep_unarchived_limit` in bytes; none when there is no limit.
+pub fn keep_unarchived_limit() -> Option<u64> {
+    u64::try_from(KEEP_UNARCHIVED_LIMIT.get()).ok().map(|mb| mb << 20)
+}
+
 /// `walarchive.backup_concurrency`.
 pub fn backup_concurrency() -> usize {
     BACKUP_CONCURRENCY.get().max(1) as usize
@@ -262,6 +285,37 @@ pub fn backup_on_standby() -> bool {
     BACKUP_ON_STANDBY.get()
 }
 
+/// `walarchive.drill_schedule`; none when it is empty.
+pub fn drill_schedule() -> Option<Schedule> {
+    // The check hook refuses everything else.
+    text(&DRILL_SCHEDULE).parse().ok()
+}
+
+/// `walarchive.drill_directory`; none when it is empty.
+pub fn drill_directory() -> Option<String> {
+    Some(text(&DRILL_DIRECTORY)).filter(|directory| !directory.is_empty())
+}
+
+/// The same, for a drill that nobody watches: what is restored may be larger than any place for temporary files.
+pub fn needed_drill_directory() -> Result<String, Error> {
+    drill_directory().ok_or_else(|| {
+        Error::config(
+            "walarchive.drill_directory is not set",
+            "Set it to a directory with room for the whole cluster, outside of all data directories, and reload.",
+        )
+    })
+}
+
+/// `walarchive.drill_sql_role`; none when it is empty.
+pub fn drill_sql_role() -> Option<String> {
+    Some(text(&DRILL_SQL_ROLE)).filter(|role| !role.is_empty())
+}
+
+/// `walarchive.drill_sql_file`; none when it is empty.
+pub fn drill_sql_file() -> Option<String> {
+    Some(text(&DRILL_SQL_FILE)).filter(|file| !file.is_empty())
+}
+
 /// `walarchive.retention`; none when it is empty.
 pub fn retention() -> Option<String> {
     Some(text(&RETENTION)).filter(|policy| !policy.trim().is_empty())
@@ -282,8 +336,8 @@ fn check_storage_options(value: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// May this be a value of `walarchive.backup_schedule`?
-fn check_backup_schedule(value: &str) -> Result<(), Error> {
+/// May this be a value of `walarchive.backup_schedule` or `walarchive.drill_schedule`?
+fn check_schedule(value: &str) -> Result<(), Error> {
     if value.trim().is_empty() {
         Ok(())
     } else {

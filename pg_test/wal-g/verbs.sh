@@ -4,6 +4,7 @@
 #
 #   WALG_BINARY=/path/to/wal-g PG_BIN=/usr/lib/postgresql/15/bin pg_test/wal-g/verbs.sh DIRECTORY
 #
+# The server is of PostgreSQL 9.6 or later. If it comes without psql, the one on PATH is taken.
 # DIRECTORY must not exist; not to be run as root. The lists that the binary prints go to stdout, without what differs from run to
 # run: times, LSNs, sizes, names of segments. verbs.out has what WAL-G of August 2026 prints. What goes wrong ends it.
 set -euo pipefail
@@ -13,6 +14,10 @@ bin=${PG_BIN:?is not set}
 work=${1:?is missing: the directory to work in}
 mkdir "$work"
 work=$(cd "$work" && pwd)
+psql=$bin/psql
+[[ -x $psql ]] || psql=psql
+# 9 for 9.6.
+major=$("$bin/postgres" --version | sed -E 's/[^0-9]*([0-9]+).*/\1/')
 
 export PGOPTIONS="-c client_min_messages=warning"
 export PGDATA=$work/data PGHOST=$work PGPORT=${PGPORT:-54321} PGDATABASE=postgres PGUSER=postgres TZ=UTC LC_ALL=C
@@ -30,8 +35,11 @@ w() { "$walg" "$@" 2>>"$log"; }
 # The same for a verb whose words on stdout are its own.
 quietly() { "$walg" "$@" >>"$log" 2>&1 || fail "$*"; }
 refused() { ! "$walg" "$@" >>"$log" 2>&1 || fail "$* was not refused"; }
-sql() { "$bin/psql" -XAtq -v ON_ERROR_STOP=1 "$@"; }
+sql() { "$psql" -XAtq -v ON_ERROR_STOP=1 "$@"; }
 query() { sql -c "$1"; }
+# Functions of WAL, with the names that they had up to 9.6.
+switch_wal=pg_switch_wal walfile_name=pg_walfile_name current_lsn=pg_current_wal_lsn
+((major >= 10)) || switch_wal=pg_switch_xlog walfile_name=pg_xlogfile_name current_lsn=pg_current_xlog_location
 # Take out what differs from run to run.
 steady() {
     awk 1 | sed -E \
@@ -53,7 +61,7 @@ expect() { [[ $1 == "$2" ]] || fail "$3: $1 instead of $2"; }
 archived() {
     local segment deadline=$((SECONDS + 120))
     query "CREATE TABLE IF NOT EXISTS ticks (t timestamptz); INSERT INTO ticks VALUES (now())"
-    segment=$(query "SELECT pg_walfile_name(pg_switch_wal())")
+    segment=$(query "SELECT $walfile_name($switch_wal())")
     until [[ $(query "SELECT coalesce(max(last_archived_wal), '') >= '$segment' FROM pg_stat_archiver") == t ]]; do
         ((SECONDS < deadline)) || fail "$segment is not archived"
         sleep 0.1
@@ -68,16 +76,22 @@ start() { "$bin/pg_ctl" -D "$1" -o "-p ${2:-$PGPORT} -k $work" -l "$1.log" -w -t
 stop() { "$bin/pg_ctl" -D "$1" -m fast -w -t 120 stop >>"$log"; }
 trap '"$bin/pg_ctl" -D "$PGDATA" -m immediate stop >>"$log" 2>&1 || true; for d in "$work"/restored*/; do "$bin/pg_ctl" -D "$d" -m immediate stop >>"$log" 2>&1 || true; done' EXIT
 
-# recovery DIRECTORY [SETTING...]: what WAL-G's manual tells to write after a backup-fetch.
+# recovery DIRECTORY [SETTING...]: what WAL-G's manual tells to write after a backup-fetch. Up to 11 it is a file of its own.
 recovery() {
-    local directory=$1 setting
+    local directory=$1 file=$1/postgresql.auto.conf setting
     shift
+    if ((major < 12)); then
+        file=$directory/recovery.conf
+        : >"$file"
+    else
+        touch "$directory/recovery.signal"
+    fi
     {
-        printf "restore_command = '\"%s\" wal-fetch \"%%f\" \"%%p\"'\narchive_mode = off\n" "$walg"
+        printf "restore_command = '\"%s\" wal-fetch \"%%f\" \"%%p\"'\n" "$walg"
         printf "recovery_target_action = promote\n"
         for setting; do printf '%s\n' "$setting"; done
-    } >>"$directory/postgresql.auto.conf"
-    touch "$directory/recovery.signal"
+    } >>"$file"
+    printf 'archive_mode = off\n' >>"$directory/postgresql.auto.conf"
 }
 # Start a restored server on a port of its own, wait until its recovery is over, and ask it.
 ask_restored() {
@@ -98,6 +112,7 @@ listen_addresses = ''
 wal_level = replica
 archive_mode = on
 archive_command = '"$walg" wal-push "%p"'
+hot_standby = on
 autovacuum = off
 fsync = off
 CONF
@@ -156,7 +171,7 @@ w wal-verify integrity | steady | sed -E 's/\| [0-9]+ \| FOUND/| N | FOUND/'
 w wal-verify timeline
 w wal-verify integrity timeline --json | steady
 w wal-verify integrity --backup-name "$second" --json | steady
-position=$(query "SELECT pg_current_wal_lsn()")
+position=$(query "SELECT $current_lsn()")
 w wal-verify integrity --lsn "$position" --timeline 1 --json | steady
 
 step "backup-mark"

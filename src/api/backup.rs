@@ -71,7 +71,7 @@ fn walarchive_backup_push(
         requester: if wait { Latch::mine() } else { Latch::NONE },
     };
     let number = shmem::reserve(wanted).unwrap_or_else(|running| raise(&running));
-    let worker = or_raise(launch::launch(number));
+    let worker = or_raise(launch::launch(number).inspect_err(|_| process::check_for_interrupts()));
     if !wait {
         error::notice("the backup runs in the background; see walarchive_progress and walarchive_backups");
         return None;

@@ -193,7 +193,7 @@ fn lower(word: Option<SqlText>) -> String {
 }
 
 /// A time of the calendar. An ERROR names the argument that is none.
-fn utc(name: &str, time: TimestampWithTimeZone) -> DateTime<Utc> {
+pub(super) fn utc(name: &str, time: TimestampWithTimeZone) -> DateTime<Utc> {
     let time = time
         .into_inner()
         .checked_add(super::POSTGRES_EPOCH_US)

@@ -9,6 +9,7 @@ use walarchive_core::verify::timed_windows;
 use super::{bigint, in_archive, texts, timeline as id, timestamp, word};
 use crate::pg::lsn::PgLsn;
 use crate::pg::text::{SqlJson, SqlText};
+use crate::shmem::{self, SCHEDULING};
 
 /// The base backups of the repository, oldest first.
 #[pg_extern(name = "walarchive_backup_list", volatile, parallel_restricted)]
@@ -36,9 +37,15 @@ fn walarchive_backup_list_0_2() -> TableIterator<
         name!(left_out, Option<Vec<SqlText>>),
         name!(restorable, bool),
         name!(problem, Option<SqlText>),
+        name!(proven, Option<TimestampWithTimeZone>),
     ),
 > {
     let backups = in_archive(|archive| async move { BackupDetail::list(archive.store()).await });
+    if shmem::require_preloaded().is_ok()
+        && let Some(newest) = backups.iter().filter_map(|backup| backup.proven).max()
+    {
+        SCHEDULING.exclusive().saw_proven(newest.timestamp_micros());
+    }
     TableIterator::new(backups.into_iter().map(|backup| {
         // If its description is damaged, only the name of the backup is known.
         let known = backup.finish_lsn != 0;
@@ -67,6 +74,7 @@ fn walarchive_backup_list_0_2() -> TableIterator<
                 .map(|left_out| left_out.iter().map(|entry| entry.to_string().into()).collect()),
             backup.restorable,
             backup.problem.map(SqlText),
+            backup.proven.and_then(|time| timestamp(time.timestamp_micros())),
         )
     }))
 }

@@ -1,12 +1,15 @@
 //! The SQL functions: arguments in, rows out. Long work runs in a worker or on the bridge.
 
+mod backfill;
 mod backup;
 mod check;
 mod delete;
+mod drill;
 mod lease;
 mod list;
 mod mark;
 mod outdated;
+mod points;
 mod status;
 mod verify;
 

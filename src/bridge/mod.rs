@@ -70,8 +70,8 @@ pub fn archive(settings: &ArchiveSettings) -> Result<Arc<Archive>, Error> {
                 false => Store::open(&settings.storage)?,
             };
             let writer = Writer::new(store.clone(), pg::server::data_directory(), situation());
-            let archive = Archive::new(store, pg::server::identity(), settings.compression).with_writer(writer);
-            let archive = Arc::new(archive);
+            let archive = Archive::new(store, pg::server::identity(), settings.compression);
+            let archive = Arc::new(archive.with_writer(writer));
             *current = Some((generation, Arc::clone(&archive)));
             Ok(archive)
         }

@@ -81,7 +81,8 @@ impl Bridge {
         log::drain();
     }
 
-    fn wake(&self) {
+    /// Wake the main thread. Any thread may.
+    pub fn wake(&self) {
         // A full socket has enough bytes to wake the reader.
         let _ = (&self.wake).write(&[1]);
     }

@@ -10,7 +10,7 @@ pub(super) fn of(error: &Error) -> PgSqlErrorCode {
         Error::Storage(error) => of_storage(error),
         Error::NoRepository { .. } => ERRCODE_UNDEFINED_FILE,
         Error::NoBackup { .. } => ERRCODE_UNDEFINED_OBJECT,
-        Error::Encrypted { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
+        Error::Encrypted { .. } | Error::Sealed { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         Error::Conflict { .. } | Error::BackupExists { .. } => ERRCODE_DUPLICATE_FILE,
         // A missing or wrong setting, or a refusal. A wrong argument has a SQLSTATE of its own: see `api::argument`.
         Error::Setting { .. }
@@ -31,11 +31,14 @@ fn of_storage(error: &StorageError) -> PgSqlErrorCode {
     match error {
         StorageError::Unauthorized { .. } | StorageError::NoCredentials { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
         StorageError::NoSuchStore { .. } | StorageError::NotFound { .. } => ERRCODE_UNDEFINED_FILE,
-        StorageError::Store { .. } | StorageError::ClockSkew { .. } => ERRCODE_CONNECTION_FAILURE,
+        StorageError::Store { .. } | StorageError::Unusable { .. } | StorageError::ClockSkew { .. } => {
+            ERRCODE_CONNECTION_FAILURE
+        }
         StorageError::Unsupported { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
         StorageError::Setting { .. }
         | StorageError::WrongRegion { .. }
         | StorageError::BehindLink { .. }
+        | StorageError::Sealed { .. }
         | StorageError::Refused(_) => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         StorageError::Damaged { .. } => ERRCODE_DATA_CORRUPTED,
         StorageError::Io { source, .. } => of_io(source),
@@ -60,6 +63,8 @@ fn of_io(source: &std::io::Error) -> PgSqlErrorCode {
 mod tests {
     use std::io::{Error as IoError, ErrorKind};
     use std::time::Duration;
+
+    use walarchive_storage::crypt::Flaw;
 
     use super::*;
 
@@ -123,7 +128,14 @@ mod tests {
                     object: word(),
                     reason: word(),
                 },
-                "0A000",
+                "55000",
+            ),
+            (
+                Error::Sealed {
+                    object: word(),
+                    flaw: Flaw::NotEncrypted,
+                },
+                "55000",
             ),
             (io(ErrorKind::StorageFull), "53100"),
             (io(ErrorKind::NotFound), "58P01"),

@@ -6,12 +6,15 @@ use std::sync::atomic::Ordering;
 
 use pgrx::guc::{GucContext, GucEnum, GucFlags, GucRegistry, GucSetting};
 
+use walarchive_core::archive::prefetch::MOST_SEGMENTS;
+
 use super::{
     ARCHIVE_TIMEOUT, BACKUP_CONCURRENCY, BACKUP_ON_STANDBY, BACKUP_RATE_LIMIT, BACKUP_SCHEDULE, COMPRESSION,
-    COMPRESSION_LEVEL, CREDENTIALS_FILE, DEFINED, DELTA_MAX_STEPS, DELTA_ORIGIN, LEASE_INTERVAL, MANIFEST_CHECKSUMS,
-    ON_CHECKSUM_FAILURE, RETENTION, SHUTDOWN_TIMEOUT, STORAGE, STORAGE_NAME, STORAGE_OPTIONS, STORAGE_OPTIONS_NAME,
-    TAR_SIZE, UPLOAD_CONCURRENCY, check_backup_schedule, check_retention, check_storage, check_storage_options,
-    note_rejected,
+    COMPRESSION_LEVEL, CREDENTIALS_FILE, DEFINED, DELTA_MAX_STEPS, DELTA_ORIGIN, DRILL_DIRECTORY, DRILL_SCHEDULE,
+    DRILL_SQL_FILE, DRILL_SQL_ROLE, KEEP_UNARCHIVED, KEEP_UNARCHIVED_LIMIT, LEASE_INTERVAL, MANIFEST_CHECKSUMS,
+    ON_CHECKSUM_FAILURE, PREFETCH, RETENTION, SHUTDOWN_TIMEOUT, STORAGE, STORAGE_NAME, STORAGE_OPTIONS,
+    STORAGE_OPTIONS_NAME, TAR_SIZE, UPLOAD_CONCURRENCY, check_retention, check_schedule, check_storage,
+    check_storage_options, note_rejected,
 };
 use crate::pg::settings::{check_hook, define_checked_string, reserve_prefix};
 use crate::shmem::MAX_CONCURRENCY;
@@ -26,9 +29,11 @@ const MOST_DELTA_STEPS: i32 = 1000;
 pub fn define() {
     define_store();
     define_archiving();
+    define_recovery();
     define_backups();
     define_deltas();
     define_schedule();
+    define_drills();
     reserve_prefix();
     DEFINED.store(true, Ordering::Relaxed);
 }
@@ -104,6 +109,33 @@ fn define_archiving() {
         &LEASE_INTERVAL,
         1..=3600,
         GucFlags::UNIT_S,
+    );
+    GucRegistry::define_bool_guc(
+        c"walarchive.keep_unarchived",
+        c"Has a standby keep WAL until it is archived, so that it can archive it itself when it is promoted.",
+        c"The replication slot \"walarchive_unarchived\" keeps it.",
+        &KEEP_UNARCHIVED,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    int(
+        c"walarchive.keep_unarchived_limit",
+        c"Sets how much WAL is kept for that at most; -1 is no limit.",
+        c"",
+        &KEEP_UNARCHIVED_LIMIT,
+        -1..=i32::MAX,
+        GucFlags::UNIT_MB,
+    );
+}
+
+fn define_recovery() {
+    int(
+        c"walarchive.prefetch",
+        c"Sets how many WAL segments are fetched ahead of recovery, at most; 0 fetches none.",
+        c"As many are fetched as the replay needs. They wait in pg_wal.",
+        &PREFETCH,
+        0..=MOST_SEGMENTS as i32,
+        GucFlags::default(),
     );
 }
 
@@ -188,6 +220,40 @@ fn define_schedule() {
     );
 }
 
+fn define_drills() {
+    define_checked_string(
+        c"walarchive.drill_schedule",
+        c"Sets when restore drills are made: a cron expression, in the operating system's local time; empty for never.",
+        c"For example \"0 4 * * sun\" for Sundays at four. With six fields, seconds come first.",
+        &DRILL_SCHEDULE,
+        Some(drill_schedule_hook),
+    );
+    GucRegistry::define_string_guc(
+        c"walarchive.drill_directory",
+        c"Sets the directory below which restore drills of this server restore.",
+        c"It must have room for the whole cluster. Without it no drill is made.",
+        &DRILL_DIRECTORY,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_string_guc(
+        c"walarchive.drill_sql_file",
+        c"Sets the file with SQL that scheduled restore drills run on the restored server; empty for none.",
+        c"",
+        &DRILL_SQL_FILE,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_string_guc(
+        c"walarchive.drill_sql_role",
+        c"Sets the role that runs the file of walarchive.drill_sql_file; empty for one that can read everything.",
+        c"The role is one of the cluster. The other one is made for the drill, and is no superuser.",
+        &DRILL_SQL_ROLE,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+    );
+}
+
 fn int(
     name: &'static CStr,
     short: &'static CStr,
@@ -207,5 +273,6 @@ fn choice<T: GucEnum>(name: &'static CStr, short: &'static CStr, long: &'static 
 
 check_hook!(storage_hook: STORAGE_NAME, check_storage => note_rejected);
 check_hook!(storage_options_hook: STORAGE_OPTIONS_NAME, check_storage_options => note_rejected);
-check_hook!(backup_schedule_hook: "walarchive.backup_schedule", check_backup_schedule);
+check_hook!(backup_schedule_hook: "walarchive.backup_schedule", check_schedule);
+check_hook!(drill_schedule_hook: "walarchive.drill_schedule", check_schedule);
 check_hook!(retention_hook: "walarchive.retention", check_retention);

@@ -47,6 +47,7 @@ fn wait_event(for_store: bool) -> u32 {
             Kind::Archiver => c"WalarchiveUpload",
             Kind::Worker("walarchive uploader") => c"WalarchiveUploaderMain",
             Kind::Worker("walarchive scheduler") => c"WalarchiveSchedulerMain",
+            Kind::Worker("walarchive prefetcher") => c"WalarchivePrefetcherMain",
             Kind::Worker("walarchive backup") => c"WalarchiveBackupMain",
             _ if for_store => c"WalarchiveStore",
             _ => c"WalarchiveBackup",

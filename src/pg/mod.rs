@@ -12,6 +12,7 @@ pub mod report;
 pub mod server;
 pub mod settings;
 pub mod shared;
+pub mod slot;
 pub mod text;
 
 pub use pgrx::pg_sys::panic::CaughtError;

@@ -5,6 +5,7 @@ use std::ffi::{CStr, c_char};
 
 use pgrx::pg_sys;
 use walarchive_core::Error;
+use walarchive_core::backup::Database;
 
 use super::process;
 
@@ -154,20 +155,7 @@ pub fn next_transaction_id() -> u64 {
     })
 }
 
-/// A database of the cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Database {
-    /// Its OID.
-    pub oid: u32,
-    /// The OID of its tablespace.
-    pub tablespace: u32,
-    /// In the encoding of the database that created or renamed it.
-    pub name: Vec<u8>,
-    /// False after a `DROP DATABASE` that was interrupted: some of its files may be gone, and it cannot be used.
-    pub is_valid: bool,
-}
-
-/// The value of `datconnlimit` then. Headers before the minor versions of 2023 do not have a name for it.
+/// The value of `datconnlimit` after a `DROP DATABASE` that was interrupted. Headers before the minor versions of 2023 do not have a name for it.
 const INVALID: i32 = -2;
 
 /// The databases as they are now, from the shared catalog, as autovacuum's launcher reads it.
@@ -191,6 +179,7 @@ pub fn databases() -> Vec<Database> {
                     tablespace: u32::from((*row).dattablespace),
                     name: bytes((&raw const (*row).datname.data).cast()),
                     is_valid: (*row).datconnlimit != INVALID,
+                    allows_connections: (*row).datallowconn,
                 });
             }
             pg_sys::heap_endscan(scan);

@@ -37,6 +37,11 @@ pub fn die_pending() -> bool {
     unsafe { (&raw const pg_sys::ProcDiePending).read_volatile() != 0 }
 }
 
+/// Is this process to end, or to give up what it does?
+pub fn interrupt_pending() -> bool {
+    cancel_pending() || die_pending() || shutdown_requested()
+}
+
 /// PostgreSQL's CHECK_FOR_INTERRUPTS: handles barriers and cancellations. It may raise an ERROR.
 pub fn check_for_interrupts() {
     pgrx::check_for_interrupts!();

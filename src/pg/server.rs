@@ -14,6 +14,14 @@ pub fn data_directory() -> PathBuf {
     PathBuf::from(path.to_string_lossy().into_owned())
 }
 
+/// The directory of the server's program, where the other programs are.
+pub fn program_directory() -> PathBuf {
+    // SAFETY: an array with a C string in it, which the postmaster fills before any library is loaded.
+    let path = unsafe { CStr::from_ptr((&raw const pg_sys::my_exec_path).cast()) };
+    let program = PathBuf::from(path.to_string_lossy().into_owned());
+    program.parent().map(PathBuf::from).unwrap_or_default()
+}
+
 /// The identity of this cluster. Only after the control file was read: in the archiver, workers and backends, not in `_PG_init`.
 pub fn identity() -> ClusterIdentity {
     // SAFETY: both are read from the control file before any child process starts.
@@ -43,6 +51,12 @@ pub fn wal_position() -> (u32, u64) {
         }
     };
     (timeline, lsn)
+}
+
+/// Let recovery ask for WAL at once, if it waits until it asks again.
+pub fn wake_recovery() {
+    // SAFETY: sets a latch in shared memory that every server process is attached to. If nobody owns it, nothing happens.
+    unsafe { pg_sys::WakeupRecovery() }
 }
 
 /// The value of any setting, as text.

@@ -2,6 +2,7 @@
 
 use pgrx::PGRXSharedMemory;
 
+use super::backfill::Backfill;
 use super::clock::now_us;
 use super::failure::Failure;
 use super::queue::{FileName, Queue};
@@ -61,6 +62,8 @@ pub struct Archiving {
     pub queue: Queue,
     /// The figures.
     pub counters: Counters,
+    /// WAL that nobody asks for.
+    pub backfill: Backfill,
 }
 
 impl Archiving {
@@ -88,6 +91,7 @@ impl Archiving {
             last_error: Text::EMPTY,
             last_error_us: 0,
         },
+        backfill: Backfill::NONE,
     };
 
     /// The uploader looks around.

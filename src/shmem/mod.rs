@@ -1,6 +1,7 @@
 //! Shared memory: plain data under three locks. No process holds one of them while it waits or does I/O, or two of them at once.
 
 mod archiving;
+mod backfill;
 mod backup;
 mod clock;
 mod failure;
@@ -12,6 +13,7 @@ mod schedule;
 mod text;
 
 pub use archiving::{Archiving, Counters};
+pub use backfill::{Backfill, Stage};
 pub use backup::{BackupJob, Kind, NAME_BYTES, Phase, USER_DATA_BYTES, Work};
 pub use clock::now_us;
 pub use failure::Failure;
@@ -19,5 +21,5 @@ pub use places::{ARCHIVING, BACKUP, SCHEDULING};
 pub use preloaded::{require_preloaded, set_preloaded};
 pub use queue::{Ahead, Answer, FileName, FileNumbers, MAX_CONCURRENCY};
 pub use reservation::{BackupWanted, conclude, forget_requester, reserve};
-pub use schedule::{LastBackup, LastRetention, Outcome, Scheduling};
+pub use schedule::{LastBackup, LastDrill, LastRetention, Outcome, Scheduling};
 pub use text::Text;

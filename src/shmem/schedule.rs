@@ -63,6 +63,17 @@ pub struct LastRetention {
     pub ended_us: i64,
 }
 
+/// The last restore drill by `walarchive.drill_schedule`.
+#[derive(Debug, Clone, Copy)]
+pub struct LastDrill {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why it failed, if it did.
+    pub error: Text<512>,
+    /// When: microseconds since 1970.
+    pub ended_us: i64,
+}
+
 /// Beside the running backup: what is planned, and how the last ones ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Scheduling {
@@ -76,6 +87,16 @@ pub struct Scheduling {
     pub last: LastBackup,
     /// The last deletion.
     pub retention: LastRetention,
+    /// When the next restore drill is due: microseconds since 1970; 0 when none is.
+    pub next_drill_us: i64,
+    /// A session wants one now.
+    pub drill_wanted: bool,
+    /// One is at work.
+    pub drill_running: bool,
+    /// The last one.
+    pub drill: LastDrill,
+    /// When the last one ended that went well, on any host, as far as this server knows: microseconds since 1970.
+    pub proven_us: i64,
 }
 
 impl Scheduling {
@@ -98,7 +119,21 @@ impl Scheduling {
             error: Text::EMPTY,
             ended_us: 0,
         },
+        next_drill_us: 0,
+        drill_wanted: false,
+        drill_running: false,
+        drill: LastDrill {
+            outcome: Outcome::None,
+            error: Text::EMPTY,
+            ended_us: 0,
+        },
+        proven_us: 0,
     };
+
+    /// A drill went well then.
+    pub fn saw_proven(&mut self, ended_us: i64) {
+        self.proven_us = self.proven_us.max(ended_us);
+    }
 }
 
 // SAFETY: plain data without pointers to process-local memory, `Copy`, and valid in every process of the server.

@@ -10,7 +10,9 @@ use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 use tokio_util::sync::CancellationToken;
 use walarchive_core::backup::delta::{self, Choice, WantedParent};
-use walarchive_core::backup::{Backup, BackupOptions, BackupProgress, BackupRequest, PreparedBackup, Rate, discard};
+use walarchive_core::backup::{
+    Backup, BackupOptions, BackupProgress, BackupRequest, Database, PreparedBackup, Rate, discard,
+};
 use walarchive_core::data_dir::PG_WAL;
 use walarchive_core::formats::UserData;
 use walarchive_core::{Error, Result};
@@ -23,7 +25,7 @@ use crate::bridge::{self, Bridge, Flow};
 use crate::error::{self, Severity};
 use crate::guc::{self, ArchiveSettings};
 use crate::pg::latch::Latch;
-use crate::pg::online_backup::{self, Database, OnlineBackup};
+use crate::pg::online_backup::{self, OnlineBackup};
 use crate::pg::{Datum, io_priority, page_cache, process, server};
 use crate::shmem::{self, ARCHIVING, BACKUP, Failure, Kind, Phase, Text, Work};
 
@@ -182,8 +184,8 @@ fn take(begun: &Begun) -> Result<String> {
         whole(async move { Backup::begin_free(&store, request, options, progress, cancel).await })?
     };
     *begun.stored.borrow_mut() = Some((store.clone(), name));
-    backup.name_databases(session::oids_by_name(&databases));
-    backup.databases_before(session::oids(&databases));
+    backup.name_databases(Database::oids_by_name(&databases));
+    backup.databases_before(Database::oids(&databases));
     backup.name_relations(names::collect(&databases)?);
     let mut repository = Repository::new(settings, store.clone());
     let backup = copy(backup, &mut repository, &progress, &cancel)?;
@@ -266,7 +268,9 @@ fn finish(
     set_phase(Phase::Finishing);
     let online = begun.online.take();
     let stopped = session::end(online.ok_or_else(|| Error::defect("the server is not in backup mode"))?)?;
-    backup.databases_after(session::oids(&session::check_places(databases)?));
+    let after = online_backup::databases();
+    Database::check_places(databases, &after)?;
+    backup.databases_after(Database::oids(&after));
     let prepared = step(async move { backup.finish(stopped).await })?;
     show(progress, &mut Rate::default());
     if prepared.corrupt_pages().pages > 0 {

@@ -1,11 +1,16 @@
-//! The background workers. The uploader, which uploads WAL, and the scheduler run as long as the server. A backup has a worker of
-//! its own.
+//! The background workers. The uploader, which uploads WAL, and the scheduler run as long as the server, the prefetcher as long as
+//! the server recovers. A backup has a worker of its own.
 
 mod ahead;
+mod backfill;
 mod backup;
+mod drills;
 mod job;
+mod keep;
 mod lease;
 mod names;
+mod points;
+mod prefetch;
 mod repository;
 mod retention;
 mod scheduler;
@@ -17,15 +22,18 @@ use std::time::Duration;
 
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::prelude::*;
+use walarchive_core::archive::prefetch::Spool;
+use walarchive_core::data_dir::PG_WAL;
+use walarchive_core::recovery_state::is_in_recovery;
 
 use crate::pg::latch::Latch;
-use crate::pg::{Datum, process};
+use crate::pg::{Datum, process, server};
 use crate::shmem::{ARCHIVING, SCHEDULING, now_us};
 
 /// PostgreSQL waits this long before it starts a worker again that has died.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
-/// Ask the postmaster for the uploader and the scheduler. The uploader runs from the server's start on, also on a standby. The
+/// Ask the postmaster for the workers that need no request. The uploader runs from the server's start on, also on a standby. The
 /// scheduler starts when a backup can be taken; on a standby that is when it accepts connections.
 pub fn register() {
     BackgroundWorkerBuilder::new("walarchive uploader")
@@ -44,6 +52,35 @@ pub fn register() {
         .set_restart_time(Some(RESTART_AFTER))
         .enable_shmem_access(None)
         .load();
+    // Other servers have a worker more for other work, unless one that was killed has left something behind.
+    let data_dir = server::data_directory();
+    if is_in_recovery(&data_dir) || Spool::is_in(&data_dir.join(PG_WAL)) {
+        register_prefetcher();
+    }
+}
+
+/// Ask the postmaster for the prefetcher, which runs as long as the server recovers.
+fn register_prefetcher() {
+    BackgroundWorkerBuilder::new("walarchive prefetcher")
+        .set_type("walarchive prefetcher")
+        .set_library("walarchive")
+        .set_function("walarchive_prefetcher_main")
+        .set_start_time(BgWorkerStartTime::PostmasterStart)
+        .set_restart_time(Some(RESTART_AFTER))
+        .enable_shmem_access(None)
+        .load();
+}
+
+/// Entry point of the prefetcher.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn walarchive_prefetcher_main(_argument: Datum) {
+    process::handle_worker_signals();
+    match prefetch::Worker::new().run() {
+        // With the exit code of 0 that follows, the postmaster forgets the worker.
+        prefetch::End::Promoted => {}
+        prefetch::End::Told => process::exit_for_restart(),
+    }
 }
 
 /// Entry point of the scheduler.
@@ -63,6 +100,9 @@ unsafe extern "C-unwind" fn forget_scheduler(_code: c_int, _argument: Datum) {
     let mut scheduling = SCHEDULING.exclusive();
     scheduling.scheduler = Latch::NONE;
     scheduling.next_us = 0;
+    scheduling.next_drill_us = 0;
+    scheduling.drill_wanted = false;
+    scheduling.drill_running = false;
 }
 
 /// Entry point of the uploader.

@@ -12,22 +12,19 @@ use pgrx::bgworkers::{
     BackgroundWorker, BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker,
 };
 use pgrx::prelude::*;
-use walarchive_core::backup::{DatabaseNames, RelationNames};
+use walarchive_core::backup::{Database, DatabaseNames, RelationNames};
 use walarchive_core::formats::files_metadata::Rank;
 use walarchive_core::{Error, Result};
 
-use super::job::interrupted;
+use super::job::{interrupted, is_cancelled};
 use crate::error::{self, Severity};
-use crate::pg::online_backup::Database;
+use crate::launch;
 use crate::pg::{Datum, latch, process, relations, server};
 use crate::shmem::{BACKUP, Failure};
 
 /// How long one database may take, and all together: the copying has not begun yet.
 const DEADLINE: Duration = Duration::from_secs(30);
 const DEADLINE_OF_ALL: Duration = Duration::from_secs(120);
-
-/// How long to wait for a free worker, all together.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A worker's end also sets the latch.
 const LOOK: Duration = Duration::from_millis(50);
@@ -42,7 +39,7 @@ const PREFIX: &str = "base/pgsql_tmp/pgsql_tmp.walarchive";
 pub(super) fn collect(databases: &[Database]) -> Result<RelationNames> {
     let mut names = RelationNames::default();
     let mut refused = Vec::new();
-    let (began, mut patience) = (Instant::now(), PATIENCE);
+    let (began, mut patience) = (Instant::now(), launch::PATIENCE);
     let mut databases: Vec<&Database> = databases.iter().collect();
     databases.sort_by_key(|database| database.oid);
     for database in databases {
@@ -111,9 +108,9 @@ impl Drop for Running {
 }
 
 fn start(oid: u32, patience: &mut Duration) -> Result<DynamicBackgroundWorker> {
-    loop {
-        let extra = format!("{} {} {oid}", BACKUP.share().number, process::my_pid());
-        let loaded = BackgroundWorkerBuilder::new("walarchive names")
+    let extra = format!("{} {} {oid}", BACKUP.share().number, process::my_pid());
+    let worker = || {
+        BackgroundWorkerBuilder::new("walarchive names")
             .set_type("walarchive names")
             .set_library("walarchive")
             .set_function("walarchive_names_main")
@@ -123,21 +120,8 @@ fn start(oid: u32, patience: &mut Duration) -> Result<DynamicBackgroundWorker> {
             .set_restart_time(None)
             .set_notify_pid(process::my_pid())
             .set_extra(&extra)
-            .load_dynamic();
-        if let Ok(worker) = loaded {
-            return Ok(worker);
-        }
-        interrupted()?;
-        if patience.is_zero() {
-            return Err(Error::refused(
-                "no background worker is free",
-                "Raise max_worker_processes.",
-            ));
-        }
-        let began = Instant::now();
-        latch::wait(None, Some(LOOK));
-        *patience = patience.saturating_sub(began.elapsed());
-    }
+    };
+    launch::start(worker, patience, is_cancelled)
 }
 
 /// Entry point of the worker of one database. Its extra text is the number of the backup, the process of its worker, and the OID

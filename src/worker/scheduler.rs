@@ -11,6 +11,7 @@ use walarchive_core::repository::inventory;
 use walarchive_core::schedule::{self, Attempts, Decision, Reason, Schedule};
 use walarchive_core::{Error, Result};
 
+use super::drills::Drills;
 use crate::bridge::{self, Bridge, Flow};
 use crate::error;
 use crate::guc::{self, ArchiveSettings};
@@ -55,6 +56,8 @@ pub(super) struct Scheduler {
     missed: u64,
     /// The error that the log was told last, and the pause after it.
     trouble: Option<(String, Duration)>,
+    /// Restore drills, which have a schedule of their own.
+    drills: Drills,
 }
 
 impl Scheduler {
@@ -68,6 +71,7 @@ impl Scheduler {
             due: None,
             missed: 0,
             trouble: None,
+            drills: Drills::new(),
         }
     }
 
@@ -87,6 +91,7 @@ impl Scheduler {
                 Err(_) if process::shutdown_requested() => break,
                 Err(error) => self.complain(&error),
             };
+            let pause = pause.min(self.drills.turn());
             // Without a schedule this process starts no threads.
             match &self.basis {
                 None => latch::wait(None, Some(pause)),
@@ -293,6 +298,8 @@ impl Scheduler {
         log!("walarchive: starting a scheduled backup: {why}");
         match launch::launch(number) {
             Ok(worker) => self.started = Some((number, worker)),
+            // The server is stopping.
+            Err(Error::Cancelled) => {}
             Err(error) => error::warn("could not start a scheduled backup", &Failure::from(&error)),
         }
     }

@@ -1,16 +1,15 @@
 //! The beginning and the end of an online backup, each in a transaction of its own, so that the copying in between has no snapshot.
 //! PostgreSQL leaves backup mode by itself if the process ends between the two.
 
-use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::path::PathBuf;
 
 use chrono::DateTime;
-use walarchive_core::backup::{BackupRequest, ConfigurationFiles, StopResult, emptied_directory};
+use walarchive_core::backup::{BackupRequest, ConfigurationFiles, StopResult, check_timeline, emptied_directory};
 use walarchive_core::formats::UserData;
-use walarchive_core::{Error, Lsn, Result};
+use walarchive_core::{Lsn, Result};
 
-use crate::pg::online_backup::{self, Database, OnlineBackup};
+use crate::pg::online_backup::{self, OnlineBackup};
 use crate::pg::server;
 
 /// Enter backup mode, and say what is to be backed up.
@@ -68,51 +67,11 @@ fn emptied() -> Vec<PathBuf> {
         .collect()
 }
 
-/// The OIDs of databases.
-pub(super) fn oids(databases: &[Database]) -> impl Iterator<Item = u32> {
-    let valid = databases.iter().filter(|database| database.is_valid);
-    valid.map(|database| database.oid)
-}
-
-/// The OIDs by name. A name that is not UTF-8 is left out, because it cannot be given to a restore.
-pub(super) fn oids_by_name(databases: &[Database]) -> BTreeMap<String, u32> {
-    let named = |database: &Database| Some((String::from_utf8(database.name.clone()).ok()?, database.oid));
-    databases.iter().filter_map(named).collect()
-}
-
-/// Refuse the backup if a database was moved to another tablespace during it. Recovery repeats the move: it copies the database from
-/// its old place over its new one, and the backup has only a part of the old one, or nothing. Returns the databases as they are now.
-pub(super) fn check_places(before: &[Database]) -> Result<Vec<Database>> {
-    let after = online_backup::databases();
-    for now in &after {
-        let then = before.iter().find(|then| then.oid == now.oid);
-        if then.is_some_and(|then| then.tablespace != now.tablespace) {
-            return Err(Error::refused(
-                format!(
-                    "database \"{}\" was moved to another tablespace during the backup, and a restore would lose it",
-                    String::from_utf8_lossy(&now.name)
-                ),
-                "Take another backup. Do not move databases while a backup is being taken.",
-            ));
-        }
-    }
-    Ok(after)
-}
-
-/// Leave backup mode. On a standby the primary may have failed over during the backup. A backup that starts on one timeline and ends
-/// on another is refused, because it is not known which WAL it needs.
+/// Leave backup mode.
 pub(super) fn end(backup: OnlineBackup) -> Result<StopResult> {
     let timeline = backup.timeline;
     let stopped = backup.stop()?;
-    if stopped.timeline != timeline && stopped.timeline != 0 {
-        return Err(Error::refused(
-            format!(
-                "the backup started on timeline {timeline} and ended on timeline {}",
-                stopped.timeline
-            ),
-            "The primary was replaced during the backup. Take another backup.",
-        ));
-    }
+    check_timeline(timeline, stopped.timeline)?;
     Ok(StopResult {
         stop_lsn: Lsn(stopped.stop_lsn),
         backup_label: stopped.backup_label,

@@ -15,7 +15,9 @@ use walarchive_core::{Error, Result};
 use walarchive_storage::{Brake, Motion};
 
 use super::ahead::{Ahead, Failed};
+use super::backfill::{Backfill, Link};
 use super::lease::Keeper;
+use super::points::Indexer;
 use crate::bridge::{self, Bridge};
 use crate::error;
 use crate::guc::{self, ArchiveSettings};
@@ -61,6 +63,8 @@ pub(super) struct Uploader {
     directory: PathBuf,
     ahead: Ahead,
     lease: Keeper,
+    backfill: Backfill,
+    indexer: Indexer,
     running: HashMap<WalFileName, Running>,
     pace: Pace,
     /// The last upload took long, or the oldest that runs does.
@@ -80,6 +84,8 @@ impl Uploader {
             directory: server::data_directory().join(PG_WAL),
             ahead: Ahead::new(),
             lease: Keeper::new(),
+            backfill: Backfill::new(),
+            indexer: Indexer::new(),
             running: HashMap::new(),
             pace: Pace::default(),
             slow: false,
@@ -97,6 +103,7 @@ impl Uploader {
                 process::reload_configuration();
                 self.ahead.restart();
                 self.lease.restart();
+                self.backfill.restart();
             }
             if !self.running.is_empty() {
                 bridge::note_situation();
@@ -116,12 +123,18 @@ impl Uploader {
                 false => SELDOM,
             };
             let wake_in = self.ahead.resumes_in().unwrap_or(longest).clamp(SOON, longest);
+            let link = match self.is_behind() {
+                true => Link::Needed,
+                false => Link::Free,
+            };
+            let backfill_in = self.backfill.turn(self.bridge, link).max(SOON);
+            self.indexer.turn(self.bridge);
             let (lease_in, gained) = self.lease.turn(self.bridge);
             if gained {
                 self.begin_again();
                 continue;
             }
-            self.bridge.wait(Some(wake_in.min(lease_in)));
+            self.bridge.wait(Some(wake_in.min(lease_in).min(backfill_in)));
         }
         // The archiver uploads these files again. An object that was written in spite of this has the same content.
         for running in self.running.values() {
@@ -168,6 +181,11 @@ impl Uploader {
         }
     }
 
+    /// Does WAL wait for the link?
+    fn is_behind(&self) -> bool {
+        self.slow && !self.running.is_empty()
+    }
+
     /// Publish that the uploader lives, and its figures.
     fn show(&mut self) {
         let now = Instant::now();
@@ -178,7 +196,7 @@ impl Uploader {
             archiving.bytes_per_second = rate;
         }
         // This does not change from one segment to the next: a backup would take the link each time until that segment is late, too.
-        archiving.behind = self.slow && !self.running.is_empty();
+        archiving.behind = self.is_behind();
         for (name, running) in &self.running {
             archiving
                 .queue

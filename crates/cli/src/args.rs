@@ -13,6 +13,8 @@ use crate::verbs::catchup::{CatchupFetch, CatchupList, CatchupPush};
 use crate::verbs::check::Check;
 use crate::verbs::copy::Copy;
 use crate::verbs::delete::Delete;
+use crate::verbs::restore_points::RestorePoints;
+use crate::verbs::restore_test::RestoreTest;
 use crate::verbs::st::StorageTools;
 use crate::verbs::take_over::TakeOver;
 use crate::verbs::wal_fetch::WalFetch;
@@ -35,6 +37,49 @@ pub struct Args {
     /// Print more on stderr. RUST_LOG selects in detail what is printed.
     #[arg(short, long, global = true)]
     pub verbose: bool,
+}
+
+impl Args {
+    /// Those of this process.
+    pub fn of_call() -> Result<Self, clap::Error> {
+        // Recovery makes nearly all calls. All verbs with their flags take longer to put together than a segment takes from the spool.
+        let of_recovery = std::env::args_os()
+            .any(|arg| arg == "wal-fetch")
+            .then(FetchArgs::try_parse);
+        match of_recovery {
+            Some(Ok(FetchArgs {
+                command,
+                sources,
+                verbose,
+            })) => {
+                let FetchCommand::WalFetch(fetch) = command;
+                Ok(Args {
+                    command: Command::WalFetch(fetch),
+                    sources,
+                    verbose,
+                })
+            }
+            // Whatever this is, it is told with all verbs in view.
+            _ => Args::try_parse(),
+        }
+    }
+}
+
+/// The same command line with one verb.
+#[derive(Debug, Parser)]
+#[command(name = "walarchive", version)]
+struct FetchArgs {
+    #[command(subcommand)]
+    command: FetchCommand,
+    #[command(flatten)]
+    sources: Sources,
+    #[arg(short, long, global = true)]
+    verbose: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum FetchCommand {
+    WalFetch(WalFetch),
 }
 
 /// The verbs.
@@ -71,6 +116,8 @@ pub enum Command {
     WalShow(WalShow),
     /// Show the times to which the cluster can be restored.
     RecoveryWindows(RecoveryWindows),
+    /// Show the restore points, and some of the commits, to which the cluster can be restored.
+    RestorePoints(RestorePoints),
     /// Verify the WAL of the repository.
     ///
     /// integrity: is every segment there? timeline: is its timeline the server's? content: do the segments hold the right
@@ -88,6 +135,12 @@ pub enum Command {
     /// With --verify-only as backup-verify: 0 it can be restored; 1 it is damaged; 2 it could not be verified, for example
     /// because it is encrypted.
     BackupFetch(Box<BackupFetch>),
+    /// Restore a backup into a directory of its own, recover, check everything, and remove it again.
+    ///
+    /// The result is kept in the repository: walarchive_backups.proven tells when a backup was restored last.
+    ///
+    /// Exit codes: 0 the backup is proven; 1 it is not, or refused; 2 usage; 200 the archive could not be reached.
+    RestoreTest(Box<RestoreTest>),
     /// Mark a backup as permanent, so that nothing deletes it; or as impermanent again.
     ///
     /// The backups that a delta backup is based on are marked with it.

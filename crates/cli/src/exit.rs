@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use walarchive_core::check::CheckStatus;
+use walarchive_core::repository::drills::DrillStatus;
 use walarchive_core::{Error, Result, StorageError, printable, verify};
 
 use crate::repository::data_dir::{has_history_itself, is_standby};
@@ -93,6 +94,18 @@ pub fn of_restore(result: Result<()>) -> ExitCode {
     let archive =
         error.is_unreachable() || error.is_content() || matches!(error, Error::Storage(StorageError::NotFound { .. }));
     ExitCode::from(if archive { FATAL } else { FAILED })
+}
+
+/// For `restore-test`. Only a drill that was made says something of the backup.
+pub fn of_drill(result: Result<DrillStatus>) -> ExitCode {
+    match result {
+        Ok(DrillStatus::Failed) => ExitCode::from(FAILED),
+        Ok(DrillStatus::Ok | DrillStatus::Skipped) => ExitCode::SUCCESS,
+        Err(error) => {
+            print(&error);
+            ExitCode::from(FATAL)
+        }
+    }
 }
 
 /// For `check`: the codes that monitoring systems expect of their plug-ins.

@@ -4,6 +4,8 @@
 mod args;
 mod exit;
 mod listing;
+mod log;
+mod parse;
 mod print;
 mod progress;
 mod repository;
@@ -13,17 +15,27 @@ mod verbs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use walarchive_core::{Error, Result};
 
 use args::{Args, Command};
+use verbs::wal_fetch::WalFetch;
 use verbs::{
-    about, backup_fetch, backup_list, backup_mark, backup_push, backup_verify, catchup, check, copy, delete, st,
-    take_over, wal_fetch, wal_push, wal_receive, wal_restore, wal_show, wal_verify,
+    about, backup_fetch, backup_list, backup_mark, backup_push, backup_verify, catchup, check, copy, delete,
+    restore_points, restore_test, st, take_over, wal_fetch, wal_push, wal_receive, wal_restore, wal_show, wal_verify,
 };
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let code = start();
+    match wal_fetch::is_prefetcher(std::env::args_os()) {
+        // Nobody waits for it but a server that is the first process of a container, which takes any other end for a crash.
+        true => ExitCode::SUCCESS,
+        false => code,
+    }
+}
+
+fn start() -> ExitCode {
+    let args = match Args::of_call() {
         Ok(args) => args,
         Err(error) => {
             // If it cannot be printed, the exit code still tells.
@@ -31,7 +43,7 @@ fn main() -> ExitCode {
             return exit::of_usage(&error, &Args::command());
         }
     };
-    start_logging(args.verbose);
+    log::start(args.verbose);
     // Rust's own exit code after a panic is 101, which PostgreSQL would take for "the file is not in the archive".
     catch_unwind(AssertUnwindSafe(|| run(args))).unwrap_or(ExitCode::from(exit::FATAL))
 }
@@ -44,8 +56,10 @@ fn run(args: Args) -> ExitCode {
     });
     match args.command {
         Command::WalFetch(args) => {
-            let result = ready.and_then(|()| within_runtime(Threads::One, wal_fetch::run(&args)));
-            exit::of_wal_fetch(result, &args.name, &args.path)
+            if args.prefetcher {
+                return exit::of_plain(ready.and_then(|()| wal_fetch::run_prefetcher(&args)));
+            }
+            exit::of_wal_fetch(ready.and_then(|()| fetch_wal(&args)), &args.name, &args.path)
         }
         Command::WalPush(args) => {
             exit::of_plain(ready.and_then(|()| within_runtime(Threads::One, wal_push::run(&args))))
@@ -64,6 +78,9 @@ fn run(args: Args) -> ExitCode {
         }
         Command::RecoveryWindows(args) => {
             exit::of_plain(ready.and_then(|()| within_runtime(Threads::Many, wal_show::windows(&args))))
+        }
+        Command::RestorePoints(args) => {
+            exit::of_plain(ready.and_then(|()| within_runtime(Threads::Many, restore_points::run(&args))))
         }
         Command::BackupPush(args) => {
             exit::of_plain(ready.and_then(|()| within_runtime(Threads::Many, backup_push::run(&args))))
@@ -99,6 +116,9 @@ fn run(args: Args) -> ExitCode {
         Command::BackupVerify(args) => {
             exit::of_verify(ready.and_then(|()| within_runtime(Threads::Many, backup_verify::run(&args))))
         }
+        Command::RestoreTest(args) => {
+            exit::of_drill(ready.and_then(|()| within_runtime(Threads::Many, restore_test::run(&args))))
+        }
         Command::BackupFetch(args) if args.verify_only => {
             exit::of_verify(ready.and_then(|()| within_runtime(Threads::Many, backup_fetch::verify(&args))))
         }
@@ -106,6 +126,15 @@ fn run(args: Args) -> ExitCode {
             exit::of_restore(ready.and_then(|()| within_runtime(Threads::Many, backup_fetch::run(&args))))
         }
     }
+}
+
+fn fetch_wal(args: &WalFetch) -> Result<()> {
+    let Some(call) = wal_fetch::from_spool(args)? else {
+        return Ok(());
+    };
+    within_runtime(Threads::One, wal_fetch::run(args, &call))?;
+    wal_fetch::hand_over(args, &call);
+    Ok(())
 }
 
 /// The threads of the runtime.
@@ -126,19 +155,4 @@ fn within_runtime<T>(threads: Threads, work: impl Future<Output = Result<T>>) ->
         .build()
         .map_err(|error| Error::io("start threads in", "/proc/self", error))?;
     runtime.block_on(work)
-}
-
-fn start_logging(verbose: bool) {
-    use tracing_subscriber::EnvFilter;
-    let default = if verbose {
-        "debug,hyper=info,reqwest=info"
-    } else {
-        "warn"
-    };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
 }

@@ -6,6 +6,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use walarchive_testkit::{Answer, HttpMock};
+
 use support::{Place, SEGMENT, SEGMENT_BYTES, code, segment};
 
 /// The one object in the store's WAL folder.
@@ -171,6 +173,49 @@ fn a_standby_waits_for_a_silent_store_for_seconds_only() {
     // No server has ever written that one, so no store is asked for it.
     let ((exit, says), seconds) = fetch("00000001.history");
     assert!(exit == 74 && seconds < 9, "{exit} after {seconds} s: {says}");
+}
+
+/// The recovery of a primary waits for what may pass. To wait for anything else only hides it.
+#[test]
+fn what_does_not_pass_is_told_at_once() {
+    let place = Place::new();
+    let answers = |status: u16, body: &'static str| {
+        HttpMock::start(move |_| Answer::new(status, body).header("location", "http://127.0.0.1:9/elsewhere"))
+    };
+    let elsewhere = answers(301, "");
+    let denied = answers(403, "<Error><Code>InvalidAccessKeyId</Code></Error>");
+    let away = answers(500, "");
+    let of = |mock: &HttpMock| format!("aws_endpoint=http://127.0.0.1:{}", mock.port());
+    let object = place.path(&format!("store/wal_005/{SEGMENT}.zst"));
+    std::fs::create_dir_all(object.parent().expect("a directory")).expect("created");
+    nix::unistd::mkfifo(&object, nix::sys::stat::Mode::S_IRWXU).expect("made");
+    std::fs::write(place.path("file"), "").expect("written");
+    let directory = |name: &str| format!("file://{}", place.path(name).display());
+    for (storage, option, says, waits) in [
+        ("s3://b/p".to_owned(), of(&elsewhere), "which is not followed", false),
+        ("s3://b/p".to_owned(), of(&denied), "denied permission", false),
+        (place.url(), String::new(), "it is not a regular file", false),
+        (directory("file"), String::new(), "is not a directory", false),
+        (directory("missing"), String::new(), "does not exist", false),
+        ("s3://b/p".to_owned(), of(&away), "recovery waits for", true),
+    ] {
+        let mut args = vec![
+            "wal-fetch",
+            SEGMENT,
+            "pg_wal/X",
+            "--patience",
+            "3",
+            "--storage",
+            &storage,
+        ];
+        if !option.is_empty() {
+            args.extend(["--storage-option", &option, "--storage-option", "allow_http=true"]);
+        }
+        let secrets = [("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "y")];
+        let (exit, said) = place.run(&args, &secrets);
+        assert!(exit == 200 && said.contains(says), "{exit} {said}");
+        assert_eq!(said.contains("recovery waits for"), waits, "{said}");
+    }
 }
 
 #[test]
@@ -397,7 +442,7 @@ fn a_named_pipe_is_no_wal_file() {
         "{exit} {says}"
     );
     assert!(
-        begun.elapsed() < std::time::Duration::from_secs(30),
+        begun.elapsed() < std::time::Duration::from_secs(100),
         "{:?}",
         begun.elapsed()
     );

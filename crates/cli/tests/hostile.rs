@@ -7,6 +7,8 @@ use std::time::Duration;
 use walarchive_testkit::{Answer, Background, HttpMock, Output, Request, TestDir, TlsFiles};
 
 const SEGMENT: &str = "000000010000000000000003";
+/// Recovery would wait for a better answer.
+const FETCH: [&str; 5] = ["wal-fetch", "--patience", "0", SEGMENT, "there"];
 /// The limit of the binary's address space, in bytes: far above its needs, far below what the stores send.
 const MEMORY: u64 = 1 << 30;
 const SOON: Duration = Duration::from_secs(120);
@@ -241,11 +243,11 @@ fn object(request: &Request, range: &str, length: &str) -> Answer {
 fn an_object_longer_than_it_was_said_to_be_is_an_error() {
     let site = Site::new(|request| object(request, "bytes 0-99/100", "4000000000"));
     for store in ["s3", "gs", "az"] {
-        let said = site.fails(store, &[], &["wal-fetch", SEGMENT, "there"]);
+        let said = site.fails(store, &[], &FETCH);
         assert!(said.contains("more than the 100 bytes"), "{said}");
     }
     // Swift's way looks at no more than it asked for.
-    site.fails("swift", &[], &["wal-fetch", SEGMENT, "there"]);
+    site.fails("swift", &[], &FETCH);
 }
 
 #[test]
@@ -256,7 +258,7 @@ fn an_object_that_says_it_is_huge_takes_no_memory() {
         object(request, &range, &length)
     });
     for store in STORES {
-        site.fails(store, &[], &["wal-fetch", SEGMENT, "there"]);
+        site.fails(store, &[], &FETCH);
     }
 }
 
@@ -271,7 +273,7 @@ fn no_redirection_is_followed() {
             token(request).unwrap_or_else(redirected)
         });
         for store in STORES {
-            for args in [&["backup-list"][..], &["wal-fetch", SEGMENT, "there"][..]] {
+            for args in [&["backup-list"][..], &FETCH] {
                 let said = site.fails(store, &[], args);
                 assert!(said.contains(&place) && said.contains("redirects to"), "{said}");
             }
@@ -386,7 +388,7 @@ fn where_there_are_folders_only_wal_is_not_missing() {
     };
     let site = Site::new(move |request| page(request, names).unwrap_or_else(|| nothing(request)));
     for store in STORES {
-        let output = site.run(store, &[], &["wal-fetch", SEGMENT, "there"]);
+        let output = site.run(store, &[], &FETCH);
         assert_eq!(output.code, Some(200), "{store}: {output:?}");
         assert!(
             output.stderr.contains("there is no repository in"),

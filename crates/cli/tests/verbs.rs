@@ -170,7 +170,10 @@ fn what_walarchive_knows_of_the_repository_is_not_touched_by_hand() {
     }
     // An encrypted repository gets nothing in plain text by accident.
     let url = place.url();
-    let environment = [("WALARCHIVE_STORAGE", url.as_str()), ("WALG_LIBSODIUM_KEY", "hunter2")];
+    let environment = [
+        ("WALARCHIVE_STORAGE", url.as_str()),
+        ("WALG_LIBSODIUM_KEY", "hunter2hunter2hunter2hunter2"),
+    ];
     let (exit, said) = place.run(&["st", "put", "text", "notes"], &environment);
     assert!(
         exit == 1 && said.contains("ask for encryption") && !said.contains("hunter2"),

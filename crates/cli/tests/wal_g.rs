@@ -66,12 +66,21 @@ fn no_verb_writes_where_encryption_is_configured() {
             && !table.contains("Nothing was written"),
         "{table}"
     );
-    // Reading alone is not refused.
+    // Reading alone is not refused. With a key, plain text is read only where that is permitted.
     assert_eq!(place.push(&[prefix]).0, 0);
+    let fetch = ["wal-fetch", SEGMENT, "pg_wal/RECOVERYXLOG"];
+    let (exit, says) = place.run(&fetch, &keys);
+    assert!(
+        exit == 200 && says.contains("is not encrypted, and has to be") && says.contains("--accept-plain"),
+        "{exit} {says}"
+    );
+    assert!(!place.path("data/pg_wal/RECOVERYXLOG").exists());
     assert_eq!(
-        place.run(&["wal-fetch", SEGMENT, "pg_wal/RECOVERYXLOG"], &keys),
+        place.run(&[&fetch[..], &["--accept-plain"]].concat(), &keys),
         (0, String::new())
     );
+    let accepting = [&keys[..], &[("WALARCHIVE_ENCRYPTION_ACCEPT_PLAIN", "on")]].concat();
+    assert_eq!(place.run(&fetch, &accepting), (0, String::new()));
 }
 
 #[test]
@@ -214,6 +223,124 @@ fn variables_without_effect_are_named_once() {
     assert_eq!(place.stored(), [format!("{SEGMENT}.zst")]);
 }
 
+/// A history file, as a real WAL-G has compressed and encrypted it, with each form of a key.
+#[test]
+fn what_wal_g_encrypted_is_fetched_with_its_key() {
+    const HISTORY: &[u8] = b"1\t0/3000000\tno recovery target specified\n";
+    const RAW: (&str, &str) = ("WALG_LIBSODIUM_KEY", "0123456789abcdef0123456789ABCDEF");
+    let place = Place::with_segment();
+    let store = place.store();
+    let prefix = ("WALG_FILE_PREFIX", store.as_str());
+    std::fs::create_dir(place.path("store/wal_005")).expect("made");
+    let vector = |name: &str| {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../storage/tests/wal-g");
+        std::fs::read(format!("{folder}/{name}")).expect(name)
+    };
+    place.write("secret.asc", &vector("pgp-secret.asc"), 0o600);
+    place.write(
+        "hex",
+        b"# ours\n000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n",
+        0o600,
+    );
+    place.write("open", RAW.1.as_bytes(), 0o644);
+    let path = |name: &str| place.path(name).display().to_string();
+    let (secret, hex, open) = (path("secret.asc"), path("hex"), path("open"));
+    let armored = String::from_utf8(vector("pgp-secret.asc"))
+        .expect("text")
+        .replace('\n', "\\n");
+    let transform = |value| ("WALG_LIBSODIUM_KEY_TRANSFORM", value);
+    let (base64, wrong) = (
+        "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+        "another key of thirty-two bytes!",
+    );
+    let none: [&str; 0] = [];
+    for (object, flags, environment, says) in [
+        ("sodium-none.history.zst", &none[..], &[RAW][..], None),
+        (
+            "sodium-base64.history.zst",
+            &none,
+            &[("WALG_LIBSODIUM_KEY", base64), transform("base64")],
+            None,
+        ),
+        ("sodium-hex.history.zst", &["--encryption-key-file", &hex], &[RAW], None),
+        (
+            "sodium-hex.history.zst",
+            &none,
+            &[("WALARCHIVE_ENCRYPTION_KEY_FILE", &hex)],
+            None,
+        ),
+        (
+            "sodium-hex.history.zst",
+            &none,
+            &[("WALG_LIBSODIUM_KEY_PATH", &hex), transform("hex")],
+            Some("is not one"),
+        ),
+        ("pgp.history.lz4", &none, &[("WALG_PGP_KEY_PATH", &secret)], None),
+        ("pgp.history.lz4", &none, &[("WALG_PGP_KEY", &armored), RAW], None),
+        (
+            "sodium-none.history.zst",
+            &none,
+            &[("WALG_LIBSODIUM_KEY", wrong)],
+            Some("cannot be decrypted with the keys"),
+        ),
+        (
+            "sodium-none.history.zst",
+            &none,
+            &[("WALG_PGP_KEY_PATH", &secret)],
+            Some("by a method that no configured key"),
+        ),
+        (
+            "pgp.history.lz4",
+            &none,
+            &[RAW],
+            Some("by a method that no configured key"),
+        ),
+        (
+            "pgp.history.lz4",
+            &none,
+            &[],
+            Some("is encrypted, and no key is configured"),
+        ),
+        (
+            "sodium-none.history.zst",
+            &["--encryption-key-file", &open],
+            &[],
+            Some("can be read by others"),
+        ),
+        (
+            "sodium-none.history.zst",
+            &["--encryption-key-file", "/no/key"],
+            &[],
+            Some("could not open key file"),
+        ),
+    ] {
+        let suffix = object.rsplit('.').next().expect("a suffix");
+        let stored = format!("store/wal_005/00000002.history.{suffix}");
+        place.write(&stored, &vector(object), 0o600);
+        let fetch = [&["wal-fetch"], flags, &["00000002.history", "pg_wal/RECOVERYHISTORY"]].concat();
+        let (exit, said) = place.run(&fetch, &[&[prefix], environment].concat());
+        let fetched = std::fs::read(place.path("data/pg_wal/RECOVERYHISTORY"));
+        match says {
+            None => {
+                assert_eq!((exit, said.as_str()), (0, ""), "{object}");
+                assert_eq!(fetched.expect("fetched"), HISTORY, "{object}");
+                std::fs::remove_file(place.path("data/pg_wal/RECOVERYHISTORY")).expect("removed");
+            }
+            Some(says) => {
+                assert!(
+                    exit == 200 && said.contains(says) && said.contains("HINT:  "),
+                    "{object}: {exit} {said}"
+                );
+                assert!(
+                    fetched.is_err() && !said.contains(wrong) && !said.contains(RAW.1),
+                    "{said}"
+                );
+            }
+        }
+        std::fs::remove_file(place.path(&stored)).expect("removed");
+    }
+}
+
 #[test]
 fn an_encrypted_object_is_told_from_a_damaged_one() {
     let pgp = b"\xc1\xc0\x4c\x03\xf5\xf8\x11\x55\xa0\xff\x85\x15\x01\x07\xff\x41 and so on";
@@ -300,6 +427,18 @@ fn an_encrypted_backup_is_told_from_a_damaged_one() {
     let (exit, says) = place.run(&["backup-fetch", "../new", "LATEST", "-q"], &environment);
     assert!(exit == 200 && says.contains(encrypted), "{exit} {says}");
     assert!(!place.path("new/global/pg_control").exists());
+    // A key that does not fit is found before anything is made ready.
+    let keyed = [
+        environment[0],
+        ("WALG_LIBSODIUM_KEY", "another key of thirty-two bytes!"),
+    ];
+    let (exit, says) = place.run(&["backup-fetch", "../keyed", "LATEST", "-q"], &keyed);
+    assert!(
+        exit == 200 && says.contains("by a method that no configured key is for"),
+        "{exit} {says}"
+    );
+    let is_empty = std::fs::read_dir(place.path("keyed")).map_or(true, |mut entries| entries.next().is_none());
+    assert!(is_empty);
     let (exit, says) = place.run(&["backup-fetch", "../x", name, "--verify-only", "-q"], &environment);
     assert!(exit == 2 && says.contains(encrypted), "{exit} {says}");
     let verified = place

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use walarchive_core::backup::Database;
 use walarchive_core::{Error, Lsn, Result};
 
 use crate::{Session, escape_literal};
@@ -75,21 +76,6 @@ impl Facts {
     pub fn is_superuser(&self) -> bool {
         self.setting("is_superuser") == Some("on")
     }
-}
-
-/// A database of the cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Database {
-    /// Its OID.
-    pub oid: u32,
-    /// The OID of its tablespace.
-    pub tablespace: u32,
-    /// As the catalog has it, in whatever encoding.
-    pub name: Vec<u8>,
-    /// False after a `DROP DATABASE` that was interrupted.
-    pub is_valid: bool,
-    /// May anybody connect to it? Nobody may to `template0`.
-    pub allows_connections: bool,
 }
 
 /// The start of a backup.

@@ -2,6 +2,7 @@
 
 mod brotli_end;
 mod lz4_end;
+mod to_the_end;
 
 use std::io::{self, Read, Write};
 
@@ -9,6 +10,7 @@ use liblzma::stream::{LzmaOptions, Stream};
 use liblzma::write::XzEncoder;
 use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
 
+use self::to_the_end::ToTheEnd;
 use crate::error::{Error, Result};
 
 /// How an object is compressed; its key's suffix says so.
@@ -65,12 +67,19 @@ impl Format {
                 decoder.window_log_max(27)?;
                 Box::new(decoder)
             }
-            Format::Lz4 => Box::new(lz4_end::WholeFrames::new(source)),
+            Format::Lz4 => {
+                let decoder = lz4_end::WholeFrames::new(source);
+                Box::new(ToTheEnd::new(decoder, lz4_end::WholeFrames::get_mut))
+            }
             Format::Lzma => {
                 let stream = Stream::new_lzma_decoder(128 << 20)?;
-                Box::new(liblzma::read::XzDecoder::new_stream(source, stream))
+                let decoder = liblzma::read::XzDecoder::new_stream(source, stream);
+                Box::new(ToTheEnd::new(decoder, |decoder| decoder.get_mut()))
             }
-            Format::Brotli => Box::new(brotli::Decompressor::new(source, 64 << 10)),
+            Format::Brotli => {
+                let decoder = brotli::Decompressor::new(source, 64 << 10);
+                Box::new(ToTheEnd::new(decoder, |decoder| decoder.get_mut()))
+            }
             Format::Plain => Box::new(source),
         })
     }

@@ -18,6 +18,9 @@ pub const BACKUP_MANIFEST: &str = "backup_manifest";
 pub const PG_WAL: &str = "pg_wal";
 /// The same up to PostgreSQL 9.6.
 pub const PG_XLOG: &str = "pg_xlog";
+/// Our own directory in [`PG_WAL`], for WAL that is fetched ahead of recovery. `pgsql_tmp` is PostgreSQL's own prefix of what nobody
+/// copies.
+pub const SPOOL: &str = "pgsql_tmp_walarchive";
 /// Tells which server runs on the data directory.
 pub const POSTMASTER_PID: &str = "postmaster.pid";
 /// How the server was started.
@@ -26,6 +29,8 @@ pub const POSTMASTER_OPTS: &str = "postmaster.opts";
 pub const RECOVERY_SIGNAL: &str = "recovery.signal";
 /// The server is a standby.
 pub const STANDBY_SIGNAL: &str = "standby.signal";
+/// A standby is told to promote. It removes the file when it does.
+pub const PROMOTE_SIGNAL: &str = "promote";
 /// Up to PostgreSQL 11: the server recovers, and reads here how. Later servers do not start where it is.
 pub const RECOVERY_CONF: &str = "recovery.conf";
 

@@ -1,10 +1,97 @@
-//! Telling an object that somebody has encrypted from a damaged one, by its first bytes. WAL-G compresses first and encrypts
-//! then, and the key's suffix speaks of the compression only.
+//! Reading what may be encrypted, and telling an object that somebody has encrypted from a damaged one, by its first bytes. WAL-G
+//! compresses first and encrypts then, and the key's suffix speaks of the compression only.
 
-use walarchive_storage::RangeReader;
+use std::io::Read;
+
+use walarchive_storage::crypt::is_openpgp;
+use walarchive_storage::{RangeReader, Store};
 
 use crate::codec::Format;
-use crate::error::{Error, MAY_BE_ENCRYPTED};
+use crate::error::{Error, MAY_BE_ENCRYPTED, Result};
+use crate::lsn::Lsn;
+use crate::repository::layout;
+use crate::wal::{FirstPage, LONG_HEADER_BYTES, SegmentSize, WalFileName};
+
+/// Begin to read an object of `size` stored bytes, decrypted with the keys of the store if it is of the kind that is encrypted.
+/// All readers of WAL and of tars come through here.
+pub(crate) fn reader(store: &Store, key: &str, size: u64) -> RangeReader {
+    decrypting(RangeReader::new(store, key, size), store, key)
+}
+
+/// The same for an object whose size is not known; none if it is not there.
+pub(crate) async fn open(store: &Store, key: &str) -> Result<Option<RangeReader>> {
+    let reader = RangeReader::open(store, key).await?;
+    Ok(reader.map(|reader| decrypting(reader, store, key)))
+}
+
+fn decrypting(reader: RangeReader, store: &Store, key: &str) -> RangeReader {
+    if !layout::is_encrypted_where_anything_is(key) {
+        return reader;
+    }
+    let key_of_object = key.to_owned();
+    reader.decrypting(store.keyring(), Box::new(move |head| is_plain(&key_of_object, head)))
+}
+
+/// Does the object begin as one does that is not encrypted? It must be of a kind that is encrypted where anything is, and some
+/// kilobytes of it are needed.
+pub(crate) fn is_plain(key: &str, head: &[u8]) -> bool {
+    let format = Format::of_key(key).0;
+    match format {
+        Format::Zstd | Format::Lz4 | Format::Lzma => is_of(head, format) == Some(true),
+        // Whatever the bytes are, some decoder would begin with them. What comes out of it tells.
+        Format::Brotli | Format::Plain => {
+            let mut content = Vec::new();
+            let decoded = format
+                .decoder(head)
+                .and_then(|decoder| decoder.take(CONTENT_BYTES).read_to_end(&mut content));
+            // It is cut off, so an error at the end says nothing.
+            (decoded.is_ok() || !content.is_empty()) && has_content(key, &content)
+        }
+    }
+}
+
+/// As many bytes tell what it is: a block of a tar.
+const CONTENT_BYTES: u64 = 512;
+
+/// Does a file that is stored under such a key begin so?
+fn has_content(key: &str, content: &[u8]) -> bool {
+    match layout::wal_of_object(key) {
+        Some((WalFileName::Segment(_) | WalFileName::Partial(_), _)) => content
+            .first_chunk::<LONG_HEADER_BYTES>()
+            .is_some_and(|header| SegmentSize::new(FirstPage::parse(header).segment_bytes.into()).is_ok()),
+        Some((WalFileName::History(_), _)) => is_history(content),
+        Some((WalFileName::BackupHistory(..), _)) => content.starts_with(b"START WAL LOCATION: "),
+        // The mark in the header of the first member; or the end, which is all zero.
+        None => match content.first_chunk::<{ CONTENT_BYTES as usize }>() {
+            Some(block) => &block[257..262] == b"ustar" || block.iter().all(|byte| *byte == 0),
+            None => false,
+        },
+    }
+}
+
+/// "1\t0/3000000\t…": a timeline, and where it was left. Comments may come before.
+fn is_history(content: &[u8]) -> bool {
+    let mut lines = content.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    match lines.find(|line| !line.is_empty() && !line.starts_with(b"#")) {
+        Some(line) => {
+            let words = line.split(u8::is_ascii_whitespace).map(str::from_utf8);
+            let mut words = words.map_while(Result::ok);
+            let timeline = words.next().and_then(|word| word.parse::<u32>().ok());
+            let lsn = words.next().and_then(|word| word.parse::<Lsn>().ok());
+            timeline.is_some() && lsn.is_some()
+        }
+        None => content.trim_ascii_start().starts_with(b"#") && is_text(content),
+    }
+}
+
+/// So many bytes of a history file are always ASCII: the reason after them may hold what a user has written.
+const TEXT_BYTES: usize = 24;
+
+/// Does a file begin so that is text?
+pub(crate) fn is_text(content: &[u8]) -> bool {
+    let is_text = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
+    content.iter().take(TEXT_BYTES).all(is_text)
+}
 
 /// The error for an object that could not be decoded. `head` are its first bytes, `why` the reason, and `object` is its URL.
 pub(crate) fn undecodable(object: impl Into<String>, head: &[u8], format: Format, why: impl Into<String>) -> Error {
@@ -36,6 +123,8 @@ pub(crate) fn blame(
 ) -> Error {
     match reader.take_failure() {
         Some(failure) => failure.into(),
+        // It was decrypted, and what came out of it is wrong.
+        None if reader.is_opened() => Error::damaged(object, why),
         None => undecodable(object, reader.head(), format, why),
     }
 }
@@ -51,8 +140,7 @@ enum Looks {
 }
 
 fn looks(head: &[u8], format: Format) -> Looks {
-    let armor: [(&[u8], &str); 4] = [
-        (b"-----BEGIN PGP MESSAGE-----", "an OpenPGP message"),
+    let armor: [(&[u8], &str); 3] = [
         (b"-----BEGIN AGE ENCRYPTED FILE-----", "a file of age"),
         (b"age-encryption.org/", "a file of age"),
         (b"Salted__", "a file of \"openssl enc\""),
@@ -90,32 +178,8 @@ fn is_of(head: &[u8], format: Format) -> Option<bool> {
     }
 }
 
-/// Does an encrypted OpenPGP message begin so (RFC 9580)? It begins with the packet of a session key, of a marker, or of the
-/// encrypted data, each of which has its version at a place that the packet's header tells.
-fn is_openpgp(head: &[u8]) -> bool {
-    let Some((&first, rest)) = head.split_first() else {
-        return false;
-    };
-    let (tag, length_bytes) = match (first & 0xc0, rest.first()) {
-        (0xc0, Some(192..=223)) => (first & 0x3f, 2),
-        (0xc0, Some(255)) => (first & 0x3f, 5),
-        // One byte, or the first of several parts.
-        (0xc0, Some(_)) => (first & 0x3f, 1),
-        (0x80, Some(_)) => (first >> 2 & 0x0f, [1, 2, 4, 0][usize::from(first & 3)]),
-        _ => return false,
-    };
-    let version = rest.get(length_bytes).copied();
-    match tag {
-        // A session key for a public key, and one for a passphrase.
-        1 => matches!(version, Some(2 | 3 | 6)),
-        3 => matches!(version, Some(4..=6)),
-        10 => rest[length_bytes.min(rest.len())..].starts_with(b"PGP"),
-        // Encrypted data with integrity protection, and the older kind with authentication.
-        18 => matches!(version, Some(1 | 2)),
-        20 => version == Some(1),
-        _ => false,
-    }
-}
+#[cfg(test)]
+mod attacks;
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,7 @@ use std::time::Duration;
 pub use walarchive_storage::Error as StorageError;
 use walarchive_storage::Refusal;
 pub use walarchive_storage::Turn;
+use walarchive_storage::crypt::Flaw;
 
 /// Part of the text of an error about an object that may be encrypted or damaged: nobody can tell.
 pub(crate) const MAY_BE_ENCRYPTED: &str = "so it may be encrypted";
@@ -108,6 +109,14 @@ pub enum Error {
         object: String,
         /// The sign of it.
         reason: String,
+    },
+    /// An object that cannot be decrypted with the keys that are configured.
+    #[error("\"{object}\" {flaw}")]
+    Sealed {
+        /// The object's URL.
+        object: String,
+        /// The reason.
+        flaw: Flaw,
     },
     /// A relation's file whose pages are not what the server wrote.
     #[error("file \"{}\" has pages with a wrong checksum", file.display())]
@@ -226,6 +235,7 @@ impl Error {
             | Error::InvalidWal { .. }
             | Error::Damaged { .. }
             | Error::Encrypted { .. }
+            | Error::Sealed { .. }
             | Error::BackupExists { .. }
             | Error::NoBackup { .. }
             | Error::NoRepository { .. }
@@ -240,7 +250,27 @@ impl Error {
 
     /// Is it the content of an object that cannot be used, damaged or encrypted, as opposed to a store that cannot be asked?
     pub fn is_content(&self) -> bool {
-        matches!(self, Error::Damaged { .. } | Error::Encrypted { .. })
+        self.content_finding().is_some()
+    }
+
+    /// Could a key make the object readable, as far as one can tell?
+    pub fn asks_for_a_key(&self) -> bool {
+        match self {
+            Error::Encrypted { .. } => true,
+            Error::Sealed { flaw, .. } => matches!(flaw, Flaw::WrongKey(_) | Flaw::OtherMethod(_)),
+            Error::Damaged { reason, .. } => reason.contains(MAY_BE_ENCRYPTED),
+            _ => false,
+        }
+    }
+
+    /// The same, with what is wrong with it as a sentence, for a finding about the object.
+    pub fn content_finding(&self) -> Option<String> {
+        match self {
+            Error::Damaged { reason, .. } => Some(reason.clone()),
+            Error::Encrypted { reason, .. } => Some(format!("It is encrypted, and no key is configured. {reason}")),
+            Error::Sealed { flaw, .. } => Some(format!("It {flaw}. {}", flaw.detail())),
+            _ => None,
+        }
     }
 
     /// Could the archive not be asked at all? A bad answer is an answer.
@@ -279,6 +309,7 @@ impl Error {
             | Error::CorruptPages { reason, .. }
             | Error::Encrypted { reason, .. }
             | Error::Damaged { reason, .. } => Some(reason.clone()).filter(|reason| !reason.is_empty()),
+            Error::Sealed { flaw, .. } => Some(flaw.detail()),
             Error::OtherSegmentSize { .. } => Some(
                 "Both have the same system identifier, so the size of this cluster's segments was changed, as \
                  pg_resetwal --wal-segsize does."
@@ -320,8 +351,8 @@ impl Error {
                 "The file was left in place. Check whether it was copied into pg_wal from another cluster."
             }
             Error::Damaged { reason, .. } if reason.contains(MAY_BE_ENCRYPTED) => {
-                "If WAL-G encrypted it, read it with WAL-G and the key, because walarchive cannot decrypt yet. \
-                 Otherwise look for another copy of the object, or restore from another backup."
+                "If it is encrypted, give the key with --encryption-key-file, or in WAL-G's variables. Otherwise look for \
+                 another copy of the object, or restore from another backup."
             }
             Error::Damaged { object, .. } if object.contains(WAL_OBJECT) => {
                 "Recovery cannot go beyond it. If a server still has the file in pg_wal, move the object away and \
@@ -330,8 +361,10 @@ impl Error {
             }
             Error::Damaged { .. } => StorageError::hint_of_damaged(),
             Error::Encrypted { .. } => {
-                "walarchive cannot decrypt yet. Read it with the tool that encrypted it, and with the key."
+                "Give the key with --encryption-key-file, or in WAL-G's variables. What neither WAL-G nor walarchive \
+                 has encrypted takes the tool that has."
             }
+            Error::Sealed { flaw, .. } => flaw.hint(),
             Error::CorruptPages { .. } => {
                 "Find the relation with pg_filenode_relation() and check it, with pg_amcheck for example; restore it from an \
                  older backup, or set walarchive.on_checksum_failure to \"warning\" to back the pages up as they are."
@@ -357,7 +390,7 @@ fn without_repository(target: &str) -> String {
     };
     format!(
         "The {kind} is there. Correct walarchive.storage if the repository has another prefix; otherwise the first \
-         server that archives creates it."
+         server that archives creates it. If you have emptied it, run walarchive take-over on a server that archived there before."
     )
 }
 
@@ -366,6 +399,7 @@ impl From<StorageError> for Error {
         match error {
             StorageError::Setting { message, hint } => Error::Setting { message, hint },
             StorageError::Damaged { object, reason } => Error::Damaged { object, reason },
+            StorageError::Sealed { object, flaw } => Error::Sealed { object, flaw },
             StorageError::Io {
                 operation,
                 path,

@@ -24,6 +24,7 @@ pub mod lsn;
 pub mod objects;
 mod page;
 mod places;
+pub mod points;
 pub mod printable;
 pub mod recovery_state;
 pub mod repository;

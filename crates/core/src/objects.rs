@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::blocking::blocking;
 use crate::codec::{Compression, Format};
-use crate::encrypted::blame;
+use crate::encrypted::{self, blame};
 use crate::error::{Error, Result, StorageError};
 use crate::repository::layout::Key;
 use walarchive_storage::{Created, RangeReader, Store, Upload, UploadTask, Uploaded};
@@ -19,7 +19,11 @@ mod same;
 pub enum Form {
     /// As it is stored.
     Stored,
-    /// Decompressed, as the suffix of its key says.
+    /// Decrypted with the keys of the store, if there are any, and not decompressed.
+    Decrypted,
+    /// Decompressed, as the suffix of its key says, and not decrypted.
+    Decompressed,
+    /// Both.
     Plain,
 }
 
@@ -40,14 +44,14 @@ pub async fn read_into<W: Write + Send + 'static>(
     mut sink: W,
     sink_name: &str,
 ) -> Result<(u64, W)> {
-    let Some(mut reader) = RangeReader::open(store, key).await? else {
+    let Some(mut reader) = opened(store, key, form).await? else {
         let object = store.object_url(key);
         return Err(StorageError::NotFound { object }.into());
     };
     let (object, sink_name) = (store.object_url(key), sink_name.to_owned());
     let format = match form {
-        Form::Stored => Format::Plain,
-        Form::Plain => Format::of_key(key).0,
+        Form::Stored | Form::Decrypted => Format::Plain,
+        Form::Decompressed | Form::Plain => Format::of_key(key).0,
     };
     blocking(move || {
         let mut failure = None;
@@ -73,6 +77,13 @@ pub async fn read_into<W: Write + Send + 'static>(
         }
     })
     .await
+}
+
+async fn opened(store: &Store, key: &str, form: Form) -> Result<Option<RangeReader>> {
+    match form {
+        Form::Stored | Form::Decompressed => Ok(RangeReader::open(store, key).await?),
+        Form::Decrypted | Form::Plain => encrypted::open(store, key).await,
+    }
 }
 
 /// Tells a failure of the sink from one of the source.

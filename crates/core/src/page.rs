@@ -91,9 +91,44 @@ const ALIGNMENT: u16 = 8;
 /// `SizeOfPageHeaderData`, in bytes.
 pub(crate) const HEADER_BYTES: usize = 24;
 
-/// Is the page with this header marked as all-visible?
-pub(crate) fn is_marked_all_visible(header: &[u8; HEADER_BYTES]) -> bool {
-    u16::from_ne_bytes([header[FLAGS_AT], header[FLAGS_AT + 1]]) & ALL_VISIBLE != 0
+/// What came of [`mark_all_visible`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Marked {
+    /// It was marked.
+    Already,
+    /// The header is changed.
+    Now,
+    /// It is no page in use, and stays as it is.
+    NoPage,
+}
+
+/// Mark the page with this header as all-visible. Its checksum, if it has one, is not right after that.
+pub(crate) fn mark_all_visible(header: &mut [u8; HEADER_BYTES]) -> Marked {
+    if !has_plausible_header(header) {
+        return Marked::NoPage;
+    }
+    let flags = half(header, FLAGS_AT);
+    if flags & ALL_VISIBLE != 0 {
+        return Marked::Already;
+    }
+    header[FLAGS_AT..FLAGS_AT + 2].copy_from_slice(&(flags | ALL_VISIBLE).to_ne_bytes());
+    Marked::Now
+}
+
+/// Does this begin as any page in use does?
+fn has_plausible_header(page: &[u8]) -> bool {
+    let [lower, upper, special] = [LOWER_AT, UPPER_AT, SPECIAL_AT].map(|at| half(page, at));
+    half(page, FLAGS_AT) & !VALID_FLAGS == 0
+        && upper != 0
+        && lower <= upper
+        && upper <= special
+        && usize::from(special) <= PAGE_BYTES
+        && special.is_multiple_of(ALIGNMENT)
+        && half(page, VERSION_AT) == SIZE_AND_VERSION
+}
+
+fn half(page: &[u8], at: usize) -> u16 {
+    u16::from_ne_bytes([page[at], page[at + 1]])
 }
 
 /// One page. All numbers in it are in the byte order of the machine.
@@ -137,14 +172,7 @@ impl Page<'_> {
     /// Does the header look as that of any page in use does? Only then its content can be believed, its LSN above all: in bytes
     /// that are no page the first ones mean nothing. The server refuses to read a page with another header.
     pub(crate) fn has_plausible_header(self) -> bool {
-        let [lower, upper, special] = [LOWER_AT, UPPER_AT, SPECIAL_AT].map(|at| self.half(at));
-        self.half(FLAGS_AT) & !VALID_FLAGS == 0
-            && upper != 0
-            && lower <= upper
-            && upper <= special
-            && usize::from(special) <= PAGE_BYTES
-            && special.is_multiple_of(ALIGNMENT)
-            && self.half(VERSION_AT) == SIZE_AND_VERSION
+        has_plausible_header(self.0)
     }
 
     /// `PD_ALL_VISIBLE`: the rows of a table's page are visible to everybody, as the visibility map may say, too.
@@ -190,7 +218,7 @@ impl Page<'_> {
     }
 
     fn half(self, at: usize) -> u16 {
-        u16::from_ne_bytes([self.0[at], self.0[at + 1]])
+        half(self.0, at)
     }
 }
 
@@ -257,6 +285,18 @@ pub(crate) mod tests {
         let sum = Page(&page).checksum(number);
         page[CHECKSUM_AT..CHECKSUM_AT + 2].copy_from_slice(&sum.to_ne_bytes());
         page
+    }
+
+    #[test]
+    fn a_page_in_use_is_marked_once() {
+        let page = sample(Lsn(1), 0, 7);
+        let mut header = *page.first_chunk::<HEADER_BYTES>().expect("a header");
+        assert_eq!(mark_all_visible(&mut header), Marked::Now);
+        assert_eq!(mark_all_visible(&mut header), Marked::Already);
+        let mut marked = page;
+        marked[..HEADER_BYTES].copy_from_slice(&header);
+        assert!(!Page(&page).is_all_visible() && Page(&marked).is_all_visible());
+        assert_eq!(mark_all_visible(&mut [0; HEADER_BYTES]), Marked::NoPage);
     }
 
     #[test]

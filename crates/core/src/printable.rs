@@ -12,6 +12,12 @@ pub fn counted(number: impl TryInto<u64>, noun: &str) -> String {
     }
 }
 
+/// Do two messages say the same, but for numbers, such as the bytes that are free? Then one of them is enough.
+pub fn is_same_but_for_numbers(one: &str, two: &str) -> bool {
+    let letters = |character: &char| !character.is_ascii_digit();
+    one.chars().filter(letters).eq(two.chars().filter(letters))
+}
+
 /// One line: control characters, line ends among them, and those that turn the direction of writing become visible, as
 /// `\x1b` or `\u{202e}`; a line feed as `\n`. All else stays as it is.
 pub fn line(text: &str) -> Cow<'_, str> {
@@ -53,7 +59,13 @@ pub fn escape(text: &str, is_bad: impl Fn(char) -> bool) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{line, lines};
+    use super::{is_same_but_for_numbers, line, lines};
+
+    #[test]
+    fn numbers_make_no_new_message() {
+        let (one, two) = ("only 17 bytes are free in \"/a\"", "only 5 bytes are free in \"/a\"");
+        assert!(is_same_but_for_numbers(one, two) && !is_same_but_for_numbers(one, "the store is gone"));
+    }
 
     #[test]
     fn what_a_terminal_would_obey_is_shown() {

@@ -1,10 +1,54 @@
 //! Does the server of a data directory recover, and is it a standby? Its files tell: signal files, and up to PostgreSQL 11
 //! `recovery.conf`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::data_dir::{RECOVERY_CONF, RECOVERY_SIGNAL, STANDBY_SIGNAL, has_recovery_conf, major_version};
-use crate::server_config::value_in;
+use crate::data_dir::{
+    PROMOTE_SIGNAL, RECOVERY_CONF, RECOVERY_SIGNAL, STANDBY_SIGNAL, has_recovery_conf, major_version,
+};
+use crate::server_config::{ServerConfig, value_in};
+
+/// `wal_retrieve_retry_interval` unless it is set.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A standby that gets WAL from its archive and from nowhere else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchiveFollower {
+    /// Its `wal_retrieve_retry_interval`: for so long it does nothing when the archive does not have the next segment.
+    pub retry_interval: Duration,
+    /// A file that tells it to promote is one of these.
+    promote_files: Vec<PathBuf>,
+}
+
+impl ArchiveFollower {
+    /// The server of a data directory, if it is one.
+    pub fn of(data_dir: &Path) -> Option<Self> {
+        if !is_standby(data_dir) {
+            return None;
+        }
+        let config = ServerConfig::read(data_dir).ok()?;
+        let (primary, trigger) = match reads_recovery_conf(data_dir) {
+            true => {
+                let set = |name| value_in(&data_dir.join(RECOVERY_CONF), name).filter(|value| !value.is_empty());
+                (
+                    set("primary_conninfo"),
+                    set("trigger_file").map(|file| data_dir.join(file)),
+                )
+            }
+            false => (config.primary_conninfo, config.trigger_file),
+        };
+        primary.is_none().then(|| ArchiveFollower {
+            retry_interval: config.retry_interval.unwrap_or(RETRY_INTERVAL),
+            promote_files: trigger.into_iter().chain([data_dir.join(PROMOTE_SIGNAL)]).collect(),
+        })
+    }
+
+    /// Is it told to promote? It cannot before `restore_command` ends.
+    pub fn is_told_to_promote(&self) -> bool {
+        self.promote_files.iter().any(|file| file.exists())
+    }
+}
 
 /// Is it a standby, or will it be one when it starts?
 pub fn is_standby(data_dir: &Path) -> bool {
@@ -46,6 +90,36 @@ fn is_true(value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_standby_with_a_primary_does_not_only_follow_the_archive() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let set = |name: &str, content: &str| std::fs::write(dir.path().join(name), content).expect("written");
+        let follower = || ArchiveFollower::of(dir.path());
+        set("PG_VERSION", "15\n");
+        assert_eq!(follower(), None);
+        set("standby.signal", "");
+        assert_eq!(follower().map(|follower| follower.retry_interval), Some(RETRY_INTERVAL));
+        set("postgresql.conf", "primary_conninfo = 'host=x'\n");
+        assert_eq!(follower(), None);
+        let text = "primary_conninfo = ''\nwal_retrieve_retry_interval = 200\npromote_trigger_file = 'now'\n";
+        set("postgresql.auto.conf", text);
+        let found = follower().expect("no primary is set");
+        assert_eq!(found.retry_interval, Duration::from_millis(200));
+        for name in ["promote", "now"] {
+            assert!(!found.is_told_to_promote(), "{name}");
+            set(name, "");
+            assert!(found.is_told_to_promote(), "{name}");
+            std::fs::remove_file(dir.path().join(name)).expect("removed");
+        }
+
+        set("PG_VERSION", "11\n");
+        set("recovery.conf", "standby_mode = on\ntrigger_file = 'now'\n");
+        set("now", "");
+        assert!(follower().expect("no primary is set").is_told_to_promote());
+        set("recovery.conf", "standby_mode = on\nprimary_conninfo = 'host=x'\n");
+        assert_eq!(follower(), None);
+    }
 
     #[test]
     fn the_files_of_each_version_are_asked() {

@@ -15,6 +15,16 @@ const MAX_DEPTH: usize = 10;
 /// The largest file that is read, in bytes.
 const LIMIT: u64 = 16 << 20;
 
+/// The settings that the server's command line may have, too, where they win over the files.
+const OF_COMMAND_LINE: [&str; 6] = [
+    "walarchive.lease_interval",
+    "walarchive.prefetch",
+    "shared_preload_libraries",
+    "primary_conninfo",
+    "promote_trigger_file",
+    "wal_retrieve_retry_interval",
+];
+
 /// The settings that matter to the binary, as the files write them. Empty values count as unset.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerConfig {
@@ -32,8 +42,16 @@ pub struct ServerConfig {
     pub archive_mode: Option<String>,
     /// `walarchive.lease_interval`.
     pub lease_interval: Option<Duration>,
+    /// `walarchive.prefetch`.
+    pub prefetch: Option<usize>,
     /// Is walarchive among the `shared_preload_libraries`, so that a worker of the server's is at work?
     pub preloads: bool,
+    /// PostgreSQL's own `primary_conninfo`, where it is no setting of `recovery.conf`.
+    pub primary_conninfo: Option<String>,
+    /// PostgreSQL's own `promote_trigger_file`, of 12 to 15; a relative path is relative to the data directory.
+    pub trigger_file: Option<PathBuf>,
+    /// PostgreSQL's own `wal_retrieve_retry_interval`.
+    pub retry_interval: Option<Duration>,
 }
 
 /// One line of a configuration file.
@@ -68,7 +86,7 @@ impl ServerConfig {
         }
         // The command line wins over the files. The programs beside the server must know these settings of it.
         for (name, value) in find::settings_of_last_start(data_dir) {
-            if ["walarchive.lease_interval", "shared_preload_libraries"].contains(&name.as_str()) {
+            if OF_COMMAND_LINE.contains(&name.as_str()) {
                 values.insert(name, value);
             }
         }
@@ -81,7 +99,11 @@ impl ServerConfig {
             compression_level: take("walarchive.compression_level"),
             archive_mode: take("archive_mode"),
             lease_interval: take("walarchive.lease_interval").and_then(|value| units::seconds(&value)),
+            prefetch: take("walarchive.prefetch").and_then(|value| value.trim().parse().ok()),
             preloads: take("shared_preload_libraries").is_some_and(|libraries| libraries.contains("walarchive")),
+            primary_conninfo: take("primary_conninfo"),
+            trigger_file: take("promote_trigger_file").map(|file| data_dir.join(file)),
+            retry_interval: take("wal_retrieve_retry_interval").and_then(|value| units::milliseconds(&value)),
         })
     }
 }

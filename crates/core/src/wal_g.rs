@@ -79,10 +79,17 @@ pub fn asks_for_encryption(name: &str) -> bool {
     ENCRYPTION.iter().any(|start| name.starts_with(start))
 }
 
+/// The settings that ask for encryption and are set.
+pub fn encryption_settings(
+    environment: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
+) -> Vec<String> {
+    set(environment, asks_for_encryption)
+}
+
 /// Nothing may be written in plain text where the environment asks for encryption. To be called with all variables of the
 /// process before anything is written; empty ones count as unset, as they do for WAL-G. A key may be any bytes.
 pub fn refuse_plain_text(environment: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>) -> Result<()> {
-    let asking = set(environment, asks_for_encryption);
+    let asking = encryption_settings(environment);
     if asking.is_empty() {
         return Ok(());
     }
@@ -97,14 +104,14 @@ pub fn refuse_plain_text(environment: impl IntoIterator<Item = (impl AsRef<OsStr
 }
 
 /// WAL-G's and WAL-E's variables that are set, that `understood` does not know, and that matter to a program which takes no
-/// backups. Those that ask for encryption are named where they are [refused](refuse_plain_text).
+/// backups. Those that ask for encryption in a way that cannot be read are among them: who only reads is not
+/// [refused](refuse_plain_text).
 pub fn not_understood(
     environment: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
     understood: impl Fn(&str) -> bool,
 ) -> Vec<String> {
     set(environment, |name| {
-        let is_known = understood(name) || asks_for_encryption(name);
-        is_of_wal_g(name) && !is_known && !HARMLESS.contains(&name) && !OF_BACKUPS.contains(&name)
+        is_of_wal_g(name) && !understood(name) && !HARMLESS.contains(&name) && !OF_BACKUPS.contains(&name)
     })
 }
 
@@ -189,10 +196,15 @@ mod tests {
             ("WALG_DELTA_MAX_STEPS", "6"),
             ("WALG_UPLOAD_CONCURRENCY", "4"),
             ("WALG_FAILOVER_STORAGES", ""),
+            ("WALG_GPG_KEY_ID", "x"),
             ("PGDATA", "/d"),
         ];
         let binary = not_understood(environment, |name| name == "WALG_S3_PREFIX");
-        assert_eq!(binary, ["WALE_DISABLE_S3_SSE", "WALG_UPLOAD_WAL_METADATA"]);
+        // A key that cannot be read with is not ignored in silence; who writes is refused beside that.
+        assert_eq!(
+            binary,
+            ["WALE_DISABLE_S3_SSE", "WALG_GPG_KEY_ID", "WALG_UPLOAD_WAL_METADATA"]
+        );
         let server = not_read_by_server(environment);
         assert_eq!(
             server,

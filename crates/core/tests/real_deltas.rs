@@ -86,6 +86,7 @@ impl Site {
     /// A backup, while `work` goes on. Returns its name, and how many of its files are increments and are left out.
     async fn back_up(&self, wanted: &WantedParent) -> (String, usize, usize) {
         let mut session = Session::begin(&self.cluster);
+        let before = databases(&mut session);
         let start = session.ask("SELECT pg_backup_start('test', true)");
         let control = ControlFile::read(self.cluster.datadir()).expect("intact");
         let version = session.ask("SHOW server_version_num").parse().expect("a number");
@@ -102,7 +103,14 @@ impl Site {
         };
         let begun = Backup::begin(&self.store, request, options, Arc::default(), CancellationToken::new());
         let mut backup = begun.await.expect("begun");
+        backup.databases_before(before.keys().copied());
         backup.copy().await.expect("copied");
+        // One that was dropped and made anew under its OID meanwhile was not there all the time.
+        let after = databases(&mut session);
+        let stayed = after
+            .iter()
+            .filter(|(oid, row)| before.get(oid).is_none_or(|then| then == *row));
+        backup.databases_after(stayed.map(|(oid, _)| *oid));
         let stopped = session.ask("SELECT lsn || '|' || replace(labelfile, E'\\n', '~') FROM pg_backup_stop(false)");
         let (lsn, label) = stopped.split_once('|').expect("two columns");
         let stop = StopResult::new(lsn.parse().expect("an LSN"), label.replace('~', "\n"));
@@ -240,6 +248,17 @@ impl Site {
         restored.amcheck();
         restored.stop(StopMode::Immediate);
     }
+}
+
+/// The OIDs of the databases, as a server says when a backup begins and when all is copied, and the transactions that made their rows
+/// what they are.
+fn databases(session: &mut Session) -> BTreeMap<u32, String> {
+    let list = session.ask("SELECT string_agg(oid || ' ' || xmin, ',') FROM pg_database WHERE datconnlimit <> -2");
+    let row = |row: &str| {
+        row.split_once(' ')
+            .and_then(|(oid, xmin)| Some((oid.parse().ok()?, xmin.to_owned())))
+    };
+    list.split(',').filter_map(row).collect()
 }
 
 /// The server's content as text, without the random parts of a dump and the parts that a crash removes.

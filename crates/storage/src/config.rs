@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::crypt::EncryptionConfig;
 use crate::error::{Error, Result};
 
 /// `walarchive.storage` and what belongs to it: where the repository is, and how to get there.
@@ -19,6 +20,8 @@ pub struct StorageConfig {
     pub options: StorageOptions,
     /// A file of `key = value` lines with the credentials, if they are not in the environment.
     pub credentials_file: Option<PathBuf>,
+    /// Where the keys of its objects are.
+    pub encryption: EncryptionConfig,
     /// The longest time for one attempt of one request, beside the transfer of its bytes.
     pub request_timeout: Duration,
     /// How long a request is tried again, counted from its first attempt. Refusals are not tried again.
@@ -35,6 +38,7 @@ impl StorageConfig {
             url: url.into().trim().to_owned(),
             options: StorageOptions::default(),
             credentials_file: None,
+            encryption: EncryptionConfig::default(),
             request_timeout: Self::REQUEST_TIMEOUT,
             patience: Self::REQUEST_TIMEOUT,
         }

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::crypt::Flaw;
+
 pub use turn::Turn;
 
 /// What can go wrong. [`Error::turn`] alone decides whether something is tried again.
@@ -85,6 +87,17 @@ pub enum Error {
         /// What the store or the network said.
         reason: String,
     },
+    /// What answers there, or what is there, is not the store, or no server that this client gets on with. It stays so until somebody
+    /// changes something.
+    #[error("could not {operation} \"{object}\"")]
+    Unusable {
+        /// The verb: "read", "write", "list", "delete".
+        operation: &'static str,
+        /// The object's URL.
+        object: String,
+        /// What it said, or what it is.
+        reason: String,
+    },
     /// The store does not know how to do what it was asked for.
     #[error("the store does not support what is needed to {operation} \"{object}\"")]
     Unsupported {
@@ -122,6 +135,14 @@ pub enum Error {
         object: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// An object that cannot be decrypted with the keys that are configured.
+    #[error("\"{object}\" {flaw}")]
+    Sealed {
+        /// The object's URL.
+        object: String,
+        /// The reason: never damage, which is an error of its own.
+        flaw: Flaw,
     },
     /// Something to be removed is behind a symbolic link.
     #[error("\"{object}\" was not removed, because \"{link}\" is a symbolic link")]
@@ -200,6 +221,15 @@ impl Error {
         }
     }
 
+    /// An object that cannot be decrypted.
+    pub(crate) fn flawed(object: impl Into<String>, flaw: Flaw) -> Self {
+        let object = object.into();
+        match flaw.is_damage() {
+            true => Error::damaged(object, flaw.detail()),
+            false => Error::Sealed { object, flaw },
+        }
+    }
+
     /// May this pass by itself, so that trying again later makes sense without anybody changing anything?
     pub fn is_transient(&self) -> bool {
         self.turn().may_pass_by_itself()
@@ -210,6 +240,7 @@ impl Error {
         matches!(
             self,
             Error::Store { .. }
+                | Error::Unusable { .. }
                 | Error::NoAnswer { .. }
                 | Error::Timeout { .. }
                 | Error::ClockSkew { .. }
@@ -229,9 +260,11 @@ impl Error {
             | Error::NoSuchStore { reason, .. }
             | Error::WrongRegion { reason, .. }
             | Error::Store { reason, .. }
+            | Error::Unusable { reason, .. }
             | Error::NoAnswer { reason, .. }
             | Error::Unsupported { reason, .. }
             | Error::Damaged { reason, .. } => Some(reason.clone()).filter(|reason| !reason.is_empty()),
+            Error::Sealed { flaw, .. } => Some(flaw.detail()),
             Error::Timeout { .. } => Some("The store reported neither success nor an error in this time.".to_owned()),
             Error::Setting { .. }
             | Error::NotFound { .. }
@@ -273,12 +306,13 @@ impl Error {
                  aws_endpoint."
             }
             Error::NoSuchStore { target, .. } => return Some(hints::of_missing_store(target)),
-            Error::Store { reason, .. } => hints::of_reason(reason),
+            Error::Store { reason, .. } | Error::Unusable { reason, .. } => hints::of_reason(reason),
             Error::Unsupported { .. } => {
                 "This server does not speak all of the protocol; check walarchive.storage_options, or use another store."
             }
             Error::Timeout { .. } | Error::NoAnswer { .. } => TOO_SLOW,
             Error::Damaged { .. } => return Some(Self::hint_of_damaged().to_owned()),
+            Error::Sealed { flaw, .. } => flaw.hint(),
             Error::BehindLink { .. } => {
                 "A link may lead anywhere, so nothing behind one is removed. Mount the other file system in the \
                  place of the link, or make the directory of the whole repository the link, or remove these files by hand."

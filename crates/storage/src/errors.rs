@@ -61,6 +61,18 @@ const WRONG_REGION: [&str; 6] = [
     "another place that it does not name",
     "not followed (<Region>",
 ];
+/// Of what stays so until somebody changes something: another server than the store, one whose certificate is not trusted, and what is
+/// no file in the place of an object. A certificate's times are not among them, as a wrong clock of this machine may be set right;
+/// nor is a redirection for the time being, or a proxy that answers without TLS while it is started.
+const UNUSABLE: [&str; 7] = [
+    "the store answered 301 Moved Permanently and redirects to \"",
+    "the store answered 308 Permanent Redirect and redirects to \"",
+    "it is not a regular file",
+    "invalid peer certificate: UnknownIssuer",
+    "CaUsedAsEndEntity",
+    "NotValidForName",
+    "certificate not valid for name",
+];
 /// Answers of servers that do not know a request, or one of its headers.
 const UNSUPPORTED: [&str; 2] = ["501 Not Implemented", "<Code>NotImplemented</Code>"];
 
@@ -111,6 +123,11 @@ pub(super) fn translate(operation: &'static str, object: String, store_url: &str
             reason,
         },
         _ if says(&UNSUPPORTED) => Error::Unsupported {
+            operation,
+            object,
+            reason,
+        },
+        _ if says(&UNUSABLE) => Error::Unusable {
             operation,
             object,
             reason,
@@ -256,6 +273,34 @@ mod tests {
         let metadata = "http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/token";
         assert!(matches!(of("gs", "list", metadata), Error::NoCredentials { .. }));
         assert!(matches!(of("gs", "list", "AuthorizationHeader"), Error::Store { .. }));
+    }
+
+    #[test]
+    fn what_is_no_store_does_not_pass_by_itself() {
+        for reason in [
+            "the store answered 301 Moved Permanently and redirects to \"http://h:9\", which is not followed",
+            "the store answered 308 Permanent Redirect and redirects to \"http://h:9\", which is not followed",
+            "it is not a regular file",
+            "invalid peer certificate: UnknownIssuer",
+            "invalid peer certificate: certificate not valid for name \"h\"; certificate is only valid for DnsName(\"g\")",
+        ] {
+            let error = of("gs", "read", reason);
+            assert!(
+                matches!(error, Error::Unusable { .. }) && !error.is_transient() && error.is_unreachable(),
+                "{error:?}"
+            );
+            assert!(error.detail().expect("a reason").contains(reason), "{error:?}");
+        }
+        for reason in [
+            "invalid peer certificate: certificate expired: verified at",
+            "the store answered 302 Found and redirects to \"http://h:9\", which is not followed",
+            "the store answered 307 Temporary Redirect and redirects to \"http://h:9\", which is not followed",
+            "the store answered 301 Moved Permanently and redirects to another place that it does not name, which is not followed",
+            "received corrupt message of type InvalidContentType",
+        ] {
+            let error = of("gs", "read", reason);
+            assert!(error.is_transient(), "{error:?}");
+        }
     }
 
     #[test]

@@ -121,7 +121,7 @@ fn tokens_of_machine_and_workload_are_used() {
     // Without the certificate nobody is trusted.
     probe.options = probe.options.split(",ca_cert_file").next().expect("options").to_owned();
     let said = probe.run("write");
-    assert!(said.starts_with("Store: ") && said.contains("certificate"), "{said}");
+    assert!(said.starts_with("Unusable: ") && said.contains("certificate"), "{said}");
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub enum Op {
     Get,
     /// An object is removed.
     Delete,
+    /// The objects below a prefix are listed.
+    List,
 }
 
 /// The fate of a request.
@@ -69,15 +71,15 @@ impl Meddler {
         });
     }
 
-    async fn ask<T>(&self, op: Op, location: &Path, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let failed = || Error::Generic {
-            store: "meddler",
-            source: "the connection was lost".into(),
-        };
-        let act = match &mut *self.rule.lock() {
-            Some(rule) => rule(op, location.as_ref()),
+    fn act(&self, op: Op, key: &str) -> Act {
+        match &mut *self.rule.lock() {
+            Some(rule) => rule(op, key),
             None => Act::Pass,
-        };
+        }
+    }
+
+    async fn ask<T>(&self, op: Op, location: &Path, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let act = self.act(op, location.as_ref());
         if matches!(act, Act::Fail) {
             return Err(failed());
         }
@@ -95,6 +97,13 @@ impl Meddler {
             Act::Pass | Act::Fail => {}
         }
         Ok(done)
+    }
+}
+
+fn failed() -> Error {
+    Error::Generic {
+        store: "meddler",
+        source: "the connection was lost".into(),
     }
 }
 
@@ -145,7 +154,10 @@ impl ObjectStore for Meddler {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        match self.act(Op::List, prefix.map(AsRef::as_ref).unwrap_or_default()) {
+            Act::Fail => futures::stream::iter([Err(failed())]).boxed(),
+            _ => self.inner.list(prefix),
+        }
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {

@@ -1,10 +1,11 @@
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
 
 use crate::dir::TestDir;
 use crate::process::server_command;
 use crate::s3::cache;
 use crate::server::Server;
+use crate::wait::{PATIENCE, wait_until};
 
 /// An S3 server (moto) on a loopback port, with one bucket. It keeps its objects in memory, and accepts any credentials.
 pub struct MotoServer {
@@ -71,22 +72,23 @@ impl MotoServer {
     }
 
     fn create_bucket(&self) {
-        let status = ask(self.port(), "PUT", &format!("/{}", self.bucket));
-        assert!(status.contains(" 200 "), "moto did not create a bucket: {status}");
+        // It may reset a connection while it starts.
+        wait_until("moto has made a bucket", PATIENCE, || {
+            ask(self.port(), "PUT", &format!("/{}", self.bucket)).is_ok_and(|status| status.contains(" 200 "))
+        });
     }
 }
 
 /// Sends a request without a body, and returns the status line.
-fn ask(port: u16, method: &str, path: &str) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("could not connect");
+fn ask(port: u16, method: &str, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     write!(
         stream,
         "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    )
-    .expect("could not send");
+    )?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("no answer");
-    answer.lines().next().unwrap_or_default().to_owned()
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.lines().next().unwrap_or_default().to_owned())
 }
 
 /// The directory with a Python environment that `scripts/setup test` made, as in `moto-5.2.5`.

@@ -68,7 +68,8 @@ impl Pg {
         self.path_of(name).is_file()
     }
 
-    fn path_of(&self, program: &str) -> PathBuf {
+    /// Where the program of this name is.
+    pub fn path_of(&self, program: &str) -> PathBuf {
         let own = self.bindir.join(program);
         match own.is_file() {
             true => own,
@@ -89,6 +90,13 @@ impl Pg {
     pub fn program(&self, name: &str) -> Command {
         let mut command = server_command(self.path_of(name));
         command.env("PATH", self.path_variable());
+        command
+    }
+
+    /// Commands for a shell, to be run in the same way. The first one that fails ends them.
+    pub fn shell(&self, commands: &str) -> Command {
+        let mut command = server_command("/bin/sh");
+        command.env("PATH", self.path_variable()).args(["-euc", commands]);
         command
     }
 

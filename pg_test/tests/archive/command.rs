@@ -212,6 +212,7 @@ fn a_repository_that_has_vanished_is_not_begun_anew() {
         !refused.success() && refused.stderr.contains("there is no repository"),
         "{refused:?}"
     );
+    assert!(refused.stderr.contains("run walarchive take-over"), "{refused:?}");
     let left = fs::read_dir(empty.path()).expect("read").count();
     assert_eq!(left, 0, "nothing is written where it was");
     // The way out for the one who has emptied it.

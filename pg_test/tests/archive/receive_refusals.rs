@@ -205,10 +205,10 @@ fn a_slot_that_the_server_has_given_up_is_told() {
         primary.psql("CHECKPOINT");
         is_lost()
     });
-    // From 17 on no such slot can be used. Before it can, but what it kept is gone.
+    // From 18 on no such slot can be used. Before it can, but what it kept is gone.
     let output = run(&mut receive::command(&site, &primary, &[]));
     match site.pg().major() {
-        17.. => fails(&output, &["replication slot", "--drop-slot"]),
+        18.. => fails(&output, &["replication slot", "--drop-slot"]),
         _ => fails(&output, &["has already been removed", "--allow-gap"]),
     }
     assert!(run(&mut receive::command(&site, &primary, &["--drop-slot"])).success());

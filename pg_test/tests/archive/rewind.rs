@@ -15,13 +15,17 @@ fn an_old_primary_without_its_wal_is_rewound() {
     let site = Site::on_files();
     let primary = site.primary(&[
         ("wal_keep_size", "0"),
-        ("min_wal_size", "32MB"),
-        ("max_wal_size", "48MB"),
+        // No checkpoint comes by itself.
+        ("max_wal_size", "1GB"),
         ("autovacuum", "off"),
     ]);
     primary.psql("CREATE TABLE t (a int)");
     backup(&primary, "");
     let standby = Cluster::builder(site.dir(), "standby").standby_of(&primary);
+    // From here on it needs nothing that a checkpoint removes.
+    primary.wait_until("the standby streams", PATIENCE, || {
+        primary.psql("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == "1"
+    });
     // The last checkpoint that both share is some segments before the place where they part.
     primary.psql("CHECKPOINT");
     for number in 1..=3 {

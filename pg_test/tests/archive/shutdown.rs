@@ -54,8 +54,12 @@ fn stop_under_load(mode: StopMode) {
 
     let before = repository.segments().len();
     // Mode smart waits for the clients: they leave by themselves.
-    let seconds = if mode == StopMode::Smart { "3" } else { "600" };
-    let bench = cluster.background_pgbench(&["-c", "3", "-T", seconds]);
+    let limit = if mode == StopMode::Smart {
+        ["-t", "3000"]
+    } else {
+        ["-T", "600"]
+    };
+    let bench = cluster.background_pgbench(&[&["-c", "3"], &limit[..]].concat());
     let client = (mode == StopMode::Fast).then(|| ledger.start(&cluster));
     cluster.wait_until("segments are archived under load", PATIENCE, || {
         repository.segments().len() >= before + 2

@@ -338,3 +338,44 @@ fn functions_are_not_for_the_public_and_views_are_for_monitoring() {
     let name = primary.psql(&format!("SET ROLE operator; {PUSH}"));
     assert_eq!(primary.psql(&format!("SET ROLE watcher; {BACKUPS}")), name);
 }
+
+/// Parallel queries have the last worker for a while. No backup fails because of that.
+#[test]
+fn a_backup_waits_for_a_worker() {
+    let site = Site::on_files();
+    let primary = site.primary(&[("max_worker_processes", "4")]);
+    let parallel = match primary.pg().major() {
+        ..16 => "force_parallel_mode",
+        16.. => "debug_parallel_query",
+    };
+    let busy = || {
+        let busy = primary.background_psql(&format!("SET {parallel} = on; SELECT pg_sleep(600)"));
+        let count = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'parallel worker'";
+        primary.wait_until("a query has the last worker", PATIENCE, || primary.psql(count) == "1");
+        busy
+    };
+    let query = busy();
+    let error = primary
+        .try_psql("SET statement_timeout = '1s'; SELECT walarchive_backup_push()")
+        .expect_err("a backup without a worker");
+    assert!(error.contains("statement timeout"), "{error}");
+    let running = || primary.psql("SELECT count(*) FROM walarchive_progress");
+    assert_eq!(running(), "0");
+
+    let pushed = primary.background_psql("SELECT walarchive_backup_push()");
+    primary.wait_until("the backup waits for its worker", PATIENCE, || running() == "1");
+    query.cancel();
+    pushed.wait(PATIENCE).expect_success();
+    query.wait(PATIENCE);
+
+    let query = busy();
+    let error = primary
+        .try_psql("SELECT walarchive_backup_push()")
+        .expect_err("a backup without a worker");
+    assert!(
+        error.contains("no background worker is free") && error.contains("max_worker_processes"),
+        "{error}"
+    );
+    query.cancel();
+    query.wait(PATIENCE);
+}

@@ -1,11 +1,14 @@
 //! `walarchive backup-push` without a data directory: the server sends its files over the replication protocol.
 
 use std::fs;
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Instant;
 
 use walarchive_pg_test::push::{self, push};
 use walarchive_pg_test::site::{Site, archive_all, lose, wait_settled};
-use walarchive_testkit::{Background, Cluster, Output, PATIENCE, Signal, StopMode, kill_pid, run};
+use walarchive_testkit::{Background, Cluster, Fault, FaultProxy, Output, PATIENCE, Signal, StopMode, kill_pid, run};
 
 /// `walarchive backup-push` for this server, as if from another machine.
 fn command(site: &Site, cluster: &Cluster, args: &[&str]) -> Command {
@@ -182,4 +185,54 @@ fn pages_are_verified_by_the_server() {
     assert_eq!(site.objects("basebackups_005"), [""; 0]);
     primary.psql("CHECKPOINT");
     run(&mut command(&site, &primary, &[])).expect_success();
+}
+
+/// The lines of a program on stderr until one has these words; then it is ended.
+#[track_caller]
+fn until_it_says(mut command: Command, words: &str) -> String {
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("started");
+    let (sender, receiver) = mpsc::channel();
+    let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+    let reader = std::thread::spawn(move || {
+        let mut lines = stderr.lines().map_while(Result::ok);
+        // Nobody listens any more after the one that was wanted.
+        lines.try_for_each(|line| sender.send(line))
+    });
+    let mut said = String::new();
+    let until = Instant::now() + PATIENCE;
+    while !said.contains(words) {
+        match receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(line) => said = said + &line + "\n",
+            Err(_) => break,
+        }
+    }
+    drop(receiver);
+    child.kill().expect("ended");
+    child.wait().expect("ended");
+    _ = reader.join().expect("ended");
+    said
+}
+
+/// Whichever way the backup is taken.
+#[test]
+fn a_store_that_does_not_answer_is_told_of() {
+    let site = Site::on_s3();
+    let primary = push::primary(&site, &[]);
+    let silent = FaultProxy::start(site.s3().expect("an S3 server").port());
+    silent.set([Fault::Silent]);
+    let datadir = primary.datadir().to_string_lossy().into_owned();
+    for args in [
+        &["catchup-push", &datadir, "--from-lsn", "0/1000000"][..],
+        &["backup-push", &datadir],
+        &["backup-push"],
+    ] {
+        let mut command = site.walarchive(args);
+        for option in silent.options().split(',') {
+            command.args(["--storage-option", option]);
+        }
+        push::server_of(&mut command, &primary);
+        let words = "has not answered for 5 s; it is asked again for up to 10 minutes";
+        let said = until_it_says(command, words);
+        assert!(said.contains(words), "{args:?}: {said}");
+    }
 }

@@ -1,9 +1,10 @@
 //! Backups of servers of PostgreSQL 9.6 to 14, taken and restored by the binary, and recovered to a point.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
+use walarchive_pg_test::drills::{Place, assert_failed, detail, sql_file, status};
 use walarchive_pg_test::old;
 use walarchive_pg_test::site::{Site, archive_all, lose, wait_paused, wait_settled};
 use walarchive_testkit::{Background, Cluster, PATIENCE, StopMode, run};
@@ -315,4 +316,38 @@ fn a_table_comes_back_by_name() {
     let file = restored.psql_db("shop", "SELECT pg_relation_filepath('other')");
     let meta = fs::metadata(target.join(file)).expect("no file");
     assert!(meta.len() > 0 && meta.blocks() == 0, "{meta:?}");
+}
+
+/// Before PostgreSQL 13 a server that does not come to its target says nothing, and becomes a primary at the end of the WAL.
+#[test]
+fn a_drill_knows_whether_its_target_was_reached() {
+    let site = Site::on_files();
+    let (primary, place) = (primary(&site), Place::new(&site));
+    insert(&primary, 1);
+    old::backup(&site, &primary, &["--full"]);
+    primary.psql("SELECT pg_create_restore_point('there')");
+    insert(&primary, 2);
+    archive_all(&primary);
+    // The old servers of the tests have no clients beside them.
+    let programs = site.dir().subdir("bin");
+    for program in ["postgres", "psql", "pg_isready"] {
+        symlink(site.pg().path_of(program), programs.join(program)).expect("linked");
+    }
+    let programs = programs.to_string_lossy().into_owned();
+    let sql = "DO $$ BEGIN ASSERT (SELECT max(id) FROM t) = 1; ASSERT (SELECT count(*) FROM in_tablespace) = 20000;
+               ASSERT NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user); END $$;\n";
+    let sql = sql_file(&site, "one.sql", sql);
+    let reached = ["--pg-bin", &programs, "--target-name", "there", "--run", &sql];
+    let (drill, output) = place.drill(&site, &reached);
+    assert!(output.success() && status(&drill, "sql") == "ok", "{drill:#}");
+    let (drill, output) = place.drill(&site, &["--pg-bin", &programs, "--target-immediate"]);
+    assert!(output.success(), "{drill:#}");
+    let (drill, output) = place.drill(&site, &["--pg-bin", &programs, "--target-name", "nowhere"]);
+    assert_failed(&drill, &output, "recovery");
+    let says = match site.pg().major() {
+        ..13 => "Recovery came to the end of the WAL, and not to its target",
+        _ => "recovery ended before configured recovery target was reached",
+    };
+    assert!(detail(&drill, "recovery").contains(says), "{drill:#}");
+    place.assert_empty();
 }

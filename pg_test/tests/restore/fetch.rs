@@ -201,8 +201,13 @@ fn a_backup_that_does_not_fit_is_refused() {
 #[test]
 fn a_restore_that_was_killed_goes_on() {
     let site = Site::on_s3();
-    let primary = site.primary(&[]);
-    primary.pgbench(&["-i", "-s", "10", "-q"]);
+    let primary = site.primary(&[("walarchive.tar_size", "2MB")]);
+    primary.pgbench(&["-i", "-s", "1", "-q"]);
+    for table in 1..=16 {
+        primary.psql(&format!(
+            "CREATE TABLE noise{table} AS SELECT md5(random()::text) AS noise FROM generate_series(1, 30000)"
+        ));
+    }
     backup(&primary, "");
     primary.psql("UPDATE pgbench_accounts SET abalance = 1 WHERE aid <= 1000");
     archive_all(&primary);
@@ -213,14 +218,28 @@ fn a_restore_that_was_killed_goes_on() {
     let path = target.to_string_lossy();
     // The last tar never comes, so no restore ends before it is asked to.
     let proxy = FaultProxy::start(site.s3().expect("S3").port());
+    let tars = site.objects("basebackups_005").into_iter();
+    let sizes: Vec<u64> = tars
+        .filter(|key| key.contains("/tar_partitions/"))
+        .map(|key| fs::metadata(site.object(&key)).expect("an object").len())
+        .collect();
+    let (stored, largest) = (
+        sizes.iter().sum::<u64>(),
+        sizes.iter().copied().max().unwrap_or_default(),
+    );
     proxy.set([Fault::status(503).only("pg_control.tar").into()]);
-    let begun = || {
+    let fetch = |more: &[&str]| {
         let mut fetch = site.walarchive(&["backup-fetch", &path, "LATEST", "--concurrency", "1"]);
         // Of two for the same, the later one counts.
         for option in proxy.options().split(',') {
             fetch.args(["--storage-option", option]);
         }
-        let restore = Background::spawn(&mut fetch, None);
+        fetch.args(more);
+        fetch
+    };
+    let begun = || {
+        proxy.forget();
+        let restore = Background::spawn(&mut fetch(&[]), None);
         wait_until("some files are restored", PATIENCE, || files() >= 50);
         restore
     };
@@ -238,7 +257,9 @@ fn a_restore_that_was_killed_goes_on() {
     }
 
     let restore = begun();
+    wait_until("half of it is fetched", PATIENCE, || proxy.delivered() > stored / 2);
     restore.kill();
+    let fetched = proxy.delivered();
     let killed = restore.wait(PATIENCE);
     assert_eq!(
         killed.signal,
@@ -264,13 +285,24 @@ fn a_restore_that_was_killed_goes_on() {
         .and_then(|word| word.parse().ok())
         .expect("no number");
     assert!(kept >= 50, "{plan}");
+    // What has come is not fetched again, but for the two tars that were under way at the most, and the lists.
+    proxy.heal();
+    proxy.forget();
+    run(&mut fetch(&["--delta"])).expect_success();
+    let (missing, again) = (stored.saturating_sub(fetched), proxy.delivered());
+    println!("{stored} bytes stored, {fetched} fetched before the end, {again} after it");
+    assert!(
+        again < missing + 2 * largest + (1 << 20),
+        "{stored} {fetched} {again} {largest}"
+    );
+    // There is nothing more to do, and PostgreSQL's own program agrees.
     site.restore("restored", "LATEST", &["--delta"]);
     assert!(!target.join("walarchive_restore.json").exists());
     let restored = site.restored("restored").attach(&target);
     restored.wait_promoted(PATIENCE);
     assert_eq!(
         restored.psql("SELECT count(*), sum(abalance) FROM pgbench_accounts"),
-        "1000000|1000"
+        "100000|1000"
     );
     restored.amcheck();
 }

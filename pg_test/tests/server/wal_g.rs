@@ -55,6 +55,54 @@ fn nothing_is_written_where_encryption_is_configured() {
     );
 }
 
+/// Without any setting: the objects tell it.
+#[test]
+fn nothing_is_written_beside_what_wal_g_has_encrypted() {
+    let dir = TestDir::new();
+    let repository = Repository::new(&dir, "repository");
+    // Each belongs to the server's user.
+    dir.subdir("repository/basebackups_005");
+    dir.subdir("repository/basebackups_005/base_000000010000000000000009");
+    let tars = dir.subdir("repository/basebackups_005/base_000000010000000000000009/tar_partitions");
+    let sealed = walarchive_testkit::sealed::by_libsodium(b"a tar", [7; 32]);
+    for tar in ["part_001.tar.zst", "pg_control.tar.zst"] {
+        std::fs::write(tars.join(tar), &sealed).expect("written");
+    }
+    let sentinel = tars.join("../../base_000000010000000000000009_backup_stop_sentinel.json");
+    std::fs::write(sentinel, "{}").expect("written");
+    let cluster = archiving(&dir, "c", &repository.url()).start();
+    let mark = cluster.log_mark();
+    let segment = cluster.switch_wal();
+    let message = wait_message(
+        &cluster,
+        mark,
+        &[
+            "WARNING",
+            ".tar.zst\" is encrypted",
+            "writes nothing in plain text beside it",
+        ],
+        PATIENCE,
+    );
+    assert!(message.contains("HINT:  Go on with WAL-G"), "{message}");
+    cluster.psql("CREATE EXTENSION walarchive");
+    let error = cluster.try_psql_verbose("SELECT walarchive_backup_push()");
+    assert!(
+        !error.success() && error.stderr.contains("writes nothing in plain text beside it"),
+        "{error:?}"
+    );
+    let row = cluster.psql("SELECT status FROM walarchive_check() WHERE check_name = 'encryption'");
+    assert_eq!(row, "failed");
+    assert!(cluster.waiting_files().contains(&segment));
+    // Listing needs no key.
+    assert_eq!(cluster.psql("SELECT count(*) FROM walarchive_backups"), "1");
+    std::fs::remove_dir_all(tars.join("../..")).expect("removed");
+    cluster.wait_archived(&segment, PATIENCE);
+    assert_eq!(
+        cluster.psql("SELECT count(*) FROM walarchive_check() WHERE check_name = 'encryption'"),
+        "0"
+    );
+}
+
 #[test]
 fn a_server_that_encryption_holds_back_keeps_its_lease() {
     let dir = TestDir::new();

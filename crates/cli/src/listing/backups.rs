@@ -17,6 +17,19 @@ const STORAGE: &str = "default";
 /// For a backup whose name does not tell it.
 const UNKNOWN_SEGMENT: &str = "ZZZZZZZZZZZZZZZZZZZZZZZZ";
 
+/// Say on stderr which backups cannot be restored, or used in another way: the lists have no place for it.
+pub fn tell_problems(backups: &[BackupDetail], used: &str) {
+    for backup in backups {
+        if let Some(problem) = &backup.problem {
+            eprintln!(
+                "walarchive: warning: backup \"{}\" cannot be {used}: {}",
+                plain(&backup.backup_name),
+                plain(problem)
+            );
+        }
+    }
+}
+
 /// A list as `--pretty`, `--json` and `--detail` ask for it, with its last line feed; empty for no backups, unless it is JSON.
 pub fn backups(backups: &[BackupDetail], pretty: bool, json: bool, detail: bool) -> String {
     if json {
@@ -220,6 +233,7 @@ mod tests {
             links: Vec::new(),
             left_out: Vec::new(),
             restorable: true,
+            proven: None,
             problem: None,
         }
     }

@@ -7,7 +7,7 @@ mod tabbed;
 mod timelines;
 mod verified;
 
-pub use backups::backups;
+pub use backups::{backups, tell_problems};
 pub use json::compact;
 pub use tabbed::tabbed;
 pub use timelines::{timelines, timelines_json};

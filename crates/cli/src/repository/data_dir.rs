@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use walarchive_core::data_dir::{above_pg_wal, is_data_dir, wal_directory};
+use walarchive_core::archive::prefetch::Running;
+use walarchive_core::data_dir::{POSTMASTER_PID, above_pg_wal, is_data_dir, wal_directory};
 use walarchive_core::recovery_state;
 use walarchive_core::server_config::data_directories;
 use walarchive_core::wal::WalFileName;
@@ -57,4 +58,20 @@ pub fn usual_data_dir() -> Option<PathBuf> {
 /// The data directory whose `pg_wal` has the file.
 pub fn data_dir_beside(path: &Path) -> Option<PathBuf> {
     above_pg_wal(path).filter(|directory| is_data_dir(directory))
+}
+
+/// The process ID of the server that runs on a data directory, if one does.
+pub fn running_postmaster(data_dir: &Path) -> Option<i32> {
+    running_server(data_dir).map(|server| server.pid)
+}
+
+/// The same server, told from an earlier start with the same process ID.
+pub fn running_server(data_dir: &Path) -> Option<Running> {
+    let text = std::fs::read_to_string(data_dir.join(POSTMASTER_PID)).ok()?;
+    let mut lines = text.lines().map(str::trim);
+    let pid = lines.next()?.parse().ok().filter(|pid| *pid > 0)?;
+    // Behind the data directory. It is written at once with the first line.
+    let started = lines.nth(1).and_then(|line| line.parse().ok()).unwrap_or(0);
+    let asked = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None);
+    (asked != Err(nix::errno::Errno::ESRCH)).then_some(Running { pid, started })
 }

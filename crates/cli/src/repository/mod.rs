@@ -4,6 +4,7 @@
 mod config_file;
 pub mod data_dir;
 mod flags;
+pub mod keys;
 mod settings;
 mod sources;
 mod wal_g;
@@ -11,7 +12,7 @@ pub mod writer;
 
 pub use flags::Storage;
 pub use settings::{
-    Settings, find, find_in_file, flags, patient_store, refuse_plain_text, remark, remember_flags, store,
+    Settings, find, find_in_file, first_answer, flags, patient_store, refuse_plain_text, remark, remember_flags, store,
 };
 pub use sources::Sources;
 pub use wal_g::{SLOT, variables};

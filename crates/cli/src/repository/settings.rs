@@ -1,5 +1,6 @@
 //! Where the repository is: flags, then `WALARCHIVE_*`, then WAL-G's variables, then the data directory's files.
 
+use std::env::VarError;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
@@ -7,13 +8,17 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use walarchive_core::archive::prefetch::{DEFAULT_SEGMENTS, MOST_SEGMENTS};
 use walarchive_core::codec::{Compression, Format};
+use walarchive_core::repository::layout;
 use walarchive_core::server_config::ServerConfig;
-use walarchive_core::{Error, Result};
+use walarchive_core::{Error, Result, printable};
 use walarchive_storage::Store;
+use walarchive_storage::crypt::EncryptionConfig;
 use walarchive_storage::{StorageConfig, StorageOptions};
 
 use super::data_dir::usual_data_dir;
@@ -32,6 +37,8 @@ pub struct Settings {
     pub upload_concurrency: usize,
     /// The format in which an object is looked for first.
     pub reads_first: Format,
+    /// Segments that are fetched ahead of recovery.
+    pub prefetch: usize,
 }
 
 /// The flags that a later call needs to find the same settings.
@@ -49,9 +56,20 @@ pub fn flags() -> Vec<String> {
     FLAGS.get().cloned().unwrap_or_default()
 }
 
-/// Call this before anything is written: nothing may be stored in plain text if WAL-G would have encrypted it.
-pub fn refuse_plain_text() -> Result<()> {
-    walarchive_core::wal_g::refuse_plain_text(std::env::vars_os())
+/// Call this before anything is written: nothing may be stored in plain text if WAL-G would have encrypted it, or where a key is
+/// given.
+pub fn refuse_plain_text(storage: &StorageConfig) -> Result<()> {
+    walarchive_core::wal_g::refuse_plain_text(std::env::vars_os())?;
+    match storage.encryption.key_files.first() {
+        None => Ok(()),
+        Some(file) => Err(Error::config(
+            format!(
+                "key file \"{}\" is given, and walarchive, which cannot encrypt yet, writes nothing",
+                file.display()
+            ),
+            "Leave out --encryption-key-file and WALARCHIVE_ENCRYPTION_KEY_FILE if the repository is to be in plain text.",
+        )),
+    }
 }
 
 /// Print once which of WAL-G's variables have no effect.
@@ -63,6 +81,13 @@ pub fn remark() {
 
 /// Find the settings. `data_dir` is the directory whose configuration files are read, if there is one.
 pub fn find(flags: &Storage, data_dir: Option<&Path>) -> Result<Settings> {
+    // A variable that is not text counts as unset. A key must not.
+    if let Err(VarError::NotUnicode(_)) = std::env::var(KEY_FILE) {
+        return Err(Error::config(
+            "WALARCHIVE_ENCRYPTION_KEY_FILE is not text",
+            "Give the key file a name in UTF-8.",
+        ));
+    }
     let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let server = data_dir.map(ServerConfig::read).transpose()?.unwrap_or_default();
     find_in(flags, &environment, &server)
@@ -80,9 +105,44 @@ pub async fn patient_store(flags: &Storage) -> Result<Store> {
     Ok(Store::open_settled(&find(flags, data_dir.as_deref())?.storage.for_backup()).await?)
 }
 
+/// After this time without an answer a person at a terminal wants to know what is going on.
+const SILENT: Duration = Duration::from_secs(5);
+
+/// Ask a patient store for the first time, and say so if no answer comes soon: all that follows waits as long as this.
+pub async fn first_answer(store: &Store) -> Result<()> {
+    let mut asked = std::pin::pin!(store.size(&layout::CLUSTER));
+    let answer = match tokio::time::timeout(SILENT, &mut asked).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            eprintln!(
+                "walarchive: note: \"{}\" has not answered for {} s; it is asked again for up to 10 minutes",
+                printable::line(store.url()),
+                SILENT.as_secs()
+            );
+            asked.await
+        }
+    };
+    match answer.map_err(Error::from) {
+        Err(error) if error.is_transient() => Err(error),
+        // What is asked next has an error of its own.
+        _ => Ok(()),
+    }
+}
+
+/// The storage of a configuration file.
+#[derive(Debug)]
+pub struct InFile {
+    /// The storage.
+    pub storage: StorageConfig,
+    /// Nothing may be stored there in plain text.
+    pub asks_for_encryption: bool,
+    /// The file of its credentials, which is nowhere on disk.
+    _secrets: Option<File>,
+}
+
 /// The storage that a configuration file names, and nothing else: neither flags nor the environment, which may be about another
-/// one. The file of its credentials is held open by what comes with it, and is nowhere on disk.
-pub fn find_in_file(file: &Path) -> Result<(StorageConfig, Option<File>)> {
+/// one.
+pub fn find_in_file(file: &Path) -> Result<InFile> {
     let settings = sources::settings_of_file(file)?;
     let environment = |name: &str| {
         let found = settings.iter().find(|(known, _)| known == name);
@@ -103,17 +163,30 @@ pub fn find_in_file(file: &Path) -> Result<(StorageConfig, Option<File>)> {
         storage.options = options.parse()?;
     }
     wal_g::add_options(&url, &mut storage.options, &environment)?;
+    storage.encryption = EncryptionConfig {
+        // Those of this process may be of another repository.
+        wal_g: false,
+        ..encryption(&Storage::default(), &environment)?
+    };
+    let asks_for_encryption = !storage.encryption.key_files.is_empty()
+        || !walarchive_core::wal_g::encryption_settings(settings.iter().map(|(name, value)| (name, value))).is_empty();
+    let mut held = None;
     if let Some(path) = environment("WALARCHIVE_CREDENTIALS_FILE") {
         storage.credentials_file = Some(PathBuf::from(path));
-        return Ok((storage, None));
+    } else {
+        let secrets = wal_g::credentials(&url, &environment);
+        if !secrets.is_empty() {
+            let made = in_memory(&secrets);
+            let (path, file) = made.map_err(|error| Error::io("create", "memory for the credentials", error))?;
+            storage.credentials_file = Some(path);
+            held = Some(file);
+        }
     }
-    let secrets = wal_g::credentials(&url, &environment);
-    if secrets.is_empty() {
-        return Ok((storage, None));
-    }
-    let (path, held) = in_memory(&secrets).map_err(|error| Error::io("create", "memory for the credentials", error))?;
-    storage.credentials_file = Some(path);
-    Ok((storage, Some(held)))
+    Ok(InFile {
+        storage,
+        asks_for_encryption,
+        _secrets: held,
+    })
 }
 
 /// A file of such lines that only this process can open.
@@ -152,9 +225,8 @@ fn find_in(flags: &Storage, environment: Environment<'_>, server: &ServerConfig)
     let credentials_file = credentials_file.or_else(|| server.credentials_file.clone().filter(|_| same_storage));
     let mut storage = StorageConfig::new(url);
     storage.options = options;
-    storage.credentials_file = credentials_file
-        .map(|file| std::path::absolute(&file).map_err(|error| Error::io("open", file, error)))
-        .transpose()?;
+    storage.credentials_file = credentials_file.map(|file| absolute(&file)).transpose()?;
+    storage.encryption = encryption(flags, environment)?;
     Ok(Settings {
         storage,
         compression: wal_g::compression(environment).unwrap_or_else(|| compression(server))?,
@@ -163,8 +235,44 @@ fn find_in(flags: &Storage, environment: Environment<'_>, server: &ServerConfig)
             Some(format) => format,
             None => compression(server)?.format(),
         },
+        prefetch: server.prefetch.unwrap_or(DEFAULT_SEGMENTS).min(MOST_SEGMENTS),
     })
 }
+
+/// A restore_command runs in another directory.
+fn absolute(file: &Path) -> Result<PathBuf> {
+    std::path::absolute(file).map_err(|error| Error::io("open", file, error))
+}
+
+/// The keys: files by flags, else that of the environment, and what WAL-G's variables hold or name.
+fn encryption(flags: &Storage, environment: Environment<'_>) -> Result<EncryptionConfig> {
+    let of_environment = environment(KEY_FILE).map(PathBuf::from);
+    let files = match flags.encryption_key_file.is_empty() {
+        true => of_environment.into_iter().collect(),
+        false => flags.encryption_key_file.clone(),
+    };
+    let accept_plain = match environment(ACCEPT_PLAIN).as_deref() {
+        None => false,
+        Some(value) => match value.to_ascii_lowercase().as_str() {
+            "on" | "true" | "yes" | "1" => true,
+            "off" | "false" | "no" | "0" => false,
+            _ => {
+                return Err(Error::config(
+                    "WALARCHIVE_ENCRYPTION_ACCEPT_PLAIN is neither on nor off",
+                    "Set it to on or off.",
+                ));
+            }
+        },
+    };
+    Ok(EncryptionConfig {
+        key_files: files.iter().map(|file| absolute(file)).collect::<Result<_>>()?,
+        wal_g: true,
+        accept_plain: flags.accept_plain || accept_plain,
+    })
+}
+
+const KEY_FILE: &str = "WALARCHIVE_ENCRYPTION_KEY_FILE";
+const ACCEPT_PLAIN: &str = "WALARCHIVE_ENCRYPTION_ACCEPT_PLAIN";
 
 fn unknown() -> Error {
     Error::config(
@@ -232,6 +340,22 @@ mod tests {
         assert_eq!(url(&flags, &environment), "file:///flag");
         assert!(find_with(&Storage::default(), &[], &ServerConfig::default()).is_err());
         assert!(find_with(&Storage::default(), &[("WALG_FILE_PREFIX", "relative")], &server()).is_err());
+    }
+
+    #[test]
+    fn a_file_says_whether_its_storage_is_to_be_encrypted() {
+        for (line, asks) in [
+            ("", false),
+            (r#", "WALG_LIBSODIUM_KEY": "k""#, true),
+            (r#", "WALG_PGP_KEY_PATH": "/k""#, true),
+            (r#", "WALARCHIVE_ENCRYPTION_KEY_FILE": "/k""#, true),
+            (r#", "WALG_PGP_KEY_PATH": """#, false),
+        ] {
+            let mut file = tempfile::Builder::new().suffix(".json").tempfile().expect("made");
+            write!(file, r#"{{"WALG_FILE_PREFIX": "/r"{line}}}"#).expect("written");
+            let found = find_in_file(file.path()).expect("found");
+            assert_eq!(found.asks_for_encryption, asks, "{line}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use url::Url;
 use walarchive_core::codec::{Compression, Format};
 use walarchive_core::{Error, Result, wal_g};
 use walarchive_storage::StorageOptions;
+use walarchive_storage::crypt::WAL_G_KEYS;
 
 use self::rules::{RULES, SECRETS};
 
@@ -216,6 +217,7 @@ pub fn variables() -> Vec<(String, String)> {
     let prefixes = PREFIXES
         .iter()
         .map(|name| ((*name).to_owned(), "the storage".to_owned()));
+    let keys = WAL_G_KEYS.map(|name| (name.to_owned(), "a key to decrypt with".to_owned()));
     let further = [
         (FOLDER, "a folder below the prefix"),
         (COMPRESSION, "how what is written is compressed"),
@@ -238,7 +240,12 @@ pub fn variables() -> Vec<(String, String)> {
         let what = format!("a secret of {scheme}");
         names.iter().map(move |name| ((*name).to_owned(), what.clone()))
     });
-    prefixes.chain(further).chain(options).chain(secrets).collect()
+    prefixes
+        .chain(further)
+        .chain(keys)
+        .chain(options)
+        .chain(secrets)
+        .collect()
 }
 
 /// The secrets that an environment has for a storage, as lines of a credentials file.
@@ -261,6 +268,7 @@ fn is_understood(name: &str) -> bool {
     let is_prefix = |prefix: &&str| *prefix == name || of_wal_e(prefix) == name;
     PREFIXES.iter().any(is_prefix)
         || [FOLDER, COMPRESSION, LEVEL, ZSTD_LEVEL, SLOT].contains(&name)
+        || WAL_G_KEYS.contains(&name)
         || RULES.iter().any(|rule| rule.variables.contains(&name))
         || SECRETS.iter().any(|(_, names)| names.contains(&name))
 }

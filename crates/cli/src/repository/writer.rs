@@ -44,7 +44,7 @@ pub fn situation(store: &Store, data_dir: &Path, timeline: u32) -> Situation {
 /// The store for a verb that changes a repository. If the data directory of a server of this cluster is here, the verb writes as
 /// that server, if that may write. Elsewhere it writes for the server that holds the lease.
 pub async fn writable(flags: &Storage) -> Result<Store> {
-    refuse_plain_text()?;
+    refuse_plain_text(&find(flags, usual_data_dir().as_deref())?.storage)?;
     writable_in_any_form(flags).await
 }
 

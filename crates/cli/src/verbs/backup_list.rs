@@ -3,7 +3,6 @@
 use walarchive_core::repository::inventory::BackupDetail;
 use walarchive_core::{Lsn, Result};
 
-use crate::print::plain;
 use crate::repository::{self, Storage};
 use crate::{listing, print};
 
@@ -36,16 +35,7 @@ pub async fn run(args: &BackupList) -> Result<()> {
             false => table(&backups, args.detail),
         });
     }
-    // The lists have no place for this.
-    for backup in &backups {
-        if let Some(problem) = &backup.problem {
-            eprintln!(
-                "walarchive: warning: backup \"{}\" cannot be restored: {}",
-                plain(&backup.backup_name),
-                plain(problem)
-            );
-        }
-    }
+    listing::tell_problems(&backups, "restored");
     if backups.is_empty() && !args.json {
         eprintln!("walarchive: there are no backups");
     }
@@ -57,7 +47,7 @@ fn table(backups: &[BackupDetail], detail: bool) -> String {
         return "no backups".to_owned();
     }
     let mut header = vec!["name", "started", "took", "start LSN", "finish LSN", "timeline"];
-    header.extend(["size", "stored", "permanent", "restorable"]);
+    header.extend(["size", "stored", "permanent", "restorable", "proven"]);
     header.extend(
         detail
             .then_some(["host", "data directory", "version", "user data"])
@@ -80,6 +70,7 @@ fn table(backups: &[BackupDetail], detail: bool) -> String {
             shown(print::bytes(backup.compressed_size)),
             if backup.is_permanent { "yes" } else { "" }.to_owned(),
             if backup.restorable { "yes" } else { "NO" }.to_owned(),
+            backup.proven.map(print::time).unwrap_or_default(),
         ];
         if detail {
             let user_data = backup.user_data.as_ref().map(ToString::to_string);

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use walarchive_core::copy::{self, CopyProgress, CopyRequest};
+use walarchive_core::copy::{self, CopyOptions, CopyProgress, CopyRequest};
 use walarchive_core::{Result, lease};
 use walarchive_storage::Store;
 
 use crate::print::{bytes, plain};
-use crate::repository::find_in_file;
+use crate::repository::{find_in_file, first_answer};
 use crate::signals::cancelled_by_signals;
 use crate::{print, progress};
 
@@ -38,8 +38,9 @@ pub struct Copy {
 /// Copy, and say how much that was.
 pub async fn run(args: &Copy) -> Result<()> {
     // Files of credentials that are nowhere but here.
-    let ((from, _from_secrets), (to, _to_secrets)) = (find_in_file(&args.from)?, find_in_file(&args.to)?);
-    let from = Store::open_settled(&from.for_backup()).await?;
+    let (of_from, of_to) = (find_in_file(&args.from)?, find_in_file(&args.to)?);
+    let from = Store::open_settled(&of_from.storage.for_backup()).await?;
+    first_answer(&from).await?;
     let request = CopyRequest {
         backup: args.backup_name.clone(),
         with_history: args.with_history,
@@ -56,9 +57,13 @@ pub async fn run(args: &Copy) -> Result<()> {
         eprintln!("walarchive: {objects} objects with {total} would be copied, as far as they are not there");
         return Ok(());
     }
-    let to = lease::follower(&Store::open_settled(&to.for_backup()).await?);
+    let to = lease::follower(&Store::open_settled(&of_to.storage.for_backup()).await?);
+    first_answer(&to).await?;
+    let options = CopyOptions {
+        only_encrypted: of_to.asks_for_encryption,
+    };
     let (progress, cancel) = (CopyProgress::default(), cancelled_by_signals("the copy ends")?);
-    let work = Box::pin(copy::apply(&from, &to, &plan, &progress, &cancel));
+    let work = Box::pin(copy::apply(&from, &to, &plan, options, &progress, &cancel));
     let copied = progress::show_copy(&progress, plan.bytes(), work)
         .await
         .inspect_err(|_| {

@@ -1,4 +1,4 @@
-//! The verbs, one file for each.
+//! The verbs, one file or folder for each, and `target`, which two of them share.
 
 pub mod about;
 pub mod backup_fetch;
@@ -10,8 +10,11 @@ pub mod catchup;
 pub mod check;
 pub mod copy;
 pub mod delete;
+pub mod restore_points;
+pub mod restore_test;
 pub mod st;
 pub mod take_over;
+pub mod target;
 pub mod wal_fetch;
 pub mod wal_push;
 pub mod wal_receive;

@@ -28,7 +28,6 @@ pub struct TakeOver {
 
 /// Take the lease for the server of the data directory, whether it runs or not.
 pub async fn run(args: &TakeOver) -> Result<()> {
-    refuse_plain_text()?;
     let data_dir = args.pgdata.clone().or_else(usual_data_dir).ok_or_else(|| {
         Error::config(
             "the data directory of the server that is to write is not known",
@@ -36,6 +35,7 @@ pub async fn run(args: &TakeOver) -> Result<()> {
         )
     })?;
     let settings = find(&args.storage, Some(&data_dir))?;
+    refuse_plain_text(&settings.storage)?;
     let store = Store::open_settled(&settings.storage).await?;
     let control = ControlFile::read(&data_dir)?;
     let identity = ClusterIdentity {

@@ -32,8 +32,8 @@ pub async fn run(args: &WalPush) -> Result<()> {
             ));
         }
     };
-    refuse_plain_text()?;
     let settings = find(&args.storage, data_dir::data_dir_of(&args.path).as_deref())?;
+    refuse_plain_text(&settings.storage)?;
     let data_dir = data_dir::data_dir_beside(&args.path);
     let memory = data_dir
         .as_deref()

@@ -115,7 +115,14 @@ impl Memory {
         places.hash(&mut hasher);
         marks_of_files(storage, &places).hash(&mut hasher);
         // A later version of this program may find another number: then it pushes again.
-        (&storage.url, &storage.options, &storage.credentials_file, compression).hash(&mut hasher);
+        (
+            &storage.url,
+            &storage.options,
+            &storage.credentials_file,
+            &storage.encryption,
+            compression,
+        )
+            .hash(&mut hasher);
         Memory {
             folder: pg_wal.join(FOLDER),
             pg_wal,

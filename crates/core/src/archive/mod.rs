@@ -1,12 +1,17 @@
 //! The WAL archive: one file in, one file out.
 //!
 //! The way of a segment: [`ready_files`] finds it in `archive_status`, [`Archive::push`] checks, compresses and stores it,
-//! [`fetch`] brings it back.
+//! [`fetch`] brings it back, or [`prefetch`] has done so before.
 
+pub mod backfill;
+mod cut;
 mod fetch;
+mod fork;
+mod hole;
 mod identity;
 mod memory;
 mod pace;
+pub mod prefetch;
 mod push;
 mod ready;
 pub mod received;
@@ -14,7 +19,9 @@ mod rewind;
 mod series;
 mod source;
 
-pub use fetch::{Fetched, fetch, read_through};
+pub use fetch::{Fetched, fetch, fetch_in, fetch_part, read_through};
+pub use fork::{Share, known_share, share_of};
+pub use hole::{Hole, find_hole, is_next};
 pub use identity::identity_of;
 pub use memory::Memory;
 pub use pace::Pace;

@@ -11,18 +11,20 @@ use bytes::Bytes;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
+use super::cut;
 use super::source::{Fingerprint, SegmentSource};
 use crate::blocking::blocking;
 use crate::codec::{Compression, Format};
-use crate::encrypted::blame;
+use crate::encrypted::{self, blame};
 use crate::error::{Error, Result, StorageError};
 use crate::files::read_full;
 use crate::lease::Writer;
 use crate::repository::cluster::ClusterIdentity;
 use crate::repository::layout::Key;
+use crate::repository::plain_text::refuse_beside_encrypted;
 use crate::repository::{self, cluster, layout};
 use crate::wal::WalFileName;
-use walarchive_storage::{Brake, CreateOnly, Created, Motion, RangeReader, Store, Write};
+use walarchive_storage::{Brake, CreateOnly, Created, Motion, Store, Write};
 
 /// Bytes that are compared at once.
 const CHUNK: usize = 256 << 10;
@@ -136,7 +138,15 @@ impl Archive {
 
     async fn owned(&self) -> Result<&Option<Bytes>> {
         let owned = async || {
-            let owned = cluster::owned(&self.store, &self.identity);
+            // Before the lease is taken, too.
+            let owned = async {
+                let owned = cluster::owned(&self.store, &self.identity).await?;
+                // Whose it is already wrote into it in plain text.
+                if owned.is_none() {
+                    refuse_beside_encrypted(&self.store).await?;
+                }
+                Ok(owned)
+            };
             match self.writer.as_ref().filter(|writer| !writer.in_recovery()) {
                 // It is much, and asked once.
                 Some(writer) => Box::pin(writer.permit_after(owned)).await,
@@ -230,6 +240,15 @@ impl Archive {
             blocking(move || SegmentSource::open(&path, &name, &identity)).await?
         };
         let (file_bytes, fingerprint) = (source.bytes(), source.fingerprint());
+        if self.ends_at_fork(&path, name).await? {
+            tracing::info!(%name, "is not archived, as it has only what is before the fork of its timeline");
+            return Ok(Pushed {
+                already_there: true,
+                file_bytes,
+                stored_bytes: 0,
+                fingerprint,
+            });
+        }
         let (created, stored_bytes, key) = match self.found_by_standby(&store, name, &key).await? {
             Some(bytes) => (Created::Exists, bytes, key),
             None => self.push_permitted(&store, name, source, key, &motion).await?,
@@ -250,6 +269,18 @@ impl Archive {
             stored_bytes,
             fingerprint,
         })
+    }
+
+    /// Is the file of a server no whole segment, because the server has left its timeline within it?
+    async fn ends_at_fork(&self, path: &Path, name: &WalFileName) -> Result<bool> {
+        let (Some(writer), WalFileName::Segment(segment)) = (&self.writer, *name) else {
+            return Ok(false);
+        };
+        let (in_recovery, size, path) = (writer.in_recovery(), self.identity.segment_size, path.to_owned());
+        let look = move || {
+            cut::ends_at_fork(&path, segment, size, in_recovery).map_err(|error| Error::io("read", &path, error))
+        };
+        blocking(look).await
     }
 
     /// A server in recovery that archives too writes only files that are missing, and only those that the holder of the lease
@@ -367,7 +398,7 @@ impl Archive {
 
     /// Is an object under the key, with the content of the file? False: there is none. Other content is an error.
     async fn is_same(&self, key: &Key, path: &Path) -> Result<bool> {
-        let Some(mut object) = RangeReader::open(&self.store, key).await? else {
+        let Some(mut object) = encrypted::open(&self.store, key).await? else {
             return Ok(false);
         };
         let (format, url, path) = (Format::of_key(key).0, self.store.object_url(key), path.to_owned());
@@ -380,7 +411,9 @@ impl Archive {
                     let why = format!("The object could not be compared with the file: {error}.");
                     Err(match blame(&mut object, &url, format, why) {
                         Error::Damaged { reason, .. } => conflict(url, path, reason),
-                        encrypted @ Error::Encrypted { .. } => conflict(url, path, format!("{encrypted}.")),
+                        encrypted @ (Error::Encrypted { .. } | Error::Sealed { .. }) => {
+                            conflict(url, path, format!("{encrypted}."))
+                        }
                         failure => failure,
                     })
                 }

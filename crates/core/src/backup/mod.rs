@@ -10,6 +10,7 @@
 
 mod catchup;
 mod claim;
+mod databases;
 pub mod delta;
 mod label;
 mod lists;
@@ -37,6 +38,7 @@ use crate::lsn::Lsn;
 use crate::repository::layout;
 use crate::wal::{Segment, SegmentSize};
 
+pub use databases::{Database, check_timeline};
 pub use names::{DatabaseNames, RelationNames};
 pub use pack::rate::Rate;
 pub use prepared::{PreparedBackup, discard};

@@ -123,6 +123,7 @@ pub async fn check_store(store: &Store, identity: Option<&ClusterIdentity>) -> V
         return checks;
     }
     checks.push(repository::owner(store, identity).await);
+    checks.extend(repository::encryption(store).await);
     checks.push(repository::newest_backup(store).await);
     checks.extend(recovery::reach(store).await);
     checks.extend(repository::names(store).await);

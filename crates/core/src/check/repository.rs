@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::printable::counted;
 use crate::repository::cluster::ClusterIdentity;
 use crate::repository::inventory::{BackupInfo, list_backups, missing_segments, segment_size};
+use crate::repository::plain_text::refuse_beside_encrypted;
 use crate::repository::{cluster, layout};
 use crate::version;
 use crate::wal::{Segment, SegmentSize, WalFileName};
@@ -37,6 +38,17 @@ pub(super) async fn owner(store: &Store, identity: Option<&ClusterIdentity>) -> 
         Ok(detail) => Check::ok(name, detail),
         Err(error) => Check::of_error(name, &error),
     }
+}
+
+/// What keeps everybody from writing here in plain text; none if nothing does.
+pub(super) async fn encryption(store: &Store) -> Option<Check> {
+    // Another check has reported a store that cannot be asked. Whose it is already is not refused.
+    if !matches!(store.size(&layout::CLUSTER).await, Ok(None)) {
+        return None;
+    }
+    let refused = refuse_beside_encrypted(store).await.err();
+    let refused = refused.filter(|error| matches!(error, Error::Refused { .. }))?;
+    Some(Check::of_error("encryption", &refused))
 }
 
 /// How many objects of a folder are looked at. Names that no key can have mostly come first.

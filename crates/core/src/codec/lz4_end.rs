@@ -17,6 +17,11 @@ impl<R: Read> WholeFrames<R> {
             frame: Frame::Header(Vec::with_capacity(HEADER_BYTES)),
         }))
     }
+
+    /// The source. Nothing that comes after the frame was read of it.
+    pub(super) fn get_mut(&mut self) -> &mut R {
+        &mut self.0.get_mut().source
+    }
 }
 
 impl<R: Read> Read for WholeFrames<R> {

@@ -13,6 +13,7 @@ use crate::formats::Sentinel;
 use crate::objects::{Existing, carry};
 use crate::repository::inventory::{list_backups, read_sentinel, write_continuous};
 use crate::repository::layout::Key;
+use crate::repository::plain_text::{begins_in_plain_text, encrypted_object};
 use crate::repository::{cluster, layout};
 use walarchive_storage::{Created, Listed, Store};
 
@@ -26,6 +27,13 @@ pub struct CopyProgress {
     pub objects: AtomicU64,
     /// Their stored bytes.
     pub bytes: AtomicU64,
+}
+
+/// How to copy.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CopyOptions {
+    /// Nothing is stored in plain text, of what is encrypted where anything is.
+    pub only_encrypted: bool,
 }
 
 /// The result of a copy.
@@ -45,6 +53,7 @@ pub async fn apply(
     from: &Store,
     to: &Store,
     plan: &CopyPlan,
+    options: CopyOptions,
     progress: &CopyProgress,
     cancel: &CancellationToken,
 ) -> Result<Copied> {
@@ -55,9 +64,11 @@ pub async fn apply(
         ));
     }
     let claims = Claims::new(to)?;
+    let only_encrypted = options.only_encrypted || encrypted_object(to).await?.is_some();
     let job = Job {
         from,
         to,
+        only_encrypted,
         claims: &claims,
         progress,
         cancel,
@@ -74,6 +85,7 @@ pub async fn apply(
 struct Job<'a> {
     from: &'a Store,
     to: &'a Store,
+    only_encrypted: bool,
     claims: &'a Claims<'a>,
     progress: &'a CopyProgress,
     cancel: &'a CancellationToken,
@@ -250,6 +262,16 @@ impl Job<'_> {
     async fn carry_one(&self, (key, size, existing): Item) -> Result<(Created, u64)> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
+        }
+        if self.only_encrypted && begins_in_plain_text(self.from, &key, size).await? == Some(true) {
+            return Err(Error::refused(
+                format!(
+                    "\"{}\" is not encrypted, and is not copied to where everything has to be",
+                    self.from.object_url(&key)
+                ),
+                "The configuration file of that storage asks for encryption, or encrypted objects are there already. If plain text \
+                 may be stored, copy to another prefix, with a file that asks for none.",
+            ));
         }
         let created = tokio::select! {
             carried = carry(self.from, self.to, &key, size, existing) => carried?,

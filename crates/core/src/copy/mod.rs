@@ -13,7 +13,7 @@ mod apply;
 mod claims;
 mod plan;
 
-pub use apply::{Copied, CopyProgress, apply};
+pub use apply::{Copied, CopyOptions, CopyProgress, apply};
 pub use plan::{CopyPlan, CopyRequest, plan};
 
 #[cfg(test)]

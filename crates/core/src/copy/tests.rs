@@ -83,7 +83,56 @@ async fn copy_to(from: &Store, to: &Store, backup: Option<&str>, with_history: b
         with_history,
     };
     let plan = plan(from, &request).await?;
-    apply(from, to, &plan, &CopyProgress::default(), &CancellationToken::new()).await
+    apply(
+        from,
+        to,
+        &plan,
+        CopyOptions::default(),
+        &CopyProgress::default(),
+        &CancellationToken::new(),
+    )
+    .await
+}
+
+/// Objects that are in plain text, and such as somebody has encrypted.
+#[tokio::test]
+async fn nothing_in_plain_text_goes_to_where_all_is_encrypted() {
+    let plain = [0x28, 0xb5, 0x2f, 0xfd, 0x20];
+    let fill = async |store: &Store, content: &[u8]| {
+        for name in [FULL, DELTA, OTHER] {
+            let key = layout::tar(name, "part_001.tar.zst");
+            store.put(&key, Bytes::copy_from_slice(content)).await.expect("written");
+        }
+    };
+    let only_encrypted = CopyOptions { only_encrypted: true };
+    for (content, options, is_beside_encrypted, is_right) in [
+        (&plain[..], CopyOptions::default(), false, true),
+        (&plain, only_encrypted, false, false),
+        (&plain, CopyOptions::default(), true, false),
+        (b"noise of ciphertext", only_encrypted, false, true),
+        (b"noise of ciphertext", CopyOptions::default(), true, true),
+    ] {
+        let (from, to) = (source().await, memory("memory:to"));
+        fill(&from, content).await;
+        if is_beside_encrypted {
+            cluster::claim(&to, &identity(7)).await.expect("claimed");
+            put(&to, "wal_005/000000010000000000000000.zst", "noise").await;
+        }
+        let request = CopyRequest::default();
+        let planned = plan(&from, &request).await.expect("planned");
+        let (progress, cancel) = (CopyProgress::default(), CancellationToken::new());
+        let copied = apply(&from, &to, &planned, options, &progress, &cancel).await;
+        let case = format!("{content:?} {options:?} {is_beside_encrypted}");
+        assert_eq!(copied.is_ok(), is_right, "{case}: {copied:?}");
+        let there = to.size(&layout::tar(FULL, "part_001.tar.zst")).await.expect("asked");
+        assert_eq!(there.is_some(), is_right, "{case}");
+        if let Err(error) = copied {
+            assert!(
+                error.to_string().contains("is not encrypted, and is not copied"),
+                "{error}"
+            );
+        }
+    }
 }
 
 async fn wal_of(store: &Store) -> Vec<String> {
@@ -339,7 +388,9 @@ async fn two_copies_of_one_backup_do_not_get_in_each_others_way() {
         let (from, to) = stores(Arc::new(meddled_source), Arc::new(meddled_target));
         let (progress, cancel) = (CopyProgress::default(), CancellationToken::new());
         let case = format!("{in_source} {op:?} {nth}");
-        apply(&from, &to, &planned, &progress, &cancel).await.expect(&case);
+        apply(&from, &to, &planned, CopyOptions::default(), &progress, &cancel)
+            .await
+            .expect(&case);
         assert!(*ran.lock(), "{case}: there was no other copy");
         assert_eq!(list_backups(&to).await.expect("listed").len(), 1, "{case}");
         assert_eq!(

@@ -63,6 +63,8 @@ pub(super) struct Facts<'a> {
     pub(super) known: &'a Known,
     pub(super) view: &'a View,
     pub(super) situation: &'a Situation,
+    /// The repository is empty, and this server has not met it before.
+    pub(super) is_new: bool,
     /// When the look at the store began.
     pub(super) began: &'a Moment,
     /// And when it ended.
@@ -82,6 +84,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         return match instance.origin {
             _ if instance.take_over => Decision::Acquire(How::TakeOver),
             Origin::Own => Decision::Acquire(How::First),
+            _ if facts.is_new => Decision::Acquire(How::First),
             // An original that does not know of leases cannot be told from one that is gone; one that does will come.
             Origin::Restored | Origin::Copied => {
                 silence(facts, 0, "", situation.interval * STALE, Decision::Acquire(How::First))

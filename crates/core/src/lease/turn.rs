@@ -26,6 +26,8 @@ const OVERWRITTEN: &str = "its name was overwritten, and it held the lease befor
 /// The result of a look, and when it began and ended: the lease was so at some moment in between.
 struct Look {
     view: View,
+    /// Nothing is there, and this server has nothing noted of it: nobody can be using it.
+    is_new: bool,
     began: Moment,
     ended: Moment,
 }
@@ -130,13 +132,16 @@ impl Writer {
         let instance = Instance::read(self.data_directory())?;
         let known = instance.and_then(|mut instance| instance.repositories.remove(self.store().url()));
         let began = Moment::now();
+        let is_unknown = known.is_none();
         let view = match known.and_then(|known| known.held) {
             // Nothing was deleted or taken over since, mostly.
             Some(held) => View::of(self.store(), held.epoch).await?,
             None => View::read(self.store()).await?,
         };
+        let is_new = is_unknown && view.highest == 0 && !repository::is_there(self.store()).await?;
         Ok(Look {
             view,
+            is_new,
             began,
             ended: Moment::now(),
         })
@@ -165,6 +170,7 @@ impl Writer {
             known: &known,
             view,
             situation: &situation,
+            is_new: look.is_new,
             began: &look.began,
             ended: &look.ended,
         });

@@ -119,6 +119,12 @@ pub static LEASE_FOLDER: Key = Key::known("walarchive_005/lease");
 /// Notes on what was verified, and when.
 static VERIFIED_FOLDER: Key = Key::known("walarchive_005/verified");
 
+/// What restore drills have shown.
+pub static DRILLS_FOLDER: Key = Key::known("walarchive_005/drills");
+
+/// The index of restore points and commits.
+pub static POINTS_FOLDER: Key = Key::known("walarchive_005/points");
+
 const SENTINEL_SUFFIX: &str = "_backup_stop_sentinel.json";
 
 /// One archived WAL file.
@@ -131,6 +137,12 @@ pub fn wal_of_object(key: &str) -> Option<(WalFileName, Format)> {
     let (format, key) = Format::of_key(key);
     let name = key.strip_prefix(&*WAL_FOLDER)?.strip_prefix('/')?;
     Some((name.parse().ok()?, format))
+}
+
+/// Is it an object of the kind that is encrypted in a repository that is: an archived WAL file, or a tar of a backup? What is
+/// said about them is not.
+pub fn is_encrypted_where_anything_is(key: &str) -> bool {
+    wal_of_object(key).is_some() || key.contains("/tar_partitions/")
 }
 
 /// An object of a check; `id` tells one check from another.
@@ -170,6 +182,28 @@ pub fn verified_backup(backup: &str) -> Key {
     Key::built(format!("{VERIFIED_FOLDER}/backups/{backup}.json"))
 }
 
+/// The index of a block of segments.
+pub fn points(timeline: u32, block: u64) -> Key {
+    Key::built(format!("{POINTS_FOLDER}/{timeline:08X}/{block:010X}.json"))
+}
+
+/// What drills have shown of a base backup.
+pub fn drills_of(backup: &str) -> Key {
+    Key::built(format!("{DRILLS_FOLDER}/{backup}"))
+}
+
+/// What one of them has shown.
+pub fn drill(backup: &str, name: &str) -> Key {
+    Key::built(format!("{}/{name}.json", drills_of(backup)))
+}
+
+/// The backup and the name of a drill, if the key is that of one.
+pub fn drill_of_object(key: &str) -> Option<(&str, &str)> {
+    let rest = key.strip_prefix(&*DRILLS_FOLDER)?.strip_prefix('/')?;
+    let (backup, name) = rest.strip_suffix(".json")?.split_once('/')?;
+    (!name.contains('/')).then_some((backup, name))
+}
+
 /// Where a backup of that name is in [`CATCHUP_FOLDER`]. The functions here take this in place of the name of a base backup.
 pub fn catchup_place(name: &str) -> String {
     format!("{CATCHUP_FOLDER}/{name}")
@@ -205,12 +239,17 @@ pub fn backup_of_sentinel(key: &str) -> Option<&str> {
     (!name.is_empty() && !name.contains('/')).then_some(name)
 }
 
-/// The backup in whose folder this key is, if it is in one.
+/// The backup in whose folder this key is, if it is in one; of one that brings a standby up its [`catchup_place`].
 pub fn backup_of_object(key: &str) -> Option<&str> {
-    let rest = key.strip_prefix(&*BACKUPS_FOLDER)?.strip_prefix('/')?;
-    rest.split_once('/')
-        .map(|(name, _)| name)
-        .filter(|name| !name.is_empty())
+    let (rest, is_catchup) = match catchup_name(key) {
+        Some(rest) => (rest, true),
+        None => (key.strip_prefix(&*BACKUPS_FOLDER)?.strip_prefix('/')?, false),
+    };
+    let (name, below) = rest.split_once('/').filter(|(name, _)| !name.is_empty())?;
+    Some(match is_catchup {
+        true => &key[..key.len() - below.len() - 1],
+        false => name,
+    })
 }
 
 /// The backup whose folder this is, if it is one.
@@ -312,6 +351,8 @@ mod tests {
             (Some("base_1"), "base_1")
         );
         assert_eq!(backup_of_sentinel(&sentinel(&place)), None);
+        assert_eq!(backup_of_object(&tar(&place, "x.tar")), Some(&*place));
+        assert_eq!(backup_of_object(&sentinel(&place)), None);
         assert_eq!(
             (catchup_of_sentinel(&sentinel("base_1")), backup_name("base_1")),
             (None, "base_1")

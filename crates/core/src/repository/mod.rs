@@ -2,8 +2,10 @@
 
 pub mod cluster;
 pub(crate) mod description;
+pub mod drills;
 pub mod inventory;
 pub mod layout;
+pub(crate) mod plain_text;
 mod presence;
 
 pub use presence::{is_there, none_in};

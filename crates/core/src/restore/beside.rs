@@ -7,6 +7,7 @@ use super::outlook::Outlook;
 use crate::control_file::ControlFile;
 use crate::data_dir::POSTMASTER_PID;
 use crate::formats::Sentinel;
+use crate::repository::inventory::CreatedTablespace;
 
 /// Notes, as sentences, for the user who is about to start a server on the copy.
 pub(super) fn notes(
@@ -27,7 +28,7 @@ pub(super) fn notes(
              be replayed creates or drops a tablespace, the copy does this in the original's directory."
         ));
     }
-    for (oid, location) in outlook.into_iter().flat_map(|outlook| &outlook.tablespaces) {
+    for CreatedTablespace { oid, location, .. } in outlook.into_iter().flat_map(|outlook| &outlook.tablespaces) {
         let known = tablespaces.iter().find(|tablespace| tablespace.oid == oid.to_string());
         let place = known.and_then(|tablespace| tablespace.location.as_deref());
         let created = Path::new(location);
@@ -68,6 +69,7 @@ mod tests {
     use super::*;
     use crate::control_file::tests::{SYSTEM_IDENTIFIER, sample};
     use crate::lsn::Lsn;
+    use crate::restore::outlook::TargetSeen;
 
     fn sentinel(data_dir: &Path) -> Sentinel {
         let text = format!(
@@ -104,8 +106,17 @@ mod tests {
             end: Lsn(0),
             timeline: 1,
             last_time: None,
-            falls_short: false,
+            target: TargetSeen::Yes,
+            wal: Vec::new(),
+            wal_bytes: 0,
+            stop: None,
+            hole: None,
+            unreadable: None,
             parameters: None,
+            damaged: None,
+            unread: None,
+            last_record: None,
+            looked_at: None,
             tablespaces: [
                 (1, here.clone()),
                 (2, format!("{here}/none")),
@@ -113,6 +124,11 @@ mod tests {
                 (4, here.clone()),
                 (5, here.clone()),
             ]
+            .map(|(oid, location)| CreatedTablespace {
+                oid,
+                location,
+                segment: "000000010000000000000001".parse().expect("a segment"),
+            })
             .into(),
         };
         let tablespace = |oid: &str, location: &str| Tablespace {

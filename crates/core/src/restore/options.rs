@@ -23,6 +23,8 @@ pub struct RestoreOptions {
     pub recovery: Option<RecoverySettings>,
     /// Write `archive_mode = off`, for a copy that must not archive into the repository of the original.
     pub archive_off: bool,
+    /// How much of the WAL is read beforehand.
+    pub look: Look,
     /// Restore though recovery will end at a hole in the WAL, before its target.
     pub allow_gap: bool,
     /// The expected state of the target.
@@ -31,11 +33,23 @@ pub struct RestoreOptions {
     pub owner: Option<Owner>,
     /// Refuse at once if the file systems have too little room.
     pub check_space: bool,
+    /// What the user can do then, if that is not what a user of `backup-fetch` can do.
+    pub space_hint: Option<&'static str>,
     /// Names or OIDs of databases, or `DATABASE/SCHEMA.TABLE`; the relations of others come back as files of zeros. All of
     /// them if empty.
     pub databases: Vec<String>,
     /// Only the files whose paths it takes come, which is no data directory that a server starts on, unless all do.
     pub mask: Option<Mask>,
+}
+
+/// How much of the WAL that recovery will replay is read beforehand.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Look {
+    /// All, unless it is so much that this would double the time of the restore; then its end.
+    #[default]
+    Bounded,
+    /// All: what it does must be known.
+    Whole,
 }
 
 /// The expected state of the target.
@@ -66,10 +80,12 @@ impl Default for RestoreOptions {
             concurrency: processors.min(Self::MOST),
             recovery: None,
             archive_off: false,
+            look: Look::Bounded,
             allow_gap: false,
             mode: RestoreMode::Fresh,
             owner: None,
             check_space: true,
+            space_hint: None,
             databases: Vec::new(),
             mask: None,
         }

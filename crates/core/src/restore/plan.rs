@@ -8,6 +8,7 @@ use super::directory::existing::Figures;
 use super::directory::links::MappedLink;
 use super::directory::owner::Owner;
 use super::directory::tablespaces::Tablespace;
+use super::estimate::Estimate;
 use super::mask::Mask;
 use super::options::RestoreMode;
 use super::outlook::Outlook;
@@ -103,6 +104,8 @@ pub struct RestorePlan {
     pub recovery: Option<RecoverySettings>,
     /// The end of recovery; none if nothing is known of it.
     pub outlook: Option<Outlook>,
+    /// How long it will take; none if nobody asked.
+    pub estimate: Option<Estimate>,
     /// `archive_mode = off` is written.
     pub archive_off: bool,
     /// The expected state of the target.

@@ -24,7 +24,7 @@ use crate::repository::{cluster, layout};
 use crate::stored::chain::Link;
 use crate::stored::contents::Contents;
 use crate::stored::databases::Databases;
-use crate::stored::fetch::{read_with, whole};
+use crate::stored::fetch::{read_with, to_the_end, whole};
 use crate::stored::level::{Bits, Level};
 use crate::stored::member::MemberPath;
 use crate::stored::survey::Survey;
@@ -50,7 +50,14 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
     chain::check_timelines(store, &links, &mut notes).await?;
     let place = Place::find(store, backup, target, &sentinel, &options).await?;
     let outlook = match &options.recovery {
-        Some(recovery) => outlook::look(store, &links[0], recovery, options.allow_gap, &mut notes).await?,
+        Some(recovery) => {
+            let outlook = outlook::look(store, &links[0], recovery, options.look, &mut notes).await?;
+            let refusal = outlook.as_ref().and_then(|outlook| outlook.refusal(recovery));
+            match refusal.filter(|_| !options.allow_gap) {
+                Some(refusal) => return Err(refusal),
+                None => outlook,
+            }
+        }
         None => None,
     };
     if options.mode != RestoreMode::VerifyOnly {
@@ -78,7 +85,8 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
     notes.extend(existing.as_ref().and_then(Figures::note_of_others));
     let (table, levels) = leave_out(store, table, levels, kept.as_ref()).await?;
     if options.check_space && options.mode != RestoreMode::VerifyOnly {
-        space::check(&place.needs(&survey, &sentinel, manifest.is_some(), existing.as_ref()))?;
+        let needs = place.needs(&survey, &sentinel, manifest.is_some(), existing.as_ref());
+        space::check(&needs, options.space_hint.unwrap_or(space::OTHER_PLACE))?;
     }
     let fetch = Fetch { levels, table, kept };
     let plan = RestorePlan {
@@ -90,6 +98,7 @@ pub async fn plan(store: &Store, backup: &str, target: &Path, options: RestoreOp
         ancestors: links.into_iter().skip(1).map(|link| link.backup).collect(),
         recovery: options.recovery,
         outlook,
+        estimate: None,
         accepts_originals: options.tablespace_map.accepts_originals(),
         archive_off: options.archive_off,
         mode: options.mode,
@@ -342,14 +351,16 @@ async fn read_tablespace_map(store: &Store, tars: &[Tar]) -> Result<Vec<(String,
         return Ok(Vec::new());
     };
     let content = read_with(store, &tar.key, tar.size, |source| {
-        let mut archive = tar::Archive::new(source.take(MAP_LIMIT));
+        let mut found = Vec::new();
+        let mut archive = tar::Archive::new((&mut *source).take(MAP_LIMIT));
         for entry in archive.entries()? {
             let mut entry = entry?;
             if MemberPath::parse(&entry.path_bytes()).is_ok_and(|path| path.is(TABLESPACE_MAP)) {
-                return Ok(whole(&mut entry, MAP_LIMIT)?);
+                found = whole(&mut entry, MAP_LIMIT)?;
             }
         }
-        Ok(Vec::new())
+        to_the_end(source, MAP_LIMIT)?;
+        Ok(found)
     });
     Ok(tablespaces::of_map_file(&String::from_utf8_lossy(&content.await?)))
 }

@@ -73,6 +73,12 @@ impl fmt::Display for RestoreCommand {
         if let Some(file) = &self.storage.credentials_file {
             write!(f, " --credentials-file {}", word(&file.to_string_lossy()))?;
         }
+        for file in &self.storage.encryption.key_files {
+            write!(f, " --encryption-key-file {}", word(&file.to_string_lossy()))?;
+        }
+        if self.storage.encryption.accept_plain {
+            f.write_str(" --accept-plain")?;
+        }
         write!(f, " %f \"%p\"")
     }
 }

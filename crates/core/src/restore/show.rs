@@ -6,12 +6,14 @@ use std::path::Path;
 use chrono::{DateTime, Utc};
 
 use super::directory::tablespaces::Tablespace;
+use super::estimate::{Estimate, Part};
 use super::options::RestoreMode;
 use super::outlook::Outlook;
 use super::plan::RestorePlan;
 use super::settings::RecoverySettings;
 use crate::data_dir::{RECOVERY_CONF, has_recovery_conf, wal_directory_name};
 use crate::printable::counted;
+use crate::repository::inventory::MissingSegments;
 
 impl RestorePlan {
     /// Bytes to download.
@@ -33,6 +35,9 @@ impl fmt::Display for RestorePlan {
         show_recovery(f, self.recovery.as_ref(), self.major)?;
         if let Some(outlook) = &self.outlook {
             show_outlook(f, outlook)?;
+        }
+        if let Some(estimate) = &self.estimate {
+            show_estimate(f, estimate)?;
         }
         self.notes
             .iter()
@@ -183,8 +188,53 @@ fn show_outlook(f: &mut fmt::Formatter<'_>, outlook: &Outlook) -> fmt::Result {
         outlook.end, outlook.timeline
     )?;
     match outlook.last_time {
-        Some(time) => writeln!(f, ", the last transaction in it at {}", shown(time)),
-        None => writeln!(f),
+        Some(time) => writeln!(f, ", the last transaction in it at {}", shown(time))?,
+        None => writeln!(f)?,
+    }
+    let (Some(first), Some(last)) = (outlook.wal.first(), outlook.wal.last()) else {
+        return Ok(());
+    };
+    let count: u64 = outlook.wal.iter().map(|range| range.count).sum();
+    writeln!(
+        f,
+        "to replay:    {count} WAL segments, {} to {}, {} bytes",
+        first.first, last.last, outlook.wal_bytes
+    )?;
+    for range in outlook.wal.iter().filter(|_| outlook.wal.len() > 1) {
+        writeln!(
+            f,
+            "    timeline {}: {} to {}",
+            range.first.timeline, range.first, range.last
+        )?;
+    }
+    let Some(hole) = &outlook.hole else { return Ok(()) };
+    for missing in std::iter::once(&hole.missing).chain(&hole.others) {
+        writeln!(f, "missing:      {}", MissingSegments::from(*missing))?;
+    }
+    Ok(())
+}
+
+fn show_estimate(f: &mut fmt::Formatter<'_>, estimate: &Estimate) -> fmt::Result {
+    match estimate.seconds() {
+        Some(seconds) => writeln!(f, "time:         about {}", duration(seconds))?,
+        None => writeln!(f, "time:         not known")?,
+    }
+    let part = |f: &mut fmt::Formatter<'_>, name: &str, part: &Part| match part.seconds {
+        Some(seconds) => writeln!(f, "    {name}: {}; {}", duration(seconds), part.basis),
+        None => writeln!(f, "    {name}: {}", part.basis),
+    };
+    part(f, "the backup", &estimate.backup)?;
+    estimate.wal.as_ref().map_or(Ok(()), |wal| part(f, "the WAL", wal))
+}
+
+/// With the two largest units.
+fn duration(seconds: f64) -> String {
+    let all = seconds.max(0.0).ceil() as u64;
+    match (all / 3600, all / 60 % 60, all % 60) {
+        (0, 0, _) if seconds < 10.0 => format!("{seconds:.1} s"),
+        (0, 0, seconds) => format!("{seconds} s"),
+        (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+        (hours, minutes, _) => format!("{hours} h {minutes} min"),
     }
 }
 

@@ -16,6 +16,7 @@ use super::plan::{ABANDONED_AFTER, Action, DeletionPlan, Object};
 use super::uploads::Discard;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
+use crate::repository::drills;
 use crate::repository::inventory::{read_sentinel, write_continuous};
 use crate::repository::layout::{self, Key};
 use crate::wal::WalFileName;
@@ -259,6 +260,7 @@ async fn delete_backup(
     // Once more: somebody who was marking the backup may have written it again.
     store.delete(&sentinel).await?;
     store.delete(&layout::metadata(name)).await?;
+    drills::forget(store, name).await?;
     store.delete(&marker).await?;
     Ok(None)
 }

@@ -24,6 +24,7 @@
 //! - Another branch of the history that is not older, as that of a server of which this one was a copy, keeps what it needs to be
 //!   restored: its newest backup and the WAL from there on.
 //! - No backup stays: no WAL goes, unless everything does.
+//! - Garbage has the folders, too, of backups that bring standbys up and were never completed. All others of them stay.
 //! - Garbage has the uploads, too, that were never completed: those to which nothing was added for a day, by the clock of the
 //!   store, unless they are in the folder of a backup that may be being taken.
 //! - In a repository that is a directory, symbolic links stay, and so does all that is behind one.
@@ -33,6 +34,7 @@ mod branches;
 mod deletion;
 mod dependants;
 mod everything;
+mod index;
 mod keep;
 mod links;
 mod mark;
@@ -57,7 +59,7 @@ use crate::error::{Error, Result};
 use crate::formats::Sentinel;
 use crate::lease::{Holder, Lease};
 use crate::printable::counted;
-use crate::repository::inventory::Inventory;
+use crate::repository::inventory::{Inventory, unfinished_catchups};
 use crate::repository::{self, description, layout};
 use walarchive_storage::Store;
 
@@ -101,6 +103,11 @@ async fn draw_up_for(
         Request::Everything { force: true } => store.list(&layout::OWN_FOLDER).await?,
         _ => Vec::new(),
     };
+    let catchups = match request {
+        Request::Garbage(Garbage::All | Garbage::Backups)
+        | Request::GarbageWithoutBackups(Garbage::All | Garbage::Backups) => unfinished_catchups(store).await?,
+        _ => Vec::new(),
+    };
     let (uploads, notes) = uploads::pending(store, request).await?;
     let situation = Situation {
         own_timeline: Lease::read(store).await?.map(|lease| lease.timeline()),
@@ -110,10 +117,19 @@ async fn draw_up_for(
         protected: protected.to_vec(),
         own,
         uploads,
+        catchups,
         notes,
     };
     let mut plan = plan(&inventory, request, &situation)?;
-    let folders: [&str; 3] = [&layout::BACKUPS_FOLDER, &layout::WAL_FOLDER, &layout::OWN_FOLDER];
+    if index::is_concerned(&plan) {
+        index::add(&mut plan, &inventory, &store.list(&layout::POINTS_FOLDER).await?);
+    }
+    let folders: [&str; 4] = [
+        &layout::BACKUPS_FOLDER,
+        &layout::CATCHUP_FOLDER,
+        &layout::WAL_FOLDER,
+        &layout::OWN_FOLDER,
+    ];
     links::leave(&mut plan, &store.links(&folders).await?);
     Ok(plan)
 }

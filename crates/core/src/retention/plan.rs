@@ -27,6 +27,8 @@ pub struct Situation {
     pub own: Vec<Listed>,
     /// Uploads that are not complete, where those that never will be are to be deleted too.
     pub uploads: Vec<PendingUpload>,
+    /// The folders without a sentinel of backups that bring standbys up, where leftovers among them are to be deleted too.
+    pub catchups: Vec<Unfinished>,
     /// Facts that could not be learned, as sentences.
     pub notes: Vec<String>,
     /// The timeline of whoever holds the lease.
@@ -45,6 +47,7 @@ impl Situation {
             protected: Vec::new(),
             own: Vec::new(),
             uploads: Vec::new(),
+            catchups: Vec::new(),
             notes: Vec::new(),
             own_timeline: None,
             writers: Vec::new(),
@@ -70,7 +73,7 @@ pub enum Object {
     },
     /// The folder of a backup without a sentinel.
     Leftover {
-        /// The name of the backup.
+        /// The name of the backup; of one that brings a standby up [`layout::catchup_place`].
         name: String,
         /// A deletion of it has begun before.
         deleting: bool,

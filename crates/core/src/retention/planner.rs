@@ -101,7 +101,8 @@ fn leftovers(inventory: &Inventory, situation: &Situation, unwanted: impl Fn(&Un
         // A name that neither WAL-G nor this project would choose is somebody else's.
         folder.start.is_some() && !situation.is_running(folder) && (folder.deleting || unwanted(folder))
     };
-    inventory.unfinished.iter().filter(doomed).map(leftover).collect()
+    let folders = inventory.unfinished.iter().chain(&situation.catchups);
+    folders.filter(doomed).map(leftover).collect()
 }
 
 /// Segments and what belongs to them by timeline and position, then the history files of timelines that are of no use.

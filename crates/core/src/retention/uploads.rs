@@ -18,10 +18,15 @@ pub(super) async fn pending(store: &Store, request: &Request) -> Result<(Vec<Pen
             &[&layout::WAL_FOLDER]
         }
         Request::Garbage(Garbage::Backups) | Request::GarbageWithoutBackups(Garbage::Backups) => {
-            &[&layout::BACKUPS_FOLDER]
+            &[&layout::BACKUPS_FOLDER, &layout::CATCHUP_FOLDER]
         }
         Request::Garbage(Garbage::All) | Request::GarbageWithoutBackups(Garbage::All) | Request::Everything { .. } => {
-            &[&layout::BACKUPS_FOLDER, &layout::WAL_FOLDER, &layout::OWN_FOLDER]
+            &[
+                &layout::BACKUPS_FOLDER,
+                &layout::CATCHUP_FOLDER,
+                &layout::WAL_FOLDER,
+                &layout::OWN_FOLDER,
+            ]
         }
         _ => &[],
     };
@@ -40,7 +45,7 @@ pub(super) async fn pending(store: &Store, request: &Request) -> Result<(Vec<Pen
 
 /// Uploads without anybody at work. In a running backup even an old one may be alive: a large tar on a slow link.
 pub(super) fn abandoned(inventory: &Inventory, situation: &Situation) -> Vec<Action> {
-    let folders = inventory.unfinished.iter();
+    let folders = inventory.unfinished.iter().chain(&situation.catchups);
     let folders: BTreeMap<&str, &Unfinished> = folders.map(|folder| (folder.name.as_str(), folder)).collect();
     let is_running = |name: &str| {
         situation.protected.iter().any(|protected| protected == name)

@@ -5,6 +5,16 @@ use std::time::Duration;
 /// A setting whose unit is the second, as the server reads it: a whole number or one with a fraction, and a unit perhaps. None if the server
 /// would refuse it.
 pub(super) fn seconds(value: &str) -> Option<Duration> {
+    time(value, 1.0)
+}
+
+/// The same for a setting whose unit is the millisecond.
+pub(super) fn milliseconds(value: &str) -> Option<Duration> {
+    time(value, 1e-3)
+}
+
+/// At least one of its unit, which is so many seconds.
+fn time(value: &str, own: f64) -> Option<Duration> {
     let value = value.trim();
     let end = value
         .find(|c: char| !(c.is_ascii_digit() || c == '.'))
@@ -13,15 +23,16 @@ pub(super) fn seconds(value: &str) -> Option<Duration> {
     let factor = match unit.trim() {
         "us" => 1e-6,
         "ms" => 1e-3,
-        "" | "s" => 1.0,
+        "" => own,
+        "s" => 1.0,
         "min" => 60.0,
         "h" => 3600.0,
         "d" => 86400.0,
         _ => return None,
     };
-    let seconds = (number.parse::<f64>().ok()? * factor).round();
-    (seconds >= 1.0)
-        .then(|| Duration::try_from_secs_f64(seconds).ok())
+    let count = (number.parse::<f64>().ok()? * factor / own).round();
+    (count >= 1.0)
+        .then(|| Duration::try_from_secs_f64(count * own).ok())
         .flatten()
 }
 
@@ -48,6 +59,14 @@ mod tests {
             ("2MIN", None),
         ] {
             assert_eq!(seconds(value), expected.map(Duration::from_secs), "{value}");
+        }
+        for (value, expected) in [
+            ("5000", Some(5000)),
+            ("5s", Some(5000)),
+            ("100ms", Some(100)),
+            ("0.2", None),
+        ] {
+            assert_eq!(milliseconds(value), expected.map(Duration::from_millis), "{value}");
         }
     }
 }

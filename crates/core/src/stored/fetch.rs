@@ -5,10 +5,10 @@ use std::io::{self, Read};
 use super::members::Stop;
 use crate::blocking::blocking;
 use crate::codec::Format;
-use crate::encrypted::blame;
+use crate::encrypted::{self, blame};
 use crate::error::{Error, Result};
 use crate::repository::layout::Key;
-use walarchive_storage::{RangeReader, Store};
+use walarchive_storage::Store;
 
 /// Read an object of `size` stored bytes through its decoder, on a thread that may block.
 pub(crate) async fn read_with<T: Send + 'static>(
@@ -17,7 +17,7 @@ pub(crate) async fn read_with<T: Send + 'static>(
     size: u64,
     work: impl FnOnce(&mut dyn Read) -> Result<T, Stop> + Send + 'static,
 ) -> Result<T> {
-    let mut reader = RangeReader::new(store, key, size);
+    let mut reader = encrypted::reader(store, key, size);
     let (format, _) = Format::of_key(key);
     let object = store.object_url(key);
     blocking(move || {
@@ -39,4 +39,13 @@ pub(crate) fn whole(source: &mut dyn Read, limit: u64) -> io::Result<Vec<u8>> {
         return Err(io::Error::other(format!("it has more than {limit} bytes")));
     }
     Ok(content)
+}
+
+/// Read what is left, up to `limit` bytes, after what was wanted was found: what is encrypted, or has a checksum, proves right only at
+/// its end.
+pub(crate) fn to_the_end(source: &mut dyn Read, limit: u64) -> io::Result<()> {
+    match io::copy(&mut source.take(limit + 1), &mut io::sink())? {
+        bytes if bytes > limit => Err(io::Error::other(format!("it has more than {limit} bytes"))),
+        _ => Ok(()),
+    }
 }

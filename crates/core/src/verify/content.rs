@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::VerifyStatus;
 use super::record::Verified;
-use crate::encrypted::blame;
+use crate::encrypted::{self, blame};
 use crate::error::{Error, Result, StorageError};
 use crate::repository::inventory::{Inventory, SegmentRange, WalObject};
 use crate::stored::progress::{Counted, ReadProgress};
@@ -223,7 +223,7 @@ pub(super) async fn check_object(
     let Some(segment) = object.name.segment() else {
         return (walker, Ok(None));
     };
-    let reader = RangeReader::new(store, &object.key(), object.size);
+    let reader = encrypted::reader(store, &object.key(), object.size);
     let progress = Arc::clone(progress);
     let work = move || {
         walker.begin(segment);
@@ -265,9 +265,7 @@ fn walk(
     let mut walked = walker.end();
     let mut blame = |why: String| match blame(&mut reader, object.key(), object.format, why) {
         Error::Storage(StorageError::NotFound { .. }) => Ok(None),
-        Error::Damaged { reason, .. } => Ok(Some(reason)),
-        Error::Encrypted { reason, .. } => Ok(Some(format!("It is encrypted, and no key is configured. {reason}"))),
-        failure => Err(failure),
+        failure => failure.content_finding().map(Some).ok_or(failure),
     };
     let damaged = match (read, &walked.problem) {
         (Ok(()), None) => None,

@@ -2,16 +2,52 @@
 
 use std::fmt;
 
+use chrono::{DateTime, Utc};
+
 use super::pages::bytes;
+use crate::lsn::Lsn;
 
 /// So many are kept of one segment: nobody makes more restore points and tablespaces than that.
 pub(super) const MOST: usize = 1000;
 
+/// The end of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ending {
+    /// Where the record that says so begins.
+    pub lsn: Lsn,
+    /// When it ended.
+    pub time: DateTime<Utc>,
+    /// Its ID, by the lower 32 bits; none of one that was prepared.
+    pub xid: Option<u32>,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// How a transaction ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its changes are there from then on.
+    Commit,
+    /// They are not.
+    Abort,
+}
+
+/// A restore point.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestorePoint {
+    /// The name that it was given.
+    pub name: String,
+    /// Where its record begins.
+    pub lsn: Lsn,
+    /// When it was made.
+    pub time: Option<DateTime<Utc>>,
+}
+
 /// The effect of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// `pg_create_restore_point()`, with this name.
-    RestorePoint(String),
+    /// `pg_create_restore_point()`.
+    RestorePoint(RestorePoint),
     /// `CREATE TABLESPACE`.
     Tablespace {
         /// Its OID.
@@ -21,6 +57,13 @@ pub enum Event {
     },
     /// The server was started with other values of [`Parameters`].
     Parameters(Parameters),
+}
+
+impl Event {
+    /// Is it a tablespace with a directory of its own?
+    pub fn is_outside(&self) -> bool {
+        matches!(self, Event::Tablespace { location, .. } if !location.is_empty())
+    }
 }
 
 /// Settings that must not be lower on a server that replays WAL as a hot standby than on the one that wrote it.

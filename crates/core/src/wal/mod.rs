@@ -8,12 +8,12 @@ mod pages;
 mod record;
 mod walker;
 
-pub use events::{Event, Parameters};
+pub use events::{Ending, Event, Outcome, Parameters, RestorePoint};
 pub use history::TimelineHistory;
 pub use name::{Segment, SegmentSize, WalFileName};
 pub use page::{FirstPage, LONG_HEADER_BYTES};
 pub use pages::PAGE_BYTES;
-pub use walker::{WalWalker, Walked};
+pub use walker::{Sought, TimeTarget, WalWalker, Walked};
 
 #[cfg(test)]
 pub(crate) mod generator;

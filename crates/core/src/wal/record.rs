@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::events::{Event, Parameters, text};
+use super::events::{Ending, Event, Outcome, Parameters, RestorePoint, text};
 use super::page::is_since_12;
 use super::pages::bytes;
 use crate::lsn::Lsn;
@@ -160,7 +160,11 @@ impl Record {
     /// Its effect, if that matters to somebody who is about to replay it; `magic` is that of its page.
     pub(super) fn event(&self, magic: u16) -> Option<Event> {
         match (self.manager(), self.info()) {
-            (RM_XLOG, RESTORE_POINT) => Some(Event::RestorePoint(text(self.main_data()?.get(8..)?))),
+            (RM_XLOG, RESTORE_POINT) => Some(Event::RestorePoint(RestorePoint {
+                name: text(self.main_data()?.get(8..)?),
+                lsn: self.start,
+                time: self.time(),
+            })),
             (RM_XLOG, PARAMETER_CHANGE) => {
                 Parameters::parse(self.main_data()?, is_since_12(magic)).map(Event::Parameters)
             }
@@ -182,6 +186,21 @@ impl Record {
             (RM_XACT, COMMIT_PREPARED | ABORT_PREPARED) => Some(Ended::Prepared),
             _ => None,
         }
+    }
+
+    /// The end of a transaction that it is, with its time.
+    pub(super) fn ending(&self) -> Option<Ending> {
+        let ended = self.ends()?;
+        let commits = matches!(self.info() & XACT_MASK, COMMIT | COMMIT_PREPARED);
+        Some(Ending {
+            lsn: self.start,
+            time: self.time()?,
+            xid: match ended {
+                Ended::Transaction(xid) => Some(xid),
+                Ended::Prepared => None,
+            },
+            outcome: if commits { Outcome::Commit } else { Outcome::Abort },
+        })
     }
 
     /// Could this record, which is not complete, be one that begins a timeline?

@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::events::{Event, MOST};
+use super::events::{Ending, Event, MOST, Outcome};
 use super::pages::{PAGE_BYTES, PageHeader, SHORT_HEADER_BYTES, bytes};
 use super::record::{Ended, HEADER_BYTES, LARGEST, Record};
 use super::{FirstPage, LONG_HEADER_BYTES, Segment, SegmentSize};
@@ -21,11 +21,14 @@ pub struct Walked {
     pub begins_before: bool,
     /// Complete records whose checksum was found to be right.
     pub records: u64,
+    /// Where the last of them begins.
+    pub last_record: Option<Lsn>,
     /// When the first transaction that ends here ended; restore points count too.
     pub first_time: Option<DateTime<Utc>>,
     /// The same of the last one.
     pub last_time: Option<DateTime<Utc>>,
-    /// Other ends in here that matter to a replay, in order; of hostile WAL not all.
+    /// Other ends in here that matter to a replay, in order; of hostile WAL not all, but always the first tablespace outside the
+    /// data directory.
     pub events: Vec<Event>,
     /// The first checkpoint whose record begins and ends here.
     pub first_checkpoint: Option<Lsn>,
@@ -33,7 +36,42 @@ pub struct Walked {
     pub ends_transaction: bool,
     /// A transaction that was prepared ends here: which one, was not looked at.
     pub ends_prepared: bool,
+    /// The first end of a transaction before which recovery to the time that was asked for stops.
+    pub stop: Option<Ending>,
+    /// Commits, no two of them in the same sixteenth of the segment; and the last one.
+    pub commits: Vec<Ending>,
 }
+
+/// What a walk is to find.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sought {
+    /// A transaction, by the lower 32 bits of its ID.
+    pub transaction: Option<u32>,
+    /// A time to which somebody wants to recover.
+    pub time: Option<TimeTarget>,
+}
+
+/// `recovery_target_time`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeTarget {
+    /// The time.
+    pub time: DateTime<Utc>,
+    /// `recovery_target_inclusive`.
+    pub inclusive: bool,
+}
+
+impl TimeTarget {
+    /// Does recovery stop before a transaction that ended then?
+    fn is_before(&self, ended: DateTime<Utc>) -> bool {
+        match self.inclusive {
+            true => ended > self.time,
+            false => ended >= self.time,
+        }
+    }
+}
+
+/// Of so many parts of a segment one commit is kept.
+const SAMPLES: u64 = 16;
 
 /// Walks through segments, page by page: `begin`, `feed` until all is fed, `end`. A record that goes on in the next segment
 /// is checked if that is the one that is begun next. Takes little memory, whatever the input says of itself.
@@ -53,8 +91,8 @@ pub struct WalWalker {
     fed: u64,
     /// The highest timeline that was seen since its begin.
     timeline: u32,
-    /// Asked for.
-    transaction: Option<u32>,
+    sought: Sought,
+    until: Option<Lsn>,
     walked: Walked,
 }
 
@@ -85,19 +123,31 @@ impl WalWalker {
             segment: None,
             fed: 0,
             timeline: 0,
-            transaction: None,
+            sought: Sought::default(),
+            until: None,
             walked: Walked::default(),
         }
     }
 
-    /// Say where this transaction ends, by the lower 32 bits of its ID.
-    pub fn look_for(self, transaction: Option<u32>) -> Self {
-        WalWalker { transaction, ..self }
+    /// Say where this is.
+    pub fn look_for(self, sought: Sought) -> Self {
+        WalWalker { sought, ..self }
+    }
+
+    /// Recovery ends here, at the beginning of a record: what comes behind it is not looked at.
+    pub fn until(self, end: Lsn) -> Self {
+        WalWalker {
+            until: Some(end),
+            ..self
+        }
     }
 
     /// One for the same cluster that has seen nothing yet.
     pub fn anew(&self) -> Self {
-        WalWalker::new(self.size, self.system_identifier).look_for(self.transaction)
+        WalWalker {
+            until: self.until,
+            ..WalWalker::new(self.size, self.system_identifier).look_for(self.sought)
+        }
     }
 
     /// The bytes that follow are those of this segment. If it does not follow the one before, or that one was not in order, the
@@ -170,6 +220,9 @@ impl WalWalker {
 
     fn page(&mut self, segment: Segment, page: &[u8]) -> Result<(), String> {
         let address = Lsn(segment.start(self.size).0.saturating_add(self.fed));
+        if self.is_behind(address) {
+            return Ok(());
+        }
         // PostgreSQL zeroes the headers, too, so that what is left compresses well.
         if matches!(self.state, State::Switched) && is_zero(page) {
             return Ok(());
@@ -191,6 +244,10 @@ impl WalWalker {
         self.enter(address, &header)?;
         let begin = if first { LONG_HEADER_BYTES } else { SHORT_HEADER_BYTES };
         self.records(address, page, begin)
+    }
+
+    fn is_behind(&self, at: Lsn) -> bool {
+        self.until.is_some_and(|end| at >= end)
     }
 
     fn check_first(&self, segment: Segment, page: &[u8]) -> Result<(), String> {
@@ -238,9 +295,13 @@ impl WalWalker {
         let mut at = begin;
         while at < page.len() {
             let room = page.len() - at;
+            let here = Lsn(address.0.saturating_add(at as u64));
+            if matches!(self.state, State::Lost | State::Between) && self.is_behind(here) {
+                return Ok(());
+            }
             let taken = match &mut self.state {
                 State::Lost | State::Between => {
-                    self.state = State::Within(start(Lsn(address.0.saturating_add(at as u64)), &page[at..])?);
+                    self.state = State::Within(start(here, &page[at..])?);
                     continue;
                 }
                 State::Switched => {
@@ -300,6 +361,7 @@ impl WalWalker {
         }
         self.previous = Some(at);
         self.walked.records += 1;
+        self.walked.last_record = Some(at);
         if record.is_checkpoint() && !begins_before {
             self.walked.first_checkpoint.get_or_insert(at);
         }
@@ -310,18 +372,41 @@ impl WalWalker {
             self.walked.first_time.get_or_insert(time);
             self.walked.last_time = Some(time);
         }
-        if self.walked.events.len() < MOST {
-            self.walked.events.extend(record.event(self.magic.unwrap_or_default()));
+        if let Some(event) = record.event(self.magic.unwrap_or_default()) {
+            let is_first_place = || event.is_outside() && !self.walked.events.iter().any(Event::is_outside);
+            if self.walked.events.len() < MOST || is_first_place() {
+                self.walked.events.push(event);
+            }
         }
         match record.ends() {
-            Some(Ended::Transaction(ended)) => self.walked.ends_transaction |= self.transaction == Some(ended),
+            Some(Ended::Transaction(ended)) => self.walked.ends_transaction |= self.sought.transaction == Some(ended),
             Some(Ended::Prepared) => self.walked.ends_prepared = true,
             None => {}
+        }
+        if let Some(ending) = record.ending() {
+            self.note(ending);
         }
         if record.is_switch() {
             self.state = State::Switched;
         }
         Ok(())
+    }
+
+    fn note(&mut self, ending: Ending) {
+        if self.walked.stop.is_none() && self.sought.time.is_some_and(|target| target.is_before(ending.time)) {
+            self.walked.stop = Some(ending);
+        }
+        if ending.outcome == Outcome::Abort {
+            return;
+        }
+        let part = |ending: &Ending| ending.lsn.0 / (self.size.bytes() / SAMPLES);
+        // The last one may be replaced by the next one, if it is not the only one of its part.
+        if let [.., before, last] = self.walked.commits.as_slice()
+            && part(before) == part(last)
+        {
+            self.walked.commits.pop();
+        }
+        self.walked.commits.push(ending);
     }
 }
 

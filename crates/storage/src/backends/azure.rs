@@ -151,7 +151,7 @@ fn made(url: &Url, config: &StorageConfig) -> Result<Made<AzureCredential>> {
     }
     let has = |key| settings.keys.contains_key(&key);
     let origin = match (&config.credentials_file, token_file) {
-        (Some(path), _) if in_file => format!("the file \"{}\" (walarchive.credentials_file)", path.display()),
+        (Some(path), _) if in_file => credentials::origin(path),
         _ if SECRETS.into_iter().any(has) => {
             "AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN, AZURE_STORAGE_TOKEN or AZURE_CLIENT_SECRET in the \
              environment of the process"

@@ -102,12 +102,12 @@ fn gather(config: &StorageConfig) -> Result<Settings> {
         if text.trim_start().starts_with('{') {
             settings.key_file = Some(path.clone());
             settings.key_text = Some(text);
-            settings.origin = Some(format!("the file \"{}\" (walarchive.credentials_file)", path.display()));
+            settings.origin = Some(credentials::origin(path));
         } else {
             for (key, value) in credentials::read(path)? {
                 settings.known(&key, &value)?;
                 if matches!(Key::from_str(&key), Ok(Key::BearerToken | Key::ServiceAccountKey)) {
-                    settings.origin = Some(format!("the file \"{}\" (walarchive.credentials_file)", path.display()));
+                    settings.origin = Some(credentials::origin(path));
                 }
             }
         }

@@ -178,6 +178,8 @@ pub(super) fn of_origin(object: &str, credentials: &str) -> String {
     };
     let again = if credentials.contains("environment") {
         "A server reads its environment when it starts."
+    } else if credentials.starts_with("the configuration file") {
+        "Correct it, and run the command again."
     } else {
         "It is read again by itself when it changes."
     };

@@ -40,8 +40,10 @@ impl Error {
             | Error::NoSuchStore { .. }
             | Error::WrongRegion { .. }
             | Error::NotFound { .. }
+            | Error::Unusable { .. }
             | Error::Unsupported { .. }
             | Error::Damaged { .. }
+            | Error::Sealed { .. }
             | Error::BehindLink { .. }
             | Error::Refused(_)
             | Error::Cancelled => Turn::User,

@@ -11,6 +11,7 @@ use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutPayload};
 use crate::backends;
 use crate::config::StorageConfig;
 use crate::create_only::Learned;
+use crate::crypt::Keyring;
 use crate::error::{Error, Result};
 use crate::errors;
 use crate::fence::{Fence, Write};
@@ -48,6 +49,7 @@ pub struct Store {
     pub(crate) flow: Flow,
     /// Is asked before each request that changes anything.
     pub(crate) fence: Option<Arc<dyn Fence>>,
+    keyring: Keyring,
 }
 
 /// Without what is below: some of object_store's types show their credentials.
@@ -78,6 +80,7 @@ impl Store {
             slowest: deadlines::SLOWEST,
             flow: Flow::default(),
             fence: None,
+            keyring: Keyring::new(&config.encryption),
         })
     }
 
@@ -94,7 +97,13 @@ impl Store {
             slowest: deadlines::SLOWEST,
             flow: Flow::default(),
             fence: None,
+            keyring: Keyring::default(),
         }
+    }
+
+    /// The keys of its objects.
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
     }
 
     /// The same store; what is asked of it by this handle and its clones is noted in `motion`.

@@ -269,6 +269,9 @@ impl Pace {
             }
             to.write_all(&bytes[..now])?;
             self.moved += now as u64;
+            if self.down {
+                shared.delivered.fetch_add(now as u64, Ordering::Relaxed);
+            }
             bytes = &bytes[now..];
             std::thread::sleep(pause);
         }

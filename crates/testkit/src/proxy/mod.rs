@@ -84,6 +84,8 @@ struct Shared {
     links: [link::Link; 2],
     /// Bytes of bodies of requests that were passed on.
     carried: AtomicU64,
+    /// Bytes of answers that were passed on.
+    delivered: AtomicU64,
     /// Requests that have a body.
     senders: AtomicUsize,
     /// The requests whose connection broke by a fault.
@@ -191,6 +193,11 @@ impl FaultProxy {
         self.shared.carried.load(Ordering::Relaxed)
     }
 
+    /// Bytes of answers that were passed on so far, with their heads.
+    pub fn delivered(&self) -> u64 {
+        self.shared.delivered.load(Ordering::Relaxed)
+    }
+
     /// How many connections broke in the middle of a request so far, by [`Fault::ResetEvery`] or [`Fault::BreakEvery`].
     pub fn broken(&self) -> usize {
         self.shared.broken.load(Ordering::Relaxed)
@@ -201,6 +208,7 @@ impl FaultProxy {
         self.shared.broken.store(0, Ordering::Relaxed);
         lock(&self.shared.seen).clear();
         self.shared.carried.store(0, Ordering::Relaxed);
+        self.shared.delivered.store(0, Ordering::Relaxed);
     }
 }
 

@@ -211,6 +211,11 @@ fn the_manual_tells_the_same() {
             .collect::<Vec<_>>()
             .join(", ")
     };
+    for key in WAL_G_KEYS {
+        table.push_str(&format!(
+            "| `{key}` | nothing: a [key](encryption.md#keys), read where it is |\n"
+        ));
+    }
     for prefix in PREFIXES {
         table.push_str(&format!("| `{prefix}` | the storage |\n"));
     }

@@ -3,21 +3,21 @@
 use std::io::Read;
 use std::path::PathBuf;
 
-use clap::{ArgGroup, ValueEnum};
+use clap::ValueEnum;
 use walarchive_core::restore::{
-    LinkMap, Mask, Owner, RecoveryMode, RecoveryTarget, RestoreMode, RestoreOptions, RestoreTarget, TablespaceMap,
-    TargetAction, TargetTimeline,
+    LinkMap, Look, Mask, Owner, RecoveryMode, RecoveryTarget, RestoreMode, RestoreOptions, TablespaceMap, TargetAction,
 };
 use walarchive_core::{Error, Result};
 
+use crate::parse::by;
 use crate::repository::Storage;
+use crate::verbs::target::Target;
 
 /// The largest restore specification that is read, in bytes.
 const SPECIFICATION_LIMIT: u64 = 16 << 20;
 
 /// `backup-fetch`.
 #[derive(Debug, clap::Args)]
-#[command(group = ArgGroup::new("target"))]
 pub struct BackupFetch {
     /// The data directory to create. It must be empty or absent, unless --delta is given.
     pub directory: PathBuf,
@@ -30,27 +30,12 @@ pub struct BackupFetch {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub storage: Storage,
-    /// Recover to a time with its offset from UTC, for example "2026-11-20 10:00:00+00".
-    #[arg(long, value_name = "TIME", group = "target", value_parser = by(RestoreTarget::time))]
-    target_time: Option<RestoreTarget>,
-    /// Recover to a position in the WAL, for example 16/B374D848.
-    #[arg(long, value_name = "LSN", group = "target", value_parser = by(|text| text.parse().map(RestoreTarget::Lsn)))]
-    target_lsn: Option<RestoreTarget>,
-    /// Recover to a restore point of pg_create_restore_point().
-    #[arg(long, value_name = "NAME", group = "target", value_parser = by(RestoreTarget::name))]
-    target_name: Option<RestoreTarget>,
-    /// Recover to a transaction ID.
-    #[arg(long, value_name = "XID", group = "target")]
-    target_xid: Option<u64>,
-    /// Stop as soon as the backup is consistent.
-    #[arg(long, group = "target")]
-    target_immediate: bool,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub to: Target,
     /// Stop just before the target, not just after it.
     #[arg(long, requires = "target", conflicts_with_all = ["target_immediate", "target_name"])]
     target_exclusive: bool,
-    /// Recover along a timeline: latest, current or its number.
-    #[arg(long, value_name = "TIMELINE", default_value = "latest", value_parser = by(|text| text.parse::<TargetTimeline>()))]
-    target_timeline: TargetTimeline,
     /// Set what the server does at the target.
     #[arg(long, value_name = "ACTION", requires = "target", value_enum)]
     target_action: Option<Action>,
@@ -83,7 +68,7 @@ pub struct BackupFetch {
     #[arg(long, conflicts_with = "verify_only")]
     delta: bool,
     /// Read and check everything that a restore would use, and write nothing. The directory does not matter.
-    #[arg(long, conflicts_with_all = ["dry_run", "owner", "archive_off"])]
+    #[arg(long, conflicts_with_all = ["plan", "owner", "archive_off"])]
     pub verify_only: bool,
     /// Restore the content of these databases only, by name (if the backup has it) or OID, or of tables, as DATABASE/TABLE or
     /// DATABASE/SCHEMA.TABLE, if the backup has their names. The server's own databases are always restored. The relations of
@@ -116,7 +101,7 @@ pub struct BackupFetch {
     pub take_over: bool,
     /// Restore even if WAL before the target is missing. Recovery ends at the gap.
     #[arg(long, conflicts_with_all = ["no_recovery", "verify_only"])]
-    allow_gap: bool,
+    pub allow_gap: bool,
     /// Do not check the free space beforehand.
     #[arg(long)]
     no_space_check: bool,
@@ -129,9 +114,12 @@ pub struct BackupFetch {
     /// How many tars to unpack at once; by default one per processor, at most 4.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     concurrency: Option<u16>,
-    /// Print the plan, and do nothing.
-    #[arg(long)]
-    pub dry_run: bool,
+    /// Print the plan, and do nothing: the backup, the WAL that recovery will read, what is missing, and how long it will take.
+    #[arg(long, visible_alias = "dry-run")]
+    pub plan: bool,
+    /// Print the plan as JSON.
+    #[arg(long, requires = "plan")]
+    pub json: bool,
     /// No progress bar and no summary.
     #[arg(short, long)]
     pub quiet: bool,
@@ -151,14 +139,10 @@ enum Action {
 impl BackupFetch {
     /// The recovery target that the flags name.
     pub fn target(&self) -> RecoveryTarget {
-        let given = [&self.target_time, &self.target_lsn, &self.target_name];
-        let target = given.into_iter().flatten().next().cloned();
-        let target = target.or_else(|| self.target_xid.map(RestoreTarget::Xid));
-        let immediate = self.target_immediate.then_some(RestoreTarget::Immediate);
         RecoveryTarget {
-            target: target.or(immediate).unwrap_or_default(),
+            target: self.to.point(),
             inclusive: !self.target_exclusive,
-            timeline: self.target_timeline,
+            timeline: self.to.timeline(),
             action: match self.target_action {
                 None | Some(Action::Pause) => TargetAction::Pause,
                 Some(Action::Promote) => TargetAction::Promote,
@@ -211,7 +195,9 @@ impl BackupFetch {
             concurrency: self.concurrency.map_or(default.concurrency, usize::from),
             recovery: None,
             archive_off: self.archive_off,
-            allow_gap: self.allow_gap,
+            look: Look::Bounded,
+            // A plan shows what is missing, and is refused then.
+            allow_gap: self.allow_gap || self.plan,
             mode: match (self.delta, self.verify_only) {
                 (true, _) => RestoreMode::Delta,
                 (false, true) => RestoreMode::VerifyOnly,
@@ -219,18 +205,9 @@ impl BackupFetch {
             },
             owner: self.owner,
             check_space: !self.no_space_check,
+            space_hint: None,
             databases: self.restore_only.clone(),
             mask: self.mask.clone(),
-        })
-    }
-}
-
-/// A parser for clap that keeps the hint.
-pub fn by<T>(parse: impl Fn(&str) -> Result<T> + Clone) -> impl Fn(&str) -> Result<T, String> + Clone {
-    move |text| {
-        parse(text).map_err(|error| match error.hint() {
-            Some(hint) => format!("{error}\nHINT:  {hint}"),
-            None => error.to_string(),
         })
     }
 }

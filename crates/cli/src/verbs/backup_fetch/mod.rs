@@ -10,10 +10,11 @@ use indicatif::{HumanBytes, HumanDuration};
 use tokio_util::sync::CancellationToken;
 use walarchive_core::lease::{self, Lease, Moment};
 use walarchive_core::printable::counted;
+use walarchive_core::repository::drills::Drill;
 use walarchive_core::repository::inventory::{find_backup, find_by_user_data, list_backups};
 use walarchive_core::restore::{
-    ConfigurationPlan, PlannedRestore, ReadProgress, RecoveryMode, RecoverySettings, RestoreCommand, RestorePlan,
-    Restored, Selection, apply, notes_on_places, plan, select_backup, target_history,
+    ConfigurationPlan, PlannedRestore, Rates, ReadProgress, RecoveryMode, RecoverySettings, RestoreCommand,
+    RestorePlan, RestoreTarget, Restored, Selection, apply, notes_on_places, plan, select_backup, target_history,
 };
 use walarchive_core::verify::VerifyStatus;
 use walarchive_core::{Error, Result, StorageError, printable};
@@ -21,12 +22,13 @@ use walarchive_storage::StorageConfig;
 use walarchive_storage::Store;
 
 use crate::repository::data_dir::usual_data_dir;
+use crate::repository::keys;
 use crate::signals::cancelled_by_signals;
-use crate::{exit, progress, repository};
+use crate::{exit, print, progress, repository};
 
 mod args;
 
-pub use args::{BackupFetch, by};
+pub use args::BackupFetch;
 
 /// The steps that remain after a restore of some databases.
 const INVALID_PAGES: &str = "note: ignore_invalid_pages is on in postgresql.auto.conf, so that recovery passes over the pages that \
@@ -39,7 +41,6 @@ const LONGEST_ANSWER: u64 = 100;
 /// Restore a backup.
 pub async fn run(args: &BackupFetch) -> Result<()> {
     let (mut restore, storage, configuration) = prepare(args).await?;
-    let plan = &mut restore.plan;
     let store = Store::open_settled(&storage).await?;
     let seen = holder(&store).await;
     if is_root() && args.owner.is_none() {
@@ -49,17 +50,15 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
         );
     }
     let archives = args.mode() != Some(RecoveryMode::Standby) && args.mask.is_none();
-    if args.dry_run {
-        print!("{}", printable::lines(&plan.to_string()));
-        if let Some(configuration) = &configuration {
-            println!("{}", printable::lines(&configuration.to_string()));
-        }
+    if args.plan {
+        show(args, &store, &mut restore, configuration.as_ref()).await?;
         if archives {
             let now = seen.as_ref().map(|(lease, at)| (lease, at));
             say(args, &lease::outlook(None, now, args.take_over));
         }
-        return Ok(());
+        return refuse_gap(args, &restore.plan);
     }
+    let plan = &mut restore.plan;
     if ask_for_locations(plan)? {
         plan.confirm_locations();
     }
@@ -110,6 +109,54 @@ pub async fn run(args: &BackupFetch) -> Result<()> {
     Ok(())
 }
 
+/// Print the plan.
+async fn show(
+    args: &BackupFetch,
+    store: &Store,
+    restore: &mut PlannedRestore,
+    configuration: Option<&ConfigurationPlan>,
+) -> Result<()> {
+    let rates = rates(store).await;
+    restore.estimate(rates.as_ref()).await;
+    let plan = &restore.plan;
+    if args.json {
+        return print::out(&print::json(&plan.report()));
+    }
+    print::piece(&printable::lines(&plan.to_string()))?;
+    match configuration {
+        Some(configuration) => print::out(&printable::lines(&configuration.to_string())),
+        None => Ok(()),
+    }
+}
+
+/// What a restore drill has measured. Nothing, if that cannot be read.
+async fn rates(store: &Store) -> Option<Rates> {
+    let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
+    let host = host.unwrap_or_default();
+    let drill = Drill::newest(store, &host).await.unwrap_or_else(|error| {
+        tracing::debug!(%error, "could not read what restore drills have measured");
+        None
+    })?;
+    Some(Rates {
+        at: drill.stop_time,
+        restored: drill.rate_of_restore().filter(|_| drill.host == host),
+        replayed: drill.rate_of_replay(),
+        host: drill.host,
+    })
+}
+
+/// A plan that cannot be carried out ends as the restore would.
+fn refuse_gap(args: &BackupFetch, plan: &RestorePlan) -> Result<()> {
+    let (outlook, recovery) = (plan.outlook.as_ref(), plan.recovery.as_ref());
+    let refusal = outlook
+        .zip(recovery)
+        .and_then(|(outlook, recovery)| outlook.refusal(recovery));
+    match refusal.filter(|_| !args.allow_gap) {
+        Some(refusal) => Err(refusal),
+        None => Ok(()),
+    }
+}
+
 /// Look up who writes into the repository now, and note when we looked. A failure here does not end the restore.
 async fn holder(store: &Store) -> Option<(Lease, Moment)> {
     let lease = Lease::read(store).await.unwrap_or_else(|error| {
@@ -149,12 +196,17 @@ async fn prepare(args: &BackupFetch) -> Result<(PlannedRestore, StorageConfig, O
     let store = Store::open_settled(&settings.storage).await?;
     let mut options = args.options()?;
     if let Some(mode) = args.mode().filter(|_| !args.verify_only) {
+        let mut flags = repository::flags();
+        // To the end of the backup nothing behind it is needed, and retention leaves nothing there for a permanent one.
+        if options.allow_gap || args.target().target == RestoreTarget::Immediate {
+            flags.push("--allow-gap".to_owned());
+        }
         options.recovery = Some(RecoverySettings {
             mode,
             restore_command: RestoreCommand {
                 binary: std::env::current_exe().map_err(|error| Error::io("find", "walarchive", error))?,
                 storage: settings.storage.clone(),
-                flags: repository::flags(),
+                flags,
             },
             target: args.target(),
         });
@@ -188,8 +240,8 @@ async fn prepare(args: &BackupFetch) -> Result<(PlannedRestore, StorageConfig, O
     }
     let of_plan = std::mem::take(&mut plan.notes);
     plan.notes = selection.notes.into_iter().chain(of_plan).chain(places).collect();
-    // A dry run prints the plan, and the plan has the notes.
-    if !args.dry_run {
+    // The plan has the notes.
+    if !args.plan {
         plan.notes.iter().for_each(|note| say(args, &format!("note: {note}")));
     }
     Ok((restore, settings.storage, configuration))
@@ -287,7 +339,7 @@ fn next_step(plan: &RestorePlan, credentials_in_environment: bool) -> String {
         RecoveryMode::Standby => format!("{start}; it will follow the archive as a standby until promoted"),
         RecoveryMode::Recovery => format!("{start}; it will recover to {} by itself", recovery.target.target),
     };
-    if let Some(outlook) = plan.outlook.as_ref().filter(|outlook| outlook.falls_short) {
+    if let Some(outlook) = plan.outlook.as_ref().filter(|outlook| outlook.falls_short()) {
         next = format!(
             "{start}; its recovery will end at LSN {} on timeline {}, and not at {}",
             outlook.end, outlook.timeline, recovery.target.target
@@ -298,6 +350,20 @@ fn next_step(plan: &RestorePlan, credentials_in_environment: bool) -> String {
     let remote = !recovery.restore_command.storage.url.starts_with("file:");
     if credentials_in_environment && remote {
         next.push_str("; its environment must have the store's credentials, as this one has");
+    }
+    let keys = keys::only_in_environment();
+    if !keys.is_empty() {
+        let keys = keys.join(", ");
+        next.push_str(&format!(
+            "; its environment must have {keys}, as this one has, since restore_command names no key"
+        ));
+    }
+    let relative = keys::relative();
+    if !relative.is_empty() {
+        let relative = relative.join(", ");
+        next.push_str(&format!(
+            "; restore_command runs in the data directory, so make {relative} an absolute path"
+        ));
     }
     next
 }

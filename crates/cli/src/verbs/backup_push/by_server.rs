@@ -14,7 +14,7 @@ use super::options::Wanted;
 use super::{place, report};
 use crate::print::plain;
 use crate::progress::{self, ServerProgress};
-use crate::repository::find;
+use crate::repository::{find, refuse_plain_text};
 
 /// A backup may take days. That the server is gone is noticed without this.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -99,6 +99,11 @@ pub async fn take(
     schema: &str,
     cancel: &CancellationToken,
 ) -> Result<String> {
+    // The server knows nothing of a key that is given here.
+    match find(&args.storage, args.pgdata.as_deref()) {
+        Ok(settings) => refuse_plain_text(&settings.storage)?,
+        Err(_) => walarchive_core::wal_g::refuse_plain_text(std::env::vars_os())?,
+    }
     if let Some(data_dir) = args.pgdata.as_deref().filter(|data_dir| data_dir.exists()) {
         place::check(&mut session, facts, data_dir).await?;
     }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use walarchive_client::Session;
-use walarchive_client::server::{self, Database, Facts};
+use walarchive_client::server::{self, Facts};
 use walarchive_core::archive::Archive;
 use walarchive_core::backup::delta::{self, Choice, WantedParent};
-use walarchive_core::backup::{Backup, BackupProgress, BackupRequest, PreparedBackup};
+use walarchive_core::backup::{Backup, BackupProgress, BackupRequest, Database, PreparedBackup};
 use walarchive_core::lease::{Situation, Writer};
 use walarchive_core::repository::cluster::ClusterIdentity;
 use walarchive_core::wal::SegmentSize;
@@ -24,7 +24,7 @@ use super::report::Archiving;
 use super::{names, online, place};
 use crate::progress;
 use crate::repository::writer::{situation, writer};
-use crate::repository::{find, refuse_plain_text};
+use crate::repository::{find, first_answer, refuse_plain_text};
 use crate::signals::unless;
 
 /// The recovery settings of a standby are in a file of its own from this version on.
@@ -39,10 +39,10 @@ pub async fn take(
     data_dir: &Path,
     cancel: &CancellationToken,
 ) -> Result<String> {
-    refuse_plain_text()?;
     place::check(&mut session, facts, data_dir).await?;
     let data_dir = place::named_by_server(facts, data_dir)?;
     let settings = find(&args.storage, Some(&data_dir))?;
+    refuse_plain_text(&settings.storage)?;
     let (store, kept, writing) = unless(cancel, open(&settings, facts, &data_dir)).await?;
     let archiving = Archiving::of(facts);
     match wanted.needs_archive(&archiving) {
@@ -87,6 +87,7 @@ async fn open(
     data_dir: &Path,
 ) -> Result<(Store, Archive, (Arc<Writer>, Situation))> {
     let store = Store::open_settled(&settings.storage.for_backup()).await?;
+    first_answer(&store).await?;
     let identity = ClusterIdentity {
         system_identifier: facts.system_identifier,
         major_version: facts.major(),
@@ -100,7 +101,8 @@ async fn open(
         ..by_files
     };
     writer.set_situation(situation);
-    let archive = Archive::new(store.clone(), identity, settings.compression).with_writer(Arc::clone(&writer));
+    let archive = Archive::new(store.clone(), identity, settings.compression);
+    let archive = archive.with_writer(Arc::clone(&writer));
     archive.claim().await?;
     Ok((writer.fenced(&store), archive, (writer, situation)))
 }
@@ -184,8 +186,8 @@ impl Taker<'_> {
                 return Err(error);
             }
         };
-        backup.name_databases(online::oids_by_name(&databases));
-        backup.databases_before(online::oids(&databases));
+        backup.name_databases(Database::oids_by_name(&databases));
+        backup.databases_before(Database::oids(&databases));
         let names = names::collect_until(
             self.cancel,
             self.session.door(),
@@ -199,7 +201,7 @@ impl Taker<'_> {
         names.tell();
         backup.name_relations(names.of_relations);
         let (stopped, after) = self.finish(timeline, &databases).await?;
-        backup.databases_after(online::oids(&after));
+        backup.databases_after(Database::oids(&after));
         // It looks for a cancel by itself, and no upload outlives it.
         backup.finish(stopped).await
     }

@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
-use walarchive_client::server::{Database, Facts};
+use walarchive_client::server::Facts;
 use walarchive_client::{Door, relations};
-use walarchive_core::backup::{DatabaseNames, RelationNames};
+use walarchive_core::backup::{Database, DatabaseNames, RelationNames};
 use walarchive_core::formats::files_metadata::Rank;
 use walarchive_core::{Error, Result};
 

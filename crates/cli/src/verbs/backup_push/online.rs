@@ -1,14 +1,15 @@
 //! The beginning and the end of backup mode by SQL, and what the server says of itself.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use chrono::Utc;
 use walarchive_client::Session;
-use walarchive_client::server::{self, Database, Facts, Start};
-use walarchive_core::backup::{BackupRequest, ConfigurationFiles, StopResult, emptied_directory};
+use walarchive_client::server::{self, Facts, Start};
+use walarchive_core::Result;
+use walarchive_core::backup::{
+    BackupRequest, ConfigurationFiles, Database, StopResult, check_timeline, emptied_directory,
+};
 use walarchive_core::wal::SegmentSize;
-use walarchive_core::{Error, Result};
 
 /// The server's name for the backup.
 const LABEL: &str = "walarchive";
@@ -65,18 +66,6 @@ fn emptied(facts: &Facts, data_dir: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The OIDs of databases.
-pub fn oids(databases: &[Database]) -> impl Iterator<Item = u32> {
-    let valid = databases.iter().filter(|database| database.is_valid);
-    valid.map(|database| database.oid)
-}
-
-/// The OIDs by name. A name that is not UTF-8 is left out, because it cannot be given to a restore.
-pub fn oids_by_name(databases: &[Database]) -> BTreeMap<String, u32> {
-    let named = |database: &Database| Some((String::from_utf8(database.name.clone()).ok()?, database.oid));
-    databases.iter().filter_map(named).collect()
-}
-
 /// Leave backup mode. Returns what it says, and the databases as they are now.
 pub async fn end(
     session: &mut Session,
@@ -85,18 +74,9 @@ pub async fn end(
     before: &[Database],
 ) -> Result<(StopResult, Vec<Database>)> {
     let stopped = server::stop_backup(session, facts).await?;
-    // On a standby the primary may have failed over during the backup. Then it is not known which WAL the backup needs.
-    if stopped.timeline != timeline && stopped.timeline != 0 {
-        return Err(Error::refused(
-            format!(
-                "the backup started on timeline {timeline} and ended on timeline {}",
-                stopped.timeline
-            ),
-            "The primary was replaced during the backup. Take another backup.",
-        ));
-    }
+    check_timeline(timeline, stopped.timeline)?;
     let after = server::databases(session).await?;
-    check_places(before, &after)?;
+    Database::check_places(before, &after)?;
     let result = StopResult {
         stop_lsn: stopped.lsn,
         backup_label: stopped.label,
@@ -104,22 +84,4 @@ pub async fn end(
         next_xid: Some(stopped.next_xid),
     };
     Ok((result, after))
-}
-
-/// Refuse the backup if a database was moved to another tablespace during it: recovery repeats the move, and copies the database
-/// from its old place, and the backup has only a part of that.
-fn check_places(before: &[Database], after: &[Database]) -> Result<()> {
-    for now in after {
-        let then = before.iter().find(|then| then.oid == now.oid);
-        if then.is_some_and(|then| then.tablespace != now.tablespace) {
-            return Err(Error::refused(
-                format!(
-                    "database \"{}\" was moved to another tablespace during the backup, and a restore would lose it",
-                    String::from_utf8_lossy(&now.name)
-                ),
-                "Take another backup. Do not move databases while a backup is being taken.",
-            ));
-        }
-    }
-    Ok(())
 }

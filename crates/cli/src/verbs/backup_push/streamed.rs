@@ -8,13 +8,13 @@ use chrono::Utc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use walarchive_client::replication::{self, BaseBackup};
-use walarchive_client::server::{Database, Facts};
+use walarchive_client::server::Facts;
 use walarchive_client::{Door, Mode, Params, Session, relations};
 use walarchive_core::archive::Archive;
 use walarchive_core::backup::delta::WantedParent;
 use walarchive_core::backup::{
-    Backup, BackupProgress, BackupRequest, ConfigurationFiles, Piece, PreparedBackup, StopResult, TablespaceLink,
-    emptied_directory,
+    Backup, BackupProgress, BackupRequest, ConfigurationFiles, Database, Piece, PreparedBackup, StopResult,
+    TablespaceLink, emptied_directory,
 };
 use walarchive_core::codec::Compression;
 use walarchive_core::repository::cluster::ClusterIdentity;
@@ -24,13 +24,13 @@ use walarchive_storage::Store;
 
 use super::args::BackupPush;
 use super::end::{Outcome, clean_up, commit, wait_for_wal};
+use super::names;
 use super::options::Wanted;
 use super::report;
 use super::report::Archiving;
-use super::{names, online};
 use crate::progress;
 use crate::repository::data_dir::usual_data_dir;
-use crate::repository::{find, refuse_plain_text};
+use crate::repository::{find, first_answer, refuse_plain_text};
 use crate::signals::unless;
 
 /// The server's name for the backup.
@@ -46,10 +46,10 @@ pub async fn take(
     sql: Option<(Session, Facts)>,
     cancel: &CancellationToken,
 ) -> Result<String> {
-    refuse_plain_text()?;
+    let settings = find(&args.storage, usual_data_dir().as_deref())?;
+    refuse_plain_text(&settings.storage)?;
     let wanted = Wanted::of(args)?;
     refuse_delta(&wanted)?;
-    let settings = find(&args.storage, usual_data_dir().as_deref())?;
     let session = unless(cancel, Session::connect(params, Mode::Replication)).await?;
     let mut taker = Taker {
         server: unless(cancel, Server::ask(session)).await?,
@@ -99,6 +99,7 @@ fn refuse_delta(wanted: &Wanted) -> Result<()> {
 /// The repository, for whichever server writes into it.
 async fn open(settings: &crate::repository::Settings, server: &Server) -> Result<Store> {
     let store = lease::follower(&Store::open_settled(&settings.storage.for_backup()).await?);
+    first_answer(&store).await?;
     let identity = ClusterIdentity {
         system_identifier: server.system_identifier,
         major_version: server.version_num / 10_000,
@@ -251,7 +252,7 @@ impl Taker<'_> {
             }
         };
         if let Some(cluster) = &cluster {
-            backup.name_databases(online::oids_by_name(&cluster.databases));
+            backup.name_databases(Database::oids_by_name(&cluster.databases));
         }
         let names = async {
             match cluster {

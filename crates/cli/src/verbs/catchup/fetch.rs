@@ -12,9 +12,9 @@ use walarchive_core::restore::{
 };
 use walarchive_core::{Error, Result, printable};
 
+use crate::parse::by;
 use crate::repository::{self, Storage};
 use crate::signals::cancelled_by_signals;
-use crate::verbs::backup_fetch::by;
 use crate::{print, progress};
 
 /// `catchup-fetch`.
@@ -41,6 +41,9 @@ pub struct CatchupFetch {
     /// How many tars to unpack at once; by default one per processor, at most 4.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     concurrency: Option<u16>,
+    /// Do not compare the free space with the sizes in the backup beforehand.
+    #[arg(long)]
+    no_space_check: bool,
     /// Print the plan, and do nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -68,6 +71,7 @@ impl CatchupFetch {
         Ok(CatchupOptions {
             tablespace_map,
             concurrency: self.concurrency.map_or(usual, usize::from),
+            check_space: !self.no_space_check,
         })
     }
 
@@ -81,6 +85,7 @@ impl CatchupFetch {
 /// Bring the standby up.
 pub async fn run(args: &CatchupFetch) -> Result<()> {
     let store = repository::patient_store(&args.storage).await?;
+    repository::first_answer(&store).await?;
     let backup = find_catchup(&store, &args.backup).await?;
     if let Some(problem) = backup.damaged {
         return Err(Error::refused(

@@ -3,7 +3,6 @@
 use walarchive_core::Result;
 use walarchive_core::repository::inventory::BackupDetail;
 
-use crate::print::plain;
 use crate::repository::{self, Storage};
 use crate::{listing, print};
 
@@ -27,15 +26,7 @@ pub struct CatchupList {
 /// List the backups of `catchup-push` on stdout, in the shapes of WAL-G's lists.
 pub async fn run(args: &CatchupList) -> Result<()> {
     let backups = BackupDetail::list_catchups(&repository::store(&args.storage).await?).await?;
-    for backup in &backups {
-        if let Some(problem) = &backup.problem {
-            eprintln!(
-                "walarchive: warning: backup \"{}\" cannot be used: {}",
-                plain(&backup.backup_name),
-                plain(problem)
-            );
-        }
-    }
+    listing::tell_problems(&backups, "used");
     if backups.is_empty() && !args.json {
         eprintln!("walarchive: there are no backups of catchup-push");
     }

@@ -45,10 +45,10 @@ enum Tool {
     Cat {
         /// The object.
         path: String,
-        /// Decompress it, as its name says.
+        /// Decompress it, as its name says. An encrypted one is decrypted before.
         #[arg(long)]
         decompress: bool,
-        /// Decrypt it. walarchive cannot decrypt yet: an object that is encrypted is an error.
+        /// Decrypt it with the key that is configured.
         #[arg(long)]
         decrypt: bool,
         #[command(flatten)]
@@ -63,7 +63,7 @@ enum Tool {
         /// Leave it compressed.
         #[arg(long)]
         no_decompress: bool,
-        /// Leave it encrypted. walarchive cannot decrypt yet: use --no-decompress, too.
+        /// Leave it encrypted. It cannot be decompressed then: use --no-decompress, too.
         #[arg(long)]
         no_decrypt: bool,
         #[command(flatten)]
@@ -124,16 +124,19 @@ pub async fn run(args: &StorageTools) -> Result<()> {
         Tool::Cat {
             path,
             decompress,
-            decrypt: _,
+            decrypt,
             storage,
-        } => objects::cat(storage, path, *decompress, args.glob).await,
+        } => {
+            let form = objects::form(*decrypt || *decompress, *decompress);
+            objects::cat(storage, path, form, *decrypt, args.glob).await
+        }
         Tool::Get {
             path,
             destination,
             no_decompress,
-            no_decrypt: _,
+            no_decrypt,
             storage,
-        } => objects::get(storage, path, destination, *no_decompress).await,
+        } => objects::get(storage, path, destination, objects::form(!no_decrypt, !no_decompress)).await,
         Tool::Put(put) => objects::put(put).await,
         Tool::Rm { path, force, storage } => objects::remove(storage, path, args.glob, *force).await,
         Tool::Check {

@@ -1,8 +1,8 @@
 //! Objects that are read, written and deleted.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Permissions};
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -40,16 +40,25 @@ pub struct Put {
     storage: Storage,
 }
 
-fn form(decompress: bool) -> Form {
-    match decompress {
-        true => Form::Plain,
-        false => Form::Stored,
+/// The form in which an object is wanted.
+pub fn form(decrypt: bool, decompress: bool) -> Form {
+    match (decrypt, decompress) {
+        (true, true) => Form::Plain,
+        (true, false) => Form::Decrypted,
+        (false, true) => Form::Decompressed,
+        (false, false) => Form::Stored,
     }
 }
 
 /// `st cat`.
-pub async fn cat(storage: &Storage, path: &str, decompress: bool, glob: bool) -> Result<()> {
+pub async fn cat(storage: &Storage, path: &str, form: Form, must_decrypt: bool, glob: bool) -> Result<()> {
     let store = repository::store(storage).await?;
+    if must_decrypt && store.keyring().is_empty() {
+        return Err(Error::config(
+            "there is no key to decrypt with",
+            "Give it with --encryption-key-file, or in WAL-G's variables.",
+        ));
+    }
     let keys = match glob {
         true => matching(&store, path)
             .await?
@@ -60,7 +69,7 @@ pub async fn cat(storage: &Storage, path: &str, decompress: bool, glob: bool) ->
         false => vec![path.trim_matches('/').to_owned()],
     };
     for key in keys {
-        match read_into(&store, &key, form(decompress), std::io::stdout(), "stdout").await {
+        match read_into(&store, &key, form, std::io::stdout(), "stdout").await {
             // The reader has closed the pipe.
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
             read => read.map(|_| ())?,
@@ -69,23 +78,32 @@ pub async fn cat(storage: &Storage, path: &str, decompress: bool, glob: bool) ->
     Ok(())
 }
 
-/// `st get`.
-pub async fn get(storage: &Storage, path: &str, destination: &Path, no_decompress: bool) -> Result<()> {
+/// `st get`. The file gets its name when all of the object has proved right.
+pub async fn get(storage: &Storage, path: &str, destination: &Path, form: Form) -> Result<()> {
     let store = repository::store(storage).await?;
     let key = path.trim_matches('/');
     let mut file = destination.to_owned();
     if file.is_dir() {
         file.push(key.rsplit('/').next().unwrap_or_default());
     }
-    let opened = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&file);
-    let sink = opened.map_err(|error| Error::io("create", &file, error))?;
-    let read = read_into(&store, key, form(!no_decompress), sink, &file.display().to_string()).await;
-    let kept = read.and_then(|(_, sink)| sink.sync_all().map_err(|error| Error::io("write", &file, error)));
-    if kept.is_err() {
-        // A part of the object is of no use. If it cannot be removed, the error says enough.
-        let _ = std::fs::remove_file(&file);
+    let directory = match file.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let create = |error| Error::io("create", &file, error);
+    if file.symlink_metadata().is_ok() {
+        return Err(create(nix::errno::Errno::EEXIST.into()));
     }
-    kept
+    let mut options = tempfile::Builder::new();
+    options
+        .prefix(".walarchive-")
+        .permissions(Permissions::from_mode(0o640));
+    let (sink, temporary) = options.tempfile_in(directory).map_err(create)?.into_parts();
+    let (_, sink) = read_into(&store, key, form, sink, &file.display().to_string()).await?;
+    sink.sync_all().map_err(|error| Error::io("write", &file, error))?;
+    temporary
+        .persist_noclobber(&file)
+        .map_err(|failed| create(failed.error))
 }
 
 /// `st put`.

@@ -70,6 +70,11 @@ impl Line {
         }
     }
 
+    /// What was received.
+    pub fn into_queue(self) -> Queue {
+        self.queue
+    }
+
     /// Receive until a signal comes, or something fails that waiting does not change.
     pub async fn run(&mut self, first: Server) -> Result<()> {
         let cluster = first.system_identifier;

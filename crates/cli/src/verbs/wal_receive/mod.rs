@@ -55,8 +55,8 @@ pub async fn run(args: &WalReceive) -> Result<()> {
     if args.drop_slot {
         return drop_slot(&params, &slot).await;
     }
-    refuse_plain_text()?;
     let settings = find(&args.storage, usual_data_dir().as_deref())?;
+    refuse_plain_text(&settings.storage)?;
     let cancel = cancelled_by_signals("no more WAL is received, and what is on its way is stored")?;
     let slot = Some(slot).filter(|_| !args.no_slot);
     match Box::pin(receive(args, params, slot, &settings, &cancel)).await {
@@ -92,11 +92,10 @@ async fn receive(
         settings.upload_concurrency,
         stop.clone(),
     );
-    let mut line = Line::new(params, slot, args.allow_gap, store, queue, stop);
+    let mut line = Line::new(params, slot.clone(), args.allow_gap, store, queue, stop);
     let ended = Box::pin(line.run(server)).await;
     // Whatever has come is stored, if the store takes it.
-    drop(line);
-    storing.end(ended).await
+    storing.end(line.into_queue(), slot.as_deref(), ended).await
 }
 
 async fn drop_slot(params: &Params, name: &str) -> Result<()> {

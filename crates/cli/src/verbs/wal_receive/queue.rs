@@ -6,14 +6,21 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use walarchive_core::archive::Archive;
 use walarchive_core::archive::received::{Pace, Progress, Received, Storing};
 use walarchive_core::wal::{SegmentSize, WalFileName};
 use walarchive_core::{Error, Lsn, Result};
 
-/// After the end, what is on its way to the store may take so long.
+/// After the end, what is on its way to the store may take so long,
 const GRACE: Duration = Duration::from_secs(10);
+
+/// as long as bytes move, if the server keeps what is not stored.
+const MOVES: Duration = Duration::from_millis(1500);
+
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The way to the store.
 #[derive(Debug)]
@@ -25,6 +32,10 @@ pub struct Queue {
     count: u64,
     /// Segments that are not known to be stored: the number of the file, and where it ends.
     ends: VecDeque<(u64, Lsn)>,
+    /// All files that are not known to be stored, in their order.
+    waiting: VecDeque<WalFileName>,
+    /// One for which there was no room at the end.
+    held: Option<Received>,
     flushed: Lsn,
     /// The timeline and the end of the last segment that was handed over.
     last: Option<(u32, Lsn)>,
@@ -36,6 +47,7 @@ pub struct Queue {
 pub struct StoringTask {
     task: JoinHandle<Result<()>>,
     end: CancellationToken,
+    pace: Arc<Pace>,
 }
 
 impl Queue {
@@ -64,14 +76,16 @@ impl Queue {
         let queue = Queue {
             files,
             progress,
-            pace,
+            pace: Arc::clone(&pace),
             count: 0,
             ends: VecDeque::new(),
+            waiting: VecDeque::new(),
+            held: None,
             flushed: Lsn(0),
             last: None,
             size,
         };
-        (queue, StoringTask { task, end })
+        (queue, StoringTask { task, end, pace })
     }
 
     /// The timeline and the end of the last segment that was handed over.
@@ -99,6 +113,10 @@ impl Queue {
         let stored = *self.progress.borrow_and_update();
         while let Some((_, end)) = self.ends.pop_front_if(|(number, _)| *number < stored) {
             self.flushed = end;
+        }
+        let waiting = usize::try_from(self.count.saturating_sub(stored)).unwrap_or(usize::MAX);
+        while self.waiting.len() > waiting {
+            self.waiting.pop_front();
         }
     }
 
@@ -129,18 +147,47 @@ impl Queue {
             self.last = Some((segment.timeline, end));
         }
         self.count += 1;
+        self.waiting.push_back(name);
         None
+    }
+
+    /// The last file, for which there was no room.
+    pub fn hold(&mut self, file: Received) {
+        self.held = Some(file);
     }
 }
 
 impl StoringTask {
-    /// The receiving side has ended: what has come is stored. Of two errors, that of the storing tells more.
-    pub async fn end(mut self, received: Result<()>) -> Result<()> {
-        let stored = match tokio::time::timeout(GRACE, &mut self.task).await {
-            Ok(stored) => stored,
-            Err(_elapsed) => {
+    /// The receiving side has ended: what has come is stored, if the store takes it. Only if nobody else has it, a store that seems to
+    /// take nothing is waited for, too. Of two errors, that of the storing tells more.
+    pub async fn end(mut self, mut queue: Queue, slot: Option<&str>, received: Result<()>) -> Result<()> {
+        let held = queue.held.take();
+        queue.waiting.extend(held.as_ref().map(|file| file.name));
+        queue.count += u64::from(held.is_some());
+        let files = queue.files.clone();
+        // The channel is closed when all have gone into it.
+        let (closed, _) = mpsc::channel(1);
+        queue.files = closed;
+        tokio::spawn(async move {
+            if let Some(file) = held {
+                // If the task has ended, that is told.
+                let _ = files.send(file).await;
+            }
+        });
+        let begun = Instant::now();
+        let stored = loop {
+            if let Ok(stored) = tokio::time::timeout(LOOK, &mut self.task).await {
+                break stored;
+            }
+            let waited = begun.elapsed();
+            let is_stuck = self.pace.is_failing() || (waited > MOVES && !self.pace.gets_on(MOVES));
+            if waited > GRACE || (is_stuck && slot.is_some()) {
                 self.end.cancel();
                 self.task.abort();
+                queue.settle();
+                if let Some(text) = given_up(&queue.waiting, slot) {
+                    eprintln!("{text}");
+                }
                 return received;
             }
         };
@@ -151,6 +198,21 @@ impl StoringTask {
             Ok(Err(error)) => Err(error),
         }
     }
+}
+
+/// What is to be said of files that were received and are not known to be stored.
+fn given_up(waiting: &VecDeque<WalFileName>, slot: Option<&str>) -> Option<String> {
+    let names: Vec<String> = waiting.iter().map(WalFileName::to_string).collect();
+    let kept = match slot {
+        Some(slot) => format!("Nothing is lost: the server keeps them for replication slot \"{slot}\"."),
+        None => "No slot keeps them: start wal-receive again before the server removes them.".to_owned(),
+    };
+    (!names.is_empty()).then(|| {
+        format!(
+            "walarchive: warning: the store has not taken all: received and perhaps not stored are {}\nHINT:  {kept}",
+            names.join(", ")
+        )
+    })
 }
 
 #[cfg(test)]
@@ -167,6 +229,8 @@ mod tests {
             pace: Arc::default(),
             count: 0,
             ends: VecDeque::new(),
+            waiting: VecDeque::new(),
+            held: None,
             flushed: Lsn(0),
             last: None,
             size,
@@ -183,8 +247,9 @@ mod tests {
     async fn a_panic_of_the_task_is_an_error() {
         let task = tokio::spawn(async { panic!("for the test") });
         let end = CancellationToken::new();
-        let error = StoringTask { task, end }
-            .end(Ok(()))
+        let pace = Arc::default();
+        let error = StoringTask { task, end, pace }
+            .end(queue().0, None, Ok(()))
             .await
             .expect_err("it has not stored");
         assert!(
@@ -203,6 +268,11 @@ mod tests {
         push(&mut queue, "000000010000000000000004");
         stored.send_replace(1);
         assert_eq!(queue.flushed(), Lsn(3 << 20), "the history file");
+        let text = given_up(&queue.waiting, None).expect("two files");
+        assert!(
+            text.contains(" are 000000010000000000000003, 000000010000000000000004\nHINT:  No slot"),
+            "{text}"
+        );
         stored.send_replace(2);
         assert_eq!(queue.flushed(), Lsn(4 << 20));
         // Another server left the timeline in the segment that is on its way.
@@ -212,6 +282,7 @@ mod tests {
         assert_eq!(queue.flushed(), Lsn(4 << 20), "it is stored on the old timeline only");
         stored.send_replace(4);
         assert_eq!(queue.flushed(), Lsn(5 << 20));
+        assert_eq!(given_up(&queue.waiting, Some("walg")), None);
         queue.rewind(Lsn(4 << 20));
         assert_eq!(queue.flushed(), Lsn(4 << 20), "and comes again");
     }

@@ -150,7 +150,10 @@ impl<'a> Receiving<'a> {
             }
             tokio::select! {
                 biased;
-                () = self.cancel.cancelled() => return Ok(Some(End::Cancelled)),
+                () = self.cancel.cancelled() => {
+                    self.queue.hold(file);
+                    return Ok(Some(End::Cancelled));
+                }
                 going = self.queue.has_room() => if !going { return Ok(Some(End::StoringEnded)) },
                 _ = self.tick.tick() => {
                     if Instant::now() > until && !self.queue.gets_on(BLOCKED) {

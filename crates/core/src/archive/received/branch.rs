@@ -62,6 +62,21 @@ impl Branch {
         Some(end.min(self.segment_start(*switch)))
     }
 
+    /// The timeline that the server's one has left, and where; none if it has no ancestors.
+    pub fn parent(&self) -> Option<(u32, Lsn)> {
+        self.history.parent()
+    }
+
+    /// The number of the last segment that belongs to an ancestor; none for the server's own timeline, which goes on.
+    pub fn last_on(&self, timeline: u32) -> Option<u64> {
+        let (_, switch) = self
+            .history
+            .ancestors
+            .iter()
+            .find(|(ancestor, _)| *ancestor == timeline)?;
+        (switch.0 / self.size.bytes()).checked_sub(1)
+    }
+
     /// Is that segment, in a repository, one that recovery to the server's timeline reads?
     pub fn reads(&self, segment: Segment) -> bool {
         segment == self.segment_at(segment.start(self.size))

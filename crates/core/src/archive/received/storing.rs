@@ -31,9 +31,14 @@ pub struct Pace {
 }
 
 impl Pace {
+    /// Does the store fail, so that what has come is tried again and again?
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
     /// Have bytes moved within that time, to a store that does not fail?
     pub fn gets_on(&self, within: Duration) -> bool {
-        !self.failing.load(Ordering::Relaxed) && self.motion.quiet() < within
+        !self.is_failing() && self.motion.quiet() < within
     }
 }
 

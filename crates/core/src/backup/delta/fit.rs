@@ -3,9 +3,11 @@
 use std::io::{self, Read};
 
 use crate::backup::BackupRequest;
+use crate::blocking::blocking;
 use crate::codec::Format;
 use crate::control_file::{ControlFile, PG_CONTROL_BYTES};
 use crate::data_dir::{PG_CONTROL, wal_directory_name};
+use crate::encrypted;
 use crate::error::{Error, Result, StorageError};
 use crate::page::PAGE_BYTES;
 use crate::repository::inventory::{BackupDetail, BackupInfo, Inventory, read_history, read_sentinel};
@@ -170,7 +172,7 @@ async fn history(store: &Store, request: &BackupRequest) -> Result<Option<Timeli
 /// `pg_checksums --enable` writes pages again and leaves their LSNs as they were.
 async fn same_pages(store: &Store, request: &BackupRequest, parent: &str) -> Result<Result<(), Unfit>> {
     let data_dir = request.data_dir.clone();
-    let here = crate::blocking::blocking(move || ControlFile::read(&data_dir)).await?;
+    let here = blocking(move || ControlFile::read(&data_dir)).await?;
     let Some(there) = control_file(store, parent).await? else {
         return unfit("its copy of pg_control cannot be read", FULL);
     };
@@ -196,23 +198,28 @@ async fn same_pages(store: &Store, request: &BackupRequest, parent: &str) -> Res
 async fn control_file(store: &Store, backup: &str) -> Result<Option<ControlFile>> {
     for format in Format::in_order(Format::Zstd) {
         let key = layout::tar(backup, &layout::pg_control_name(format));
-        let tar = match store.get(&key, TAR_LIMIT).await {
-            Ok(Some(tar)) => tar,
-            Ok(None) => continue,
-            Err(StorageError::Damaged { .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
+        let Some(mut reader) = encrypted::open(store, &key).await? else {
+            continue;
         };
-        let mut found = None;
-        let read = each_member(format, &tar[..], |member| {
-            let path = MemberPath::parse(&member.path_bytes());
-            if path.is_ok_and(|path| path.is(PG_CONTROL)) {
-                let mut content = Vec::new();
-                member.take(PG_CONTROL_BYTES).read_to_end(&mut content)?;
-                found = ControlFile::parse(&content).ok();
+        let read = move || {
+            let mut found = None;
+            let read = each_member(format, (&mut reader).take(TAR_LIMIT), |member| {
+                let path = MemberPath::parse(&member.path_bytes());
+                if path.is_ok_and(|path| path.is(PG_CONTROL)) {
+                    let mut content = Vec::new();
+                    member.take(PG_CONTROL_BYTES).read_to_end(&mut content)?;
+                    found = ControlFile::parse(&content).ok();
+                }
+                Ok::<_, Stop>(())
+            });
+            // What is encrypted proves right only at its end.
+            let is_at_end = matches!(reader.read(&mut [0]), Ok(0));
+            match reader.take_failure().map(Error::from) {
+                Some(failure) if !failure.is_content() => Err(failure),
+                _ => Ok(found.filter(|_| is_at_end && matches!(read, Ok(true)))),
             }
-            Ok::<_, Stop>(())
-        });
-        return Ok(found.filter(|_| matches!(read, Ok(true))));
+        };
+        return blocking(read).await;
     }
     Ok(None)
 }

@@ -316,3 +316,32 @@ async fn a_standby_waits_in_the_moment_of_a_promotion() {
     // Who follows it may write what it writes.
     follows.await.expect("no panic").expect("of the holder");
 }
+
+/// A clone with a place of its own waits for nobody, unless something is there.
+#[tokio::test]
+async fn a_restored_directory_takes_a_new_repository_at_once() {
+    let elsewhere = |name: &str| Store::of(Arc::new(InMemory::new()), name);
+    let (new, used) = (elsewhere("memory:new"), elsewhere("memory:used"));
+    // Nothing gets stale during this test.
+    let interval = Duration::from_secs(60);
+    let slowly = Situation {
+        interval,
+        ..situation(2)
+    };
+    let permit = async |store: &Store, restored: &TempDir| {
+        let writer = Writer::new(store.clone(), restored.path(), slowly);
+        writer.permit(Write::Object).await
+    };
+    let restored = [data_dir(), data_dir()];
+    for dir in &restored {
+        mark_restored(dir.path(), false, "memory:origin", None).expect("marked");
+    }
+    permit(&new, &restored[0]).await.expect("it is new");
+    let segment = "wal_005/000000010000000000000003.lz4";
+    used.put(segment, "WAL".into()).await.expect("written");
+    let says = reason(permit(&used, &restored[1]).await);
+    assert!(says.contains("Nobody holds the lease"), "{says}");
+    // That it was deleted meanwhile is not what a new one looks like.
+    used.delete(segment).await.expect("deleted");
+    reason(permit(&used, &restored[1]).await);
+}

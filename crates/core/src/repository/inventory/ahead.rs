@@ -9,14 +9,17 @@ use futures::{StreamExt, TryStreamExt};
 use super::near::before;
 use super::{CONCURRENCY, Inventory, Reach, WalObject, wal};
 use crate::blocking::blocking;
-use crate::encrypted::blame;
+use crate::encrypted::{self, blame};
 use crate::error::{Error, Result, StorageError};
+use crate::lsn::Lsn;
 use crate::repository::{cluster, layout};
-use crate::wal::{Event, Parameters, Segment, SegmentSize, WalFileName, WalWalker, Walked};
-use walarchive_storage::{RangeReader, Store};
+use crate::wal::{
+    Ending, Event, Parameters, RestorePoint, Segment, SegmentSize, Sought, WalFileName, WalWalker, Walked,
+};
+use walarchive_storage::Store;
 
 /// The WAL that is read at most to see what is in it, in bytes. Recovery reads it again, so more would double its time.
-const MOST_READ: u64 = 1 << 30;
+pub const MOST_READ: u64 = 1 << 30;
 
 /// Segments that are read of more WAL than that, from its end backwards, until there is a transaction in one.
 const LAST: usize = 4;
@@ -24,6 +27,7 @@ const LAST: usize = 4;
 /// So many of them are kept: WAL of a hostile repository must not fill the memory.
 const RESTORE_POINTS: usize = 100_000;
 const TABLESPACES: usize = 1000;
+const WITHIN_RECORD: usize = 100_000;
 
 /// Runs of segments that are read at a time.
 const PIECE: usize = 4;
@@ -35,16 +39,37 @@ pub struct Contents {
     pub is_all: bool,
     /// When the last transaction in it ended.
     pub last_time: Option<DateTime<Utc>>,
-    /// The names of its restore points.
-    pub restore_points: Vec<String>,
-    /// OID and directory of tablespaces that are created in it.
-    pub tablespaces: Vec<(u32, String)>,
+    /// Its restore points.
+    pub restore_points: Vec<RestorePoint>,
+    /// Tablespaces that are created in it.
+    pub tablespaces: Vec<CreatedTablespace>,
     /// The greatest values of the server's parameters, if they change in it.
     pub parameters: Option<Parameters>,
     /// The transaction that was asked for ends in it; or may, since it may have been prepared.
     pub may_end_transaction: bool,
+    /// The end of the segment in which it ends.
+    pub transaction_before: Option<Lsn>,
+    /// The first end of a transaction before which recovery to the time that was asked for stops.
+    pub stop: Option<Ending>,
     /// The first segment that is not in order, and what is wrong: recovery ends there.
     pub damaged: Option<(Segment, String)>,
+    /// A segment that was gone when it was to be read.
+    pub unread: Option<Segment>,
+    /// Where the last complete record begins.
+    pub last_record: Option<Lsn>,
+    /// The numbers of segments in which no record ends, in order.
+    pub within_record: Vec<u64>,
+}
+
+/// A tablespace that is created in the WAL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreatedTablespace {
+    /// Its OID.
+    pub oid: u32,
+    /// Its directory; empty for one inside the data directory.
+    pub location: String,
+    /// Where the record ends that creates it.
+    pub segment: Segment,
 }
 
 /// The WAL from a segment on, whatever timeline it is of, and the history files; without backups. None if there is none, so that
@@ -87,17 +112,22 @@ async fn segment_size(store: &Store, objects: &[WalObject]) -> Result<Option<Seg
     Ok(None)
 }
 
-/// Read what is within reach, if that is not too much, and look for a transaction in it.
+/// Read what is within reach, if it has no more than `most` bytes, and look for something in it.
 pub async fn look_ahead(
     store: &Store,
     inventory: &Inventory,
     reach: &Reach,
     system_identifier: Option<u64>,
-    transaction: Option<u32>,
+    sought: Sought,
+    most: u64,
 ) -> Result<Contents> {
     let size = inventory.segment_size;
-    let walker = || WalWalker::new(size, system_identifier).look_for(transaction);
-    let most = (MOST_READ / size.bytes()).max(LAST as u64);
+    let walker = || {
+        WalWalker::new(size, system_identifier)
+            .look_for(sought)
+            .until(reach.end)
+    };
+    let most = (most / size.bytes()).max(LAST as u64);
     if reach.segments() > most {
         return last_time(store, inventory, reach, walker()).await;
     }
@@ -106,7 +136,7 @@ pub async fn look_ahead(
         numbers.map(|number| Segment::from_number(range.first.timeline, number, size))
     });
     let objects: Vec<WalObject> = segments
-        .filter_map(|segment| inventory.object_of(segment))
+        .filter_map(|segment| inventory.object_read(segment))
         .copied()
         .collect();
     // A record that goes on from one piece into the next would not be seen whole: each piece begins with the last of the one
@@ -123,9 +153,12 @@ pub async fn look_ahead(
         .map(|piece| walk_piece(store, piece, walker(), size))
         .buffered(CONCURRENCY.div_ceil(2))
         .try_fold(contents, |mut contents, walked| {
-            walked
-                .into_iter()
-                .for_each(|(segment, walked)| contents.add(segment, walked));
+            for (segment, walked) in walked {
+                match walked {
+                    Some(walked) => contents.add(segment, size, walked),
+                    None => _ = contents.unread.get_or_insert(segment),
+                }
+            }
             std::future::ready(Ok(contents))
         })
         .await
@@ -142,7 +175,7 @@ async fn last_time(store: &Store, inventory: &Inventory, reach: &Reach, walker: 
             .map(|number| Segment::from_number(range.first.timeline, number, size))
     });
     for segment in last.take(LAST) {
-        let Some(object) = inventory.object_of(segment) else {
+        let Some(object) = inventory.object_read(segment) else {
             break;
         };
         let (_, walked) = walk(store, *object, walker.anew(), size).await?;
@@ -156,21 +189,34 @@ async fn last_time(store: &Store, inventory: &Inventory, reach: &Reach, walker: 
 
 impl Contents {
     /// Add a segment, unless it comes after a damaged one, which recovery cannot pass.
-    fn add(&mut self, segment: Segment, walked: Walked) {
+    fn add(&mut self, segment: Segment, size: SegmentSize, walked: Walked) {
         if self.damaged.is_some() {
             return;
         }
         self.last_time = walked.last_time.or(self.last_time);
+        self.stop = self.stop.or(walked.stop);
+        self.last_record = walked.last_record.or(self.last_record);
+        if walked.last_record.is_none() && self.within_record.len() < WITHIN_RECORD {
+            self.within_record.push(segment.number(size));
+        }
+        if walked.ends_transaction {
+            let end = segment.start(size).0.saturating_add(size.bytes());
+            self.transaction_before.get_or_insert(Lsn(end));
+        }
         self.may_end_transaction |= walked.ends_transaction || walked.ends_prepared;
         for event in walked.events {
             match event {
-                Event::RestorePoint(name) if self.restore_points.len() < RESTORE_POINTS => {
-                    self.restore_points.push(name)
+                Event::RestorePoint(point) if self.restore_points.len() < RESTORE_POINTS => {
+                    self.restore_points.push(point);
                 }
-                Event::Tablespace { oid, location } if self.tablespaces.len() < TABLESPACES => {
-                    self.tablespaces.push((oid, location));
+                Event::Tablespace { oid, location } => {
+                    let is_first_place =
+                        || !location.is_empty() && self.tablespaces.iter().all(|known| known.location.is_empty());
+                    if self.tablespaces.len() < TABLESPACES || is_first_place() {
+                        self.tablespaces.push(CreatedTablespace { oid, location, segment });
+                    }
                 }
-                Event::RestorePoint(_) | Event::Tablespace { .. } => {}
+                Event::RestorePoint(_) => {}
                 Event::Parameters(found) => {
                     self.parameters = Some(self.parameters.map_or(found, |known| known.max(found)));
                 }
@@ -180,26 +226,26 @@ impl Contents {
     }
 }
 
-/// The segments of one piece in order; that of the piece before is left out again.
+/// The segments of one piece in order; that of the piece before is left out again. None for those that are gone.
 async fn walk_piece(
     store: &Store,
     piece: Vec<WalObject>,
     mut walker: WalWalker,
     size: SegmentSize,
-) -> Result<Vec<(Segment, Walked)>> {
+) -> Result<Vec<(Segment, Option<Walked>)>> {
     let mut found = Vec::with_capacity(piece.len());
     let is_before = piece.len() > PIECE;
     for (at, object) in piece.into_iter().enumerate() {
         let walked;
         (walker, walked) = walk(store, object, walker, size).await?;
-        let segment = object.name.segment();
-        found.extend(segment.zip(walked).filter(|_| at > 0 || !is_before));
+        let segment = object.name.segment().filter(|_| at > 0 || !is_before);
+        found.extend(segment.map(|segment| (segment, walked)));
     }
     Ok(found)
 }
 
 /// None if the object is gone: somebody prunes the repository.
-async fn walk(
+pub(crate) async fn walk(
     store: &Store,
     object: WalObject,
     mut walker: WalWalker,
@@ -208,7 +254,7 @@ async fn walk(
     let Some(segment) = object.name.segment() else {
         return Ok((walker, None));
     };
-    let mut reader = RangeReader::new(store, &object.key(), object.size);
+    let mut reader = encrypted::reader(store, &object.key(), object.size);
     let work = move || {
         walker.begin(segment);
         let read = object.format.decoder(&mut reader).and_then(|decoder| {
@@ -231,9 +277,7 @@ async fn walk(
         let why = format!("It cannot be decompressed: {error}.");
         let problem = match blame(&mut reader, object.key(), object.format, why) {
             Error::Storage(StorageError::NotFound { .. }) => return Ok((walker.anew(), None)),
-            Error::Damaged { reason, .. } => reason,
-            Error::Encrypted { reason, .. } => format!("It is encrypted, and no key is configured. {reason}"),
-            failure => return Err(failure),
+            failure => failure.content_finding().ok_or(failure)?,
         };
         walked.problem = Some(problem);
         Ok((walker.anew(), Some(walked)))

@@ -4,6 +4,7 @@ use futures::StreamExt;
 
 use super::CONCURRENCY;
 use super::backups::{BackupInfo, describe};
+use super::unfinished::{self, Unfinished};
 use crate::error::{Error, Result};
 use crate::repository::layout;
 use walarchive_storage::Store;
@@ -25,6 +26,19 @@ pub async fn list_catchups(store: &Store) -> Result<Vec<BackupInfo>> {
     drop(described);
     backups.sort_by(|a, b| (a.started(), &a.name).cmp(&(b.started(), &b.name)));
     Ok(backups)
+}
+
+/// The folders without a sentinel, by name: backups that are being taken, and leftovers.
+pub async fn unfinished_catchups(store: &Store) -> Result<Vec<Unfinished>> {
+    let mut folders = unfinished::list(store, &layout::CATCHUP_FOLDER).await?;
+    if !folders.is_empty() {
+        for object in store.list_shallow(&layout::CATCHUP_FOLDER).await? {
+            if let Some(name) = layout::catchup_of_sentinel(&object.key) {
+                folders.remove(&layout::catchup_place(name));
+            }
+        }
+    }
+    Ok(folders.into_values().collect())
 }
 
 /// One by its name, or the newest one as `LATEST`.

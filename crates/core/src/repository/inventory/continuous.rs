@@ -21,7 +21,7 @@ struct ContinuousFile {
 }
 
 /// By timeline. A record that cannot be read tells nothing: gaps are taken for losses then.
-pub(super) async fn read(store: &Store) -> Result<BTreeMap<u32, Segment>> {
+pub(crate) async fn read(store: &Store) -> Result<BTreeMap<u32, Segment>> {
     let content = match store.get(&layout::CONTINUOUS, LIMIT).await {
         Err(StorageError::Damaged { .. }) => None,
         content => content?,

@@ -7,6 +7,7 @@ use super::backups::parse_name;
 use super::{BackupInfo, Inventory, list_catchups, near};
 use crate::error::Result;
 use crate::formats::{FollowedLink, LeftOut, UserData};
+use crate::repository::drills;
 use crate::wal::Segment;
 use walarchive_storage::Store;
 
@@ -67,6 +68,9 @@ pub struct BackupDetail {
     pub left_out: Vec<LeftOut>,
     /// Can it be restored to its end: are its parents there, and every WAL segment from its start to its end?
     pub restorable: bool,
+    /// When a restore drill of it last went well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proven: Option<DateTime<Utc>>,
     /// Why it cannot be restored, as a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
@@ -75,8 +79,11 @@ pub struct BackupDetail {
 impl BackupDetail {
     /// All backups of a repository, by start time. Of the WAL only that of the backups is looked for.
     pub async fn list(store: &Store) -> Result<Vec<Self>> {
-        let inventory = near::of_backups(store).await?;
-        let detail = |backup| BackupDetail::of(&inventory, backup);
+        let (inventory, proven) = tokio::try_join!(near::of_backups(store), drills::proven(store))?;
+        let detail = |backup: &BackupInfo| BackupDetail {
+            proven: proven.get(&backup.name).copied(),
+            ..BackupDetail::of(&inventory, backup)
+        };
         Ok(inventory.backups.iter().map(detail).collect())
     }
 
@@ -130,6 +137,7 @@ impl BackupDetail {
             links: metadata.links.clone(),
             left_out: metadata.left_out.clone(),
             restorable: backup.damaged.is_none(),
+            proven: None,
             problem: backup.damaged.clone(),
         }
     }

@@ -18,22 +18,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt};
 
+use crate::codec::Format;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::repository::{cluster, layout};
 use crate::wal::{Segment, SegmentSize, TimelineHistory, WalFileName};
 use walarchive_storage::Store;
 
-pub use ahead::{Contents, look_ahead, wal_from};
+pub(crate) use ahead::walk;
+pub use ahead::{Contents, CreatedTablespace, MOST_READ, look_ahead, wal_from};
 pub(crate) use backups::parse_name;
 pub use backups::{BackupInfo, Delta, find_backup, list_backups, read_sentinel};
-pub use catchups::{find_catchup, list_catchups};
-pub(crate) use continuous::write as write_continuous;
+pub use catchups::{find_catchup, list_catchups, unfinished_catchups};
+pub(crate) use continuous::{read as read_continuous, write as write_continuous};
 pub use detail::BackupDetail;
 pub use marked::find_by_user_data;
 pub use near::missing_segments;
 pub use near::of_backups;
-pub(crate) use near::segment_size;
+pub(crate) use near::{before as key_before, segment_size};
 pub use reach::{Hole, Reach};
 pub use show::{MissingSegments, TimelineInfo, TimelineStatus};
 pub use unfinished::Unfinished;
@@ -68,6 +70,8 @@ pub struct Inventory {
     pub continuous: BTreeMap<u32, Segment>,
     /// Numbers of the complete segments, counted from LSN 0, by timeline, in order.
     segments: BTreeMap<u32, Vec<u64>>,
+    /// Those of them whose first object is empty or cut off: recovery reads no other.
+    unreadable: BTreeSet<Segment>,
 }
 
 impl Inventory {
@@ -82,7 +86,7 @@ impl Inventory {
         };
         let backups = async {
             // In this order: a backup that ends in between is seen twice, and not taken for a leftover.
-            let folders = unfinished::list(store).await?;
+            let folders = unfinished::list(store, &layout::BACKUPS_FOLDER).await?;
             let backups = list_backups(store).await?;
             Ok((folders, backups))
         };
@@ -114,7 +118,9 @@ impl Inventory {
         histories: BTreeMap<u32, TimelineHistory>,
     ) -> Self {
         backups.sort_by(|a, b| (a.started(), &a.name).cmp(&(b.started(), &b.name)));
-        wal.sort_by_key(|object| position(&object.name));
+        // Of a segment that is there in several formats, the first one is what `archive::fetch` reads if nobody has chosen another.
+        let rank = |object: &WalObject| Format::ALL.iter().position(|format| *format == object.format);
+        wal.sort_by_key(|object| (position(&object.name), rank(object)));
         let mut inventory = Inventory {
             segment_size,
             system_identifier: None,
@@ -125,6 +131,7 @@ impl Inventory {
             damaged_histories: BTreeMap::new(),
             continuous: BTreeMap::new(),
             segments: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
         };
         inventory.set_segment_size(segment_size);
         inventory
@@ -133,13 +140,18 @@ impl Inventory {
     fn set_segment_size(&mut self, size: SegmentSize) {
         self.segment_size = size;
         self.segments.clear();
+        self.unreadable.clear();
         for object in &self.wal {
             if let WalFileName::Segment(segment) = object.name {
                 let numbers = self.segments.entry(segment.timeline).or_default();
                 let number = segment.number(size);
                 // The same segment may be there in two formats.
-                if numbers.last() != Some(&number) {
+                let is_first = numbers.last() != Some(&number);
+                if is_first {
                     numbers.push(number);
+                    if object.is_cut_off(size) {
+                        self.unreadable.insert(segment);
+                    }
                 }
             }
         }
@@ -191,10 +203,7 @@ impl Inventory {
                         Ok((timeline, history.map(Some).ok_or_else(|| unread.to_owned())))
                     }
                     Err(error) if error.is_content() => {
-                        let reason = match &error {
-                            Error::Encrypted { .. } => "It is encrypted, and no key is configured.".to_owned(),
-                            error => error.detail().unwrap_or_else(|| error.to_string()),
-                        };
+                        let reason = error.content_finding().unwrap_or_else(|| error.to_string());
                         Ok((timeline, Err(reason)))
                     }
                     Err(error) => Err(error),
@@ -237,9 +246,23 @@ impl Inventory {
             .is_ok()
     }
 
-    /// The object of a complete segment, any if there are several.
+    /// Is the object of that segment empty or cut off, so that recovery cannot go beyond it? Only sizes are looked at.
+    pub fn is_unreadable(&self, segment: Segment) -> bool {
+        self.unreadable.contains(&segment)
+    }
+
+    /// The object of a complete segment; the one that recovery reads if there are several.
     pub fn object_of(&self, segment: Segment) -> Option<&WalObject> {
-        let name = WalFileName::Segment(segment);
+        self.first_object(WalFileName::Segment(segment))
+    }
+
+    /// The same; if there is none, that of the partial segment, which recovery reads up to the fork.
+    pub fn object_read(&self, segment: Segment) -> Option<&WalObject> {
+        self.object_of(segment)
+            .or_else(|| self.first_object(WalFileName::Partial(segment)))
+    }
+
+    fn first_object(&self, name: WalFileName) -> Option<&WalObject> {
         let at = self
             .wal
             .partition_point(|object| position(&object.name) < position(&name));

@@ -84,7 +84,7 @@ async fn present(store: &Store, first: Segment, last: Segment) -> Result<Vec<Wal
 
 /// A key before all of a segment's. An uncompressed one's is exactly its name, and a listing begins after the key that it is
 /// given.
-pub(super) fn before(segment: Segment) -> String {
+pub(crate) fn before(segment: Segment) -> String {
     let name = segment.to_string();
     format!("{}/{}", layout::WAL_FOLDER, &name[..name.len() - 1])
 }

@@ -3,9 +3,12 @@
 use chrono::{DateTime, Utc};
 
 use super::windows::Way;
-use super::{Inventory, SegmentRange};
+use super::{Inventory, SegmentRange, runs};
 use crate::lsn::Lsn;
-use crate::wal::{Segment, TimelineHistory, WalFileName};
+use crate::wal::{Segment, SegmentSize, TimelineHistory, WalFileName};
+
+/// So many holes beyond the first one are named.
+const OTHERS: usize = 100;
 
 /// The point at which a recovery ends that begins with a backup and goes along a timeline's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub struct Reach {
     pub read: Vec<SegmentRange>,
     /// The hole there; none if nothing that it should read comes after it.
     pub hole: Option<Hole>,
+    /// The segment there, if it is in the archive and cannot be read.
+    pub unreadable: Option<Segment>,
 }
 
 /// A hole in the WAL.
@@ -31,6 +36,8 @@ pub struct Hole {
     pub timeline: u32,
     /// When the first segment after it was stored, by the store's clock: one that is missing may still be on its way.
     pub after_written: DateTime<Utc>,
+    /// Further holes behind it; of very many the first ones.
+    pub others: Vec<SegmentRange>,
 }
 
 impl Reach {
@@ -41,28 +48,30 @@ impl Reach {
         let first = start.0 / size.bytes();
         let mut read: Vec<SegmentRange> = Vec::new();
         let (mut next, mut at) = (first, timeline);
-        // As the server looks for a segment: of the newest timeline that can have it, then of older ones, and never of one that
-        // it has left.
+        let mut unreadable = None;
+        // The server takes a segment of the newest timeline that can have it.
         while let Some(found) = way
             .timelines_of(next)
-            .filter(|candidate| *candidate >= at)
-            .find(|candidate| inventory.has(Segment::from_number(*candidate, next, size)))
+            .next()
+            .filter(|newest| *newest >= at && inventory.has(Segment::from_number(*newest, next, size)))
         {
-            at = found;
-            match read.last_mut() {
-                Some(range) if range.first.timeline == found => {
-                    *range = SegmentRange::new(found, range.first.number(size), next, size);
-                }
-                _ => read.push(SegmentRange::new(found, next, next, size)),
+            let segment = Segment::from_number(found, next, size);
+            if inventory.is_unreadable(segment) {
+                unreadable = Some(segment);
+                break;
             }
+            at = found;
+            extend(&mut read, found, next, size);
             next += 1;
         }
-        let mut after = way.present(inventory).filter(|number| *number > next);
-        let hole = after.next().map(|following| {
-            let of = way.timeline_of(next);
-            let last = after.last().unwrap_or(following);
+        let behind = runs(way.present(inventory).filter(|number| *number > next));
+        let range = |first, last| SegmentRange::new(way.timeline_of(first), first, last, size);
+        let hole = behind.first().zip(behind.last()).map(|((following, _), (_, last))| {
+            let (following, last) = (*following, *last);
+            let others = behind.windows(2).take(OTHERS);
             Hole {
-                missing: SegmentRange::new(of, next, following - 1, size),
+                missing: range(next, following - 1),
+                others: others.map(|pair| range(pair[0].1 + 1, pair[1].0 - 1)).collect(),
                 beyond: Lsn((last + 1).saturating_mul(size.bytes())),
                 timeline: way.timeline_of(last),
                 after_written: inventory
@@ -70,17 +79,46 @@ impl Reach {
                     .map_or(DateTime::UNIX_EPOCH, |object| object.written),
             }
         });
+        let mut end = Lsn(next.saturating_mul(size.bytes()));
+        // If that has none yet, the server gets of an older one's what is before the fork: see `archive::share_of`.
+        let older = way.timelines_of(next).skip(1).filter(|older| *older >= at);
+        let found = older.map(|older| Segment::from_number(older, next, size));
+        let found = found.filter(|segment| {
+            let object = inventory.object_read(*segment);
+            object.is_some_and(|object| !object.is_cut_off(size))
+        });
+        let forks = |segment: Segment| {
+            let left = history.ancestors.iter().find(|(left, _)| *left == segment.timeline);
+            left.map(|(_, switch)| (segment, *switch))
+        };
+        let is_at_end = hole.is_none() && unreadable.is_none();
+        if let Some((segment, switch)) = found.filter_map(forks).next().filter(|_| is_at_end)
+            && switch > end
+        {
+            (at, end) = (segment.timeline, switch);
+            extend(&mut read, at, next, size);
+        }
         Reach {
             timeline: at,
-            end: Lsn(next.saturating_mul(size.bytes())),
+            end,
             read,
             hole,
+            unreadable,
         }
     }
 
     /// How many segments it reads.
     pub fn segments(&self) -> u64 {
         self.read.iter().map(|range| range.count).sum()
+    }
+}
+
+fn extend(read: &mut Vec<SegmentRange>, timeline: u32, number: u64, size: SegmentSize) {
+    match read.last_mut() {
+        Some(range) if range.first.timeline == timeline => {
+            *range = SegmentRange::new(timeline, range.first.number(size), number, size);
+        }
+        _ => read.push(SegmentRange::new(timeline, number, number, size)),
     }
 }
 
@@ -104,7 +142,6 @@ mod tests {
     use super::*;
     use crate::codec::Format;
     use crate::repository::inventory::WalObject;
-    use crate::wal::SegmentSize;
 
     const MB: u64 = 1 << 20;
 
@@ -152,20 +189,69 @@ mod tests {
         assert_eq!(hole(&[(1, 2), (1, 4), (2, 5)]), (3, (name(1, 3), 1), 6, 2));
         assert_eq!(hole(&[(1, 2), (1, 3), (2, 6), (2, 7)]), (4, (name(1, 4), 2), 8, 2));
         assert_eq!(hole(&[(1, 2), (1, 3), (1, 4), (2, 6)]), (5, (name(2, 5), 1), 7, 2));
-        // The old primary's own segment is read instead, as the server does; and yet the way is not whole.
+        // The old primary's own segment is of another branch.
         assert_eq!(
             hole(&[(1, 2), (1, 3), (1, 4), (1, 5), (2, 7)]),
-            (6, (name(2, 6), 1), 8, 2)
+            (5, (name(2, 5), 2), 8, 2)
         );
         // Nothing at all of the backup.
         assert_eq!(hole(&[(1, 3)]), (2, (name(1, 2), 1), 4, 1));
     }
 
     #[test]
+    fn recovery_ends_before_an_object_without_content() {
+        let mut inventory = inventory(&[(1, 2), (1, 3), (1, 4), (2, 5), (2, 6)]);
+        let reach = |inventory: &Inventory| Reach::of(inventory, 1, Lsn(2 * MB + 40), &inventory.latest_history(1));
+        for (at, hole) in [(5, Some(Lsn(7 * MB))), (6, None)] {
+            let segment = Segment::from_number(2, at, size());
+            let empty = |object: &WalObject| match object.name == WalFileName::Segment(segment) {
+                true => WalObject { size: 0, ..*object },
+                false => *object,
+            };
+            let wal = inventory.wal.iter().map(empty).collect();
+            let broken = Inventory::new(size(), Vec::new(), wal, inventory.histories.clone());
+            let reach = reach(&broken);
+            assert_eq!((reach.end, reach.unreadable), (Lsn(at * MB), Some(segment)));
+            assert_eq!(reach.hole.map(|hole| hole.beyond), hole);
+        }
+        // In another format it is cut off: recovery reads the first one.
+        let segment = WalFileName::Segment(Segment::from_number(2, 5, size()));
+        let plain = |size| WalObject {
+            name: segment,
+            format: Format::Plain,
+            size,
+            written: DateTime::UNIX_EPOCH,
+        };
+        inventory.wal.push(plain(MB - 1));
+        let twice = Inventory::new(size(), Vec::new(), inventory.wal.clone(), inventory.histories.clone());
+        assert_eq!(reach(&twice).end, Lsn(7 * MB));
+        inventory.wal.retain(|object| object.name != segment);
+        inventory.wal.push(plain(MB));
+        inventory.wal.push(WalObject {
+            format: Format::Lz4,
+            ..plain(0)
+        });
+        let short = Inventory::new(size(), Vec::new(), inventory.wal.clone(), inventory.histories.clone());
+        assert_eq!(reach(&short).end, Lsn(5 * MB));
+    }
+
+    #[test]
     fn what_nobody_should_read_is_no_hole() {
         // The old primary went on, and of the new timeline nothing is there yet.
         let old = reach(&[(1, 2), (1, 3), (1, 4), (1, 5), (1, 8)]);
-        assert_eq!((old.timeline, old.end, old.hole), (1, Lsn(6 * MB), None));
+        assert_eq!((old.timeline, old.end, old.hole), (1, Lsn(5 * MB + 100), None));
+        // The partial segment has what is before the fork.
+        let mut inventory = inventory(&[(1, 2), (1, 3), (1, 4)]);
+        inventory.wal.push(WalObject {
+            name: WalFileName::Partial(Segment::from_number(1, 5, size())),
+            ..inventory.wal[0]
+        });
+        let inventory = Inventory::new(size(), Vec::new(), inventory.wal.clone(), inventory.histories.clone());
+        let partial = Reach::of(&inventory, 1, Lsn(2 * MB + 40), &inventory.latest_history(1));
+        assert_eq!(
+            (partial.timeline, partial.end, partial.segments()),
+            (1, Lsn(5 * MB + 100), 4)
+        );
         let none = reach(&[]);
         assert_eq!((none.end, none.segments(), none.hole), (Lsn(2 * MB), 0, None));
     }

@@ -12,7 +12,7 @@ use walarchive_storage::Store;
 /// The folder of a backup that has no sentinel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unfinished {
-    /// The name that the backup has or would have had.
+    /// The name that the backup has or would have had; of one that brings a standby up [`layout::catchup_place`].
     pub name: String,
     /// The segment in which it starts, if the name tells it.
     pub start: Option<Segment>,
@@ -26,18 +26,18 @@ pub struct Unfinished {
     pub deleting: bool,
 }
 
-/// All of them, by name. `finished` are the names that have a sentinel; list those after this began, or a backup that
-/// ends in between is taken for a leftover.
-pub(super) async fn list(store: &Store) -> Result<BTreeMap<String, Unfinished>> {
+/// All of a folder of backups, by name, with those that have a sentinel. List the sentinels after this, or a backup that ends in
+/// between is taken for a leftover.
+pub(super) async fn list(store: &Store, folder: &str) -> Result<BTreeMap<String, Unfinished>> {
     let mut folders: BTreeMap<String, Unfinished> = BTreeMap::new();
     store
-        .each(&layout::BACKUPS_FOLDER, |object| {
+        .each(folder, |object| {
             let Some(name) = layout::backup_of_object(&object.key) else {
                 return;
             };
             let folder = folders.entry(name.to_owned()).or_insert_with(|| Unfinished {
                 name: name.to_owned(),
-                start: crate::repository::inventory::backups::parse_name(name).0,
+                start: crate::repository::inventory::backups::parse_name(layout::backup_name(name)).0,
                 objects: 0,
                 bytes: 0,
                 newest: object.last_modified,

@@ -6,11 +6,11 @@ use chrono::{DateTime, Utc};
 
 use crate::blocking::blocking;
 use crate::codec::Format;
-use crate::encrypted::{blame, undecodable};
-use crate::error::Result;
+use crate::encrypted::{self, blame};
+use crate::error::{Error, Result};
 use crate::repository::layout::{self, Key};
 use crate::wal::{FirstPage, LONG_HEADER_BYTES, Segment, SegmentSize, WalFileName};
-use walarchive_storage::{HEAD_BYTES, Listed, RangeReader, Store};
+use walarchive_storage::{Listed, Store};
 
 /// More than any history file has, in bytes.
 const HISTORY_LIMIT: u64 = 1 << 20;
@@ -32,6 +32,11 @@ impl WalObject {
     /// Its key.
     pub fn key(&self) -> Key {
         layout::wal(&self.name, self.format)
+    }
+
+    /// Does its size alone tell that no segment is in it? What is compressed or encrypted has no size that must be so.
+    pub(super) fn is_cut_off(&self, size: SegmentSize) -> bool {
+        self.size == 0 || (self.format == Format::Plain && self.size < size.bytes())
     }
 
     /// None for an object that is no WAL file.
@@ -100,7 +105,7 @@ pub fn gaps(present: &[u64], first: u64, last: u64) -> Vec<(u64, u64)> {
 /// Ask the first page of an archived segment about the cluster that wrote it.
 pub(super) async fn first_page(store: &Store, object: &WalObject) -> Result<Option<FirstPage>> {
     let key = object.key();
-    let Some(reader) = RangeReader::open(store, &key).await? else {
+    let Some(reader) = encrypted::open(store, &key).await? else {
         return Ok(None);
     };
     let (format, url) = (object.format, store.object_url(&key));
@@ -127,23 +132,24 @@ pub(super) async fn first_page(store: &Store, object: &WalObject) -> Result<Opti
 pub async fn read_history(store: &Store, timeline: u32) -> Result<Option<String>> {
     for format in Format::in_order(Format::Zstd) {
         let key = layout::wal(&WalFileName::History(timeline), format);
-        let Some(content) = store.get(&key, HISTORY_LIMIT).await? else {
+        let Some(mut reader) = encrypted::open(store, &key).await? else {
             continue;
         };
-        let mut text = String::new();
-        return format
-            .decoder(&content[..])
-            .and_then(|decoder| decoder.take(HISTORY_LIMIT).read_to_string(&mut text))
-            .map(|_| Some(text))
-            .map_err(|error| {
-                let head = &content[..content.len().min(HEAD_BYTES)];
-                undecodable(
-                    store.object_url(&key),
-                    head,
-                    format,
-                    format!("It cannot be read: {error}."),
-                )
-            });
+        let url = store.object_url(&key);
+        let read = move || {
+            let mut text = String::new();
+            let decoder = format.decoder(&mut reader);
+            // To its end, and one byte more: what is encrypted proves right only there.
+            let read = decoder.and_then(|decoder| decoder.take(HISTORY_LIMIT + 1).read_to_string(&mut text));
+            match read {
+                Ok(bytes) if bytes as u64 > HISTORY_LIMIT => {
+                    Err(Error::damaged(url, format!("It has more than {HISTORY_LIMIT} bytes.")))
+                }
+                Ok(_) => Ok(Some(text)),
+                Err(error) => Err(blame(&mut reader, url, format, format!("It cannot be read: {error}."))),
+            }
+        };
+        return blocking(read).await;
     }
     Ok(None)
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{BackupInfo, Inventory, MissingSegments, SegmentRange, runs};
 use crate::lsn::Lsn;
-use crate::wal::{SegmentSize, TimelineHistory};
+use crate::wal::{Segment, SegmentSize, TimelineHistory};
 
 /// A stretch of time: the cluster can be restored to any moment of it, with this timeline as the target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -24,7 +24,7 @@ pub struct RecoveryWindow {
     pub backup_name: String,
     /// How many backups can be restored into it.
     pub backups: usize,
-    /// The segments that are missing after it; none if nothing is archived after it.
+    /// The segments that are missing or unreadable after it; none if nothing is archived after it.
     pub missing: Option<MissingSegments>,
 }
 
@@ -62,7 +62,7 @@ impl Way {
         }
     }
 
-    /// Which segments of it are there, in order.
+    /// Which segments of it are there and may be readable, in order.
     pub(super) fn present<'a>(&'a self, inventory: &'a Inventory) -> impl Iterator<Item = u64> + 'a {
         self.parts
             .iter()
@@ -70,7 +70,10 @@ impl Way {
             .flat_map(move |(index, (timeline, from))| {
                 let end = self.parts.get(index + 1).map_or(u64::MAX, |(_, next)| *next);
                 let numbers = inventory.segments(*timeline).iter().copied();
-                numbers.filter(move |number| (*from..end).contains(number))
+                let size = inventory.segment_size;
+                let is_readable =
+                    move |number: &u64| !inventory.is_unreadable(Segment::from_number(*timeline, *number, size));
+                numbers.filter(move |number| (*from..end).contains(number) && is_readable(number))
             })
     }
 

@@ -14,6 +14,7 @@ use super::shared::Shared;
 use super::{survey, visible};
 use crate::blocking::blocking;
 use crate::data_dir::{BACKUP_LABEL, PG_CONTROL, TABLESPACE_MAP};
+use crate::encrypted;
 use crate::error::{Error, Result};
 use crate::printable::counted;
 use crate::repository::layout;
@@ -22,14 +23,14 @@ use crate::restore::directory::root::leads_to;
 use crate::restore::directory::tablespaces::Tablespace;
 use crate::restore::directory::tree::{Flush, Tree};
 use crate::restore::run::apply::{Restored, conclude};
-use crate::restore::run::prepare::{check_readable, lock_out};
+use crate::restore::run::prepare::{check_opens, check_readable, lock_out};
 use crate::restore::run::recovery::put;
 use crate::stored::facts::Stored;
 use crate::stored::level::Bits;
 use crate::stored::member::{MARKER, path_of};
 use crate::stored::progress::ReadProgress;
 use crate::stored::tars::{Tar, TarKind};
-use walarchive_storage::{RangeReader, Store};
+use walarchive_storage::Store;
 
 /// Bring the standby up. When this fails or is cancelled while [`ReadProgress::is_writing`] is set, no server starts on the
 /// directory, and the same must be done again, up to its end. Before that, nothing was changed. When it returns, everything is on
@@ -51,6 +52,7 @@ pub async fn apply_catchup(
     let full = held.tars.iter().filter(|tar| tar.size > 0);
     let keys = full.map(|tar| tar.key.clone()).collect();
     check_readable(&held.store, keys, held.concurrency, &cancel).await?;
+    check_opens(&held.store, &held.tars).await?;
     let (store, concurrency, major) = (held.store.clone(), held.concurrency, held.place.major);
     let (tars, control) = (held.tars.clone(), held.control.clone());
     let (named, shown) = (source.clone(), Arc::clone(&progress));
@@ -131,7 +133,7 @@ async fn unpack_all(shared: &Arc<Shared>, store: &Store, tars: Vec<Tar>, concurr
     let mut running = futures::stream::iter(tars)
         .map(|tar| {
             let (shared, object) = (Arc::clone(shared), store.object_url(&tar.key));
-            let reader = RangeReader::new(store, &tar.key, tar.size);
+            let reader = encrypted::reader(store, &tar.key, tar.size);
             blocking(move || unpack(&shared, &tar, &object, reader))
         })
         .buffer_unordered(concurrency);

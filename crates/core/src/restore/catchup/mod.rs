@@ -9,6 +9,7 @@ pub(super) mod apply;
 mod data;
 mod member;
 pub(super) mod plan;
+mod room;
 mod shared;
 mod standby;
 mod survey;

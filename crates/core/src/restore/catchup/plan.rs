@@ -9,7 +9,7 @@ use std::sync::Arc;
 use nix::unistd::geteuid;
 
 use super::standby::{self, Backup};
-use super::survey;
+use super::{room, survey};
 use crate::blocking::blocking;
 use crate::control_file::{ControlFile, PG_CONTROL_BYTES};
 use crate::data_dir::PG_CONTROL;
@@ -30,7 +30,7 @@ use crate::stored::chain::Link;
 use crate::stored::contents::{self, Base, MISSING_TAR};
 use crate::stored::databases::database_of;
 use crate::stored::facts::Stored;
-use crate::stored::fetch::read_with;
+use crate::stored::fetch::{read_with, to_the_end};
 use crate::stored::member::MemberPath;
 use crate::stored::names::{ListSource, NAMED, names};
 use crate::stored::survey::Survey;
@@ -47,6 +47,8 @@ pub struct CatchupOptions {
     pub tablespace_map: TablespaceMap,
     /// Tars that are unpacked at a time.
     pub concurrency: usize,
+    /// Refuse if the file systems have too little room.
+    pub check_space: bool,
 }
 
 /// What is to be done, for people.
@@ -127,7 +129,7 @@ pub async fn plan_catchup(store: &Store, name: &str, target: &Path, options: Cat
         ));
     };
     let tars = list_tars(store, &source).await?;
-    let (table, mut notes) = contents(store, &source, &sentinel, &tars).await?;
+    let (table, sizes, mut notes) = contents(store, &source, &sentinel, &tars).await?;
     let control = control(store, &tars).await?;
     let (asked, wanted, map) = (target.to_owned(), sentinel.clone(), options.tablespace_map);
     let place = blocking(move || Place::find(&asked, &wanted, &object, map)).await?;
@@ -149,6 +151,10 @@ pub async fn plan_catchup(store: &Store, name: &str, target: &Path, options: Cat
     })
     .await?;
     check_base(store, &source, name, &table, &found, since).await?;
+    if options.check_space && state != CatchupState::Complete {
+        let primary = table.has_manifest.then_some(&sizes);
+        room::check(&place.target, &place.all(), &sentinel, primary, &found.bytes)?;
+    }
     let stored = |how| (0..table.len()).filter(|file| table.stored(*file) == Some(how)).count() as u64;
     let plan = CatchupPlan {
         backup: name.to_owned(),
@@ -175,8 +181,13 @@ pub async fn plan_catchup(store: &Store, name: &str, target: &Path, options: Cat
     Ok(PlannedCatchup { plan, held })
 }
 
-/// The files of the backup, and notes on them.
-async fn contents(store: &Store, source: &str, sentinel: &Sentinel, tars: &[Tar]) -> Result<(Table, Vec<String>)> {
+/// The files of the backup, their sizes if it has a manifest, and notes on them.
+async fn contents(
+    store: &Store,
+    source: &str,
+    sentinel: &Sentinel,
+    tars: &[Tar],
+) -> Result<(Table, room::Sizes, Vec<String>)> {
     let mut notes = Vec::new();
     let link = Link {
         backup: source.to_owned(),
@@ -190,7 +201,7 @@ async fn contents(store: &Store, source: &str, sentinel: &Sentinel, tars: &[Tar]
         ));
     }
     match own.table.filter(|table| table.has_metadata) {
-        Some(table) => Ok((table, notes)),
+        Some(table) => Ok((table, own.survey.bytes, notes)),
         None => Err(Error::damaged(
             store.object_url(&layout::files_metadata(source)),
             "Without it nobody can tell which files have only some pages.",
@@ -198,21 +209,26 @@ async fn contents(store: &Store, source: &str, sentinel: &Sentinel, tars: &[Tar]
     }
 }
 
+/// More than the tar with `pg_control` has, in bytes.
+const TAR_LIMIT: u64 = 1 << 20;
+
 async fn control(store: &Store, tars: &[Tar]) -> Result<Control> {
     let tar = tars.iter().find(|tar| tar.kind == TarKind::Control);
     let tar = tar.ok_or_else(|| Error::defect("no tar has pg_control, and nobody has noticed"))?;
     let object = store.object_url(&tar.key);
     let found = read_with(store, &tar.key, tar.size, |source| {
-        let mut archive = tar::Archive::new(source.take(2 * PG_CONTROL_BYTES + (1 << 20)));
+        let mut found = None;
+        let mut archive = tar::Archive::new((&mut *source).take(TAR_LIMIT));
         for entry in archive.entries()? {
             let mut entry = entry?;
             if MemberPath::parse(&entry.path_bytes()).is_ok_and(|path| path.is(PG_CONTROL)) {
                 let (mut content, mode) = (Vec::new(), entry.header().mode()?);
                 entry.by_ref().take(PG_CONTROL_BYTES).read_to_end(&mut content)?;
-                return Ok(Some((content, mode)));
+                found = Some((content, mode));
             }
         }
-        Ok(None)
+        to_the_end(source, TAR_LIMIT)?;
+        Ok(found)
     });
     let (content, mode) = found
         .await?

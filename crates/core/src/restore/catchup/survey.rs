@@ -4,6 +4,7 @@ use nix::sys::stat::SFlag;
 use tokio_util::sync::CancellationToken;
 
 use super::data::is_data;
+use super::room::Sizes;
 use crate::data_dir::PG_CONTROL;
 use crate::error::{Error, Result};
 use crate::restore::directory::directories::Directories;
@@ -13,6 +14,7 @@ use crate::restore::directory::tree::Tree;
 use crate::restore::directory::walk::{DirectoryEntry, walk};
 use crate::stored::facts::Stored;
 use crate::stored::level::Bits;
+use crate::stored::survey::BLOCK;
 use crate::stored::table::Table;
 
 /// Of the files that are in the backup.
@@ -22,6 +24,8 @@ pub(super) struct Found {
     pub(super) present: Bits,
     /// How many are not in the backup, and so are removed.
     pub(super) removed: u64,
+    /// The bytes of all data that is there.
+    pub(super) bytes: Sizes,
 }
 
 /// What one entry is.
@@ -46,6 +50,7 @@ pub(super) fn look(found: &Directories, table: &Table, tablespaces: &[Tablespace
     let mut survey = Found {
         present: Bits::none(table.len()),
         removed: 0,
+        bytes: Sizes::new(),
     };
     let Some(target) = &found.target else { return Ok(survey) };
     let wal = found.wal.as_ref().and_then(|wal| wal.root.as_ref());
@@ -73,6 +78,8 @@ pub(super) fn look(found: &Directories, table: &Table, tablespaces: &[Tablespace
                 "Copy it, and put the copy in its place; or restore with backup-fetch --delta.",
             ));
         }
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        *survey.bytes.entry(entry.tablespace).or_default() += size.div_ceil(BLOCK).saturating_mul(BLOCK);
         match kind {
             Kind::Kept(number) if is_kind(&stat, SFlag::S_IFREG) => _ = survey.present.set(number),
             _ => survey.removed += 1,

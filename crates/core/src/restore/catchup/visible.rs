@@ -2,8 +2,10 @@
 //!
 //! Without data checksums VACUUM marks a page as all-visible, in the page and in the map, and leaves the page's LSN as it was
 //! (`visibilitymap_set`). The map comes whole, and the page may be the standby's old one, which does not know. Whoever changed
-//! that page would not clear it in the map, and index-only scans would show what is gone. So the map is told to say less: the
-//! bits of pages that are not marked are cleared, which is always right.
+//! that page would not clear it in the map, and index-only scans would show what is gone.
+//!
+//! So the page is marked, too. It has the rows that the primary's has, or WAL that the standby will replay changes it. To clear the
+//! bit in the map instead is not enough: with an image of the map's page in that WAL it would come back.
 
 use std::fs::File;
 use std::io;
@@ -12,7 +14,7 @@ use std::os::unix::fs::FileExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
-use crate::page::{HEADER_BYTES, PAGE_BYTES, is_marked_all_visible};
+use crate::page::{HEADER_BYTES, Marked, PAGE_BYTES, mark_all_visible};
 use crate::places::relation;
 use crate::restore::directory::tree::Tree;
 use crate::restore::directory::walk::{DirectoryEntry, walk};
@@ -26,7 +28,7 @@ const MAP_BYTES: usize = PAGE_BYTES - HEADER_BYTES;
 /// `HEAPBLOCKS_PER_BYTE`: two bits for each page of the table.
 const PAGES_PER_BYTE: u64 = 4;
 
-/// Make every map agree with the pages that the standby had; blocks.
+/// Mark the pages that the standby had as every map says; blocks.
 pub(super) fn agree(
     tree: &Tree,
     table: &Table,
@@ -77,6 +79,8 @@ struct Heap {
     segment: u64,
     /// None if it came whole, with its marks.
     file: Option<File>,
+    /// To write the marks.
+    marks: Option<File>,
 }
 
 impl Map<'_> {
@@ -90,7 +94,7 @@ impl Map<'_> {
             let at = number * PAGE_BYTES as u64;
             map.read_exact_at(&mut page, at)
                 .map_err(|error| failed("read", error))?;
-            if self.clear(&mut page, self.first + number, &mut heap)? {
+            if self.agree_page(&mut page, self.first + number, &mut heap)? {
                 let (writable, _) = self.tree.open_in_place(&path)?;
                 writable
                     .write_all_at(&page, at)
@@ -100,8 +104,8 @@ impl Map<'_> {
         Ok(())
     }
 
-    /// Clear the bits that are not right in a page of the map. Returns whether there were any.
-    fn clear(&self, page: &mut [u8], number: u64, heap: &mut Option<Heap>) -> Result<bool> {
+    /// Mark what a page of the map says. The bits of pages that are not there are cleared: returns whether there were any.
+    fn agree_page(&self, page: &mut [u8], number: u64, heap: &mut Option<Heap>) -> Result<bool> {
         let mut is_changed = false;
         for (at, bits) in page[HEADER_BYTES..]
             .iter_mut()
@@ -111,7 +115,7 @@ impl Map<'_> {
             for part in 0..PAGES_PER_BYTE {
                 let mask = 3u8 << (part * 2);
                 let block = (number * MAP_BYTES as u64 + at as u64) * PAGES_PER_BYTE + part;
-                if *bits & mask != 0 && !self.is_marked(block, heap)? {
+                if *bits & mask != 0 && !self.mark(block, heap)? {
                     *bits &= !mask;
                     is_changed = true;
                 }
@@ -120,36 +124,65 @@ impl Map<'_> {
         Ok(is_changed)
     }
 
-    /// Is that page of the table marked? A page that came is as the map says.
-    fn is_marked(&self, block: u64, heap: &mut Option<Heap>) -> Result<bool> {
+    /// Mark that page of the table. Returns whether it is there. A page that came is as the map says.
+    fn mark(&self, block: u64, heap: &mut Option<Heap>) -> Result<bool> {
         let segment_pages = u64::from(self.segment_pages.max(1));
         let segment = block / segment_pages;
         if heap.as_ref().is_none_or(|heap| heap.segment != segment) {
             *heap = Some(self.heap(segment)?);
         }
-        let Some(file) = heap.as_ref().and_then(|heap| heap.file.as_ref()) else {
+        let Some(Heap {
+            file: Some(file),
+            marks,
+            ..
+        }) = heap
+        else {
             return Ok(true);
         };
+        let at = block % segment_pages * PAGE_BYTES as u64;
+        let failed = |operation, error| Error::io(operation, self.heap, error);
         let mut header = [0; HEADER_BYTES];
-        match file.read_exact_at(&mut header, block % segment_pages * PAGE_BYTES as u64) {
-            Ok(()) => Ok(is_marked_all_visible(&header)),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-            Err(error) => Err(Error::io("read", self.heap, error)),
+        match file.read_exact_at(&mut header, at) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            read => read.map_err(|error| failed("read", error))?,
         }
+        match mark_all_visible(&mut header) {
+            Marked::Already => {}
+            Marked::Now => {
+                let marks = match marks {
+                    Some(marks) => marks,
+                    None => marks.insert(self.tree.open_in_place(&member(self.file_of(segment).as_bytes())?)?.0),
+                };
+                marks
+                    .write_all_at(&header, at)
+                    .map_err(|error| failed("write", error))?;
+            }
+            Marked::NoPage => return Ok(false),
+        }
+        Ok(true)
     }
 
     fn heap(&self, segment: u64) -> Result<Heap> {
-        let path = match segment {
-            0 => self.heap.to_owned(),
-            segment => format!("{}.{segment}", self.heap),
-        };
+        let path = self.file_of(segment);
         let number = self.table.find(path.as_bytes());
         let is_whole = number.is_none_or(|number| self.table.stored(number) != Some(Stored::Increment));
         let file = match is_whole {
             true => None,
             false => Some(self.tree.open_file(&member(path.as_bytes())?)?.0),
         };
-        Ok(Heap { segment, file })
+        Ok(Heap {
+            segment,
+            file,
+            marks: None,
+        })
+    }
+
+    /// The path of that file of the table.
+    fn file_of(&self, segment: u64) -> String {
+        match segment {
+            0 => self.heap.to_owned(),
+            segment => format!("{}.{segment}", self.heap),
+        }
     }
 }
 

@@ -8,6 +8,10 @@ use nix::sys::statvfs::statvfs;
 
 use crate::error::{Error, Result};
 
+/// For a restore.
+pub(crate) const OTHER_PLACE: &str = "Free some space, or restore to another place; tablespaces go elsewhere with --tablespace-map. \
+    If the file system compresses or grows, use --no-space-check.";
+
 /// The bytes that go to a directory, which may not exist yet.
 #[derive(Debug, Default)]
 pub(crate) struct Need {
@@ -57,8 +61,8 @@ impl FileSystem {
     }
 }
 
-/// Refuse if a file system has too little room, or all together have.
-pub(crate) fn check(needs: &[Need]) -> Result<()> {
+/// Refuse if a file system has too little room, or all together have. `hint` says what to do then.
+pub(crate) fn check(needs: &[Need], hint: &str) -> Result<()> {
     let mut file_systems: BTreeMap<u64, FileSystem> = BTreeMap::new();
     for need in needs {
         let (device, found) = FileSystem::find(&need.place)?;
@@ -71,6 +75,7 @@ pub(crate) fn check(needs: &[Need]) -> Result<()> {
             format!("the file system of \"{}\" has", full.place.display()),
             full.free,
             full.needed.saturating_sub(full.room),
+            hint,
         ));
     }
     let sum = |of: &dyn Fn(&FileSystem) -> u64| file_systems.values().map(of).fold(0, u64::saturating_add);
@@ -90,14 +95,13 @@ pub(crate) fn check(needs: &[Need]) -> Result<()> {
         [place] => format!("the file system of {place} has"),
         places => format!("the file systems of {} have together", places.join(", ")),
     };
-    Err(too_little(which, free, needed.saturating_sub(room)))
+    Err(too_little(which, free, needed.saturating_sub(room), hint))
 }
 
-fn too_little(which: String, free: u64, needed: u64) -> Error {
+fn too_little(which: String, free: u64, needed: u64, hint: &str) -> Error {
     Error::refused(
         format!("{which} {free} bytes free, and {needed} will be written there"),
-        "Free some space, or restore to another place; tablespaces go elsewhere with --tablespace-map. If the file system \
-         compresses or grows, use --no-space-check.",
+        hint,
     )
 }
 
@@ -115,7 +119,7 @@ mod tests {
     }
 
     fn refused(needs: &[Need]) -> String {
-        let error = check(needs).expect_err("too much");
+        let error = check(needs, OTHER_PLACE).expect_err("too much");
         assert!(error.hint().is_some_and(|hint| hint.contains("--no-space-check")));
         error.to_string()
     }
@@ -124,15 +128,18 @@ mod tests {
     fn what_goes_to_one_file_system_is_added_up() {
         let dir = tempfile::tempdir().expect("a directory");
         let at = |name: &str| dir.path().join(name);
-        check(&[need(&at("a/b"), 4096, 0, 0), need(&at("c"), 4096, 0, 0)]).expect("some bytes are free");
+        check(&[need(&at("a/b"), 4096, 0, 0), need(&at("c"), 4096, 0, 0)], OTHER_PLACE).expect("some bytes are free");
         let half = u64::MAX / 2;
         let text = refused(&[need(&at("a/b"), half, 0, 0), need(&at("c"), half + 1, 0, 0)]);
         assert!(text.contains("a/b") && text.contains(&u64::MAX.to_string()), "{text}");
         // Room that is there or becomes free in one of them serves both.
-        check(&[
-            need(&at("a/b"), half, 10, 0),
-            need(&at("c"), half + 1, u64::MAX - 10, 0),
-        ])
+        check(
+            &[
+                need(&at("a/b"), half, 10, 0),
+                need(&at("c"), half + 1, u64::MAX - 10, 0),
+            ],
+            OTHER_PLACE,
+        )
         .expect("room");
     }
 
@@ -143,10 +150,10 @@ mod tests {
         let other = Path::new("/proc");
         let free = |place: &Path| FileSystem::find(place).expect("a file system").1.free;
         assert_eq!(free(other), 0);
-        check(&[need(dir.path(), 0, 0, 4096), need(other, 0, 0, 0)]).expect("the first one has room");
-        check(&[need(other, 0, 0, 4096), need(dir.path(), 0, 0, 0)]).expect("it need not be that one");
+        check(&[need(dir.path(), 0, 0, 4096), need(other, 0, 0, 0)], OTHER_PLACE).expect("the first one has room");
+        check(&[need(other, 0, 0, 4096), need(dir.path(), 0, 0, 0)], OTHER_PLACE).expect("it need not be that one");
         let much = u64::MAX / 2;
-        check(&[need(dir.path(), 0, 0, much), need(other, 0, much, 0)]).expect("becomes free");
+        check(&[need(dir.path(), 0, 0, much), need(other, 0, much, 0)], OTHER_PLACE).expect("becomes free");
         let text = refused(&[need(dir.path(), 0, 0, much), need(other, 0, 0, 0)]);
         assert!(text.contains("have together") && text.contains("/proc"), "{text}");
         let text = refused(&[need(dir.path(), 0, 0, much)]);

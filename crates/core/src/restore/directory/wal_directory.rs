@@ -10,12 +10,12 @@ use super::bare::is_bare;
 use super::directories::{Directories, WalDirectory};
 use super::root::Root;
 use super::tablespaces::settled;
-use crate::data_dir::wal_directory_name;
+use crate::data_dir::{SPOOL, wal_directory_name};
 use crate::error::{Error, Result};
 use crate::wal::WalFileName;
 
 /// The server's entries in `pg_wal` beside WAL.
-const SUBDIRECTORIES: [&str; 2] = ["archive_status", "summaries"];
+const SUBDIRECTORIES: [&str; 3] = ["archive_status", "summaries", SPOOL];
 
 /// Find out whether `pg_wal`, or `pg_xlog` for a server of this major version, is to be a link: to the place that the user wants,
 /// or to the one that it leads to already. The place must be empty, unless it is that of the directory that is restored into

@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 use super::complete::check_complete;
 use super::context::{Context, Step};
 use super::extract::extract;
-use super::prepare::{check_readable, prepare};
+use super::prepare::{check_opens, check_readable, prepare};
 use super::{readback, recovery, stubs};
 use crate::blocking::blocking;
 use crate::data_dir::{BACKUP_LABEL, BACKUP_MANIFEST, PG_CONTROL, wal_directory_name};
+use crate::encrypted;
 use crate::error::{Error, Result};
 use crate::repository::layout::{self, Key};
 use crate::restore::directory::tree::Tree;
@@ -23,7 +24,7 @@ use crate::stored::member::{MARKER, path_of};
 use crate::stored::progress::ReadProgress;
 use crate::stored::tars::{Tar, TarKind};
 use crate::version;
-use walarchive_storage::{RangeReader, Store};
+use walarchive_storage::Store;
 
 /// The result of a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +54,9 @@ pub async fn apply(
     let _guard = cancel.clone().drop_guard();
     if held.condition.is_some() {
         check_readable(&plan.store, keys(&fetch), plan.concurrency, &cancel).await?;
+    }
+    for level in &fetch.levels {
+        check_opens(&plan.store, &level.tars).await?;
     }
     let (shown, cancelled) = (Arc::clone(&progress), cancel.clone());
     let (plan, tree, fetch) = blocking(move || {
@@ -236,6 +240,6 @@ async fn extract_one(context: Arc<Context>, step: Arc<Step>, store: &Store, tar:
         return Err(Error::Cancelled);
     }
     let object = store.object_url(&tar.key);
-    let reader = RangeReader::new(store, &tar.key, tar.size);
+    let reader = encrypted::reader(store, &tar.key, tar.size);
     blocking(move || extract(&context, &step, &tar, &object, reader)).await
 }

@@ -15,8 +15,10 @@ use crate::restore::directory::root::Root;
 use crate::restore::directory::tree::Tree;
 use crate::restore::directory::{condition, existing};
 use crate::restore::plan::{Fetch, Held, RestorePlan};
+use crate::stored::fetch::read_with;
 use crate::stored::member::{MARKER, path_of};
 use crate::stored::progress::ReadProgress;
+use crate::stored::tars::{Tar, TarKind};
 use walarchive_storage::Store;
 
 /// Can these objects be read? None of them is empty. A listing does not tell: a store may have moved them to a place from where
@@ -35,6 +37,21 @@ pub(crate) async fn check_readable(
         biased;
         () = cancel.cancelled() => Err(Error::Cancelled),
         read = read => Ok(read?),
+    }
+}
+
+/// Can the tars of a backup be opened, with the keys that are configured or with none? The one with the backup label tells it, or
+/// else the smallest one, before anything is changed or downloaded in bulk. What else is wrong with it is told when it is unpacked.
+pub(crate) async fn check_opens(store: &Store, tars: &[Tar]) -> Result<()> {
+    let full = tars.iter().filter(|tar| tar.size > 0);
+    let Some(tar) = full.min_by_key(|tar| (tar.kind != TarKind::Label, tar.size)) else {
+        return Ok(());
+    };
+    let read = read_with(store, &tar.key, tar.size, |source| Ok(source.read(&mut [0])?));
+    match read.await {
+        Err(error) if error.asks_for_a_key() => Err(error),
+        Err(error @ (Error::Sealed { .. } | Error::Setting { .. })) => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -154,6 +154,7 @@ mod tests {
     use std::path::PathBuf;
 
     use walarchive_storage::StorageConfig;
+    use walarchive_storage::crypt::EncryptionConfig;
 
     use super::*;
     use crate::restore::settings::{RecoveryMode, RestoreCommand};
@@ -176,6 +177,11 @@ mod tests {
         let mut recovery = settings("/usr/bin/walarchive", "s3://b/p");
         recovery.restore_command.storage.options = "aws_endpoint=http://h:1,allow_http=true".parse().expect("options");
         recovery.restore_command.storage.credentials_file = Some(PathBuf::from("/etc/keys"));
+        recovery.restore_command.storage.encryption = EncryptionConfig {
+            key_files: vec![PathBuf::from("/etc/a key")],
+            wal_g: true,
+            accept_plain: true,
+        };
         recovery.target = RecoveryTarget {
             target: RestoreTarget::name("before 'it'").expect("a name"),
             inclusive: false,
@@ -183,7 +189,8 @@ mod tests {
             action: TargetAction::Promote,
         };
         let expected = "restore_command = '/usr/bin/walarchive wal-fetch --storage s3://b/p --storage-option \
-             allow_http=true --storage-option aws_endpoint=http://h:1 --credentials-file /etc/keys %f \"%p\"'\n\
+             allow_http=true --storage-option aws_endpoint=http://h:1 --credentials-file /etc/keys \
+             --encryption-key-file ''/etc/a key'' --accept-plain %f \"%p\"'\n\
              recovery_target = ''\nrecovery_target_lsn = ''\nrecovery_target_time = ''\nrecovery_target_xid = ''\n\
              recovery_target_name = 'before ''it'''\nrecovery_target_inclusive = 'off'\n\
              recovery_target_timeline = '3'\nrecovery_target_action = 'promote'";

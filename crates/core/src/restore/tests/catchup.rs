@@ -33,6 +33,7 @@ fn control(is_standby: bool) -> Vec<u8> {
 struct Standby {
     repository: Repository,
     source: String,
+    check_space: bool,
 }
 
 impl Standby {
@@ -63,7 +64,11 @@ impl Standby {
                 .put(&layout::tar(&source, tar), &zstd(&tar_of(&members)))
                 .await;
         }
-        let standby = Standby { repository, source };
+        let standby = Standby {
+            repository,
+            source,
+            check_space: true,
+        };
         for directory in ["base/5", "global", "pg_tblspc", "pg_wal"] {
             std::fs::create_dir_all(standby.path(directory)).expect("created");
         }
@@ -94,6 +99,7 @@ impl Standby {
         let options = CatchupOptions {
             tablespace_map: TablespaceMap::default(),
             concurrency: 1,
+            check_space: self.check_space,
         };
         plan_catchup(&self.repository.store, BACKUP, &self.repository.target(), options).await
     }
@@ -141,6 +147,24 @@ async fn a_run_that_was_killed_in_the_middle_goes_on() {
     assert!(standby.run(CatchupState::Interrupted).await > 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn too_little_room_is_known_before_anything_is_changed() {
+    let mut standby = Standby::new().await;
+    let sentinel = format!(
+        r#"{{"LSN": 60, "FinishLSN": 100, "PgVersion": 150018, "DeltaLSN": 5, "SystemIdentifier": {SYSTEM_IDENTIFIER},
+            "DataCatalogSize": {}}}"#,
+        u64::MAX / 2
+    );
+    let key = layout::sentinel(&standby.source);
+    standby.repository.put(&key, sentinel.as_bytes()).await;
+    let error = standby.plan().await.expect_err("too large");
+    assert!(error.to_string().contains("bytes free"), "{error}");
+    let hint = error.hint().expect("a hint");
+    assert!(hint.contains("--no-space-check") && !hint.contains("restore"), "{hint}");
+    standby.check_space = false;
+    standby.run(CatchupState::New).await;
+}
+
 /// Killed when `pg_control` had its name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_was_killed_before_it_removed_its_marker_is_complete() {
@@ -182,4 +206,25 @@ async fn an_end_that_cannot_be_flushed_takes_pg_control_away() {
     assert!(!is_there() && standby.path(MARKER).exists() && progress.is_writing.load(Ordering::Relaxed));
     drop(tree);
     standby.run(CatchupState::Interrupted).await;
+}
+
+/// Whoever has no key keeps the standby that could be started.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encrypted_backup_without_its_key_locks_no_server_out() {
+    let standby = Standby::new().await;
+    let planned = standby.plan().await.expect("planned");
+    for tar in ["part_001.tar.zst", "pg_control.tar.zst", "backup_label.tar.zst"] {
+        let key = layout::tar(&standby.source, tar);
+        let size = standby.repository.store.size(&key).await.expect("asked");
+        let mut sealed = walarchive_testkit::sealed::by_libsodium(&zstd(b"a tar"), [7; 32]);
+        sealed.resize(size.expect("there") as usize, 7);
+        standby.repository.put(&key, &sealed).await;
+    }
+    let progress = Arc::<ReadProgress>::default();
+    let error = apply_catchup(planned, Arc::clone(&progress), CancellationToken::new()).await;
+    let error = error.expect_err("no key");
+    assert!(error.asks_for_a_key(), "{error:?}");
+    assert!(!progress.is_writing.load(Ordering::Relaxed));
+    assert!(standby.path("global/pg_control").exists());
+    assert_eq!(std::fs::read(standby.path("base/5/1259")).expect("read"), b"old");
 }

@@ -281,3 +281,26 @@ async fn the_directory_of_something_else_is_refused() {
     repository.restore_with(delta()).await.expect("restored");
     assert_eq!(repository.files(), FILES);
 }
+
+/// Whoever has no key keeps the directory that could be started.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encrypted_backup_without_its_key_changes_nothing() {
+    let repository = repository().await;
+    repository.restore().await.expect("restored");
+    let before = repository.files();
+    repository.write("base/5/1259", NEWER);
+    for tar in [
+        "part_001.tar.zst",
+        "part_002.tar.zst",
+        "pg_control.tar.zst",
+        "backup_label.tar.zst",
+    ] {
+        let sealed = walarchive_testkit::sealed::by_libsodium(&zstd(b"a tar"), [7; 32]);
+        repository.put(&layout::tar(BACKUP, tar), &sealed).await;
+    }
+    let error = repository.restore_with(delta()).await.expect_err("no key");
+    assert!(error.asks_for_a_key(), "{error:?}");
+    assert_eq!(repository.files(), before);
+    let kept = std::fs::read(repository.target().join("base/5/1259")).expect("read");
+    assert_eq!(kept, NEWER);
+}

@@ -3,6 +3,7 @@
 mod applied;
 mod branches;
 mod by_hand;
+mod catchups;
 mod generated;
 mod links;
 mod meanwhile;

@@ -141,12 +141,12 @@ pub(super) fn read_tar(context: &Context, tar: &Tar, mut reader: RangeReader) ->
             let why = format!("It cannot be unpacked: {error}.");
             match blame(&mut reader, tar.key.clone(), tar.format, why) {
                 Error::Storage(StorageError::NotFound { .. }) => Some("It is missing.".to_owned()),
-                Error::Damaged { reason, .. } => Some(reason),
-                Error::Encrypted { reason, .. } => {
-                    context.is_encrypted.store(true, Ordering::Relaxed);
-                    Some(format!("It is encrypted, and no key is configured. {reason}"))
+                failure => {
+                    if !matches!(failure, Error::Damaged { .. }) {
+                        context.is_encrypted.store(true, Ordering::Relaxed);
+                    }
+                    Some(failure.content_finding().ok_or(failure)?)
                 }
-                failure => return Err(failure),
             }
         }
     };

@@ -16,6 +16,7 @@ use super::VerifyStatus;
 use super::record::VerifiedBackup;
 use crate::blocking::blocking;
 use crate::data_dir::{BACKUP_LABEL, PG_CONTROL, TABLESPACE_MAP};
+use crate::encrypted;
 use crate::error::{Error, Result};
 use crate::printable::counted;
 use crate::repository::inventory::{BackupInfo, Inventory};
@@ -30,7 +31,7 @@ use crate::stored::progress::ReadProgress;
 use crate::stored::survey::Survey;
 use crate::stored::tars::{Tar, TarKind, list_tars};
 use crate::version;
-use walarchive_storage::{RangeReader, Store};
+use walarchive_storage::Store;
 
 /// Tars at a time, each with some 40 MB in memory.
 const CONCURRENCY: usize = 4;
@@ -217,21 +218,21 @@ async fn look_at_tars(
 fn unless_damaged<T>(result: Result<T>, what: &'static str, findings: &mut Findings) -> Result<Option<T>> {
     match result {
         Ok(found) => Ok(Some(found)),
-        Err(Error::Damaged { object, reason }) => {
-            findings.add(what, VerifyStatus::Failure, object, reason);
-            Ok(None)
-        }
-        Err(Error::Encrypted { object, reason }) => {
-            let detail = format!("It is encrypted, and no key is configured. {reason}");
-            findings.add(what, VerifyStatus::Failure, object, detail);
-            Ok(None)
-        }
-        Err(error) => Err(error),
+        Err(error) => match (error.content_finding(), &error) {
+            (
+                Some(finding),
+                Error::Damaged { object, .. } | Error::Encrypted { object, .. } | Error::Sealed { object, .. },
+            ) => {
+                findings.add(what, VerifyStatus::Failure, object.clone(), finding);
+                Ok(None)
+            }
+            _ => Err(error),
+        },
     }
 }
 
 async fn look_at_tar(store: &Store, context: Arc<Context>, tar: Tar) -> Result<()> {
-    let reader = RangeReader::new(store, &tar.key, tar.size);
+    let reader = encrypted::reader(store, &tar.key, tar.size);
     blocking(move || read_tar(&context, &tar, reader)).await
 }
 

@@ -1,3 +1,4 @@
+use chrono::TimeDelta;
 use proptest::prelude::*;
 
 use super::*;
@@ -243,7 +244,11 @@ fn what_matters_to_a_replay_is_seen() {
     wal.commit(Utc::now());
     wal.switch();
     let walked = |transaction| {
-        let mut walker = WalWalker::new(generator::size(), None).look_for(transaction);
+        let sought = Sought {
+            transaction,
+            time: None,
+        };
+        let mut walker = WalWalker::new(generator::size(), None).look_for(sought);
         let (segment, bytes) = wal.segments().remove(0);
         walker.begin(segment);
         walker.feed(&bytes);
@@ -252,7 +257,7 @@ fn what_matters_to_a_replay_is_seen() {
     let found = walked(Some(740));
     assert_eq!(found.problem, None);
     let [
-        Event::RestorePoint(name),
+        Event::RestorePoint(point),
         Event::Tablespace { oid: 16_400, location },
         Event::Tablespace {
             oid: 16_401,
@@ -263,10 +268,97 @@ fn what_matters_to_a_replay_is_seen() {
     else {
         panic!("{:?}", found.events)
     };
-    assert_eq!((name.as_str(), location.len(), none.as_str()), ("it's here", 800, ""));
+    assert!(point.time.is_some() && point.lsn > Lsn(SIZE_BYTES as u64), "{point:?}");
+    assert_eq!(
+        (point.name.as_str(), location.len(), none.as_str()),
+        ("it's here", 800, "")
+    );
     let values: Vec<i32> = parameters.each().map(|(_, value, _)| value).collect();
     assert_eq!(values, [500, 8, 10, 2, 64]);
     assert!(found.ends_transaction && !found.ends_prepared && !walked(Some(741)).ends_transaction);
+}
+
+#[test]
+fn a_tablespace_outside_is_seen_behind_any_number_of_events() {
+    let mut wal = Generator::new(1, 1);
+    for point in 0..super::MOST + 10 {
+        wal.restore_point(&point.to_string());
+    }
+    wal.tablespace(16_400, "/mnt/x");
+    wal.tablespace(16_401, "/mnt/y");
+    wal.switch();
+    let (segment, bytes) = wal.segments().remove(0);
+    let walked = walk(&mut WalWalker::new(generator::size(), None), segment, &bytes);
+    assert_eq!(
+        (walked.problem.as_deref(), walked.events.len()),
+        (None, super::MOST + 1)
+    );
+    assert!(walked.events.last().is_some_and(Event::is_outside));
+    assert!(
+        walked
+            .last_record
+            .is_some_and(|record| record > segment.start(generator::size()))
+    );
+}
+
+#[test]
+fn recovery_stops_before_the_first_transaction_that_ended_later() {
+    let time: DateTime<Utc> = "2026-11-20T10:00:00Z".parse().expect("a time");
+    let seconds = TimeDelta::seconds;
+    let mut wal = Generator::new(1, 1);
+    let mut at = Vec::new();
+    for second in 0..4 {
+        at.push(Lsn(wal.position()));
+        wal.commit(time + seconds(second));
+    }
+    wal.switch();
+    let stop = |second, inclusive| {
+        let target = TimeTarget {
+            time: time + seconds(second),
+            inclusive,
+        };
+        let sought = Sought {
+            transaction: None,
+            time: Some(target),
+        };
+        let mut walker = WalWalker::new(generator::size(), None).look_for(sought);
+        let (segment, bytes) = wal.segments().remove(0);
+        walker.begin(segment);
+        walker.feed(&bytes);
+        walker.end().stop
+    };
+    let found = stop(1, true).expect("found");
+    assert_eq!(
+        (found.time, found.xid, found.outcome),
+        (time + seconds(2), Some(740), Outcome::Commit)
+    );
+    // The record follows the header of the page, if it is the first of the page.
+    assert_eq!(found.lsn, at[2]);
+    assert_eq!(stop(1, false).map(|ending| ending.lsn), Some(at[1]));
+    assert_eq!(stop(3, true), None);
+}
+
+#[test]
+fn of_many_commits_a_few_are_kept() {
+    let time: DateTime<Utc> = "2026-11-20T10:00:00Z".parse().expect("a time");
+    let mut wal = Generator::new(1, 1);
+    let mut last = time;
+    while wal.position() < 2 * SIZE_BYTES as u64 - 1000 {
+        last += TimeDelta::seconds(1);
+        wal.commit(last);
+    }
+    wal.switch();
+    let mut walker = walker();
+    let (segment, bytes) = wal.segments().remove(0);
+    walker.begin(segment);
+    walker.feed(&bytes);
+    let walked = walker.end();
+    let times: Vec<DateTime<Utc>> = walked.commits.iter().map(|commit| commit.time).collect();
+    assert_eq!(
+        (times.len(), times[0], *times.last().expect("one")),
+        (17, time + TimeDelta::seconds(1), last)
+    );
+    assert!(times.is_sorted());
 }
 
 #[test]

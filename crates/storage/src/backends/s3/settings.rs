@@ -105,7 +105,7 @@ impl Settings {
             self.keys.retain(|key, _| !STATIC.contains(key));
             self.from_file = true;
             self.in_file = true;
-            self.origin = format!("the file \"{}\" (walarchive.credentials_file)", path.display());
+            self.origin = credentials::origin(path);
         }
         for line in lines {
             if !self.add(&line.key, &line.value) && line.section.is_none() {

@@ -135,7 +135,7 @@ impl Settings {
             .collect();
         match (&given.password, &config.credentials_file) {
             (Some(_), Some(path)) if given.password_in_file => {
-                origins.push(format!("the file \"{}\" (walarchive.credentials_file)", path.display()));
+                origins.push(credentials::origin(path));
             }
             (Some(_), _) => origins.push("SSH_PASSWORD in the environment of the process".to_owned()),
             _ => {}

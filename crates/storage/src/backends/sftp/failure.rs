@@ -32,6 +32,9 @@ pub(crate) enum Failure {
     Denied,
     #[error("End of file")]
     Eof,
+    /// No server answers there that this client gets on with.
+    #[error("{0}")]
+    Unusable(String),
     /// The server can do this no better a second time.
     #[error("{0}")]
     Server(String),
@@ -110,6 +113,11 @@ impl Failure {
                 link: link.clone(),
             },
             Failure::NotFound if operation != "write" => Error::NotFound { object },
+            Failure::Unusable(_) => Error::Unusable {
+                operation,
+                object,
+                reason,
+            },
             Failure::Timeout(deadline) => Error::timeout(operation, object, *deadline),
             _ => Error::Store {
                 operation,
@@ -123,11 +131,11 @@ impl Failure {
 impl From<russh::Error> for Failure {
     fn from(error: russh::Error) -> Self {
         match error {
-            russh::Error::NoCommonAlgo { kind, theirs, .. } => Failure::Server(format!(
+            russh::Error::NoCommonAlgo { kind, theirs, .. } => Failure::Unusable(format!(
                 "The server and this client have no {kind:?} algorithm in common; the server has {}.",
                 theirs.join(", ")
             )),
-            russh::Error::Version => Failure::Server("No SSH server answers there.".to_owned()),
+            russh::Error::Version => Failure::Unusable("No SSH server answers there.".to_owned()),
             russh::Error::WrongServerSig => Failure::Config {
                 message: "the SFTP server could not prove that it owns its host key".to_owned(),
                 hint: "Somebody may be intercepting the connection; ask the server's administrator.".to_owned(),

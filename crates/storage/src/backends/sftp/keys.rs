@@ -7,8 +7,8 @@ use std::sync::Arc;
 use russh::keys::{HashAlg, PrivateKey, decode_secret_key};
 
 use super::config::Secret;
-use crate::backends::credentials;
 use crate::error::{Error, Result};
+use crate::secret_file::check_mode;
 
 /// The largest file that is taken for a key, in bytes.
 const LIMIT: u64 = 64 << 10;
@@ -35,7 +35,7 @@ impl fmt::Display for KeyFile {
 /// The key that the user named.
 pub(super) fn load(path: &Path, passphrase: Option<&Secret>) -> Result<KeyFile> {
     let meta = std::fs::metadata(path).map_err(|error| Error::io("open", path, error))?;
-    credentials::check_mode("private key file", path, &meta)?;
+    check_mode("private key file", path, &meta)?;
     let not_a_key = |reason: &str| {
         Error::config(
             format!("\"{}\" is not a private key that can be used: {reason}", path.display()),

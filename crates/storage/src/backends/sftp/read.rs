@@ -91,7 +91,7 @@ async fn look(
 }
 
 fn not_regular() -> Failure {
-    Failure::Server("It is not a regular file.".to_owned())
+    Failure::Unusable("It is not a regular file.".to_owned())
 }
 
 async fn open(session: &Arc<Session>, path: &str) -> Result<(Arc<OpenFile>, Attributes), Failure> {

@@ -157,7 +157,7 @@ impl Settings {
                 .and_then(|key| values.get(key))
                 .map(PathBuf::from),
             origin: match (&config.credentials_file, values.1) {
-                (Some(path), true) => format!("the file \"{}\" (walarchive.credentials_file)", path.display()),
+                (Some(path), true) => credentials::origin(path),
                 _ => "OS_PASSWORD, OS_APPLICATION_CREDENTIAL_SECRET or ST_KEY in the environment of the process"
                     .to_owned(),
             },

@@ -1,0 +1,109 @@
+//! A segment in `pg_wal` that has no more of an older timeline than what is before the fork.
+//!
+//! A standby gets such a segment by streaming, or from `wal-fetch`, and with `archive_mode = always` PostgreSQL wants it archived. It
+//! is not the segment of that name: in an archive it would be taken for that. What is in it is in the newer timeline's segment, too.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use super::hole::history_file;
+use crate::control_file::ControlFile;
+use crate::data_dir::above_pg_wal;
+use crate::wal::{Segment, SegmentSize, TimelineHistory, WalFileName};
+
+/// Bytes that are read at once.
+const CHUNK: usize = 256 << 10;
+
+/// Does this file of a server's `pg_wal` end at the fork at which the server has left the timeline?
+pub(super) fn ends_at_fork(path: &Path, segment: Segment, size: SegmentSize, in_recovery: bool) -> io::Result<bool> {
+    let Some((data_dir, wal_directory)) = above_pg_wal(path).zip(path.parent()) else {
+        return Ok(false);
+    };
+    let Ok(control) = ControlFile::read(&data_dir) else {
+        return Ok(false);
+    };
+    let own = control.timeline.max(control.min_recovery_timeline);
+    let fork = |timeline| history_file(timeline, wal_directory).and_then(|history| fork_in(&history, segment, size));
+    if let Some(fork) = fork(own).filter(|_| own > segment.timeline) {
+        return Ok(in_recovery || is_zero_from(path, fork)?);
+    }
+    if !in_recovery {
+        return Ok(false);
+    }
+    // pg_control tells late what recovery follows, and a history alone does not: recovery may have turned away from it.
+    for entry in std::fs::read_dir(wal_directory)? {
+        let name = entry?.file_name();
+        let Some(Ok(WalFileName::History(newer))) = name.to_str().map(str::parse) else {
+            continue;
+        };
+        if newer > segment.timeline
+            && let Some(fork) = fork(newer)
+            && is_zero_from(path, fork)?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The bytes of the segment that are before the fork, if that is in it.
+fn fork_in(history: &TimelineHistory, segment: Segment, size: SegmentSize) -> Option<u64> {
+    let mut ancestors = history.ancestors.iter();
+    let (_, switch) = ancestors.find(|(ancestor, _)| *ancestor == segment.timeline)?;
+    let bytes = switch.0.checked_sub(segment.start(size).0)?;
+    (1..size.bytes()).contains(&bytes).then_some(bytes)
+}
+
+fn is_zero_from(path: &Path, offset: u64) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(offset))?;
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(true),
+            bytes if buffer[..bytes].iter().any(|byte| *byte != 0) => return Ok(false),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control_file::tests::sample;
+    use crate::data_dir::PG_WAL;
+
+    const MB: u64 = 1 << 20;
+
+    #[test]
+    fn what_recovery_has_cut_off_is_told_from_a_segment() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let pg_wal = dir.path().join(PG_WAL);
+        std::fs::create_dir(&pg_wal).expect("created");
+        std::fs::create_dir(dir.path().join("global")).expect("created");
+        std::fs::write(dir.path().join("global/pg_control"), sample(MB as u32, 288)).expect("written");
+        let size = SegmentSize::new(MB).expect("a size");
+        let is_cut = |segment: &str, used: usize, in_recovery| {
+            let mut content = vec![7; used];
+            content.resize(MB as usize, 0);
+            let path = pg_wal.join(segment);
+            std::fs::write(&path, content).expect("written");
+            ends_at_fork(&path, segment.parse().expect("a segment"), size, in_recovery).expect("read")
+        };
+        let timeline = 1;
+        let of = |timeline: u32, number: u32| format!("{timeline:08X}00000000{number:08X}");
+        let forked = of(timeline, 5);
+        assert!(!is_cut(&forked, 0x100, true), "no fork is known");
+        let history = pg_wal.join(format!("{:08X}.history", timeline + 1));
+        std::fs::write(history, format!("{timeline}\t0/500100\tx\n")).expect("written");
+        assert!(is_cut(&forked, 0x100, true));
+        assert!(
+            !is_cut(&forked, 0x101, true),
+            "recovery has turned away from that timeline"
+        );
+        assert!(!is_cut(&of(timeline, 4), 0x100, true) && !is_cut(&of(timeline, 6), 0x100, true));
+        assert!(!is_cut(&of(timeline + 1, 5), 0x100, true));
+        assert!(!is_cut(&forked, 0x100, false), "the server's own timeline");
+    }
+}

@@ -1,0 +1,185 @@
+//! The server takes its own file if the archive has none. Is that one whole?
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::control_file::ControlFile;
+use crate::wal::{FirstPage, LONG_HEADER_BYTES, Segment};
+
+/// Bytes of the header of each page but the first.
+const SHORT_HEADER_BYTES: u64 = 24;
+
+/// Bytes of a record's header, and of those the ones before its checksum.
+const RECORD_BYTES: usize = 24;
+const BEFORE_CHECKSUM: usize = 20;
+
+/// `xl_info` and `xl_rmid` of a record that ends a segment early.
+const XLOG_SWITCH: u8 = 0x40;
+const RM_XLOG: u8 = 0;
+
+/// Does this file have all WAL of the segment? One that came half by streaming has zeros behind that, or pages of the segment that
+/// the file had been before.
+pub(super) fn is_whole(path: &Path, segment: Segment, control: &ControlFile) -> bool {
+    read(path, segment, control).unwrap_or(false)
+}
+
+/// Does this file have at least the beginning of the segment? One that is kept for later use still has that of an older segment.
+pub(super) fn is_begun(path: &Path, segment: Segment, control: &ControlFile) -> bool {
+    let opened = File::open(path).and_then(|file| first_page(&file, segment, control));
+    opened.is_ok_and(|header| header.is_some())
+}
+
+/// The header of its first page, if it is this segment's.
+fn first_page(file: &File, segment: Segment, control: &ControlFile) -> io::Result<Option<[u8; LONG_HEADER_BYTES]>> {
+    let mut header = [0; LONG_HEADER_BYTES];
+    file.read_exact_at(&mut header, 0)?;
+    let checked = FirstPage::parse(&header).check(segment, control.segment_size, Some(control.system_identifier));
+    Ok(checked.is_ok().then_some(header))
+}
+
+fn read(path: &Path, segment: Segment, control: &ControlFile) -> io::Result<bool> {
+    let size = control.segment_size;
+    let file = File::open(path)?;
+    let Some(header) = first_page(&file, segment, control)? else {
+        return Ok(false);
+    };
+    if file.metadata()?.len() != size.bytes() {
+        return Ok(false);
+    }
+    let page_bytes = u64::from(u32::from_le_bytes([header[36], header[37], header[38], header[39]]));
+    if !page_bytes.is_power_of_two() || !(1024..=65536).contains(&page_bytes) || page_bytes > size.bytes() {
+        return Ok(false);
+    }
+    let mut page = vec![0; page_bytes as usize];
+    let mut at = size.bytes();
+    loop {
+        at -= page_bytes;
+        file.read_exact_at(&mut page, at)?;
+        if let Some(last) = page.iter().rposition(|byte| *byte != 0) {
+            let address = u64::from_le_bytes([
+                page[8], page[9], page[10], page[11], page[12], page[13], page[14], page[15],
+            ]);
+            let is_of_segment = page[0..2] == header[0..2] && address == segment.start(size).0.wrapping_add(at);
+            let is_last = at + page_bytes == size.bytes();
+            return Ok(is_of_segment && (is_last || ends_with_switch(&file, at + last as u64, page_bytes)?));
+        }
+        if at == 0 {
+            return Ok(false);
+        }
+    }
+}
+
+/// Does the record that has the last byte that is not zero end the segment?
+fn ends_with_switch(file: &File, last: u64, page_bytes: u64) -> io::Result<bool> {
+    // Records begin at multiples of 8, and this one is 24 bytes long.
+    let mut end = (last / 8 + 1) * 8;
+    let mut record = [0; RECORD_BYTES];
+    let mut missing = RECORD_BYTES;
+    while missing > 0 {
+        // A record goes on behind the header of the next page.
+        let page = (end - 1) / page_bytes * page_bytes;
+        let header = if page == 0 {
+            LONG_HEADER_BYTES as u64
+        } else {
+            SHORT_HEADER_BYTES
+        };
+        let begin = (page + header).max(end.saturating_sub(missing as u64));
+        if begin < end {
+            let bytes = (end - begin) as usize;
+            file.read_exact_at(&mut record[missing - bytes..missing], begin)?;
+            missing -= bytes;
+        }
+        if page == 0 && missing > 0 {
+            return Ok(false);
+        }
+        end = page;
+    }
+    let word = |at: usize| u32::from_le_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]]);
+    let is_switch = word(0) as usize == RECORD_BYTES && record[16] & 0xF0 == XLOG_SWITCH && record[17] == RM_XLOG;
+    Ok(is_switch && crc32c::crc32c(&record[..BEFORE_CHECKSUM]) == word(BEFORE_CHECKSUM))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::control_file::tests::{SYSTEM_IDENTIFIER, sample};
+    use crate::wal::SegmentSize;
+
+    const MB: u64 = 1 << 20;
+    const PAGE: usize = 8192;
+
+    fn size() -> SegmentSize {
+        SegmentSize::new(MB).expect("a size")
+    }
+
+    /// The first pages of a segment, and zeros behind them.
+    pub fn pages(segment: Segment, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; MB as usize];
+        for number in 0..count {
+            let page = &mut bytes[number * PAGE..(number + 1) * PAGE];
+            page.fill(7);
+            page[0..2].copy_from_slice(&0xD110u16.to_le_bytes());
+            page[2..4].copy_from_slice(&(if number == 0 { 2u16 } else { 0 }).to_le_bytes());
+            page[4..8].copy_from_slice(&segment.timeline.to_le_bytes());
+            let address = segment.start(size()).0 + (number * PAGE) as u64;
+            page[8..16].copy_from_slice(&address.to_le_bytes());
+            if number == 0 {
+                page[24..32].copy_from_slice(&SYSTEM_IDENTIFIER.to_le_bytes());
+                page[32..36].copy_from_slice(&(MB as u32).to_le_bytes());
+                page[36..40].copy_from_slice(&(PAGE as u32).to_le_bytes());
+            }
+        }
+        bytes
+    }
+
+    fn switch() -> [u8; RECORD_BYTES] {
+        let mut record = [0; RECORD_BYTES];
+        record[0] = RECORD_BYTES as u8;
+        record[8] = 0x28;
+        record[16] = XLOG_SWITCH;
+        let sum = crc32c::crc32c(&record[..BEFORE_CHECKSUM]);
+        record[BEFORE_CHECKSUM..].copy_from_slice(&sum.to_le_bytes());
+        record
+    }
+
+    #[test]
+    fn a_half_segment_is_not_whole() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(dir.path().join("global")).expect("created");
+        std::fs::write(dir.path().join("global/pg_control"), sample(MB as u32, 288)).expect("written");
+        let control = ControlFile::read(dir.path()).expect("read");
+        let segment: Segment = "000000010000000000000004".parse().expect("a segment");
+        let path = dir.path().join("segment");
+        let is = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).expect("written");
+            is_whole(&path, segment, &control)
+        };
+        let all = (MB as usize) / PAGE;
+        let whole = pages(segment, all);
+        assert!(is(&whole) && is_begun(&path, segment, &control));
+        assert!(!is(&whole[..whole.len() - PAGE]), "it is too short");
+        assert!(!is(&pages(segment, 3)), "zeros behind it");
+        assert!(is_begun(&path, segment, &control));
+        let mut used_again = pages("000000010000000000000002".parse().expect("a segment"), all);
+        std::fs::write(&path, &used_again).expect("written");
+        assert!(!is_begun(&path, segment, &control), "kept for later use");
+        used_again[..3 * PAGE].copy_from_slice(&pages(segment, 3)[..3 * PAGE]);
+        assert!(!is(&used_again), "older pages behind it");
+
+        let mut switched = pages(segment, 3);
+        switched[2 * PAGE + 80..3 * PAGE].fill(0);
+        assert!(!is(&switched), "no record ends it");
+        switched[2 * PAGE + 80..2 * PAGE + 104].copy_from_slice(&switch());
+        assert!(is(&switched), "a switch ends it");
+        switched[2 * PAGE + 88] = 1;
+        assert!(!is(&switched), "the record is damaged");
+        // The record goes on on the next page.
+        let mut split = pages(segment, 4);
+        split[3 * PAGE + 24..4 * PAGE].fill(0);
+        split[3 * PAGE - 8..3 * PAGE].copy_from_slice(&switch()[..8]);
+        split[3 * PAGE + 24..3 * PAGE + 40].copy_from_slice(&switch()[8..]);
+        assert!(is(&split));
+    }
+}

@@ -1,0 +1,40 @@
+//! Where the keys are.
+
+use std::path::PathBuf;
+
+pub(super) const SODIUM_KEY: &str = "WALG_LIBSODIUM_KEY";
+pub(super) const SODIUM_KEY_PATH: &str = "WALG_LIBSODIUM_KEY_PATH";
+pub(super) const SODIUM_TRANSFORM: &str = "WALG_LIBSODIUM_KEY_TRANSFORM";
+pub(super) const PGP_KEY: &str = "WALG_PGP_KEY";
+pub(super) const PGP_KEY_PATH: &str = "WALG_PGP_KEY_PATH";
+pub(super) const PGP_PASSPHRASE: &str = "WALG_PGP_KEY_PASSPHRASE";
+
+/// WAL-G's variables that name keys, or hold them.
+pub const WAL_G_KEYS: [&str; 6] = [
+    SODIUM_KEY,
+    SODIUM_KEY_PATH,
+    SODIUM_TRANSFORM,
+    PGP_KEY,
+    PGP_KEY_PATH,
+    PGP_PASSPHRASE,
+];
+
+/// The places of the keys, and no key: they are read when the first object needs them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct EncryptionConfig {
+    /// Files of keys.
+    pub key_files: Vec<PathBuf>,
+    /// WAL-G's variables are looked at, too.
+    pub wal_g: bool,
+    /// Objects that are not encrypted are read, too: those from before encryption was turned on.
+    pub accept_plain: bool,
+}
+
+impl EncryptionConfig {
+    /// Is there any key, by what the configuration says? Others of WAL-G's variables tell how to read one.
+    pub fn names_a_key(&self) -> bool {
+        let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let keys = [SODIUM_KEY, SODIUM_KEY_PATH, PGP_KEY, PGP_KEY_PATH];
+        !self.key_files.is_empty() || self.wal_g && keys.into_iter().any(is_set)
+    }
+}

@@ -1,0 +1,27 @@
+//! Encryption of what leaves the machine, in the two forms that WAL-G has: libsodium's secretstream with a secret key, and
+//! OpenPGP messages to public keys. What is encrypted has been compressed before.
+//!
+//! A [`Keyring`] belongs to a store. A [`RangeReader`](crate::RangeReader) decrypts with it; its failures tell a wrong key from
+//! damage, and both from an object that was never encrypted.
+
+mod config;
+mod flaw;
+mod key_file;
+mod keyring;
+mod open;
+mod openpgp;
+mod read;
+#[cfg(test)]
+mod sealing;
+mod secretstream;
+mod sodium_key;
+
+pub use config::{EncryptionConfig, WAL_G_KEYS};
+pub use flaw::{Flaw, Method};
+pub use keyring::Keyring;
+pub use open::Looks;
+pub(crate) use open::{Plain, open};
+pub use openpgp::is_openpgp;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,60 @@
+//! Writing a secretstream, to read it back.
+
+use std::io::{self, Write};
+
+use crypto_secretstream::{Key, PushStream, Tag};
+use rand_core::OsRng;
+
+use super::secretstream::CHUNK;
+use super::sodium_key::SodiumKey;
+
+/// Encrypts what is written into a sink. It must be [finished](Sealing::finish), else its output is truncated.
+pub(super) struct Sealing<W: Write> {
+    sink: W,
+    stream: PushStream,
+    /// Plain text that waits for more: the last chunk is marked, so it must be known for the last one.
+    chunk: Vec<u8>,
+}
+
+impl<W: Write> Sealing<W> {
+    /// Begin a stream.
+    pub(super) fn new(key: &SodiumKey, mut sink: W) -> io::Result<Self> {
+        let (header, stream) = PushStream::init(OsRng, &Key::from(*key.bytes()));
+        sink.write_all(header.as_ref())?;
+        Ok(Sealing {
+            sink,
+            stream,
+            // With room for the tag and the checksum.
+            chunk: Vec::with_capacity(CHUNK + 17),
+        })
+    }
+
+    fn push(&mut self, tag: Tag) -> io::Result<()> {
+        let pushed = self.stream.push(&mut self.chunk, &[], tag);
+        pushed.map_err(|_| io::Error::other("a chunk cannot be encrypted"))?;
+        self.sink.write_all(&self.chunk)?;
+        self.chunk.clear();
+        Ok(())
+    }
+
+    /// Write the last chunk and give the sink back.
+    pub(super) fn finish(mut self) -> io::Result<W> {
+        self.push(Tag::Final)?;
+        Ok(self.sink)
+    }
+}
+
+impl<W: Write> Write for Sealing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.chunk.len() == CHUNK && !bytes.is_empty() {
+            self.push(Tag::Message)?;
+        }
+        let taken = bytes.len().min(CHUNK - self.chunk.len());
+        self.chunk.extend_from_slice(&bytes[..taken]);
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.sink.flush()
+    }
+}
