@@ -268,6 +268,7 @@ fn encryption(flags: &Storage, environment: Environment<'_>) -> Result<Encryptio
         key_files: files.iter().map(|file| absolute(file)).collect::<Result<_>>()?,
         wal_g: true,
         accept_plain: flags.accept_plain || accept_plain,
+        ..EncryptionConfig::default()
     })
 }
 

@@ -59,6 +59,7 @@ impl Place {
                 key_files: vec![write("hex", "17".repeat(32).as_bytes()), write("secret.asc", SECRET)],
                 wal_g: false,
                 accept_plain,
+                ..EncryptionConfig::default()
             };
         }
         std::fs::create_dir(dir.path().join("store")).expect("made");

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::flaw::Method;
+
 pub(super) const SODIUM_KEY: &str = "WALG_LIBSODIUM_KEY";
 pub(super) const SODIUM_KEY_PATH: &str = "WALG_LIBSODIUM_KEY_PATH";
 pub(super) const SODIUM_TRANSFORM: &str = "WALG_LIBSODIUM_KEY_TRANSFORM";
@@ -22,6 +24,10 @@ pub const WAL_G_KEYS: [&str; 6] = [
 /// The places of the keys, and no key: they are read when the first object needs them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct EncryptionConfig {
+    /// How new objects are encrypted; none if they are not, whatever keys there are to read with.
+    pub writes: Option<Method>,
+    /// A program that prints keys as a key file has them, and its arguments; empty if there is none. It is run without a shell.
+    pub key_command: Vec<String>,
     /// Files of keys.
     pub key_files: Vec<PathBuf>,
     /// WAL-G's variables are looked at, too.

@@ -4,8 +4,10 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use super::config::EncryptionConfig;
+use super::flaw::Method;
 use super::openpgp::OpenPgpKeys;
 use super::sodium_key::SodiumKey;
+use super::write::{Sealer, WriteKey};
 use crate::error::Result;
 
 /// Keys to read with, and what may be read without.
@@ -72,6 +74,20 @@ impl Keyring {
     /// Are there no keys?
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
+    }
+
+    /// How new objects are encrypted, by what the configuration says; none if they are not. Reads no key.
+    pub fn writes(&self) -> Option<Method> {
+        self.0.as_deref().and_then(|held| held.config.writes)
+    }
+
+    /// What encrypts new objects. The first time the keys are read, which blocks.
+    pub fn sealer(&self) -> Result<Sealer> {
+        let key = match (self.writes(), self.keys()?) {
+            (Some(Method::Libsodium), Some(keys)) => keys.libsodium.first().cloned().map(WriteKey::Libsodium),
+            _ => None,
+        };
+        Ok(Sealer::new(key))
     }
 
     /// The keys, if there are any. The first time they are read, which blocks.

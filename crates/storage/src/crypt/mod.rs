@@ -11,10 +11,10 @@ mod keyring;
 mod open;
 mod openpgp;
 mod read;
-#[cfg(test)]
 mod sealing;
 mod secretstream;
 mod sodium_key;
+mod write;
 
 pub use config::{EncryptionConfig, WAL_G_KEYS};
 pub use flaw::{Flaw, Method};
@@ -22,6 +22,7 @@ pub use keyring::Keyring;
 pub use open::Looks;
 pub(crate) use open::{Plain, open};
 pub use openpgp::is_openpgp;
+pub use write::{Sealed, Sealer};
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! Writing a secretstream, to read it back.
+//! Writing a secretstream.
 
 use std::io::{self, Write};
 
@@ -9,11 +9,17 @@ use super::secretstream::CHUNK;
 use super::sodium_key::SodiumKey;
 
 /// Encrypts what is written into a sink. It must be [finished](Sealing::finish), else its output is truncated.
-pub(super) struct Sealing<W: Write> {
+pub struct Sealing<W: Write> {
     sink: W,
     stream: PushStream,
     /// Plain text that waits for more: the last chunk is marked, so it must be known for the last one.
     chunk: Vec<u8>,
+}
+
+impl<W: Write> std::fmt::Debug for Sealing<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sealing(…)")
+    }
 }
 
 impl<W: Write> Sealing<W> {

@@ -181,6 +181,7 @@ mod tests {
             key_files: vec![PathBuf::from("/etc/a key")],
             wal_g: true,
             accept_plain: true,
+            ..EncryptionConfig::default()
         };
         recovery.target = RecoveryTarget {
             target: RestoreTarget::name("before 'it'").expect("a name"),
