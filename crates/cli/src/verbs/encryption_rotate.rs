@@ -1,0 +1,76 @@
+//! `encryption-rotate`.
+
+use std::sync::atomic::Ordering;
+
+use walarchive_core::rotate::{self, Group, RotateProgress, Survey};
+use walarchive_core::{Error, Result};
+use walarchive_storage::crypt::Under;
+
+use crate::print::{bytes, plain};
+use crate::repository::Storage;
+use crate::repository::writer::writable;
+use crate::signals::cancelled_by_signals;
+use crate::{listing, print, progress};
+
+/// `encryption-rotate`.
+#[derive(Debug, clap::Args)]
+pub struct EncryptionRotate {
+    /// Show what is under which key, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    storage: Storage,
+}
+
+/// Encrypt again what is not under the key that encrypts new objects.
+pub async fn run(args: &EncryptionRotate) -> Result<()> {
+    let store = writable(&args.storage).await?;
+    let progress = RotateProgress::default();
+    let work = Box::pin(rotate::survey(&store, &progress));
+    let survey = progress::show_rotation(&progress, work).await?;
+    show(&survey)?;
+    let (objects, total) = (survey.stale.len(), bytes(survey.stale_bytes));
+    if args.dry_run || objects == 0 {
+        eprintln!("walarchive: {objects} objects with {total} would be encrypted again");
+        return Ok(());
+    }
+    let cancel = cancelled_by_signals("the rotation ends")?;
+    let work = Box::pin(rotate::apply(&store, &survey, &progress, &cancel));
+    let rotated = progress::show_rotation(&progress, work).await.inspect_err(|_| {
+        eprintln!(
+            "walarchive: {} of {objects} objects are encrypted again; the same command goes on with the others",
+            progress.done.load(Ordering::Relaxed)
+        );
+    })?;
+    eprintln!(
+        "walarchive: encrypted {} objects with {} again",
+        rotated.objects,
+        bytes(rotated.bytes)
+    );
+    match survey.leaves() {
+        Group { objects: 0, .. } => Ok(()),
+        left => Err(Error::refused(
+            format!("{} objects with {} were left as they are", left.objects, bytes(left.bytes)),
+            "Their key is not given, or they are in plain text. Give that key as well, or --accept-plain, and run this again.",
+        )),
+    }
+}
+
+fn show(survey: &Survey) -> Result<()> {
+    let mut rows = vec![["method", "key_id", "state", "objects", "size"].map(str::to_owned)];
+    rows.extend(survey.groups.iter().map(|(under, group)| {
+        let (method, id, state) = match under {
+            Under::Writing(method, id) => (method.to_string(), id.as_str(), "encrypts new objects"),
+            Under::Reading(method, id) => (method.to_string(), id.as_str(), "is given to read with"),
+            Under::Unknown(method) => (
+                method.map_or_else(|| "unknown".to_owned(), |method| method.to_string()),
+                "",
+                "is not given, or the object is damaged",
+            ),
+            Under::Plain(_) => ("none".to_owned(), "", "plain text"),
+        };
+        let size = bytes(group.bytes);
+        [method, plain(id), state.to_owned(), group.objects.to_string(), size]
+    }));
+    print::out(&listing::tabbed(&rows))
+}

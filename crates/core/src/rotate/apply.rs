@@ -1,0 +1,113 @@
+//! Carrying a survey out.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::StreamExt;
+use tokio_util::sync::CancellationToken;
+use walarchive_storage::Store;
+use walarchive_storage::crypt::Sealer;
+
+use super::survey::Survey;
+use crate::blocking::blocking;
+use crate::codec::Format;
+use crate::encrypted::{blame, reader};
+use crate::error::{Error, Result};
+use crate::objects::{Existing, begin, end};
+use crate::repository::layout::Key;
+
+/// Objects that are on their way at a time.
+const AT_A_TIME: usize = 4;
+
+/// How far it is. May be read at any time.
+#[derive(Debug, Default)]
+pub struct RotateProgress {
+    /// Objects to look at, or to encrypt again.
+    pub total: AtomicU64,
+    /// Those that are done.
+    pub done: AtomicU64,
+    /// Stored bytes of those.
+    pub bytes: AtomicU64,
+}
+
+/// What was encrypted again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rotated {
+    /// How many objects.
+    pub objects: u64,
+    /// Their stored bytes, before.
+    pub bytes: u64,
+    /// Objects that were deleted meanwhile.
+    pub vanished: u64,
+}
+
+/// Encrypt again what the survey found under another key. `store` has the fence of whoever may write there.
+pub async fn apply(
+    store: &Store,
+    survey: &Survey,
+    progress: &RotateProgress,
+    cancel: &CancellationToken,
+) -> Result<Rotated> {
+    let keyring = store.keyring().clone();
+    let sealer = blocking(move || Ok(keyring.sealer()?)).await?;
+    if sealer.method().is_none() {
+        return Err(Error::config(
+            "no method is set to encrypt with",
+            "Give --encryption and the key, as for every verb that writes.",
+        ));
+    }
+    progress.done.store(0, Ordering::Relaxed);
+    progress.total.store(survey.stale.len() as u64, Ordering::Relaxed);
+    let mut work = futures::stream::iter(&survey.stale)
+        .map(|(key, size)| again(store, &sealer, key, *size, cancel))
+        .buffer_unordered(AT_A_TIME);
+    let mut rotated = Rotated::default();
+    while let Some(bytes) = work.next().await {
+        match bytes? {
+            Some(bytes) => {
+                rotated.objects += 1;
+                rotated.bytes += bytes;
+                progress.bytes.fetch_add(bytes, Ordering::Relaxed);
+            }
+            None => rotated.vanished += 1,
+        }
+        progress.done.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(rotated)
+}
+
+/// One object. None: it was deleted meanwhile.
+async fn again(
+    store: &Store,
+    sealer: &Sealer,
+    key: &Key,
+    size: u64,
+    cancel: &CancellationToken,
+) -> Result<Option<u64>> {
+    if cancel.is_cancelled() {
+        return Err(Error::Cancelled);
+    }
+    // A deletion that has begun meanwhile must not find it again when it has ended.
+    if store.size(key).await?.is_none() {
+        return Ok(None);
+    }
+    let mut reader = reader(store, key, size);
+    let (upload, task, _cancel) = begin(store, key, Existing::Replace);
+    let (sealer, object, format) = (sealer.clone(), store.object_url(key), Format::of_key(key).0);
+    let produce = blocking(move || {
+        let failed = |error| Error::io("encrypt", &object, error);
+        let mut sealed = sealer.seal(upload).map_err(failed)?;
+        if let Err(error) = io::copy(&mut reader, &mut sealed) {
+            return Err(match reader.take_failure() {
+                Some(failure) => failure.into(),
+                None => blame(&mut reader, &object, format, format!("It cannot be read: {error}.")),
+            });
+        }
+        sealed.finish().and_then(|upload| upload.finish()).map_err(failed)
+    });
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(Error::Cancelled),
+        outcome = end(produce, task) => outcome.map(|_| Some(size)),
+    }
+}

@@ -1,0 +1,17 @@
+//! Encrypting again what is not under the key that encrypts new objects.
+//!
+//! ```text
+//! heads of all objects -> Survey, which can be shown -> apply
+//! ```
+//!
+//! An object is replaced by one with the same content, in one step, after all of the old one has proved right. So a rotation that is
+//! interrupted leaves each object whole, under one key or the other, and the next one goes on with those that are left.
+
+mod apply;
+mod survey;
+
+pub use apply::{Rotated, RotateProgress, apply};
+pub use survey::{Group, Survey, survey};
+
+#[cfg(test)]
+mod tests;

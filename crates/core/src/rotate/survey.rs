@@ -1,0 +1,103 @@
+//! Which objects are under which key.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use futures::StreamExt;
+use walarchive_storage::crypt::{HEAD_OF_KEY, Under};
+use walarchive_storage::{Listed, Store};
+
+use super::apply::RotateProgress;
+use crate::blocking::blocking;
+use crate::encrypted::is_plain;
+use crate::error::{Error, Result};
+use crate::repository::layout;
+use crate::repository::layout::Key;
+
+/// Objects that are asked for at a time.
+const AT_A_TIME: usize = 16;
+
+/// Objects under one key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Group {
+    /// How many they are.
+    pub objects: u64,
+    /// Their stored bytes.
+    pub bytes: u64,
+}
+
+/// What is under which key.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// By key.
+    pub groups: BTreeMap<Under, Group>,
+    /// Those that can be encrypted again: key and stored bytes.
+    pub stale: Vec<(Key, u64)>,
+    /// Stored bytes of those.
+    pub stale_bytes: u64,
+}
+
+impl Survey {
+    /// Is there something that stays as it is: under a key that is not given, or in plain text?
+    pub fn leaves(&self) -> Group {
+        let left = |under: &Under| match under {
+            Under::Writing(_) | Under::Reading(..) => false,
+            Under::Unknown(_) | Under::Plain(_) => true,
+        };
+        let mut sum = Group::default();
+        for (_, group) in self.groups.iter().filter(|(under, _)| left(under)) {
+            sum.objects += group.objects;
+            sum.bytes += group.bytes;
+        }
+        sum
+    }
+}
+
+/// Look at the beginning of each object that is encrypted where anything is. `salt` makes the ids of the keys, as in `cluster.json`.
+pub async fn survey(store: &Store, salt: &[u8], progress: &RotateProgress) -> Result<Survey> {
+    let mut objects = store.list(&layout::WAL_FOLDER).await?;
+    objects.extend(store.list(&layout::BACKUPS_FOLDER).await?);
+    objects.extend(store.list(&layout::CATCHUP_FOLDER).await?);
+    objects.retain(|object| layout::is_encrypted_where_anything_is(&object.key));
+    objects.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+    progress.total.store(objects.len() as u64, Ordering::Relaxed);
+    let mut survey = Survey::default();
+    let mut looks = futures::stream::iter(objects)
+        .map(|object| look(store, salt, object))
+        .buffered(AT_A_TIME);
+    while let Some(looked) = looks.next().await {
+        progress.done.fetch_add(1, Ordering::Relaxed);
+        let Some((object, under)) = looked? else { continue };
+        let is_stale = match &under {
+            Under::Reading(..) => true,
+            Under::Plain(accepted) => *accepted,
+            Under::Writing(_) | Under::Unknown(_) => false,
+        };
+        if is_stale {
+            survey.stale_bytes += object.size;
+            survey.stale.push((Key::listed(&object), object.size));
+        }
+        let group = survey.groups.entry(under).or_default();
+        group.objects += 1;
+        group.bytes += object.size;
+    }
+    Ok(survey)
+}
+
+/// None: it was deleted meanwhile.
+async fn look(store: &Store, salt: &[u8], object: Listed) -> Result<Option<(Listed, Under)>> {
+    let head = match object.size {
+        0 => Vec::new(),
+        size => match store.get_range(&object.key, 0..size.min(HEAD_OF_KEY)).await {
+            Ok(head) => head.to_vec(),
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        },
+    };
+    let (keyring, salt, key) = (store.keyring().clone(), salt.to_vec(), object.key.clone());
+    let under = blocking(move || {
+        let looks = |head: &[u8]| is_plain(&key, head);
+        keyring.under(&head, &salt, &looks).map_err(Error::from)
+    });
+    Ok(Some((object, under.await?)))
+}
