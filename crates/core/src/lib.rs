@@ -30,6 +30,7 @@ pub mod recovery_state;
 pub mod repository;
 pub mod restore;
 pub mod retention;
+pub mod rotate;
 pub mod schedule;
 pub mod server_config;
 mod stored;

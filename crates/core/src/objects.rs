@@ -127,7 +127,7 @@ pub async fn write_from<R: Read + Send + 'static>(
     Ok(end(produce, task).await?.1.created)
 }
 
-fn begin(store: &Store, key: &str, existing: Existing) -> (Upload, UploadTask, impl Sized + use<>) {
+pub(crate) fn begin(store: &Store, key: &str, existing: Existing) -> (Upload, UploadTask, impl Sized + use<>) {
     let cancel = CancellationToken::new();
     // If the future is dropped, the upload ends, and its parts are removed.
     let guard = cancel.clone().drop_guard();
@@ -139,7 +139,7 @@ fn begin(store: &Store, key: &str, existing: Existing) -> (Upload, UploadTask, i
 }
 
 /// The side that ended first tells the reason: an upload that failed takes no more, one whose producer failed is cancelled.
-async fn end<T>(produce: impl Future<Output = Result<T>>, task: UploadTask) -> Result<(T, Uploaded)> {
+pub(crate) async fn end<T>(produce: impl Future<Output = Result<T>>, task: UploadTask) -> Result<(T, Uploaded)> {
     match tokio::join!(produce, task.uploaded()) {
         (Ok(produced), outcome) => Ok((produced, outcome?)),
         (Err(error), Ok(_) | Err(StorageError::Cancelled)) => Err(error),

@@ -10,7 +10,7 @@ use walarchive_storage::{Listed, Store};
 use super::apply::RotateProgress;
 use crate::blocking::blocking;
 use crate::encrypted::is_plain;
-use crate::error::{Error, Result};
+use crate::error::{Result, StorageError};
 use crate::repository::layout;
 use crate::repository::layout::Key;
 
@@ -41,7 +41,7 @@ impl Survey {
     /// Is there something that stays as it is: under a key that is not given, or in plain text?
     pub fn leaves(&self) -> Group {
         let left = |under: &Under| match under {
-            Under::Writing(_) | Under::Reading(..) => false,
+            Under::Writing(..) | Under::Reading(..) => false,
             Under::Unknown(_) | Under::Plain(_) => true,
         };
         let mut sum = Group::default();
@@ -71,7 +71,7 @@ pub async fn survey(store: &Store, salt: &[u8], progress: &RotateProgress) -> Re
         let is_stale = match &under {
             Under::Reading(..) => true,
             Under::Plain(accepted) => *accepted,
-            Under::Writing(_) | Under::Unknown(_) => false,
+            Under::Writing(..) | Under::Unknown(_) => false,
         };
         if is_stale {
             survey.stale_bytes += object.size;
@@ -90,14 +90,14 @@ async fn look(store: &Store, salt: &[u8], object: Listed) -> Result<Option<(List
         0 => Vec::new(),
         size => match store.get_range(&object.key, 0..size.min(HEAD_OF_KEY)).await {
             Ok(head) => head.to_vec(),
-            Err(error) if error.is_not_found() => return Ok(None),
+            Err(StorageError::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
         },
     };
     let (keyring, salt, key) = (store.keyring().clone(), salt.to_vec(), object.key.clone());
     let under = blocking(move || {
         let looks = |head: &[u8]| is_plain(&key, head);
-        keyring.under(&head, &salt, &looks).map_err(Error::from)
+        Ok(keyring.under(&head, &salt, looks)?)
     });
     Ok(Some((object, under.await?)))
 }

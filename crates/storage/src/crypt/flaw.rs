@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 /// How an object is encrypted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Method {
     /// libsodium's secretstream (XChaCha20-Poly1305) with a secret key.
     Libsodium,

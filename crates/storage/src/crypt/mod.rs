@@ -17,6 +17,7 @@ mod recipients;
 mod sealing;
 mod secretstream;
 mod sodium_key;
+mod under;
 mod write;
 
 pub use config::{EncryptionConfig, WAL_G_KEYS};
@@ -25,6 +26,7 @@ pub use keyring::Keyring;
 pub use open::Looks;
 pub(crate) use open::{Plain, open};
 pub use openpgp::is_openpgp;
+pub use under::{HEAD_OF_KEY, Under};
 pub use write::{Sealed, Sealer};
 
 #[cfg(test)]
