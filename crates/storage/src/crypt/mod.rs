@@ -7,10 +7,13 @@
 mod config;
 mod flaw;
 mod key_file;
+mod key_id;
 mod keyring;
+mod message;
 mod open;
 mod openpgp;
 mod read;
+mod recipients;
 mod sealing;
 mod secretstream;
 mod sodium_key;

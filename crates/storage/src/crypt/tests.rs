@@ -9,6 +9,7 @@ use super::*;
 
 mod keys;
 mod messages;
+mod writing;
 
 /// What a real WAL-G wrote: a timeline history file, compressed and encrypted, by each form of a key.
 const NONE: &[u8] = include_bytes!("../../tests/wal-g/sodium-none.history.zst");
