@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::io::{Cursor, Read as _};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+
+use once_cell::sync::OnceCell;
 
 use super::config::EncryptionConfig;
 use super::flaw::{Flaw, Method};
@@ -33,7 +35,8 @@ struct Held {
     config: EncryptionConfig,
     /// A key is named. If none is and objects are to be encrypted, the first of them tells it.
     has_keys: bool,
-    keys: OnceLock<Result<Keys>>,
+    /// An error is not kept: a vault that does not answer now may do so later.
+    keys: OnceCell<Keys>,
 }
 
 impl fmt::Debug for Keyring {
@@ -41,13 +44,12 @@ impl fmt::Debug for Keyring {
         match self.0.as_deref() {
             None => f.write_str("Keyring(none)"),
             Some(held) => match held.keys.get() {
-                Some(Ok(keys)) => write!(
+                Some(keys) => write!(
                     f,
                     "Keyring({} of libsodium, {:?} of OpenPGP)",
                     keys.libsodium.len(),
                     keys.openpgp
                 ),
-                Some(Err(_)) => f.write_str("Keyring(unusable)"),
                 None => f.write_str("Keyring(not read yet)"),
             },
         }
@@ -64,7 +66,7 @@ impl Keyring {
                 ..EncryptionConfig::default()
             },
             has_keys: true,
-            keys: OnceLock::from(Ok(keys)),
+            keys: OnceCell::with_value(keys),
         })))
     }
 }
@@ -77,7 +79,7 @@ impl Keyring {
             Arc::new(Held {
                 config: config.clone(),
                 has_keys,
-                keys: OnceLock::new(),
+                keys: OnceCell::new(),
             })
         };
         Keyring((has_keys || config.writes.is_some()).then(held))
@@ -160,10 +162,7 @@ impl Keyring {
         let Some(held) = self.0.as_deref().filter(|held| held.has_keys) else {
             return Ok(None);
         };
-        match held.keys.get_or_init(|| Keys::read(&held.config)) {
-            Ok(keys) => Ok(Some(keys)),
-            Err(error) => Err(error.clone()),
-        }
+        held.keys.get_or_try_init(|| Keys::read(&held.config)).map(Some)
     }
 }
 
