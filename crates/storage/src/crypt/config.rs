@@ -1,5 +1,6 @@
 //! Where the keys are.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use super::flaw::Method;
@@ -22,7 +23,7 @@ pub const WAL_G_KEYS: [&str; 6] = [
 ];
 
 /// The places of the keys, and no key: they are read when the first object needs them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct EncryptionConfig {
     /// How new objects are encrypted; none if they are not, whatever keys there are to read with.
     pub writes: Option<Method>,
@@ -36,11 +37,25 @@ pub struct EncryptionConfig {
     pub accept_plain: bool,
 }
 
+/// Of the program its name only: its arguments may be secret.
+impl fmt::Debug for EncryptionConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EncryptionConfig")
+            .field("writes", &self.writes)
+            .field("key_command", &self.key_command.first())
+            .field("key_files", &self.key_files)
+            .field("wal_g", &self.wal_g)
+            .field("accept_plain", &self.accept_plain)
+            .finish()
+    }
+}
+
 impl EncryptionConfig {
     /// Is there any key, by what the configuration says? Others of WAL-G's variables tell how to read one.
     pub fn names_a_key(&self) -> bool {
         let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let keys = [SODIUM_KEY, SODIUM_KEY_PATH, PGP_KEY, PGP_KEY_PATH];
-        !self.key_files.is_empty() || self.wal_g && keys.into_iter().any(is_set)
+        let is_configured = !self.key_files.is_empty() || !self.key_command.is_empty();
+        is_configured || self.wal_g && keys.into_iter().any(is_set)
     }
 }

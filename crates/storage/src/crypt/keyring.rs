@@ -2,7 +2,11 @@
 
 use std::fmt;
 use std::io::{Cursor, Read as _};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::time::Instant;
+
+use once_cell::sync::OnceCell;
+use parking_lot::Mutex;
 
 use super::config::EncryptionConfig;
 use super::flaw::{Flaw, Method};
@@ -33,7 +37,10 @@ struct Held {
     config: EncryptionConfig,
     /// A key is named. If none is and objects are to be encrypted, the first of them tells it.
     has_keys: bool,
-    keys: OnceLock<Result<Keys>>,
+    /// An error is not kept: a vault that does not answer now may do so later.
+    keys: OnceCell<Keys>,
+    /// The last error and when that was, for those who have waited for it.
+    failure: Mutex<Option<(Instant, Error)>>,
 }
 
 impl fmt::Debug for Keyring {
@@ -41,13 +48,12 @@ impl fmt::Debug for Keyring {
         match self.0.as_deref() {
             None => f.write_str("Keyring(none)"),
             Some(held) => match held.keys.get() {
-                Some(Ok(keys)) => write!(
+                Some(keys) => write!(
                     f,
                     "Keyring({} of libsodium, {:?} of OpenPGP)",
                     keys.libsodium.len(),
                     keys.openpgp
                 ),
-                Some(Err(_)) => f.write_str("Keyring(unusable)"),
                 None => f.write_str("Keyring(not read yet)"),
             },
         }
@@ -64,7 +70,8 @@ impl Keyring {
                 ..EncryptionConfig::default()
             },
             has_keys: true,
-            keys: OnceLock::from(Ok(keys)),
+            keys: OnceCell::with_value(keys),
+            failure: Mutex::default(),
         })))
     }
 }
@@ -77,7 +84,8 @@ impl Keyring {
             Arc::new(Held {
                 config: config.clone(),
                 has_keys,
-                keys: OnceLock::new(),
+                keys: OnceCell::new(),
+                failure: Mutex::default(),
             })
         };
         Keyring((has_keys || config.writes.is_some()).then(held))
@@ -160,10 +168,17 @@ impl Keyring {
         let Some(held) = self.0.as_deref().filter(|held| held.has_keys) else {
             return Ok(None);
         };
-        match held.keys.get_or_init(|| Keys::read(&held.config)) {
-            Ok(keys) => Ok(Some(keys)),
-            Err(error) => Err(error.clone()),
-        }
+        let called = Instant::now();
+        let failure = || held.failure.lock().clone();
+        let read = || match failure() {
+            // Else each of many tasks would wait for a program that hangs, one after the other.
+            Some((when, error)) if when >= called => Err(error),
+            _ => Keys::read(&held.config),
+        };
+        let keys = held.keys.get_or_try_init(|| {
+            read().inspect_err(|error| *held.failure.lock() = Some((Instant::now(), error.clone())))
+        });
+        keys.map(Some)
     }
 }
 

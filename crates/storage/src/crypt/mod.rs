@@ -6,9 +6,11 @@
 
 mod config;
 mod flaw;
+mod key_command;
 mod key_file;
 mod key_id;
 mod keyring;
+mod locked;
 mod message;
 mod open;
 mod openpgp;

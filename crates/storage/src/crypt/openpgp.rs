@@ -11,7 +11,7 @@ use pgp::errors::Error as PgpError;
 use pgp::types::{KeyDetails as _, Password, Seipdv1ReadMode};
 
 use super::flaw::{Flaw, Method};
-use super::recipients::Recipients;
+use super::recipients::{Recipients, is_for_encryption};
 use crate::error::{Error, Result};
 
 /// Bytes that are read of the source at a time.
@@ -97,13 +97,18 @@ impl OpenPgpKeys {
         Recipients::of(&self.recipients)
     }
 
-    /// The fingerprints of the keys that decrypt.
+    /// The fingerprints of the keys that decrypt, by what they say about themselves.
     pub(super) fn decrypting(&self) -> impl Iterator<Item = Vec<u8>> {
         self.secret.iter().flat_map(|key| {
-            let primary = (key.primary_key.algorithm(), key.primary_key.fingerprint());
+            let users = key.details.users.iter().flat_map(|user| &user.signatures);
+            let mut own = users.chain(&key.details.direct_signatures);
+            let primary = own.any(is_for_encryption).then_some(&key.primary_key);
+            let primary = primary.map(|key| (key.algorithm(), key.fingerprint()));
             let subkeys = key.secret_subkeys.iter();
-            let subkeys = subkeys.map(|subkey| (subkey.key.algorithm(), subkey.key.fingerprint()));
-            let all = subkeys.chain([primary]);
+            let subkeys = subkeys
+                .filter(|subkey| subkey.signatures.iter().any(is_for_encryption))
+                .map(|subkey| (subkey.key.algorithm(), subkey.key.fingerprint()));
+            let all = subkeys.chain(primary);
             all.filter(|(algorithm, _)| algorithm.can_encrypt())
                 .map(|(_, fingerprint)| fingerprint.as_bytes().to_vec())
         })

@@ -157,8 +157,8 @@ fn newest<'a>(signatures: impl IntoIterator<Item = &'a Signature>) -> Option<&'a
         .max_by_key(|signature| signature.created().map(Timestamp::as_secs))
 }
 
-/// Old keys do not say what they are for.
-fn is_for_encryption(signature: &Signature) -> bool {
+/// Does a signature about a key permit it? Those of old keys do not say what they are for.
+pub(super) fn is_for_encryption(signature: &Signature) -> bool {
     let flags = signature.key_flags();
     flags.encrypt_comms() || flags.encrypt_storage() || flags == KeyFlags::default()
 }

@@ -274,3 +274,100 @@ fn small_texts_are_sealed_and_opened() {
         (None, String::new(), None)
     );
 }
+
+#[test]
+fn ids_tell_keys_apart_and_agree() {
+    let salt = b"salt";
+    let sodium = sealer(Method::Libsodium);
+    let id = sodium.key_id(salt);
+    // By an implementation of its own: HMAC-SHA256 of the label, a zero byte and the salt.
+    assert_eq!(id, "5323f8bf89737285");
+    assert_ne!(id, sodium.key_id(b"other salt"));
+    let keyring = Keyring::of(ring(&[[9; 32], KEY], &[PGP_SECRET], false), Some(Method::OpenPgp));
+    let ids = keyring.key_ids(salt).expect("ids");
+    let openpgp = keyring.sealer().expect("a sealer").key_id(salt);
+    assert_eq!(ids.len(), 3);
+    assert_eq!(ids[1], (Method::Libsodium, id));
+    assert_eq!(ids[2], (Method::OpenPgp, openpgp.clone()));
+    // The public key writes for the same recipient.
+    let public = Keyring::of(ring(&[], &[PGP_PUBLIC], false), Some(Method::OpenPgp));
+    let public_sealer = public.sealer().expect("a sealer");
+    assert_eq!(public_sealer.key_id(salt), openpgp);
+    assert!(public.key_ids(salt).expect("ids").is_empty());
+    assert_eq!(
+        public_sealer.digest_key(),
+        keyring.sealer().expect("a sealer").digest_key()
+    );
+    let keys = [&sodium, &public_sealer].map(|sealer| sealer.digest_key().expect("a key"));
+    assert!(keys[0] != keys[1] && *keys[0] != KEY);
+    let text = format!("{sodium:?} {public_sealer:?} {keyring:?} {public:?}");
+    let digits = |key: &[u8]| key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    for secret in ["0123456789", "48, 49", &digits(&KEY[..8]), &digits(&keys[0][..8])] {
+        assert!(!text.to_lowercase().contains(secret), "{text}");
+    }
+}
+
+#[test]
+fn who_can_read_what_it_writes_is_known() {
+    let can_read = |openpgp: &[&[u8]], writes| Keyring::of(ring(&[KEY], openpgp, false), writes).can_read();
+    for (openpgp, writes, expected) in [
+        (&[][..], None, true),
+        (&[], Some(Method::Libsodium), true),
+        (&[PGP_SECRET], Some(Method::OpenPgp), true),
+        (&[PGP_PUBLIC], Some(Method::OpenPgp), false),
+        (&[PGP_PUBLIC, PGP_SECRET], Some(Method::OpenPgp), true),
+        (&[super::messages::SUBKEYS], Some(Method::OpenPgp), true),
+    ] {
+        assert_eq!(can_read(openpgp, writes).expect("known"), expected, "{writes:?}");
+    }
+    let locked = OpenPgpKeys::parse(super::messages::LOCKED, Some(b"correct horse"), "a test").expect("a key");
+    let mut keys = ring(&[], &[PGP_PUBLIC], false);
+    keys.openpgp.extend(locked);
+    let other = Keyring::of(keys, Some(Method::OpenPgp));
+    assert!(!other.can_read().expect("known"), "the secret key is another one");
+}
+
+/// The first of a method's keys writes, and the first source with OpenPGP keys.
+#[test]
+fn the_first_key_writes() {
+    let two = Keyring::of(ring(&[[9; 32], KEY], &[], false), Some(Method::Libsodium));
+    let object = two.sealer().expect("a sealer").seal_small(b"text").expect("sealed");
+    assert_eq!(
+        decrypt(&object, &ring(&[[9; 32]], &[], false)).expect("decrypted"),
+        b"text"
+    );
+    let locked = OpenPgpKeys::parse(super::messages::LOCKED, Some(b"correct horse"), "a test").expect("a key");
+    let mut keys = ring(&[], &[PGP_SECRET], false);
+    keys.openpgp.extend(locked);
+    let object = Keyring::of(keys, Some(Method::OpenPgp)).sealer().expect("a sealer");
+    let object = object.seal_small(b"text").expect("sealed");
+    assert_eq!(
+        decrypt(&object, &ring(&[], &[PGP_SECRET], false)).expect("decrypted"),
+        b"text"
+    );
+}
+
+/// Never as plain text by accident.
+#[test]
+fn a_method_without_a_key_is_refused() {
+    for (keys, writes) in [
+        (ring(&[KEY], &[], false), Method::OpenPgp),
+        (ring(&[], &[PGP_SECRET], false), Method::Libsodium),
+    ] {
+        let keyring = Keyring::of(keys, Some(writes));
+        let error = keyring.sealer().expect_err("no key");
+        assert!(
+            error.to_string().ends_with(&format!("there is no {writes} key")),
+            "{error}"
+        );
+        keyring.can_read().expect_err("no key");
+    }
+    let keyring = Keyring::new(&EncryptionConfig {
+        writes: Some(Method::Libsodium),
+        ..EncryptionConfig::default()
+    });
+    assert_eq!((keyring.writes(), keyring.is_empty()), (Some(Method::Libsodium), true));
+    keyring.sealer().expect_err("no key at all");
+    let nothing = Keyring::new(&EncryptionConfig::default());
+    assert_eq!(nothing.sealer().expect("plain").method(), None);
+}
