@@ -22,8 +22,7 @@ use args::{Args, Command};
 use verbs::wal_fetch::WalFetch;
 use verbs::{
     about, backup_fetch, backup_list, backup_mark, backup_push, backup_verify, catchup, check, copy, delete,
-    restore_points, restore_test, st, take_over, wal_fetch, wal_push, wal_receive, wal_restore, wal_show,
-    wal_verify,
+    restore_points, restore_test, st, take_over, wal_fetch, wal_push, wal_receive, wal_restore, wal_show, wal_verify,
 };
 
 fn main() -> ExitCode {
