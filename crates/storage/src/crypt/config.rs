@@ -41,6 +41,7 @@ impl EncryptionConfig {
     pub fn names_a_key(&self) -> bool {
         let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let keys = [SODIUM_KEY, SODIUM_KEY_PATH, PGP_KEY, PGP_KEY_PATH];
-        !self.key_files.is_empty() || self.wal_g && keys.into_iter().any(is_set)
+        let is_configured = !self.key_files.is_empty() || !self.key_command.is_empty();
+        is_configured || self.wal_g && keys.into_iter().any(is_set)
     }
 }

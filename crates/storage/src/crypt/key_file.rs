@@ -32,7 +32,7 @@ impl Keys {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if let Some(key) = [content, line]
             .into_iter()
-            .find_map(|key| <[u8; 32]>::try_from(key).ok())
+            .find_map(|key| <&[u8; 32]>::try_from(key).ok())
         {
             self.libsodium.push(SodiumKey::new(key));
             return Ok(());

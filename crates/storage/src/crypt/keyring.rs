@@ -1,14 +1,19 @@
 //! The keys of a repository.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::io::{Cursor, Read as _};
+use std::sync::Arc;
+
+use once_cell::sync::OnceCell;
 
 use super::config::EncryptionConfig;
-use super::flaw::Method;
+use super::flaw::{Flaw, Method};
+use super::key_id;
+use super::open::{Looks, open};
 use super::openpgp::OpenPgpKeys;
 use super::sodium_key::SodiumKey;
 use super::write::{Sealer, WriteKey};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Keys to read with, and what may be read without.
 #[derive(Debug, Default)]
@@ -28,7 +33,10 @@ pub struct Keyring(Option<Arc<Held>>);
 
 struct Held {
     config: EncryptionConfig,
-    keys: OnceLock<Result<Keys>>,
+    /// A key is named. If none is and objects are to be encrypted, the first of them tells it.
+    has_keys: bool,
+    /// An error is not kept: a vault that does not answer now may do so later.
+    keys: OnceCell<Keys>,
 }
 
 impl fmt::Debug for Keyring {
@@ -36,13 +44,12 @@ impl fmt::Debug for Keyring {
         match self.0.as_deref() {
             None => f.write_str("Keyring(none)"),
             Some(held) => match held.keys.get() {
-                Some(Ok(keys)) => write!(
+                Some(keys) => write!(
                     f,
                     "Keyring({} of libsodium, {:?} of OpenPGP)",
                     keys.libsodium.len(),
                     keys.openpgp
                 ),
-                Some(Err(_)) => f.write_str("Keyring(unusable)"),
                 None => f.write_str("Keyring(not read yet)"),
             },
         }
@@ -50,11 +57,16 @@ impl fmt::Debug for Keyring {
 }
 
 #[cfg(test)]
-impl From<Keys> for Keyring {
-    fn from(keys: Keys) -> Self {
+impl Keyring {
+    /// With these keys.
+    pub(super) fn of(keys: Keys, writes: Option<Method>) -> Self {
         Keyring(Some(Arc::new(Held {
-            config: EncryptionConfig::default(),
-            keys: OnceLock::from(Ok(keys)),
+            config: EncryptionConfig {
+                writes,
+                ..EncryptionConfig::default()
+            },
+            has_keys: true,
+            keys: OnceCell::with_value(keys),
         })))
     }
 }
@@ -62,18 +74,20 @@ impl From<Keys> for Keyring {
 impl Keyring {
     /// The keys that the configuration names. Nothing is read yet.
     pub(crate) fn new(config: &EncryptionConfig) -> Self {
+        let has_keys = config.names_a_key();
         let held = || {
             Arc::new(Held {
                 config: config.clone(),
-                keys: OnceLock::new(),
+                has_keys,
+                keys: OnceCell::new(),
             })
         };
-        Keyring(config.names_a_key().then(held))
+        Keyring((has_keys || config.writes.is_some()).then(held))
     }
 
     /// Are there no keys?
     pub fn is_empty(&self) -> bool {
-        self.0.is_none()
+        !self.0.as_deref().is_some_and(|held| held.has_keys)
     }
 
     /// How new objects are encrypted, by what the configuration says; none if they are not. Reads no key.
@@ -83,21 +97,78 @@ impl Keyring {
 
     /// What encrypts new objects. The first time the keys are read, which blocks.
     pub fn sealer(&self) -> Result<Sealer> {
-        let key = match (self.writes(), self.keys()?) {
-            (Some(Method::Libsodium), Some(keys)) => keys.libsodium.first().cloned().map(WriteKey::Libsodium),
-            _ => None,
+        let Some(method) = self.writes() else {
+            return Ok(Sealer::default());
         };
-        Ok(Sealer::new(key))
+        let keys = self.keys()?;
+        let key = match method {
+            Method::Libsodium => keys
+                .and_then(|keys| keys.libsodium.first().cloned())
+                .map(WriteKey::Libsodium),
+            Method::OpenPgp => keys
+                .map(|keys| keys.openpgp.recipients())
+                .transpose()?
+                .flatten()
+                .map(WriteKey::OpenPgp),
+        };
+        key.map(Sealer::new).ok_or_else(|| lacking(method))
+    }
+
+    /// Can what the sealer encrypts be decrypted with these keys? With OpenPGP, there may be public keys only. The first time the
+    /// keys are read, which blocks.
+    pub fn can_read(&self) -> Result<bool> {
+        let (sealer, keys) = (self.sealer()?, self.keys()?);
+        Ok(match (sealer.recipients(), keys) {
+            (Some(recipients), Some(keys)) => {
+                let decrypting: Vec<_> = keys.openpgp.decrypting().collect();
+                recipients
+                    .fingerprints()
+                    .any(|fingerprint| decrypting.contains(&fingerprint))
+            }
+            _ => true,
+        })
+    }
+
+    /// The ids of all keys to read with, as [`Sealer::key_id`] gives that of a key to write with. An OpenPGP key has that of an
+    /// object that is encrypted to it alone. The first time the keys are read, which blocks.
+    pub fn key_ids(&self, salt: &[u8]) -> Result<Vec<(Method, String)>> {
+        let Some(keys) = self.keys()? else {
+            return Ok(Vec::new());
+        };
+        let libsodium = keys.libsodium.iter();
+        let libsodium = libsodium.map(|key| (Method::Libsodium, key_id::of_sodium(key, salt)));
+        let openpgp = keys.openpgp.decrypting();
+        let openpgp = openpgp.map(|key| (Method::OpenPgp, key_id::of_fingerprints([key].into_iter(), salt)));
+        Ok(libsodium.chain(openpgp).collect())
+    }
+
+    /// Decrypt what [`Sealer::seal_small`] has made; what is not encrypted is refused. The first time the keys are read, which
+    /// blocks. The error of a text that cannot be decrypted is that of an object, which is named "sealed text".
+    pub fn open_small(&self, sealed: &[u8]) -> Result<Vec<u8>> {
+        let none = Keys::default();
+        let keys = self.keys()?.unwrap_or(&none);
+        let looks: Looks = Box::new(|_| false);
+        let mut plain = Vec::new();
+        let read =
+            open(Cursor::new(sealed.to_vec()), keys, &looks).and_then(|mut source| source.read_to_end(&mut plain));
+        read.map(|_| plain).map_err(|error| {
+            let damage = || Flaw::Damaged(Method::OpenPgp, format!("It cannot be read: {error}."));
+            Error::flawed("sealed text", Flaw::of_io(&error).unwrap_or_else(damage))
+        })
     }
 
     /// The keys, if there are any. The first time they are read, which blocks.
     pub(crate) fn keys(&self) -> Result<Option<&Keys>> {
-        let Some(held) = self.0.as_deref() else {
+        let Some(held) = self.0.as_deref().filter(|held| held.has_keys) else {
             return Ok(None);
         };
-        match held.keys.get_or_init(|| Keys::read(&held.config)) {
-            Ok(keys) => Ok(Some(keys)),
-            Err(error) => Err(error.clone()),
-        }
+        held.keys.get_or_try_init(|| Keys::read(&held.config)).map(Some)
     }
+}
+
+fn lacking(method: Method) -> Error {
+    Error::config(
+        format!("new objects are to be encrypted by {method}, and there is no {method} key"),
+        "Give a key of that method, or choose the method that the key is for.",
+    )
 }

@@ -6,11 +6,16 @@
 
 mod config;
 mod flaw;
+mod key_command;
 mod key_file;
+mod key_id;
 mod keyring;
+mod locked;
+mod message;
 mod open;
 mod openpgp;
 mod read;
+mod recipients;
 mod sealing;
 mod secretstream;
 mod sodium_key;

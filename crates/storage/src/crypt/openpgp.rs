@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgp::composed::{DecryptionOptions, Edata, Message, PublicOrSecret, SignedPublicKey, SignedSecretKey, TheRing};
 use pgp::errors::Error as PgpError;
-use pgp::types::{Password, Seipdv1ReadMode};
+use pgp::types::{KeyDetails as _, Password, Seipdv1ReadMode};
 
 use super::flaw::{Flaw, Method};
+use super::recipients::{Recipients, is_for_encryption};
 use crate::error::{Error, Result};
 
 /// Bytes that are read of the source at a time.
@@ -34,6 +35,8 @@ const BLOCK: &str = "-----BEGIN PGP ";
 pub(crate) struct OpenPgpKeys {
     secret: Vec<SignedSecretKey>,
     public: Vec<SignedPublicKey>,
+    /// What the first source with such keys has: new objects are encrypted to these.
+    recipients: Vec<SignedPublicKey>,
 }
 
 impl fmt::Debug for OpenPgpKeys {
@@ -65,6 +68,10 @@ impl OpenPgpKeys {
                 }
             }
         }
+        found.recipients = match found.public.is_empty() {
+            true => found.secret.iter().map(SignedSecretKey::to_public_key).collect(),
+            false => found.public.clone(),
+        };
         match found.is_empty() {
             true => Err(wrong()),
             false => Ok(found),
@@ -78,8 +85,33 @@ impl OpenPgpKeys {
 
     /// Those and these.
     pub(super) fn extend(&mut self, others: Self) {
+        if self.is_empty() {
+            self.recipients = others.recipients;
+        }
         self.secret.extend(others.secret);
         self.public.extend(others.public);
+    }
+
+    /// Whom new objects are encrypted to; none if there is no key.
+    pub(super) fn recipients(&self) -> Result<Option<Recipients>> {
+        Recipients::of(&self.recipients)
+    }
+
+    /// The fingerprints of the keys that decrypt, by what they say about themselves.
+    pub(super) fn decrypting(&self) -> impl Iterator<Item = Vec<u8>> {
+        self.secret.iter().flat_map(|key| {
+            let users = key.details.users.iter().flat_map(|user| &user.signatures);
+            let mut own = users.chain(&key.details.direct_signatures);
+            let primary = own.any(is_for_encryption).then_some(&key.primary_key);
+            let primary = primary.map(|key| (key.algorithm(), key.fingerprint()));
+            let subkeys = key.secret_subkeys.iter();
+            let subkeys = subkeys
+                .filter(|subkey| subkey.signatures.iter().any(is_for_encryption))
+                .map(|subkey| (subkey.key.algorithm(), subkey.key.fingerprint()));
+            let all = subkeys.chain(primary);
+            all.filter(|(algorithm, _)| algorithm.can_encrypt())
+                .map(|(_, fingerprint)| fingerprint.as_bytes().to_vec())
+        })
     }
 }
 

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::config::{
     EncryptionConfig, PGP_KEY, PGP_KEY_PATH, PGP_PASSPHRASE, SODIUM_KEY, SODIUM_KEY_PATH, SODIUM_TRANSFORM,
 };
+use super::key_command;
 use super::key_file::read_key_file;
 use super::keyring::Keys;
 use super::openpgp::OpenPgpKeys;
@@ -31,6 +32,10 @@ impl Keys {
         for path in &config.key_files {
             let content = read_key_file(path)?;
             keys.add_file(&content, passphrase, &format!("\"{}\"", path.display()))?;
+        }
+        if let Some(program) = config.key_command.first() {
+            let output = key_command::run(&config.key_command, key_command::DEADLINE)?;
+            keys.add_file(&output, passphrase, &format!("the output of key command \"{program}\""))?;
         }
         if config.wal_g {
             keys.add_wal_g(&environment)?;

@@ -14,6 +14,8 @@ pub struct Sealing<W: Write> {
     stream: PushStream,
     /// Plain text that waits for more: the last chunk is marked, so it must be known for the last one.
     chunk: Vec<u8>,
+    /// Writing has failed. What follows would not be the stream any more.
+    is_broken: bool,
 }
 
 impl<W: Write> std::fmt::Debug for Sealing<W> {
@@ -32,14 +34,20 @@ impl<W: Write> Sealing<W> {
             stream,
             // With room for the tag and the checksum.
             chunk: Vec::with_capacity(CHUNK + 17),
+            is_broken: false,
         })
     }
 
     fn push(&mut self, tag: Tag) -> io::Result<()> {
+        if self.is_broken {
+            return Err(io::Error::other("writing has failed before"));
+        }
+        self.is_broken = true;
         let pushed = self.stream.push(&mut self.chunk, &[], tag);
         pushed.map_err(|_| io::Error::other("a chunk cannot be encrypted"))?;
         self.sink.write_all(&self.chunk)?;
         self.chunk.clear();
+        self.is_broken = false;
         Ok(())
     }
 
@@ -52,7 +60,8 @@ impl<W: Write> Sealing<W> {
 
 impl<W: Write> Write for Sealing<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.chunk.len() == CHUNK && !bytes.is_empty() {
+        // Longer is one that could not be written.
+        if self.chunk.len() >= CHUNK && !bytes.is_empty() {
             self.push(Tag::Message)?;
         }
         let taken = bytes.len().min(CHUNK - self.chunk.len());

@@ -1,11 +1,13 @@
 //! Secret keys of libsodium.
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use zeroize::Zeroizing;
 
+use super::locked::Locked;
 use crate::error::{Error, Result};
 
 /// Bytes of a key.
@@ -45,9 +47,9 @@ impl std::str::FromStr for Transform {
     }
 }
 
-/// A secret key of 32 bytes. This copy of it is overwritten when it is dropped.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct SodiumKey(Zeroizing<[u8; KEY_BYTES]>);
+/// A secret key of 32 bytes, in memory that is overwritten when the last clone is dropped.
+#[derive(Clone)]
+pub(crate) struct SodiumKey(Arc<Locked<KEY_BYTES>>);
 
 impl fmt::Debug for SodiumKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,8 +59,8 @@ impl fmt::Debug for SodiumKey {
 
 impl SodiumKey {
     /// The key of these bytes.
-    pub(super) fn new(bytes: [u8; KEY_BYTES]) -> Self {
-        SodiumKey(Zeroizing::new(bytes))
+    pub(super) fn new(bytes: &[u8; KEY_BYTES]) -> Self {
+        SodiumKey(Arc::new(Locked::new(bytes)))
     }
 
     /// The key as WAL-G gets it from a text; `place` is where that is from, for messages.
@@ -69,7 +71,7 @@ impl SodiumKey {
                 let mut key = Zeroizing::new([0; KEY_BYTES]);
                 let taken = text.len().min(KEY_BYTES);
                 key[..taken].copy_from_slice(&text[..taken]);
-                Some(SodiumKey(key))
+                Some(SodiumKey::new(&key))
             }
             Transform::Hex => of_hex(text.trim_ascii()),
             Transform::Base64 => of_base64(text.trim_ascii()),
@@ -89,7 +91,7 @@ impl SodiumKey {
     }
 
     pub(super) fn bytes(&self) -> &[u8; KEY_BYTES] {
-        &self.0
+        self.0.bytes()
     }
 }
 
@@ -106,7 +108,7 @@ fn of_hex(text: &[u8]) -> Option<SodiumKey> {
         let digit = |digit: u8| char::from(digit).to_digit(16);
         *byte = (digit(digits[0])? << 4 | digit(digits[1])?) as u8;
     }
-    Some(SodiumKey(key))
+    Some(SodiumKey::new(&key))
 }
 
 fn of_base64(text: &[u8]) -> Option<SodiumKey> {
@@ -119,5 +121,5 @@ fn of_base64(text: &[u8]) -> Option<SodiumKey> {
     };
     let bytes = engine.decode_slice(text, &mut decoded[..]).ok()?;
     let key = decoded.first_chunk::<KEY_BYTES>().filter(|_| bytes == KEY_BYTES)?;
-    Some(SodiumKey(Zeroizing::new(*key)))
+    Some(SodiumKey::new(key))
 }

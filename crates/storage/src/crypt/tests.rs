@@ -7,8 +7,11 @@ use super::secretstream::BEGINNING;
 use super::sodium_key::{SodiumKey, Transform};
 use super::*;
 
+mod command;
+mod independent;
 mod keys;
 mod messages;
+mod writing;
 
 /// What a real WAL-G wrote: a timeline history file, compressed and encrypted, by each form of a key.
 const NONE: &[u8] = include_bytes!("../../tests/wal-g/sodium-none.history.zst");
@@ -29,7 +32,7 @@ fn looks() -> Looks {
 
 fn ring(libsodium: &[[u8; 32]], openpgp: &[&[u8]], accept_plain: bool) -> Keys {
     let mut keys = Keys {
-        libsodium: libsodium.iter().map(|key| SodiumKey::new(*key)).collect(),
+        libsodium: libsodium.iter().map(SodiumKey::new).collect(),
         accept_plain,
         ..Keys::default()
     };
@@ -60,7 +63,7 @@ fn sealed(plain: &[u8], key: [u8; 32]) -> Vec<u8> {
 }
 
 fn sealed_by_chance(plain: &[u8], key: [u8; 32]) -> Vec<u8> {
-    let mut sealing = Sealing::new(&SodiumKey::new(key), Vec::new()).expect("begun");
+    let mut sealing = Sealing::new(&SodiumKey::new(&key), Vec::new()).expect("begun");
     io::Write::write_all(&mut sealing, plain).expect("sealed");
     sealing.finish().expect("finished")
 }

@@ -27,7 +27,7 @@ fn a_key_file_holds_keys_of_each_form_and_no_message_repeats_them() {
     ] {
         let keys = of(content).expect("keys");
         assert_eq!(decrypt(&stream, &keys).expect("decrypted"), b"text");
-        let keyring = Keyring::from(keys);
+        let keyring = Keyring::of(keys, None);
         assert!(!format!("{keyring:?}").contains("48"), "{keyring:?}");
     }
     let both = of(&[PGP_PUBLIC, PGP_SECRET].concat()).expect("keys");

@@ -11,7 +11,7 @@ use super::*;
 /// A key of curve 25519 with the passphrase "correct horse".
 pub(super) const LOCKED: &[u8] = include_bytes!("../../../tests/gpg/locked.asc");
 /// The same keys as `PGP_SECRET`, by "gpg --export-secret-subkeys".
-const SUBKEYS: &[u8] = include_bytes!("../../../tests/gpg/subkeys.asc");
+pub(super) const SUBKEYS: &[u8] = include_bytes!("../../../tests/gpg/subkeys.asc");
 const TO_LOCKED: &[u8] = include_bytes!("../../../tests/gpg/locked.gpg");
 /// To the key of `PGP_SECRET`, and to that of `LOCKED`, which is not named.
 const TO_BOTH: &[u8] = include_bytes!("../../../tests/gpg/both.gpg");
