@@ -1,5 +1,6 @@
 //! Where the keys are.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use super::flaw::Method;
@@ -22,7 +23,7 @@ pub const WAL_G_KEYS: [&str; 6] = [
 ];
 
 /// The places of the keys, and no key: they are read when the first object needs them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct EncryptionConfig {
     /// How new objects are encrypted; none if they are not, whatever keys there are to read with.
     pub writes: Option<Method>,
@@ -34,6 +35,19 @@ pub struct EncryptionConfig {
     pub wal_g: bool,
     /// Objects that are not encrypted are read, too: those from before encryption was turned on.
     pub accept_plain: bool,
+}
+
+/// Of the program its name only: its arguments may be secret.
+impl fmt::Debug for EncryptionConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EncryptionConfig")
+            .field("writes", &self.writes)
+            .field("key_command", &self.key_command.first())
+            .field("key_files", &self.key_files)
+            .field("wal_g", &self.wal_g)
+            .field("accept_plain", &self.accept_plain)
+            .finish()
+    }
 }
 
 impl EncryptionConfig {

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::io::{Cursor, Read as _};
 use std::sync::Arc;
+use std::time::Instant;
 
 use once_cell::sync::OnceCell;
+use parking_lot::Mutex;
 
 use super::config::EncryptionConfig;
 use super::flaw::{Flaw, Method};
@@ -37,6 +39,8 @@ struct Held {
     has_keys: bool,
     /// An error is not kept: a vault that does not answer now may do so later.
     keys: OnceCell<Keys>,
+    /// The last error and when that was, for those who have waited for it.
+    failure: Mutex<Option<(Instant, Error)>>,
 }
 
 impl fmt::Debug for Keyring {
@@ -67,6 +71,7 @@ impl Keyring {
             },
             has_keys: true,
             keys: OnceCell::with_value(keys),
+            failure: Mutex::default(),
         })))
     }
 }
@@ -80,6 +85,7 @@ impl Keyring {
                 config: config.clone(),
                 has_keys,
                 keys: OnceCell::new(),
+                failure: Mutex::default(),
             })
         };
         Keyring((has_keys || config.writes.is_some()).then(held))
@@ -162,7 +168,17 @@ impl Keyring {
         let Some(held) = self.0.as_deref().filter(|held| held.has_keys) else {
             return Ok(None);
         };
-        held.keys.get_or_try_init(|| Keys::read(&held.config)).map(Some)
+        let called = Instant::now();
+        let failure = || held.failure.lock().clone();
+        let read = || match failure() {
+            // Else each of many tasks would wait for a program that hangs, one after the other.
+            Some((when, error)) if when >= called => Err(error),
+            _ => Keys::read(&held.config),
+        };
+        let keys = held.keys.get_or_try_init(|| {
+            read().inspect_err(|error| *held.failure.lock() = Some((Instant::now(), error.clone())))
+        });
+        keys.map(Some)
     }
 }
 

@@ -36,6 +36,11 @@ fn what_the_program_prints_is_a_key_file() {
     ] {
         let config = config(command);
         assert!(config.names_a_key());
+        let text = format!("{config:?}");
+        assert!(
+            text.contains(&config.key_command[0]) && !text.contains("0123456789"),
+            "{text}"
+        );
         let keyring = Keyring::new(&config);
         let object = keyring.sealer().expect("a key").seal_small(b"text").expect("sealed");
         assert_eq!(decrypt(&object, &ring(&[KEY], &[], false)).expect("decrypted"), b"text");
@@ -158,4 +163,25 @@ fn a_program_that_fails_is_asked_again() {
     assert!(keyring.sealer().is_ok(), "the second time");
     std::fs::remove_file(&file).expect("removed");
     assert!(keyring.sealer().is_ok(), "the key is kept");
+}
+
+/// Each would wait as long as the program hangs, after all the others.
+#[test]
+fn those_who_wait_for_a_program_share_its_failure() {
+    const TASKS: usize = 8;
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("runs");
+    let script = format!("echo run >> {}; sleep 1; exit 1", file.display());
+    let keyring = Keyring::new(&config(shell(&script)));
+    let together = std::sync::Barrier::new(TASKS);
+    std::thread::scope(|scope| {
+        for _ in 0..TASKS {
+            scope.spawn(|| {
+                together.wait();
+                keyring.sealer().expect_err("it fails")
+            });
+        }
+    });
+    let runs = std::fs::read_to_string(&file).expect("it ran").lines().count();
+    assert!((1..TASKS).contains(&runs), "{runs} runs");
 }
