@@ -133,14 +133,14 @@ impl Compression {
         }
     }
 
-    /// A writer that compresses into `sink`.
+    /// A writer that compresses into `sink`. What goes into a repository is made by `Wrapping`, which encrypts it, too.
     pub fn encoder<W: Write>(self, sink: W) -> io::Result<Encoder<W>> {
         self.encoder_with_threads(sink, 0)
     }
 
     /// The same, compressing in so many threads of its own where the method can do that; with 0 in the caller's. Each takes a
     /// few MB.
-    pub fn encoder_with_threads<W: Write>(self, sink: W, threads: u32) -> io::Result<Encoder<W>> {
+    pub(crate) fn encoder_with_threads<W: Write>(self, sink: W, threads: u32) -> io::Result<Encoder<W>> {
         Ok(match self {
             Compression::Zstd(level) => {
                 let mut encoder = zstd::stream::write::Encoder::new(sink, level)?;

@@ -1,4 +1,4 @@
-//! Reading what may be encrypted, and telling an object that somebody has encrypted from a damaged one, by its first bytes. WAL-G
+//! Reading and writing what may be encrypted, and telling an object that somebody has encrypted from a damaged one, by its first bytes. WAL-G
 //! compresses first and encrypts then, and the key's suffix speaks of the compression only.
 
 use std::io::Read;
@@ -11,6 +11,12 @@ use crate::error::{Error, MAY_BE_ENCRYPTED, Result};
 use crate::lsn::Lsn;
 use crate::repository::layout;
 use crate::wal::{FirstPage, LONG_HEADER_BYTES, SegmentSize, WalFileName};
+
+mod digest;
+mod wrapping;
+
+pub(crate) use digest::KeyedDigest;
+pub(crate) use wrapping::{Wrapped, Wrapping, refuse_unread};
 
 /// Begin to read an object of `size` stored bytes, decrypted with the keys of the store if it is of the kind that is encrypted.
 /// All readers of WAL and of tars come through here.
@@ -179,7 +185,9 @@ fn is_of(head: &[u8], format: Format) -> Option<bool> {
 }
 
 #[cfg(test)]
-mod attacks;
+pub(crate) mod attacks;
+#[cfg(test)]
+mod written;
 
 #[cfg(test)]
 mod tests {

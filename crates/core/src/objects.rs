@@ -7,9 +7,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::blocking::blocking;
 use crate::codec::{Compression, Format};
-use crate::encrypted::{self, blame};
+use crate::encrypted::{self, Wrapping, blame};
 use crate::error::{Error, Result, StorageError};
-use crate::repository::layout::Key;
+use crate::repository::encryption;
+use crate::repository::layout::{self, Key};
 use walarchive_storage::{Created, RangeReader, Store, Upload, UploadTask, Uploaded};
 
 mod same;
@@ -34,6 +35,15 @@ pub enum Existing {
     Keep,
     /// It is replaced.
     Replace,
+}
+
+/// Is an object encrypted when it is written, if it is of the kind that is encrypted where anything is?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sealing {
+    /// As the configuration of the store asks for.
+    AsStore,
+    /// It is stored as it is, whatever the configuration asks for.
+    None,
 }
 
 /// Read an object into a sink. Returns the bytes that the sink got, and the sink.
@@ -110,16 +120,24 @@ impl<W: Write> Write for Watched<'_, W> {
 pub async fn write_from<R: Read + Send + 'static>(
     store: &Store,
     key: &str,
-    compression: Compression,
+    (compression, sealing): (Compression, Sealing),
     existing: Existing,
     mut source: R,
     source_name: &str,
 ) -> Result<Created> {
+    let wrapping = match sealing {
+        Sealing::AsStore if layout::is_encrypted_where_anything_is(key) => {
+            encryption::settle(store).await?;
+            Wrapping::of(store, compression).await?
+        }
+        Sealing::AsStore => Wrapping::plain(compression),
+        Sealing::None => Wrapping::plain(compression),
+    };
     let (upload, task, _cancel) = begin(store, key, existing);
-    let source_name = source_name.to_owned();
+    let (source_name, key) = (source_name.to_owned(), key.to_owned());
     let produce = blocking(move || {
         let failed = |error| Error::io("read", &source_name, error);
-        let mut encoder = compression.encoder(upload).map_err(failed)?;
+        let mut encoder = wrapping.begin(&key, upload, 0).map_err(failed)?;
         io::copy(&mut source, &mut encoder).map_err(failed)?;
         let upload = encoder.finish().map_err(failed)?;
         upload.finish().map_err(failed)
@@ -199,13 +217,13 @@ fn conflict(from: &Store, to: &Store, key: &Key, reason: String) -> Error {
 }
 
 /// A sink, and the SHA-256 of what it got.
-struct Summed<W> {
-    inner: W,
-    sum: Sha256,
+pub(crate) struct Summed<W> {
+    pub(crate) inner: W,
+    pub(crate) sum: Sha256,
 }
 
 impl<W> Summed<W> {
-    fn new(inner: W) -> Self {
+    pub(crate) fn new(inner: W) -> Self {
         Summed {
             inner,
             sum: Sha256::new(),

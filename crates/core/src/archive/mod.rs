@@ -4,12 +4,14 @@
 //! [`fetch`] brings it back, or [`prefetch`] has done so before.
 
 pub mod backfill;
+mod compare;
 mod cut;
 mod fetch;
 mod fork;
 mod hole;
 mod identity;
 mod memory;
+mod notes;
 mod pace;
 pub mod prefetch;
 mod push;

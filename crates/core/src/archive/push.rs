@@ -1,37 +1,37 @@
 //! Archive one WAL file.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::cut;
+use super::notes::{forget_unless, note_digest, note_timeline};
 use super::source::{Fingerprint, SegmentSource};
 use crate::blocking::blocking;
 use crate::codec::{Compression, Format};
-use crate::encrypted::{self, blame};
+use crate::encrypted::Wrapping;
 use crate::error::{Error, Result, StorageError};
-use crate::files::read_full;
 use crate::lease::Writer;
+use crate::objects::Summed;
 use crate::repository::cluster::ClusterIdentity;
 use crate::repository::layout::Key;
-use crate::repository::plain_text::refuse_beside_encrypted;
-use crate::repository::{self, cluster, layout};
+use crate::repository::{self, cluster, encryption, layout};
 use crate::wal::WalFileName;
 use walarchive_storage::{Brake, CreateOnly, Created, Motion, Store, Write};
-
-/// Bytes that are compared at once.
-const CHUNK: usize = 256 << 10;
 
 /// Up to this size, in bytes, a file's compressed form is held in memory and stored by one request. Larger segments go in
 /// parts, which takes more requests and memory for some parts only.
 const WHOLE_IN_MEMORY: u64 = 64 << 20;
+
+/// For so long a server that writes need not look whether the repository is encrypted as it writes.
+const AGREED_FOR: Duration = Duration::from_secs(30);
 
 /// The WAL archive of one cluster, for writing.
 #[derive(Debug)]
@@ -43,6 +43,9 @@ pub struct Archive {
     opened: SystemTime,
     /// The timeline of a file younger than that which was found under no other compression; 0 before there is one.
     alone: AtomicU32,
+    wrapping: OnceCell<Wrapping>,
+    /// When it was looked last whether the repository is encrypted as this archive writes.
+    agreed: Mutex<Option<Instant>>,
     owned: OnceCell<Option<Bytes>>,
     claimed: OnceCell<CreateOnly>,
     /// None where nobody asks who may write, as in tests.
@@ -73,6 +76,8 @@ impl Archive {
             compression,
             opened: SystemTime::now(),
             alone: AtomicU32::new(0),
+            wrapping: OnceCell::new(),
+            agreed: Mutex::default(),
             owned: OnceCell::new(),
             claimed: OnceCell::new(),
             writer: None,
@@ -106,6 +111,8 @@ impl Archive {
             compression: self.compression,
             opened: self.opened,
             alone: AtomicU32::new(self.alone.load(Ordering::Relaxed)),
+            wrapping: self.wrapping.clone(),
+            agreed: Mutex::new(*self.agreed.lock()),
             owned: self.owned.clone(),
             claimed: self.claimed.clone(),
             beside_others: self.beside_others,
@@ -140,11 +147,10 @@ impl Archive {
         let owned = async || {
             // Before the lease is taken, too.
             let owned = async {
+                // What is wrong with a key is told first.
+                self.wrapping().await?;
                 let owned = cluster::owned(&self.store, &self.identity).await?;
-                // Whose it is already wrote into it in plain text.
-                if owned.is_none() {
-                    refuse_beside_encrypted(&self.store).await?;
-                }
+                encryption::permit_found(&self.store, owned.as_ref()).await?;
                 Ok(owned)
             };
             match self.writer.as_ref().filter(|writer| !writer.in_recovery()) {
@@ -170,12 +176,37 @@ impl Archive {
             }
             let is_new = owned.is_none();
             let claimed = cluster::claim_found(&self.store, &self.identity, owned).await?;
+            *self.agreed.lock() = Some(Instant::now());
             if let Some(writer) = recovering.filter(|_| is_new) {
                 writer.remember_in_recovery(true).await?;
             }
             Ok(claimed)
         };
         self.claimed.get_or_try_init(claim).await.copied()
+    }
+
+    /// How its objects are made.
+    pub(super) async fn wrapping(&self) -> Result<&Wrapping> {
+        let make = || Wrapping::of(&self.store, self.compression);
+        self.wrapping.get_or_try_init(make).await
+    }
+
+    /// Is the repository still encrypted as this archive writes? Somebody may have turned encryption on, or have gone over to another
+    /// key, since it was asked.
+    async fn agree(&self) -> Result<()> {
+        let asked = *self.agreed.lock();
+        if asked.is_some_and(|asked| asked.elapsed() < AGREED_FOR) {
+            return Ok(());
+        }
+        encryption::settle(&self.writable()).await?;
+        *self.agreed.lock() = Some(Instant::now());
+        Ok(())
+    }
+
+    /// As if that was asked long ago.
+    #[cfg(test)]
+    pub(crate) fn forget_agreement(&self) {
+        *self.agreed.lock() = None;
     }
 
     async fn claim_anew(&self) -> Result<CreateOnly> {
@@ -230,6 +261,7 @@ impl Archive {
         // The first time it is much, and it must not make every push so large.
         Box::pin(self.claim()).await?;
         Box::pin(self.begin_anew()).await?;
+        Box::pin(self.agree()).await?;
         let store = self.store.noting(Arc::clone(&motion)).with_brake(brake);
         if self.store.may_vanish() && self.store.size(&layout::CLUSTER).await?.is_none() {
             return Err(repository::none_in(&self.store));
@@ -332,21 +364,33 @@ impl Archive {
             if let Some((bytes, key)) = self.in_another_kind(name, &source.fingerprint()).await? {
                 return Ok((Created::Exists, bytes, key));
             }
-            let (created, bytes) = self.push_in_parts(store, source, &key).await?;
+            let (created, bytes) = self.push_in_parts(store, name, source, &key).await?;
             return Ok((created, bytes, key));
         }
-        let (identity, compression) = (self.identity, self.compression);
+        let (identity, wrapping) = (self.identity, self.wrapping().await?.clone());
         let expected = source.bytes() as usize / 4;
         let fingerprint = source.fingerprint();
-        let compress = blocking(move || source.compress(&identity, compression, Vec::with_capacity(expected)));
+        if let (WalFileName::History(timeline), false) = (*name, wrapping.reads()) {
+            note_timeline(store, timeline, source.path().to_owned()).await?;
+        }
+        let compress = {
+            let key = key.clone();
+            blocking(move || source.compress(&identity, &wrapping, &key, Vec::with_capacity(expected)))
+        };
         let (body, other) = tokio::join!(compress, self.in_another_kind(name, &fingerprint));
         if let Some((bytes, key)) = other? {
             return Ok((Created::Exists, bytes, key));
         }
-        let body = body?;
+        let (body, digest) = body?;
         let bytes = body.len() as u64;
         motion.will_send(bytes);
-        Ok((store.create(&key, body.into()).await?, bytes, key))
+        let note = match digest {
+            Some(digest) => Some(note_digest(store, name, &Sha256::digest(&body).into(), digest).await?),
+            None => None,
+        };
+        let created = store.create(&key, body.into()).await?;
+        forget_unless(created, store, note).await;
+        Ok((created, bytes, key))
     }
 
     /// The stored bytes and the key of the file as another setting has compressed it, all looked for at once. A primary has not
@@ -373,84 +417,44 @@ impl Archive {
         Ok(found)
     }
 
-    async fn push_in_parts(&self, store: &Store, source: SegmentSource, key: &Key) -> Result<(Created, u64)> {
+    async fn push_in_parts(
+        &self,
+        store: &Store,
+        name: &WalFileName,
+        source: SegmentSource,
+        key: &Key,
+    ) -> Result<(Created, u64)> {
         // Before gigabytes are compressed and sent.
         if let Some(bytes) = store.size(key).await? {
             return Ok((Created::Exists, bytes));
         }
-        let (identity, compression, path) = (self.identity, self.compression, source.path().to_owned());
+        let (identity, path) = (self.identity, source.path().to_owned());
+        let (wrapping, object) = (self.wrapping().await?.clone(), key.clone());
         let cancel = CancellationToken::new();
         // If this future is dropped, as it is when the server stops, the upload ends and its parts are removed.
         let _cancel_on_drop = cancel.clone().drop_guard();
         let (upload, task) = store.upload_new(key, cancel);
-        let compress = blocking(move || {
-            let upload = source.compress(&identity, compression, upload)?;
-            upload.finish().map_err(|error| Error::io("compress", &path, error))
-        });
+        let compress = async {
+            let summed = blocking(move || source.compress(&identity, &wrapping, &object, Summed::new(upload)));
+            let (Summed { inner: upload, sum }, digest) = summed.await?;
+            // There is no object before its last part is handed over.
+            let note = match digest {
+                Some(digest) => Some(note_digest(store, name, &sum.finalize().into(), digest).await?),
+                None => None,
+            };
+            let finish = move || upload.finish().map_err(|error| Error::io("compress", &path, error));
+            blocking(finish).await.map(|()| note)
+        };
         match tokio::join!(compress, task.uploaded()) {
-            (Ok(()), outcome) => Ok(outcome.map(|uploaded| (uploaded.created, uploaded.bytes))?),
+            (Ok(note), outcome) => {
+                let uploaded = outcome?;
+                forget_unless(uploaded.created, store, note).await;
+                Ok((uploaded.created, uploaded.bytes))
+            }
             // The one that ended first tells the reason: an upload that failed takes no more, one whose producer failed is
             // cancelled.
             (Err(error), Ok(_) | Err(StorageError::Cancelled)) => Err(error),
             (Err(_), Err(error)) => Err(error.into()),
-        }
-    }
-
-    /// Is an object under the key, with the content of the file? False: there is none. Other content is an error.
-    async fn is_same(&self, key: &Key, path: &Path) -> Result<bool> {
-        let Some(mut object) = encrypted::open(&self.store, key).await? else {
-            return Ok(false);
-        };
-        let (format, url, path) = (Format::of_key(key).0, self.store.object_url(key), path.to_owned());
-        blocking(move || {
-            let compared = format.decoder(&mut object).and_then(|decoded| compare(decoded, &path));
-            match compared {
-                Ok(None) => Ok(true),
-                Ok(Some(at)) => Err(conflict(url, path, format!("They differ from byte {at} on."))),
-                Err(error) => {
-                    let why = format!("The object could not be compared with the file: {error}.");
-                    Err(match blame(&mut object, &url, format, why) {
-                        Error::Damaged { reason, .. } => conflict(url, path, reason),
-                        encrypted @ (Error::Encrypted { .. } | Error::Sealed { .. }) => {
-                            conflict(url, path, format!("{encrypted}."))
-                        }
-                        failure => failure,
-                    })
-                }
-            }
-        })
-        .await
-    }
-}
-
-fn conflict(object: String, local: PathBuf, reason: String) -> Error {
-    Error::Conflict {
-        object,
-        local: local.display().to_string(),
-        reason,
-    }
-}
-
-/// The offset of the first byte that differs, if any does.
-fn compare(mut object: impl Read, path: &Path) -> io::Result<Option<u64>> {
-    let mut file = File::open(path)?;
-    let (mut ours, mut theirs) = (vec![0; CHUNK], vec![0; CHUNK]);
-    let mut offset = 0;
-    loop {
-        let (a, b) = (read_full(&mut file, &mut ours)?, read_full(&mut object, &mut theirs)?);
-        if let Some(at) = ours[..a]
-            .iter()
-            .zip(&theirs[..b])
-            .position(|(ours, theirs)| ours != theirs)
-        {
-            return Ok(Some(offset + at as u64));
-        }
-        offset += a.min(b) as u64;
-        if a != b {
-            return Ok(Some(offset));
-        }
-        if a < CHUNK {
-            return Ok(None);
         }
     }
 }

@@ -6,9 +6,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::codec::Compression;
+use crate::encrypted::{KeyedDigest, Wrapping};
 use crate::error::{Error, Result};
 use crate::repository::cluster::ClusterIdentity;
+use crate::repository::layout::Key;
 use crate::wal::{FirstPage, LONG_HEADER_BYTES, WalFileName};
 
 /// Bytes that are read at once.
@@ -94,17 +95,20 @@ impl SegmentSource {
         self.fingerprint
     }
 
-    /// Read, check and compress the file into `sink`, and give that back. An error that `sink` gave is one of compressing.
-    pub(super) fn compress<W: Write>(
+    /// Read, check, compress and encrypt the file into `sink`, which gets the object with this key, and give that back; with a digest of
+    /// the file where the object cannot be read again. An error that `sink` gave is one of compressing.
+    pub(super) fn compress<W: Write + Send + 'static>(
         mut self,
         identity: &ClusterIdentity,
-        compression: Compression,
+        wrapping: &Wrapping,
+        key: &Key,
         sink: W,
-    ) -> Result<W> {
+    ) -> Result<(W, Option<KeyedDigest>)> {
         let path = &self.path;
         let failed = |error| Error::io("compress", path, error);
-        let mut encoder = compression.encoder(sink).map_err(failed)?;
+        let mut encoder = wrapping.begin(key, sink, 0).map_err(failed)?;
         encoder.pledge(self.bytes).map_err(failed)?;
+        let mut digest = wrapping.digest();
         let mut buffer = vec![0; CHUNK];
         let mut read = 0;
         loop {
@@ -118,6 +122,9 @@ impl SegmentSource {
                 check_header(path, &self.name, &buffer[..bytes], identity)?;
             }
             read += bytes as u64;
+            if let Some(digest) = &mut digest {
+                digest.update(&buffer[..bytes]);
+            }
             encoder.write_all(&buffer[..bytes]).map_err(failed)?;
         }
         let sink = encoder.finish().map_err(failed)?;
@@ -126,7 +133,7 @@ impl SegmentSource {
             let changed = io::Error::other("it changed while it was read");
             return Err(Error::io("read", path, changed));
         }
-        Ok(sink)
+        Ok((sink, digest))
     }
 }
 

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
 use super::delta::Parent;
+use super::discard::discard;
 use super::pack::packer::Packer;
 use super::progress::{BackupProgress, Phase};
 use super::read::configuration;
@@ -22,12 +23,12 @@ use super::read::walk::Attributes;
 use super::state::{Backup, SentTar};
 use super::{StopResult, TablespaceLink, lists};
 use crate::blocking::blocking;
+use crate::control_file::ControlFile;
 use crate::data_dir::{BACKUP_LABEL, PG_CONTROL, TABLESPACE_MAP};
 use crate::error::{Error, Result, StorageError};
 use crate::formats::{ExtendedMetadata, LeftOut, Sentinel, TablespaceLocation, TablespaceSpec};
-use crate::printable::counted;
 use crate::repository::inventory::missing_segments;
-use crate::repository::{description, layout};
+use crate::repository::{description, encryption, layout};
 use crate::retention::{self, Mark};
 use crate::wal::Segment;
 use walarchive_storage::{Created, Store, UploadTask};
@@ -225,9 +226,11 @@ impl PreparedBackup {
                 None => Ok(()),
             }
         };
-        // If both fail, the one whose name was lost has nothing more to say.
-        let (claim, parent) = tokio::join!(self.claim.check(), parent);
-        claim.and(parent)
+        // Somebody may have turned encryption on while plain text was copied.
+        let permitted = encryption::permit(&self.store);
+        // If several fail, the one whose name was lost has nothing more to say.
+        let (claim, parent, permitted) = tokio::join!(self.claim.check(), parent, permitted);
+        claim.and(parent).and(permitted)
     }
 
     /// Before the sentinel: what a delta is based on is as permanent as the delta.
@@ -246,43 +249,6 @@ impl PreparedBackup {
         // After a commit whose outcome nobody knows the sentinel goes first: a backup must not exist in part.
         self.remove_sentinel().await?;
         discard(&self.store, &self.name).await
-    }
-}
-
-/// Remove what a backup left that failed or was cancelled. A backup that is complete is refused. If something cannot be
-/// removed, the rest is, and the error says how much is left.
-pub async fn discard(store: &Store, name: &str) -> Result<()> {
-    if store.size(&layout::sentinel(name)).await?.is_some() {
-        return Err(Error::BackupExists {
-            name: name.to_owned(),
-            reason: "It is complete, so nothing of it was removed.".to_owned(),
-        });
-    }
-    let folder = layout::backup_folder(name);
-    let claim = layout::backup_claim(name);
-    let mut objects = store.list(&folder).await?;
-    // The claim goes last: nobody else may take the name while there are leftovers.
-    objects.sort_by_key(|object| object.key == claim);
-    let mut left = Vec::new();
-    for object in &objects {
-        if object.key == claim && !left.is_empty() {
-            break;
-        }
-        if let Err(error) = store.delete(&object.key).await {
-            left.push((object.key.as_str(), error));
-        }
-    }
-    match left.first() {
-        None => Ok(()),
-        Some((key, error)) => Err(Error::Storage(StorageError::Store {
-            operation: "delete",
-            object: store.object_url(&folder),
-            reason: format!(
-                "{} of {} could not be removed, \"{key}\" among them: {error}",
-                left.len(),
-                counted(objects.len(), "object")
-            ),
-        })),
     }
 }
 
@@ -348,8 +314,14 @@ async fn describe(
     under_way: &mut Vec<UploadTask>,
 ) -> Result<Described> {
     let (shared, files) = (Arc::clone(&backup.shared), backup.request.configuration.clone());
-    let taken = blocking(move || configuration::take(&files, &shared.data_dir, &shared.links, shared.compression));
+    let key = layout::configuration_in(&backup.name, backup.options.compression.format());
+    let taken = {
+        let key = key.clone();
+        blocking(move || configuration::take(&files, &shared.data_dir, &shared.links, (&shared.wrapping, &key)))
+    };
     let (configuration, packed) = taken.await?.unzip();
+    let control = backup.control.as_ref();
+    let control = control.and_then(|(content, _)| ControlFile::parse(content).ok());
     if let Some((tar, upload)) = pack_control(backup).await? {
         backup.tars.push(tar);
         under_way.push(upload);
@@ -365,21 +337,24 @@ async fn describe(
     let verified = backup.shared.source.get().is_some_and(|source| source.data_checksums);
     metadata.corrupt_pages = verified.then_some(corrupt.pages);
     metadata.configuration = configuration;
+    metadata.data_checksums = control.map(|control| control.data_checksums);
     metadata.links = backup.shared.links.followed();
     (metadata.left_out, metadata.left_out_count) = backup.shared.links.left_out();
     metadata.incomplete_databases = incomplete_databases;
     let (store, text) = (backup.store.clone(), json(&metadata)?);
-    let key = layout::configuration_in(&backup.name, backup.options.compression.format());
     let configuration = async {
         match packed {
             Some(packed) => store.put(&key, Bytes::from(packed)).await,
             None => Ok(()),
         }
     };
-    let key = layout::metadata(&backup.name);
+    let metadata_key = layout::metadata(&backup.name);
     // Each is waited for, whatever becomes of the others.
-    let (configuration, described, lists) =
-        tokio::join!(configuration, store.put(&key, text), lists::store(backup, stop));
+    let (configuration, described, lists) = tokio::join!(
+        configuration,
+        store.put(&metadata_key, text),
+        lists::store(backup, stop)
+    );
     configuration?;
     described?;
     lists?;

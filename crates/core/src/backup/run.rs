@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
 use super::delta::{Delta, Parent, leave_out};
+use super::discard::discard;
 use super::names::RelationNames;
 use super::pack::limiter::Limiter;
 use super::pack::notes::Packed;
@@ -32,9 +33,10 @@ use super::{BackupOptions, BackupRequest, StopResult, catchup, label, plan, prep
 use crate::blocking::blocking;
 use crate::control_file::{ControlFile, PG_CONTROL_BYTES};
 use crate::data_dir::PG_CONTROL;
+use crate::encrypted::Wrapping;
 use crate::error::{Error, Result};
 use crate::lease::LOOK;
-use crate::repository::layout;
+use crate::repository::{encryption, layout};
 use walarchive_storage::{Store, UploadTask};
 
 impl Backup {
@@ -65,17 +67,19 @@ impl Backup {
         cancel: CancellationToken,
     ) -> Result<Self> {
         let name = request.name();
+        let wrapping = Wrapping::of(store, options.compression).await?;
+        encryption::permit(store).await?;
         // A cancel waits for the answer: else nobody would remove a claim that was written.
         let claim = Claim::take(store, &request, &name).await?;
         if cancel.is_cancelled() {
-            prepared::discard(store, &name).await?;
+            discard(store, &name).await?;
             return Err(Error::Cancelled);
         }
         // From now on no deletion takes it; one may have done so before.
         if let Some(parent) = &request.parent
             && let Err(error) = parent.check(store).await
         {
-            prepared::discard(store, &name).await?;
+            discard(store, &name).await?;
             return Err(error);
         }
         let shared = Shared {
@@ -85,7 +89,7 @@ impl Backup {
             delta: OnceLock::new(),
             corrupt: Findings::new(options.on_checksum_failure),
             find_resident: options.find_resident,
-            compression: options.compression,
+            wrapping,
             algorithm: options.checksum_algorithm,
             limiter: Limiter::new(options.rate_limit),
             network: Limiter::new(options.network_rate_limit),
@@ -229,7 +233,7 @@ impl Backup {
     /// Give the backup up and remove what was stored. The error says what could not be removed.
     pub async fn abort(self) -> Result<()> {
         self.shared.stop.cancel();
-        prepared::discard(&self.store, &self.name).await
+        discard(&self.store, &self.name).await
     }
 
     /// The directories go into the first tar.
@@ -307,9 +311,9 @@ impl Backup {
         async move {
             let stop = shared.stop.clone();
             let object = store.object_url(&key);
-            let (packed, task) = start_stream(&store, &key, &stop, move |mut upload| {
-                upload.expect(bytes);
-                let mut packer = Packer::new(shared, object, upload, threads)?;
+            let (packed, task) = start_stream(&store, &key.clone(), &stop, move |mut upload| {
+                upload.expect(shared.wrapping.at_most(bytes));
+                let mut packer = Packer::new(shared, (&key, object), upload, threads)?;
                 fill(&mut packer)?;
                 packer.finish()
             })

@@ -337,7 +337,7 @@ impl Parts {
         // An upload is a task of the runtime.
         let _entered = self.runtime.enter();
         let (upload, task) = self.store.upload(&key, self.shared.stop.clone());
-        let packer = Packer::new(Arc::clone(&self.shared), self.store.object_url(&key), upload, 0)?;
+        let packer = Packer::new(Arc::clone(&self.shared), (&key, self.store.object_url(&key)), upload, 0)?;
         Ok(Part {
             packer,
             task,

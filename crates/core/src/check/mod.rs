@@ -1,5 +1,6 @@
 //! Is everything there that archiving and restoring need? One row for each thing that was looked at.
 
+mod encryption;
 mod lease;
 mod recovery;
 mod repository;
@@ -123,12 +124,15 @@ pub async fn check_store(store: &Store, identity: Option<&ClusterIdentity>) -> V
         return checks;
     }
     checks.push(repository::owner(store, identity).await);
-    checks.extend(repository::encryption(store).await);
+    checks.extend(encryption::mark(store).await);
+    checks.extend(encryption::object(store).await);
     checks.push(repository::newest_backup(store).await);
     checks.extend(recovery::reach(store).await);
     checks.extend(repository::names(store).await);
     checks
 }
 
+#[cfg(test)]
+mod encrypted;
 #[cfg(test)]
 mod tests;

@@ -4,12 +4,12 @@ use std::ops::ControlFlow;
 
 use super::Check;
 use crate::archive::read_through;
-use crate::codec::Format;
+use crate::codec::{Compression, Format};
+use crate::encrypted::Wrapping;
 use crate::error::{Error, Result};
 use crate::printable::counted;
 use crate::repository::cluster::ClusterIdentity;
 use crate::repository::inventory::{BackupInfo, list_backups, missing_segments, segment_size};
-use crate::repository::plain_text::refuse_beside_encrypted;
 use crate::repository::{cluster, layout};
 use crate::version;
 use crate::wal::{Segment, SegmentSize, WalFileName};
@@ -38,17 +38,6 @@ pub(super) async fn owner(store: &Store, identity: Option<&ClusterIdentity>) -> 
         Ok(detail) => Check::ok(name, detail),
         Err(error) => Check::of_error(name, &error),
     }
-}
-
-/// What keeps everybody from writing here in plain text; none if nothing does.
-pub(super) async fn encryption(store: &Store) -> Option<Check> {
-    // Another check has reported a store that cannot be asked. Whose it is already is not refused.
-    if !matches!(store.size(&layout::CLUSTER).await, Ok(None)) {
-        return None;
-    }
-    let refused = refuse_beside_encrypted(store).await.err();
-    let refused = refused.filter(|error| matches!(error, Error::Refused { .. }))?;
-    Some(Check::of_error("encryption", &refused))
 }
 
 /// How many objects of a folder are looked at. Names that no key can have mostly come first.
@@ -124,10 +113,17 @@ pub(super) async fn newest_backup(store: &Store) -> Check {
         wal_of(store, newest, size).await
     };
     match segments.await {
-        Ok(segments) => Check::ok(
+        Ok((segments, Ends::Read)) => Check::ok(
             name,
             format!(
                 "\"{}\" can be restored: its {segments} WAL segments are there, and the first and the last can be read",
+                newest.name
+            ),
+        ),
+        Ok((segments, Ends::Unread)) => Check::ok(
+            name,
+            format!(
+                "the {segments} WAL segments of \"{}\" are there; that they can be read is to be checked where the secret key is",
                 newest.name
             ),
         ),
@@ -142,8 +138,15 @@ pub(super) async fn newest_backup(store: &Store) -> Check {
     }
 }
 
+/// Were the first and the last segment read?
+enum Ends {
+    Read,
+    /// What this server encrypts it cannot decrypt.
+    Unread,
+}
+
 /// Returns how many segments the backup needs.
-async fn wal_of(store: &Store, backup: &BackupInfo, size: SegmentSize) -> Result<usize> {
+async fn wal_of(store: &Store, backup: &BackupInfo, size: SegmentSize) -> Result<(usize, Ends)> {
     let Some(timeline) = backup.timeline else {
         return Err(Error::damaged(&backup.name, "Its name has no timeline."));
     };
@@ -160,10 +163,13 @@ async fn wal_of(store: &Store, backup: &BackupInfo, size: SegmentSize) -> Result
             ),
         ));
     }
+    if !Wrapping::of(store, Compression::Plain).await?.reads() {
+        return Ok((needed.len(), Ends::Unread));
+    }
     let ends = [needed.first(), needed.last().filter(|_| needed.len() > 1)];
     for segment in ends.into_iter().flatten() {
         let file = WalFileName::Segment(*segment);
         read_through(store, &file, Format::Zstd, metadata.system_identifier).await?;
     }
-    Ok(needed.len())
+    Ok((needed.len(), Ends::Read))
 }

@@ -11,10 +11,12 @@ use super::plan::{BackupFiles, CopyPlan};
 use crate::error::{Error, Result};
 use crate::formats::Sentinel;
 use crate::objects::{Existing, carry};
+use crate::repository::encryption::State;
 use crate::repository::inventory::{list_backups, read_sentinel, write_continuous};
 use crate::repository::layout::Key;
 use crate::repository::plain_text::{begins_in_plain_text, encrypted_object};
-use crate::repository::{cluster, layout};
+use crate::repository::{cluster, encryption, layout, unread};
+use crate::wal::WalFileName;
 use walarchive_storage::{Created, Listed, Store};
 
 /// Objects that are on their way at a time.
@@ -64,10 +66,12 @@ pub async fn apply(
         ));
     }
     let claims = Claims::new(to)?;
-    let only_encrypted = options.only_encrypted || encrypted_object(to).await?.is_some();
+    let (of_source, of_target) = tokio::try_join!(encryption::state(from), encryption::state(to))?;
+    let only_encrypted = options.only_encrypted || only_encrypted(to, &of_source, &of_target).await?;
     let job = Job {
         from,
         to,
+        of_source,
         only_encrypted,
         claims: &claims,
         progress,
@@ -82,9 +86,21 @@ pub async fn apply(
     outcome
 }
 
+/// Must nothing be stored there in plain text, by what is there already?
+async fn only_encrypted(to: &Store, of_source: &State, of_target: &State) -> Result<bool> {
+    match (of_source, of_target) {
+        // A copy of the same repository.
+        (State::Encrypted(here), State::Encrypted(there)) if here.key == there.key => Ok(!there.plain_before),
+        (_, State::Encrypted(_)) => Ok(true),
+        _ => Ok(encrypted_object(to).await?.is_some()),
+    }
+}
+
 struct Job<'a> {
     from: &'a Store,
     to: &'a Store,
+    /// Is the source encrypted? The other repository will be in the same way.
+    of_source: State,
     only_encrypted: bool,
     claims: &'a Claims<'a>,
     progress: &'a CopyProgress,
@@ -98,7 +114,7 @@ impl Job<'_> {
     async fn run(&self, plan: &CopyPlan) -> Result<Copied> {
         // WAL that is there tells another story than what this copy begins with.
         let is_new = list_backups(self.to).await?.is_empty();
-        cluster::claim(self.to, &plan.identity).await?;
+        cluster::claim_for_copy((self.from, &self.of_source), self.to, &plan.identity).await?;
         let mut complete = BTreeSet::new();
         for backup in &plan.backups {
             if self.is_complete(&backup.name).await? {
@@ -114,11 +130,16 @@ impl Job<'_> {
             write_continuous(self.to, &BTreeMap::from([(since.timeline, since)])).await?;
         }
         let mut copied = Copied::default();
+        let names: Vec<WalFileName> = plan.wal.iter().map(|object| object.name).collect();
+        let notes = unread::notes_on(self.from, &names).await?;
+        let notes = notes
+            .iter()
+            .map(|note| (Key::listed(note), note.size, Existing::Replace));
         let wal = plan
             .wal
             .iter()
             .map(|object| (object.key(), object.size, Existing::Keep));
-        self.carry_all(wal.collect(), &mut copied).await?;
+        self.carry_all(notes.chain(wal).collect(), &mut copied).await?;
         for backup in &plan.backups {
             match complete.contains(backup.name.as_str()) {
                 true => self.carry_missing(backup, &mut copied).await?,

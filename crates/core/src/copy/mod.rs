@@ -17,4 +17,6 @@ pub use apply::{Copied, CopyOptions, CopyProgress, apply};
 pub use plan::{CopyPlan, CopyRequest, plan};
 
 #[cfg(test)]
+mod encrypted;
+#[cfg(test)]
 mod tests;

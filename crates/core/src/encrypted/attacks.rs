@@ -5,7 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use walarchive_storage::StorageConfig;
-use walarchive_storage::crypt::EncryptionConfig;
+use walarchive_storage::crypt::{EncryptionConfig, Method};
 use walarchive_testkit::sealed::{by_libsodium, by_openpgp, lengthened, without_last_chunk};
 
 use super::*;
@@ -156,27 +156,36 @@ fn flipped(object: &[u8], at: usize) -> Vec<u8> {
 }
 
 /// An object, and what it is called in a failure.
-type Named = (&'static str, Vec<u8>);
+pub(crate) type Named = (&'static str, Vec<u8>);
+
+/// What attacks make of an object of this method.
+pub(crate) fn attacks_on(object: &[u8], method: Method) -> Vec<Named> {
+    let more = vec![7; 20 << 10];
+    let of_method = match method {
+        Method::Libsodium => vec![
+            ("without its last chunk", without_last_chunk(object).to_vec()),
+            ("cut within it", object[..object.len() - 1].to_vec()),
+        ],
+        Method::OpenPgp => vec![
+            ("without its last bytes", object[..object.len() - 30].to_vec()),
+            ("with more within it", lengthened(object, more.len())),
+        ],
+    };
+    let of_all = [
+        ("with more at its end", [object, &more].concat()),
+        ("with another last bit", flipped(object, object.len() - 1)),
+        ("with another bit", flipped(object, object.len() / 2)),
+    ];
+    of_method.into_iter().chain(of_all).collect()
+}
 
 /// The object in both methods, each with what attacks make of it.
 fn attacked(plain: &[u8]) -> Vec<(&'static str, Vec<u8>, Vec<Named>)> {
-    let stream = by_libsodium(plain, KEY);
-    let message = by_openpgp(plain, PUBLIC);
-    let more = vec![7; 20 << 10];
-    let on_stream = vec![
-        ("without its last chunk", without_last_chunk(&stream).to_vec()),
-        ("cut within it", stream[..stream.len() - 1].to_vec()),
-        ("with more at its end", [&stream[..], &more].concat()),
-        ("with another last bit", flipped(&stream, stream.len() - 1)),
-        ("with another bit", flipped(&stream, stream.len() / 2)),
-    ];
-    let on_message = vec![
-        ("without its last bytes", message[..message.len() - 30].to_vec()),
-        ("with more at its end", [&message[..], &more].concat()),
-        ("with more within it", lengthened(&message, more.len())),
-        ("with another last bit", flipped(&message, message.len() - 1)),
-        ("with another bit", flipped(&message, message.len() / 2)),
-    ];
+    let (stream, message) = (by_libsodium(plain, KEY), by_openpgp(plain, PUBLIC));
+    let (on_stream, on_message) = (
+        attacks_on(&stream, Method::Libsodium),
+        attacks_on(&message, Method::OpenPgp),
+    );
     vec![("libsodium", stream, on_stream), ("OpenPGP", message, on_message)]
 }
 

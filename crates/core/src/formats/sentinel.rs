@@ -189,6 +189,10 @@ pub struct ExtendedMetadata {
     /// Ours alone: the configuration that was outside of the data directory. None if there was none.
     #[serde(rename = "walarchive_configuration", skip_serializing_if = "Option::is_none")]
     pub configuration: Option<Configuration>,
+    /// Ours alone: whether the cluster has data checksums, as `pg_control` in the backup says, which may be encrypted. None if it
+    /// is not known.
+    #[serde(rename = "walarchive_data_checksums", skip_serializing_if = "Option::is_none")]
+    pub data_checksums: Option<bool>,
 }
 
 fn is_zero(count: &u64) -> bool {
@@ -218,6 +222,7 @@ impl Default for ExtendedMetadata {
             left_out_count: 0,
             incomplete_databases: Vec::new(),
             configuration: None,
+            data_checksums: None,
         }
     }
 }

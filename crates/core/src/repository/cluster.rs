@@ -1,20 +1,16 @@
 //! Who owns a repository: `walarchive_005/cluster.json`.
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
+use super::cluster_file::{ClusterFile, FORMAT_VERSION, LIMIT};
+use super::encryption::{self, State};
 use crate::error::{Error, Result};
 use crate::repository::description;
 use crate::repository::layout::{self, Key};
 use crate::version;
 use crate::wal::SegmentSize;
 use walarchive_storage::{CreateOnly, Created, Store};
-
-/// The version of everything that this project adds to WAL-G's layout.
-const FORMAT_VERSION: u32 = 1;
-
-/// More than any `cluster.json` has, in bytes.
-const LIMIT: u64 = 64 << 10;
 
 /// The cluster that writes into a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,19 +23,9 @@ pub struct ClusterIdentity {
     pub segment_size: SegmentSize,
 }
 
-/// `cluster.json`. Fields that a later version adds are ignored.
-#[derive(Debug, Serialize, Deserialize)]
-struct ClusterFile {
-    format_version: u32,
-    system_identifier: u64,
-    pg_major_version: u32,
-    wal_segment_size: u64,
-    encryption: bool,
-}
-
-/// Make sure that the repository is this cluster's: claim it if it is nobody's, refuse it if it is another's. On the way
-/// the store is asked whether its create-only writes can be relied on: `cluster.json` is created a second time with the
-/// content that it has anyway.
+/// Make sure that the repository is this cluster's, and that its mark says how this store's keys encrypt: claim it if it is
+/// nobody's, refuse it if it is another's, or encrypted in another way. On the way the store is asked whether its create-only
+/// writes can be relied on: `cluster.json` is created a second time with the content that it has anyway.
 pub async fn claim(store: &Store, identity: &ClusterIdentity) -> Result<CreateOnly> {
     let found = owned(store, identity).await?;
     claim_found(store, identity, found).await
@@ -47,25 +33,50 @@ pub async fn claim(store: &Store, identity: &ClusterIdentity) -> Result<CreateOn
 
 /// The same, after [`owned`].
 pub(crate) async fn claim_found(store: &Store, identity: &ClusterIdentity, found: Option<Bytes>) -> Result<CreateOnly> {
-    if let Some(content) = found {
-        return Ok(store.probe_create_only(&layout::CLUSTER, content).await?);
-    }
-    let file = ClusterFile {
-        format_version: FORMAT_VERSION,
-        system_identifier: identity.system_identifier,
-        pg_major_version: identity.major_version,
-        wal_segment_size: identity.segment_size.bytes(),
-        encryption: false,
+    let content = match found {
+        Some(content) => content,
+        None => {
+            let mark = encryption::judge(store, &State::Unclaimed, identity.system_identifier).await?;
+            claim_new(store, identity, mark.map_or(State::Unclaimed, State::Encrypted)).await?
+        }
     };
-    let content = Bytes::from(serde_json::to_vec_pretty(&file).map_err(unwritable)?);
+    check(store, &content, identity)?;
+    let content = encryption::settle_found(store, content).await?;
+    check(store, &content, identity)?;
+    Ok(store.probe_create_only(&layout::CLUSTER, content).await?)
+}
+
+/// Make a repository of nobody this cluster's, encrypted as `state` says. Returns what is there then.
+async fn claim_new(store: &Store, identity: &ClusterIdentity, state: State) -> Result<Bytes> {
+    let (system, version) = (identity.system_identifier, identity.major_version);
+    let file = ClusterFile::new(system, version, identity.segment_size.bytes()).with(state.clone());
+    let content = file.content()?;
     match store.create(&layout::CLUSTER, content.clone()).await? {
-        Created::Yes => tracing::info!(repository = store.url(), "claimed the repository for this cluster"),
+        Created::Yes => {
+            tracing::info!(repository = store.url(), "claimed the repository for this cluster");
+            if let State::Encrypted(mark) = &state {
+                encryption::tell(store, &State::Unclaimed, mark);
+            }
+        }
         Created::Exists => {}
     }
     // Read back: another cluster may have come first, and on a store that overwrites it may have come last.
-    let content = store.get(&layout::CLUSTER, LIMIT).await?.unwrap_or(content);
-    check(store, &content, identity)?;
-    Ok(store.probe_create_only(&layout::CLUSTER, content).await?)
+    Ok(store.get(&layout::CLUSTER, LIMIT).await?.unwrap_or(content))
+}
+
+/// The same for a copy of another repository, which carries objects as they are: what is said of the encryption of that one is said
+/// of this one, too.
+pub(crate) async fn claim_for_copy(
+    (from, of_source): (&Store, &State),
+    to: &Store,
+    identity: &ClusterIdentity,
+) -> Result<CreateOnly> {
+    let content = match owned(to, identity).await? {
+        Some(content) => encryption::join((from, of_source), to, content).await?,
+        None => claim_new(to, identity, of_source.clone()).await?,
+    };
+    check(to, &content, identity)?;
+    Ok(to.probe_create_only(&layout::CLUSTER, content).await?)
 }
 
 /// Does the repository belong to this cluster, or to nobody yet (false)? An error if it is another's. Writes nothing.
@@ -88,7 +99,7 @@ pub async fn owner(store: &Store) -> Result<Option<ClusterIdentity>> {
     let Some(content) = store.get(&layout::CLUSTER, LIMIT).await? else {
         return Ok(None);
     };
-    let file = parse(store, &content)?;
+    let file = ClusterFile::parse(store, &content)?;
     Ok(Some(ClusterIdentity {
         system_identifier: file.system_identifier,
         major_version: file.pg_major_version,
@@ -97,24 +108,15 @@ pub async fn owner(store: &Store) -> Result<Option<ClusterIdentity>> {
     }))
 }
 
-fn parse(store: &Store, content: &[u8]) -> Result<ClusterFile> {
-    serde_json::from_slice(content).map_err(|error| {
-        Error::damaged(
-            store.object_url(&layout::CLUSTER),
-            format!("It cannot be read: {error}."),
-        )
-    })
-}
-
 fn check(store: &Store, content: &[u8], identity: &ClusterIdentity) -> Result<()> {
-    let file = parse(store, content)?;
+    let file = ClusterFile::parse(store, content)?;
     let reason = if file.format_version > FORMAT_VERSION {
         format!(
             "Its format version is {}, this program knows up to {FORMAT_VERSION}.",
             file.format_version
         )
-    } else if file.encryption {
-        "Its content is encrypted, and this program was given no key.".to_owned()
+    } else if file.has_no_key() {
+        "It says that its content is encrypted, and not with which key.".to_owned()
     } else if file.system_identifier != identity.system_identifier {
         foreign(file.system_identifier, identity)
     } else if file.pg_major_version != identity.major_version {
@@ -180,10 +182,6 @@ fn foreign(owner: u64, identity: &ClusterIdentity) -> String {
         "Its system identifier is {owner}, this cluster's is {}.",
         identity.system_identifier
     )
-}
-
-fn unwritable(error: serde_json::Error) -> Error {
-    Error::defect(format!("cannot write JSON: {error}"))
 }
 
 #[cfg(test)]

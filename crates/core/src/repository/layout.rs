@@ -9,6 +9,7 @@ use std::ops::Deref;
 use walarchive_storage::{Listed, PendingUpload};
 
 use crate::codec::Format;
+use crate::formats::manifest::hex;
 use crate::wal::WalFileName;
 
 /// The key of an object or of a folder, relative to the prefix of the storage URL. Only this module makes one, so a text of
@@ -122,10 +123,18 @@ static VERIFIED_FOLDER: Key = Key::known("walarchive_005/verified");
 /// What restore drills have shown.
 pub static DRILLS_FOLDER: Key = Key::known("walarchive_005/drills");
 
+/// Digests of WAL files, in repositories whose server cannot read what it encrypts.
+pub static DIGESTS_FOLDER: Key = Key::known("walarchive_005/digests");
+
+/// Where the timelines come from, likewise.
+pub static TIMELINES_FOLDER: Key = Key::known("walarchive_005/timelines");
+
 /// The index of restore points and commits.
 pub static POINTS_FOLDER: Key = Key::known("walarchive_005/points");
 
 const SENTINEL_SUFFIX: &str = "_backup_stop_sentinel.json";
+
+const CONFIGURATION_SUFFIX: &str = "/configuration.tar";
 
 /// One archived WAL file.
 pub fn wal(name: &WalFileName, format: Format) -> Key {
@@ -139,10 +148,11 @@ pub fn wal_of_object(key: &str) -> Option<(WalFileName, Format)> {
     Some((name.parse().ok()?, format))
 }
 
-/// Is it an object of the kind that is encrypted in a repository that is: an archived WAL file, or a tar of a backup? What is
-/// said about them is not.
+/// Is it an object of the kind that is encrypted in a repository that is: an archived WAL file, or a tar of a backup or of its
+/// configuration? What is said about them is not.
 pub fn is_encrypted_where_anything_is(key: &str) -> bool {
-    wal_of_object(key).is_some() || key.contains("/tar_partitions/")
+    let is_configuration = || Format::of_key(key).1.ends_with(CONFIGURATION_SUFFIX);
+    wal_of_object(key).is_some() || key.contains("/tar_partitions/") || is_configuration()
 }
 
 /// An object of a check; `id` tells one check from another.
@@ -170,6 +180,28 @@ pub fn epoch_of_lease(key: &str) -> Option<(u64, bool)> {
         Some(epoch) => Some((epoch.parse().ok()?, true)),
         None => Some((name.parse().ok()?, false)),
     }
+}
+
+/// The digest of a WAL file whose object has this SHA-256.
+pub fn digest(name: &WalFileName, object: &[u8; 32]) -> Key {
+    Key::built(format!("{DIGESTS_FOLDER}/{name}.{}", hex(&object[..8])))
+}
+
+/// The WAL file of a digest, if the key is that of one.
+pub fn wal_of_digest(key: &str) -> Option<WalFileName> {
+    let name = key.strip_prefix(&*DIGESTS_FOLDER)?.strip_prefix('/')?;
+    name.rsplit_once('.')?.0.parse().ok()
+}
+
+/// Where a timeline comes from.
+pub fn timeline(timeline: u32) -> Key {
+    Key::built(format!("{TIMELINES_FOLDER}/{timeline:08X}.json"))
+}
+
+/// The timeline, if the key is that of a note on where one comes from.
+pub fn timeline_of_note(key: &str) -> Option<u32> {
+    let name = key.strip_prefix(&*TIMELINES_FOLDER)?.strip_prefix('/')?;
+    u32::from_str_radix(name.strip_suffix(".json")?, 16).ok()
 }
 
 /// Which segments were verified.
@@ -284,7 +316,7 @@ pub fn backup_manifest(backup: &str) -> Key {
 /// The configuration files outside of the data directory, without the suffix of the compression. Of our own; WAL-G does
 /// not look at it.
 pub fn configuration(backup: &str) -> Key {
-    Key::built(format!("{}/configuration.tar", backup_folder(backup)))
+    Key::built(format!("{}{CONFIGURATION_SUFFIX}", backup_folder(backup)))
 }
 
 /// The same, as it is compressed.

@@ -20,25 +20,52 @@ pub(crate) async fn refuse_beside_encrypted(store: &Store) -> Result<()> {
         None => Ok(()),
         Some(object) => Err(Error::refused(
             format!(
-                "\"{}\" is encrypted, and walarchive, which cannot encrypt yet, writes nothing in plain text beside it",
+                "\"{}\" is encrypted, and walarchive writes nothing in plain text beside it",
                 store.object_url(&object)
             ),
-            "Go on with WAL-G, or use a prefix of its own if what is written may be in plain text.",
+            "Set walarchive.encryption to its method and give its key, or WAL-G's variables; or use a prefix of its own if what is \
+             written may be in plain text.",
         )),
     }
 }
 
 /// The key of an object that somebody has encrypted; none if the repository is in plain text, or is empty.
 pub(crate) async fn encrypted_object(store: &Store) -> Result<Option<String>> {
+    Ok(match beside(store).await? {
+        Beside::Encrypted { key, .. } => Some(key),
+        Beside::Nothing | Beside::PlainText => None,
+    })
+}
+
+/// What there is to write beside.
+pub(crate) enum Beside {
+    /// Nothing that tells it.
+    Nothing,
+    /// Objects in plain text.
+    PlainText,
+    /// Objects that somebody has encrypted, this one among them.
+    Encrypted {
+        /// Its key.
+        key: String,
+        /// Its stored bytes.
+        size: u64,
+    },
+}
+
+/// Its newest backup tells, or its WAL if there is none.
+pub(crate) async fn beside(store: &Store) -> Result<Beside> {
     let mut first = None;
     for object in objects(store).await? {
         match begins_in_plain_text(store, &object.key, object.size).await? {
-            Some(true) => return Ok(None),
-            Some(false) => drop(first.get_or_insert(object.key)),
+            Some(true) => return Ok(Beside::PlainText),
+            Some(false) => drop(first.get_or_insert(object)),
             None => {}
         }
     }
-    Ok(first)
+    Ok(first.map_or(Beside::Nothing, |object| Beside::Encrypted {
+        key: object.key,
+        size: object.size,
+    }))
 }
 
 /// Does the object begin as one that is not encrypted? None if that cannot be told.

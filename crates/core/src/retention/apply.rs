@@ -19,6 +19,7 @@ use crate::lsn::Lsn;
 use crate::repository::drills;
 use crate::repository::inventory::{read_sentinel, write_continuous};
 use crate::repository::layout::{self, Key};
+use crate::repository::unread;
 use crate::wal::WalFileName;
 use walarchive_storage::Store;
 
@@ -118,6 +119,10 @@ pub async fn apply(
             Some(Object::Upload(_)) => work.discard_uploads(at, stage, &mut discard).await?,
             _ => work.delete_objects(at, stage).await?,
         }
+        let wal: Vec<WalFileName> = stage.iter().filter_map(wal_of).collect();
+        if !wal.is_empty() {
+            unread::forget(store, &wal).await?;
+        }
         at += stage.len();
     }
     Ok(work.applied)
@@ -200,6 +205,13 @@ fn stages(actions: &[Action]) -> impl Iterator<Item = &[Action]> {
         _ => 2,
     };
     actions.chunk_by(move |left, right| stage(left) == stage(right))
+}
+
+fn wal_of(action: &Action) -> Option<WalFileName> {
+    match &action.object {
+        Object::Wal(object) => Some(object.name),
+        _ => None,
+    }
 }
 
 fn stop_if(cancel: &CancellationToken) -> Result<()> {

@@ -52,8 +52,7 @@ pub(crate) async fn check(store: &Store, backup: &str, described: &Configuration
     let members = match members(store, backup).await {
         Ok(members) => members,
         Err(Error::Storage(StorageError::NotFound { .. })) => return Ok(Some("It is missing.".to_owned())),
-        Err(Error::Damaged { reason, .. }) => return Ok(Some(reason)),
-        Err(error) => return Err(error),
+        Err(error) => return error.content_finding().map(Some).ok_or(error),
     };
     let has = |file: &ConfigurationFile| {
         members.iter().any(|member| {

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::VerifyStatus;
 use super::record::Verified;
-use crate::encrypted::{self, blame};
+use crate::encrypted::{self, blame, refuse_unread};
 use crate::error::{Error, Result, StorageError};
 use crate::repository::inventory::{Inventory, SegmentRange, WalObject};
 use crate::stored::progress::{Counted, ReadProgress};
@@ -92,6 +92,7 @@ pub async fn verify_content(
     selection: Selection,
     progress: Arc<ReadProgress>,
 ) -> Result<Content> {
+    refuse_unread(store).await?;
     let verified = Verified::read(store).await?;
     let selected = select(inventory, &verified, selection);
     let known_count = match selection {

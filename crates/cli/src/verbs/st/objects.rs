@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use walarchive_core::codec::Compression;
-use walarchive_core::objects::{Existing, Form, read_into, write_from};
+use walarchive_core::objects::{Existing, Form, Sealing, read_into, write_from};
 use walarchive_core::repository::layout;
 use walarchive_core::{Error, Result};
 use walarchive_storage::{Created, Store};
@@ -142,11 +142,15 @@ pub async fn put(args: &Put) -> Result<()> {
         true => Existing::Replace,
         false => Existing::Keep,
     };
+    let sealing = match args.no_encrypt {
+        true => Sealing::None,
+        false => Sealing::AsStore,
+    };
     // Before anything is read and sent.
     if existing == Existing::Keep && store.size(&key).await?.is_some() {
         return Err(exists(&store, &key));
     }
-    match write_from(&store, &key, compression, existing, source, &name).await? {
+    match write_from(&store, &key, (compression, sealing), existing, source, &name).await? {
         Created::Yes => Ok(()),
         Created::Exists => Err(exists(&store, &key)),
     }

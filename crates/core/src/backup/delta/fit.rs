@@ -77,7 +77,7 @@ pub(super) async fn check(
         Ok(history) => history,
         Err(unfit) => return Ok(Err(unfit)),
     };
-    if let Err(unfit) = same_pages(store, request, &parent.name).await? {
+    if let Err(unfit) = same_pages(store, request, parent).await? {
         return Ok(Err(unfit));
     }
     match read_sentinel(store, &parent.name).await {
@@ -170,10 +170,16 @@ async fn history(store: &Store, request: &BackupRequest) -> Result<Option<Timeli
 }
 
 /// `pg_checksums --enable` writes pages again and leaves their LSNs as they were.
-async fn same_pages(store: &Store, request: &BackupRequest, parent: &str) -> Result<Result<(), Unfit>> {
+async fn same_pages(store: &Store, request: &BackupRequest, parent: &BackupInfo) -> Result<Result<(), Unfit>> {
     let data_dir = request.data_dir.clone();
     let here = blocking(move || ControlFile::read(&data_dir)).await?;
-    let Some(there) = control_file(store, parent).await? else {
+    let there = match control_file(store, &parent.name).await {
+        Ok(control) => control.map(|control| control.data_checksums),
+        // This server cannot decrypt what it stores.
+        Err(error) if error.asks_for_a_key() => parent.metadata.data_checksums,
+        Err(error) => return Err(error),
+    };
+    let Some(there) = there else {
         return unfit("its copy of pg_control cannot be read", FULL);
     };
     if here.page_bytes as usize != PAGE_BYTES {
@@ -182,19 +188,19 @@ async fn same_pages(store: &Store, request: &BackupRequest, parent: &str) -> Res
             FULL,
         );
     }
-    let state = |control: &ControlFile| if control.data_checksums { "on" } else { "off" };
-    if here.data_checksums != there.data_checksums {
+    let state = |checksums: bool| if checksums { "on" } else { "off" };
+    if here.data_checksums != there {
         let why = format!(
             "data checksums were {} when it was taken, and are {} now",
-            state(&there),
-            state(&here)
+            state(there),
+            state(here.data_checksums)
         );
         return unfit(why, FULL);
     }
     Ok(Ok(()))
 }
 
-/// The `pg_control` of a backup; none if it cannot be read.
+/// The `pg_control` of a backup; none if it cannot be read. An error if that takes a key.
 async fn control_file(store: &Store, backup: &str) -> Result<Option<ControlFile>> {
     for format in Format::in_order(Format::Zstd) {
         let key = layout::tar(backup, &layout::pg_control_name(format));
@@ -215,7 +221,7 @@ async fn control_file(store: &Store, backup: &str) -> Result<Option<ControlFile>
             // What is encrypted proves right only at its end.
             let is_at_end = matches!(reader.read(&mut [0]), Ok(0));
             match reader.take_failure().map(Error::from) {
-                Some(failure) if !failure.is_content() => Err(failure),
+                Some(failure) if !failure.is_content() || failure.asks_for_a_key() => Err(failure),
                 _ => Ok(found.filter(|_| is_at_end && matches!(read, Ok(true)))),
             }
         };

@@ -27,11 +27,12 @@ use crate::backup::read::pages::PageReader;
 use crate::backup::read::source::{SourceFacts, changed};
 use crate::backup::read::walk::{Attributes, Directory};
 use crate::backup::read::{rules, unlogged};
-use crate::codec::{Compression, Encoder};
+use crate::encrypted::{Wrapped, Wrapping};
 use crate::error::{Error, Result};
 use crate::formats::files_metadata::{FileDescription, Identity};
 use crate::formats::manifest::{ChecksumAlgorithm, Checksummer, ManifestFile, hex};
 use crate::lsn::Lsn;
+use crate::repository::layout::Key;
 use walarchive_storage::Upload;
 
 /// The bytes that are read, summed up and compressed at a time: whole pages.
@@ -48,7 +49,7 @@ pub(crate) struct Shared {
     pub(crate) delta: OnceLock<Delta>,
     pub(crate) corrupt: Findings,
     pub(crate) find_resident: Option<FindResident>,
-    pub(crate) compression: Compression,
+    pub(crate) wrapping: Wrapping,
     pub(crate) algorithm: ChecksumAlgorithm,
     /// The bytes that are read.
     pub(crate) limiter: Limiter,
@@ -81,7 +82,7 @@ pub(crate) struct Packer {
 }
 
 type Count = Box<dyn Fn(u64) + Send>;
-type Sink = Encoder<Counted<Upload, Count>>;
+type Sink = Wrapped<Counted<Upload, Count>>;
 
 /// Which time is a file read?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,8 +94,13 @@ pub(crate) enum Reading {
 }
 
 impl Packer {
-    /// Begin a tar that is compressed by so many threads beside this one.
-    pub(crate) fn new(shared: Arc<Shared>, object: String, upload: Upload, threads: u32) -> Result<Self> {
+    /// Begin the tar with this key and URL, which is compressed by so many threads beside this one.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        (key, object): (&Key, String),
+        upload: Upload,
+        threads: u32,
+    ) -> Result<Self> {
         let counter = Arc::clone(&shared);
         let counted = Counted {
             inner: upload,
@@ -104,7 +110,7 @@ impl Packer {
                 let _ = counter.network.wait_for(bytes, &counter.stop);
             }) as Count,
         };
-        let encoder = shared.compression.encoder_with_threads(counted, threads);
+        let encoder = shared.wrapping.begin(key, counted, threads);
         let encoder = encoder.map_err(|error| sink_error(&object, error))?;
         Ok(Packer {
             tar: TarStream::new(encoder),
@@ -303,7 +309,7 @@ impl Packer {
 
     /// Write the end of the tar and hand it over.
     pub(crate) fn finish(self) -> Result<Packed> {
-        let sink = self.tar.finish().and_then(Encoder::finish);
+        let sink = self.tar.finish().and_then(Wrapped::finish);
         let stored = sink.and_then(|counted| {
             let stored = counted.inner.bytes();
             counted.inner.finish().map(|()| stored)

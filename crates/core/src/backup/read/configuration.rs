@@ -10,9 +10,10 @@ use super::links::Links;
 use super::rules;
 use super::walk::Attributes;
 use crate::backup::pack::tar_stream::TarStream;
-use crate::codec::Compression;
+use crate::encrypted::Wrapping;
 use crate::error::{Error, Result};
 use crate::formats::{Configuration, ConfigurationFile};
+use crate::repository::layout::Key;
 use crate::server_config;
 
 /// The largest file that is taken for one of a configuration, in bytes.
@@ -40,13 +41,13 @@ pub struct ConfigurationFiles {
     pub secrets: Vec<PathBuf>,
 }
 
-/// Take the files outside the data directory, with those that they include; none if all are in it. Files that cannot be taken are
+/// Take the files outside the data directory, with those that they include, into an object with this key; none if all are in it. Files that cannot be taken are
 /// noted as left out.
 pub(crate) fn take(
     files: &ConfigurationFiles,
     data_dir: &Path,
     links: &Links,
-    compression: Compression,
+    (wrapping, key): (&Wrapping, &Key),
 ) -> Result<Option<(Configuration, Vec<u8>)>> {
     let (config, hba, ident) = (files.config.as_deref(), files.hba.as_deref(), files.ident.as_deref());
     let mut found = BTreeSet::new();
@@ -67,7 +68,7 @@ pub(crate) fn take(
         links,
     };
     let failed = |error: io::Error| Error::io("pack the configuration of", data_dir, error);
-    let mut tar = TarStream::new(compression.encoder(Vec::new()).map_err(failed)?);
+    let mut tar = TarStream::new(wrapping.begin(key, Vec::new(), 0).map_err(failed)?);
     let (mut taken, mut bytes) = (Vec::new(), 0);
     for path in found {
         let Some((meta, content)) = taker.read(&path, LIMIT - bytes, taken.len()) else {
@@ -196,7 +197,12 @@ fn tokens(line: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::Format;
+    use crate::codec::{Compression, Format};
+    use crate::repository::layout;
+
+    fn key() -> Key {
+        layout::configuration_in("base_1", Format::Zstd)
+    }
 
     fn members(packed: &[u8]) -> Vec<String> {
         let decoder = Format::Zstd.decoder(packed).expect("a decoder");
@@ -246,7 +252,7 @@ mod tests {
             secrets: vec![etc.join("key")],
         };
         let links = Links::default();
-        let taken = take(&files, &data, &links, Compression::Zstd(1)).expect("taken");
+        let taken = take(&files, &data, &links, (&Wrapping::plain(Compression::Zstd(1)), &key())).expect("taken");
         let (configuration, packed) = taken.expect("something");
         let expected: Vec<String> = [
             "admins",
@@ -284,7 +290,13 @@ mod tests {
             hba: Some(data.join("pg_hba.conf")),
             ..ConfigurationFiles::default()
         };
-        let taken = take(&files, &data, &Links::default(), Compression::Plain).expect("taken");
+        let taken = take(
+            &files,
+            &data,
+            &Links::default(),
+            (&Wrapping::plain(Compression::Plain), &key()),
+        )
+        .expect("taken");
         assert!(taken.is_none(), "{taken:?}");
     }
 }

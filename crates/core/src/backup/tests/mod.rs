@@ -3,6 +3,7 @@
 mod checksums;
 mod copy;
 mod delta;
+mod encrypted;
 mod lifecycle;
 mod links;
 mod stream;

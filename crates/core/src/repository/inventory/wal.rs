@@ -9,6 +9,7 @@ use crate::codec::Format;
 use crate::encrypted::{self, blame};
 use crate::error::{Error, Result};
 use crate::repository::layout::{self, Key};
+use crate::repository::unread;
 use crate::wal::{FirstPage, LONG_HEADER_BYTES, Segment, SegmentSize, WalFileName};
 use walarchive_storage::{Listed, Store};
 
@@ -128,7 +129,8 @@ pub(super) async fn first_page(store: &Store, object: &WalObject) -> Result<Opti
     .await
 }
 
-/// The content of a timeline's history file; none if there is none in the archive.
+/// The content of a timeline's history file; none if there is none in the archive. Where it cannot be decrypted, it tells no reasons if
+/// that is all that was written down.
 pub async fn read_history(store: &Store, timeline: u32) -> Result<Option<String>> {
     for format in Format::in_order(Format::Zstd) {
         let key = layout::wal(&WalFileName::History(timeline), format);
@@ -149,7 +151,14 @@ pub async fn read_history(store: &Store, timeline: u32) -> Result<Option<String>
                 Err(error) => Err(blame(&mut reader, url, format, format!("It cannot be read: {error}."))),
             }
         };
-        return blocking(read).await;
+        return match blocking(read).await {
+            // Whoever wrote it could not read it, either, and wrote down what the others have to know.
+            Err(error) if error.asks_for_a_key() => match unread::read_timeline(store, timeline).await? {
+                Some(lines) => Ok(Some(lines)),
+                None => Err(error),
+            },
+            read => read,
+        };
     }
     Ok(None)
 }

@@ -16,7 +16,7 @@ use super::VerifyStatus;
 use super::record::VerifiedBackup;
 use crate::blocking::blocking;
 use crate::data_dir::{BACKUP_LABEL, PG_CONTROL, TABLESPACE_MAP};
-use crate::encrypted;
+use crate::encrypted::{self, refuse_unread};
 use crate::error::{Error, Result};
 use crate::printable::counted;
 use crate::repository::inventory::{BackupInfo, Inventory};
@@ -57,6 +57,7 @@ pub async fn verify_backup(
     name: &str,
     progress: Arc<ReadProgress>,
 ) -> Result<BackupReport> {
+    refuse_unread(store).await?;
     let backup = match inventory.backup(name) {
         Some(backup) => backup.clone(),
         None => inventory::find_backup(store, name).await?,

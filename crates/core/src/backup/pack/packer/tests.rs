@@ -4,6 +4,7 @@ use super::*;
 use crate::backup::OnChecksumFailure;
 use crate::backup::pack::spool::Lines;
 use crate::backup::pack::stream::store_stream;
+use crate::codec::Compression;
 use crate::repository::layout;
 use walarchive_storage::Store;
 
@@ -17,7 +18,7 @@ async fn packed(data_dir: &Path, fill: impl FnOnce(&mut Packer) -> Result<()> + 
         delta: OnceLock::new(),
         corrupt: Findings::new(OnChecksumFailure::Warning),
         find_resident: None,
-        compression: Compression::Plain,
+        wrapping: Wrapping::plain(Compression::Plain),
         algorithm: ChecksumAlgorithm::Crc32c,
         limiter: Limiter::new(None),
         network: Limiter::new(None),
@@ -27,8 +28,9 @@ async fn packed(data_dir: &Path, fill: impl FnOnce(&mut Packer) -> Result<()> + 
         stop: CancellationToken::new(),
     });
     let (stop, key) = (shared.stop.clone(), layout::tar("b", "part_001.tar"));
+    let object = key.clone();
     let stored = store_stream(&store, &key, &stop, move |upload| {
-        let mut packer = Packer::new(shared, "tar".to_owned(), upload, 0)?;
+        let mut packer = Packer::new(shared, (&object, "tar".to_owned()), upload, 0)?;
         fill(&mut packer)?;
         packer.finish()
     });

@@ -1,0 +1,399 @@
+//! Whether a repository is encrypted: the mark in `cluster.json`, and who may write beside it.
+//!
+//! A writer asks before its first byte, and again from time to time while it goes on. What is encrypted never gets plain text
+//! beside it by accident, and never objects that whoever has the key of the mark cannot read.
+
+use std::io::Read;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use walarchive_storage::Store;
+use walarchive_storage::crypt::{Keyring, Sealer};
+
+use super::cluster_file::{ClusterFile, LIMIT};
+pub use super::cluster_file::{KeyName, Mark, State, method_name};
+use super::plain_text::{self, Beside};
+use crate::blocking::blocking;
+use crate::encrypted;
+use crate::error::{Error, Result};
+use crate::formats::manifest::{hex, unhex};
+use crate::repository::layout;
+
+/// Is the repository encrypted, by what its mark says? Needs no key.
+pub async fn state(store: &Store) -> Result<State> {
+    Ok(match ClusterFile::read(store).await? {
+        Some(file) => file.state(),
+        None => State::Unclaimed,
+    })
+}
+
+/// New objects may be in plain text from now on, and a writer with a key turns encryption on again. Returns the mark that was
+/// there; none if the repository was not encrypted.
+pub async fn disable(store: &Store) -> Result<Option<Mark>> {
+    let Some(file) = ClusterFile::read(store).await? else {
+        return Ok(None);
+    };
+    let state = file.state();
+    let former_keys = state.keys();
+    let State::Encrypted(mark) = state else { return Ok(None) };
+    let content = file.with(State::Plain { former_keys }).content()?;
+    store.put(&layout::CLUSTER, content).await?;
+    tracing::info!(
+        repository = store.url(),
+        "the repository is no longer marked as encrypted"
+    );
+    Ok(Some(mark))
+}
+
+/// An error if whoever has this store may not write into the repository because of its encryption. Writes nothing.
+pub async fn permit(store: &Store) -> Result<()> {
+    permit_found(store, store.get(&layout::CLUSTER, LIMIT).await?.as_ref()).await
+}
+
+/// The same, after `cluster.json` was read; none if it is not there.
+pub(crate) async fn permit_found(store: &Store, content: Option<&Bytes>) -> Result<()> {
+    let file = content.map(|content| ClusterFile::parse(store, content)).transpose()?;
+    // What the token holds does not matter where there is none to compare.
+    let system_identifier = file.as_ref().map_or(0, |file| file.system_identifier);
+    let state = file.map_or(State::Unclaimed, |file| file.state());
+    judge(store, &state, system_identifier).await.map(drop)
+}
+
+/// The same, and the mark of a repository that has an owner is made to say what the store's keys are. Returns what it says now.
+pub async fn settle(store: &Store) -> Result<State> {
+    match store.get(&layout::CLUSTER, LIMIT).await? {
+        Some(content) => {
+            let content = settle_found(store, content).await?;
+            Ok(ClusterFile::parse(store, &content)?.state())
+        }
+        None => {
+            judge(store, &State::Unclaimed, 0).await?;
+            Ok(State::Unclaimed)
+        }
+    }
+}
+
+/// The same, after `cluster.json` was read. Returns its content as it is now.
+pub(super) async fn settle_found(store: &Store, mut content: Bytes) -> Result<Bytes> {
+    // Somebody else may settle it at the same time, and the last one wins.
+    for _ in 0..ATTEMPTS {
+        let file = ClusterFile::parse(store, &content)?;
+        let state = file.state();
+        let Some(mark) = judge(store, &state, file.system_identifier).await? else {
+            return Ok(content);
+        };
+        tell(store, &state, &mark);
+        content = file.with(State::Encrypted(mark)).content()?;
+        store.put(&layout::CLUSTER, content.clone()).await?;
+        content = store.get(&layout::CLUSTER, LIMIT).await?.unwrap_or(content);
+    }
+    Err(Error::refused(
+        format!(
+            "somebody else changes the encryption of \"{}\" at the same time",
+            store.url()
+        ),
+        "Give all servers that write into the repository the same keys, in the same order.",
+    ))
+}
+
+/// Objects of a repository of that state are to come into another one, as they are. Returns the content of `cluster.json` there. An
+/// error if whoever has the key of that one could not read them.
+pub(super) async fn join((from, of_source): (&Store, &State), to: &Store, content: Bytes) -> Result<Bytes> {
+    let file = ClusterFile::parse(to, &content)?;
+    let (there, system_identifier) = (file.state(), file.system_identifier);
+    let new = match (of_source, &there) {
+        (State::Encrypted(here), State::Encrypted(mark)) if here.key == mark.key => there.clone(),
+        (State::Encrypted(here), State::Encrypted(mark)) => {
+            let keyrings = [to.keyring().clone(), from.keyring().clone()];
+            let marks = [here.clone(), mark.clone()];
+            if !blocking(move || one_opens_all(&keyrings, &marks, system_identifier)).await? {
+                return Err(Error::refused(
+                    format!(
+                        "\"{}\" and \"{}\" are encrypted with different keys, as far as is known",
+                        from.url(),
+                        to.url()
+                    ),
+                    "Give the keys of both in one of the configuration files, or copy to another prefix.",
+                ));
+            }
+            State::Encrypted(Mark {
+                plain_before: mark.plain_before,
+                former_keys: united(&mark.former_keys, of_source.keys()),
+                ..mark.clone()
+            })
+        }
+        (State::Encrypted(here), State::Unclaimed | State::Plain { .. }) => State::Encrypted(Mark {
+            plain_before: true,
+            former_keys: united(&here.former_keys, there.keys()),
+            ..here.clone()
+        }),
+        (State::Unclaimed | State::Plain { .. }, State::Encrypted(mark)) => State::Encrypted(Mark {
+            former_keys: united(&mark.former_keys, of_source.keys()),
+            ..mark.clone()
+        }),
+        (State::Unclaimed | State::Plain { .. }, State::Unclaimed | State::Plain { .. }) => State::Plain {
+            former_keys: united(&there.keys(), of_source.keys()),
+        },
+    };
+    if new == there {
+        return Ok(content);
+    }
+    let content = file.with(new).content()?;
+    to.put(&layout::CLUSTER, content.clone()).await?;
+    Ok(content)
+}
+
+/// Are there keys with which all of the tokens open? Blocks.
+fn one_opens_all(keyrings: &[Keyring], marks: &[Mark], system_identifier: u64) -> Result<bool> {
+    for keyring in keyrings {
+        let mut opens = true;
+        for mark in marks {
+            opens &= opens_token(keyring, mark, system_identifier)?;
+        }
+        if opens {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn united(keys: &[KeyName], others: Vec<KeyName>) -> Vec<KeyName> {
+    let new = others.into_iter().filter(|key| !keys.contains(key));
+    keys.iter().cloned().chain(new).collect()
+}
+
+/// Two that settle it at the same time need two attempts, and each further one another.
+const ATTEMPTS: usize = 5;
+
+/// What becomes of the mark, before it does.
+pub(super) fn tell(store: &Store, before: &State, mark: &Mark) {
+    let (repository, method, key_id) = (store.url(), &mark.key.method, &mark.key.key_id);
+    match before {
+        State::Unclaimed => {
+            tracing::info!(
+                repository,
+                method,
+                key_id,
+                "the repository is encrypted from its first object on"
+            );
+        }
+        State::Plain { .. } => {
+            tracing::info!(
+                repository,
+                method,
+                key_id,
+                "encryption is turned on; what was stored before stays as it is"
+            );
+        }
+        State::Encrypted(old) => {
+            let (old_method, old_key_id) = (&old.key.method, &old.key.key_id);
+            tracing::info!(
+                repository,
+                method,
+                key_id,
+                old_method,
+                old_key_id,
+                "new objects are encrypted with another key from now on"
+            );
+        }
+    }
+}
+
+/// The mark that the repository must get before whoever has this store writes; none if it needs no other. An error if he must not
+/// write.
+pub(super) async fn judge(store: &Store, state: &State, system_identifier: u64) -> Result<Option<Mark>> {
+    let plain_before = match state {
+        State::Unclaimed => beside(store).await?,
+        State::Plain { .. } => true,
+        State::Encrypted(mark) => mark.plain_before,
+    };
+    let (repository, keyring, state) = (store.url().to_owned(), store.keyring().clone(), state.clone());
+    if keyring.writes().is_none() {
+        return match state {
+            State::Encrypted(mark) => Err(in_plain_text(&repository, &mark)),
+            State::Unclaimed | State::Plain { .. } => Ok(None),
+        };
+    }
+    let mark = move || {
+        let hands = Hands::new(repository, keyring, system_identifier)?;
+        match state {
+            State::Encrypted(mark) => hands.compare(mark),
+            State::Unclaimed | State::Plain { .. } => Ok(Some(hands.mark(plain_before, state.keys())?)),
+        }
+    };
+    blocking(mark).await
+}
+
+/// Is there plain text in a repository that nobody has claimed? An error if there is what whoever has this store must not write
+/// beside.
+async fn beside(store: &Store) -> Result<bool> {
+    if store.keyring().writes().is_none() {
+        plain_text::refuse_beside_encrypted(store).await?;
+        return Ok(true);
+    }
+    let (key, size) = match plain_text::beside(store).await? {
+        Beside::Nothing => return Ok(false),
+        Beside::PlainText => return Ok(true),
+        Beside::Encrypted { key, size } => (key, size),
+    };
+    let Some(why) = unreadable(store, &key, size).await? else {
+        return Ok(false);
+    };
+    Err(Error::refused(
+        format!(
+            "\"{}\" is encrypted, and not with a key that is configured, so nothing is written beside it ({why})",
+            store.object_url(&key)
+        ),
+        "Give the key that it was encrypted with, or use a prefix of its own. If the server is to have public keys only, run walarchive \
+         wal-push or backup-push once with the secret key.",
+    ))
+}
+
+/// Why the object does not open with the keys of the store; none if it does.
+async fn unreadable(store: &Store, key: &str, size: u64) -> Result<Option<String>> {
+    let mut reader = encrypted::reader(store, key, size);
+    blocking(move || match reader.read(&mut [0; 1]) {
+        Ok(_) => Ok(None),
+        Err(error) => match reader.take_failure().map(Error::from) {
+            Some(failure) if !failure.is_content() => Err(failure),
+            failure => {
+                let why = failure.and_then(|failure| failure.content_finding());
+                let why = why.unwrap_or_else(|| error.to_string());
+                Ok(Some(why.trim_end_matches('.').to_owned()))
+            }
+        },
+    })
+    .await
+}
+
+/// The keys of a writer, read.
+struct Hands {
+    repository: String,
+    keyring: Keyring,
+    sealer: Sealer,
+    method: &'static str,
+    /// It is in the token.
+    system_identifier: u64,
+}
+
+impl Hands {
+    fn new(repository: String, keyring: Keyring, system_identifier: u64) -> Result<Self> {
+        let sealer = keyring.sealer()?;
+        let method = sealer.method().map(method_name);
+        let method = method.ok_or_else(|| Error::defect("there is no key to encrypt with"))?;
+        Ok(Hands {
+            repository,
+            keyring,
+            sealer,
+            method,
+            system_identifier,
+        })
+    }
+
+    /// A mark for the key that new objects are encrypted with.
+    fn mark(&self, plain_before: bool, former_keys: Vec<KeyName>) -> Result<Mark> {
+        let salt = rand::random::<u128>().to_be_bytes();
+        let token = self.sealer.seal_small(self.system_identifier.to_string().as_bytes());
+        let token = token.map_err(|error| Error::defect(format!("cannot encrypt a token: {error}")))?;
+        let is_other = |key: &KeyName| !self.is_key(key);
+        Ok(Mark {
+            key: KeyName {
+                method: self.method.to_owned(),
+                key_id: self.sealer.key_id(&salt),
+                salt: hex(&salt),
+            },
+            token: STANDARD.encode(token),
+            plain_before,
+            former_keys: former_keys.into_iter().filter(is_other).collect(),
+        })
+    }
+
+    /// Is it the key that new objects are encrypted with?
+    fn is_key(&self, key: &KeyName) -> bool {
+        let salt = unhex(&key.salt).unwrap_or_default();
+        key.method == self.method && key.key_id == self.sealer.key_id(&salt)
+    }
+
+    /// The mark that a marked repository must get; none if it has the right one.
+    fn compare(&self, mark: Mark) -> Result<Option<Mark>> {
+        if self.is_key(&mark.key) {
+            return match !self.keyring.can_read()? || self.opens(&mark)? {
+                true => Ok(None),
+                false => Err(Error::damaged(
+                    format!("{}/{}", self.repository, layout::CLUSTER),
+                    "It names the key that is configured, and its token does not open with that.",
+                )),
+            };
+        }
+        match self.opens(&mark)? {
+            true => {
+                let former_keys = [&[mark.key.clone()], &mark.former_keys[..]].concat();
+                Ok(Some(self.mark(mark.plain_before, former_keys)?))
+            }
+            false => Err(self.another(&mark)),
+        }
+    }
+
+    /// Does the token open with any of the keys, and holds what it has to?
+    fn opens(&self, mark: &Mark) -> Result<bool> {
+        opens_token(&self.keyring, mark, self.system_identifier)
+    }
+
+    fn another(&self, mark: &Mark) -> Error {
+        let (repository, method) = (&self.repository, &mark.key.method);
+        match *method == self.method {
+            true => Error::refused(
+                format!(
+                    "\"{repository}\" is encrypted with another {method} key than the one that is configured for new objects"
+                ),
+                "Give the right key. To go over to a new one, give the old one as a second key, after the new one; \
+                 walarchive encryption-rotate encrypts again what is there.",
+            ),
+            false => Error::refused(
+                format!(
+                    "\"{repository}\" is encrypted by {method}, and new objects are to be encrypted by {}",
+                    self.method
+                ),
+                "Set walarchive.encryption to the method of the repository. To go over to the other one, give the old key, too.",
+            ),
+        }
+    }
+}
+
+/// Can what is encrypted with the key of the mark be decrypted with the keys of the store?
+pub(crate) async fn opens(store: &Store, mark: &Mark) -> Result<bool> {
+    let Some(file) = ClusterFile::read(store).await? else {
+        return Ok(false);
+    };
+    let (keyring, mark) = (store.keyring().clone(), mark.clone());
+    blocking(move || opens_token(&keyring, &mark, file.system_identifier)).await
+}
+
+/// Does the token of the mark open with any of these keys, and is it that of this cluster? Blocks.
+fn opens_token(keyring: &Keyring, mark: &Mark, system_identifier: u64) -> Result<bool> {
+    let Ok(token) = STANDARD.decode(&mark.token) else {
+        return Ok(false);
+    };
+    match keyring.open_small(&token).map_err(Error::from) {
+        Ok(text) => Ok(text == system_identifier.to_string().as_bytes()),
+        Err(error) if error.is_content() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn in_plain_text(repository: &str, mark: &Mark) -> Error {
+    Error::refused(
+        format!(
+            "\"{repository}\" is encrypted by {}, and new objects are to be stored in plain text",
+            mark.key.method
+        ),
+        "Set walarchive.encryption to that method, and give the key. If plain text is wanted from now on, run walarchive \
+         encryption-disable --confirm.",
+    )
+}
+
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;
