@@ -2,6 +2,7 @@
 
 pub mod archiving;
 pub mod drills;
+pub mod encrypted;
 pub mod failover;
 pub mod held;
 pub mod ledger;

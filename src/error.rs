@@ -5,6 +5,7 @@ use walarchive_core::backup::CorruptPages;
 use walarchive_core::formats::LeftOut;
 use walarchive_core::{Error, printable, wal_g};
 
+use crate::guc;
 use crate::pg::CaughtError;
 use crate::pg::report::{self, Report};
 use crate::shmem::{Failure, Text};
@@ -106,7 +107,13 @@ pub fn notify(failure: &Failure) {
 
 /// Name once the variables of WAL-G in the server's environment that have no effect, and those that do not allow it to write.
 pub fn warn_of_wal_g() {
-    let unread = wal_g::not_read_by_server(std::env::vars_os());
+    let refused = guc::refuse_plain_text();
+    let mut unread = wal_g::not_read_by_server(std::env::vars_os());
+    if refused.is_ok() {
+        // The server has keys of its own. Only the passphrase is for them.
+        let keys = wal_g::encryption_settings(std::env::vars_os());
+        unread.extend(keys.into_iter().filter(|name| name != "WALG_PGP_KEY_PASSPHRASE"));
+    }
     if !unread.is_empty() {
         let message = format!(
             "walarchive: variables of WAL-G have no effect on this server: {}",
@@ -116,7 +123,7 @@ pub fn warn_of_wal_g() {
                     \"walarchive\" reads these variables.";
         warning(PgSqlErrorCode::ERRCODE_WARNING, &message, "", hint);
     }
-    if let Err(refused) = wal_g::refuse_plain_text(std::env::vars_os()) {
+    if let Err(refused) = refused {
         warn("WAL cannot be archived", &Failure::from(&refused));
     }
 }

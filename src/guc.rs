@@ -16,9 +16,10 @@ use walarchive_core::codec::Compression as CoreCompression;
 use walarchive_core::formats::manifest::ChecksumAlgorithm;
 use walarchive_core::retention::Policy;
 use walarchive_core::schedule::Schedule;
+use walarchive_core::server_config::encryption::{self, EncryptionSettings};
 use walarchive_core::{Error, wal_g};
-use walarchive_storage::Store;
-use walarchive_storage::{StorageConfig, StorageOptions};
+use walarchive_storage::crypt::EncryptionConfig;
+use walarchive_storage::{StorageConfig, StorageOptions, Store};
 
 mod define;
 
@@ -73,6 +74,10 @@ pub enum ChecksumFailure {
 static STORAGE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static STORAGE_OPTIONS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static CREDENTIALS_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static ENCRYPTION: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"none"));
+static ENCRYPTION_KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static ENCRYPTION_KEY_COMMAND: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static ENCRYPTION_ACCEPT_PLAIN: GucSetting<bool> = GucSetting::<bool>::new(false);
 static COMPRESSION: GucSetting<Compression> = GucSetting::<Compression>::new(Compression::Zstd);
 static COMPRESSION_LEVEL: GucSetting<i32> = GucSetting::<i32>::new(1);
 static UPLOAD_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(8);
@@ -111,8 +116,8 @@ impl ArchiveSettings {
     /// The present settings of this process. An error if the storage is not set or not valid.
     pub fn current() -> Result<Self, Error> {
         let (url, options) = (text(&STORAGE), text(&STORAGE_OPTIONS));
-        not_rejected(STORAGE_NAME, &url)?;
-        not_rejected(STORAGE_OPTIONS_NAME, &options)?;
+        not_rejected(STORAGE_NAME, url.trim().is_empty())?;
+        not_rejected(STORAGE_OPTIONS_NAME, options.trim().is_empty())?;
         if url.trim().is_empty() {
             return Err(Error::config(
                 "walarchive.storage is not set",
@@ -124,6 +129,7 @@ impl ArchiveSettings {
         storage.credentials_file = Some(text(&CREDENTIALS_FILE))
             .filter(|path| !path.is_empty())
             .map(PathBuf::from);
+        storage.encryption = encryption()?;
         // One attempt must leave time for another one before the archiver gives up.
         storage.request_timeout = archive_timeout() / 2;
         storage.patience = storage.request_timeout;
@@ -140,9 +146,10 @@ impl ArchiveSettings {
         })
     }
 
-    /// The same for a process that is going to write. It is refused if the server's environment asks for encryption.
+    /// The same for a process that is going to write. It is refused if the server's environment asks for encryption, and its
+    /// settings do not.
     pub fn for_writing() -> Result<Self, Error> {
-        wal_g::refuse_plain_text(std::env::vars_os())?;
+        refuse_plain_text()?;
         Self::current()
     }
 
@@ -154,6 +161,46 @@ impl ArchiveSettings {
     }
 }
 
+/// An error if WAL-G's variables in the server's environment ask for encryption, and the server's settings do not.
+pub fn refuse_plain_text() -> Result<(), Error> {
+    match encryption() {
+        // What is wrong with them is told where they are used.
+        Err(_) => Ok(()),
+        Ok(encryption) if encryption.writes.is_some() => Ok(()),
+        Ok(_) => wal_g::refuse_plain_text(std::env::vars_os()),
+    }
+}
+
+/// The settings of encryption. Relative paths are those of the data directory, where every process of the server is at work.
+fn encryption() -> Result<EncryptionConfig, Error> {
+    let (method, key_file, key_command) = (
+        text(&ENCRYPTION),
+        text(&ENCRYPTION_KEY_FILE),
+        text(&ENCRYPTION_KEY_COMMAND),
+    );
+    // What was meant is not known. Nothing is stored in plain text because of that.
+    not_rejected(ENCRYPTION_NAME, method == encryption::NONE)?;
+    not_rejected(ENCRYPTION_KEY_FILE_NAME, key_file.is_empty())?;
+    not_rejected(ENCRYPTION_KEY_COMMAND_NAME, key_command.is_empty())?;
+    EncryptionSettings {
+        method: Some(method),
+        key_file: Some(key_file),
+        key_command: Some(key_command),
+        accept_plain: ENCRYPTION_ACCEPT_PLAIN.get(),
+        directory: PathBuf::new(),
+    }
+    .config()
+}
+
+/// The files of `walarchive.encryption_key_file`.
+pub fn encryption_key_files() -> Vec<PathBuf> {
+    // The check hook refuses everything else.
+    encryption::key_files(&text(&ENCRYPTION_KEY_FILE)).unwrap_or_default()
+}
+
+const ENCRYPTION_NAME: &str = "walarchive.encryption";
+const ENCRYPTION_KEY_FILE_NAME: &str = "walarchive.encryption_key_file";
+const ENCRYPTION_KEY_COMMAND_NAME: &str = "walarchive.encryption_key_command";
 const STORAGE_NAME: &str = "walarchive.storage";
 const STORAGE_OPTIONS_NAME: &str = "walarchive.storage_options";
 
@@ -176,9 +223,9 @@ fn note_rejected(name: &'static str, reason: Option<String>) {
     }
 }
 
-/// An error if a setting is empty because its value in the configuration files was refused.
-fn not_rejected(name: &'static str, value: &str) -> Result<(), Error> {
-    match REJECTED.lock().get(name).filter(|_| value.trim().is_empty()) {
+/// An error if a setting has its default because its value in the configuration files was refused.
+fn not_rejected(name: &'static str, has_default: bool) -> Result<(), Error> {
+    match REJECTED.lock().get(name).filter(|_| has_default) {
         None => Ok(()),
         Some(refused) => Err(Error::config(
             format!("{name} has a value that cannot be used"),
@@ -334,6 +381,21 @@ fn check_storage(value: &str) -> Result<(), Error> {
 fn check_storage_options(value: &str) -> Result<(), Error> {
     value.parse::<StorageOptions>()?;
     Ok(())
+}
+
+/// May this be a value of `walarchive.encryption`?
+fn check_encryption(value: &str) -> Result<(), Error> {
+    encryption::method(value).map(|_| ())
+}
+
+/// May this be a value of `walarchive.encryption_key_file`? Whether the files are there is seen when a key is needed.
+fn check_key_file(value: &str) -> Result<(), Error> {
+    encryption::key_files(value).map(|_| ())
+}
+
+/// May this be a value of `walarchive.encryption_key_command`?
+fn check_key_command(value: &str) -> Result<(), Error> {
+    encryption::words(value).map(|_| ())
 }
 
 /// May this be a value of `walarchive.backup_schedule` or `walarchive.drill_schedule`?

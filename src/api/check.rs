@@ -3,16 +3,16 @@
 use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
+use walarchive_core::Error;
 use walarchive_core::check::{self, Check};
 use walarchive_core::data_dir::PG_WAL;
-use walarchive_core::{Error, wal_g};
 use walarchive_storage::Store;
 
 use super::LOOK;
 use super::status::waiting;
 use crate::bridge::{self, Flow};
 use crate::error::or_raise;
-use crate::guc::ArchiveSettings;
+use crate::guc::{self, ArchiveSettings};
 use crate::pg::text::SqlText;
 use crate::pg::{latch, process, server};
 use crate::shmem::{self, ARCHIVING};
@@ -52,7 +52,7 @@ fn walarchive_check() -> TableIterator<
                 "settings",
                 format!("storage is \"{}\"", settings.storage.url),
             ));
-            if let Err(error) = wal_g::refuse_plain_text(std::env::vars_os()) {
+            if let Err(error) = guc::refuse_plain_text() {
                 checks.push(Check::of_error("encryption", &error));
             }
             checks.extend(store(settings));

@@ -37,12 +37,24 @@ static PATIENT: AtomicBool = AtomicBool::new(false);
 pub fn be_patient(settings: &ArchiveSettings, archive: &Archive) -> Result<Arc<Archive>, Error> {
     PATIENT.store(true, Ordering::Relaxed);
     let patient = Arc::new(archive.through(Store::open(&settings.storage.for_backup())?));
-    *CURRENT.lock() = Some((settings.generation(), Arc::clone(&patient)));
+    *CURRENT.lock() = Some((basis(settings), Arc::clone(&patient)));
     Ok(patient)
 }
 
-/// The archive of this process, with the generation of the settings.
-static CURRENT: Mutex<Option<(u64, Arc<Archive>)>> = Mutex::new(None);
+/// The archive of this process, with what it was opened for.
+static CURRENT: Mutex<Option<(Basis, Arc<Archive>)>> = Mutex::new(None);
+
+/// The generation of the settings, and the time of the reload from which the keys are: what the same files and the same program
+/// hold may have changed by the next one. Without keys it does not count.
+type Basis = (u64, i64);
+
+fn basis(settings: &ArchiveSettings) -> Basis {
+    let has_keys = settings.storage.encryption.names_a_key();
+    (
+        settings.generation(),
+        if has_keys { pg::server::reload_time() } else { 0 },
+    )
+}
 
 /// Tell whoever writes of this process that the server was promoted, if it was. To be called now and then while uploads run.
 pub fn note_situation() {
@@ -52,12 +64,12 @@ pub fn note_situation() {
     }
 }
 
-/// The archive that the settings name, and their generation. Opened once and kept as long as the settings are the same.
+/// The archive that the settings name. Opened once and kept as long as the settings are the same.
 pub fn archive(settings: &ArchiveSettings) -> Result<Arc<Archive>, Error> {
     let mut current = CURRENT.lock();
-    let generation = settings.generation();
+    let basis = basis(settings);
     match &*current {
-        Some((of, archive)) if *of == generation => {
+        Some((of, archive)) if *of == basis => {
             // Since the last call the server may have been promoted.
             if let Some(writer) = archive.writer() {
                 writer.set_situation(situation());
@@ -72,7 +84,7 @@ pub fn archive(settings: &ArchiveSettings) -> Result<Arc<Archive>, Error> {
             let writer = Writer::new(store.clone(), pg::server::data_directory(), situation());
             let archive = Archive::new(store, pg::server::identity(), settings.compression);
             let archive = Arc::new(archive.with_writer(writer));
-            *current = Some((generation, Arc::clone(&archive)));
+            *current = Some((basis, Arc::clone(&archive)));
             Ok(archive)
         }
     }

@@ -11,12 +11,14 @@ use walarchive_core::archive::prefetch::MOST_SEGMENTS;
 use super::{
     ARCHIVE_TIMEOUT, BACKUP_CONCURRENCY, BACKUP_ON_STANDBY, BACKUP_RATE_LIMIT, BACKUP_SCHEDULE, COMPRESSION,
     COMPRESSION_LEVEL, CREDENTIALS_FILE, DEFINED, DELTA_MAX_STEPS, DELTA_ORIGIN, DRILL_DIRECTORY, DRILL_SCHEDULE,
-    DRILL_SQL_FILE, DRILL_SQL_ROLE, KEEP_UNARCHIVED, KEEP_UNARCHIVED_LIMIT, LEASE_INTERVAL, MANIFEST_CHECKSUMS,
-    ON_CHECKSUM_FAILURE, PREFETCH, RETENTION, SHUTDOWN_TIMEOUT, STORAGE, STORAGE_NAME, STORAGE_OPTIONS,
-    STORAGE_OPTIONS_NAME, TAR_SIZE, UPLOAD_CONCURRENCY, check_retention, check_schedule, check_storage,
+    DRILL_SQL_FILE, DRILL_SQL_ROLE, ENCRYPTION, ENCRYPTION_ACCEPT_PLAIN, ENCRYPTION_KEY_COMMAND,
+    ENCRYPTION_KEY_COMMAND_NAME, ENCRYPTION_KEY_FILE, ENCRYPTION_KEY_FILE_NAME, ENCRYPTION_NAME, KEEP_UNARCHIVED,
+    KEEP_UNARCHIVED_LIMIT, LEASE_INTERVAL, MANIFEST_CHECKSUMS, ON_CHECKSUM_FAILURE, PREFETCH, RETENTION,
+    SHUTDOWN_TIMEOUT, STORAGE, STORAGE_NAME, STORAGE_OPTIONS, STORAGE_OPTIONS_NAME, TAR_SIZE, UPLOAD_CONCURRENCY,
+    check_encryption, check_key_command, check_key_file, check_retention, check_schedule, check_storage,
     check_storage_options, note_rejected,
 };
-use crate::pg::settings::{check_hook, define_checked_string, reserve_prefix};
+use crate::pg::settings::{check_hook, define_checked_string, define_hidden_string, reserve_prefix};
 use crate::shmem::MAX_CONCURRENCY;
 
 /// S3 takes 10 000 parts of an object, which are 80 GB. In kB.
@@ -28,6 +30,7 @@ const MOST_DELTA_STEPS: i32 = 1000;
 /// Define all of them.
 pub fn define() {
     define_store();
+    define_encryption();
     define_archiving();
     define_recovery();
     define_backups();
@@ -73,6 +76,38 @@ fn define_store() {
         c"lzma has levels up to 9, brotli up to 11; lz4 has none.",
         &COMPRESSION_LEVEL,
         1..=19,
+        GucFlags::default(),
+    );
+}
+
+fn define_encryption() {
+    define_checked_string(
+        c"walarchive.encryption",
+        c"Sets how WAL and base backups are encrypted: none, libsodium or openpgp.",
+        c"",
+        &ENCRYPTION,
+        Some(encryption_hook),
+    );
+    define_hidden_string(
+        c"walarchive.encryption_key_file",
+        c"Sets the files with the keys, separated by commas, which only the server's user may read.",
+        c"A file has OpenPGP keys or libsodium keys. The first key for the method encrypts, and all of them decrypt.",
+        &ENCRYPTION_KEY_FILE,
+        Some(encryption_key_file_hook),
+    );
+    define_hidden_string(
+        c"walarchive.encryption_key_command",
+        c"Sets the program that prints the keys, and its arguments, separated by spaces.",
+        c"It prints what a key file has. No shell is used.",
+        &ENCRYPTION_KEY_COMMAND,
+        Some(encryption_key_command_hook),
+    );
+    GucRegistry::define_bool_guc(
+        c"walarchive.encryption_accept_plain",
+        c"Reads objects that are not encrypted although there is a key: those from before encryption was turned on.",
+        c"",
+        &ENCRYPTION_ACCEPT_PLAIN,
+        GucContext::Sighup,
         GucFlags::default(),
     );
 }
@@ -273,6 +308,9 @@ fn choice<T: GucEnum>(name: &'static CStr, short: &'static CStr, long: &'static 
 
 check_hook!(storage_hook: STORAGE_NAME, check_storage => note_rejected);
 check_hook!(storage_options_hook: STORAGE_OPTIONS_NAME, check_storage_options => note_rejected);
+check_hook!(encryption_hook: ENCRYPTION_NAME, check_encryption => note_rejected);
+check_hook!(encryption_key_file_hook: ENCRYPTION_KEY_FILE_NAME, check_key_file => note_rejected);
+check_hook!(encryption_key_command_hook: ENCRYPTION_KEY_COMMAND_NAME, check_key_command => note_rejected);
 check_hook!(backup_schedule_hook: "walarchive.backup_schedule", check_schedule);
 check_hook!(drill_schedule_hook: "walarchive.drill_schedule", check_schedule);
 check_hook!(retention_hook: "walarchive.retention", check_retention);

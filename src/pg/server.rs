@@ -70,6 +70,12 @@ pub fn setting(name: &CStr) -> String {
     unsafe { CStr::from_ptr(value) }.to_string_lossy().into_owned()
 }
 
+/// When this process read the configuration last: microseconds of PostgreSQL's clock.
+pub fn reload_time() -> i64 {
+    // SAFETY: a variable of the main thread.
+    unsafe { pg_sys::PgReloadTime }
+}
+
 /// `server_version_num`.
 pub fn version_num() -> u32 {
     setting(c"server_version_num").parse().unwrap_or(pg_sys::PG_VERSION_NUM)

@@ -14,7 +14,29 @@ pub fn define_checked_string(
     setting: &'static GucSetting<Option<CString>>,
     check: pg_sys::GucStringCheckHook,
 ) {
-    let (context, flags) = (GucContext::Sighup, GucFlags::default());
+    define_string(name, short, long, setting, check, GucFlags::default());
+}
+
+/// The same for one that only a superuser, or a role that may read all settings, can see.
+pub fn define_hidden_string(
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+    setting: &'static GucSetting<Option<CString>>,
+    check: pg_sys::GucStringCheckHook,
+) {
+    define_string(name, short, long, setting, check, GucFlags::SUPERUSER_ONLY);
+}
+
+fn define_string(
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+    setting: &'static GucSetting<Option<CString>>,
+    check: pg_sys::GucStringCheckHook,
+    flags: GucFlags,
+) {
+    let context = GucContext::Sighup;
     // SAFETY: the hooks below have the signature that PostgreSQL calls, and touch nothing but their arguments.
     unsafe {
         GucRegistry::define_string_guc_with_hooks(name, short, long, setting, context, flags, check, None, None);

@@ -13,6 +13,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use pgrx::prelude::*;
 use walarchive_core::repository::drills::{self, Drill, DrillStatus};
 use walarchive_core::schedule::Schedule;
+use walarchive_core::server_config::encryption;
 use walarchive_core::{Error, Result, printable};
 
 use crate::bridge::{self, Flow};
@@ -292,6 +293,16 @@ fn begin() -> Result<Running> {
     }
     if let Some(file) = &storage.credentials_file {
         command.arg("--credentials-file").arg(file);
+    }
+    for file in &storage.encryption.key_files {
+        command.arg("--encryption-key-file").arg(file);
+    }
+    if !storage.encryption.key_command.is_empty() {
+        let words = encryption::of_words(&storage.encryption.key_command);
+        command.arg("--encryption-key-command").arg(words);
+    }
+    if storage.encryption.accept_plain {
+        command.arg("--accept-plain");
     }
     if let Some(file) = guc::drill_sql_file() {
         command.arg("--run").arg(file);

@@ -9,6 +9,7 @@ use walarchive_core::backup::{BackupRequest, ConfigurationFiles, StopResult, che
 use walarchive_core::formats::UserData;
 use walarchive_core::{Lsn, Result};
 
+use crate::guc;
 use crate::pg::online_backup::{self, OnlineBackup};
 use crate::pg::server;
 
@@ -46,11 +47,13 @@ fn configuration() -> ConfigurationFiles {
         (!path.is_empty()).then(|| server::data_directory().join(path))
     };
     let secrets = [c"ssl_key_file", c"krb_server_keyfile", c"walarchive.credentials_file"];
+    let keys = guc::encryption_key_files().into_iter();
+    let keys = keys.map(|file| server::data_directory().join(file));
     ConfigurationFiles {
         config: file(c"config_file"),
         hba: file(c"hba_file"),
         ident: file(c"ident_file"),
-        secrets: secrets.into_iter().filter_map(file).collect(),
+        secrets: secrets.into_iter().filter_map(file).chain(keys).collect(),
     }
 }
 

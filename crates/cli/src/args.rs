@@ -13,6 +13,7 @@ use crate::verbs::catchup::{CatchupFetch, CatchupList, CatchupPush};
 use crate::verbs::check::Check;
 use crate::verbs::copy::Copy;
 use crate::verbs::delete::Delete;
+use crate::verbs::encryption::EncryptionDisable;
 use crate::verbs::restore_points::RestorePoints;
 use crate::verbs::restore_test::RestoreTest;
 use crate::verbs::st::StorageTools;
@@ -178,6 +179,10 @@ pub enum Command {
     St(StorageTools),
     /// Let the server of a data directory write into the repository in place of any other.
     TakeOver(TakeOver),
+    /// Let new objects of an encrypted repository be plain text.
+    ///
+    /// Exit codes: 0 done; 1 refused or failed; 2 usage.
+    EncryptionDisable(EncryptionDisable),
     /// Try everything that archiving and restoring need, and check what is in the repository. Leaves nothing behind.
     ///
     /// The exit code is that of the worst result: 0 ok; 1 warning; 2 failed.

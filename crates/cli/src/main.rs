@@ -22,7 +22,8 @@ use args::{Args, Command};
 use verbs::wal_fetch::WalFetch;
 use verbs::{
     about, backup_fetch, backup_list, backup_mark, backup_push, backup_verify, catchup, check, copy, delete,
-    restore_points, restore_test, st, take_over, wal_fetch, wal_push, wal_receive, wal_restore, wal_show, wal_verify,
+    encryption, restore_points, restore_test, st, take_over, wal_fetch, wal_push, wal_receive, wal_restore, wal_show,
+    wal_verify,
 };
 
 fn main() -> ExitCode {
@@ -108,6 +109,9 @@ fn run(args: Args) -> ExitCode {
         Command::Daemon(args) => exit::of_plain(about::daemon(&args)),
         Command::TakeOver(args) => {
             exit::of_plain(ready.and_then(|()| within_runtime(Threads::Many, take_over::run(&args))))
+        }
+        Command::EncryptionDisable(args) => {
+            exit::of_plain(ready.and_then(|()| within_runtime(Threads::Many, encryption::disable(&args))))
         }
         Command::Check(args) => exit::of_check(ready.and_then(|()| within_runtime(Threads::Many, check::run(&args)))),
         Command::WalVerify(args) => {

@@ -1,4 +1,4 @@
-//! Keys to decrypt with: who is refused with one, who needs none, and what is written beside encrypted objects.
+//! Keys: who is refused with one, who needs none, and what is written beside encrypted objects.
 
 mod support;
 
@@ -23,7 +23,7 @@ fn stored(place: &Place) -> Vec<String> {
 }
 
 #[test]
-fn nothing_is_written_in_plain_text_with_a_key_file() {
+fn nothing_is_written_with_a_key_and_no_method() {
     let place = Place::with_segment();
     place.write("key", KEY.as_bytes(), 0o600);
     place.write("text", b"text", 0o600);
@@ -44,18 +44,60 @@ fn nothing_is_written_in_plain_text_with_a_key_file() {
         for (args, environment) in [
             ([verb, &by_flag].concat(), &[storage][..]),
             (verb.to_vec(), &by_variable),
+            (
+                [verb, &["--encryption-key-command", "/bin/cat key"]].concat(),
+                &[storage][..],
+            ),
         ] {
             let (exit, said) = place.run(&args, environment);
             assert!(
-                exit == 1 && said.contains("is given, and walarchive, which cannot encrypt yet, writes nothing"),
+                exit == 1
+                    && said.contains("a key is given, and it is not said how new objects are encrypted")
+                    && said.contains("HINT:  Say it with --encryption"),
                 "{args:?}: {exit} {said}"
             );
         }
     }
     assert_eq!(stored(&place), Vec::<String>::new());
-    let put = ["st", "put", "--no-encrypt", &text, "notes"];
+    let put = ["st", "put", "--encryption", "none", &text, "notes"];
     assert_eq!(place.run(&put, &by_variable).0, 0);
     assert_eq!(stored(&place).len(), 1);
+}
+
+#[test]
+fn a_key_file_or_a_command_encrypts_and_decrypts() {
+    let place = Place::with_segment();
+    place.write("key", KEY.as_bytes(), 0o600);
+    let (key, url) = (place.path("key").display().to_string(), place.url());
+    let command = format!("/bin/cat {key}");
+    let storage = ("WALARCHIVE_STORAGE", url.as_str());
+    let push = ["wal-push", &format!("pg_wal/{SEGMENT}")];
+    let (exit, said) = place.run(
+        &[
+            &push[..],
+            &["--encryption", "libsodium", "--encryption-key-command", &command],
+        ]
+        .concat(),
+        &[storage],
+    );
+    assert_eq!((exit, said.as_str()), (0, ""));
+    let object = std::fs::read(place.path(&format!("store/wal_005/{SEGMENT}.zst"))).expect("stored");
+    assert!(!object.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]), "it is plain");
+    let fetch = ["wal-fetch", SEGMENT, "pg_wal/RECOVERYXLOG"];
+    let by_file = [storage, ("WALARCHIVE_ENCRYPTION_KEY_FILE", &key)];
+    assert_eq!(place.run(&fetch, &by_file), (0, String::new()));
+    let by_command = [storage, ("WALARCHIVE_ENCRYPTION_KEY_COMMAND", &command)];
+    assert_eq!(place.run(&fetch, &by_command), (0, String::new()));
+    // A key of no method, and a method without a key.
+    let lacking = [&push[..], &["--encryption", "openpgp"]].concat();
+    let (exit, said) = place.run(&lacking, &by_file);
+    assert!(
+        exit == 1 && said.contains("OpenPGP") && said.contains("HINT:  "),
+        "{exit} {said}"
+    );
+    // The repository is encrypted from now on.
+    let (exit, said) = place.run(&push, &[storage]);
+    assert!(exit == 1 && said.contains("encrypted"), "{exit} {said}");
 }
 
 #[test]

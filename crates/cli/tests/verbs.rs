@@ -172,7 +172,7 @@ fn what_walarchive_knows_of_the_repository_is_not_touched_by_hand() {
     let url = place.url();
     let environment = [
         ("WALARCHIVE_STORAGE", url.as_str()),
-        ("WALG_LIBSODIUM_KEY", "hunter2hunter2hunter2hunter2"),
+        ("WALG_GPG_KEY_ID", "hunter2hunter2hunter2hunter2"),
     ];
     let (exit, said) = place.run(&["st", "put", "text", "notes"], &environment);
     assert!(

@@ -11,30 +11,32 @@ use support::{Place, SEGMENT, SEGMENT_BYTES, code, segment};
 const SECRET: &str = "hunter2hunter2hunter2hunter2hunt";
 
 #[test]
-fn no_verb_writes_where_encryption_is_configured() {
+fn no_verb_writes_where_encryption_of_another_kind_is_configured() {
     let place = Place::with_segment();
     let store = place.store();
-    let json = format!(r#"{{"WALG_FILE_PREFIX": "{store}", "walg_pgp_key_path": "/k"}}"#);
+    let json = format!(r#"{{"WALG_FILE_PREFIX": "{store}", "walg_gpg_key_id": "k"}}"#);
     place.write("config.json", json.as_bytes(), 0o600);
     std::fs::create_dir(place.path("env")).expect("made");
     place.write("env/WALG_FILE_PREFIX", store.as_bytes(), 0o600);
-    // 32 raw bytes are no text.
-    place.write("env/WALG_LIBSODIUM_KEY", &[0xf0; 32], 0o600);
+    place.write("env/WALG_CSE_KMS_ID", b"k", 0o600);
     let config = place.path("config.json").display().to_string();
     let envdir = place.path("env").display().to_string();
     let prefix = ("WALG_FILE_PREFIX", store.as_str());
     let segment = format!("pg_wal/{SEGMENT}");
     let push = ["wal-push", segment.as_str()];
+    let key = ("WALG_LIBSODIUM_KEY", "another key of thirty-two bytes!");
     for (what, args, environment) in [
+        // It says how to read a key, and is none.
         (
-            "WALG_LIBSODIUM_KEY",
+            "WALG_LIBSODIUM_KEY_TRANSFORM",
             &push[..],
-            &[prefix, ("WALG_LIBSODIUM_KEY", SECRET)][..],
+            &[prefix, ("WALG_LIBSODIUM_KEY_TRANSFORM", "hex")][..],
         ),
         ("WALE_GPG_KEY_ID", &push, &[prefix, ("WALE_GPG_KEY_ID", SECRET)]),
+        ("WALE_GPG_KEY_ID", &push, &[prefix, key, ("WALE_GPG_KEY_ID", SECRET)]),
         ("YC_CSE_KMS_KEY_ID", &push, &[prefix, ("YC_CSE_KMS_KEY_ID", SECRET)]),
-        ("WALG_PGP_KEY_PATH", &[&push[..], &["--config", &config]].concat(), &[]),
-        ("WALG_LIBSODIUM_KEY", &[&["--envdir", &envdir], &push[..]].concat(), &[]),
+        ("WALG_GPG_KEY_ID", &[&push[..], &["--config", &config]].concat(), &[]),
+        ("WALG_CSE_KMS_ID", &[&["--envdir", &envdir], &push[..]].concat(), &[]),
         (
             "WALG_CSE_KMS_ID",
             &["backup-mark", "base_000000010000000000000001"],
@@ -52,13 +54,13 @@ fn no_verb_writes_where_encryption_is_configured() {
             "{args:?}: {exit} {says}"
         );
         assert!(
-            !says.contains(SECRET) && says.contains("HINT:  Go on with WAL-G"),
+            !says.contains(SECRET) && says.contains("HINT:  Set walarchive.encryption"),
             "{says}"
         );
     }
     assert_eq!(place.stored(), [""; 0]);
-    let keys = [prefix, ("WALG_LIBSODIUM_KEY", SECRET)];
-    let checked = place.command(&["check"], &keys).output().expect("run");
+    let other = [prefix, ("WALG_CSE_KMS_ID", SECRET)];
+    let checked = place.command(&["check"], &other).output().expect("run");
     let table = String::from_utf8_lossy(&checked.stdout);
     assert!(
         checked.status.code() == Some(2)
@@ -68,6 +70,7 @@ fn no_verb_writes_where_encryption_is_configured() {
     );
     // Reading alone is not refused. With a key, plain text is read only where that is permitted.
     assert_eq!(place.push(&[prefix]).0, 0);
+    let keys = [prefix, ("WALG_LIBSODIUM_KEY", SECRET)];
     let fetch = ["wal-fetch", SEGMENT, "pg_wal/RECOVERYXLOG"];
     let (exit, says) = place.run(&fetch, &keys);
     assert!(
@@ -81,6 +84,57 @@ fn no_verb_writes_where_encryption_is_configured() {
     );
     let accepting = [&keys[..], &[("WALARCHIVE_ENCRYPTION_ACCEPT_PLAIN", "on")]].concat();
     assert_eq!(place.run(&fetch, &accepting), (0, String::new()));
+}
+
+/// The variables of WAL-G encrypt as WAL-G does, from each place.
+#[test]
+fn a_key_of_wal_gs_encrypts() {
+    // 32 raw bytes are no text.
+    for (name, key, flag) in [
+        ("variable", SECRET.as_bytes(), None),
+        ("envdir", &[0xf0; 32], Some("--envdir")),
+        ("config", SECRET.as_bytes(), Some("--config")),
+    ] {
+        let place = Place::with_segment();
+        let store = place.store();
+        let mut environment = vec![("WALG_FILE_PREFIX", store.as_str())];
+        let (directory, file) = (
+            place.path("env").display().to_string(),
+            place.path("config.json").display().to_string(),
+        );
+        let flags = match flag {
+            Some("--envdir") => {
+                std::fs::create_dir(place.path("env")).expect("made");
+                place.write("env/WALG_LIBSODIUM_KEY", key, 0o600);
+                vec!["--envdir", directory.as_str()]
+            }
+            Some(flag) => {
+                let json = format!(r#"{{"WALG_LIBSODIUM_KEY": "{SECRET}"}}"#);
+                place.write("config.json", json.as_bytes(), 0o600);
+                vec![flag, file.as_str()]
+            }
+            None => {
+                environment.push(("WALG_LIBSODIUM_KEY", SECRET));
+                Vec::new()
+            }
+        };
+        let segment = format!("pg_wal/{SEGMENT}");
+        let (exit, said) = place.run(&[&["wal-push", segment.as_str()], &flags[..]].concat(), &environment);
+        assert_eq!((exit, said.as_str()), (0, ""), "{name}");
+        let stored = std::fs::read(place.path(&format!("store/wal_005/{SEGMENT}.zst"))).expect("stored");
+        assert!(!stored.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]), "{name} is plain");
+        let fetch = ["wal-fetch", SEGMENT, "pg_wal/RECOVERYXLOG"];
+        assert_eq!(
+            place.run(&[&fetch[..], &flags].concat(), &environment),
+            (0, String::new()),
+            "{name}"
+        );
+        let fetched = std::fs::read(place.path("data/pg_wal/RECOVERYXLOG")).expect("fetched");
+        assert_eq!(fetched, support::segment(), "{name}");
+        // Without the key.
+        let prefix = [("WALG_FILE_PREFIX", store.as_str())];
+        assert_eq!(place.run(&fetch, &prefix).0, 200, "{name}");
+    }
 }
 
 #[test]

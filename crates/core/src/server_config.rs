@@ -1,5 +1,6 @@
 //! The `walarchive.*` settings of a data directory, for the binary: read from the files, since no server may be there.
 
+pub mod encryption;
 mod find;
 mod units;
 
@@ -7,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use self::encryption::EncryptionSettings;
 use crate::error::{Error, Result};
 
 /// PostgreSQL's own bound for files that include files.
@@ -34,6 +36,8 @@ pub struct ServerConfig {
     pub storage_options: Option<String>,
     /// `walarchive.credentials_file`; a relative path is relative to the data directory.
     pub credentials_file: Option<PathBuf>,
+    /// `walarchive.encryption` and what belongs to it.
+    pub encryption: EncryptionSettings,
     /// `walarchive.compression`.
     pub compression: Option<String>,
     /// `walarchive.compression_level`.
@@ -95,6 +99,14 @@ impl ServerConfig {
             storage: take("walarchive.storage"),
             storage_options: take("walarchive.storage_options"),
             credentials_file: take("walarchive.credentials_file").map(|file| data_dir.join(file)),
+            encryption: EncryptionSettings {
+                method: take("walarchive.encryption"),
+                key_file: take("walarchive.encryption_key_file"),
+                key_command: take("walarchive.encryption_key_command"),
+                accept_plain: take("walarchive.encryption_accept_plain").and_then(|value| encryption::switch(&value))
+                    == Some(true),
+                directory: data_dir.to_owned(),
+            },
             compression: take("walarchive.compression"),
             compression_level: take("walarchive.compression_level"),
             archive_mode: take("archive_mode"),
@@ -324,11 +336,15 @@ mod tests {
             std::fs::create_dir_all(path.parent().expect("a parent")).expect("created");
             std::fs::write(path, text).expect("written");
         };
-        assert_eq!(ServerConfig::read(dir.path()).expect("read"), ServerConfig::default());
+        let mut nothing = ServerConfig::default();
+        nothing.encryption.directory = dir.path().to_owned();
+        assert_eq!(ServerConfig::read(dir.path()).expect("read"), nothing);
         write(
             "postgresql.conf",
             "walarchive.storage = 'file:///one'\ninclude_dir 'conf.d'\ninclude_if_exists 'missing'\n\
-             walarchive.credentials_file = 'keys'\nwalarchive.compression = ''\n",
+             walarchive.credentials_file = 'keys'\nwalarchive.compression = ''\n\
+             walarchive.encryption = openpgp\nwalarchive.encryption_key_file = 'public, /old'\n\
+             walarchive.encryption_key_command = '/bin/key \"of us\"'\nwalarchive.encryption_accept_plain = yes\n",
         );
         write("conf.d/20.conf", "walarchive.storage = 'file:///twenty'\n");
         write(
@@ -341,6 +357,10 @@ mod tests {
         assert_eq!(config.storage_options.as_deref(), Some("a=b"));
         assert_eq!(config.credentials_file, Some(dir.path().join("keys")));
         assert_eq!(config.compression, None);
+        let encryption = config.encryption.config().expect("right");
+        assert_eq!(encryption.key_files, [dir.path().join("public"), PathBuf::from("/old")]);
+        assert_eq!(encryption.key_command, ["/bin/key", "of us"]);
+        assert!(encryption.accept_plain && encryption.writes.is_some());
         write("postgresql.auto.conf", "walarchive.storage = 'file:///auto'\n");
         let config = ServerConfig::read(dir.path()).expect("read");
         assert_eq!(config.storage.as_deref(), Some("file:///auto"));
@@ -431,7 +451,7 @@ mod tests {
         let config = ServerConfig::read_among(&data, &etc).expect("read");
         assert_eq!(config.storage.as_deref(), Some("file:///15/main"));
         let none = ServerConfig::read_among(dir.path(), &etc).expect("read");
-        assert_eq!(none, ServerConfig::default());
+        assert_eq!(none.storage, None);
         assert_eq!(find::clusters(&etc).len(), 2);
     }
 

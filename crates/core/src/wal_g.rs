@@ -2,6 +2,8 @@
 
 use std::ffi::OsStr;
 
+use walarchive_storage::crypt::WAL_G_KEYS;
+
 use crate::error::{Error, Result};
 
 /// How the names of settings begin that ask for encryption.
@@ -86,20 +88,37 @@ pub fn encryption_settings(
     set(environment, asks_for_encryption)
 }
 
-/// Nothing may be written in plain text where the environment asks for encryption. To be called with all variables of the
-/// process before anything is written; empty ones count as unset, as they do for WAL-G. A key may be any bytes.
+/// Nothing may be written in plain text where the environment asks for encryption and no setting of ours says how. To be called with
+/// all variables of the process before anything is written; empty ones count as unset, as they do for WAL-G. A key may be any
+/// bytes.
 pub fn refuse_plain_text(environment: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>) -> Result<()> {
-    let asking = encryption_settings(environment);
+    refuse(
+        &encryption_settings(environment),
+        "and walarchive has no key to encrypt with",
+    )
+}
+
+/// The same where walarchive encrypts with a key of WAL-G's: what asks for encryption in another way must not be ignored.
+pub fn refuse_other_encryption(
+    environment: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
+) -> Result<()> {
+    let other = set(environment, |name| {
+        asks_for_encryption(name) && !WAL_G_KEYS.contains(&name)
+    });
+    refuse(&other, "in a way that walarchive does not know")
+}
+
+fn refuse(asking: &[String], how: &str) -> Result<()> {
     if asking.is_empty() {
         return Ok(());
     }
     Err(Error::config(
         format!(
-            "WAL-G's settings ask for encryption, and walarchive, which cannot encrypt yet, writes nothing: {}",
+            "WAL-G's settings ask for encryption, {how}, so it writes nothing: {}",
             asking.join(", ")
         ),
-        "Go on with WAL-G, or take the setting out of the environment, the configuration file or the \
-         envdir if the repository is to be in plain text.",
+        "Set walarchive.encryption and walarchive.encryption_key_file, or give the binary --encryption and \
+         --encryption-key-file; or take the setting out of the environment, the configuration file or the envdir.",
     ))
 }
 
@@ -185,6 +204,10 @@ mod tests {
         ] {
             refuse_plain_text([(name, value)]).expect(name);
         }
+        // Beside a key that is used.
+        refuse_other_encryption([("WALG_LIBSODIUM_KEY", "k"), ("WALG_PGP_KEY_PASSPHRASE", "p")]).expect("known");
+        let error = refuse_other_encryption([("WALG_PGP_KEY", "k"), ("WALE_GPG_KEY_ID", "i")]).expect_err("refused");
+        assert!(error.to_string().ends_with(": WALE_GPG_KEY_ID"), "{error}");
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! Objects as WAL-G encrypts them, by libsodium's secretstream and by OpenPGP; and such as somebody has meddled with.
 
+mod independent;
+
 use crypto_secretstream::{Key, PushStream, Tag};
 use pgp::composed::{Deserializable, MessageBuilder, SignedPublicKey};
 use pgp::crypto::sym::SymmetricKeyAlgorithm;
 use rand_core::OsRng;
+
+pub use independent::{GpgKey, by_pynacl};
 
 /// Bytes of a chunk of libsodium's before it is encrypted, and after.
 const CHUNK: usize = 8192;

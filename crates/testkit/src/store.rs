@@ -193,14 +193,20 @@ impl TestDir {
     /// Writes a credentials file for walarchive that only the servers' user can read, and returns its path.
     #[track_caller]
     pub fn credentials_file(&self, name: &str, credentials: &[(String, String)]) -> PathBuf {
-        let path = self.join(name);
         let lines: String = credentials
             .iter()
             .map(|(key, value)| format!("{key} = {value}\n"))
             .collect();
+        self.secret_file(name, lines.as_bytes())
+    }
+
+    /// Writes a file that only the servers' user can read, and returns its path.
+    #[track_caller]
+    pub fn secret_file(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.join(name);
         let mut options = std::fs::OpenOptions::new();
         let file = options.create(true).write(true).truncate(true).mode(0o600).open(&path);
-        file.and_then(|mut file| file.write_all(lines.as_bytes()))
+        file.and_then(|mut file| file.write_all(content))
             .unwrap_or_else(|e| panic!("could not write {}: {e}", path.display()));
         give_to_server(&path);
         path

@@ -1,5 +1,6 @@
 //! `walarchive backup-push` where the server has the extension: the server takes the backup.
 
+use walarchive_pg_test::encrypted::{hex, plain_objects, sealed_objects, sodium_file, sodium_key};
 use walarchive_pg_test::push;
 use walarchive_pg_test::site::{Site, wait_settled};
 use walarchive_testkit::{Background, Cluster, PATIENCE, Signal, kill_pid, run};
@@ -117,4 +118,40 @@ fn a_server_that_is_only_preloaded_is_backed_up_beside_it() {
     assert!(!said.contains(ITSELF), "{said}");
     let verified = run(&mut site.walarchive(&["backup-verify", &name]));
     assert!(verified.success(), "{verified:?}");
+}
+
+/// A key that is given here is not handed to the server.
+#[test]
+fn a_server_takes_the_backup_only_if_it_encrypts_as_the_caller_does() {
+    let site = Site::on_files();
+    let key = sodium_file(&site, "key", &[1]);
+    let primary = site.primary(&[]);
+    let push = |key: &[u8]| {
+        let mut command = push::command(&site, &primary, &["--full"]);
+        if !key.is_empty() {
+            command.env("WALG_LIBSODIUM_KEY", hex(sodium_key(key[0])));
+            command.env("WALG_LIBSODIUM_KEY_TRANSFORM", "hex");
+        }
+        run(&mut command)
+    };
+    let refused = push(&[1]);
+    assert!(
+        !refused.success()
+            && refused
+                .stderr
+                .contains("the server takes the backup with walarchive.encryption = none, and here it is libsodium")
+            && refused.stderr.contains("HINT:  "),
+        "{refused:?}"
+    );
+    assert_eq!(site.objects("basebackups_005"), [""; 0]);
+    primary.set("walarchive.encryption_key_file", &key);
+    primary.set("walarchive.encryption", "libsodium");
+    primary.reload();
+    for key in [&[1][..], &[]] {
+        let output = push(key);
+        assert!(output.success() && output.stderr.contains(ITSELF), "{output:?}");
+    }
+    let is_of_backup = |key: &String| key.starts_with("basebackups_005/");
+    assert_eq!(plain_objects(&site).into_iter().find(is_of_backup), None);
+    assert!(sealed_objects(&site).iter().any(is_of_backup));
 }

@@ -20,7 +20,7 @@ fn nothing_is_written_where_encryption_is_configured() {
         &["WARNING", "WAL-G's settings ask for encryption", "WALG_LIBSODIUM_KEY"],
         PATIENCE,
     );
-    assert!(message.contains("HINT:  Go on with WAL-G"), "{message}");
+    assert!(message.contains("HINT:  Set walarchive.encryption"), "{message}");
     cluster.psql("CREATE EXTENSION walarchive");
     for sql in [
         "SELECT walarchive_backup_push()",

@@ -4,13 +4,15 @@
 mod config_file;
 pub mod data_dir;
 mod flags;
-pub mod keys;
+mod keys;
+pub mod restored;
 mod settings;
 mod sources;
 mod wal_g;
 pub mod writer;
 
 pub use flags::Storage;
+pub use keys::Choice;
 pub use settings::{
     Settings, find, find_in_file, first_answer, flags, patient_store, refuse_plain_text, remark, remember_flags, store,
 };

@@ -17,12 +17,12 @@ use walarchive_core::codec::{Compression, Format};
 use walarchive_core::repository::layout;
 use walarchive_core::server_config::ServerConfig;
 use walarchive_core::{Error, Result, printable};
-use walarchive_storage::Store;
-use walarchive_storage::crypt::EncryptionConfig;
-use walarchive_storage::{StorageConfig, StorageOptions};
+use walarchive_storage::crypt::{EncryptionConfig, WAL_G_KEYS};
+use walarchive_storage::{StorageConfig, StorageOptions, Store};
 
 use super::data_dir::usual_data_dir;
 use super::flags::Storage;
+use super::keys::{self, Choice, absolute};
 use super::sources;
 use super::wal_g::{self, Environment};
 
@@ -39,6 +39,8 @@ pub struct Settings {
     pub reads_first: Format,
     /// Segments that are fetched ahead of recovery.
     pub prefetch: usize,
+    /// What was said about the form of new objects.
+    pub choice: Choice,
 }
 
 /// The flags that a later call needs to find the same settings.
@@ -58,17 +60,19 @@ pub fn flags() -> Vec<String> {
 
 /// Call this before anything is written: nothing may be stored in plain text if WAL-G would have encrypted it, or where a key is
 /// given.
-pub fn refuse_plain_text(storage: &StorageConfig) -> Result<()> {
-    walarchive_core::wal_g::refuse_plain_text(std::env::vars_os())?;
-    match storage.encryption.key_files.first() {
-        None => Ok(()),
-        Some(file) => Err(Error::config(
-            format!(
-                "key file \"{}\" is given, and walarchive, which cannot encrypt yet, writes nothing",
-                file.display()
-            ),
-            "Leave out --encryption-key-file and WALARCHIVE_ENCRYPTION_KEY_FILE if the repository is to be in plain text.",
-        )),
+pub fn refuse_plain_text(settings: &Settings) -> Result<()> {
+    let variables = || std::env::vars_os();
+    match (settings.choice, settings.storage.encryption.writes) {
+        (Choice::Method, _) => Ok(()),
+        (_, Some(_)) => walarchive_core::wal_g::refuse_other_encryption(variables()),
+        (Choice::Nothing, None) => walarchive_core::wal_g::refuse_plain_text(variables()),
+        (Choice::Keys, None) => {
+            walarchive_core::wal_g::refuse_plain_text(variables())?;
+            Err(Error::config(
+                "a key is given, and it is not said how new objects are encrypted, so nothing is written",
+                "Say it with --encryption or WALARCHIVE_ENCRYPTION: libsodium, openpgp, or none for plain text.",
+            ))
+        }
     }
 }
 
@@ -82,13 +86,19 @@ pub fn remark() {
 /// Find the settings. `data_dir` is the directory whose configuration files are read, if there is one.
 pub fn find(flags: &Storage, data_dir: Option<&Path>) -> Result<Settings> {
     // A variable that is not text counts as unset. A key must not.
-    if let Err(VarError::NotUnicode(_)) = std::env::var(KEY_FILE) {
-        return Err(Error::config(
-            "WALARCHIVE_ENCRYPTION_KEY_FILE is not text",
-            "Give the key file a name in UTF-8.",
-        ));
+    for name in keys::VARIABLES {
+        if let Err(VarError::NotUnicode(_)) = std::env::var(name) {
+            return Err(Error::config(
+                format!("{name} is not text"),
+                "Write it, and the names of the files in it, in UTF-8.",
+            ));
+        }
     }
-    let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let environment = |name: &str| match std::env::var(name) {
+        // The key itself may be any bytes. That it is there is what counts here.
+        Err(VarError::NotUnicode(_)) if WAL_G_KEYS.contains(&name) => Some("?".to_owned()),
+        value => value.ok().filter(|value| !value.is_empty()),
+    };
     let server = data_dir.map(ServerConfig::read).transpose()?.unwrap_or_default();
     find_in(flags, &environment, &server)
 }
@@ -166,9 +176,10 @@ pub fn find_in_file(file: &Path) -> Result<InFile> {
     storage.encryption = EncryptionConfig {
         // Those of this process may be of another repository.
         wal_g: false,
-        ..encryption(&Storage::default(), &environment)?
+        ..keys::find(&Storage::default(), &environment, None)?.0
     };
-    let asks_for_encryption = !storage.encryption.key_files.is_empty()
+    let asks_for_encryption = storage.encryption.names_a_key()
+        || storage.encryption.writes.is_some()
         || !walarchive_core::wal_g::encryption_settings(settings.iter().map(|(name, value)| (name, value))).is_empty();
     let mut held = None;
     if let Some(path) = environment("WALARCHIVE_CREDENTIALS_FILE") {
@@ -226,7 +237,8 @@ fn find_in(flags: &Storage, environment: Environment<'_>, server: &ServerConfig)
     let mut storage = StorageConfig::new(url);
     storage.options = options;
     storage.credentials_file = credentials_file.map(|file| absolute(&file)).transpose()?;
-    storage.encryption = encryption(flags, environment)?;
+    let choice;
+    (storage.encryption, choice) = keys::find(flags, environment, same_storage.then_some(&server.encryption))?;
     Ok(Settings {
         storage,
         compression: wal_g::compression(environment).unwrap_or_else(|| compression(server))?,
@@ -236,44 +248,9 @@ fn find_in(flags: &Storage, environment: Environment<'_>, server: &ServerConfig)
             None => compression(server)?.format(),
         },
         prefetch: server.prefetch.unwrap_or(DEFAULT_SEGMENTS).min(MOST_SEGMENTS),
+        choice,
     })
 }
-
-/// A restore_command runs in another directory.
-fn absolute(file: &Path) -> Result<PathBuf> {
-    std::path::absolute(file).map_err(|error| Error::io("open", file, error))
-}
-
-/// The keys: files by flags, else that of the environment, and what WAL-G's variables hold or name.
-fn encryption(flags: &Storage, environment: Environment<'_>) -> Result<EncryptionConfig> {
-    let of_environment = environment(KEY_FILE).map(PathBuf::from);
-    let files = match flags.encryption_key_file.is_empty() {
-        true => of_environment.into_iter().collect(),
-        false => flags.encryption_key_file.clone(),
-    };
-    let accept_plain = match environment(ACCEPT_PLAIN).as_deref() {
-        None => false,
-        Some(value) => match value.to_ascii_lowercase().as_str() {
-            "on" | "true" | "yes" | "1" => true,
-            "off" | "false" | "no" | "0" => false,
-            _ => {
-                return Err(Error::config(
-                    "WALARCHIVE_ENCRYPTION_ACCEPT_PLAIN is neither on nor off",
-                    "Set it to on or off.",
-                ));
-            }
-        },
-    };
-    Ok(EncryptionConfig {
-        key_files: files.iter().map(|file| absolute(file)).collect::<Result<_>>()?,
-        wal_g: true,
-        accept_plain: flags.accept_plain || accept_plain,
-        ..EncryptionConfig::default()
-    })
-}
-
-const KEY_FILE: &str = "WALARCHIVE_ENCRYPTION_KEY_FILE";
-const ACCEPT_PLAIN: &str = "WALARCHIVE_ENCRYPTION_ACCEPT_PLAIN";
 
 fn unknown() -> Error {
     Error::config(
@@ -301,6 +278,9 @@ fn compression(server: &ServerConfig) -> Result<Compression> {
 
 #[cfg(test)]
 mod tests {
+    use walarchive_core::server_config::encryption::EncryptionSettings;
+    use walarchive_storage::crypt::Method;
+
     use super::*;
 
     fn find_with(flags: &Storage, environment: &[(&str, &str)], server: &ServerConfig) -> Result<StorageConfig> {
@@ -350,6 +330,8 @@ mod tests {
             (r#", "WALG_LIBSODIUM_KEY": "k""#, true),
             (r#", "WALG_PGP_KEY_PATH": "/k""#, true),
             (r#", "WALARCHIVE_ENCRYPTION_KEY_FILE": "/k""#, true),
+            (r#", "WALARCHIVE_ENCRYPTION_KEY_COMMAND": "/k""#, true),
+            (r#", "WALARCHIVE_ENCRYPTION": "openpgp""#, true),
             (r#", "WALG_PGP_KEY_PATH": """#, false),
         ] {
             let mut file = tempfile::Builder::new().suffix(".json").tempfile().expect("made");
@@ -375,6 +357,60 @@ mod tests {
         let found = find_with(&flags, &environment, &server()).expect("found");
         assert_eq!(found.options.to_string(), "allow_http=true,aws_region=flag");
         assert!(found.credentials_file.is_some_and(|file| file.is_absolute()));
+    }
+
+    #[test]
+    fn keys_and_method_come_from_flags_the_environment_wal_g_and_then_the_server() {
+        let mut server = server();
+        server.encryption = EncryptionSettings {
+            method: Some("libsodium".to_owned()),
+            key_file: Some("key".to_owned()),
+            accept_plain: true,
+            directory: PathBuf::from("/data"),
+            ..EncryptionSettings::default()
+        };
+        let no_flags = Storage::default();
+        let find = |flags: &Storage, environment: &[(&str, &str)]| {
+            find_with(flags, environment, &server).map(|found| found.encryption)
+        };
+        let of_server = find(&no_flags, &[]).expect("found");
+        assert_eq!(of_server.writes, Some(Method::Libsodium));
+        assert_eq!(of_server.key_files, [PathBuf::from("/data/key")]);
+        assert!(of_server.accept_plain);
+        // The settings of another storage are not for this one.
+        let other = find(&no_flags, &[("WALARCHIVE_STORAGE", "s3://other")]).expect("found");
+        assert_eq!(
+            (other.writes, other.names_a_key(), other.accept_plain),
+            (None, false, false)
+        );
+        let mut environment = vec![("WALG_LIBSODIUM_KEY", "k"), ("WALG_PGP_KEY_PATH", "/p")];
+        let of_wal_g = find(&no_flags, &environment).expect("found");
+        assert_eq!(
+            of_wal_g.writes,
+            Some(Method::OpenPgp),
+            "WAL-G looks for these keys first"
+        );
+        environment.extend([
+            ("WALARCHIVE_ENCRYPTION", "libsodium"),
+            ("WALARCHIVE_ENCRYPTION_KEY_FILE", "/a,/b"),
+            ("WALARCHIVE_ENCRYPTION_KEY_COMMAND", "/bin/key main"),
+            ("WALARCHIVE_ENCRYPTION_ACCEPT_PLAIN", "off"),
+        ]);
+        let of_environment = find(&no_flags, &environment).expect("found");
+        assert_eq!(of_environment.writes, Some(Method::Libsodium));
+        assert_eq!(of_environment.key_files, [PathBuf::from("/a"), PathBuf::from("/b")]);
+        assert_eq!(of_environment.key_command, ["/bin/key", "main"]);
+        assert!(!of_environment.accept_plain);
+        let flags = Storage {
+            encryption: Some("none".to_owned()),
+            encryption_key_file: vec![PathBuf::from("/a,b")],
+            ..Storage::default()
+        };
+        let of_flags = find(&flags, &environment).expect("found");
+        assert_eq!(of_flags.writes, None);
+        assert_eq!(of_flags.key_files, [PathBuf::from("/a,b")]);
+        assert!(of_flags.key_command.is_empty());
+        assert!(find(&no_flags, &[("WALARCHIVE_ENCRYPTION", "libsodum")]).is_err());
     }
 
     #[test]

@@ -147,7 +147,8 @@ fn is_allowed(name: &str) -> bool {
 }
 
 fn is_secret(name: &str) -> bool {
-    !name.ends_with("_PATH") && !name.ends_with("_FILE") && SECRETS.iter().any(|word| name.contains(word))
+    let names_a_place = ["_PATH", "_FILE", "_COMMAND"].iter().any(|end| name.ends_with(end));
+    !names_a_place && SECRETS.iter().any(|word| name.contains(word))
 }
 
 /// The file in the user's home. HOME may be that of another user, as after `su` without a dash.

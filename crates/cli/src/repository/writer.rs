@@ -10,7 +10,7 @@ use walarchive_core::recovery_state::{is_in_recovery, is_standby};
 use walarchive_core::repository::cluster;
 use walarchive_core::repository::cluster::ClusterIdentity;
 use walarchive_core::server_config::ServerConfig;
-use walarchive_storage::Store;
+use walarchive_storage::{StorageConfig, Store};
 
 use super::data_dir::usual_data_dir;
 use super::flags::Storage;
@@ -44,19 +44,26 @@ pub fn situation(store: &Store, data_dir: &Path, timeline: u32) -> Situation {
 /// The store for a verb that changes a repository. If the data directory of a server of this cluster is here, the verb writes as
 /// that server, if that may write. Elsewhere it writes for the server that holds the lease.
 pub async fn writable(flags: &Storage) -> Result<Store> {
-    refuse_plain_text(&find(flags, usual_data_dir().as_deref())?.storage)?;
-    writable_in_any_form(flags).await
+    refuse_plain_text(&find(flags, usual_data_dir().as_deref())?)?;
+    let data_dir = usual_data_dir();
+    let storage = find(flags, data_dir.as_deref())?.storage;
+    writable_at(storage, data_dir.as_deref()).await
 }
 
-/// The same for what may be stored in plain text whatever WAL-G's settings ask for.
-pub async fn writable_in_any_form(flags: &Storage) -> Result<Store> {
+/// The same for what is to be stored in plain text, whatever the settings ask for.
+pub async fn writable_in_plain_text(flags: &Storage) -> Result<Store> {
     let data_dir = usual_data_dir();
-    let settings = find(flags, data_dir.as_deref())?.storage;
+    let mut storage = find(flags, data_dir.as_deref())?.storage;
+    storage.encryption.writes = None;
+    writable_at(storage, data_dir.as_deref()).await
+}
+
+async fn writable_at(settings: StorageConfig, data_dir: Option<&Path>) -> Result<Store> {
     let store = Store::open_settled(&settings).await?;
     let owner = cluster::owner(&store).await?;
     // A store that answers has the patience of a backup, also when it is asked who may write: an outage must not end long work.
     let patient = Store::open_settled(&settings.for_backup()).await?;
-    Ok(match server_beside(&patient, data_dir.as_deref(), owner.as_ref()) {
+    Ok(match server_beside(&patient, data_dir, owner.as_ref()) {
         Some(writer) => writer.fenced(&store),
         None => store.with_fence_of(&lease::follower(&patient)),
     })

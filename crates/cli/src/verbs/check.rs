@@ -28,7 +28,7 @@ pub async fn run(args: &Check) -> Result<CheckStatus> {
         "settings",
         format!("storage is \"{}\"", settings.storage.url),
     )];
-    if let Err(error) = repository::refuse_plain_text(&settings.storage) {
+    if let Err(error) = repository::refuse_plain_text(&settings) {
         checks.push(Found::of_error("encryption", &error));
     }
     match Store::open_settled(&settings.storage).await {

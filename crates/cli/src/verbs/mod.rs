@@ -10,6 +10,7 @@ pub mod catchup;
 pub mod check;
 pub mod copy;
 pub mod delete;
+pub mod encryption;
 pub mod restore_points;
 pub mod restore_test;
 pub mod st;

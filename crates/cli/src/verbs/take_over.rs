@@ -35,7 +35,7 @@ pub async fn run(args: &TakeOver) -> Result<()> {
         )
     })?;
     let settings = find(&args.storage, Some(&data_dir))?;
-    refuse_plain_text(&settings.storage)?;
+    refuse_plain_text(&settings)?;
     let store = Store::open_settled(&settings.storage).await?;
     let control = ControlFile::read(&data_dir)?;
     let identity = ClusterIdentity {

@@ -33,7 +33,7 @@ pub async fn run(args: &WalPush) -> Result<()> {
         }
     };
     let settings = find(&args.storage, data_dir::data_dir_of(&args.path).as_deref())?;
-    refuse_plain_text(&settings.storage)?;
+    refuse_plain_text(&settings)?;
     let data_dir = data_dir::data_dir_beside(&args.path);
     let memory = data_dir
         .as_deref()

@@ -7,6 +7,7 @@ use walarchive_storage::StorageConfig;
 
 use super::target::{RecoveryTarget, RestoreTarget, TargetAction, TargetTimeline};
 use crate::data_dir::{RECOVERY_SIGNAL, STANDBY_SIGNAL, has_recovery_conf};
+use crate::server_config::encryption::of_words;
 
 /// The settings of the five kinds of target.
 const TARGETS: [&str; 5] = [
@@ -75,6 +76,10 @@ impl fmt::Display for RestoreCommand {
         }
         for file in &self.storage.encryption.key_files {
             write!(f, " --encryption-key-file {}", word(&file.to_string_lossy()))?;
+        }
+        if !self.storage.encryption.key_command.is_empty() {
+            let command = of_words(&self.storage.encryption.key_command);
+            write!(f, " --encryption-key-command {}", word(&command))?;
         }
         if self.storage.encryption.accept_plain {
             f.write_str(" --accept-plain")?;

@@ -22,7 +22,7 @@ use walarchive_storage::StorageConfig;
 use walarchive_storage::Store;
 
 use crate::repository::data_dir::usual_data_dir;
-use crate::repository::keys;
+use crate::repository::restored;
 use crate::signals::cancelled_by_signals;
 use crate::{exit, print, progress, repository};
 
@@ -351,14 +351,14 @@ fn next_step(plan: &RestorePlan, credentials_in_environment: bool) -> String {
     if credentials_in_environment && remote {
         next.push_str("; its environment must have the store's credentials, as this one has");
     }
-    let keys = keys::only_in_environment();
+    let keys = restored::only_in_environment();
     if !keys.is_empty() {
         let keys = keys.join(", ");
         next.push_str(&format!(
             "; its environment must have {keys}, as this one has, since restore_command names no key"
         ));
     }
-    let relative = keys::relative();
+    let relative = restored::relative();
     if !relative.is_empty() {
         let relative = relative.join(", ");
         next.push_str(&format!(

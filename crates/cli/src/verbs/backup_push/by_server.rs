@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use walarchive_client::server::{self, Facts};
 use walarchive_client::{Mode, Notice, Params, Session, Severity, escape_literal};
 use walarchive_core::backup::delta::WantedParent;
+use walarchive_core::server_config::encryption;
 use walarchive_core::{Error, Result};
 use walarchive_storage::{Place, StorageConfig, Store};
 
@@ -14,7 +15,7 @@ use super::options::Wanted;
 use super::{place, report};
 use crate::print::plain;
 use crate::progress::{self, ServerProgress};
-use crate::repository::{find, refuse_plain_text};
+use crate::repository::{Choice, find, refuse_plain_text};
 
 /// A backup may take days. That the server is gone is noticed without this.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -90,6 +91,36 @@ fn place_of(facts: &Facts) -> Option<Place> {
     Some(storage.place())
 }
 
+/// The server has keys of its own. What is to be encrypted here must be encrypted there, by the same method.
+fn check_encryption(args: &BackupPush, facts: &Facts) -> Result<()> {
+    let theirs = match facts.setting("walarchive.encryption") {
+        Some(text) => encryption::method(text)?,
+        None => None,
+    };
+    let (ours, is_chosen) = match find(&args.storage, args.pgdata.as_deref()) {
+        Ok(settings) => {
+            let ours = settings.storage.encryption.writes;
+            if ours.is_none() && theirs.is_none() {
+                return refuse_plain_text(&settings);
+            }
+            (ours, settings.choice == Choice::Method)
+        }
+        Err(_) if theirs.is_none() => return walarchive_core::wal_g::refuse_plain_text(std::env::vars_os()),
+        Err(_) => (None, false),
+    };
+    if ours == theirs || (ours.is_none() && !is_chosen) {
+        return Ok(());
+    }
+    Err(Error::config(
+        format!(
+            "the server takes the backup with walarchive.encryption = {}, and here it is {}",
+            encryption::name_of(theirs),
+            encryption::name_of(ours)
+        ),
+        "Set walarchive.encryption and walarchive.encryption_key_file on the server, or make the method here the same.",
+    ))
+}
+
 /// Have the server take the backup. Returns its name.
 pub async fn take(
     args: &BackupPush,
@@ -99,11 +130,7 @@ pub async fn take(
     schema: &str,
     cancel: &CancellationToken,
 ) -> Result<String> {
-    // The server knows nothing of a key that is given here.
-    match find(&args.storage, args.pgdata.as_deref()) {
-        Ok(settings) => refuse_plain_text(&settings.storage)?,
-        Err(_) => walarchive_core::wal_g::refuse_plain_text(std::env::vars_os())?,
-    }
+    check_encryption(args, facts)?;
     if let Some(data_dir) = args.pgdata.as_deref().filter(|data_dir| data_dir.exists()) {
         place::check(&mut session, facts, data_dir).await?;
     }

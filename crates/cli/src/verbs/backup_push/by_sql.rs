@@ -42,7 +42,7 @@ pub async fn take(
     place::check(&mut session, facts, data_dir).await?;
     let data_dir = place::named_by_server(facts, data_dir)?;
     let settings = find(&args.storage, Some(&data_dir))?;
-    refuse_plain_text(&settings.storage)?;
+    refuse_plain_text(&settings)?;
     let (store, kept, writing) = unless(cancel, open(&settings, facts, &data_dir)).await?;
     let archiving = Archiving::of(facts);
     match wanted.needs_archive(&archiving) {

@@ -9,6 +9,7 @@ use walarchive_core::Result;
 use walarchive_core::backup::{
     BackupRequest, ConfigurationFiles, Database, StopResult, check_timeline, emptied_directory,
 };
+use walarchive_core::server_config::encryption;
 use walarchive_core::wal::SegmentSize;
 
 /// The server's name for the backup.
@@ -44,11 +45,15 @@ pub async fn begin(session: &mut Session, facts: &Facts, data_dir: &Path) -> Res
 fn configuration(facts: &Facts, data_dir: &Path) -> ConfigurationFiles {
     let file = |name: &str| facts.setting(name).map(|path| data_dir.join(path));
     let secrets = ["ssl_key_file", "krb_server_keyfile", "walarchive.credentials_file"];
+    let keys = facts.setting("walarchive.encryption_key_file").unwrap_or_default();
+    // The server takes no other value.
+    let keys = encryption::key_files(keys).unwrap_or_default().into_iter();
+    let keys = keys.map(|path| data_dir.join(path));
     ConfigurationFiles {
         config: file("config_file"),
         hba: file("hba_file"),
         ident: file("ident_file"),
-        secrets: secrets.into_iter().filter_map(file).collect(),
+        secrets: secrets.into_iter().filter_map(file).chain(keys).collect(),
     }
 }
 

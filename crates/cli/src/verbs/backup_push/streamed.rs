@@ -47,7 +47,7 @@ pub async fn take(
     cancel: &CancellationToken,
 ) -> Result<String> {
     let settings = find(&args.storage, usual_data_dir().as_deref())?;
-    refuse_plain_text(&settings.storage)?;
+    refuse_plain_text(&settings)?;
     let wanted = Wanted::of(args)?;
     refuse_delta(&wanted)?;
     let session = unless(cancel, Session::connect(params, Mode::Replication)).await?;

@@ -15,7 +15,7 @@ use walarchive_storage::{Created, Store};
 use super::list::{matching, missing};
 use crate::print;
 use crate::repository::data_dir::usual_data_dir;
-use crate::repository::writer::{writable, writable_in_any_form};
+use crate::repository::writer::{writable, writable_in_plain_text};
 use crate::repository::{self, Storage, find};
 
 /// `st put`.
@@ -30,7 +30,7 @@ pub struct Put {
     /// Do not compress it, and add no suffix.
     #[arg(long)]
     no_compress: bool,
-    /// Store it in plain text even if WAL-G's settings ask for encryption.
+    /// Store it in plain text even if the settings ask for encryption.
     #[arg(long)]
     no_encrypt: bool,
     /// Overwrite an object that is there.
@@ -56,7 +56,7 @@ pub async fn cat(storage: &Storage, path: &str, form: Form, must_decrypt: bool, 
     if must_decrypt && store.keyring().is_empty() {
         return Err(Error::config(
             "there is no key to decrypt with",
-            "Give it with --encryption-key-file, or in WAL-G's variables.",
+            "Give it with --encryption-key-file or --encryption-key-command, or in WAL-G's variables.",
         ));
     }
     let keys = match glob {
@@ -130,7 +130,7 @@ pub async fn put(args: &Put) -> Result<()> {
     let key = object.to_string_lossy().trim_matches('/').to_owned();
     refuse_own(&key, "nothing is stored there by hand")?;
     let store = match args.no_encrypt {
-        true => writable_in_any_form(&args.storage).await?,
+        true => writable_in_plain_text(&args.storage).await?,
         false => writable(&args.storage).await?,
     };
     let compression = match args.no_compress {

@@ -56,7 +56,7 @@ pub async fn run(args: &WalReceive) -> Result<()> {
         return drop_slot(&params, &slot).await;
     }
     let settings = find(&args.storage, usual_data_dir().as_deref())?;
-    refuse_plain_text(&settings.storage)?;
+    refuse_plain_text(&settings)?;
     let cancel = cancelled_by_signals("no more WAL is received, and what is on its way is stored")?;
     let slot = Some(slot).filter(|_| !args.no_slot);
     match Box::pin(receive(args, params, slot, &settings, &cancel)).await {

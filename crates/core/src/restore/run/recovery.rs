@@ -179,6 +179,7 @@ mod tests {
         recovery.restore_command.storage.credentials_file = Some(PathBuf::from("/etc/keys"));
         recovery.restore_command.storage.encryption = EncryptionConfig {
             key_files: vec![PathBuf::from("/etc/a key")],
+            key_command: vec!["/bin/vault".to_owned(), "a key".to_owned()],
             wal_g: true,
             accept_plain: true,
             ..EncryptionConfig::default()
@@ -191,7 +192,7 @@ mod tests {
         };
         let expected = "restore_command = '/usr/bin/walarchive wal-fetch --storage s3://b/p --storage-option \
              allow_http=true --storage-option aws_endpoint=http://h:1 --credentials-file /etc/keys \
-             --encryption-key-file ''/etc/a key'' --accept-plain %f \"%p\"'\n\
+             --encryption-key-file ''/etc/a key'' --encryption-key-command ''/bin/vault \"a key\"'' --accept-plain %f \"%p\"'\n\
              recovery_target = ''\nrecovery_target_lsn = ''\nrecovery_target_time = ''\nrecovery_target_xid = ''\n\
              recovery_target_name = 'before ''it'''\nrecovery_target_inclusive = 'off'\n\
              recovery_target_timeline = '3'\nrecovery_target_action = 'promote'";
