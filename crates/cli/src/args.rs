@@ -13,7 +13,7 @@ use crate::verbs::catchup::{CatchupFetch, CatchupList, CatchupPush};
 use crate::verbs::check::Check;
 use crate::verbs::copy::Copy;
 use crate::verbs::delete::Delete;
-use crate::verbs::encryption::EncryptionDisable;
+use crate::verbs::encryption::{EncryptionDisable, EncryptionRotate};
 use crate::verbs::restore_points::RestorePoints;
 use crate::verbs::restore_test::RestoreTest;
 use crate::verbs::st::StorageTools;
@@ -183,6 +183,12 @@ pub enum Command {
     ///
     /// Exit codes: 0 done; 1 refused or failed; 2 usage.
     EncryptionDisable(EncryptionDisable),
+    /// Encrypt again, with the key for new objects, what is under another key; give that one as well, after the new one.
+    ///
+    /// Each object is replaced in one step, after all of the old one has proved right. After an interruption run it again.
+    ///
+    /// Exit codes: 0 done; 1 refused, or not all of it was done; 2 usage.
+    EncryptionRotate(EncryptionRotate),
     /// Try everything that archiving and restoring need, and check what is in the repository. Leaves nothing behind.
     ///
     /// The exit code is that of the worst result: 0 ok; 1 warning; 2 failed.

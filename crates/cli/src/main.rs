@@ -113,6 +113,9 @@ fn run(args: Args) -> ExitCode {
         Command::EncryptionDisable(args) => {
             exit::of_plain(ready.and_then(|()| within_runtime(Threads::Many, encryption::disable(&args))))
         }
+        Command::EncryptionRotate(args) => {
+            exit::of_plain(ready.and_then(|()| within_runtime(Threads::Many, encryption::rotate(&args))))
+        }
         Command::Check(args) => exit::of_check(ready.and_then(|()| within_runtime(Threads::Many, check::run(&args)))),
         Command::WalVerify(args) => {
             exit::of_verify(ready.and_then(|()| within_runtime(Threads::Many, wal_verify::run(&args))))

@@ -9,6 +9,7 @@ use walarchive_core::backup::BackupProgress;
 use walarchive_core::copy::CopyProgress;
 use walarchive_core::restore::ReadProgress;
 use walarchive_core::retention;
+use walarchive_core::rotate::RotateProgress;
 
 use crate::print;
 
@@ -92,6 +93,18 @@ pub async fn show_copy<T>(progress: &CopyProgress, total: u64, work: impl Future
     watch(&bar, BYTES, work, |bar| {
         bar.set_position(progress.bytes.load(Ordering::Relaxed));
         bar.set_message(format!("{} objects", progress.objects.load(Ordering::Relaxed)));
+    })
+    .await
+}
+
+/// The same for a rotation of keys.
+pub async fn show_rotation<T>(progress: &RotateProgress, work: impl Future<Output = T>) -> T {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let template = "{spinner} {human_pos} of {human_len} objects {wide_bar} {per_sec}, {eta} left, {msg}";
+    watch(&bar, template, work, |bar| {
+        bar.set_length(progress.total.load(Ordering::Relaxed));
+        bar.set_position(progress.done.load(Ordering::Relaxed));
+        bar.set_message(HumanBytes(progress.bytes.load(Ordering::Relaxed)).to_string());
     })
     .await
 }

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use crate::blocking::blocking;
 use crate::encrypted::KeyedDigest;
 use crate::error::{Error, Result};
-use crate::formats::manifest::hex;
 use crate::repository::layout::{self, Key};
 use crate::repository::unread::{self, Digest};
 use crate::wal::{TimelineHistory, WalFileName};
@@ -15,10 +14,7 @@ use walarchive_storage::{Created, Store};
 /// A digest, as it is written down.
 pub(super) fn noted(digest: KeyedDigest) -> Digest {
     let (sum, bytes) = digest.finish();
-    Digest {
-        digest: hex(&sum),
-        bytes,
-    }
+    Digest::new(&sum, bytes)
 }
 
 /// Write down the digest of a file whose object will have this SHA-256. Returns the key of that.

@@ -1,41 +1,44 @@
 //! Digests with a key, of what cannot be read again where it was encrypted: whoever has no key learns nothing from them.
 
-use sha2::{Digest as _, Sha256};
+use std::io::{self, Write};
 
-/// Bytes of a block of SHA-256.
-const BLOCK: usize = 64;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
 
 /// HMAC-SHA256 of what comes.
 pub(crate) struct KeyedDigest {
-    inner: Sha256,
-    outer: Sha256,
+    hmac: Hmac<Sha256>,
     bytes: u64,
 }
 
 impl KeyedDigest {
     pub(crate) fn new(key: &[u8; 32]) -> Self {
-        let padded = |pad: u8| {
-            let mut sum = Sha256::new();
-            sum.update(key.map(|byte| byte ^ pad));
-            sum.update([pad; BLOCK - 32]);
-            sum
-        };
         KeyedDigest {
-            inner: padded(0x36),
-            outer: padded(0x5c),
+            // A key of this kind may have any length.
+            hmac: <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("a key of any length"),
             bytes: 0,
         }
     }
 
     pub(crate) fn update(&mut self, bytes: &[u8]) {
-        self.inner.update(bytes);
+        self.hmac.update(bytes);
         self.bytes += bytes.len() as u64;
     }
 
     /// The digest, and how many bytes came.
-    pub(crate) fn finish(mut self) -> ([u8; 32], u64) {
-        self.outer.update(self.inner.finalize());
-        (self.outer.finalize().into(), self.bytes)
+    pub(crate) fn finish(self) -> ([u8; 32], u64) {
+        (self.hmac.finalize().into_bytes().into(), self.bytes)
+    }
+}
+
+impl Write for KeyedDigest {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

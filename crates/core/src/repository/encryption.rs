@@ -47,6 +47,26 @@ pub async fn disable(store: &Store) -> Result<Option<Mark>> {
     Ok(Some(mark))
 }
 
+/// All objects are encrypted with the key of the mark now, so nobody needs a former one any more.
+pub(crate) async fn forget_former_keys(store: &Store) -> Result<()> {
+    let Some(file) = ClusterFile::read(store).await? else {
+        return Ok(());
+    };
+    let State::Encrypted(mark) = file.state() else {
+        return Ok(());
+    };
+    if !mark.plain_before && mark.former_keys.is_empty() {
+        return Ok(());
+    }
+    let mark = Mark {
+        plain_before: false,
+        former_keys: Vec::new(),
+        ..mark
+    };
+    let content = file.with(State::Encrypted(mark)).content()?;
+    Ok(store.put(&layout::CLUSTER, content).await?)
+}
+
 /// An error if whoever has this store may not write into the repository because of its encryption. Writes nothing.
 pub async fn permit(store: &Store) -> Result<()> {
     permit_found(store, store.get(&layout::CLUSTER, LIMIT).await?.as_ref()).await

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use walarchive_storage::{Listed, Store};
 
 use crate::error::{Error, Result};
+use crate::formats::manifest::hex;
 use crate::lsn::Lsn;
 use crate::repository::layout::{self, Key};
 use crate::wal::{TimelineHistory, WalFileName};
@@ -26,6 +27,16 @@ pub(crate) struct Digest {
     pub(crate) digest: String,
     /// Bytes of the file.
     pub(crate) bytes: u64,
+}
+
+impl Digest {
+    /// As it is written down.
+    pub(crate) fn new(sum: &[u8; 32], bytes: u64) -> Self {
+        Digest {
+            digest: hex(sum),
+            bytes,
+        }
+    }
 }
 
 /// Write down the digest of a WAL file whose object will have this SHA-256.

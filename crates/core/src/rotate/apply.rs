@@ -6,15 +6,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 use walarchive_storage::Store;
-use walarchive_storage::crypt::Sealer;
+use walarchive_storage::crypt::{Method, Sealer};
 
 use super::survey::Survey;
 use crate::blocking::blocking;
 use crate::codec::Format;
-use crate::encrypted::{blame, reader};
+use crate::encrypted::{KeyedDigest, blame, reader};
 use crate::error::{Error, Result};
-use crate::objects::{Existing, begin, end};
-use crate::repository::layout::Key;
+use crate::objects::{Existing, Form, Summed, begin, end, read_into};
+use crate::repository::encryption;
+use crate::repository::inventory::read_history;
+use crate::repository::layout::{self, Key};
+use crate::repository::unread::{Digest, write_digest, write_timeline};
+use crate::wal::{TimelineHistory, WalFileName};
 
 /// Objects that are on their way at a time.
 const AT_A_TIME: usize = 4;
@@ -56,6 +60,8 @@ pub async fn apply(
             "Give --encryption and the key, as for every verb that writes.",
         ));
     }
+    // Who has only the old key writes nothing from now on, so that nothing comes under it behind this.
+    encryption::settle(store).await?;
     progress.done.store(0, Ordering::Relaxed);
     progress.total.store(survey.stale.len() as u64, Ordering::Relaxed);
     let mut work = futures::stream::iter(&survey.stale)
@@ -91,23 +97,52 @@ async fn again(
     if store.size(key).await?.is_none() {
         return Ok(None);
     }
+    let note = note(store, sealer, key).await?;
     let mut reader = reader(store, key, size);
     let (upload, task, _cancel) = begin(store, key, Existing::Replace);
     let (sealer, object, format) = (sealer.clone(), store.object_url(key), Format::of_key(key).0);
-    let produce = blocking(move || {
-        let failed = |error| Error::io("encrypt", &object, error);
-        let mut sealed = sealer.seal(upload).map_err(failed)?;
-        if let Err(error) = io::copy(&mut reader, &mut sealed) {
-            return Err(match reader.take_failure() {
-                Some(failure) => failure.into(),
-                None => blame(&mut reader, &object, format, format!("It cannot be read: {error}.")),
-            });
+    let produce = async {
+        let named = object.clone();
+        let sealed = blocking(move || {
+            let failed = |error| Error::io("encrypt", &named, error);
+            let mut sealed = sealer.seal(Summed::new(upload)).map_err(failed)?;
+            if let Err(error) = io::copy(&mut reader, &mut sealed) {
+                return Err(match reader.take_failure() {
+                    Some(failure) => failure.into(),
+                    None => blame(&mut reader, &named, format, format!("It cannot be read: {error}.")),
+                });
+            }
+            sealed.finish().map_err(failed)
+        });
+        let Summed { inner: upload, sum } = sealed.await?;
+        // The object is replaced when its last part is handed over, and not before.
+        if let Some((name, digest)) = note {
+            write_digest(store, &name, &sum.finalize().into(), &digest).await?;
         }
-        sealed.finish().and_then(|upload| upload.finish()).map_err(failed)
-    });
+        blocking(move || upload.finish().map_err(|error| Error::io("encrypt", &object, error))).await
+    };
     tokio::select! {
         biased;
         () = cancel.cancelled() => Err(Error::Cancelled),
         outcome = end(produce, task) => outcome.map(|_| Some(size)),
     }
+}
+
+/// What a server that has public keys only has to know about a WAL file, as it writes that down itself.
+async fn note(store: &Store, sealer: &Sealer, key: &Key) -> Result<Option<(WalFileName, Digest)>> {
+    let Some((name, _)) = layout::wal_of_object(key).filter(|_| sealer.method() == Some(Method::OpenPgp)) else {
+        return Ok(None);
+    };
+    let Some(digest_key) = sealer.digest_key() else {
+        return Ok(None);
+    };
+    let (_, digest) = read_into(store, key, Form::Plain, KeyedDigest::new(&digest_key), "memory").await?;
+    if let WalFileName::History(timeline) = name
+        && let Some(text) = read_history(store, timeline).await?
+        && let Some(history) = TimelineHistory::parse(timeline, &text)
+    {
+        write_timeline(store, &history).await?;
+    }
+    let (sum, bytes) = digest.finish();
+    Ok(Some((name, Digest::new(&sum, bytes))))
 }

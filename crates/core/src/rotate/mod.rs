@@ -10,8 +10,8 @@
 mod apply;
 mod survey;
 
-pub use apply::{Rotated, RotateProgress, apply};
-pub use survey::{Group, Survey, survey};
+pub use apply::{RotateProgress, Rotated, apply};
+pub use survey::{Group, Survey, is_complete, survey};
 
 #[cfg(test)]
 mod tests;

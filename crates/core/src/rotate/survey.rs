@@ -11,6 +11,7 @@ use super::apply::RotateProgress;
 use crate::blocking::blocking;
 use crate::encrypted::is_plain;
 use crate::error::{Result, StorageError};
+use crate::repository::encryption::{self, State};
 use crate::repository::layout;
 use crate::repository::layout::Key;
 
@@ -53,8 +54,24 @@ impl Survey {
     }
 }
 
-/// Look at the beginning of each object that is encrypted where anything is. `salt` makes the ids of the keys, as in `cluster.json`.
-pub async fn survey(store: &Store, salt: &[u8], progress: &RotateProgress) -> Result<Survey> {
+/// Is everything under the key that encrypts new objects? Then `cluster.json` names no other key any more.
+pub async fn is_complete(store: &Store, progress: &RotateProgress) -> Result<bool> {
+    let survey = survey(store, progress).await?;
+    let is_complete = survey.groups.keys().all(|under| matches!(under, Under::Writing(..)));
+    if is_complete {
+        encryption::forget_former_keys(store).await?;
+    }
+    Ok(is_complete)
+}
+
+/// Look at the beginning of each object that is encrypted where anything is. Keys have the ids that they have in `cluster.json`.
+pub async fn survey(store: &Store, progress: &RotateProgress) -> Result<Survey> {
+    let salt = match encryption::state(store).await? {
+        State::Encrypted(mark) => mark.key.salt(),
+        State::Unclaimed | State::Plain { .. } => rand::random::<u128>().to_be_bytes().to_vec(),
+    };
+    let salt = salt.as_slice();
+    progress.done.store(0, Ordering::Relaxed);
     let mut objects = store.list(&layout::WAL_FOLDER).await?;
     objects.extend(store.list(&layout::BACKUPS_FOLDER).await?);
     objects.extend(store.list(&layout::CATCHUP_FOLDER).await?);

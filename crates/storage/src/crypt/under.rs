@@ -38,11 +38,11 @@ impl Keyring {
         let keys = self.keys()?;
         let beginning = &head[..head.len().min(BEGINNING)];
         let of_libsodium = keys.map_or(&[][..], |keys| &keys.libsodium);
-        let opens = |key: &&_| secretstream::begin(key, beginning).is_some();
-        if let Some(key) = of_libsodium.iter().find(opens) {
-            let id = key_id::of_sodium(key, salt);
-            let writes = self.writes() == Some(Method::Libsodium) && of_libsodium.first() == Some(key);
-            return Ok(match writes {
+        let opens = |key| secretstream::begin(key, beginning).is_some();
+        if let Some(number) = of_libsodium.iter().position(opens) {
+            let id = key_id::of_sodium(&of_libsodium[number], salt);
+            // The first one writes.
+            return Ok(match self.writes() == Some(Method::Libsodium) && number == 0 {
                 true => Under::Writing(Method::Libsodium, id),
                 false => Under::Reading(Method::Libsodium, id),
             });

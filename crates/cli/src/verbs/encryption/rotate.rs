@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use walarchive_core::rotate::{self, Group, RotateProgress, Survey};
+use walarchive_core::rotate::{self, RotateProgress, Survey};
 use walarchive_core::{Error, Result};
 use walarchive_storage::crypt::Under;
 
@@ -23,14 +23,14 @@ pub struct EncryptionRotate {
 }
 
 /// Encrypt again what is not under the key that encrypts new objects.
-pub async fn run(args: &EncryptionRotate) -> Result<()> {
+pub async fn rotate(args: &EncryptionRotate) -> Result<()> {
     let store = writable(&args.storage).await?;
     let progress = RotateProgress::default();
     let work = Box::pin(rotate::survey(&store, &progress));
     let survey = progress::show_rotation(&progress, work).await?;
     show(&survey)?;
     let (objects, total) = (survey.stale.len(), bytes(survey.stale_bytes));
-    if args.dry_run || objects == 0 {
+    if args.dry_run {
         eprintln!("walarchive: {objects} objects with {total} would be encrypted again");
         return Ok(());
     }
@@ -47,12 +47,21 @@ pub async fn run(args: &EncryptionRotate) -> Result<()> {
         rotated.objects,
         bytes(rotated.bytes)
     );
-    match survey.leaves() {
-        Group { objects: 0, .. } => Ok(()),
-        left => Err(Error::refused(
-            format!("{} objects with {} were left as they are", left.objects, bytes(left.bytes)),
+    let left = survey.leaves();
+    if left.objects > 0 {
+        return Err(Error::refused(
+            format!(
+                "{} objects with {} were left as they are",
+                left.objects,
+                bytes(left.bytes)
+            ),
             "Their key is not given, or they are in plain text. Give that key as well, or --accept-plain, and run this again.",
-        )),
+        ));
+    }
+    let work = Box::pin(rotate::is_complete(&store, &progress));
+    match progress::show_rotation(&progress, work).await? {
+        true => print::out("all is encrypted with the key for new objects; no other key is needed any more"),
+        false => print::out("objects under another key came meanwhile; run this again"),
     }
 }
 
