@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -29,9 +29,6 @@ use walarchive_storage::{Brake, CreateOnly, Created, Motion, Store, Write};
 /// Up to this size, in bytes, a file's compressed form is held in memory and stored by one request. Larger segments go in
 /// parts, which takes more requests and memory for some parts only.
 const WHOLE_IN_MEMORY: u64 = 64 << 20;
-
-/// For so long a server that writes need not look whether the repository is encrypted as it writes.
-const AGREED_FOR: Duration = Duration::from_secs(30);
 
 /// The WAL archive of one cluster, for writing.
 #[derive(Debug)]
@@ -195,7 +192,7 @@ impl Archive {
     /// key, since it was asked.
     async fn agree(&self) -> Result<()> {
         let asked = *self.agreed.lock();
-        if asked.is_some_and(|asked| asked.elapsed() < AGREED_FOR) {
+        if asked.is_some_and(|asked| asked.elapsed() < encryption::AGREED_FOR) {
             return Ok(());
         }
         encryption::settle(&self.writable()).await?;

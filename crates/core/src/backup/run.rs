@@ -151,12 +151,20 @@ impl Backup {
     pub async fn copy(&mut self) -> Result<()> {
         // If the caller drops the future, the threads end too.
         let guard = self.shared.stop.clone().drop_guard();
-        let (claim, store) = (Arc::clone(&self.claim), self.store.clone());
+        let (claim, store, stop) = (Arc::clone(&self.claim), self.store.clone(), self.shared.stop.clone());
+        let mut copying = Box::pin(self.copy_all());
         let copied = tokio::select! {
-            copied = self.copy_all() => copied,
+            copied = &mut copying => copied,
             never = claim.keep() => match never {},
             never = keep_permitted(&store) => match never {},
+            refused = encryption::until_refused(&store, encryption::AGREED_FOR) => {
+                // No upload outlives this.
+                stop.cancel();
+                let _ = copying.as_mut().await;
+                Err(refused)
+            }
         };
+        drop(copying);
         if copied.is_ok() {
             guard.disarm();
         }

@@ -29,7 +29,7 @@ use crate::codec::Format;
 use crate::control_file::{ControlFile, PG_CONTROL_BYTES};
 use crate::data_dir::{BACKUP_LABEL, PG_CONTROL, TABLESPACE_MAP, wal_directory_name};
 use crate::error::{Error, Result, StorageError};
-use crate::repository::layout;
+use crate::repository::{encryption, layout};
 use crate::stored::member::MemberPath;
 
 /// The longest `backup_label` or `tablespace_map` that is taken, in bytes.
@@ -86,10 +86,16 @@ impl Backup {
             request: self.request.clone(),
             found: Found::default(),
         };
-        let taken = blocking(move || taking.run(Incoming::new(pieces)));
+        let mut taken = Box::pin(blocking(move || taking.run(Incoming::new(pieces))));
         let taken = tokio::select! {
-            taken = taken => taken,
+            taken = &mut taken => taken,
             never = claim.keep() => match never {},
+            refused = encryption::until_refused(&self.store, encryption::AGREED_FOR) => {
+                // No upload outlives this.
+                self.shared.stop.cancel();
+                let _ = taken.await;
+                Err(refused)
+            }
         };
         let taken = match taken {
             Ok((sent, found)) => self.add(sent, found).await,

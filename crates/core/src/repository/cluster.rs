@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::cluster_file::{ClusterFile, FORMAT_VERSION, LIMIT};
+use super::cluster_file::{ClusterFile, LIMIT};
 use super::encryption::{self, State};
 use crate::error::{Error, Result};
 use crate::repository::description;
@@ -110,13 +110,8 @@ pub async fn owner(store: &Store) -> Result<Option<ClusterIdentity>> {
 
 fn check(store: &Store, content: &[u8], identity: &ClusterIdentity) -> Result<()> {
     let file = ClusterFile::parse(store, content)?;
-    let reason = if file.format_version > FORMAT_VERSION {
-        format!(
-            "Its format version is {}, this program knows up to {FORMAT_VERSION}.",
-            file.format_version
-        )
-    } else if file.has_no_key() {
-        "It says that its content is encrypted, and not with which key.".to_owned()
+    let reason = if let Some(reason) = file.unknown() {
+        reason
     } else if file.system_identifier != identity.system_identifier {
         foreign(file.system_identifier, identity)
     } else if file.pg_major_version != identity.major_version {

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::formats::manifest::unhex;
 use crate::repository::layout;
 use walarchive_storage::Store;
 use walarchive_storage::crypt::Method;
@@ -15,7 +16,7 @@ const PLAIN: u32 = 1;
 const ENCRYPTED: u32 = 2;
 
 /// The newest version that is known here.
-pub(super) const FORMAT_VERSION: u32 = ENCRYPTED;
+const FORMAT_VERSION: u32 = ENCRYPTED;
 
 /// More than any `cluster.json` has, in bytes.
 pub(super) const LIMIT: u64 = 64 << 10;
@@ -51,6 +52,13 @@ pub struct KeyName {
     pub key_id: String,
     /// Hexadecimal digits.
     pub salt: String,
+}
+
+impl KeyName {
+    /// The salt as bytes, for [`Keyring::key_ids`](walarchive_storage::crypt::Keyring::key_ids).
+    pub fn salt(&self) -> Vec<u8> {
+        unhex(&self.salt).unwrap_or_default()
+    }
 }
 
 /// Says that a repository is encrypted, and with which key.
@@ -135,17 +143,29 @@ impl ClusterFile {
         Ok(Bytes::from(content))
     }
 
-    /// Is it said that it is encrypted, and not how? Nobody here has written that.
-    pub(super) fn has_no_key(&self) -> bool {
-        matches!(self.encryption, Encryption::Is(true))
+    /// Why nobody here can tell how the repository is encrypted, as a sentence; none if that can be told.
+    pub(super) fn unknown(&self) -> Option<String> {
+        match &self.encryption {
+            _ if self.format_version > FORMAT_VERSION => Some(format!(
+                "Its format version is {}, this program knows up to {FORMAT_VERSION}.",
+                self.format_version
+            )),
+            Encryption::Is(true) => Some("It says that its content is encrypted, and not with which key.".to_owned()),
+            Encryption::Is(false) | Encryption::By(_) => None,
+        }
     }
 
-    pub(super) fn state(&self) -> State {
-        match &self.encryption {
-            Encryption::By(mark) => State::Encrypted(mark.clone()),
-            Encryption::Is(_) => State::Plain {
+    /// Is the repository encrypted? An error if nobody here can tell.
+    pub(super) fn state(&self, store: &Store) -> Result<State> {
+        match (self.unknown(), &self.encryption) {
+            (Some(reason), _) => Err(Error::ForeignRepository {
+                repository: store.url().to_owned(),
+                reason,
+            }),
+            (None, Encryption::By(mark)) => Ok(State::Encrypted(mark.clone())),
+            (None, Encryption::Is(_)) => Ok(State::Plain {
                 former_keys: self.encrypted_before.clone(),
-            },
+            }),
         }
     }
 

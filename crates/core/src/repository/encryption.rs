@@ -4,6 +4,7 @@
 //! beside it by accident, and never objects that whoever has the key of the mark cannot read.
 
 use std::io::Read;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -17,13 +18,13 @@ use super::plain_text::{self, Beside};
 use crate::blocking::blocking;
 use crate::encrypted;
 use crate::error::{Error, Result};
-use crate::formats::manifest::{hex, unhex};
+use crate::formats::manifest::hex;
 use crate::repository::layout;
 
 /// Is the repository encrypted, by what its mark says? Needs no key.
 pub async fn state(store: &Store) -> Result<State> {
     Ok(match ClusterFile::read(store).await? {
-        Some(file) => file.state(),
+        Some(file) => file.state(store)?,
         None => State::Unclaimed,
     })
 }
@@ -34,7 +35,7 @@ pub async fn disable(store: &Store) -> Result<Option<Mark>> {
     let Some(file) = ClusterFile::read(store).await? else {
         return Ok(None);
     };
-    let state = file.state();
+    let state = file.state(store)?;
     let former_keys = state.keys();
     let State::Encrypted(mark) = state else { return Ok(None) };
     let content = file.with(State::Plain { former_keys }).content()?;
@@ -56,16 +57,34 @@ pub(crate) async fn permit_found(store: &Store, content: Option<&Bytes>) -> Resu
     let file = content.map(|content| ClusterFile::parse(store, content)).transpose()?;
     // What the token holds does not matter where there is none to compare.
     let system_identifier = file.as_ref().map_or(0, |file| file.system_identifier);
-    let state = file.map_or(State::Unclaimed, |file| file.state());
+    let state = match &file {
+        Some(file) => file.state(store)?,
+        None => State::Unclaimed,
+    };
     judge(store, &state, system_identifier).await.map(drop)
 }
+
+/// Goes on for as long as whoever has this store may write, which is asked so often; then returns the reason. A store that cannot be
+/// asked is none.
+pub(crate) async fn until_refused(store: &Store, every: Duration) -> Error {
+    loop {
+        tokio::time::sleep(every).await;
+        match permit(store).await {
+            Err(error) if !error.is_transient() => return error,
+            Ok(()) | Err(_) => {}
+        }
+    }
+}
+
+/// For so long whoever writes need not look again whether the repository is encrypted as he writes.
+pub(crate) const AGREED_FOR: Duration = Duration::from_secs(30);
 
 /// The same, and the mark of a repository that has an owner is made to say what the store's keys are. Returns what it says now.
 pub async fn settle(store: &Store) -> Result<State> {
     match store.get(&layout::CLUSTER, LIMIT).await? {
         Some(content) => {
             let content = settle_found(store, content).await?;
-            Ok(ClusterFile::parse(store, &content)?.state())
+            ClusterFile::parse(store, &content)?.state(store)
         }
         None => {
             judge(store, &State::Unclaimed, 0).await?;
@@ -79,7 +98,7 @@ pub(super) async fn settle_found(store: &Store, mut content: Bytes) -> Result<By
     // Somebody else may settle it at the same time, and the last one wins.
     for _ in 0..ATTEMPTS {
         let file = ClusterFile::parse(store, &content)?;
-        let state = file.state();
+        let state = file.state(store)?;
         let Some(mark) = judge(store, &state, file.system_identifier).await? else {
             return Ok(content);
         };
@@ -101,7 +120,7 @@ pub(super) async fn settle_found(store: &Store, mut content: Bytes) -> Result<By
 /// error if whoever has the key of that one could not read them.
 pub(super) async fn join((from, of_source): (&Store, &State), to: &Store, content: Bytes) -> Result<Bytes> {
     let file = ClusterFile::parse(to, &content)?;
-    let (there, system_identifier) = (file.state(), file.system_identifier);
+    let (there, system_identifier) = (file.state(to)?, file.system_identifier);
     let new = match (of_source, &there) {
         (State::Encrypted(here), State::Encrypted(mark)) if here.key == mark.key => there.clone(),
         (State::Encrypted(here), State::Encrypted(mark)) => {
@@ -311,8 +330,7 @@ impl Hands {
 
     /// Is it the key that new objects are encrypted with?
     fn is_key(&self, key: &KeyName) -> bool {
-        let salt = unhex(&key.salt).unwrap_or_default();
-        key.method == self.method && key.key_id == self.sealer.key_id(&salt)
+        key.method == self.method && key.key_id == self.sealer.key_id(&key.salt())
     }
 
     /// The mark that a marked repository must get; none if it has the right one.

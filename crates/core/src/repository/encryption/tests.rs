@@ -174,6 +174,13 @@ async fn a_mark_that_somebody_has_meddled_with_is_told() {
             "{error:?}"
         );
     }
+    let later = text.replace(r#""format_version": 2"#, r#""format_version": 3"#);
+    place
+        .of(PLAIN)
+        .put(&layout::CLUSTER, later.into())
+        .await
+        .expect("written");
+    permit(&place.of(A)).await.expect_err("of a later version");
     for wrong in [r#""encryption": true"#, r#""encryption": 7"#] {
         let (before, _) = text.split_once(r#""encryption""#).expect("a mark");
         let content = format!("{before}{wrong}}}");
@@ -184,6 +191,7 @@ async fn a_mark_that_somebody_has_meddled_with_is_told() {
             .expect("written");
         for writer in [A, PLAIN] {
             place.claim(writer).await.expect_err(wrong);
+            settle(&place.of(writer)).await.expect_err(wrong);
         }
     }
 }
@@ -254,6 +262,22 @@ async fn all_that_come_at_once_with_one_key_may_write() {
     let mark = place.mark().await;
     assert!(mark.plain_before && mark.former_keys.is_empty(), "{mark:?}");
     place.claim(A).await.expect("the mark is whole");
+}
+
+/// A backup takes hours.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_writes_for_long_is_told_when_he_may_no_longer() {
+    let place = Place::new();
+    place.claim(PLAIN).await.expect("claimed");
+    let store = place.of(PLAIN);
+    let mut refused = std::pin::pin!(until_refused(&store, Duration::from_millis(5)));
+    let soon = tokio::time::timeout(Duration::from_millis(100), &mut refused).await;
+    assert!(soon.is_err(), "he may write: {soon:?}");
+    place.claim(A).await.expect("turned on");
+    let error = tokio::time::timeout(Duration::from_secs(30), refused)
+        .await
+        .expect("told");
+    assert!(error.to_string().contains("in plain text"), "{error}");
 }
 
 /// What is wrong with a key is told before anything is written.

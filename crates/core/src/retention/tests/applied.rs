@@ -84,6 +84,32 @@ pub(super) async fn delete(
     Ok((plan, applied))
 }
 
+/// What was written down about WAL that cannot be read goes with it, and the user is shown nothing of that.
+#[tokio::test]
+async fn what_was_written_down_about_wal_goes_with_it() {
+    let (_, store) = memory().await;
+    let segments: Vec<_> = wal(1, 1..=15).collect();
+    let expected = draw_up(&store, &retain(1), &[], Utc::now())
+        .await
+        .expect("a plan")
+        .actions
+        .len();
+    for object in &segments {
+        let key = layout::digest(&object.name, &[1; 32]);
+        store.put(&key, "{}".into()).await.expect("written");
+    }
+    let (plan, _) = delete(&store, &retain(1)).await.expect("deleted");
+    assert_eq!(plan.actions.len(), expected);
+    let mut digests = 0;
+    for object in &segments {
+        let (key, digest) = (object.key(), layout::digest(&object.name, &[1; 32]));
+        let (there, noted) = tokio::try_join!(store.size(&key), store.size(&digest)).expect("asked");
+        assert_eq!(there.is_some(), noted.is_some(), "{}", object.name);
+        digests += usize::from(noted.is_some());
+    }
+    assert!((1..15).contains(&digests), "{digests}");
+}
+
 #[tokio::test]
 async fn a_crash_after_any_deletion_leaves_whole_backups_and_the_next_run_finishes() {
     let (whole, store) = memory().await;
