@@ -141,7 +141,9 @@ fn nothing_in_plain_text_goes_beside_what_wal_g_has_encrypted() {
     let storage = ("WALARCHIVE_STORAGE", url.as_str());
     let (exit, said) = place.run(&["wal-push", &format!("pg_wal/{SEGMENT}")], &[storage]);
     assert!(
-        exit == 1 && said.contains("00000002.history.zst\" is encrypted") && said.contains("HINT:  Go on with WAL-G"),
+        exit == 1
+            && said.contains("00000002.history.zst\" is encrypted")
+            && said.contains("HINT:  Set walarchive.encryption"),
         "{exit} {said}"
     );
     assert_eq!(stored(&place).len(), 1, "not even an owner");

@@ -351,8 +351,8 @@ impl Error {
                 "The file was left in place. Check whether it was copied into pg_wal from another cluster."
             }
             Error::Damaged { reason, .. } if reason.contains(MAY_BE_ENCRYPTED) => {
-                "If it is encrypted, give the key with --encryption-key-file, or in WAL-G's variables. Otherwise look for \
-                 another copy of the object, or restore from another backup."
+                "If it is encrypted, give the key with walarchive.encryption_key_file or --encryption-key-file, or in WAL-G's \
+                 variables. Otherwise look for another copy of the object, or restore from another backup."
             }
             Error::Damaged { object, .. } if object.contains(WAL_OBJECT) => {
                 "Recovery cannot go beyond it. If a server still has the file in pg_wal, move the object away and \
@@ -361,8 +361,8 @@ impl Error {
             }
             Error::Damaged { .. } => StorageError::hint_of_damaged(),
             Error::Encrypted { .. } => {
-                "Give the key with --encryption-key-file, or in WAL-G's variables. What neither WAL-G nor walarchive \
-                 has encrypted takes the tool that has."
+                "Give the key with walarchive.encryption_key_file or --encryption-key-file, or in WAL-G's variables. What \
+                 neither WAL-G nor walarchive has encrypted takes the tool that has."
             }
             Error::Sealed { flaw, .. } => flaw.hint(),
             Error::CorruptPages { .. } => {

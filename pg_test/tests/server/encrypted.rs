@@ -167,7 +167,12 @@ fn a_key_command_is_used_and_a_key_is_rotated() {
     let second = cluster.switch_wal();
     cluster.wait_archived(&second, PATIENCE);
     wait_drained(&cluster);
-    wait_message(&cluster, mark, &["LOG", "key"], PATIENCE);
+    wait_message(
+        &cluster,
+        mark,
+        &["LOG", "encrypted with another key from now on"],
+        PATIENCE,
+    );
     let object = |segment: &str| site.object(&format!("wal_005/{segment}.zst"));
     assert!(Independent::PyNaCl(1).decrypt(&object(&first)).starts_with(&[0x28]));
     assert!(Independent::PyNaCl(2).decrypt(&object(&second)).starts_with(&[0x28]));
@@ -235,7 +240,7 @@ fn encryption_is_turned_on_over_plain_text_and_off_again() {
     cluster.psql("INSERT INTO t VALUES (2)");
     archive_all(&cluster);
     wait_drained(&cluster);
-    wait_message(&cluster, mark, &["LOG", "encrypted"], PATIENCE);
+    wait_message(&cluster, mark, &["LOG", "encryption is turned on"], PATIENCE);
     assert_eq!(plain_objects(&site).len(), plain);
     let with_key = ["--encryption-key-file", key.as_str(), "--accept-plain"];
     let target = site.restore("restored", "LATEST", &with_key);

@@ -83,7 +83,7 @@ fn nothing_is_written_beside_what_wal_g_has_encrypted() {
         ],
         PATIENCE,
     );
-    assert!(message.contains("HINT:  Go on with WAL-G"), "{message}");
+    assert!(message.contains("HINT:  Set walarchive.encryption"), "{message}");
     cluster.psql("CREATE EXTENSION walarchive");
     let error = cluster.try_psql_verbose("SELECT walarchive_backup_push()");
     assert!(

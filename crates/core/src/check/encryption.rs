@@ -9,6 +9,7 @@ use crate::blocking::blocking;
 use crate::codec::Compression;
 use crate::encrypted::Wrapping;
 use crate::error::{Error, Result};
+use crate::repository::cluster::ClusterIdentity;
 use crate::repository::encryption::{self, State, method_name};
 use crate::repository::layout;
 use walarchive_storage::{RangeReader, Store};
@@ -16,8 +17,8 @@ use walarchive_storage::{RangeReader, Store};
 const CONTENT: &[u8] = b"encrypted by a check of walarchive, and removed by it\n";
 
 /// What the repository says of its encryption, and whether that is how this store writes; none if nothing is encrypted, and nothing is
-/// to be.
-pub(super) async fn mark(store: &Store) -> Option<Check> {
+/// to be. The server, whose `identity` is known, has to write.
+pub(super) async fn mark(store: &Store, identity: Option<&ClusterIdentity>) -> Option<Check> {
     let name = "encryption";
     let state = match encryption::state(store).await {
         Ok(state) => state,
@@ -25,7 +26,8 @@ pub(super) async fn mark(store: &Store) -> Option<Check> {
         Err(_) => return None,
     };
     let writes = store.keyring().writes();
-    if let (State::Encrypted(mark), None, false) = (&state, writes, store.keyring().is_empty()) {
+    let only_reads = identity.is_none() && writes.is_none() && !store.keyring().is_empty();
+    if let (State::Encrypted(mark), true) = (&state, only_reads) {
         return Some(match encryption::opens(store, mark).await {
             Ok(true) => Check::warning(
                 name,

@@ -124,7 +124,7 @@ pub async fn check_store(store: &Store, identity: Option<&ClusterIdentity>) -> V
         return checks;
     }
     checks.push(repository::owner(store, identity).await);
-    checks.extend(encryption::mark(store).await);
+    checks.extend(encryption::mark(store, identity).await);
     checks.extend(encryption::object(store).await);
     checks.push(repository::newest_backup(store).await);
     checks.extend(recovery::reach(store).await);

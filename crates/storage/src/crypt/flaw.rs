@@ -80,14 +80,14 @@ impl Flaw {
         match self {
             Flaw::WrongKey(_) => {
                 "Give the key that the object was encrypted with, beside the others if there are several: with \
-                 --encryption-key-file, or in WAL-G's variables."
+                 walarchive.encryption_key_file or --encryption-key-file, or in WAL-G's variables."
             }
             Flaw::OtherMethod(_) => {
                 "Give a key of that method, beside the others: a libsodium key, or an OpenPGP secret key."
             }
             Flaw::NotEncrypted => {
-                "If it was written before encryption was turned on, permit to read it with --accept-plain or \
-                 WALARCHIVE_ENCRYPTION_ACCEPT_PLAIN=on. Otherwise find out who put it there."
+                "If it was written before encryption was turned on, permit to read it with \
+                 walarchive.encryption_accept_plain or --accept-plain. Otherwise find out who put it there."
             }
             Flaw::Unsupported(_) => {
                 "gpg can decrypt it, perhaps. Encrypt it again as WAL-G or \"gpg --encrypt\" does by itself, and store that."
