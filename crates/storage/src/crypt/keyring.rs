@@ -1,7 +1,6 @@
 //! The keys of a repository.
 
 use std::fmt;
-use std::io::{Cursor, Read as _};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,9 +8,8 @@ use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 
 use super::config::EncryptionConfig;
-use super::flaw::{Flaw, Method};
+use super::flaw::Method;
 use super::key_id;
-use super::open::{Looks, open};
 use super::openpgp::OpenPgpKeys;
 use super::sodium_key::SodiumKey;
 use super::write::{Sealer, WriteKey};
@@ -146,21 +144,6 @@ impl Keyring {
         let openpgp = keys.openpgp.decrypting();
         let openpgp = openpgp.map(|key| (Method::OpenPgp, key_id::of_fingerprints([key].into_iter(), salt)));
         Ok(libsodium.chain(openpgp).collect())
-    }
-
-    /// Decrypt what [`Sealer::seal_small`] has made; what is not encrypted is refused. The first time the keys are read, which
-    /// blocks. The error of a text that cannot be decrypted is that of an object, which is named "sealed text".
-    pub fn open_small(&self, sealed: &[u8]) -> Result<Vec<u8>> {
-        let none = Keys::default();
-        let keys = self.keys()?.unwrap_or(&none);
-        let looks: Looks = Box::new(|_| false);
-        let mut plain = Vec::new();
-        let read =
-            open(Cursor::new(sealed.to_vec()), keys, &looks).and_then(|mut source| source.read_to_end(&mut plain));
-        read.map(|_| plain).map_err(|error| {
-            let damage = || Flaw::Damaged(Method::OpenPgp, format!("It cannot be read: {error}."));
-            Error::flawed("sealed text", Flaw::of_io(&error).unwrap_or_else(damage))
-        })
     }
 
     /// The keys, if there are any. The first time they are read, which blocks.

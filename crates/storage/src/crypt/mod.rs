@@ -18,6 +18,7 @@ mod read;
 mod recipients;
 mod sealing;
 mod secretstream;
+mod small;
 mod sodium_key;
 mod write;
 
