@@ -52,7 +52,7 @@ pub(crate) async fn forget_former_keys(store: &Store) -> Result<()> {
     let Some(file) = ClusterFile::read(store).await? else {
         return Ok(());
     };
-    let State::Encrypted(mark) = file.state() else {
+    let State::Encrypted(mark) = file.state(store)? else {
         return Ok(());
     };
     if !mark.plain_before && mark.former_keys.is_empty() {

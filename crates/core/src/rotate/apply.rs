@@ -1,13 +1,15 @@
 //! Carrying a survey out.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use futures::StreamExt;
+use sha2::Digest as _;
 use tokio_util::sync::CancellationToken;
 use walarchive_storage::Store;
 use walarchive_storage::crypt::{Method, Sealer};
 
+use super::progress::RotateProgress;
 use super::survey::Survey;
 use crate::blocking::blocking;
 use crate::codec::Format;
@@ -22,17 +24,6 @@ use crate::wal::{TimelineHistory, WalFileName};
 
 /// Objects that are on their way at a time.
 const AT_A_TIME: usize = 4;
-
-/// How far it is. May be read at any time.
-#[derive(Debug, Default)]
-pub struct RotateProgress {
-    /// Objects to look at, or to encrypt again.
-    pub total: AtomicU64,
-    /// Those that are done.
-    pub done: AtomicU64,
-    /// Stored bytes of those.
-    pub bytes: AtomicU64,
-}
 
 /// What was encrypted again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -8,6 +8,7 @@
 //! interrupted leaves each object whole, under one key or the other, and the next one goes on with those that are left.
 
 mod apply;
+mod progress;
 mod survey;
 
 pub use apply::{RotateProgress, Rotated, apply};

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use walarchive_storage::crypt::{HEAD_OF_KEY, Under};
 use walarchive_storage::{Listed, Store};
 
-use super::apply::RotateProgress;
+use super::progress::RotateProgress;
 use crate::blocking::blocking;
 use crate::encrypted::is_plain;
 use crate::error::{Result, StorageError};

@@ -66,7 +66,11 @@ pub async fn rotate(args: &EncryptionRotate) -> Result<()> {
 }
 
 fn show(survey: &Survey) -> Result<()> {
-    let mut rows = vec![["method", "key_id", "state", "objects", "size"].map(str::to_owned)];
+    let mut rows = vec![
+        ["method", "key_id", "state", "objects", "size"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
     rows.extend(survey.groups.iter().map(|(under, group)| {
         let (method, id, state) = match under {
             Under::Writing(method, id) => (method.to_string(), id.as_str(), "encrypts new objects"),
@@ -79,7 +83,7 @@ fn show(survey: &Survey) -> Result<()> {
             Under::Plain(_) => ("none".to_owned(), "", "plain text"),
         };
         let size = bytes(group.bytes);
-        [method, plain(id), state.to_owned(), group.objects.to_string(), size]
+        vec![method, plain(id), state.to_owned(), group.objects.to_string(), size]
     }));
     print::out(&listing::tabbed(&rows))
 }
