@@ -38,8 +38,10 @@ refused() { ! "$walg" "$@" >>"$log" 2>&1 || fail "$* was not refused"; }
 sql() { "$psql" -XAtq -v ON_ERROR_STOP=1 "$@"; }
 query() { sql -c "$1"; }
 # Functions of WAL, with the names that they had up to 9.6.
-switch_wal=pg_switch_wal walfile_name=pg_walfile_name current_lsn=pg_current_wal_lsn
-((major >= 10)) || switch_wal=pg_switch_xlog walfile_name=pg_xlogfile_name current_lsn=pg_current_xlog_location
+switch_wal=pg_switch_wal walfile_name=pg_walfile_name current_lsn=pg_current_wal_lsn redo_lsn=redo_lsn
+if ((major < 10)); then
+    switch_wal=pg_switch_xlog walfile_name=pg_xlogfile_name current_lsn=pg_current_xlog_location redo_lsn=redo_location
+fi
 # Take out what differs from run to run.
 steady() {
     awk 1 | sed -E \
@@ -74,7 +76,7 @@ start() { "$bin/pg_ctl" -D "$1" -o "-p ${2:-$PGPORT} -k $work" -l "$1.log" -w -t
     fail "the server on $1 does not start"
 }; }
 stop() { "$bin/pg_ctl" -D "$1" -m fast -w -t 120 stop >>"$log"; }
-trap '"$bin/pg_ctl" -D "$PGDATA" -m immediate stop >>"$log" 2>&1 || true; for d in "$work"/restored*/; do "$bin/pg_ctl" -D "$d" -m immediate stop >>"$log" 2>&1 || true; done' EXIT
+trap '"$bin/pg_ctl" -D "$PGDATA" -m immediate stop >>"$log" 2>&1 || true; for d in "$work"/restored*/ "$work"/standby/; do "$bin/pg_ctl" -D "$d" -m immediate stop >>"$log" 2>&1 || true; done' EXIT
 
 # recovery DIRECTORY [SETTING...]: what WAL-G's manual tells to write after a backup-fetch. Up to 11 it is a file of its own.
 recovery() {
@@ -219,6 +221,12 @@ quietly backup-fetch "$work/restored5" "$second" --restore-spec "$work/specifica
 recovery "$work/restored5" "recovery_target = immediate"
 ask_restored "$work/restored5" "SELECT count(*) FROM items" shop
 
+step "backup-fetch of one table"
+specification "$work/restored8" "$work/fast8"
+quietly backup-fetch "$work/restored8" "$second" --restore-spec "$work/specification.json" --restore-only shop/items
+recovery "$work/restored8" "recovery_target = immediate"
+ask_restored "$work/restored8" "SELECT count(*) FROM items" shop
+
 step "copy"
 mkdir "$work/elsewhere"
 printf '{"WALG_FILE_PREFIX": "%s"}\n' "$WALG_FILE_PREFIX" >"$work/from.json"
@@ -304,5 +312,95 @@ w backup-list --json | steady
 quietly backup-push "$PGDATA"
 archived
 expect "$(counted)" 1 "backups after all were deleted"
+
+# Nothing of what follows is about tablespaces.
+query "DROP TABLE f"
+query "DROP TABLESPACE fast"
+grow() { query "INSERT INTO t SELECT generate_series(1, 1000)"; query "CHECKPOINT"; }
+
+step "backup-push with its other flags, and settings as flags"
+quietly backup-push "$PGDATA" --full --copy-composer -v -s --add-user-data '{"mark": "c"}'
+marked=$(newest)
+quietly backup-push "$PGDATA" -f -p --rating-composer
+quietly backup-push "$PGDATA" --full --database-composer --pgport "$PGPORT" --walg-sentinel-user-data '{"mark": "d"}'
+grow
+WALG_DELTA_MAX_STEPS=6 quietly backup-push "$PGDATA" --delta-from-user-data '{"mark": "c"}'
+[[ $(newest) == *_D_"${marked#base_}" ]] || fail "$(newest) is not based on $marked"
+quietly backup-push "$PGDATA" --full --without-files-metadata --walg-compression-method lzma
+archived
+w backup-list --detail --json --walg-file-prefix="$WALG_FILE_PREFIX" | grep -oE '"is_permanent":[a-z]*|"user_data":[^}]*}'
+find "$WALG_FILE_PREFIX/basebackups_005/$(newest)" -name 'part_*' | sed 's/.*\.//' | sort -u
+(
+    export WALG_FETCH_TARGET_USER_DATA='{"mark": "d"}'
+    quietly backup-fetch "$work/restored7" --reverse-unpack
+)
+recovery "$work/restored7"
+ask_restored "$work/restored7" "SELECT count(*) FROM t"
+
+step "st with its other flags"
+quietly st put "$work/text" notes/one --no-compress --no-encrypt
+quietly st put -s notes/two <"$work/text"
+quietly st get notes/two.lz4 "$work/raw" --no-decompress --no-decrypt
+od -An -tx1 -N4 "$work/raw"
+w st ls --glob 'not*' | steady
+quietly st rm --glob 'notes/t*'
+w st ls notes | steady
+quietly st rm notes/one
+
+step "catchup-push, catchup-list and catchup-fetch"
+quietly backup-fetch "$work/standby" LATEST
+rm -f "$work/standby/recovery.signal" "$work/standby/recovery.conf"
+follow() {
+    local file=$work/standby/postgresql.auto.conf
+    if ((major < 12)); then
+        file=$work/standby/recovery.conf
+        printf 'standby_mode = on\n' >"$file"
+    else
+        touch "$work/standby/standby.signal"
+    fi
+    printf "restore_command = '\"%s\" wal-fetch \"%%f\" \"%%p\"'\n" "$walg" >>"$file"
+}
+follow
+printf 'archive_mode = off\n' >>"$work/standby/postgresql.auto.conf"
+# standby_has QUERY: until the standby answers the same as the primary.
+standby_has() {
+    local wanted deadline=$((SECONDS + 120))
+    wanted=$(query "$1")
+    until [[ $(PGPORT=$((PGPORT + 1)) query "$1" 2>>"$log") == "$wanted" ]]; do
+        ((SECONDS < deadline)) || fail "the standby does not have what the primary has"
+        sleep 0.1
+    done
+}
+start "$work/standby" $((PGPORT + 1))
+standby_has "SELECT count(*) FROM t"
+PGPORT=$((PGPORT + 1)) query "CHECKPOINT"
+redo=$(PGPORT=$((PGPORT + 1)) query "SELECT $redo_lsn FROM pg_control_checkpoint()")
+stop "$work/standby"
+grow
+query "CREATE TABLE later AS SELECT generate_series(1, 5000) AS a"
+query "CHECKPOINT"
+archived
+quietly catchup-push "$PGDATA" --from-lsn $(((16#${redo%/*} << 32) + 16#${redo#*/}))
+w catchup-list | steady
+w catchup-list --detail --json | grep -c '"backup_name"'
+archived
+quietly catchup-fetch "$work/standby" LATEST
+follow
+start "$work/standby" $((PGPORT + 1))
+grow
+archived
+standby_has "SELECT (SELECT count(*) FROM t), (SELECT count(*) FROM later)"
+PGPORT=$((PGPORT + 1)) query "SELECT (SELECT count(*) FROM t), (SELECT count(*) FROM later)"
+stop "$work/standby"
+
+step "delete garbage without a backup"
+quietly delete everything FORCE --confirm
+archived
+stored_wal() { find "$WALG_FILE_PREFIX/wal_005" -type f 2>>"$log" | grep -q . && echo "WAL is there" || echo "no WAL is there"; }
+# Without a backup nothing tells what is garbage, and nothing is deleted.
+quietly delete garbage --confirm
+stored_wal
+quietly delete garbage --without-backup-check --confirm
+stored_wal
 stop "$PGDATA"
 step "done"

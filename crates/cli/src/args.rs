@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::ffi::OsString;
+
 use clap::{Parser, Subcommand};
 
 use crate::repository::Sources;
@@ -41,12 +43,13 @@ pub struct Args {
 }
 
 impl Args {
-    /// Those of this process.
-    pub fn of_call() -> Result<Self, clap::Error> {
+    /// Those of a command line, without settings of WAL-G in it.
+    pub fn of_call(arguments: &[OsString]) -> Result<Self, clap::Error> {
         // Recovery makes nearly all calls. All verbs with their flags take longer to put together than a segment takes from the spool.
-        let of_recovery = std::env::args_os()
-            .any(|arg| arg == "wal-fetch")
-            .then(FetchArgs::try_parse);
+        let of_recovery = arguments
+            .iter()
+            .any(|argument| argument == "wal-fetch")
+            .then(|| FetchArgs::try_parse_from(arguments));
         match of_recovery {
             Some(Ok(FetchArgs {
                 command,
@@ -61,7 +64,7 @@ impl Args {
                 })
             }
             // Whatever this is, it is told with all verbs in view.
-            _ => Args::try_parse(),
+            _ => Args::try_parse_from(arguments),
         }
     }
 }
@@ -206,6 +209,7 @@ mod tests {
     use walarchive_core::restore::{RecoveryTarget, RestoreTarget, TargetAction, TargetTimeline};
 
     use super::*;
+    use crate::repository::CommandLine;
 
     fn parse(args: &str) -> Result<RecoveryTarget, String> {
         let args = ["walarchive", "backup-fetch", "/d", "LATEST"]
@@ -263,5 +267,17 @@ mod tests {
                 .expect_err("refused")
                 .contains("HINT:  Write it like")
         );
+    }
+
+    #[test]
+    fn no_flag_of_a_verb_is_taken_for_a_setting_of_wal_g() {
+        fn look(command: &clap::Command) {
+            for long in command.get_arguments().filter_map(|argument| argument.get_long()) {
+                let line = CommandLine::of(["w".to_owned(), format!("--{long}"), "x".to_owned()].map(OsString::from));
+                assert!(line.settings.is_empty(), "{long}");
+            }
+            command.get_subcommands().for_each(look);
+        }
+        look(&<Args as clap::CommandFactory>::command());
     }
 }

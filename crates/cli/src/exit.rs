@@ -34,7 +34,7 @@ pub fn print(error: &Error) {
 }
 
 /// A mistyped `restore_command` must not end recovery early, so everything that may have been meant as `wal-fetch` is fatal.
-pub fn of_usage(error: &clap::Error, command: &clap::Command) -> ExitCode {
+pub fn of_usage(error: &clap::Error, command: &clap::Command, arguments: &[OsString]) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return ExitCode::SUCCESS;
     }
@@ -46,16 +46,24 @@ pub fn of_usage(error: &clap::Error, command: &clap::Command) -> ExitCode {
         error.kind(),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand
     );
-    let verb = verb(std::env::args_os().skip(1));
+    let verb = verb(arguments.iter().skip(1));
     let is_other = match verb {
         None => no_verb,
-        Some(verb) => known(&verb),
+        Some(verb) => known(verb),
     };
     ExitCode::from(if is_other { USAGE } else { FATAL })
 }
 
+/// `backup-fetch` without a backup. Only when the settings are known, it is known that none of them names one.
+pub fn of_unnamed_backup(mut command: clap::Command) -> ExitCode {
+    let says = "no backup is named: give a name, LATEST or --target-user-data JSON";
+    // If it cannot be printed, the exit code still tells.
+    let _ = command.error(ErrorKind::MissingRequiredArgument, says).print();
+    ExitCode::from(USAGE)
+}
+
 /// The first argument that is neither a flag nor the value of a global one.
-fn verb(mut arguments: impl Iterator<Item = OsString>) -> Option<OsString> {
+fn verb<'a>(mut arguments: impl Iterator<Item = &'a OsString>) -> Option<&'a OsString> {
     while let Some(argument) = arguments.next() {
         if argument == "--config" || argument == "--envdir" {
             arguments.next();

@@ -19,6 +19,7 @@ use clap::CommandFactory;
 use walarchive_core::{Error, Result};
 
 use args::{Args, Command};
+use repository::CommandLine;
 use verbs::wal_fetch::WalFetch;
 use verbs::{
     about, backup_fetch, backup_list, backup_mark, backup_push, backup_verify, catchup, check, copy, delete,
@@ -36,22 +37,23 @@ fn main() -> ExitCode {
 }
 
 fn start() -> ExitCode {
-    let args = match Args::of_call() {
+    let line = CommandLine::of_process();
+    let args = match Args::of_call(&line.arguments) {
         Ok(args) => args,
         Err(error) => {
             // If it cannot be printed, the exit code still tells.
             let _ = error.print();
-            return exit::of_usage(&error, &Args::command());
+            return exit::of_usage(&error, &Args::command(), &line.arguments);
         }
     };
     log::start(args.verbose);
     // Rust's own exit code after a panic is 101, which PostgreSQL would take for "the file is not in the archive".
-    catch_unwind(AssertUnwindSafe(|| run(args))).unwrap_or(ExitCode::from(exit::FATAL))
+    catch_unwind(AssertUnwindSafe(|| run(args, line))).unwrap_or(ExitCode::from(exit::FATAL))
 }
 
-fn run(args: Args) -> ExitCode {
+fn run(args: Args, line: CommandLine) -> ExitCode {
     // The settings of WAL-G's files become part of the environment, and everything else is looked up there.
-    let ready = args.sources.adopt().map(|flags| {
+    let ready = args.sources.adopt(line).map(|flags| {
         repository::remember_flags(flags);
         repository::remark();
     });
@@ -126,6 +128,7 @@ fn run(args: Args) -> ExitCode {
         Command::RestoreTest(args) => {
             exit::of_drill(ready.and_then(|()| within_runtime(Threads::Many, restore_test::run(&args))))
         }
+        Command::BackupFetch(args) if ready.is_ok() && !args.names_backup() => exit::of_unnamed_backup(Args::command()),
         Command::BackupFetch(args) if args.verify_only => {
             exit::of_verify(ready.and_then(|()| within_runtime(Threads::Many, backup_fetch::verify(&args))))
         }

@@ -271,6 +271,25 @@ fn user_data_names_a_backup() {
         exit == 1 && said.contains("no backup has this user data"),
         "{exit} {said}"
     );
+    // The variable names it where nothing else does, and may be in the configuration file.
+    let by_variable = |args: &[&str]| {
+        let environment = [("WALG_FILE_PREFIX", place.store())];
+        let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
+        code(&place.command(args, &environment).output().expect("run"))
+    };
+    place.write(
+        "data.json",
+        br#"{"WALG_FETCH_TARGET_USER_DATA": "{\"release\": 8}"}"#,
+        0o600,
+    );
+    let file = place.path("data.json").display().to_string();
+    let (exit, said) = by_variable(&["backup-fetch", "../new", "--config", &file]);
+    assert!(
+        exit == 1 && said.contains("no backup has this user data") && !said.contains("does not understand"),
+        "{exit} {said}"
+    );
+    let (_, said) = by_variable(&["backup-fetch", "../new", BACKUP, "--dry-run", "--config", &file]);
+    assert!(said.contains(BACKUP), "{said}");
     let both = ["backup-fetch", "../new", "LATEST", "--target-user-data", "7"];
     assert_eq!(code(&run(&place, &both)).0, 2);
     assert_eq!(code(&run(&place, &["backup-fetch", "../new"])).0, 2);
@@ -292,6 +311,7 @@ fn the_verbs_about_the_program_need_no_storage() {
         "WALG_S3_PREFIX",
         "AWS_REGION",
         "WALARCHIVE_STORAGE",
+        "--walg-file-prefix",
     ] {
         assert!(flags.contains(word), "{word}: {flags}");
     }
@@ -351,4 +371,31 @@ fn a_variable_names_the_configuration_file_and_turbo_is_understood() {
         stdout(&listed).contains(BACKUP) && listed.stderr.is_empty(),
         "{listed:?}"
     );
+}
+
+#[test]
+fn a_setting_of_wal_g_is_a_flag_of_every_verb() {
+    let place = place_with_backup();
+    let store = place.store();
+    let run = |args: &[&str], environment: &[(&str, &str)]| {
+        let output = place.command(args, environment).output().expect("run");
+        (stdout(&output), code(&output))
+    };
+    // It comes before the environment.
+    let elsewhere = [("WALG_FILE_PREFIX", "/nothing/is/here")];
+    let prefix = format!("--walg-file-prefix={store}");
+    let (listed, (exit, said)) = run(&["backup-list", "--walg-file-prefix", &store], &elsewhere);
+    assert!(exit == 0 && listed.contains(BACKUP), "{listed} {said}");
+    let (_, (exit, said)) = run(&[&prefix, "wal-fetch", SEGMENT, "pg_wal/RECOVERYXLOG"], &elsewhere);
+    assert_eq!((exit, said.as_str()), (0, ""));
+    // What is missing or unknown is told with the flags of the verb; a mistyped restore_command does not end recovery.
+    assert_eq!(run(&["backup-list", "--walg-file-prefix"], &elsewhere).1.0, 2);
+    assert_eq!(
+        run(&["--walg-file-prefix", "wal-fetch", SEGMENT, "x"], &elsewhere).1.0,
+        200
+    );
+    let (listed, (exit, said)) = run(&["backup-list", &prefix, "--aws-secret-access-key=hush"], &[]);
+    assert!(exit == 0 && listed.contains(BACKUP), "{said}");
+    let warning = "everybody on this machine could see secrets on the command line: AWS_SECRET_ACCESS_KEY";
+    assert!(said.contains(warning) && !said.contains("hush"), "{said}");
 }

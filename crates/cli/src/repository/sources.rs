@@ -17,62 +17,11 @@ use nix::unistd::{User, geteuid};
 use walarchive_core::{Error, Result};
 
 use super::config_file;
+use super::names::{is_known, is_secret};
+use super::setting_flags::CommandLine;
 
 /// The largest file that is read, in bytes.
 const LIMIT: u64 = 1 << 20;
-
-/// Prefixes of the names that may be set here. A file that others can write must not decide what programs and libraries do.
-const NAMES: [&str; 13] = [
-    "WALG_",
-    "WALE_",
-    "WALARCHIVE_",
-    "AWS_",
-    "AZURE_",
-    "GOOGLE_",
-    "GCS_",
-    "OS_",
-    "ST_",
-    "SSH_",
-    "YC_CSE_",
-    "YC_SERVICE_",
-    "PGDATA",
-];
-
-/// Names that are allowed by themselves.
-const NAMES_IN_FULL: [&str; 19] = [
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "PGHOST",
-    "PGHOSTADDR",
-    "PGPORT",
-    "PGUSER",
-    "PGPASSWORD",
-    "PGPASSFILE",
-    "PGSERVICE",
-    "PGSERVICEFILE",
-    "PGSSLMODE",
-    "PGSSLROOTCERT",
-    "PGSSLCERT",
-    "PGSSLKEY",
-    "PGCONNECT_TIMEOUT",
-    "PGTARGETSESSIONATTRS",
-    "PGAPPNAME",
-    "PGOPTIONS",
-];
-
-/// Parts of the names of secrets.
-const SECRETS: [&str; 9] = [
-    "SECRET",
-    "PASSWORD",
-    "PASSPHRASE",
-    "SESSION_TOKEN",
-    "SAS_TOKEN",
-    "STORAGE_KEY",
-    "ACCESS_KEY",
-    "SSE_C",
-    "_KEY",
-];
 
 /// Global flags: the places.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -99,8 +48,8 @@ type Environment = BTreeMap<OsString, OsString>;
 
 impl Sources {
     /// Add the settings of these sources to the environment of this process. Returns when nothing is to be added, with the flags
-    /// that a later call, such as restore_command, needs to find the same settings.
-    pub fn adopt(&self) -> Result<Vec<OsString>> {
+    /// that a later call, such as restore_command, needs to find the same settings. The command line is that of this call.
+    pub fn adopt(&self, line: CommandLine) -> Result<Vec<OsString>> {
         let mut flags = Vec::new();
         let before: Environment = std::env::vars_os().collect();
         let mut after = before.clone();
@@ -109,6 +58,8 @@ impl Sources {
             read_envdir(directory, &mut after, &mut remarks)?;
             flags.extend(["--envdir".into(), absolute(directory)?.into()]);
         }
+        let secrets = line.secrets();
+        after.extend(line.settings);
         let of_variable = after.get(OsStr::new(CONFIG_PATH)).filter(|path| !path.is_empty());
         let file = self.config.clone().or_else(|| of_variable.map(PathBuf::from));
         if let Some(file) = file.or_else(|| default_file(&mut remarks)) {
@@ -124,7 +75,15 @@ impl Sources {
                 .for_each(|remark| eprintln!("walarchive: warning: {remark}"));
             return Ok(flags);
         }
-        let mut arguments = std::env::args_os();
+        if !secrets.is_empty() {
+            // Without these flags the second call does not know of it.
+            eprintln!(
+                "walarchive: warning: everybody on this machine could see secrets on the command line: {}\n\
+                 HINT:  Set the variables, or write the secrets into the configuration file.",
+                secrets.join(", ")
+            );
+        }
+        let mut arguments = line.arguments.into_iter();
         let mut again = Command::new("/proc/self/exe");
         again.arg0(arguments.next().unwrap_or_else(|| "walarchive".into()));
         again.args(arguments).env_clear().envs(&after);
@@ -134,21 +93,6 @@ impl Sources {
 
 fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| Error::io("open", path, error))
-}
-
-fn is_known(name: &str) -> bool {
-    // A name with "=" in it would become another one.
-    let is_name = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
-    name.bytes().all(is_name) && is_allowed(name)
-}
-
-fn is_allowed(name: &str) -> bool {
-    NAMES.iter().any(|start| name.starts_with(start)) || NAMES_IN_FULL.contains(&name)
-}
-
-fn is_secret(name: &str) -> bool {
-    let names_a_place = ["_PATH", "_FILE", "_COMMAND"].iter().any(|end| name.ends_with(end));
-    !names_a_place && SECRETS.iter().any(|word| name.contains(word))
 }
 
 /// The file in the user's home. HOME may be that of another user, as after `su` without a dash.

@@ -175,6 +175,9 @@ pub(super) fn format(environment: Environment<'_>) -> Option<Format> {
 /// The replication slot of `wal-receive`.
 pub const SLOT: &str = "WALG_SLOTNAME";
 
+/// The user data of the backup that `backup-fetch` fetches.
+pub const TARGET_USER_DATA: &str = "WALG_FETCH_TARGET_USER_DATA";
+
 /// Remarks on variables that are set, but not understood or without effect.
 pub(super) fn remarks(variables: &[(OsString, OsString)]) -> Vec<String> {
     let mut remarks = Vec::new();
@@ -225,6 +228,7 @@ pub fn variables() -> Vec<(String, String)> {
         (ZSTD_LEVEL, "the level of zstd"),
         ("WALG_CONFIG_PATH", "the configuration file"),
         (SLOT, "the replication slot of wal-receive"),
+        (TARGET_USER_DATA, "the user data of the backup to fetch"),
     ];
     let further = further.map(|(name, what)| (name.to_owned(), what.to_owned()));
     let options = RULES.iter().flat_map(|rule| {
@@ -267,7 +271,7 @@ pub(super) fn credentials(url: &str, environment: Environment<'_>) -> Vec<(Strin
 fn is_understood(name: &str) -> bool {
     let is_prefix = |prefix: &&str| *prefix == name || of_wal_e(prefix) == name;
     PREFIXES.iter().any(is_prefix)
-        || [FOLDER, COMPRESSION, LEVEL, ZSTD_LEVEL, SLOT].contains(&name)
+        || [FOLDER, COMPRESSION, LEVEL, ZSTD_LEVEL, SLOT, TARGET_USER_DATA].contains(&name)
         || WAL_G_KEYS.contains(&name)
         || RULES.iter().any(|rule| rule.variables.contains(&name))
         || SECRETS.iter().any(|(_, names)| names.contains(&name))

@@ -29,5 +29,6 @@ pub fn flags(command: &clap::Command) -> Result<()> {
     let own = OWN.map(|(name, what)| (name.to_owned(), what.to_owned()));
     let variables = own.into_iter().chain(repository::variables());
     let lines: Vec<Vec<String>> = variables.map(|(name, what)| vec![name, what]).collect();
-    print::piece(&listing::tabbed(&lines))
+    print::piece(&listing::tabbed(&lines))?;
+    print::out("\nEach variable of WAL-G, a store or libpq is a flag, too: --walg-file-prefix is WALG_FILE_PREFIX.")
 }

@@ -10,7 +10,7 @@ use walarchive_core::restore::{
 use walarchive_core::{Error, Result};
 
 use crate::parse::by;
-use crate::repository::Storage;
+use crate::repository::{Storage, TARGET_USER_DATA};
 use crate::verbs::target::Target;
 
 /// The largest restore specification that is read, in bytes.
@@ -22,11 +22,11 @@ pub struct BackupFetch {
     /// The data directory to create. It must be empty or absent, unless --delta is given.
     pub directory: PathBuf,
     /// The name of a backup, or LATEST for the newest one that ends before the target.
-    #[arg(required_unless_present = "target_user_data", conflicts_with = "target_user_data")]
+    #[arg(conflicts_with = "target_user_data")]
     pub backup: Option<String>,
-    /// The backup with this user data, which is JSON, in place of its name.
+    /// The backup with this user data, which is JSON, in place of its name. WALG_FETCH_TARGET_USER_DATA does the same.
     #[arg(long, value_name = "JSON")]
-    pub target_user_data: Option<String>,
+    target_user_data: Option<String>,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub storage: Storage,
@@ -137,6 +137,21 @@ enum Action {
 }
 
 impl BackupFetch {
+    /// The user data that names the backup: that of the flag, or where no name is given that of the environment.
+    pub fn user_data(&self) -> Option<String> {
+        let of_environment = || std::env::var(TARGET_USER_DATA).ok().filter(|data| !data.is_empty());
+        match (&self.target_user_data, &self.backup) {
+            (Some(data), _) => Some(data.clone()),
+            (None, Some(_)) => None,
+            (None, None) => of_environment(),
+        }
+    }
+
+    /// Call this when the settings of files are in the environment.
+    pub fn names_backup(&self) -> bool {
+        self.backup.is_some() || self.user_data().is_some()
+    }
+
     /// The recovery target that the flags name.
     pub fn target(&self) -> RecoveryTarget {
         RecoveryTarget {

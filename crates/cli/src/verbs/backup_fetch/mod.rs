@@ -292,8 +292,8 @@ fn say(args: &BackupFetch, text: &str) {
 
 async fn select(args: &BackupFetch, store: &Store) -> Result<Selection> {
     let target = args.target();
-    let found = match &args.target_user_data {
-        Some(data) => Some(find_by_user_data(store, data).await?),
+    let found = match args.user_data() {
+        Some(data) => Some(find_by_user_data(store, &data).await?),
         None => None,
     };
     let name = found.as_ref().map(|backup| backup.name.as_str());
