@@ -11,7 +11,8 @@ mod apply;
 mod progress;
 mod survey;
 
-pub use apply::{RotateProgress, Rotated, apply};
+pub use apply::{Rotated, apply};
+pub use progress::RotateProgress;
 pub use survey::{Group, Survey, is_complete, survey};
 
 #[cfg(test)]
