@@ -188,12 +188,46 @@ fn a_key_command_is_used_and_a_key_is_rotated() {
     ));
     assert_eq!(verified, "ok");
     assert_eq!(cluster.psql("SELECT failed_count FROM pg_stat_archiver"), "0");
+
+    // What is under the old key is encrypted again, beside the server, so that nobody needs that key any more.
+    let pgdata = text(cluster.datadir());
+    let rotate = |args: &[&str]| {
+        let mut verb = site.walarchive(&["encryption-rotate", "--encryption", "libsodium"]);
+        run(verb
+            .args(["--encryption-key-file", &key])
+            .args(args)
+            .env("PGDATA", &pgdata))
+    };
+    let before = sealed_objects(&site);
+    let shown = rotate(&["--dry-run"]);
+    for state in ["encrypts new objects", "is given to read with"] {
+        assert!(shown.stdout.contains(state), "{shown:?}");
+    }
+    assert!(Independent::PyNaCl(1).decrypt(&object(&first)).starts_with(&[0x28]));
+    let rotated = rotate(&[]);
+    rotated.expect_success();
+    let again = rotate(&[]);
+    assert!(
+        !again.stdout.contains("is given to read with") && again.stdout.contains("no other key is needed any more"),
+        "{again:?}"
+    );
+    assert_eq!(sealed_objects(&site), before, "no object comes, and none goes");
+    assert!(before.len() > 5, "{before:?}");
+    for key in before {
+        assert!(!Independent::PyNaCl(2).decrypt(&site.object(&key)).is_empty(), "{key}");
+    }
+    sodium_file(&site, "key", &[2]);
+    cluster.reload();
+    cluster.psql("INSERT INTO t VALUES (3)");
+    archive_all(&cluster);
+    wait_drained(&cluster);
+    assert_eq!(cluster.psql("SELECT failed_count FROM pg_stat_archiver"), "0");
     let command = format!("/bin/cat {key}");
     let target = site.restore("restored", "LATEST", &["--encryption-key-command", &command]);
     lose(&cluster);
     let restored = site.restored("restored").attach(&target);
     restored.wait_promoted(PATIENCE);
-    assert_eq!(restored.psql(ROWS), "2|3");
+    assert_eq!(restored.psql(ROWS), "3|6");
 }
 
 /// The settings in the restored server's files are enough for its worker and for wal-fetch.
