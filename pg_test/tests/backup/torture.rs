@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use walarchive_pg_test::encrypted::sodium_file;
 use walarchive_pg_test::site::{Site, archive_all, wait_settled};
 use walarchive_pg_test::workload::{SPACES, Workload};
 use walarchive_testkit::{Cluster, PATIENCE, run};
@@ -43,7 +44,12 @@ fn dump(cluster: &Cluster) -> String {
     kept.collect::<Vec<_>>().join("\n")
 }
 
-fn primary(site: &Site, seed: u64) -> Cluster {
+/// Half of the seeds encrypt. Returns the file of the key.
+fn key_of(site: &Site, seed: u64) -> Option<String> {
+    (seed % 2 == 1).then(|| sodium_file(site, "key", &[1]))
+}
+
+fn primary(site: &Site, seed: u64, key: Option<&str>) -> Cluster {
     let origin = if seed % 4 < 2 { "latest" } else { "latest_full" };
     let mut builder = site
         .builder("primary")
@@ -53,6 +59,11 @@ fn primary(site: &Site, seed: u64) -> Cluster {
         .setting("autovacuum_naptime", "1s")
         .setting("walarchive.delta_max_steps", "9")
         .setting("walarchive.delta_origin", origin);
+    if let Some(key) = key {
+        builder = builder
+            .setting("walarchive.encryption", "libsodium")
+            .setting("walarchive.encryption_key_file", key);
+    }
     if site.pg().major() >= 17 && seed.is_multiple_of(2) {
         builder = builder.setting("summarize_wal", "on");
     }
@@ -96,7 +107,7 @@ fn take(cluster: &Cluster, workload: &mut Workload, number: usize) -> Point {
 }
 
 /// Restores the backup, replays to its point and compares.
-fn check(site: &Site, point: &Point) {
+fn check(site: &Site, point: &Point, key: Option<&str>) {
     let spaces = site.dir().join("restored spaces");
     let maps: Vec<String> = (1..=SPACES)
         .map(|number| {
@@ -106,6 +117,7 @@ fn check(site: &Site, point: &Point) {
         .collect();
     let mut args = vec!["--target-name", &point.name, "--target-action", "promote"];
     maps.iter().for_each(|map| args.extend(["--tablespace-map", map]));
+    args.extend(key.into_iter().flat_map(|key| ["--encryption-key-file", key]));
     let target = site.restore("restored", &point.backup, &args);
     let restored = site.restored("restored").attach(&target);
     restored.wait_promoted(PATIENCE);
@@ -126,7 +138,8 @@ fn check(site: &Site, point: &Point) {
 
 fn chain(seed: u64) {
     let site = Site::on_files();
-    let primary = primary(&site, seed);
+    let key = key_of(&site, seed);
+    let primary = primary(&site, seed, key.as_deref());
     let mut workload = Workload::new(seed);
     workload.run(&primary, STATEMENTS);
     wait_settled(&primary);
@@ -137,7 +150,7 @@ fn chain(seed: u64) {
     drop(primary);
     let deltas = points.iter().filter(|point| point.backup.contains("_D_")).count();
     assert_eq!(deltas, BACKUPS - 1, "the first is full, the others are not");
-    points.iter().for_each(|point| check(&site, point));
+    points.iter().for_each(|point| check(&site, point, key.as_deref()));
 }
 
 /// With the seed in the message, whatever fails.
