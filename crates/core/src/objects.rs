@@ -230,7 +230,7 @@ impl<W> Summed<W> {
         }
     }
 
-    fn sum(self) -> [u8; 32] {
+    pub(crate) fn sum(self) -> [u8; 32] {
         self.sum.finalize().into()
     }
 }

@@ -11,6 +11,9 @@ use crate::repository::layout;
 
 type Keys<'a> = (Option<Method>, &'a [&'a str]);
 
+/// Name, status, and what the detail says.
+type Row<'a> = (&'a str, CheckStatus, &'a str);
+
 /// The two rows, if they are there.
 async fn rows(store: &Store) -> Vec<(&'static str, CheckStatus, String)> {
     let checks = check_store(store, Some(&identity())).await;
@@ -34,7 +37,7 @@ async fn the_mark_and_the_keys_are_compared() {
     const PLAIN: Keys<'_> = (None, &[]);
     const A: Keys<'_> = (Some(Libsodium), &["a"]);
     const PUBLIC: Keys<'_> = (Some(OpenPgp), &["public"]);
-    let cases: [(Keys<'_>, Keys<'_>, &[(&str, CheckStatus, &str)]); 9] = [
+    let cases: [(Keys<'_>, Keys<'_>, &[Row<'_>]); 9] = [
         (PLAIN, PLAIN, &[]),
         (
             PLAIN,
