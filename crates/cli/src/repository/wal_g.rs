@@ -220,7 +220,7 @@ pub fn variables() -> Vec<(String, String)> {
     let prefixes = PREFIXES
         .iter()
         .map(|name| ((*name).to_owned(), "the storage".to_owned()));
-    let keys = WAL_G_KEYS.map(|name| (name.to_owned(), "a key to decrypt with".to_owned()));
+    let keys = WAL_G_KEYS.map(|name| (name.to_owned(), "a key to encrypt and to decrypt with".to_owned()));
     let further = [
         (FOLDER, "a folder below the prefix"),
         (COMPRESSION, "how what is written is compressed"),

@@ -47,16 +47,19 @@ pub async fn disable(store: &Store) -> Result<Option<Mark>> {
     Ok(Some(mark))
 }
 
-/// All objects are encrypted with the key of the mark now, so nobody needs a former one any more.
-pub(crate) async fn forget_former_keys(store: &Store) -> Result<()> {
+/// All objects are encrypted with the key that new ones get here, so nobody needs a former one any more. False: the mark names another
+/// key by now.
+pub(crate) async fn forget_former_keys(store: &Store) -> Result<bool> {
     let Some(file) = ClusterFile::read(store).await? else {
-        return Ok(());
+        return Ok(true);
     };
     let State::Encrypted(mark) = file.state(store)? else {
-        return Ok(());
+        return Ok(false);
     };
-    if !mark.plain_before && mark.former_keys.is_empty() {
-        return Ok(());
+    let (repository, keyring, key) = (store.url().to_owned(), store.keyring().clone(), mark.key.clone());
+    let is_ours = blocking(move || Ok(Hands::new(repository, keyring, 0)?.is_key(&key))).await?;
+    if !is_ours || !mark.plain_before && mark.former_keys.is_empty() {
+        return Ok(is_ours);
     }
     let mark = Mark {
         plain_before: false,
@@ -64,7 +67,8 @@ pub(crate) async fn forget_former_keys(store: &Store) -> Result<()> {
         ..mark
     };
     let content = file.with(State::Encrypted(mark)).content()?;
-    Ok(store.put(&layout::CLUSTER, content).await?)
+    store.put(&layout::CLUSTER, content).await?;
+    Ok(true)
 }
 
 /// An error if whoever has this store may not write into the repository because of its encryption. Writes nothing.
@@ -84,12 +88,40 @@ pub(crate) async fn permit_found(store: &Store, content: Option<&Bytes>) -> Resu
     judge(store, &state, system_identifier).await.map(drop)
 }
 
-/// Goes on for as long as whoever has this store may write, which is asked so often; then returns the reason. A store that cannot be
+/// The same for work that has begun: it may end if its key was that of the repository before, as whoever has the key of the mark
+/// needs that one, too, for what is there.
+pub(crate) async fn permit_to_end(store: &Store) -> Result<()> {
+    match permit(store).await {
+        Err(error) if !error.is_transient() && was_key(store).await? => {
+            tracing::debug!(%error, "work that had begun before goes on");
+            Ok(())
+        }
+        outcome => outcome,
+    }
+}
+
+/// Is the key that new objects are encrypted with a former one of the repository?
+async fn was_key(store: &Store) -> Result<bool> {
+    let State::Encrypted(mark) = state(store).await? else {
+        return Ok(false);
+    };
+    let (repository, keyring) = (store.url().to_owned(), store.keyring().clone());
+    if keyring.writes().is_none() {
+        return Ok(false);
+    }
+    let was_key = move || {
+        let hands = Hands::new(repository, keyring, 0)?;
+        Ok(mark.former_keys.iter().any(|key| hands.is_key(key)))
+    };
+    blocking(was_key).await
+}
+
+/// Goes on for as long as work that has begun may end, which is asked so often; then returns the reason. A store that cannot be
 /// asked is none.
 pub(crate) async fn until_refused(store: &Store, every: Duration) -> Error {
     loop {
         tokio::time::sleep(every).await;
-        match permit(store).await {
+        match permit_to_end(store).await {
             Err(error) if !error.is_transient() => return error,
             Ok(()) | Err(_) => {}
         }
@@ -153,7 +185,7 @@ pub(super) async fn join((from, of_source): (&Store, &State), to: &Store, conten
                         from.url(),
                         to.url()
                     ),
-                    "Give the keys of both in one of the configuration files, or copy to another prefix.",
+                    "Name the key files of both by WALARCHIVE_ENCRYPTION_KEY_FILE in one of the configuration files, or copy to another prefix.",
                 ));
             }
             State::Encrypted(Mark {
@@ -385,8 +417,8 @@ impl Hands {
                 format!(
                     "\"{repository}\" is encrypted with another {method} key than the one that is configured for new objects"
                 ),
-                "Give the right key. To go over to a new one, give the old one as a second key, after the new one; \
-                 walarchive encryption-rotate encrypts again what is there.",
+                "Give the right key. To go over to a new one, give the old secret key as a second one, after the new one, and run \
+                 walarchive encryption-rotate with both.",
             ),
             false => Error::refused(
                 format!(

@@ -14,7 +14,7 @@ use super::survey::Survey;
 use crate::blocking::blocking;
 use crate::codec::Format;
 use crate::encrypted::{KeyedDigest, blame, reader};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, StorageError};
 use crate::objects::{Existing, Form, Summed, begin, end, read_into};
 use crate::repository::encryption;
 use crate::repository::inventory::read_history;
@@ -26,14 +26,16 @@ use crate::wal::{TimelineHistory, WalFileName};
 const AT_A_TIME: usize = 4;
 
 /// What was encrypted again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Rotated {
     /// How many objects.
     pub objects: u64,
     /// Their stored bytes, before.
     pub bytes: u64,
-    /// Objects that were deleted meanwhile.
+    /// Objects that were deleted or replaced meanwhile.
     pub vanished: u64,
+    /// Why objects could not be read to their end. They stay as they are.
+    pub damaged: Vec<Error>,
 }
 
 /// Encrypt again what the survey found under another key. `store` has the fence of whoever may write there.
@@ -60,13 +62,16 @@ pub async fn apply(
         .buffer_unordered(AT_A_TIME);
     let mut rotated = Rotated::default();
     while let Some(bytes) = work.next().await {
-        match bytes? {
-            Some(bytes) => {
+        match bytes {
+            // The others are not to wait for it.
+            Err(error) if error.is_content() => rotated.damaged.push(error),
+            Err(error) => return Err(error),
+            Ok(Some(bytes)) => {
                 rotated.objects += 1;
                 rotated.bytes += bytes;
                 progress.bytes.fetch_add(bytes, Ordering::Relaxed);
             }
-            None => rotated.vanished += 1,
+            Ok(None) => rotated.vanished += 1,
         }
         progress.done.fetch_add(1, Ordering::Relaxed);
     }
@@ -84,8 +89,7 @@ async fn again(
     if cancel.is_cancelled() {
         return Err(Error::Cancelled);
     }
-    // A deletion that has begun meanwhile must not find it again when it has ended.
-    if store.size(key).await?.is_none() {
+    if store.size(key).await? != Some(size) {
         return Ok(None);
     }
     let note = note(store, sealer, key).await?;
@@ -106,7 +110,11 @@ async fn again(
             sealed.finish().map_err(failed)
         });
         let Summed { inner: upload, sum } = sealed.await?;
-        // The object is replaced when its last part is handed over, and not before.
+        // The object is replaced when its last part is handed over, and not before. One that was deleted must not come back.
+        if store.size(key).await? != Some(size) {
+            let object = object.clone();
+            return Err(StorageError::NotFound { object }.into());
+        }
         if let Some((name, digest)) = note {
             write_digest(store, &name, &sum.finalize().into(), &digest).await?;
         }
@@ -115,7 +123,10 @@ async fn again(
     tokio::select! {
         biased;
         () = cancel.cancelled() => Err(Error::Cancelled),
-        outcome = end(produce, task) => outcome.map(|_| Some(size)),
+        outcome = end(produce, task) => match outcome {
+            Err(Error::Storage(StorageError::NotFound { .. })) => Ok(None),
+            outcome => outcome.map(|_| Some(size)),
+        },
     }
 }
 

@@ -13,7 +13,7 @@ mod survey;
 
 pub use apply::{Rotated, apply};
 pub use progress::RotateProgress;
-pub use survey::{Group, Survey, is_complete, survey};
+pub use survey::{Group, Survey, is_complete, survey, wait_for_writers};
 
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,10 @@
 //! Which objects are under which key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use chrono::Utc;
 use futures::StreamExt;
 use walarchive_storage::crypt::{HEAD_OF_KEY, Under};
 use walarchive_storage::{Listed, Store};
@@ -11,9 +13,12 @@ use super::progress::RotateProgress;
 use crate::blocking::blocking;
 use crate::encrypted::is_plain;
 use crate::error::{Result, StorageError};
-use crate::repository::encryption::{self, State};
+use crate::repository::encryption::{self, AGREED_FOR, State};
 use crate::repository::layout;
 use crate::repository::layout::Key;
+
+/// So long a writer needs for the objects that he has begun.
+const LAST_OBJECT: Duration = Duration::from_secs(5);
 
 /// Objects that are asked for at a time.
 const AT_A_TIME: usize = 16;
@@ -36,14 +41,16 @@ pub struct Survey {
     pub stale: Vec<(Key, u64)>,
     /// Stored bytes of those.
     pub stale_bytes: u64,
+    /// There are tars of a backup that is not listed: it may be one that is being taken.
+    pub has_unfinished: bool,
 }
 
 impl Survey {
     /// Is there something that stays as it is: under a key that is not given, or in plain text?
     pub fn leaves(&self) -> Group {
         let left = |under: &Under| match under {
-            Under::Writing(..) | Under::Reading(..) => false,
-            Under::Unknown(_) | Under::Plain(_) => true,
+            Under::Writing(..) | Under::Reading(..) | Under::Plain(true) => false,
+            Under::Unknown(_) | Under::Plain(false) => true,
         };
         let mut sum = Group::default();
         for (_, group) in self.groups.iter().filter(|(under, _)| left(under)) {
@@ -54,14 +61,22 @@ impl Survey {
     }
 }
 
-/// Is everything under the key that encrypts new objects? Then `cluster.json` names no other key any more.
+/// Wait until no writer goes on that may not have seen the mark of the repository.
+pub async fn wait_for_writers(store: &Store) -> Result<()> {
+    let own = store.list_shallow(&layout::OWN_FOLDER).await?;
+    let mark = own.iter().find(|object| object.key == *layout::CLUSTER);
+    // The clock of the store may be another one.
+    let age = mark.and_then(|mark| (Utc::now() - mark.last_modified).to_std().ok());
+    tokio::time::sleep((AGREED_FOR + LAST_OBJECT).saturating_sub(age.unwrap_or_default())).await;
+    Ok(())
+}
+
+/// Is everything under the key that encrypts new objects, [after all writers know it](wait_for_writers)? Then `cluster.json` names no
+/// other key any more.
 pub async fn is_complete(store: &Store, progress: &RotateProgress) -> Result<bool> {
     let survey = survey(store, progress).await?;
     let is_complete = survey.groups.keys().all(|under| matches!(under, Under::Writing(..)));
-    if is_complete {
-        encryption::forget_former_keys(store).await?;
-    }
-    Ok(is_complete)
+    Ok(is_complete && !survey.has_unfinished && encryption::forget_former_keys(store).await?)
 }
 
 /// Look at the beginning of each object that is encrypted where anything is. Keys have the ids that they have in `cluster.json`.
@@ -75,10 +90,14 @@ pub async fn survey(store: &Store, progress: &RotateProgress) -> Result<Survey> 
     let mut objects = store.list(&layout::WAL_FOLDER).await?;
     objects.extend(store.list(&layout::BACKUPS_FOLDER).await?);
     objects.extend(store.list(&layout::CATCHUP_FOLDER).await?);
+    let has_unfinished = has_unfinished(&objects);
     objects.retain(|object| layout::is_encrypted_where_anything_is(&object.key));
     objects.sort_unstable_by(|one, other| one.key.cmp(&other.key));
     progress.total.store(objects.len() as u64, Ordering::Relaxed);
-    let mut survey = Survey::default();
+    let mut survey = Survey {
+        has_unfinished,
+        ..Survey::default()
+    };
     let mut looks = futures::stream::iter(objects)
         .map(|object| look(store, salt, object))
         .buffered(AT_A_TIME);
@@ -99,6 +118,16 @@ pub async fn survey(store: &Store, progress: &RotateProgress) -> Result<Survey> 
         group.bytes += object.size;
     }
     Ok(survey)
+}
+
+fn has_unfinished(objects: &[Listed]) -> bool {
+    const TARS: &str = "/tar_partitions/";
+    let sentinels: HashSet<&str> = objects
+        .iter()
+        .filter_map(|object| layout::backup_of_sentinel(&object.key).or(layout::catchup_of_sentinel(&object.key)))
+        .collect();
+    let mut tars = objects.iter().filter_map(|object| object.key.split_once(TARS));
+    tars.any(|(folder, _)| !sentinels.contains(folder.rsplit('/').next().unwrap_or(folder)))
 }
 
 /// None: it was deleted meanwhile.

@@ -189,6 +189,15 @@ async fn what_is_under_an_older_key_is_encrypted_again() {
     for timeline in [5, 6] {
         store.delete(&history(timeline)).await.expect("deleted");
     }
+    // A backup that is being taken may be under the old key.
+    let tar = layout::tar("base_000000010000000000000002", "part_001.tar.zst");
+    store
+        .put(&tar, by_libsodium(&packed(2), NEW).into())
+        .await
+        .expect("stored");
+    assert!(!is_complete(&store, &progress).await.expect("looked"));
+    let sentinel = layout::sentinel("base_000000010000000000000002");
+    store.put(&sentinel, "{}".into()).await.expect("stored");
     assert!(is_complete(&store, &progress).await.expect("looked"));
     assert!(mark(&store).await.former_keys.is_empty());
     // Who has only the old key writes nothing any more, and who has only the new one does.
@@ -254,13 +263,23 @@ async fn what_is_damaged_stays_as_it_is() {
     put(&store, 2, without_last_chunk(&whole)).await;
     let survey = looked(&store).await;
     assert_eq!(survey.stale.len(), 1);
-    let error = rotate(&store, &survey).await.expect_err("it is truncated");
-    assert!(error.is_content(), "{error}");
+    put(&store, 3, &by_libsodium(&packed(3), OLD)).await;
+    let survey = looked(&store).await;
+    let rotated = rotate(&store, &survey).await.expect("the others are rotated");
+    assert_eq!(rotated.objects, 1);
+    assert!(
+        matches!(&rotated.damaged[..], [error] if error.is_content()),
+        "{rotated:?}"
+    );
     assert!(stored(&store, 2).await == without_last_chunk(&whole));
     // What was deleted meanwhile does not come back.
     store.delete(&history(2)).await.expect("deleted");
     let rotated = rotate(&store, &survey).await.expect("nothing to do");
-    assert_eq!((rotated.objects, rotated.vanished), (0, 1));
+    assert_eq!(
+        (rotated.objects, rotated.vanished),
+        (0, 2),
+        "one was replaced, one is gone"
+    );
     assert_eq!(store.size(&history(2)).await.expect("asked"), None);
     let cancel = CancellationToken::new();
     cancel.cancel();

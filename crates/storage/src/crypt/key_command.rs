@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::fs::OpenOptions;
 use std::io::{self, PipeReader, Read};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::time::{Duration, Instant};
 
@@ -128,6 +128,10 @@ fn spawn(command: &[String]) -> io::Result<(Child, PipeReader)> {
     ] {
         files.add_dup2(file, number)?;
     }
+    // A server has sockets and files open that are not closed by themselves.
+    for open in open_files()?.into_iter().filter(|open| *open > 2) {
+        files.add_close(open)?;
+    }
     let mut attributes = PosixSpawnAttr::init()?;
     attributes.set_flags(
         PosixSpawnFlags::POSIX_SPAWN_SETPGROUP
@@ -154,6 +158,13 @@ fn spawn(command: &[String]) -> io::Result<(Child, PipeReader)> {
         FcntlArg::F_SETFL(OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK),
     )?;
     Ok((child, pipe))
+}
+
+/// The descriptors of this process. One that is closed meanwhile is closed in the child once more, which is no error.
+fn open_files() -> io::Result<Vec<RawFd>> {
+    let entries = std::fs::read_dir("/proc/self/fd")?;
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    Ok(numbers.collect())
 }
 
 fn environment() -> Vec<CString> {

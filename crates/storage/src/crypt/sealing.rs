@@ -60,8 +60,11 @@ impl<W: Write> Sealing<W> {
 
 impl<W: Write> Write for Sealing<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
         // Longer is one that could not be written.
-        if self.chunk.len() >= CHUNK && !bytes.is_empty() {
+        if self.chunk.len() >= CHUNK {
             self.push(Tag::Message)?;
         }
         let taken = bytes.len().min(CHUNK - self.chunk.len());

@@ -5,12 +5,19 @@ use walarchive_core::Result;
 use crate::{listing, print, repository};
 
 /// Variables of walarchive's own.
-const OWN: [(&str, &str); 3] = [
+const OWN: [(&str, &str); 7] = [
     ("WALARCHIVE_STORAGE", "the storage"),
     ("WALARCHIVE_STORAGE_OPTIONS", "options of the storage"),
     (
         "WALARCHIVE_CREDENTIALS_FILE",
         "a file with the credentials of the storage",
+    ),
+    ("WALARCHIVE_ENCRYPTION", "how new objects are encrypted"),
+    ("WALARCHIVE_ENCRYPTION_KEY_FILE", "files of keys"),
+    ("WALARCHIVE_ENCRYPTION_KEY_COMMAND", "a program that prints keys"),
+    (
+        "WALARCHIVE_ENCRYPTION_ACCEPT_PLAIN",
+        "plain text is read where everything is encrypted",
     ),
 ];
 

@@ -29,7 +29,8 @@ pub async fn disable(args: &EncryptionDisable) -> Result<()> {
     match encryption::disable(&store).await? {
         None => print::out("the repository is not encrypted"),
         Some(_) => print::out(
-            "new objects may be plain text from now on; keep the keys as long as there are objects that are encrypted",
+            "new objects may be plain text from now on, if no server is set to encrypt them; keep the keys as long as there are \
+             objects that are encrypted",
         ),
     }
 }

@@ -47,6 +47,19 @@ pub async fn rotate(args: &EncryptionRotate) -> Result<()> {
         rotated.objects,
         bytes(rotated.bytes)
     );
+    for error in &rotated.damaged {
+        let detail = error.detail().map_or_else(String::new, |detail| format!(" ({detail})"));
+        eprintln!("walarchive: warning: {}", plain(&format!("{error}{detail}")));
+    }
+    if !rotated.damaged.is_empty() {
+        return Err(Error::refused(
+            format!(
+                "{} objects cannot be read, and were left as they are",
+                rotated.damaged.len()
+            ),
+            "See the warnings above. Look for another copy of them, or delete the backups that they are of.",
+        ));
+    }
     let left = survey.leaves();
     if left.objects > 0 {
         return Err(Error::refused(
@@ -58,10 +71,15 @@ pub async fn rotate(args: &EncryptionRotate) -> Result<()> {
             "Their key is not given, or they are in plain text. Give that key as well, or --accept-plain, and run this again.",
         ));
     }
+    rotate::wait_for_writers(&store).await?;
     let work = Box::pin(rotate::is_complete(&store, &progress));
     match progress::show_rotation(&progress, work).await? {
         true => print::out("all is encrypted with the key for new objects; no other key is needed any more"),
-        false => print::out("objects under another key came meanwhile; run this again"),
+        false => Err(Error::refused(
+            "not all is encrypted with the key for new objects yet, so keep the other keys",
+            "Somebody writes with another key, or a backup is being taken or was cut off. Wait for it, or run walarchive delete \
+             garbage; then run this again.",
+        )),
     }
 }
 

@@ -138,6 +138,13 @@ async fn who_has_the_old_key_too_goes_over_to_the_new_one() {
     let second = place.mark().await;
     assert_eq!(second.former_keys, std::slice::from_ref(&first.key));
     place.claim(B).await.expect("the new one is enough");
+    // Who took a backup with the old one meanwhile may end it, and begins no other.
+    permit(&place.of(A)).await.expect_err("begins");
+    permit_to_end(&place.of(A)).await.expect("ends");
+    permit_to_end(&place.of((Some(Libsodium), &["c"])))
+        .await
+        .expect_err("never was");
+    permit_to_end(&place.of(PLAIN)).await.expect_err("plain text");
     place.claim(A).await.expect_err("the old one is not");
     settle(&place.of(pgp_and_b)).await.expect("by another method");
     let third = place.mark().await;
