@@ -237,7 +237,7 @@ impl<W> Summed<W> {
         }
     }
 
-    fn sum(self) -> [u8; 32] {
+    pub(crate) fn sum(self) -> [u8; 32] {
         self.sum.finalize().into()
     }
 }

@@ -69,6 +69,12 @@ fn all_that_is_stored_is_encrypted_and_comes_back_with_the_key() {
     lose(&cluster);
 
     assert_unreadable(&site, &segment, &[], "encrypted");
+    let (_, fetched) = site.backup_fetch("without", "LATEST", &[]);
+    let says = "is encrypted, and no key is configured";
+    assert!(
+        fetched.code == Some(200) && fetched.stderr.contains(says),
+        "{fetched:?}"
+    );
     let other = sodium_file(&site, "other", &[2]);
     assert_unreadable(
         &site,

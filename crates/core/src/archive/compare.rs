@@ -4,9 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest as _, Sha256};
-
-use super::notes::noted;
+use super::notes::{noted, sum_of};
 use super::push::Archive;
 use crate::blocking::blocking;
 use crate::codec::Format;
@@ -15,7 +13,6 @@ use crate::error::{Error, Result};
 use crate::files::read_full;
 use crate::repository::layout::{self, Key};
 use crate::repository::unread::{self, Digest};
-use walarchive_storage::RangeReader;
 
 /// Bytes that are compared at once.
 const CHUNK: usize = 256 << 10;
@@ -57,20 +54,10 @@ impl Archive {
         let Some((name, _)) = layout::wal_of_object(key) else {
             return Ok(None);
         };
-        let Some(mut object) = RangeReader::open(self.store(), key).await? else {
+        let Some(sum) = sum_of(self.store(), key).await? else {
             return Ok(None);
         };
-        let url = self.store().object_url(key);
-        let sum = blocking(move || {
-            let mut sum = Sha256::new();
-            match io::copy(&mut object, &mut Summing(|bytes: &[u8]| sum.update(bytes))) {
-                Ok(_) => Ok(<[u8; 32]>::from(sum.finalize())),
-                Err(error) => Err(object
-                    .take_failure()
-                    .map_or_else(|| Error::damaged(url, error.to_string()), Error::from)),
-            }
-        });
-        let Some(noted) = unread::read_digest(self.store(), &name, &sum.await?).await? else {
+        let Some(noted) = unread::read_digest(self.store(), &name, &sum).await? else {
             return Ok(None);
         };
         let file = path.to_owned();

@@ -382,11 +382,11 @@ impl Archive {
         let bytes = body.len() as u64;
         motion.will_send(bytes);
         let note = match digest {
-            Some(digest) => Some(note_digest(store, name, &Sha256::digest(&body).into(), digest).await?),
+            Some(digest) => Some(note_digest(store, name, Sha256::digest(&body).into(), digest).await?),
             None => None,
         };
         let created = store.create(&key, body.into()).await?;
-        forget_unless(created, store, note).await;
+        forget_unless(created, store, &key, note).await;
         Ok((created, bytes, key))
     }
 
@@ -436,7 +436,7 @@ impl Archive {
             let (Summed { inner: upload, sum }, digest) = summed.await?;
             // There is no object before its last part is handed over.
             let note = match digest {
-                Some(digest) => Some(note_digest(store, name, &sum.finalize().into(), digest).await?),
+                Some(digest) => Some(note_digest(store, name, sum.finalize().into(), digest).await?),
                 None => None,
             };
             let finish = move || upload.finish().map_err(|error| Error::io("compress", &path, error));
@@ -445,7 +445,7 @@ impl Archive {
         match tokio::join!(compress, task.uploaded()) {
             (Ok(note), outcome) => {
                 let uploaded = outcome?;
-                forget_unless(uploaded.created, store, note).await;
+                forget_unless(uploaded.created, store, key, note).await;
                 Ok((uploaded.created, uploaded.bytes))
             }
             // The one that ended first tells the reason: an upload that failed takes no more, one whose producer failed is

@@ -228,7 +228,7 @@ impl PreparedBackup {
             }
         };
         // Somebody may have turned encryption on while plain text was copied.
-        let permitted = encryption::permit(&self.store);
+        let permitted = Box::pin(encryption::permit(&self.store));
         // If several fail, the one whose name was lost has nothing more to say.
         let (claim, parent, permitted) = tokio::join!(self.claim.check(), parent, permitted);
         claim.and(parent).and(permitted)

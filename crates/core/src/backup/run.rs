@@ -68,7 +68,7 @@ impl Backup {
     ) -> Result<Self> {
         let name = request.name();
         let wrapping = Wrapping::of(store, options.compression).await?;
-        encryption::permit(store).await?;
+        Box::pin(encryption::permit(store)).await?;
         // A cancel waits for the answer: else nobody would remove a claim that was written.
         let claim = Claim::take(store, &request, &name).await?;
         if cancel.is_cancelled() {
@@ -157,7 +157,7 @@ impl Backup {
             copied = &mut copying => copied,
             never = claim.keep() => match never {},
             never = keep_permitted(&store) => match never {},
-            refused = encryption::until_refused(&store, encryption::AGREED_FOR) => {
+            refused = Box::pin(encryption::until_refused(&store, encryption::AGREED_FOR)) => {
                 // No upload outlives this.
                 stop.cancel();
                 let _ = copying.as_mut().await;

@@ -11,9 +11,16 @@ use crate::repository::layout;
 
 type Keys<'a> = (Option<Method>, &'a [&'a str]);
 
-/// The two rows, if they are there.
+/// Name, status, and what the detail says.
+type Row<'a> = (&'a str, CheckStatus, &'a str);
+
+/// The two rows of a machine that may only read, if they are there.
 async fn rows(store: &Store) -> Vec<(&'static str, CheckStatus, String)> {
-    let checks = check_store(store, Some(&identity())).await;
+    rows_of(store, None).await
+}
+
+async fn rows_of(store: &Store, identity: Option<&ClusterIdentity>) -> Vec<(&'static str, CheckStatus, String)> {
+    let checks = check_store(store, identity).await;
     assert_eq!(
         store.list(&layout::CHECK_FOLDER).await.expect("listed"),
         [],
@@ -34,7 +41,7 @@ async fn the_mark_and_the_keys_are_compared() {
     const PLAIN: Keys<'_> = (None, &[]);
     const A: Keys<'_> = (Some(Libsodium), &["a"]);
     const PUBLIC: Keys<'_> = (Some(OpenPgp), &["public"]);
-    let cases: [(Keys<'_>, Keys<'_>, &[(&str, CheckStatus, &str)]); 9] = [
+    let cases: [(Keys<'_>, Keys<'_>, &[Row<'_>]); 9] = [
         (PLAIN, PLAIN, &[]),
         (
             PLAIN,
@@ -97,6 +104,12 @@ async fn the_mark_and_the_keys_are_compared() {
     cluster::claim(&place.store(A.0, A.1), &identity())
         .await
         .expect("claimed");
+    // The server has to write.
+    let of_server = rows_of(&place.store(None, A.1), Some(&identity())).await;
+    assert!(
+        of_server[0].1 == Failed && of_server[0].2.contains("in plain text"),
+        "{of_server:?}"
+    );
     mark::disable(&place.store(A.0, A.1)).await.expect("turned off");
     let off = rows(&place.store(PLAIN.0, PLAIN.1)).await;
     assert!(off.len() == 1 && off[0].1 == Warning, "{off:?}");

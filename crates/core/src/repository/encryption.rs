@@ -350,7 +350,7 @@ impl Hands {
         }
         match self.opens(&mark)? {
             true => {
-                let former_keys = [&[mark.key.clone()], &mark.former_keys[..]].concat();
+                let former_keys = [std::slice::from_ref(&mark.key), &mark.former_keys].concat();
                 Ok(Some(self.mark(mark.plain_before, former_keys)?))
             }
             false => Err(self.another(&mark)),

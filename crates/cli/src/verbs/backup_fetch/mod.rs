@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use walarchive_core::lease::{self, Lease, Moment};
 use walarchive_core::printable::counted;
 use walarchive_core::repository::drills::Drill;
+use walarchive_core::repository::encryption::{self, State};
 use walarchive_core::repository::inventory::{find_backup, find_by_user_data, list_backups};
 use walarchive_core::restore::{
     ConfigurationPlan, PlannedRestore, Rates, ReadProgress, RecoveryMode, RecoverySettings, RestoreCommand,
@@ -190,10 +191,22 @@ pub async fn verify(args: &BackupFetch) -> Result<VerifyStatus> {
     }
 }
 
+/// Of an object that libsodium has encrypted nobody can tell. The repository knows it, if it is not damaged.
+async fn refuse_without_key(store: &Store) -> Result<()> {
+    match encryption::state(store).await {
+        Ok(State::Encrypted(mark)) if store.keyring().is_empty() && !mark.plain_before => Err(Error::Encrypted {
+            object: store.url().to_owned(),
+            reason: format!("Its cluster.json says that it is encrypted by {}.", mark.key.method),
+        }),
+        _ => Ok(()),
+    }
+}
+
 async fn prepare(args: &BackupFetch) -> Result<(PlannedRestore, StorageConfig, Option<ConfigurationPlan>)> {
     let data_dir = usual_data_dir();
     let settings = repository::find(&args.storage, data_dir.as_deref())?;
     let store = Store::open_settled(&settings.storage).await?;
+    refuse_without_key(&store).await?;
     let mut options = args.options()?;
     if let Some(mode) = args.mode().filter(|_| !args.verify_only) {
         let mut flags = repository::flags();

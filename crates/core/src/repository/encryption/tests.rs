@@ -117,7 +117,7 @@ async fn encryption_is_turned_on_and_off_over_what_is_there() {
     let State::Plain { former_keys } = state(&place.of(PLAIN)).await.expect("read") else {
         panic!("it is marked");
     };
-    assert_eq!(former_keys, [mark.key.clone()]);
+    assert_eq!(former_keys, std::slice::from_ref(&mark.key));
     place.claim(B).await.expect("on again, with another key");
     assert_eq!(place.mark().await.former_keys, [mark.key]);
 }
@@ -136,7 +136,7 @@ async fn who_has_the_old_key_too_goes_over_to_the_new_one() {
     assert_eq!(place.mark().await, first, "to ask is not to write");
     place.claim(b_and_a).await.expect("rotated");
     let second = place.mark().await;
-    assert_eq!(second.former_keys, [first.key.clone()]);
+    assert_eq!(second.former_keys, std::slice::from_ref(&first.key));
     place.claim(B).await.expect("the new one is enough");
     place.claim(A).await.expect_err("the old one is not");
     settle(&place.of(pgp_and_b)).await.expect("by another method");
