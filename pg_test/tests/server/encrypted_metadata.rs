@@ -3,6 +3,7 @@
 use std::fs;
 
 use walarchive_pg_test::archiving::{switch_segments, wait_drained, wait_message};
+use walarchive_pg_test::drills::{Place, sql_file};
 use walarchive_pg_test::encrypted::{assert_unreadable, encrypting, primary, sodium_file, text};
 use walarchive_pg_test::site::{Site, archive_all, backup, lose, wait_paused, wait_settled};
 use walarchive_testkit::sealed::GpgKey;
@@ -151,7 +152,7 @@ fn one_repository_has_metadata_of_both_kinds() {
     let key = sodium_file(&site, "key", &[1]);
     let cluster = primary(&site, "libsodium", &key);
     let mut names = vec![backup(&cluster, "")];
-    assert_eq!(sealed(&site), 0);
+    assert!(sealed(&site) == 0 && telling(&site).len() >= 3, "{:?}", telling(&site));
     for (value, sealed_of_one) in [("on", 4), ("off", 0)] {
         let before = sealed(&site);
         cluster.set("walarchive.encrypt_metadata", value);
@@ -176,6 +177,33 @@ fn one_repository_has_metadata_of_both_kinds() {
     let restored = site.restored("restored").attach(&target);
     restored.wait_promoted(PATIENCE);
     assert_eq!(restored.psql("SELECT count(*) FROM t"), "2");
+}
+
+/// A drill is made by a program of its own, which writes down what it has shown.
+#[test]
+fn what_a_drill_of_the_server_has_shown_is_encrypted() {
+    let site = Site::on_files();
+    let key = sodium_file(&site, "key", &[1]);
+    let cluster = server(&site, "libsodium", &key);
+    let place = Place::new(&site);
+    place.set_up(
+        &cluster,
+        &sql_file(&site, "rows.sql", "SELECT count(*) FROM ostrich_table;\n"),
+    );
+    cluster.reload();
+    backup(&cluster, "");
+    archive_all(&cluster);
+    cluster.wait_until("a drill begins", PATIENCE, || {
+        cluster.try_psql("SELECT walarchive_restore_test()").is_ok()
+    });
+    cluster.wait_until("the drill has proven the backup", PATIENCE, || {
+        cluster.psql("SELECT last_drill_outcome FROM walarchive_status") == "succeeded"
+    });
+    assert_eq!(cluster.psql("SELECT proven IS NOT NULL FROM walarchive_backups"), "t");
+    let notes = site.objects("walarchive_005/drills");
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(fs::read(site.object(&notes[0])).expect("read").starts_with(MARK));
+    assert_eq!(telling(&site), [""; 0]);
 }
 
 /// Who could not read his own metadata writes none.
