@@ -123,13 +123,17 @@ impl Site {
         root.join(key)
     }
 
-    /// The keys of all objects below a folder, sorted.
+    /// The keys of all objects below a folder, or of all that there are, sorted.
     pub fn objects(&self, folder: &str) -> Vec<String> {
         let mut keys = Vec::new();
         let mut folders = vec![folder.to_owned()];
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(self.object(&folder)).into_iter().flatten().flatten() {
-                let key = format!("{folder}/{}", entry.file_name().to_string_lossy());
+                let name = entry.file_name();
+                let key = match folder.as_str() {
+                    "" => name.to_string_lossy().into_owned(),
+                    folder => format!("{folder}/{}", name.to_string_lossy()),
+                };
                 match entry.path().is_dir() {
                     true => folders.push(key),
                     false => keys.push(key),

@@ -78,6 +78,7 @@ static ENCRYPTION: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::
 static ENCRYPTION_KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static ENCRYPTION_KEY_COMMAND: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static ENCRYPTION_ACCEPT_PLAIN: GucSetting<bool> = GucSetting::<bool>::new(false);
+static ENCRYPT_METADATA: GucSetting<bool> = GucSetting::<bool>::new(false);
 static COMPRESSION: GucSetting<Compression> = GucSetting::<Compression>::new(Compression::Zstd);
 static COMPRESSION_LEVEL: GucSetting<i32> = GucSetting::<i32>::new(1);
 static UPLOAD_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(8);
@@ -187,6 +188,7 @@ fn encryption() -> Result<EncryptionConfig, Error> {
         key_file: Some(key_file),
         key_command: Some(key_command),
         accept_plain: ENCRYPTION_ACCEPT_PLAIN.get(),
+        metadata: ENCRYPT_METADATA.get(),
         directory: PathBuf::new(),
     }
     .config()

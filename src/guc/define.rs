@@ -11,7 +11,7 @@ use walarchive_core::archive::prefetch::MOST_SEGMENTS;
 use super::{
     ARCHIVE_TIMEOUT, BACKUP_CONCURRENCY, BACKUP_ON_STANDBY, BACKUP_RATE_LIMIT, BACKUP_SCHEDULE, COMPRESSION,
     COMPRESSION_LEVEL, CREDENTIALS_FILE, DEFINED, DELTA_MAX_STEPS, DELTA_ORIGIN, DRILL_DIRECTORY, DRILL_SCHEDULE,
-    DRILL_SQL_FILE, DRILL_SQL_ROLE, ENCRYPTION, ENCRYPTION_ACCEPT_PLAIN, ENCRYPTION_KEY_COMMAND,
+    DRILL_SQL_FILE, DRILL_SQL_ROLE, ENCRYPT_METADATA, ENCRYPTION, ENCRYPTION_ACCEPT_PLAIN, ENCRYPTION_KEY_COMMAND,
     ENCRYPTION_KEY_COMMAND_NAME, ENCRYPTION_KEY_FILE, ENCRYPTION_KEY_FILE_NAME, ENCRYPTION_NAME, KEEP_UNARCHIVED,
     KEEP_UNARCHIVED_LIMIT, LEASE_INTERVAL, MANIFEST_CHECKSUMS, ON_CHECKSUM_FAILURE, PREFETCH, RETENTION,
     SHUTDOWN_TIMEOUT, STORAGE, STORAGE_NAME, STORAGE_OPTIONS, STORAGE_OPTIONS_NAME, TAR_SIZE, UPLOAD_CONCURRENCY,
@@ -107,6 +107,14 @@ fn define_encryption() {
         c"Reads objects that are not encrypted although there is a key: those from before encryption was turned on.",
         c"",
         &ENCRYPTION_ACCEPT_PLAIN,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"walarchive.encrypt_metadata",
+        c"Encrypts what describes the backups, too: paths, names of databases, restore points.",
+        c"WAL-G cannot read it then.",
+        &ENCRYPT_METADATA,
         GucContext::Sighup,
         GucFlags::default(),
     );

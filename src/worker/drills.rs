@@ -304,6 +304,11 @@ fn begin() -> Result<Running> {
     if storage.encryption.accept_plain {
         command.arg("--accept-plain");
     }
+    // A drill writes down what it has shown.
+    if let (true, Some(method)) = (storage.encryption.metadata, storage.encryption.writes) {
+        let method = encryption::name_of(Some(method));
+        command.args(["--encrypt-metadata", "--encryption", method]);
+    }
     if let Some(file) = guc::drill_sql_file() {
         command.arg("--run").arg(file);
         if let Some(role) = guc::drill_sql_role() {

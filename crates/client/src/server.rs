@@ -18,7 +18,7 @@ pub const OLDEST: u32 = 90_600;
 const BACKUP_MODE: Duration = Duration::from_secs(24 * 3600);
 
 /// The settings that are asked for. Those that the role may not see are not there.
-const SETTINGS: [&str; 21] = [
+const SETTINGS: [&str; 22] = [
     "archive_command",
     "archive_library",
     "archive_mode",
@@ -36,6 +36,7 @@ const SETTINGS: [&str; 21] = [
     "stats_temp_directory",
     "summarize_wal",
     "walarchive.credentials_file",
+    "walarchive.encrypt_metadata",
     "walarchive.encryption",
     "walarchive.encryption_key_file",
     "walarchive.storage",

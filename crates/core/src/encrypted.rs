@@ -13,13 +13,14 @@ use crate::repository::layout;
 use crate::wal::{FirstPage, LONG_HEADER_BYTES, SegmentSize, WalFileName};
 
 mod digest;
+pub(crate) mod metadata;
 mod wrapping;
 
 pub(crate) use digest::KeyedDigest;
-pub(crate) use wrapping::{Wrapped, Wrapping, refuse_unread};
+pub(crate) use wrapping::{Wrapped, Wrapping, refuse_unread, seal_metadata};
 
-/// Begin to read an object of `size` stored bytes, decrypted with the keys of the store if it is of the kind that is encrypted.
-/// All readers of WAL and of tars come through here.
+/// Begin to read an object of `size` stored bytes, decrypted with the keys of the store if it is of a kind that is encrypted.
+/// All readers of WAL, of tars and of long metadata come through here.
 pub(crate) fn reader(store: &Store, key: &str, size: u64) -> RangeReader {
     decrypting(RangeReader::new(store, key, size), store, key)
 }
@@ -31,6 +32,9 @@ pub(crate) async fn open(store: &Store, key: &str) -> Result<Option<RangeReader>
 }
 
 fn decrypting(reader: RangeReader, store: &Store, key: &str) -> RangeReader {
+    if layout::is_metadata(key) {
+        return reader.unsealing(store.keyring());
+    }
     if !layout::is_encrypted_where_anything_is(key) {
         return reader;
     }

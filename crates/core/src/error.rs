@@ -257,7 +257,7 @@ impl Error {
     pub fn asks_for_a_key(&self) -> bool {
         match self {
             Error::Encrypted { .. } => true,
-            Error::Sealed { flaw, .. } => matches!(flaw, Flaw::WrongKey(_) | Flaw::OtherMethod(_)),
+            Error::Sealed { flaw, .. } => matches!(flaw, Flaw::NoKey | Flaw::WrongKey(_) | Flaw::OtherMethod(_)),
             Error::Damaged { reason, .. } => reason.contains(MAY_BE_ENCRYPTED),
             _ => false,
         }

@@ -13,7 +13,10 @@ use crate::repository::encryption;
 use crate::repository::layout::{self, Key};
 use walarchive_storage::{Created, RangeReader, Store, Upload, UploadTask, Uploaded};
 
+mod reseal;
 mod same;
+
+pub use reseal::reseal_metadata;
 
 /// How an object is read or written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +40,7 @@ pub enum Existing {
     Replace,
 }
 
-/// Is an object encrypted when it is written, if it is of the kind that is encrypted where anything is?
+/// Is an object encrypted when it is written, if it is of a kind that is?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sealing {
     /// As the configuration of the store asks for.
@@ -129,6 +132,10 @@ pub async fn write_from<R: Read + Send + 'static>(
         Sealing::AsStore if layout::is_encrypted_where_anything_is(key) => {
             encryption::settle(store).await?;
             Wrapping::of(store, compression).await?
+        }
+        Sealing::AsStore if layout::is_metadata(key) && store.keyring().seals_metadata() => {
+            encryption::settle(store).await?;
+            Wrapping::of_metadata(store).await?
         }
         Sealing::AsStore => Wrapping::plain(compression),
         Sealing::None => Wrapping::plain(compression),

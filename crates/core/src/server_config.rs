@@ -95,6 +95,7 @@ impl ServerConfig {
             }
         }
         let mut take = |name: &str| values.remove(name).filter(|value: &String| !value.is_empty());
+        let is_on = |value: Option<String>| value.and_then(|value| encryption::switch(&value)) == Some(true);
         Ok(ServerConfig {
             storage: take("walarchive.storage"),
             storage_options: take("walarchive.storage_options"),
@@ -103,8 +104,8 @@ impl ServerConfig {
                 method: take("walarchive.encryption"),
                 key_file: take("walarchive.encryption_key_file"),
                 key_command: take("walarchive.encryption_key_command"),
-                accept_plain: take("walarchive.encryption_accept_plain").and_then(|value| encryption::switch(&value))
-                    == Some(true),
+                accept_plain: is_on(take("walarchive.encryption_accept_plain")),
+                metadata: is_on(take("walarchive.encrypt_metadata")),
                 directory: data_dir.to_owned(),
             },
             compression: take("walarchive.compression"),
@@ -344,7 +345,8 @@ mod tests {
             "walarchive.storage = 'file:///one'\ninclude_dir 'conf.d'\ninclude_if_exists 'missing'\n\
              walarchive.credentials_file = 'keys'\nwalarchive.compression = ''\n\
              walarchive.encryption = openpgp\nwalarchive.encryption_key_file = 'public, /old'\n\
-             walarchive.encryption_key_command = '/bin/key \"of us\"'\nwalarchive.encryption_accept_plain = yes\n",
+             walarchive.encryption_key_command = '/bin/key \"of us\"'\nwalarchive.encryption_accept_plain = yes\n\
+             walarchive.encrypt_metadata = on\n",
         );
         write("conf.d/20.conf", "walarchive.storage = 'file:///twenty'\n");
         write(
@@ -360,7 +362,7 @@ mod tests {
         let encryption = config.encryption.config().expect("right");
         assert_eq!(encryption.key_files, [dir.path().join("public"), PathBuf::from("/old")]);
         assert_eq!(encryption.key_command, ["/bin/key", "of us"]);
-        assert!(encryption.accept_plain && encryption.writes.is_some());
+        assert!(encryption.accept_plain && encryption.metadata && encryption.writes.is_some());
         write("postgresql.auto.conf", "walarchive.storage = 'file:///auto'\n");
         let config = ServerConfig::read(dir.path()).expect("read");
         assert_eq!(config.storage.as_deref(), Some("file:///auto"));

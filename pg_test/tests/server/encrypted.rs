@@ -129,8 +129,10 @@ fn who_does_not_encrypt_as_the_repository_is_writes_nothing() {
         });
         let row = check(&cluster, "encryption");
         assert!(row.starts_with("failed|"), "{row}");
-        let new =
-            |key: &String| !before.contains(key) && (key.contains("/wal_005/") || key.contains("/basebackups_005/"));
+        let new = |key: &String| {
+            let is_sealed = key.starts_with("wal_005/") || key.starts_with("basebackups_005/");
+            !before.contains(key) && is_sealed
+        };
         let new: Vec<String> = site.objects("").into_iter().filter(new).collect();
         assert_eq!(new, [""; 0], "{setting} = {value}");
         cluster.set(setting, &right);

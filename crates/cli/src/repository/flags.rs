@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// Where the repository is. Flags that are not given are looked up in WALARCHIVE_STORAGE, WALARCHIVE_STORAGE_OPTIONS,
-/// WALARCHIVE_CREDENTIALS_FILE and WALARCHIVE_ENCRYPTION*, then in WAL-G's variables, then in the data directory's configuration
+/// WALARCHIVE_CREDENTIALS_FILE and WALARCHIVE_ENCRYPT*, then in WAL-G's variables, then in the data directory's configuration
 /// files.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Storage {
@@ -29,4 +29,7 @@ pub struct Storage {
     /// With a key: read objects that are not encrypted, too, those from before encryption was turned on.
     #[arg(long)]
     pub accept_plain: bool,
+    /// Encrypt what describes the backups, too: paths, names of databases, restore points.
+    #[arg(long)]
+    pub encrypt_metadata: bool,
 }

@@ -13,9 +13,10 @@ const METHOD: &str = "WALARCHIVE_ENCRYPTION";
 const KEY_FILE: &str = "WALARCHIVE_ENCRYPTION_KEY_FILE";
 const KEY_COMMAND: &str = "WALARCHIVE_ENCRYPTION_KEY_COMMAND";
 const ACCEPT_PLAIN: &str = "WALARCHIVE_ENCRYPTION_ACCEPT_PLAIN";
+const METADATA: &str = "WALARCHIVE_ENCRYPT_METADATA";
 
 /// The variables of this.
-pub(super) const VARIABLES: [&str; 4] = [METHOD, KEY_FILE, KEY_COMMAND, ACCEPT_PLAIN];
+pub(super) const VARIABLES: [&str; 5] = [METHOD, KEY_FILE, KEY_COMMAND, ACCEPT_PLAIN, METADATA];
 
 /// What was said to this program about the form of new objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +75,8 @@ pub(super) fn find(
         key_files: key_files.iter().map(|file| absolute(file)).collect::<Result<_>>()?,
         key_command,
         wal_g: true,
-        accept_plain: flags.accept_plain || accepts_plain(environment)?.unwrap_or(of_server.accept_plain),
+        accept_plain: flags.accept_plain || is_on(environment, ACCEPT_PLAIN)?.unwrap_or(of_server.accept_plain),
+        metadata: flags.encrypt_metadata || is_on(environment, METADATA)?.unwrap_or(of_server.metadata),
     };
     Ok((config, choice))
 }
@@ -91,16 +93,13 @@ fn of_wal_g(environment: Environment<'_>) -> Option<Method> {
     }
 }
 
-fn accepts_plain(environment: Environment<'_>) -> Result<Option<bool>> {
-    let Some(value) = environment(ACCEPT_PLAIN) else {
+fn is_on(environment: Environment<'_>, name: &str) -> Result<Option<bool>> {
+    let Some(value) = environment(name) else {
         return Ok(None);
     };
-    encryption::switch(&value).map(Some).ok_or_else(|| {
-        Error::config(
-            "WALARCHIVE_ENCRYPTION_ACCEPT_PLAIN is neither on nor off",
-            "Set it to on or off.",
-        )
-    })
+    encryption::switch(&value)
+        .map(Some)
+        .ok_or_else(|| Error::config(format!("{name} is neither on nor off"), "Set it to on or off."))
 }
 
 /// A restore_command runs in another directory.

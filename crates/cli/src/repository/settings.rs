@@ -366,6 +366,7 @@ mod tests {
             method: Some("libsodium".to_owned()),
             key_file: Some("key".to_owned()),
             accept_plain: true,
+            metadata: true,
             directory: PathBuf::from("/data"),
             ..EncryptionSettings::default()
         };
@@ -376,12 +377,12 @@ mod tests {
         let of_server = find(&no_flags, &[]).expect("found");
         assert_eq!(of_server.writes, Some(Method::Libsodium));
         assert_eq!(of_server.key_files, [PathBuf::from("/data/key")]);
-        assert!(of_server.accept_plain);
+        assert!(of_server.accept_plain && of_server.metadata);
         // The settings of another storage are not for this one.
         let other = find(&no_flags, &[("WALARCHIVE_STORAGE", "s3://other")]).expect("found");
         assert_eq!(
-            (other.writes, other.names_a_key(), other.accept_plain),
-            (None, false, false)
+            (other.writes, other.names_a_key(), other.accept_plain, other.metadata),
+            (None, false, false, false)
         );
         let mut environment = vec![("WALG_LIBSODIUM_KEY", "k"), ("WALG_PGP_KEY_PATH", "/p")];
         let of_wal_g = find(&no_flags, &environment).expect("found");
@@ -395,21 +396,24 @@ mod tests {
             ("WALARCHIVE_ENCRYPTION_KEY_FILE", "/a,/b"),
             ("WALARCHIVE_ENCRYPTION_KEY_COMMAND", "/bin/key main"),
             ("WALARCHIVE_ENCRYPTION_ACCEPT_PLAIN", "off"),
+            ("WALARCHIVE_ENCRYPT_METADATA", "off"),
         ]);
         let of_environment = find(&no_flags, &environment).expect("found");
         assert_eq!(of_environment.writes, Some(Method::Libsodium));
         assert_eq!(of_environment.key_files, [PathBuf::from("/a"), PathBuf::from("/b")]);
         assert_eq!(of_environment.key_command, ["/bin/key", "main"]);
-        assert!(!of_environment.accept_plain);
+        assert!(!of_environment.accept_plain && !of_environment.metadata);
         let flags = Storage {
             encryption: Some("none".to_owned()),
             encryption_key_file: vec![PathBuf::from("/a,b")],
+            encrypt_metadata: true,
             ..Storage::default()
         };
         let of_flags = find(&flags, &environment).expect("found");
         assert_eq!(of_flags.writes, None);
         assert_eq!(of_flags.key_files, [PathBuf::from("/a,b")]);
-        assert!(of_flags.key_command.is_empty());
+        assert!(of_flags.key_command.is_empty() && of_flags.metadata);
+        assert!(find(&no_flags, &[("WALARCHIVE_ENCRYPT_METADATA", "maybe")]).is_err());
         assert!(find(&no_flags, &[("WALARCHIVE_ENCRYPTION", "libsodum")]).is_err());
     }
 

@@ -55,6 +55,7 @@ pub async fn writable_in_plain_text(flags: &Storage) -> Result<Store> {
     let data_dir = usual_data_dir();
     let mut storage = find(flags, data_dir.as_deref())?.storage;
     storage.encryption.writes = None;
+    storage.encryption.metadata = false;
     writable_at(storage, data_dir.as_deref()).await
 }
 

@@ -4,17 +4,21 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use super::StopResult;
 use super::pack::spool::Lines;
 use super::pack::stream::{sink_error, store_stream};
 use super::read::unlogged::Unlogged;
 use super::state::Backup;
 use crate::blocking::blocking;
+use crate::encrypted::{Wrapped, Wrapping};
 use crate::error::Result;
 use crate::formats::files_metadata::{FileEntry, FilesMetadataWriter, RelationEntry};
 use crate::formats::manifest::{ManifestFile, ManifestWriter, WalRange};
 use crate::repository::layout;
-use walarchive_storage::Upload;
+use crate::repository::layout::Key;
+use walarchive_storage::{Store, Upload};
 
 /// Store both, after `pg_backup_stop`.
 pub(super) async fn store(backup: &mut Backup, stop: &StopResult) -> Result<()> {
@@ -65,7 +69,7 @@ fn store_manifest(
         end: stop.stop_lsn,
     };
     let (store, cancel) = (backup.store.clone(), backup.cancel.clone());
-    let produce = move |upload: Upload| {
+    let produce = move |upload: Wrapped<Upload>| {
         let written = || {
             let mut writer = ManifestWriter::new(upload, major, system_identifier)?;
             files.iter().try_for_each(|lines| {
@@ -74,11 +78,11 @@ fn store_manifest(
                     false => writer.line(line),
                 })
             })?;
-            writer.finish(&[range])?.finish()
+            writer.finish(&[range])?.finish()?.finish()
         };
         written().map_err(|error| sink_error(&object, error))
     };
-    async move { store_stream(&store, &key, &cancel, produce).await.map(|_| ()) }
+    async move { store_metadata(&store, &key, &cancel, produce).await }
 }
 
 /// Likewise.
@@ -94,7 +98,7 @@ fn store_files_metadata(backup: &mut Backup, late: Arc<Unlogged>) -> impl Future
     let key = layout::files_metadata(&backup.name);
     let object = backup.store.object_url(&key);
     let (store, cancel) = (backup.store.clone(), backup.cancel.clone());
-    let produce = move |upload: Upload| {
+    let produce = move |upload: Wrapped<Upload>| {
         let each = |members: &Lines, take: &mut dyn FnMut(FileEntry<'_>) -> io::Result<()>| {
             members.each(|line| {
                 let entry = FileEntry::of_line(line)?;
@@ -121,9 +125,25 @@ fn store_files_metadata(backup: &mut Backup, late: Arc<Unlogged>) -> impl Future
                     relations.each(|line| names.relation(RelationEntry::of_line(line)?))?;
                 }
             }
-            names.finish()?.finish()
+            names.finish()?.finish()?.finish()
         };
         written().map_err(|error| sink_error(&object, error))
     };
-    async move { store_stream(&store, &key, &cancel, produce).await.map(|_| ()) }
+    async move { store_metadata(&store, &key, &cancel, produce).await }
+}
+
+/// As a stream, encrypted if the settings ask for that.
+async fn store_metadata(
+    store: &Store,
+    key: &Key,
+    cancel: &CancellationToken,
+    produce: impl FnOnce(Wrapped<Upload>) -> Result<()> + Send + 'static,
+) -> Result<()> {
+    let wrapping = Wrapping::of_metadata(store).await?;
+    let (name, object) = (key.clone(), store.object_url(key));
+    let begin = move |upload| match wrapping.begin(&name, upload, 0) {
+        Ok(wrapped) => produce(wrapped),
+        Err(error) => Err(sink_error(&object, error)),
+    };
+    store_stream(store, key, cancel, begin).await.map(|_| ())
 }

@@ -25,6 +25,7 @@ use super::{StopResult, TablespaceLink, lists};
 use crate::blocking::blocking;
 use crate::control_file::ControlFile;
 use crate::data_dir::{BACKUP_LABEL, PG_CONTROL, TABLESPACE_MAP};
+use crate::encrypted::metadata;
 use crate::error::{Error, Result, StorageError};
 use crate::formats::{ExtendedMetadata, LeftOut, Sentinel, TablespaceLocation, TablespaceSpec};
 use crate::repository::inventory::missing_segments;
@@ -160,13 +161,13 @@ impl PreparedBackup {
         }
         self.keep_parent().await?;
         let key = layout::sentinel(&self.name);
-        let created = self.store.create(&key, self.sentinel.clone()).await;
+        let created = metadata::create(&self.store, &key, self.sentinel.clone()).await;
         if !matches!(created, Ok(Created::Yes)) {
             // The answer to an attempt that had succeeded may be lost, and the next one then finds the sentinel there.
             let found = description::read(&self.store, &key).await;
             match (created, found) {
                 (_, Ok(Some(found))) if self.is_ours(&found) => {}
-                (Err(error), _) => return Err(error.into()),
+                (Err(error), _) => return Err(error),
                 (Ok(_), Err(error)) => return Err(error),
                 (Ok(_), Ok(_)) => {
                     return Err(Error::BackupExists {
@@ -352,7 +353,7 @@ async fn describe(
     // Each is waited for, whatever becomes of the others.
     let (configuration, described, lists) = tokio::join!(
         configuration,
-        store.put(&metadata_key, text),
+        metadata::put(&store, &metadata_key, text),
         lists::store(backup, stop)
     );
     configuration?;

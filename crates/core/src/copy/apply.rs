@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::formats::Sentinel;
 use crate::objects::{Existing, carry};
 use crate::repository::encryption::State;
-use crate::repository::inventory::{list_backups, read_sentinel, write_continuous};
+use crate::repository::inventory::{read_sentinel, write_continuous};
 use crate::repository::layout::Key;
 use crate::repository::plain_text::{begins_in_plain_text, encrypted_object};
 use crate::repository::{cluster, encryption, layout, unread};
@@ -113,7 +113,10 @@ type Item = (Key, u64, Existing);
 impl Job<'_> {
     async fn run(&self, plan: &CopyPlan) -> Result<Copied> {
         // WAL that is there tells another story than what this copy begins with.
-        let is_new = list_backups(self.to).await?.is_empty();
+        let there = self.to.list_shallow(&layout::BACKUPS_FOLDER).await?;
+        let is_new = !there
+            .iter()
+            .any(|object| layout::backup_of_sentinel(&object.key).is_some());
         cluster::claim_for_copy((self.from, &self.of_source), self.to, &plan.identity).await?;
         let mut complete = BTreeSet::new();
         for backup in &plan.backups {
@@ -155,7 +158,14 @@ impl Job<'_> {
             return Ok(false);
         }
         self.claims.refuse_deleted(name).await?;
-        let (here, there) = tokio::try_join!(read_sentinel(self.from, name), read_sentinel(self.to, name))?;
+        // What was copied there has the keys that it has here.
+        let there = async {
+            match read_sentinel(self.to, name).await {
+                Err(error) if error.asks_for_a_key() => read_sentinel(&self.to.with_keys_of(self.from), name).await,
+                read => read,
+            }
+        };
+        let (here, there) = tokio::try_join!(read_sentinel(self.from, name), there)?;
         match identity(&here) == identity(&there) {
             true => Ok(true),
             false => Err(Error::refused(

@@ -3,9 +3,11 @@
 use tokio_util::sync::CancellationToken;
 use walarchive_storage::Store;
 use walarchive_storage::crypt::Method::{self, Libsodium};
+use walarchive_storage::crypt::SEALED_MARK;
 use walarchive_testkit::sealed::by_libsodium;
 
 use super::*;
+use crate::encrypted::metadata;
 use crate::error::Result;
 use crate::repository::cluster;
 use crate::repository::encryption::fixture::{KEY, Place, identity};
@@ -167,4 +169,28 @@ async fn digests_come_with_their_segments() {
         there[0].key,
         layout::digest(&name("000000010000000000000002"), &[1; 32])
     );
+}
+
+/// Whoever copies needs the key of what he lists, and no other one.
+#[tokio::test(flavor = "multi_thread")]
+async fn sealed_metadata_is_carried_as_it_is() {
+    let place = Place::new();
+    let from = place.store_of_secrets(A.0, A.1);
+    fill(&from, sealed()).await;
+    let sentinel = layout::sentinel(NAME);
+    let text = from.get(&sentinel, 1 << 20).await.expect("read").expect("there");
+    metadata::put(&from, &sentinel, text).await.expect("sealed");
+    let blind = place.store_at("to", PLAIN.0, PLAIN.1, false);
+    let error = copied(&place.store(None, &[]), &blind)
+        .await
+        .map(drop)
+        .expect_err("no key");
+    assert!(error.asks_for_a_key(), "{error}");
+    let reader = place.store(None, A.1);
+    for attempt in ["first", "again"] {
+        copied(&reader, &blind).await.expect(attempt);
+    }
+    let get = async |store: &Store| store.get(&sentinel, 1 << 20).await.expect("read").expect("there");
+    assert_eq!(get(&blind).await, get(&from).await);
+    assert!(get(&blind).await.starts_with(SEALED_MARK));
 }

@@ -1,10 +1,10 @@
-//! Writing what is encrypted where anything is: compressed, and encrypted then. All such objects are made here, so that none of
-//! them leaves in plain text by accident.
+//! Writing what is encrypted where anything is: compressed, and encrypted then; and the metadata of it, which is not compressed. All
+//! such objects are made here, so that none of them leaves in plain text by accident.
 
 use std::io::{self, Write};
 
 use walarchive_storage::Store;
-use walarchive_storage::crypt::{Sealed, Sealer};
+use walarchive_storage::crypt::{SEALED_MARK, Sealed, Sealer};
 
 use super::digest::KeyedDigest;
 use crate::blocking::blocking;
@@ -17,6 +17,8 @@ use crate::repository::layout;
 pub(crate) struct Wrapping {
     compression: Compression,
     sealer: Sealer,
+    /// For metadata.
+    metadata: Sealer,
     /// What it encrypts can be decrypted here.
     reads: bool,
 }
@@ -24,7 +26,7 @@ pub(crate) struct Wrapping {
 impl Wrapping {
     /// As the store's keys ask for. They are read now, if they were not before, so that an error comes before the first byte.
     pub(crate) async fn of(store: &Store, compression: Compression) -> Result<Self> {
-        if store.keyring().writes().is_none() {
+        if store.keyring().writes().is_none() && !store.keyring().seals_metadata() {
             return Ok(Wrapping::plain(compression));
         }
         let keyring = store.keyring().clone();
@@ -33,10 +35,19 @@ impl Wrapping {
             Ok(Wrapping {
                 compression,
                 sealer: keyring.sealer()?,
+                metadata: keyring.metadata_sealer()?,
                 reads: keyring.can_read()?,
             })
         };
         blocking(read).await
+    }
+
+    /// The same for metadata alone. Where that is not encrypted, no key is read.
+    pub(crate) async fn of_metadata(store: &Store) -> Result<Self> {
+        match store.keyring().seals_metadata() {
+            true => Wrapping::of(store, Compression::Plain).await,
+            false => Ok(Wrapping::plain(Compression::Plain)),
+        }
     }
 
     /// Whatever the store's keys ask for, nothing is encrypted.
@@ -44,6 +55,7 @@ impl Wrapping {
         Wrapping {
             compression,
             sealer: Sealer::default(),
+            metadata: Sealer::default(),
             reads: true,
         }
     }
@@ -68,11 +80,14 @@ impl Wrapping {
         Some(KeyedDigest::new(&key))
     }
 
-    /// Begin the object with this key, compressed by so many threads beside this one. It is encrypted if it is of that kind.
+    /// Begin the object with this key, compressed by so many threads beside this one. It is encrypted if it is of a kind that is.
     pub(crate) fn begin<W: Write + Send + 'static>(&self, key: &str, sink: W, threads: u32) -> io::Result<Wrapped<W>> {
-        let sealed = match layout::is_encrypted_where_anything_is(key) {
-            true => self.sealer.seal(sink)?,
-            false => Sealer::default().seal(sink)?,
+        let sealed = if layout::is_encrypted_where_anything_is(key) {
+            self.sealer.seal(sink)?
+        } else if layout::is_metadata(key) {
+            seal_metadata(&self.metadata, sink)?
+        } else {
+            Sealer::default().seal(sink)?
         };
         Ok(Wrapped(self.compression.encoder_with_threads(sealed, threads)?))
     }
@@ -82,6 +97,14 @@ impl Wrapping {
         let sealed = self.sealer.seal(sink)?;
         Ok(Wrapped(self.compression.encoder(sealed)?))
     }
+}
+
+/// Begin metadata. If it is encrypted, its mark comes first.
+pub(crate) fn seal_metadata<W: Write + Send + 'static>(sealer: &Sealer, mut sink: W) -> io::Result<Sealed<W>> {
+    if sealer.method().is_some() {
+        sink.write_all(SEALED_MARK)?;
+    }
+    sealer.seal(sink)
 }
 
 /// Takes the content of an object. It must be [finished](Wrapped::finish), else the object is truncated.

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, StorageError};
+use crate::encrypted::metadata;
+use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::repository::inventory::Inventory;
 use crate::repository::layout::{self, Key};
@@ -90,8 +91,8 @@ pub(super) struct Block {
 impl Block {
     /// That of the repository. One that cannot be read is empty: the WAL tells the same.
     pub(super) async fn read(store: &Store, place: Place) -> Result<Self> {
-        let content = match store.get(&place.key(), LIMIT).await {
-            Err(StorageError::Damaged { .. }) => None,
+        let content = match metadata::read(store, &place.key(), LIMIT).await {
+            Err(Error::Damaged { .. }) => None,
             content => content?,
         };
         let parsed = content.and_then(|content| serde_json::from_slice::<Block>(&content).ok());
@@ -109,7 +110,7 @@ impl Block {
     pub(super) async fn write(&self, store: &Store, place: Place) -> Result<Written> {
         let text = serde_json::to_vec(self)
             .map_err(|error| Error::defect(format!("could not write an index of WAL down: {error}")))?;
-        match store.put(&place.key(), Bytes::from(text)).await.map_err(Error::from) {
+        match metadata::put(store, &place.key(), Bytes::from(text)).await {
             Err(refused @ Error::NotWriter { .. }) => {
                 tracing::debug!(error = %refused, "the index of WAL is not noted");
                 Ok(Written::No)

@@ -3,26 +3,27 @@
 use bytes::Bytes;
 
 use crate::blocking::blocking;
-use crate::error::{Error, Result, StorageError};
+use crate::encrypted::{self, metadata};
+use crate::error::{Error, Result};
 use crate::formats::excerpt::excerpt;
 use crate::formats::{FILES_OF_SENTINEL, OLD_SENTINEL_LIMIT, SENTINEL_LIMIT};
 use crate::repository::layout::Key;
-use walarchive_storage::{RangeReader, Store};
+use walarchive_storage::Store;
 
 /// The object; none if it is not there. Of a sentinel that WAL-G before 2.0 wrote, the list of files is left out if that is long.
 /// [`Error::Damaged`] if it is longer than any.
 pub(crate) async fn read(store: &Store, key: &Key) -> Result<Option<Bytes>> {
-    let too_long = match store.get(key, SENTINEL_LIMIT).await {
-        Err(error @ StorageError::Damaged { .. }) => error,
-        outcome => return Ok(outcome?),
+    let too_long = match metadata::read(store, key, SENTINEL_LIMIT).await {
+        Err(error @ Error::Damaged { .. }) => error,
+        outcome => return outcome,
     };
     let Some(size) = store.size(key).await? else {
         return Ok(None);
     };
     if size <= SENTINEL_LIMIT || size > OLD_SENTINEL_LIMIT {
-        return Err(too_long.into());
+        return Err(too_long);
     }
-    let (mut reader, object) = (RangeReader::new(store, key, size), store.object_url(key));
+    let (mut reader, object) = (encrypted::reader(store, key, size), store.object_url(key));
     blocking(move || {
         let taken = excerpt(&mut reader, &FILES_OF_SENTINEL, &[], SENTINEL_LIMIT as usize);
         match taken {

@@ -11,7 +11,8 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::layout::{self, Key};
-use crate::error::{Error, Result, StorageError};
+use crate::encrypted::metadata;
+use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use walarchive_storage::Store;
 
@@ -131,9 +132,7 @@ impl Drill {
         let name = format!("{}-{}", self.stop_time.format(TIME), self.status.as_str());
         let text = serde_json::to_vec_pretty(self)
             .map_err(|error| Error::defect(format!("could not write a drill down: {error}")))?;
-        store
-            .put(&layout::drill(&self.backup, &name), Bytes::from(text))
-            .await?;
+        metadata::put(store, &layout::drill(&self.backup, &name), Bytes::from(text)).await?;
         let mut notes = list_below(store, &layout::drills_of(&self.backup)).await?;
         notes.sort_by_key(|note| std::cmp::Reverse(note.stop_time));
         // The last one that went well stays, however many failed since.
@@ -176,8 +175,9 @@ impl Drill {
         notes.sort_by_key(|note| std::cmp::Reverse(note.stop_time));
         let mut first = None;
         for note in notes.iter().take(LOOKED_AT) {
-            let content = match store.get(&note.key, LIMIT).await {
-                Err(StorageError::Damaged { .. }) => continue,
+            let content = match metadata::read(store, &note.key, LIMIT).await {
+                // Also one for which the key is missing: this is an estimate, and no more.
+                Err(error) if error.is_content() => continue,
                 content => content?,
             };
             let found = content.and_then(|content| serde_json::from_slice::<Drill>(&content).ok());

@@ -280,6 +280,10 @@ pub(super) async fn judge(store: &Store, state: &State, system_identifier: u64) 
         State::Encrypted(mark) => mark.plain_before,
     };
     let (repository, keyring, state) = (store.url().to_owned(), store.keyring().clone(), state.clone());
+    if keyring.seals_metadata() {
+        let keyring = keyring.clone();
+        blocking(move || Ok(keyring.metadata_sealer()?)).await?;
+    }
     if keyring.writes().is_none() {
         return match state {
             State::Encrypted(mark) => Err(in_plain_text(&repository, &mark)),

@@ -155,6 +155,26 @@ pub fn is_encrypted_where_anything_is(key: &str) -> bool {
     wal_of_object(key).is_some() || key.contains("/tar_partitions/") || is_configuration()
 }
 
+/// Does such an object describe what is encrypted where anything is: a backup and its files, or what was verified, shown by a drill or
+/// found in WAL? It is encrypted where that is asked for, and tells so by its first line. Who writes, and what takes part in that, has
+/// to be read without a key: it is not of this kind.
+pub fn is_metadata(key: &str) -> bool {
+    let is_below = |folder: &Key| {
+        let rest = key.strip_prefix(&**folder);
+        rest.is_some_and(|rest| rest.starts_with('/'))
+    };
+    if let Some(place) = backup_of_object(key) {
+        return [metadata(place), files_metadata(place), backup_manifest(place)]
+            .iter()
+            .any(|known| key == &**known);
+    }
+    backup_of_sentinel(key).is_some()
+        || catchup_of_sentinel(key).is_some()
+        || [&VERIFIED_FOLDER, &DRILLS_FOLDER, &POINTS_FOLDER]
+            .into_iter()
+            .any(is_below)
+}
+
 /// An object of a check; `id` tells one check from another.
 pub fn check(id: &str) -> Key {
     Key::built(format!("{CHECK_FOLDER}/{id}"))
@@ -393,5 +413,48 @@ mod tests {
         assert_eq!(epoch_of_lease(&lease_holder(7)), Some((7, false)));
         assert_eq!(epoch_of_lease(&lease_alive(123_456_789)), Some((123_456_789, true)));
         assert_eq!(epoch_of_lease(&CLUSTER), None);
+    }
+
+    #[test]
+    fn what_is_needed_without_a_key_is_no_metadata() {
+        let name: WalFileName = "000000010000000000000001".parse().expect("a name");
+        for place in ["base_1".to_owned(), catchup_place("base_1")] {
+            for key in [
+                sentinel(&place),
+                metadata(&place),
+                files_metadata(&place),
+                backup_manifest(&place),
+            ] {
+                assert!(is_metadata(&key) && !is_encrypted_where_anything_is(&key), "{key}");
+            }
+            for key in [
+                backup_claim(&place),
+                backup_deletion(&place),
+                tar(&place, "metadata.json"),
+                configuration_in(&place, Format::Zstd),
+            ] {
+                assert!(!is_metadata(&key), "{key}");
+            }
+        }
+        for key in [
+            verified_wal(),
+            verified_backup("base_1"),
+            drill("base_1", "x"),
+            points(1, 2),
+        ] {
+            assert!(is_metadata(&key), "{key}");
+        }
+        for key in [
+            wal(&name, Format::Zstd),
+            digest(&name, &[1; 32]),
+            timeline(2),
+            lease_holder(1),
+            lease_alive(1),
+            check("1"),
+            CLUSTER.clone(),
+            CONTINUOUS.clone(),
+        ] {
+            assert!(!is_metadata(&key), "{key}");
+        }
     }
 }

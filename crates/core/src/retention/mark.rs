@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 
+use crate::encrypted::metadata;
 use crate::error::{Error, Result};
 use crate::formats::OLD_SENTINEL_LIMIT;
 use crate::formats::excerpt::value_of;
@@ -74,10 +75,10 @@ fn permanent_dependant<'a>(inventory: &'a Inventory, backup: &BackupInfo) -> Opt
 /// Returns whether anything had to be written.
 async fn set(store: &Store, name: &str, mark: Mark) -> Result<bool> {
     let sentinel = (layout::sentinel(name), "IsPermanent");
-    let metadata = (layout::metadata(name), "is_permanent");
+    let extended = (layout::metadata(name), "is_permanent");
     let order = match mark {
-        Mark::Permanent => [&metadata, &sentinel],
-        Mark::Impermanent => [&sentinel, &metadata],
+        Mark::Permanent => [&extended, &sentinel],
+        Mark::Impermanent => [&sentinel, &extended],
     };
     if store.size(&sentinel.0).await?.is_none() {
         return Err(gone(store, name));
@@ -89,11 +90,11 @@ async fn set(store: &Store, name: &str, mark: Mark) -> Result<bool> {
         if description::read(store, key).await?.is_none() {
             continue;
         }
-        let Some(content) = store.get(key, OLD_SENTINEL_LIMIT).await? else {
+        let Some(found) = metadata::find(store, key, OLD_SENTINEL_LIMIT).await? else {
             continue;
         };
-        if let Some(edited) = edit(store, key, field, &content, mark)? {
-            store.put(key, edited).await?;
+        if let Some(edited) = edit(store, key, field, &found.content, mark)? {
+            metadata::put_again(store, key, edited, &found).await?;
             written.push(key);
         }
     }

@@ -15,7 +15,7 @@ use crate::blocking::blocking;
 use crate::codec::Format;
 use crate::encrypted::{KeyedDigest, blame, reader};
 use crate::error::{Error, Result, StorageError};
-use crate::objects::{Existing, Form, Summed, begin, end, read_into};
+use crate::objects::{Existing, Form, Summed, begin, end, read_into, reseal_metadata};
 use crate::repository::encryption;
 use crate::repository::inventory::read_history;
 use crate::repository::layout::{self, Key};
@@ -91,6 +91,9 @@ async fn again(
     }
     if store.size(key).await? != Some(size) {
         return Ok(None);
+    }
+    if layout::is_metadata(key) {
+        return Ok(reseal_metadata(store, key, size).await?.then_some(size));
     }
     let note = note(store, sealer, key).await?;
     let mut reader = reader(store, key, size);

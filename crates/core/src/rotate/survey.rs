@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use futures::StreamExt;
-use walarchive_storage::crypt::{HEAD_OF_KEY, Under};
+use walarchive_storage::crypt::{HEAD_OF_KEY, SEALED_MARK, Under};
 use walarchive_storage::{Listed, Store};
 
 use super::progress::RotateProgress;
@@ -79,7 +79,7 @@ pub async fn is_complete(store: &Store, progress: &RotateProgress) -> Result<boo
     Ok(is_complete && !survey.has_unfinished && encryption::forget_former_keys(store).await?)
 }
 
-/// Look at the beginning of each object that is encrypted where anything is. Keys have the ids that they have in `cluster.json`.
+/// Look at the beginning of each object that is encrypted where anything is, and of encrypted metadata. Keys have the ids that they have in `cluster.json`.
 pub async fn survey(store: &Store, progress: &RotateProgress) -> Result<Survey> {
     let salt = match encryption::state(store).await? {
         State::Encrypted(mark) => mark.key.salt(),
@@ -90,8 +90,9 @@ pub async fn survey(store: &Store, progress: &RotateProgress) -> Result<Survey> 
     let mut objects = store.list(&layout::WAL_FOLDER).await?;
     objects.extend(store.list(&layout::BACKUPS_FOLDER).await?);
     objects.extend(store.list(&layout::CATCHUP_FOLDER).await?);
+    objects.extend(store.list(&layout::OWN_FOLDER).await?);
     let has_unfinished = has_unfinished(&objects);
-    objects.retain(|object| layout::is_encrypted_where_anything_is(&object.key));
+    objects.retain(|object| layout::is_encrypted_where_anything_is(&object.key) || layout::is_metadata(&object.key));
     objects.sort_unstable_by(|one, other| one.key.cmp(&other.key));
     progress.total.store(objects.len() as u64, Ordering::Relaxed);
     let mut survey = Survey {
@@ -130,19 +131,27 @@ fn has_unfinished(objects: &[Listed]) -> bool {
     tars.any(|(folder, _)| !sentinels.contains(folder.rsplit('/').next().unwrap_or(folder)))
 }
 
-/// None: it was deleted meanwhile.
+/// None: it was deleted meanwhile, or is metadata in plain text, as it may be.
 async fn look(store: &Store, salt: &[u8], object: Listed) -> Result<Option<(Listed, Under)>> {
-    let head = match object.size {
+    let most = HEAD_OF_KEY + SEALED_MARK.len() as u64;
+    let mut head = match object.size {
         0 => Vec::new(),
-        size => match store.get_range(&object.key, 0..size.min(HEAD_OF_KEY)).await {
+        size => match store.get_range(&object.key, 0..size.min(most)).await {
             Ok(head) => head.to_vec(),
             Err(StorageError::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
         },
     };
+    let is_metadata = layout::is_metadata(&object.key);
+    if is_metadata {
+        let Some(sealed) = head.strip_prefix(SEALED_MARK) else {
+            return Ok(None);
+        };
+        head = sealed.to_vec();
+    }
     let (keyring, salt, key) = (store.keyring().clone(), salt.to_vec(), object.key.clone());
     let under = blocking(move || {
-        let looks = |head: &[u8]| is_plain(&key, head);
+        let looks = |head: &[u8]| !is_metadata && is_plain(&key, head);
         Ok(keyring.under(&head, &salt, looks)?)
     });
     Ok(Some((object, under.await?)))

@@ -17,6 +17,8 @@ pub struct EncryptionSettings {
     pub key_command: Option<String>,
     /// `walarchive.encryption_accept_plain`.
     pub accept_plain: bool,
+    /// `walarchive.encrypt_metadata`.
+    pub metadata: bool,
     /// The directory of relative paths: the data directory.
     pub directory: PathBuf,
 }
@@ -31,6 +33,7 @@ impl EncryptionSettings {
             key_command: words(self.key_command.as_deref().unwrap_or_default())?,
             wal_g: false,
             accept_plain: self.accept_plain,
+            metadata: self.metadata,
         })
     }
 }

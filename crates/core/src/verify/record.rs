@@ -10,7 +10,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::VerifyStatus;
-use crate::error::{Error, Result, StorageError};
+use crate::encrypted::metadata;
+use crate::error::{Error, Result};
 use crate::repository::inventory::{BackupInfo, Inventory, WalObject};
 use crate::repository::layout::{self, Key};
 use crate::wal::{Segment, WalFileName};
@@ -171,7 +172,7 @@ impl VerifiedBackup {
     pub async fn write(store: &Store, backup: &BackupInfo, status: VerifyStatus, now: DateTime<Utc>) -> Result<()> {
         let key = layout::verified_backup(&backup.name);
         if status == VerifyStatus::Failure {
-            return noted(store.delete(&key).await);
+            return noted(store.delete(&key).await.map_err(Error::from));
         }
         let record = VerifiedBackup {
             name: backup.name.clone(),
@@ -184,10 +185,10 @@ impl VerifiedBackup {
 }
 
 async fn read<T: for<'de> Deserialize<'de>>(store: &Store, key: &Key) -> Result<Option<T>> {
-    let content = match store.get(key, LIMIT).await {
+    let content = match metadata::read(store, key, LIMIT).await {
         Ok(content) => content,
-        Err(StorageError::Damaged { .. }) => None,
-        Err(error) => return Err(error.into()),
+        Err(Error::Damaged { .. }) => None,
+        Err(error) => return Err(error),
     };
     Ok(content.and_then(|content| serde_json::from_slice(&content).ok()))
 }
@@ -195,12 +196,12 @@ async fn read<T: for<'de> Deserialize<'de>>(store: &Store, key: &Key) -> Result<
 async fn write<T: Serialize>(store: &Store, key: &Key, record: &T) -> Result<()> {
     let text = serde_json::to_vec(record)
         .map_err(|error| Error::defect(format!("could not write down what was verified: {error}")))?;
-    noted(store.put(key, Bytes::from(text)).await)
+    noted(metadata::put(store, key, Bytes::from(text)).await)
 }
 
 /// Beside a server that does not write nothing is noted, and that is no failure of the verification.
-fn noted(written: Result<(), StorageError>) -> Result<()> {
-    match written.map_err(Error::from) {
+fn noted(written: Result<()>) -> Result<()> {
+    match written {
         Err(refused @ Error::NotWriter { .. }) => {
             tracing::debug!(error = %refused, "what was verified is not noted");
             Ok(())

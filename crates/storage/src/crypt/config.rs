@@ -35,6 +35,8 @@ pub struct EncryptionConfig {
     pub wal_g: bool,
     /// Objects that are not encrypted are read, too: those from before encryption was turned on.
     pub accept_plain: bool,
+    /// What describes the encrypted objects is encrypted, too.
+    pub metadata: bool,
 }
 
 /// Of the program its name only: its arguments may be secret.
@@ -46,6 +48,7 @@ impl fmt::Debug for EncryptionConfig {
             .field("key_files", &self.key_files)
             .field("wal_g", &self.wal_g)
             .field("accept_plain", &self.accept_plain)
+            .field("metadata", &self.metadata)
             .finish()
     }
 }

@@ -24,6 +24,8 @@ impl fmt::Display for Method {
 /// Why an object cannot be decrypted with the keys that are configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Flaw {
+    /// It is encrypted, and there is no key at all.
+    NoKey,
     /// No key of this method opens it.
     WrongKey(Method),
     /// It is encrypted by this method, and all keys are for the other one.
@@ -49,6 +51,7 @@ impl Flaw {
     /// What was found, as a sentence.
     pub fn detail(&self) -> String {
         match self {
+            Flaw::NoKey => "It begins with the mark of metadata that walarchive has encrypted.".to_owned(),
             Flaw::WrongKey(Method::Libsodium) => {
                 "No libsodium key that is configured opens its first chunk: it was encrypted with another key, or is \
                  damaged there."
@@ -78,6 +81,9 @@ impl Flaw {
     /// What to do about it, as a sentence.
     pub fn hint(&self) -> &'static str {
         match self {
+            Flaw::NoKey => {
+                "Give the key with walarchive.encryption_key_file or --encryption-key-file, or in WAL-G's variables."
+            }
             Flaw::WrongKey(_) => {
                 "Give the key that the object was encrypted with, beside the others if there are several: with \
                  walarchive.encryption_key_file or --encryption-key-file, or in WAL-G's variables."
@@ -112,6 +118,7 @@ impl Flaw {
 impl fmt::Display for Flaw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Flaw::NoKey => "is encrypted, and no key is configured",
             Flaw::WrongKey(_) => "cannot be decrypted with the keys that are configured",
             Flaw::OtherMethod(_) => "is encrypted by a method that no configured key is for",
             Flaw::NotEncrypted => "is not encrypted, and has to be",

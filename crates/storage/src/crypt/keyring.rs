@@ -86,7 +86,7 @@ impl Keyring {
                 failure: Mutex::default(),
             })
         };
-        Keyring((has_keys || config.writes.is_some()).then(held))
+        Keyring((has_keys || config.writes.is_some() || config.metadata).then(held))
     }
 
     /// Are there no keys?
@@ -97,6 +97,34 @@ impl Keyring {
     /// How new objects are encrypted, by what the configuration says; none if they are not. Reads no key.
     pub fn writes(&self) -> Option<Method> {
         self.0.as_deref().and_then(|held| held.config.writes)
+    }
+
+    /// Is what describes the encrypted objects to be encrypted, too, by what the configuration says? Reads no key.
+    pub fn seals_metadata(&self) -> bool {
+        self.0.as_deref().is_some_and(|held| held.config.metadata)
+    }
+
+    /// What encrypts new metadata, or leaves it as it is. An error if it could not be read again here: whoever writes has to read it.
+    /// The first time the keys are read, which blocks.
+    pub fn metadata_sealer(&self) -> Result<Sealer> {
+        if !self.seals_metadata() {
+            return Ok(Sealer::default());
+        }
+        let sealer = self.sealer()?;
+        if sealer.method().is_none() {
+            return Err(Error::config(
+                "metadata is to be encrypted, and no method of encryption is set",
+                "Set walarchive.encryption, or --encryption, to libsodium or openpgp, or turn walarchive.encrypt_metadata off.",
+            ));
+        }
+        if !self.can_read()? {
+            return Err(Error::config(
+                "metadata is to be encrypted, and there is no secret key to read it again",
+                "With public keys only, walarchive could neither take delta backups nor delete old ones. Turn walarchive.encrypt_metadata \
+                 off, or give the secret key, too.",
+            ));
+        }
+        Ok(sealer)
     }
 
     /// What encrypts new objects. The first time the keys are read, which blocks.

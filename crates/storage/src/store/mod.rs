@@ -106,6 +106,13 @@ impl Store {
         &self.keyring
     }
 
+    /// The same store, whose objects are read with the keys of another.
+    pub fn with_keys_of(&self, other: &Store) -> Self {
+        let mut store = self.clone();
+        store.keyring = other.keyring.clone();
+        store
+    }
+
     /// The same store; what is asked of it by this handle and its clones is noted in `motion`.
     pub fn noting(&self, motion: Arc<Motion>) -> Self {
         let mut store = self.clone();

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::parts::PART_BYTES;
-use crate::crypt::{self, Flaw, Keyring, Looks, Plain};
+use crate::crypt::{self, Flaw, Keyring, Keys, Looks, Marked, Plain};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
@@ -37,6 +37,10 @@ enum Source {
     Stored(Parts),
     /// To be decrypted from the first read on.
     Sealed(Box<(Parts, Keyring, Looks)>),
+    /// To be decrypted from the first read on if it begins with the mark.
+    Marked(Box<(Parts, Keyring)>),
+    /// As it is stored: it has no mark.
+    Unmarked(Plain),
     Plain(Plain),
     /// An error has ended it.
     Ended,
@@ -69,6 +73,16 @@ impl RangeReader {
     pub fn decrypting(mut self, keyring: &Keyring, looks: Looks) -> Self {
         self.source = match self.source {
             Source::Stored(parts) if !keyring.is_empty() => Source::Sealed(Box::new((parts, keyring.clone(), looks))),
+            source => source,
+        };
+        self
+    }
+
+    /// Read the object in plain text if it begins with [`SEALED_MARK`](crypt::SEALED_MARK), with the keys of the store. Any other is
+    /// read as it is stored.
+    pub fn unsealing(mut self, keyring: &Keyring) -> Self {
+        self.source = match self.source {
+            Source::Stored(parts) => Source::Marked(Box::new((parts, keyring.clone()))),
             source => source,
         };
         self
@@ -130,25 +144,44 @@ impl RangeReader {
         self.failure.lock().take()
     }
 
+    fn keys<'a>(&self, keyring: &'a Keyring) -> io::Result<Option<&'a Keys>> {
+        keyring.keys().map_err(|error| {
+            let text = error.to_string();
+            self.failure.lock().get_or_insert(error);
+            io::Error::other(text)
+        })
+    }
+
+    /// Find out how the source is read. Its first bytes are needed for that.
+    fn open_source(&mut self) -> io::Result<()> {
+        self.source = match std::mem::replace(&mut self.source, Source::Ended) {
+            Source::Sealed(sealed) => {
+                let (parts, keyring, looks) = *sealed;
+                match self.keys(&keyring)? {
+                    Some(keys) => Source::Plain(crypt::open(parts, keys, &looks)?),
+                    None => Source::Stored(parts),
+                }
+            }
+            Source::Marked(marked) => {
+                let (parts, keyring) = *marked;
+                match crypt::look(parts)? {
+                    Marked::Sealed(rest) => Source::Plain(crypt::open_marked(rest, self.keys(&keyring)?)?),
+                    Marked::Plain(plain) => Source::Unmarked(plain),
+                }
+            }
+            source => source,
+        };
+        Ok(())
+    }
+
     fn read_source(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if let Source::Sealed(_) = &self.source
-            && let Source::Sealed(sealed) = std::mem::replace(&mut self.source, Source::Ended)
-        {
-            let (parts, keyring, looks) = *sealed;
-            let keys = keyring.keys().map_err(|error| {
-                let text = error.to_string();
-                self.failure.lock().get_or_insert(error);
-                io::Error::other(text)
-            })?;
-            self.source = match keys {
-                Some(keys) => Source::Plain(crypt::open(parts, keys, &looks)?),
-                None => Source::Stored(parts),
-            };
+        if matches!(self.source, Source::Sealed(_) | Source::Marked(_)) {
+            self.open_source()?;
         }
         match &mut self.source {
             Source::Stored(parts) => parts.read(buffer),
-            Source::Plain(plain) => plain.read(buffer),
-            Source::Sealed(_) | Source::Ended => Err(io::Error::other("reading has failed before")),
+            Source::Plain(plain) | Source::Unmarked(plain) => plain.read(buffer),
+            Source::Sealed(_) | Source::Marked(_) | Source::Ended => Err(io::Error::other("reading has failed before")),
         }
     }
 }

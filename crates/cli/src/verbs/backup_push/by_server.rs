@@ -103,6 +103,15 @@ fn check_encryption(args: &BackupPush, facts: &Facts) -> Result<()> {
             if ours.is_none() && theirs.is_none() {
                 return refuse_plain_text(&settings);
             }
+            let seals_metadata = facts
+                .setting("walarchive.encrypt_metadata")
+                .and_then(encryption::switch);
+            if settings.storage.encryption.metadata && seals_metadata != Some(true) {
+                return Err(Error::config(
+                    "the server takes the backup with walarchive.encrypt_metadata = off, and here it is on",
+                    "Set walarchive.encrypt_metadata on the server, or leave --encrypt-metadata out.",
+                ));
+            }
             (ours, settings.choice == Choice::Method)
         }
         Err(_) if theirs.is_none() => return walarchive_core::wal_g::refuse_plain_text(std::env::vars_os()),

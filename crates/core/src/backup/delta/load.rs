@@ -7,6 +7,7 @@ use super::databases;
 use super::databases::Version;
 use super::files::{Known, Listed, ParentFiles};
 use crate::blocking::blocking;
+use crate::encrypted;
 use crate::error::{Error, Result, StorageError};
 use crate::formats::files_metadata::{FileDescription, Identity, Listener};
 use crate::formats::manifest::{ChecksumAlgorithm, ManifestFile};
@@ -30,7 +31,7 @@ async fn read<T: Send + 'static>(
     work: impl FnOnce(&mut RangeReader) -> Result<io::Result<T>> + Send + 'static,
 ) -> Result<T> {
     let object = store.object_url(&key);
-    let Some(mut reader) = RangeReader::open(store, &key).await? else {
+    let Some(mut reader) = encrypted::open(store, &key).await? else {
         return Err(Error::Storage(StorageError::NotFound { object }));
     };
     blocking(move || {

@@ -49,14 +49,34 @@ impl Place {
     }
 
     pub(crate) fn store_at(&self, name: &str, writes: Option<Method>, keys: &[&str], accept_plain: bool) -> Store {
-        std::fs::create_dir_all(self.path(name)).expect("made");
-        let mut config = StorageConfig::new(format!("file://{}", self.path(name).display()));
-        config.encryption = EncryptionConfig {
+        let config = EncryptionConfig {
             writes,
-            key_files: keys.iter().map(|key| self.path(key)).collect(),
+            key_files: self.paths(keys),
             accept_plain,
             ..EncryptionConfig::default()
         };
+        self.open(name, config)
+    }
+
+    /// For somebody who encrypts metadata, too.
+    pub(crate) fn store_of_secrets(&self, writes: Option<Method>, keys: &[&str]) -> Store {
+        let config = EncryptionConfig {
+            writes,
+            key_files: self.paths(keys),
+            metadata: true,
+            ..EncryptionConfig::default()
+        };
+        self.open("store", config)
+    }
+
+    fn paths(&self, keys: &[&str]) -> Vec<PathBuf> {
+        keys.iter().map(|key| self.path(key)).collect()
+    }
+
+    fn open(&self, name: &str, encryption: EncryptionConfig) -> Store {
+        std::fs::create_dir_all(self.path(name)).expect("made");
+        let mut config = StorageConfig::new(format!("file://{}", self.path(name).display()));
+        config.encryption = encryption;
         Store::open(&config).expect("opened")
     }
 }

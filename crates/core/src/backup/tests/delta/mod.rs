@@ -5,6 +5,7 @@ mod life;
 mod parents;
 mod primaries;
 mod rules;
+mod sealed;
 mod summaries;
 mod unlogged;
 mod visible;
