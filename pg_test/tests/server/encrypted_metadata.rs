@@ -172,6 +172,18 @@ fn one_repository_has_metadata_of_both_kinds() {
     }
     let with_key = ["--encryption-key-file", key.as_str()];
     assert_eq!(listed(&site, &with_key), names);
+    // A mark by the binary, which encrypts and has not the setting, leaves what was encrypted so.
+    let before = sealed(&site);
+    let mark = |args: &[&str]| {
+        let mut mark = site.walarchive(&["backup-mark", &names[1]]);
+        run(mark.args(args).args(with_key))
+    };
+    let refused = mark(&[]);
+    assert!(!refused.success() && refused.stderr.contains("HINT"), "{refused:?}");
+    mark(&["--encryption", "libsodium"]).expect_success();
+    let permanent =
+        cluster.psql("SELECT string_agg(is_permanent::text, ' ' ORDER BY start_lsn) FROM walarchive_backups");
+    assert_eq!((permanent.as_str(), sealed(&site)), ("true true false", before));
     let target = site.restore("restored", "LATEST", &with_key);
     lose(&cluster);
     let restored = site.restored("restored").attach(&target);
