@@ -14,6 +14,7 @@ use super::VerifyStatus;
 use super::record::Verified;
 use crate::encrypted::{self, blame, refuse_unread};
 use crate::error::{Error, Result, StorageError};
+use crate::repository::encryption;
 use crate::repository::inventory::{Inventory, SegmentRange, WalObject};
 use crate::stored::progress::{Counted, ReadProgress};
 use crate::wal::{Segment, SegmentSize, WalFileName, WalWalker, Walked};
@@ -92,6 +93,7 @@ pub async fn verify_content(
     selection: Selection,
     progress: Arc<ReadProgress>,
 ) -> Result<Content> {
+    encryption::refuse_without_key(store).await?;
     refuse_unread(store).await?;
     let verified = Verified::read(store).await?;
     let selected = select(inventory, &verified, selection);

@@ -20,7 +20,7 @@ use crate::encrypted::{self, refuse_unread};
 use crate::error::{Error, Result};
 use crate::printable::counted;
 use crate::repository::inventory::{BackupInfo, Inventory};
-use crate::repository::{inventory, layout};
+use crate::repository::{encryption, inventory, layout};
 use crate::stored::chain::Link;
 use crate::stored::configuration;
 use crate::stored::contents::{Base, MISSING_TAR, Own, read_own};
@@ -57,6 +57,7 @@ pub async fn verify_backup(
     name: &str,
     progress: Arc<ReadProgress>,
 ) -> Result<BackupReport> {
+    encryption::refuse_without_key(store).await?;
     refuse_unread(store).await?;
     let backup = match inventory.backup(name) {
         Some(backup) => backup.clone(),
