@@ -451,8 +451,18 @@ fn drills_verification_and_restores_over_a_directory_need_the_key_and_deletion_n
     let (drill, output) = place.drill(&site, &["--encryption-key-file", &key]);
     output.expect_success();
     assert_eq!(status(&drill, "recovery"), "ok", "{drill:#}");
+    let drills = site.objects("walarchive_005/drills");
+    assert!(!drills.is_empty());
     let lacking = run(&mut place.command(&site, &[]));
     assert_lacks_key(&lacking, 200);
+    let other = sodium_file(&site, "other", &[2]);
+    let with_other = ["--encryption-key-file", other.as_str()];
+    assert_lacks_key(&run(&mut place.command(&site, &with_other)), 200);
+    assert_eq!(
+        site.objects("walarchive_005/drills"),
+        drills,
+        "nothing was found out of the backup"
+    );
     place.assert_empty();
 
     let nowhere = text(&site.dir().join("nowhere"));
@@ -465,6 +475,11 @@ fn drills_verification_and_restores_over_a_directory_need_the_key_and_deletion_n
     ] {
         run(site.walarchive(args).args(with_key)).expect_success();
         assert_lacks_key(&without_key(&site, args), 2);
+        let lacking = run(site.walarchive(args).args(with_other));
+        assert!(
+            lacking.code == Some(2) && lacking.stdout.is_empty() && lacking.stderr.contains("HINT:  Give the key"),
+            "{lacking:?}"
+        );
         assert!(!Path::new(&nowhere).exists());
     }
 
@@ -484,7 +499,9 @@ fn drills_verification_and_restores_over_a_directory_need_the_key_and_deletion_n
     assert_eq!(restored.psql(ROWS), rows);
     restored.stop(StopMode::Immediate);
 
-    // No key is needed to delete.
+    // No key is needed to mark, and to delete.
+    without_key(&site, &["backup-mark", &full]).expect_success();
+    without_key(&site, &["backup-mark", "--impermanent", &full]).expect_success();
     let retained = without_key(&site, &["delete", "retain", "FULL", "1", "--confirm"]);
     retained.expect_success();
     let garbage = without_key(&site, &["delete", "garbage", "--confirm"]);

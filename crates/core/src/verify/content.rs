@@ -93,8 +93,8 @@ pub async fn verify_content(
     selection: Selection,
     progress: Arc<ReadProgress>,
 ) -> Result<Content> {
-    encryption::refuse_without_key(store).await?;
     refuse_unread(store).await?;
+    encryption::refuse_without_right_key(store).await?;
     let verified = Verified::read(store).await?;
     let selected = select(inventory, &verified, selection);
     let known_count = match selection {

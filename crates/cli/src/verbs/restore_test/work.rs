@@ -59,7 +59,7 @@ pub(super) async fn drill(
 ) -> Result<(Drill, Option<String>)> {
     let store = Store::open_settled(&storage.for_backup()).await?;
     // That is nothing against the backup.
-    encryption::refuse_without_key(&store).await?;
+    encryption::refuse_without_right_key(&store).await?;
     let backup = select(args, &store).await?;
     let number = backup.metadata.pg_version;
     let Some(major) = version::of_number(number) else {

@@ -57,8 +57,8 @@ pub async fn verify_backup(
     name: &str,
     progress: Arc<ReadProgress>,
 ) -> Result<BackupReport> {
-    encryption::refuse_without_key(store).await?;
     refuse_unread(store).await?;
+    encryption::refuse_without_right_key(store).await?;
     let backup = match inventory.backup(name) {
         Some(backup) => backup.clone(),
         None => inventory::find_backup(store, name).await?,
