@@ -227,7 +227,7 @@ mod tests {
             "data/global/pg_control",
             "data/postgresql.conf",
         ] {
-            assert_eq!(within(key), [PathBuf::new(); 0], "{key}");
+            assert!(within(key).is_empty(), "{key}");
         }
     }
 
