@@ -48,12 +48,12 @@ fn configuration() -> ConfigurationFiles {
     };
     let secrets = [c"ssl_key_file", c"krb_server_keyfile", c"walarchive.credentials_file"];
     let keys = guc::encryption_key_files().into_iter();
-    let keys = keys.map(|file| server::data_directory().join(file));
     ConfigurationFiles {
         config: file(c"config_file"),
         hba: file(c"hba_file"),
         ident: file(c"ident_file"),
-        secrets: secrets.into_iter().filter_map(file).chain(keys).collect(),
+        secrets: secrets.into_iter().filter_map(file).collect(),
+        keys: keys.map(|file| server::data_directory().join(file)).collect(),
     }
 }
 

@@ -61,12 +61,13 @@ impl Backup {
     /// [`Backup::begin`] after a successful [`Backup::is_free`].
     pub async fn begin_free(
         store: &Store,
-        request: BackupRequest,
+        mut request: BackupRequest,
         options: BackupOptions,
         progress: Arc<BackupProgress>,
         cancel: CancellationToken,
     ) -> Result<Self> {
         let name = request.name();
+        request.configuration.keys.extend(store.keyring().files());
         let wrapping = Wrapping::of(store, options.compression).await?;
         Box::pin(encryption::permit(store)).await?;
         // A cancel waits for the answer: else nobody would remove a claim that was written.

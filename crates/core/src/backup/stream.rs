@@ -83,6 +83,7 @@ impl Backup {
                 sent: Vec::new(),
                 under_way: Vec::new(),
             },
+            keys: rules::keys_within(&self.request.data_dir, &self.request.configuration.keys),
             request: self.request.clone(),
             found: Found::default(),
         };
@@ -162,6 +163,8 @@ struct Found {
 struct Taking {
     parts: Parts,
     request: BackupRequest,
+    /// Files with keys of the repository in the data directory.
+    keys: Vec<PathBuf>,
     found: Found,
 }
 
@@ -231,7 +234,8 @@ impl Taking {
             self.found.map = Some(text(whole(entry, LABEL_LIMIT)?)?).filter(|map| !map.is_empty());
             return Ok(());
         }
-        if rules::is_left_out(path) || self.is_in_emptied(path) {
+        let is_key = self.keys.iter().any(|key| key == path);
+        if is_key || rules::is_left_out(path) || self.is_in_emptied(path) {
             return Ok(());
         }
         self.found.essential.note(path);

@@ -29,6 +29,40 @@ pub async fn state(store: &Store) -> Result<State> {
     })
 }
 
+/// An error if all of the repository is encrypted, and the store has no key. Of an object that libsodium has encrypted nobody can tell
+/// that it is; a mark that cannot be read tells nothing.
+pub async fn refuse_without_key(store: &Store) -> Result<()> {
+    if !store.keyring().is_empty() {
+        return Ok(());
+    }
+    match state(store).await {
+        Ok(State::Encrypted(mark)) if !mark.plain_before => Err(Error::Encrypted {
+            object: store.url().to_owned(),
+            reason: format!("Its cluster.json says that it is encrypted by {}.", mark.key.method),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The same, or all of it is encrypted with one key, which the store has not. The keys are read.
+pub async fn refuse_without_right_key(store: &Store) -> Result<()> {
+    refuse_without_key(store).await?;
+    let Ok(State::Encrypted(mark)) = state(store).await else {
+        return Ok(());
+    };
+    if mark.plain_before || !mark.former_keys.is_empty() || opens(store, &mark).await? {
+        return Ok(());
+    }
+    Err(Error::refused(
+        format!(
+            "\"{}\" is encrypted by {}, and not with a key that is configured",
+            store.url(),
+            mark.key.method
+        ),
+        "Give the key that it was encrypted with, with --encryption-key-file for example. With OpenPGP that is the secret key.",
+    ))
+}
+
 /// New objects may be in plain text from now on, and a writer with a key turns encryption on again. Returns the mark that was
 /// there; none if the repository was not encrypted.
 pub async fn disable(store: &Store) -> Result<Option<Mark>> {

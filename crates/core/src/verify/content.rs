@@ -14,6 +14,7 @@ use super::VerifyStatus;
 use super::record::Verified;
 use crate::encrypted::{self, blame, refuse_unread};
 use crate::error::{Error, Result, StorageError};
+use crate::repository::encryption;
 use crate::repository::inventory::{Inventory, SegmentRange, WalObject};
 use crate::stored::progress::{Counted, ReadProgress};
 use crate::wal::{Segment, SegmentSize, WalFileName, WalWalker, Walked};
@@ -93,6 +94,7 @@ pub async fn verify_content(
     progress: Arc<ReadProgress>,
 ) -> Result<Content> {
     refuse_unread(store).await?;
+    encryption::refuse_without_right_key(store).await?;
     let verified = Verified::read(store).await?;
     let selected = select(inventory, &verified, selection);
     let known_count = match selection {

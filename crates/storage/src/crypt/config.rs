@@ -61,4 +61,11 @@ impl EncryptionConfig {
         let is_configured = !self.key_files.is_empty() || !self.key_command.is_empty();
         is_configured || self.wal_g && keys.into_iter().any(is_set)
     }
+
+    /// The files that hold keys, those that WAL-G's variables name among them. They need not be there.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let of_wal_g = [SODIUM_KEY_PATH, PGP_KEY_PATH].into_iter().filter(|_| self.wal_g);
+        let of_wal_g = of_wal_g.filter_map(std::env::var_os).map(PathBuf::from);
+        self.key_files.iter().cloned().chain(of_wal_g).collect()
+    }
 }

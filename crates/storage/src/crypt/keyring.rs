@@ -1,6 +1,7 @@
 //! The keys of a repository.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -92,6 +93,11 @@ impl Keyring {
     /// Are there no keys?
     pub fn is_empty(&self) -> bool {
         !self.0.as_deref().is_some_and(|held| held.has_keys)
+    }
+
+    /// The files of keys, by what the configuration says. Reads none.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.0.as_deref().map_or_else(Vec::new, |held| held.config.files())
     }
 
     /// How new objects are encrypted, by what the configuration says; none if they are not. Reads no key.

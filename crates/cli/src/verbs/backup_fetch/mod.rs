@@ -1,7 +1,7 @@
 //! `backup-fetch`.
 
 use std::io::{BufRead, IsTerminal, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use walarchive_core::lease::{self, Lease, Moment};
 use walarchive_core::printable::counted;
 use walarchive_core::repository::drills::Drill;
-use walarchive_core::repository::encryption::{self, State};
+use walarchive_core::repository::encryption;
 use walarchive_core::repository::inventory::{find_backup, find_by_user_data, list_backups};
 use walarchive_core::restore::{
     ConfigurationPlan, PlannedRestore, Rates, ReadProgress, RecoveryMode, RecoverySettings, RestoreCommand,
@@ -191,14 +191,21 @@ pub async fn verify(args: &BackupFetch) -> Result<VerifyStatus> {
     }
 }
 
-/// Of an object that libsodium has encrypted nobody can tell. The repository knows it, if it is not damaged.
-async fn refuse_without_key(store: &Store) -> Result<()> {
-    match encryption::state(store).await {
-        Ok(State::Encrypted(mark)) if store.keyring().is_empty() && !mark.plain_before => Err(Error::Encrypted {
-            object: store.url().to_owned(),
-            reason: format!("Its cluster.json says that it is encrypted by {}.", mark.key.method),
-        }),
-        _ => Ok(()),
+/// What a backup does not hold is removed from the directory, and no backup holds a key. Recovery needs it.
+fn refuse_key_within(directory: &Path, keys: &[PathBuf]) -> Result<()> {
+    let Ok(directory) = directory.canonicalize() else {
+        return Ok(());
+    };
+    let within = |key: &&PathBuf| key.canonicalize().is_ok_and(|key| key.starts_with(&directory));
+    match keys.iter().find(within) {
+        None => Ok(()),
+        Some(key) => Err(Error::refused(
+            format!(
+                "the key file \"{}\" is in the directory that is to be restored, and would be removed",
+                key.display()
+            ),
+            "Move it out of that directory, and give its new name with --encryption-key-file.",
+        )),
     }
 }
 
@@ -206,7 +213,10 @@ async fn prepare(args: &BackupFetch) -> Result<(PlannedRestore, StorageConfig, O
     let data_dir = usual_data_dir();
     let settings = repository::find(&args.storage, data_dir.as_deref())?;
     let store = Store::open_settled(&settings.storage).await?;
-    refuse_without_key(&store).await?;
+    encryption::refuse_without_key(&store).await?;
+    if !args.verify_only {
+        refuse_key_within(&args.directory, &settings.storage.encryption.files())?;
+    }
     let mut options = args.options()?;
     if let Some(mode) = args.mode().filter(|_| !args.verify_only) {
         let mut flags = repository::flags();

@@ -48,12 +48,12 @@ fn configuration(facts: &Facts, data_dir: &Path) -> ConfigurationFiles {
     let keys = facts.setting("walarchive.encryption_key_file").unwrap_or_default();
     // The server takes no other value.
     let keys = encryption::key_files(keys).unwrap_or_default().into_iter();
-    let keys = keys.map(|path| data_dir.join(path));
     ConfigurationFiles {
         config: file("config_file"),
         hba: file("hba_file"),
         ident: file("ident_file"),
-        secrets: secrets.into_iter().filter_map(file).chain(keys).collect(),
+        secrets: secrets.into_iter().filter_map(file).collect(),
+        keys: keys.map(|path| data_dir.join(path)).collect(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The backup of a server on another machine: it sends its files over the replication protocol, and they are stored in the
 //! repository's format. It is always a full one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chrono::Utc;
@@ -18,6 +18,7 @@ use walarchive_core::backup::{
 };
 use walarchive_core::codec::Compression;
 use walarchive_core::repository::cluster::ClusterIdentity;
+use walarchive_core::server_config::encryption;
 use walarchive_core::wal::SegmentSize;
 use walarchive_core::{Error, Lsn, Result, lease};
 use walarchive_storage::Store;
@@ -138,6 +139,8 @@ struct Server {
     data_directory: String,
     /// The directory of the server's log, if it collects that.
     log_directory: Option<String>,
+    /// As the server names them.
+    key_files: Vec<PathBuf>,
     archiving: Archiving,
 }
 
@@ -148,7 +151,10 @@ impl Server {
         let segment_size = replication::segment_size(&mut session).await?;
         let collects = replication::show(&mut session, "logging_collector").await?;
         let log_directory = replication::show(&mut session, "log_directory").await?;
+        let key_files = replication::show(&mut session, "walarchive.encryption_key_file").await?;
         Ok(Server {
+            // The server takes no other value.
+            key_files: encryption::key_files(&key_files.unwrap_or_default()).unwrap_or_default(),
             version_num,
             system_identifier: identity.system_identifier,
             segment_size,
@@ -184,7 +190,10 @@ impl Server {
             user_data: None,
             start_time: Utc::now(),
             tablespaces: Vec::new(),
-            configuration: ConfigurationFiles::default(),
+            configuration: ConfigurationFiles {
+                keys: self.key_files.clone(),
+                ..ConfigurationFiles::default()
+            },
             parent: None,
             catchup: None,
         }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use indicatif::HumanBytes;
 use walarchive_core::printable::counted;
+use walarchive_core::repository::encryption;
 use walarchive_core::repository::inventory::find_catchup;
 use walarchive_core::restore::{
     CatchupOptions, CatchupPlan, CatchupState, ReadProgress, RestoreOptions, TablespaceMap, apply_catchup, plan_catchup,
@@ -86,6 +87,7 @@ impl CatchupFetch {
 pub async fn run(args: &CatchupFetch) -> Result<()> {
     let store = repository::patient_store(&args.storage).await?;
     repository::first_answer(&store).await?;
+    encryption::refuse_without_key(&store).await?;
     let backup = find_catchup(&store, &args.backup).await?;
     if let Some(problem) = backup.damaged {
         return Err(Error::refused(

@@ -8,6 +8,7 @@ use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 use walarchive_core::printable::counted;
 use walarchive_core::repository::drills::{Drill, DrillStatus};
+use walarchive_core::repository::encryption;
 use walarchive_core::repository::inventory::{BackupInfo, find_backup, list_backups};
 use walarchive_core::restore::{
     Look, PlannedRestore, ReadProgress, RecoveryMode, RecoverySettings, RestoreCommand, RestoreOptions, RestorePlan,
@@ -57,6 +58,8 @@ pub(super) async fn drill(
     limits: &Limits,
 ) -> Result<(Drill, Option<String>)> {
     let store = Store::open_settled(&storage.for_backup()).await?;
+    // That is nothing against the backup.
+    encryption::refuse_without_right_key(&store).await?;
     let backup = select(args, &store).await?;
     let number = backup.metadata.pg_version;
     let Some(major) = version::of_number(number) else {

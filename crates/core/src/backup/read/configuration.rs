@@ -39,6 +39,9 @@ pub struct ConfigurationFiles {
     pub ident: Option<PathBuf>,
     /// Files with secrets, such as that of `ssl_key_file`: they are never taken, though an include may name them.
     pub secrets: Vec<PathBuf>,
+    /// Files with keys of the repository. They are never taken, even from the data directory: who has a backup and the key that it
+    /// was encrypted with need not get any other.
+    pub keys: Vec<PathBuf>,
 }
 
 /// Take the files outside the data directory, with those that they include, into an object with this key; none if all are in it. Files that cannot be taken are
@@ -63,6 +66,7 @@ pub(crate) fn take(
         secrets: files
             .secrets
             .iter()
+            .chain(&files.keys)
             .filter_map(|path| path.canonicalize().ok())
             .collect(),
         links,
@@ -250,6 +254,7 @@ mod tests {
             hba: Some(etc.join("pg_hba.conf")),
             ident: Some(data.join("pg_ident.conf")),
             secrets: vec![etc.join("key")],
+            keys: Vec::new(),
         };
         let links = Links::default();
         let taken = take(&files, &data, &links, (&Wrapping::plain(Compression::Zstd(1)), &key())).expect("taken");

@@ -61,14 +61,25 @@ pub(crate) fn is_emptied(path: &Path, major: u32) -> bool {
 /// The directory below the data directory, relative to it, that a setting like `log_directory` names, if its content can be left
 /// out: it is neither the data directory nor one that the server has for its data, nor does it hold one of these.
 pub fn emptied_directory(data_dir: &Path, setting: &str) -> Option<PathBuf> {
-    // The server's working directory is the data directory.
-    let joined = data_dir.join(setting);
-    let below = match plain_below(data_dir, &joined) {
-        Some(below) => below,
-        None => plain_below(&data_dir.canonicalize().ok()?, &joined.canonicalize().ok()?)?,
-    };
+    let below = below(data_dir, Path::new(setting))?;
     let top = below.iter().next()?.to_str();
     (!top.is_some_and(places::is_at_top)).then_some(below)
+}
+
+/// Those of the files with keys that are in the data directory, relative to it. No file of the server's is one.
+pub(crate) fn keys_within(data_dir: &Path, keys: &[PathBuf]) -> Vec<PathBuf> {
+    let within = keys.iter().filter_map(|key| below(data_dir, key));
+    within.filter(|key| !is_of_server(key)).collect()
+}
+
+/// The path below the data directory, relative to it, if it is there.
+fn below(data_dir: &Path, path: &Path) -> Option<PathBuf> {
+    // The server's working directory is the data directory.
+    let joined = data_dir.join(path);
+    match plain_below(data_dir, &joined) {
+        Some(below) => Some(below),
+        None => plain_below(&data_dir.canonicalize().ok()?, &joined.canonicalize().ok()?),
+    }
 }
 
 /// The path below a directory, if nothing in it goes up.
@@ -187,6 +198,36 @@ mod tests {
                 expected.map(PathBuf::from),
                 "{setting}"
             );
+        }
+    }
+
+    #[test]
+    fn keys_in_the_data_directory_are_found_whatever_they_are_called_by() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = dir.path().join("data");
+        std::fs::create_dir_all(data.join("keys")).expect("made");
+        std::fs::write(data.join("keys/new"), "a key").expect("written");
+        std::os::unix::fs::symlink("data", dir.path().join("link")).expect("linked");
+        let within = |key: &str| keys_within(&data, &[dir.path().join(key)]);
+        for key in [
+            "data/keys/new",
+            "data/keys/./new",
+            "data/keys/../keys/new",
+            "link/keys/new",
+        ] {
+            assert_eq!(within(key), [PathBuf::from("keys/new")], "{key}");
+        }
+        assert_eq!(
+            keys_within(&data, &[PathBuf::from("keys/new")]),
+            [PathBuf::from("keys/new")]
+        );
+        for key in [
+            "elsewhere",
+            "data/../elsewhere",
+            "data/global/pg_control",
+            "data/postgresql.conf",
+        ] {
+            assert!(within(key).is_empty(), "{key}");
         }
     }
 

@@ -67,6 +67,7 @@ pub(crate) fn walk(request: &BackupRequest, links: &Links, cancel: &Cancellation
         request,
         links,
         version: version::tablespace_prefix(request.major_version()),
+        keys: rules::keys_within(&request.data_dir, &request.configuration.keys),
         cancel,
         tree: DataDirectory::default(),
         locations: HashSet::new(),
@@ -91,6 +92,8 @@ struct Walker<'a> {
     links: &'a Links,
     /// How the names of this major version's directories in tablespaces begin.
     version: String,
+    /// Of the repository.
+    keys: Vec<PathBuf>,
     cancel: &'a CancellationToken,
     tree: DataDirectory,
     /// Tablespaces inside the data directory, against all advice: they are walked once, as tablespaces. The same for targets of
@@ -200,7 +203,12 @@ impl Walker<'_> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        if rules::is_left_out(path) || rules::is_beside_version(path, &self.version) || path == Path::new(PG_CONTROL) {
+        let is_key = self.keys.iter().any(|key| key == path);
+        if is_key
+            || rules::is_left_out(path)
+            || rules::is_beside_version(path, &self.version)
+            || path == Path::new(PG_CONTROL)
+        {
             return Ok(());
         }
         let full = self.request.data_dir.join(path);

@@ -20,7 +20,7 @@ use crate::encrypted::{self, refuse_unread};
 use crate::error::{Error, Result};
 use crate::printable::counted;
 use crate::repository::inventory::{BackupInfo, Inventory};
-use crate::repository::{inventory, layout};
+use crate::repository::{encryption, inventory, layout};
 use crate::stored::chain::Link;
 use crate::stored::configuration;
 use crate::stored::contents::{Base, MISSING_TAR, Own, read_own};
@@ -58,6 +58,7 @@ pub async fn verify_backup(
     progress: Arc<ReadProgress>,
 ) -> Result<BackupReport> {
     refuse_unread(store).await?;
+    encryption::refuse_without_right_key(store).await?;
     let backup = match inventory.backup(name) {
         Some(backup) => backup.clone(),
         None => inventory::find_backup(store, name).await?,
