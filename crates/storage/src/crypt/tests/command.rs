@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{SigSet, SigmaskHow};
 
 use super::*;
@@ -133,6 +134,25 @@ fn what_the_program_leaves_running_is_not_waited_for() {
 }
 
 /// In a server's threads all signals are blocked.
+/// A server keeps sockets and WAL open, and not all of them are closed by themselves in a child.
+#[test]
+fn the_program_gets_no_file_that_is_open_here() {
+    use std::os::fd::AsRawFd;
+
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    fcntl(file.as_file(), FcntlArg::F_SETFD(FdFlag::empty())).expect("not closed by itself");
+    let path = file.path().display().to_string();
+    let opened = std::fs::read_link(format!("/proc/self/fd/{}", file.as_file().as_raw_fd())).expect("open");
+    assert_eq!(opened.display().to_string(), path);
+    let seen = run(
+        &shell("for fd in /proc/self/fd/*; do readlink $fd; done; true"),
+        DEADLINE,
+    )
+    .expect("run");
+    let seen = String::from_utf8_lossy(&seen);
+    assert!(seen.contains("/dev/null") && !seen.contains(&path), "{seen}");
+}
+
 #[test]
 fn the_program_has_signals_as_a_new_process_has_them() {
     let thread = std::thread::spawn(|| {
