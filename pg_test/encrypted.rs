@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use walarchive_testkit::sealed::{GpgKey, by_pynacl};
-use walarchive_testkit::{Builder, Cluster, run};
+use walarchive_testkit::{Builder, Cluster, Output, PATIENCE, StopMode, run};
 
 use crate::site::Site;
 
@@ -148,4 +148,50 @@ pub fn assert_unreadable(site: &Site, segment: &str, key_args: &[&str], message:
         "{fetched:?}"
     );
     assert_eq!(fs::read_dir(site.dir().join("wal")).expect("listed").count(), 0);
+}
+
+/// The flags of a verb that writes.
+pub fn writing(key: &str) -> [&str; 4] {
+    ["--encryption", "libsodium", "--encryption-key-file", key]
+}
+
+/// The binary without the key.
+#[track_caller]
+pub fn without_key(site: &Site, args: &[&str]) -> Output {
+    run(&mut site.walarchive(args))
+}
+
+/// It could not be done for lack of a key, which is no damage.
+#[track_caller]
+pub fn assert_lacks_key(output: &Output, code: i32) {
+    assert_eq!(output.code, Some(code), "{output:?}");
+    let said = format!("{}{}", output.stdout, output.stderr);
+    assert!(
+        said.contains("is encrypted") && said.contains("HINT:  ") && said.contains("key"),
+        "{output:?}"
+    );
+    assert!(!said.contains("is damaged"), "{output:?}");
+}
+
+/// Nothing but an encrypted object is there, of the kinds that are encrypted, and libsodium itself decrypts each with that key.
+#[track_caller]
+pub fn assert_all_sealed(site: &Site, number: u8) {
+    assert_eq!(plain_objects(site), [""; 0]);
+    let objects = sealed_objects(site);
+    assert!(objects.len() > 1, "{objects:?}");
+    for key in objects {
+        let plain = Independent::PyNaCl(number).decrypt(&site.object(&key));
+        assert!(plain.starts_with(&ZSTD), "{key}");
+    }
+}
+
+/// The rows of the table `t` in a backup that is restored into a directory of this name.
+#[track_caller]
+pub fn rows_after_restore(site: &Site, name: &str, directory: &str, args: &[&str]) -> String {
+    let target = site.restore(directory, name, args);
+    let restored = site.restored(directory).attach(&target);
+    restored.wait_promoted(PATIENCE);
+    let rows = restored.psql("SELECT count(*), sum(a) FROM t");
+    restored.stop(StopMode::Immediate);
+    rows
 }
