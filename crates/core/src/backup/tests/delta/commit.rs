@@ -39,7 +39,7 @@ fn lose_the_answer(world: &World, name: &str, act: Act) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_lost_is_asked_for_again() {
     for (act, is_there) in [(Act::Lose, true), (Act::Fail, false)] {
-        let (world, prepared, name, _) = prepared().await;
+        let (world, prepared, name, _) = Box::pin(prepared()).await;
         lose_the_answer(&world, &name, act);
         let error = prepared.commit().await.expect_err("nobody knows");
         assert!(error.is_transient(), "{error:?}");
@@ -54,7 +54,7 @@ async fn an_answer_that_is_lost_is_asked_for_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sentinel_is_taken_back_if_the_parent_goes_while_its_answer_is_lost() {
     for act in [Act::Lose, Act::Fail] {
-        let (world, prepared, name, root) = prepared().await;
+        let (world, prepared, name, root) = Box::pin(prepared()).await;
         lose_the_answer(&world, &name, act);
         prepared.commit().await.expect_err("nobody knows");
         world.store.delete(&layout::sentinel(&root)).await.expect("removed");
@@ -66,7 +66,7 @@ async fn the_sentinel_is_taken_back_if_the_parent_goes_while_its_answer_is_lost(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_last_look_fails_nothing_is_decided() {
-    let (world, prepared, name, root) = prepared().await;
+    let (world, prepared, name, root) = Box::pin(prepared()).await;
     let (sentinel, marker, mut is_written) = (layout::sentinel(&name), layout::backup_deletion(&root), false);
     world.meddler.rule(move |op, key| {
         is_written |= op == Op::Put && key == sentinel;
@@ -87,7 +87,7 @@ async fn while_the_last_look_fails_nothing_is_decided() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_was_lost_is_not_won_by_trying_again() {
-    let (world, prepared, name, _) = prepared().await;
+    let (world, prepared, name, _) = Box::pin(prepared()).await;
     let (sentinel, claim) = (layout::sentinel(&name), layout::backup_claim(&name));
     let mut refused = false;
     world.meddler.rule(move |op, key| match op {
