@@ -45,6 +45,7 @@ pub async fn apply(
     progress: &RotateProgress,
     cancel: &CancellationToken,
 ) -> Result<Rotated> {
+    progress.done.store(0, Ordering::Relaxed);
     let keyring = store.keyring().clone();
     let sealer = blocking(move || Ok(keyring.sealer()?)).await?;
     if sealer.method().is_none() {
@@ -55,7 +56,6 @@ pub async fn apply(
     }
     // Who has only the old key writes nothing from now on, so that nothing comes under it behind this.
     encryption::settle(store).await?;
-    progress.done.store(0, Ordering::Relaxed);
     progress.total.store(survey.stale.len() as u64, Ordering::Relaxed);
     let mut work = futures::stream::iter(&survey.stale)
         .map(|(key, size)| again(store, &sealer, key, *size, cancel))

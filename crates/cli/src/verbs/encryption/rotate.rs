@@ -37,10 +37,12 @@ pub async fn rotate(args: &EncryptionRotate) -> Result<()> {
     let cancel = cancelled_by_signals("the rotation ends")?;
     let work = Box::pin(rotate::apply(&store, &survey, &progress, &cancel));
     let rotated = progress::show_rotation(&progress, work).await.inspect_err(|_| {
-        eprintln!(
-            "walarchive: {} of {objects} objects are encrypted again; the same command goes on with the others",
-            progress.done.load(Ordering::Relaxed)
-        );
+        let done = progress.done.load(Ordering::Relaxed);
+        if done > 0 {
+            eprintln!(
+                "walarchive: {done} of {objects} objects are encrypted again; the same command goes on with the others"
+            );
+        }
     })?;
     eprintln!(
         "walarchive: encrypted {} objects with {} again",
