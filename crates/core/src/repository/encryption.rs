@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use walarchive_storage::Store;
-use walarchive_storage::crypt::{Keyring, Sealer};
+use walarchive_storage::crypt::{HEAD_OF_KEY, Keyring, Sealer, Under};
 
 use super::cluster_file::{ClusterFile, LIMIT};
 pub use super::cluster_file::{KeyName, Mark, State, method_name};
@@ -349,14 +349,25 @@ async fn beside(store: &Store) -> Result<bool> {
     let Some(why) = unreadable(store, &key, size).await? else {
         return Ok(false);
     };
+    // Another process of this server may have begun, or WAL-G has the same public keys.
+    if is_for_own_recipients(store, &key, size).await? {
+        return Ok(false);
+    }
     Err(Error::refused(
         format!(
             "\"{}\" is encrypted, and not with a key that is configured, so nothing is written beside it ({why})",
             store.object_url(&key)
         ),
-        "Give the key that it was encrypted with, or use a prefix of its own. If the server is to have public keys only, run walarchive \
-         wal-push or backup-push once with the secret key.",
+        "Give the key that it was encrypted with, or use a prefix of its own.",
     ))
+}
+
+/// Is the object encrypted to the public keys that new objects get here?
+async fn is_for_own_recipients(store: &Store, key: &str, size: u64) -> Result<bool> {
+    let head = store.get_range(key, 0..size.min(HEAD_OF_KEY)).await?;
+    let (keyring, key) = (store.keyring().clone(), key.to_owned());
+    let under = blocking(move || Ok(keyring.under(&head, &[], |head| encrypted::is_plain(&key, head))?));
+    Ok(matches!(under.await?, Under::Writing(..)))
 }
 
 /// Why the object does not open with the keys of the store; none if it does.
