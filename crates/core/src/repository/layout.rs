@@ -12,6 +12,10 @@ use crate::codec::Format;
 use crate::formats::manifest::hex;
 use crate::wal::WalFileName;
 
+mod tail;
+
+pub use tail::{TAIL_EPOCHS_FOLDER, TAIL_FOLDER, TailChunk, epoch_of_tail, tail_epoch, tail_of};
+
 /// The key of an object or of a folder, relative to the prefix of the storage URL. Only this module makes one, so a text of
 /// another kind, like the name of a backup, cannot be taken for a key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -148,11 +152,14 @@ pub fn wal_of_object(key: &str) -> Option<(WalFileName, Format)> {
     Some((name.parse().ok()?, format))
 }
 
-/// Is it an object of the kind that is encrypted in a repository that is: an archived WAL file, or a tar of a backup or of its
-/// configuration? What is said about them is not.
+/// Is it an object of the kind that is encrypted in a repository that is: an archived WAL file or a part of one, or a tar of a backup
+/// or of its configuration? What is said about them is not.
 pub fn is_encrypted_where_anything_is(key: &str) -> bool {
     let is_configuration = || Format::of_key(key).1.ends_with(CONFIGURATION_SUFFIX);
-    wal_of_object(key).is_some() || key.contains("/tar_partitions/") || is_configuration()
+    wal_of_object(key).is_some()
+        || TailChunk::of_key(key).is_some()
+        || key.contains("/tar_partitions/")
+        || is_configuration()
 }
 
 /// Does such an object describe what is encrypted where anything is: a backup and its files, or what was verified, shown by a drill or

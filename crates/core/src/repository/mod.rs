@@ -9,6 +9,7 @@ pub mod inventory;
 pub mod layout;
 pub(crate) mod plain_text;
 mod presence;
+pub mod tail;
 pub(crate) mod unread;
 
 pub use presence::{is_there, none_in};
