@@ -12,6 +12,7 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::cut;
+use super::frames::Frames;
 use super::notes::{forget_unless, note_digest, note_timeline};
 use super::source::{Fingerprint, SegmentSource};
 use crate::blocking::blocking;
@@ -45,6 +46,8 @@ pub struct Archive {
     agreed: Mutex<Option<Instant>>,
     owned: OnceCell<Option<Bytes>>,
     claimed: OnceCell<CreateOnly>,
+    /// What the tail has compressed.
+    pub(super) frames: Arc<Frames>,
     /// None where nobody asks who may write, as in tests.
     writer: Option<Arc<Writer>>,
     /// Another program may store the same files meanwhile, compressed in another way.
@@ -77,6 +80,7 @@ impl Archive {
             agreed: Mutex::default(),
             owned: OnceCell::new(),
             claimed: OnceCell::new(),
+            frames: Arc::default(),
             writer: None,
             beside_others: false,
         }
@@ -112,6 +116,7 @@ impl Archive {
             agreed: Mutex::new(*self.agreed.lock()),
             owned: self.owned.clone(),
             claimed: self.claimed.clone(),
+            frames: Arc::clone(&self.frames),
             beside_others: self.beside_others,
         }
     }
@@ -372,7 +377,11 @@ impl Archive {
         }
         let compress = {
             let key = key.clone();
-            blocking(move || source.compress(&identity, &wrapping, &key, Vec::with_capacity(expected)))
+            let frames = match (*name, self.compression.format()) {
+                (WalFileName::Segment(segment), Format::Zstd) => self.frames.of(segment),
+                _ => Vec::new(),
+            };
+            blocking(move || source.compress(&identity, &wrapping, &key, &frames, Vec::with_capacity(expected)))
         };
         let (body, other) = tokio::join!(compress, self.in_another_kind(name, &fingerprint));
         if let Some((bytes, key)) = other? {
@@ -432,7 +441,7 @@ impl Archive {
         let _cancel_on_drop = cancel.clone().drop_guard();
         let (upload, task) = store.upload_new(key, cancel);
         let compress = async {
-            let summed = blocking(move || source.compress(&identity, &wrapping, &object, Summed::new(upload)));
+            let summed = blocking(move || source.compress(&identity, &wrapping, &object, &[], Summed::new(upload)));
             let (Summed { inner: upload, sum }, digest) = summed.await?;
             // There is no object before its last part is handed over.
             let note = match digest {
