@@ -65,6 +65,11 @@ impl Wrapping {
         Wrapping { compression, ..self }
     }
 
+    /// How they are compressed.
+    pub(crate) fn compression(&self) -> Compression {
+        self.compression
+    }
+
     /// About as many bytes an object has whose content has so many and cannot be compressed.
     pub(crate) fn at_most(&self, bytes: u64) -> u64 {
         match self.sealer.method() {

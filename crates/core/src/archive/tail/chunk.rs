@@ -1,13 +1,14 @@
 //! A chunk is read from the file of its segment, checked, and made an object.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use bytes::Bytes;
 
 use super::plan::Span;
+use crate::archive::frames::Frame;
 use crate::encrypted::Wrapping;
 use crate::error::{Error, Result};
 use crate::repository::cluster::ClusterIdentity;
@@ -21,7 +22,7 @@ const SHORT_HEADER_BYTES: u64 = 24;
 const PAGE_SIZE_AT: usize = 36;
 const ADDRESS_AT: usize = 8;
 
-/// Make the object with this key of a part of the file of a segment, all of which was flushed.
+/// Make the object with this key of a part of the file of a segment, all of which was flushed. What was compressed is given, too.
 pub(super) fn make(
     path: &Path,
     segment: Segment,
@@ -29,15 +30,29 @@ pub(super) fn make(
     identity: &ClusterIdentity,
     wrapping: &Wrapping,
     key: &Key,
-) -> Result<Bytes> {
+) -> Result<(Bytes, Frame)> {
     let content = read(path, segment, span, identity)?;
-    let failed = |error| Error::io("compress", path, error);
-    let mut encoder = wrapping
-        .begin(key, Vec::with_capacity(content.len() / 4), 0)
-        .map_err(failed)?;
-    encoder.pledge(content.len() as u64).map_err(failed)?;
-    encoder.write_all(&content).map_err(failed)?;
-    Ok(encoder.finish().map_err(failed)?.into())
+    let frame = Frame {
+        start: span.start,
+        end: span.end,
+        crc: crc32c::crc32c(&content),
+        content: compress(&content, wrapping).map_err(|error| Error::io("compress", path, error))?,
+    };
+    let object = seal(&frame.content, wrapping, key).map_err(|error| Error::io("encrypt", path, error))?;
+    Ok((object, frame))
+}
+
+fn compress(content: &[u8], wrapping: &Wrapping) -> io::Result<Bytes> {
+    let mut encoder = wrapping.compression().encoder(Vec::with_capacity(content.len() / 4))?;
+    encoder.pledge(content.len() as u64)?;
+    encoder.write_all(content)?;
+    Ok(encoder.finish()?.into())
+}
+
+fn seal(compressed: &[u8], wrapping: &Wrapping, key: &Key) -> io::Result<Bytes> {
+    let mut sealed = wrapping.seal(key, Vec::with_capacity(compressed.len() + compressed.len() / 256))?;
+    sealed.write_all(compressed)?;
+    Ok(sealed.finish()?.into())
 }
 
 fn read(path: &Path, segment: Segment, span: Span, identity: &ClusterIdentity) -> Result<Vec<u8>> {
