@@ -60,14 +60,14 @@ impl Wrapping {
         }
     }
 
+    /// How objects are compressed.
+    pub(crate) fn compression(&self) -> Compression {
+        self.compression
+    }
+
     /// The same for objects that are compressed in another way.
     pub(crate) fn compressing(self, compression: Compression) -> Self {
         Wrapping { compression, ..self }
-    }
-
-    /// How they are compressed.
-    pub(crate) fn compression(&self) -> Compression {
-        self.compression
     }
 
     /// About as many bytes an object has whose content has so many and cannot be compressed.
