@@ -118,8 +118,18 @@ fn is_zero_from(path: &Path, offset: u64) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control_file::tests::sample;
+    use std::sync::Arc;
+
+    use object_store::memory::InMemory;
+    use walarchive_storage::Store;
+
+    use crate::codec::Compression;
+    use crate::control_file::tests::{SYSTEM_IDENTIFIER, sample};
     use crate::data_dir::PG_WAL;
+    use crate::lease::{INTERVAL, Situation, Writer};
+    use crate::repository::cluster::ClusterIdentity;
+    use crate::repository::layout;
+    use crate::wal::generator::segments;
 
     const MB: u64 = 1 << 20;
 
@@ -153,5 +163,42 @@ mod tests {
         assert!(!is_cut(&of(timeline, 4), 0x100, true) && !is_cut(&of(timeline, 6), 0x100, true));
         assert!(!is_cut(&of(timeline + 1, 5), 0x100, true));
         assert!(!is_cut(&forked, 0x100, false), "the server's own timeline");
+    }
+    /// With `archive_mode = always` PostgreSQL wants each file archived that it has got from the archive.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_the_tail_had_of_a_segment_is_not_archived_as_the_segment() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for name in ["base", "global", PG_WAL] {
+            std::fs::create_dir(dir.path().join(name)).expect("created");
+        }
+        std::fs::write(dir.path().join("global/pg_control"), sample(MB as u32, 288)).expect("written");
+        let (segment, whole) = segments(1, 7, 1).swap_remove(0);
+        let (name, pg_wal) = (WalFileName::Segment(segment), dir.path().join(PG_WAL));
+        let store = Store::of(Arc::new(InMemory::new()), "memory:");
+        let situation = Situation {
+            in_recovery: true,
+            is_standby: true,
+            timeline: 1,
+            interval: INTERVAL,
+        };
+        let identity = ClusterIdentity {
+            system_identifier: SYSTEM_IDENTIFIER,
+            major_version: 15,
+            segment_size: SegmentSize::new(MB).expect("a size"),
+        };
+        let archive = Archive::new(store.clone(), identity, Compression::Plain).with_writer(Writer::new(
+            store.clone(),
+            dir.path(),
+            situation,
+        ));
+        let push = async |content: &[u8]| {
+            std::fs::write(pg_wal.join(name.to_string()), content).expect("written");
+            archive.push(&pg_wal, &name).await.expect("pushed").already_there
+        };
+        let is_there = async || !store.list(&layout::WAL_FOLDER).await.expect("listed").is_empty();
+        let mut part = whole.clone();
+        part[300_000..].fill(0);
+        assert!(push(&part).await && !is_there().await);
+        assert!(!push(&whole).await && is_there().await);
     }
 }

@@ -209,3 +209,6 @@ fn begins_with(file: &Path, other: &Path, bytes: u64) -> bool {
     };
     compare().unwrap_or(false)
 }
+
+#[cfg(test)]
+mod tests;
