@@ -11,7 +11,6 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use super::cut;
 use super::frames::Frames;
 use super::notes::{forget_unless, note_digest, note_timeline};
 use super::source::{Fingerprint, SegmentSource};
@@ -290,8 +289,8 @@ impl Archive {
             blocking(move || SegmentSource::open(&path, &name, &identity)).await?
         };
         let (file_bytes, fingerprint) = (source.bytes(), source.fingerprint());
-        if self.ends_at_fork(&path, name).await? {
-            tracing::info!(%name, "is not archived, as it has only what is before the fork of its timeline");
+        if let Some(reason) = self.no_segment(&source, name).await? {
+            tracing::info!(%name, "is not archived, as {reason}");
             return Ok(Pushed {
                 already_there: true,
                 file_bytes,
@@ -319,18 +318,6 @@ impl Archive {
             stored_bytes,
             fingerprint,
         })
-    }
-
-    /// Is the file of a server no whole segment, because the server has left its timeline within it?
-    async fn ends_at_fork(&self, path: &Path, name: &WalFileName) -> Result<bool> {
-        let (Some(writer), WalFileName::Segment(segment)) = (&self.writer, *name) else {
-            return Ok(false);
-        };
-        let (in_recovery, size, path) = (writer.in_recovery(), self.identity.segment_size, path.to_owned());
-        let look = move || {
-            cut::ends_at_fork(&path, segment, size, in_recovery).map_err(|error| Error::io("read", &path, error))
-        };
-        blocking(look).await
     }
 
     /// A server in recovery that archives too writes only files that are missing, and only those that the holder of the lease
