@@ -20,6 +20,7 @@ pub mod received;
 mod rewind;
 mod series;
 mod source;
+pub mod tail;
 
 pub use fetch::{Fetched, fetch, fetch_in, fetch_part, read_through};
 pub use fork::{Share, known_share, share_of};

@@ -129,6 +129,16 @@ impl Archive {
         }
     }
 
+    /// The cluster.
+    pub(super) fn identity(&self) -> &ClusterIdentity {
+        &self.identity
+    }
+
+    /// How WAL files are compressed.
+    pub(super) fn compression(&self) -> Compression {
+        self.compression
+    }
+
     /// The store, for messages.
     pub fn store(&self) -> &Store {
         &self.store
@@ -227,6 +237,18 @@ impl Archive {
         Ok(())
     }
 
+    /// What comes before each write: the repository is there, it is this cluster's, and it is encrypted as this archive writes.
+    pub(super) async fn enter(&self) -> Result<()> {
+        // The first time it is much, and it must not make every push so large.
+        Box::pin(self.claim()).await?;
+        Box::pin(self.begin_anew()).await?;
+        Box::pin(self.agree()).await?;
+        if self.store.may_vanish() && self.store.size(&layout::CLUSTER).await?.is_none() {
+            return Err(repository::none_in(&self.store));
+        }
+        Ok(())
+    }
+
     /// Archive `directory/name`. Returns only after the store has acknowledged the object, or after the object that was
     /// there was found to have the same content. Never overwrites. Memory is bounded, whatever the size of a segment. It takes
     /// the time that it needs, as long as something moves.
@@ -255,14 +277,8 @@ impl Archive {
         motion: Arc<Motion>,
         brake: Brake,
     ) -> Result<Pushed> {
-        // The first time it is much, and it must not make every push so large.
-        Box::pin(self.claim()).await?;
-        Box::pin(self.begin_anew()).await?;
-        Box::pin(self.agree()).await?;
+        self.enter().await?;
         let store = self.store.noting(Arc::clone(&motion)).with_brake(brake);
-        if self.store.may_vanish() && self.store.size(&layout::CLUSTER).await?.is_none() {
-            return Err(repository::none_in(&self.store));
-        }
         let key = layout::wal(name, self.compression.format());
         let source = {
             let (path, name, identity) = (path.clone(), *name, self.identity);
