@@ -10,7 +10,7 @@ use crate::guc;
 use crate::pg::lsn::PgLsn;
 use crate::pg::text::SqlText;
 use crate::pg::{server, standbys};
-use crate::shmem::{self, ARCHIVING, SyncState, Synchronous};
+use crate::shmem::{self, ARCHIVING, SyncState, Synchronous, Text};
 
 const ROW: &str = "synchronous";
 
@@ -36,14 +36,25 @@ fn walarchive_synchronous_status() -> TableIterator<
     ))
 }
 
-/// As the uploader has put it, unless that does not run.
+/// As the uploader has put it, unless that does not run or does not move.
 fn status() -> Synchronous {
-    let status = ARCHIVING.share().synchronous;
-    let state = match status.state {
-        SyncState::Off if guc::synchronous() && !server::in_recovery() => SyncState::Connecting,
-        state => state,
+    let (status, is_stuck) = {
+        let archiving = ARCHIVING.share();
+        (archiving.synchronous, archiving.is_stuck())
     };
-    Synchronous { state, ..status }
+    match status.state {
+        SyncState::Off if guc::synchronous() && !server::in_recovery() => Synchronous {
+            state: SyncState::Connecting,
+            ..status
+        },
+        SyncState::Off => status,
+        _ if is_stuck => Synchronous {
+            state: SyncState::Waiting,
+            error: Text::new("the walarchive uploader does not respond"),
+            ..status
+        },
+        _ => status,
+    }
 }
 
 /// Do the settings of PostgreSQL and of walarchive go together? None if this server uses nothing of it.

@@ -6,7 +6,7 @@ use walarchive_pg_test::archiving::{SEGMENT, status, wait_message};
 use walarchive_pg_test::failover::{promote, wait_caught_up};
 use walarchive_pg_test::site::Site;
 use walarchive_pg_test::synchronous::{builder, commit, has, lsn, start, wait_state};
-use walarchive_testkit::{Cluster, PATIENCE, Session, Signal, StopMode, kill_pid};
+use walarchive_testkit::{Cluster, Fault, FaultProxy, PATIENCE, Seen, Session, Signal, StopMode, kill_pid};
 
 /// The row `synchronous` of `walarchive_check()`: status and detail.
 fn row(cluster: &Cluster) -> String {
@@ -44,6 +44,31 @@ fn what_has_returned_is_in_the_store() {
     );
     assert_eq!(seen, "sync|1|t|t");
     cluster.psql("SET synchronous_commit = remote_apply; INSERT INTO t VALUES (-1)");
+}
+
+/// Each of them would have to wait for a request of its own.
+#[test]
+fn what_gathers_meanwhile_is_stored_together() {
+    const CLIENTS: usize = 20;
+    const COMMITS: usize = 10;
+    let site = Site::on_s3();
+    let proxy = FaultProxy::start(site.s3().expect("S3").port());
+    let cluster = start(builder(&site, "primary").setting("walarchive.storage_options", &proxy.options()));
+    proxy.set([Fault::Latency(Duration::from_millis(50))]);
+    proxy.forget();
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                let mut session = Session::begin(&cluster);
+                for id in 0..COMMITS {
+                    session.ask(&format!("INSERT INTO t VALUES ({id}) RETURNING id"));
+                }
+            });
+        }
+    });
+    let chunk = |seen: &&Seen| seen.method == "PUT" && seen.target.contains("/tail/");
+    let chunks = proxy.requests().iter().filter(chunk).count();
+    assert!((1..CLIENTS * COMMITS / 3).contains(&chunks), "{chunks} requests");
 }
 
 #[test]

@@ -54,7 +54,7 @@ impl Progress {
     /// The stream has ended.
     pub(super) fn disconnected(&mut self) {
         self.received = None;
-        self.stuck_since = None;
+        (self.still_since, self.stuck_since) = (None, None);
     }
 
     /// The stream has come so far.
@@ -229,6 +229,24 @@ mod tests {
             (progress.report(), progress.state(late)),
             (Lsn(300), SyncState::Synchronous)
         );
+    }
+
+    #[test]
+    fn the_time_without_a_connection_does_not_count() {
+        let start = Instant::now();
+        let mut progress = connected(false, start);
+        progress.tick(true, start);
+        progress.disconnected();
+        progress.tick(true, start + WAIT);
+        progress.connected(Lsn(100), start + WAIT);
+        progress.tick(true, start + WAIT);
+        assert_eq!(progress.report(), Lsn(0));
+        progress.tick(true, start + 2 * WAIT);
+        assert_eq!(progress.report(), Lsn(100));
+        // Nor does it end what has begun.
+        progress.disconnected();
+        progress.connected(Lsn(200), start + 2 * WAIT);
+        assert_eq!(progress.report(), Lsn(200));
     }
 
     #[test]

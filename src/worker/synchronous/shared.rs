@@ -77,11 +77,11 @@ impl Shared {
         let now = Instant::now();
         let (state, safe, is_other) = {
             let mut progress = self.progress.lock();
-            let before = progress.state(now);
+            let before = (progress.state(now), progress.rules);
             progress.rules = rules;
             progress.tick(commits_wait, now);
             let state = progress.state(now);
-            (state, progress.safe(), state != before)
+            (state, progress.safe(), (state, rules) != before)
         };
         if is_other {
             self.news.notify_one();

@@ -89,7 +89,7 @@ impl Teller {
         }
         let detail = match &shown.refused {
             Some(failure) => format!("{}.", failure.message.as_str()),
-            None => format!("It has everything before {}, and has taken nothing since.", shown.safe),
+            None => format!("It has everything before {}, and not yet what follows.", shown.safe),
         };
         let code = PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE;
         error::warning(
