@@ -6,6 +6,7 @@ use super::backfill::Backfill;
 use super::clock::now_us;
 use super::failure::Failure;
 use super::queue::{FileName, Queue};
+use super::synchronous::Synchronous;
 use super::text::Text;
 use crate::pg::latch::Latch;
 
@@ -64,6 +65,8 @@ pub struct Archiving {
     pub counters: Counters,
     /// WAL that nobody asks for.
     pub backfill: Backfill,
+    /// The synchronous standby.
+    pub synchronous: Synchronous,
 }
 
 impl Archiving {
@@ -92,6 +95,7 @@ impl Archiving {
             last_error_us: 0,
         },
         backfill: Backfill::NONE,
+        synchronous: Synchronous::OFF,
     };
 
     /// The uploader looks around.
