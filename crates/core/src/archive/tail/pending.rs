@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::archive::ready_files;
 use crate::data_dir::ARCHIVE_STATUS;
 use crate::error::Result;
-use crate::lsn::Lsn;
-use crate::wal::{Segment, SegmentSize, WalFileName};
+use crate::wal::{Segment, WalFileName};
 
 /// Does a segment of this `pg_wal` wait to be archived? The server marks it before it says that it was flushed.
 pub(super) fn is_ready(pg_wal: &Path, segment: Segment) -> bool {
@@ -42,19 +41,14 @@ impl Pending {
         }
     }
 
-    /// Up to where everything of that timeline is stored, if it is up to `stored` as far as nothing waits. None: what comes before
-    /// the timeline waits. The archiver takes these files in their order.
-    pub(super) fn limit(&mut self, pg_wal: &Path, timeline: u32, size: SegmentSize, stored: Lsn) -> Option<Lsn> {
+    /// The first of them that still waits. The archiver takes them in their order.
+    pub(super) fn first(&mut self, pg_wal: &Path) -> Option<WalFileName> {
         while let Some(first) = self.0.first() {
-            if !mark(pg_wal, first).exists() {
-                self.0.pop_first();
-                continue;
+            if mark(pg_wal, first).exists() {
+                return Some(*first);
             }
-            return match *first {
-                WalFileName::Segment(segment) if segment.timeline == timeline => Some(segment.start(size).min(stored)),
-                _ => None,
-            };
+            self.0.pop_first();
         }
-        Some(stored)
+        None
     }
 }
