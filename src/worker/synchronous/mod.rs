@@ -71,26 +71,23 @@ impl Synchronous {
         }
     }
 
-    /// Does the synchronous standby ship the tail?
-    pub(super) fn is_on(&self) -> bool {
-        self.status.state != SyncState::Off
+    /// Is there to be one, which stores the tail then?
+    pub(super) fn is_wanted(&self) -> bool {
+        guc::synchronous() && !server::in_recovery() && server::archive_mode() != "off" && server::is_archive_library()
     }
 
-    /// Do what is due. `may_store`: all WAL of before the promotion of this server is archived, or there is none. Returns when to call
-    /// this again; what changes wakes the uploader.
-    pub(super) fn turn(&mut self, bridge: &'static Bridge, may_store: bool) -> Option<Duration> {
-        if !guc::synchronous()
-            || server::in_recovery()
-            || server::archive_mode() == "off"
-            || !server::is_archive_library()
-        {
-            if self.is_on() {
-                self.running = None;
-                self.teller = Teller::default();
-                self.show(Status::OFF);
-            }
-            return None;
+    /// There is to be none.
+    pub(super) fn stop(&mut self) {
+        if self.status.state != SyncState::Off {
+            self.running = None;
+            self.teller = Teller::default();
+            self.show(Status::OFF);
         }
+    }
+
+    /// Do what is due, if it is wanted. `may_store`: all WAL of before the promotion of this server is archived, or there is none.
+    /// Returns when to call this again; what changes wakes the uploader.
+    pub(super) fn turn(&mut self, bridge: &'static Bridge, may_store: bool) -> Duration {
         let (timeline, lsn) = server::wal_position();
         let position = Position {
             timeline,
@@ -132,7 +129,7 @@ impl Synchronous {
                 });
             }
         }
-        Some(LOOK)
+        LOOK
     }
 
     /// The tasks, begun again if the settings are others, or one has panicked.

@@ -60,6 +60,11 @@ impl Wrapping {
         }
     }
 
+    /// How objects are compressed.
+    pub(crate) fn compression(&self) -> Compression {
+        self.compression
+    }
+
     /// The same for objects that are compressed in another way.
     pub(crate) fn compressing(self, compression: Compression) -> Self {
         Wrapping { compression, ..self }

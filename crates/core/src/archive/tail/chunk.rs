@@ -1,13 +1,14 @@
 //! A chunk is read from the file of its segment, checked, and made an object.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use bytes::Bytes;
 
 use super::plan::Span;
+use crate::codec::Compression;
 use crate::encrypted::Wrapping;
 use crate::error::{Error, Result};
 use crate::repository::cluster::ClusterIdentity;
@@ -32,12 +33,24 @@ pub(super) fn make(
 ) -> Result<Bytes> {
     let content = read(path, segment, span, identity)?;
     let failed = |error| Error::io("compress", path, error);
-    let mut encoder = wrapping
-        .begin(key, Vec::with_capacity(content.len() / 4), 0)
-        .map_err(failed)?;
-    encoder.pledge(content.len() as u64).map_err(failed)?;
-    encoder.write_all(&content).map_err(failed)?;
-    Ok(encoder.finish().map_err(failed)?.into())
+    let frame = compress(&content, wrapping.compression()).map_err(failed)?;
+    seal(&frame, wrapping, key).map_err(failed)
+}
+
+/// One frame, which is nothing but what is compressed.
+fn compress(content: &[u8], compression: Compression) -> io::Result<Vec<u8>> {
+    let mut encoder = compression.encoder(Vec::with_capacity(content.len() / 4))?;
+    encoder.pledge(content.len() as u64)?;
+    encoder.write_all(content)?;
+    encoder.finish()
+}
+
+/// What is stored of it.
+fn seal(frame: &[u8], wrapping: &Wrapping, key: &Key) -> io::Result<Bytes> {
+    let wrapping = wrapping.clone().compressing(Compression::Plain);
+    let mut sealed = wrapping.begin(key, Vec::with_capacity(frame.len()), 0)?;
+    sealed.write_all(frame)?;
+    Ok(sealed.finish()?.into())
 }
 
 fn read(path: &Path, segment: Segment, span: Span, identity: &ClusterIdentity) -> Result<Vec<u8>> {

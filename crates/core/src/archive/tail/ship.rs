@@ -9,7 +9,7 @@ use walarchive_storage::Store;
 use super::chunk;
 use super::clean::{Cleaner, Waste};
 use super::epoch;
-use super::pending::{Pending, is_ready};
+use super::pending::{Pending, is_archived};
 use super::plan::Plan;
 use crate::archive::Archive;
 use crate::blocking::blocking;
@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::repository::cluster::ClusterIdentity;
 use crate::repository::layout::TailChunk;
-use crate::wal::{Segment, SegmentSize};
+use crate::wal::{Segment, SegmentSize, WalFileName};
 
 /// How far a server has flushed its WAL to disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,10 +69,6 @@ impl Part {
             plan: Plan::default(),
         }
     }
-
-    fn covered(&self, size: SegmentSize) -> Lsn {
-        Lsn(self.segment.start(size).0 + self.plan.covered())
-    }
 }
 
 /// An epoch that was begun.
@@ -83,6 +79,8 @@ struct Course {
     present: Part,
     /// The segment before, as long as the end of it is to be stored.
     leaving: Option<Part>,
+    /// The end of what was shipped.
+    stored: Lsn,
     pending: Pending,
     /// Chunks of older epochs of the first segment, which nobody needs when that has chunks of this one.
     older: Vec<TailChunk>,
@@ -118,86 +116,73 @@ impl Shipper {
         }
     }
 
-    /// Store what is not stored yet up to that position. If nothing is new, nothing is written. If this fails, or is dropped, what is
-    /// under way counts as not stored, and the next call tries it again.
+    /// Store what is not stored yet up to that position. If nothing is new, nothing is written; nor while WAL of before waits to be
+    /// archived, as nobody could recover to what is behind that. If this fails, or is dropped, what is under way counts as not stored,
+    /// and the next call tries it again.
     pub async fn ship(&mut self, position: Position) -> Result<Shipped> {
         if self.archive.writer().is_some_and(|writer| writer.in_recovery()) {
             return Err(Error::defect("a server in recovery has no tail"));
         }
-        Box::pin(self.archive.enter()).await?;
+        self.archive.enter().await?;
         let size = self.archive.identity().segment_size;
         // The last byte decides: at the beginning of a segment there may be no file of it yet.
         let target = Segment::containing(position.timeline, Lsn(position.flushed.0.saturating_sub(1)), size);
-        if self
-            .course
-            .as_ref()
-            .is_none_or(|course| course.timeline != position.timeline)
-        {
-            self.course = Some(self.begin(target).await?);
-        }
-        let wrapping = self.archive.wrapping().await?.clone().compressing(zstd(&self.archive));
-        let Some(course) = &mut self.course else {
-            return Err(Error::defect("the tail has no epoch"));
+        let mut course = match self.course.take() {
+            Some(course) if course.timeline == position.timeline => course,
+            _ => Box::pin(self.begin(target)).await?,
         };
-        if position.flushed > course.present.covered(size) {
+        if position.flushed > course.stored {
             course.go_to(target, &self.pg_wal, size, &self.waste);
         }
+        let course = self.course.insert(course);
         let way = Way {
             archive: &self.archive,
             store: self.archive.writable(),
-            wrapping,
+            wrapping: self.archive.wrapping().await?.clone().compressing(zstd(&self.archive)),
             pg_wal: &self.pg_wal,
             epoch: course.epoch,
             waste: &self.waste,
         };
-        let start = course.present.segment.start(size);
-        let wanted = position.flushed.0.saturating_sub(start.0).min(size.bytes());
-        // Both at once. One that succeeds counts, whatever becomes of the other.
-        let (rest, front) = tokio::join!(
-            async {
-                match &mut course.leaving {
-                    Some(part) => way.store_unless_archived(part, size.bytes()).await,
-                    None => Ok(0),
-                }
-            },
-            way.store_unless_archived(&mut course.present, wanted)
-        );
-        let (rest, front) = (rest?, front?);
-        if let Some(part) = course.leaving.take() {
-            self.waste.lock().segments.insert(part.segment);
-        }
-        if !course.older.is_empty() && course.present.plan.covered() > 0 {
-            let older = course.older.drain(..).map(|chunk| chunk.key());
-            self.waste.lock().objects.extend(older);
-        }
-        let stored = course.present.covered(size).max(position.flushed);
-        let limit = course.pending.limit(&self.pg_wal, course.timeline, size, stored);
-        course.safe = course.safe.max(limit);
+        let mut bytes = 0;
+        let safe = match course.pending.first(&self.pg_wal) {
+            None => {
+                bytes = course.ship(&way, position.flushed, size).await?;
+                Some(course.stored)
+            }
+            Some(WalFileName::Segment(first)) if first.timeline == course.timeline => Some(first.start(size)),
+            Some(_) => None,
+        };
+        course.safe = course.safe.max(safe);
         Ok(Shipped {
             epoch: course.epoch,
             timeline: course.timeline,
-            stored,
+            stored: course.stored,
             safe: course.safe,
-            bytes: rest + front,
+            bytes,
         })
     }
 
     async fn begin(&mut self, target: Segment) -> Result<Course> {
         let size = self.archive.identity().segment_size;
-        let (directory, present) = (self.pg_wal.clone(), target);
-        let pending = blocking(move || Pending::look(&directory, present)).await?;
-        let resumed = self.resumed.take();
-        if let Some(shipped) = resumed.filter(|shipped| shipped.timeline == target.timeline) {
-            let segment = Segment::containing(shipped.timeline, Lsn(shipped.stored.0.saturating_sub(1)), size);
-            let covered = shipped.stored.0 - segment.start(size).0;
+        let resumed = self.resumed.filter(|shipped| shipped.timeline == target.timeline);
+        let last = |shipped: Shipped| Lsn(shipped.stored.0.saturating_sub(1));
+        let first = match resumed {
+            Some(shipped) => Segment::containing(shipped.timeline, last(shipped), size),
+            None => target,
+        };
+        let directory = self.pg_wal.clone();
+        let pending = blocking(move || Pending::look(&directory, first, size)).await?;
+        if let Some(shipped) = resumed {
+            let covered = shipped.stored.0.saturating_sub(first.start(size).0);
             return Ok(Course {
                 epoch: shipped.epoch,
                 timeline: shipped.timeline,
                 present: Part {
-                    segment,
+                    segment: first,
                     plan: Plan::resumed(covered),
                 },
                 leaving: None,
+                stored: shipped.stored,
                 pending,
                 older: Vec::new(),
                 safe: shipped.safe,
@@ -205,7 +190,14 @@ impl Shipper {
         }
         let store = self.archive.writable();
         let epoch = epoch::take(&store, self.archive.identity(), target.timeline).await?;
-        let (older, others): (Vec<_>, Vec<_>) = epoch.chunks.into_iter().partition(|chunk| chunk.segment == target);
+        let is_later = |chunk: &TailChunk| chunk.segment.timeline == target.timeline && chunk.segment > target;
+        let (later, chunks): (Vec<_>, Vec<_>) = epoch.chunks.into_iter().partition(is_later);
+        if !later.is_empty() {
+            // A server is never before what it has stored, unless it lost that itself. A reader would take this for a hole.
+            let keys: Vec<_> = later.iter().map(TailChunk::key).collect();
+            store.delete_many(&keys, |_| {}).await?;
+        }
+        let (older, others): (Vec<_>, Vec<_>) = chunks.into_iter().partition(|chunk| chunk.segment == target);
         let mut waste = self.waste.lock();
         waste.objects.extend(epoch.older);
         waste.segments.extend(others.into_iter().map(|chunk| chunk.segment));
@@ -214,6 +206,7 @@ impl Shipper {
             timeline: target.timeline,
             present: Part::new(target),
             leaving: None,
+            stored: target.start(size),
             pending,
             older,
             safe: None,
@@ -240,9 +233,29 @@ impl Course {
         }
         waste.lock().segments.insert(before.segment);
         for number in from..to {
-            self.pending
-                .left(pg_wal, Segment::from_number(self.timeline, number, size));
+            let skipped = Segment::from_number(self.timeline, number, size);
+            self.pending.left(pg_wal, skipped);
         }
+    }
+
+    /// Store everything up to there, in its order: without the end of a segment nobody recovers to the next one. Returns the bytes of
+    /// the objects.
+    async fn ship(&mut self, way: &Way<'_>, flushed: Lsn, size: SegmentSize) -> Result<u64> {
+        let mut bytes = 0;
+        if let Some(part) = &mut self.leaving {
+            bytes += way.store_unless_archived(part, size.bytes()).await?;
+            way.waste.lock().segments.insert(part.segment);
+            self.leaving = None;
+        }
+        let start = self.present.segment.start(size);
+        let wanted = flushed.0.saturating_sub(start.0).min(size.bytes());
+        bytes += way.store_unless_archived(&mut self.present, wanted).await?;
+        self.stored = self.stored.max(flushed);
+        if self.present.plan.covered() > 0 {
+            let older = self.older.drain(..).map(|chunk| chunk.key());
+            way.waste.lock().objects.extend(older);
+        }
+        Ok(bytes)
     }
 }
 
@@ -260,12 +273,12 @@ impl Way<'_> {
     /// Store a segment up to `to`. Returns the bytes of the objects. One that is archived whole needs none.
     async fn store_unless_archived(&self, part: &mut Part, to: u64) -> Result<u64> {
         let is_whole = to == self.archive.identity().segment_size.bytes();
-        if is_whole && !is_ready(self.pg_wal, part.segment) {
+        if is_whole && is_archived(self.pg_wal, part.segment) {
             return Ok(0);
         }
         match self.store(part, to).await {
             // Its file may be gone then.
-            Err(_) if is_whole && !is_ready(self.pg_wal, part.segment) => Ok(0),
+            Err(_) if is_whole && is_archived(self.pg_wal, part.segment) => Ok(0),
             stored => stored,
         }
     }

@@ -98,7 +98,12 @@ impl Server {
             .push(self.pg_wal.path(), &WalFileName::Segment(segment))
             .await
             .expect("archived");
-        std::fs::remove_file(self.mark(&segment.to_string())).expect("removed");
+        self.is_done(number);
+    }
+
+    fn is_done(&self, number: u64) {
+        let ready = self.mark(&self.segment(number).to_string());
+        std::fs::rename(&ready, ready.with_extension("done")).expect("renamed");
     }
 
     async fn chunks(&self) -> Vec<TailChunk> {
@@ -167,11 +172,21 @@ async fn what_is_flushed_is_stored_and_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_end_of_a_segment_and_the_next_go_together() {
+async fn the_end_of_a_segment_comes_before_the_next_one() {
     let server = Server::new();
     let mut shipper = server.shipper();
     ship(&mut shipper, server.at(3, 5000)).await;
     server.is_complete(3);
+    let segment = server.segment(3).to_string();
+    server
+        .meddler
+        .rule(move |op, key| match op == Op::Put && key.contains(&segment) {
+            true => Act::Fail,
+            false => Act::Pass,
+        });
+    shipper.ship(server.at(4, 70)).await.expect_err("it fails");
+    assert_eq!((server.covered(3).await, server.covered(4).await), (5000, 0));
+    server.meddler.rule(|_, _| Act::Pass);
     let shipped = ship(&mut shipper, server.at(4, 70)).await;
     assert_eq!(server.covered(3).await, SIZE_BYTES as u64);
     assert_eq!(server.covered(4).await, 70);
@@ -196,13 +211,60 @@ async fn what_was_skipped_is_safe_when_it_is_archived() {
     }
     let position = server.at(6, 9000);
     let shipped = ship(&mut shipper, position).await;
-    assert_eq!(shipped.stored, position.flushed);
     assert_eq!(shipped.safe, Some(server.at(3, 5000).flushed), "it never goes back");
-    assert_eq!((server.covered(4).await, server.covered(6).await), (0, 9000));
+    // What is behind them is of no use before.
+    assert_eq!(
+        (shipped.bytes, server.covered(4).await, server.covered(6).await),
+        (0, 0, 0)
+    );
     for (number, safe) in [(3, server.at(4, 0)), (4, server.at(5, 0)), (5, position)] {
         server.archives(number, Compression::Zstd(1)).await;
         assert_eq!(ship(&mut shipper, position).await.safe, Some(safe.flushed), "{number}");
     }
+    assert_eq!((server.covered(4).await, server.covered(6).await), (0, 9000));
+}
+
+/// A crash came before it could be marked as ready, and PostgreSQL does that later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_without_a_mark_is_not_taken_for_archived() {
+    let server = Server::new();
+    let shipped = ship(&mut server.shipper(), server.at(4, 100)).await;
+    assert_eq!((shipped.safe, shipped.bytes), (Some(server.at(3, 0).flushed), 0));
+    server.is_complete(3);
+    server.is_done(3);
+    let mut shipper = server.shipper();
+    assert_eq!(
+        ship(&mut shipper, server.at(4, 100)).await.safe,
+        Some(server.at(4, 100).flushed)
+    );
+    ship(&mut shipper, server.at(5, 100)).await;
+    assert_eq!(server.covered(4).await, SIZE_BYTES as u64);
+    // Its file is gone: it is done.
+    std::fs::remove_file(server.pg_wal.path().join(server.segment(4).to_string())).expect("removed");
+    let shipped = ship(&mut server.shipper(), server.at(5, 100)).await;
+    assert_eq!(shipped.safe, Some(server.at(5, 100).flushed));
+}
+
+/// Of a server that lost its last WAL, and went on.
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_of_later_segments_are_removed_first() {
+    let server = Server::new();
+    ship(&mut server.shipper(), server.at(3, 5000)).await;
+    let later = TailChunk {
+        segment: server.segment(4),
+        epoch: 1,
+        start: 0,
+        end: 100,
+    };
+    server.store().put(&later.key(), "x".into()).await.expect("written");
+    ship(&mut server.shipper(), server.at(3, 5000)).await;
+    assert!(
+        server
+            .chunks()
+            .await
+            .iter()
+            .all(|chunk| chunk.segment == server.segment(3))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,7 +275,7 @@ async fn nothing_is_safe_before_the_history_of_the_timeline_is_there() {
     std::fs::write(server.mark("000000010000000000000003.00000028.backup"), "").expect("written");
     let mut shipper = server.shipper();
     let shipped = ship(&mut shipper, server.at(3, 5000)).await;
-    assert_eq!((shipped.stored, shipped.safe), (server.at(3, 5000).flushed, None));
+    assert_eq!((shipped.bytes, shipped.safe), (0, None));
     std::fs::remove_file(history).expect("removed");
     assert_eq!(
         ship(&mut shipper, server.at(3, 5000)).await.safe,
@@ -326,7 +388,7 @@ async fn chunks_go_when_the_whole_segment_is_there_and_not_before() {
     // Something says that it is archived, and the store does not have it.
     server.is_complete(4);
     ship(&mut shipper, server.at(5, 100)).await;
-    std::fs::remove_file(server.mark(&server.segment(4).to_string())).expect("removed");
+    server.is_done(4);
     cleaner.clean().await.expect("cleaned");
     assert_eq!(server.covered(4).await, SIZE_BYTES as u64);
 
