@@ -12,6 +12,7 @@ mod outdated;
 mod points;
 mod status;
 mod synchronous;
+mod tail;
 mod verify;
 
 use std::sync::Arc;

@@ -11,6 +11,7 @@ mod queue;
 mod reservation;
 mod schedule;
 mod synchronous;
+mod tail;
 mod text;
 
 pub use archiving::{Archiving, Counters};
@@ -24,4 +25,5 @@ pub use queue::{Ahead, Answer, FileName, FileNumbers, MAX_CONCURRENCY};
 pub use reservation::{BackupWanted, conclude, forget_requester, reserve};
 pub use schedule::{LastBackup, LastDrill, LastRetention, Outcome, Scheduling};
 pub use synchronous::{SyncState, Synchronous};
+pub use tail::{Tail, TailState};
 pub use text::Text;

@@ -16,6 +16,7 @@ mod retention;
 mod scheduler;
 mod session;
 mod synchronous;
+mod tail;
 mod upload;
 
 use std::ffi::c_int;
@@ -29,7 +30,7 @@ use walarchive_core::recovery_state::is_in_recovery;
 
 use crate::pg::latch::Latch;
 use crate::pg::{Datum, process, server};
-use crate::shmem::{ARCHIVING, SCHEDULING, Synchronous, now_us};
+use crate::shmem::{ARCHIVING, SCHEDULING, Synchronous, Tail, now_us};
 
 /// PostgreSQL waits this long before it starts a worker again that has died.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
@@ -119,6 +120,7 @@ pub extern "C-unwind" fn walarchive_uploader_main(_argument: Datum) {
         archiving.uploader = Latch::mine();
         archiving.uploader_started_us = now_us();
         archiving.stopping_us = 0;
+        archiving.tail = Tail::NONE;
         archiving.beat();
     }
     upload::Uploader::new().run();

@@ -19,6 +19,7 @@ use super::backfill::{Backfill, Link};
 use super::lease::Keeper;
 use super::points::Indexer;
 use super::synchronous::Synchronous;
+use super::tail::Tail;
 use crate::bridge::{self, Bridge};
 use crate::error;
 use crate::guc::{self, ArchiveSettings};
@@ -67,6 +68,7 @@ pub(super) struct Uploader {
     backfill: Backfill,
     indexer: Indexer,
     synchronous: Synchronous,
+    tail: Tail,
     running: HashMap<WalFileName, Running>,
     pace: Pace,
     /// The last upload took long, or the oldest that runs does.
@@ -89,6 +91,7 @@ impl Uploader {
             backfill: Backfill::new(),
             indexer: Indexer::new(),
             synchronous: Synchronous::new(),
+            tail: Tail::new(),
             running: HashMap::new(),
             pace: Pace::default(),
             slow: false,
@@ -108,6 +111,7 @@ impl Uploader {
                 self.lease.restart();
                 self.backfill.restart();
                 self.synchronous.restart();
+                self.tail.restart();
             }
             if !self.running.is_empty() {
                 bridge::note_situation();
@@ -133,14 +137,28 @@ impl Uploader {
             };
             let backfill_in = self.backfill.turn(self.bridge, link).max(SOON);
             self.indexer.turn(self.bridge);
-            let synchronous_in = self.synchronous.turn(self.bridge).unwrap_or(longest);
+            let turn = match link {
+                Link::Free if self.backfill.is_over() => Link::Free,
+                _ => Link::Needed,
+            };
+            let tail_in = match self.synchronous.is_wanted() {
+                // It stores the tail itself.
+                true => {
+                    self.tail.stop();
+                    self.synchronous.turn(self.bridge, self.backfill.is_over())
+                }
+                false => {
+                    self.synchronous.stop();
+                    self.tail.turn(self.bridge, turn).max(SOON)
+                }
+            };
             let (lease_in, gained) = self.lease.turn(self.bridge);
             if gained {
                 self.begin_again();
                 continue;
             }
-            self.bridge
-                .wait(Some(wake_in.min(lease_in).min(backfill_in).min(synchronous_in)));
+            let wake_in = wake_in.min(lease_in).min(backfill_in).min(tail_in);
+            self.bridge.wait(Some(wake_in));
         }
         // The archiver uploads these files again. An object that was written in spite of this has the same content.
         for running in self.running.values() {

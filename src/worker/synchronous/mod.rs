@@ -24,6 +24,7 @@ use self::link::Door;
 use self::progress::Rules;
 use self::shared::{Shared, Shown};
 use self::tell::Teller;
+use super::tail;
 use crate::bridge::{self, Bridge};
 use crate::guc::{self, ArchiveSettings};
 use crate::pg::{server, standbys};
@@ -70,33 +71,37 @@ impl Synchronous {
         }
     }
 
-    /// Does the synchronous standby ship the tail?
-    pub(super) fn is_on(&self) -> bool {
-        self.status.state != SyncState::Off
+    /// Is there to be one, which stores the tail then?
+    pub(super) fn is_wanted(&self) -> bool {
+        guc::synchronous() && !server::in_recovery() && server::archive_mode() != "off" && server::is_archive_library()
     }
 
-    /// Do what is due. Returns when to call this again; what changes wakes the uploader.
-    pub(super) fn turn(&mut self, bridge: &'static Bridge) -> Option<Duration> {
-        if !guc::synchronous()
-            || server::in_recovery()
-            || server::archive_mode() == "off"
-            || !server::is_archive_library()
-        {
-            if self.is_on() {
-                self.running = None;
-                self.teller = Teller::default();
-                self.show(Status::OFF);
-            }
-            return None;
+    /// There is to be none.
+    pub(super) fn stop(&mut self) {
+        if self.status.state != SyncState::Off {
+            self.running = None;
+            self.teller = Teller::default();
+            self.show(Status::OFF);
         }
+    }
+
+    /// Do what is due, if it is wanted. `may_store`: all WAL of before the promotion of this server is archived, or there is none.
+    /// Returns when to call this again; what changes wakes the uploader.
+    pub(super) fn turn(&mut self, bridge: &'static Bridge, may_store: bool) -> Duration {
         let (timeline, lsn) = server::wal_position();
         let position = Position {
             timeline,
             flushed: Lsn(lsn),
         };
         match self.keep_running(bridge, position) {
-            Ok(shared) => {
+            Ok((shared, generation)) => {
                 shared.answer(standbys::is_of_this_server);
+                if may_store {
+                    shared.let_store();
+                }
+                if let Some((position, shipped)) = shared.shipped() {
+                    tail::publish(&position, &shipped, generation);
+                }
                 let named = standbys::named(standbys::WALARCHIVE);
                 let rules = Rules {
                     timeout: guc::synchronous_timeout(),
@@ -124,12 +129,13 @@ impl Synchronous {
                 });
             }
         }
-        Some(LOOK)
+        LOOK
     }
 
     /// The tasks, begun again if the settings are others, or one has panicked.
-    fn keep_running(&mut self, bridge: &'static Bridge, position: Position) -> Result<Arc<Shared>> {
-        let archive = bridge::archive(&ArchiveSettings::for_writing()?)?;
+    fn keep_running(&mut self, bridge: &'static Bridge, position: Position) -> Result<(Arc<Shared>, u64)> {
+        let settings = ArchiveSettings::for_writing()?;
+        let archive = bridge::archive(&settings)?;
         let conninfo = guc::synchronous_conninfo();
         let is_same = |running: &Running| {
             Arc::ptr_eq(&running.archive, &archive)
@@ -137,13 +143,14 @@ impl Synchronous {
                 && !running.tasks.iter().any(AbortHandle::is_finished)
         };
         if let Some(running) = self.running.as_ref().filter(|running| is_same(running)) {
-            return Ok(Arc::clone(&running.shared));
+            return Ok((Arc::clone(&running.shared), settings.generation()));
         }
         self.running = None;
         let door = Door {
             params: params(&conninfo)?,
             system_identifier: server::identity().system_identifier,
         };
+        tail::mark_before(position.timeline, position.flushed.0);
         let shared = Arc::new(Shared::new(bridge, position));
         let shipper = Shipper::new(Arc::clone(&archive), self.pg_wal.clone());
         self.running = Some(Running {
@@ -156,7 +163,7 @@ impl Synchronous {
             conninfo,
             shared: Arc::clone(&shared),
         });
-        Ok(shared)
+        Ok((shared, settings.generation()))
     }
 
     fn show(&mut self, status: Status) {

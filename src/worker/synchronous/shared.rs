@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
-use walarchive_core::archive::tail::Position;
+use walarchive_core::archive::tail::{Position, Shipped};
 use walarchive_core::{Error, Lsn};
 
 use super::progress::{Progress, Rules};
@@ -26,6 +26,10 @@ pub(super) struct Shared {
     refused: Mutex<Option<Box<Failure>>>,
     /// How far the server is.
     wanted: watch::Sender<Position>,
+    /// Nothing is stored before that is true.
+    may_store: watch::Sender<bool>,
+    /// What was asked for last, and what the store had then, until the main thread has seen it.
+    shipped: Mutex<Option<(Position, Shipped)>>,
     /// The server is to be told something new, perhaps.
     news: Notify,
     /// Connect at once.
@@ -51,6 +55,8 @@ impl Shared {
             unconnected: Mutex::default(),
             refused: Mutex::default(),
             wanted: watch::Sender::new(position),
+            may_store: watch::Sender::new(false),
+            shipped: Mutex::default(),
             news: Notify::new(),
             retry: Notify::new(),
             question: Mutex::default(),
@@ -146,6 +152,17 @@ impl Shared {
         self.wanted.subscribe()
     }
 
+    /// All WAL of before the promotion of this server is archived, or there is none: what is stored now is not behind a hole.
+    pub(super) fn let_store(&self) {
+        self.may_store.send_if_modified(|may| !std::mem::replace(may, true));
+    }
+
+    /// Wait for that.
+    pub(super) async fn may_store(&self) {
+        // An error tells that the main thread has ended this.
+        let _ = self.may_store.subscribe().wait_for(|may| *may).await;
+    }
+
     fn want(&self, position: Position) {
         let is_later = |known: &Position| (position.timeline, position.flushed) > (known.timeline, known.flushed);
         self.wanted.send_if_modified(|known| {
@@ -157,10 +174,11 @@ impl Shared {
         });
     }
 
-    /// The store has what was asked for, or has taken it; everything before `safe` is there.
-    pub(super) fn stored(&self, asked: Position, safe: Option<Lsn>) {
+    /// The store has what was asked for, or has taken it, unless something of before is missing.
+    pub(super) fn stored(&self, asked: Position, shipped: Shipped) {
         *self.refused.lock() = None;
-        self.change(|progress, now| progress.stored(asked.flushed, safe, now));
+        *self.shipped.lock() = Some((asked, shipped));
+        self.change(|progress, now| progress.stored(asked.flushed, shipped.safe, now));
         self.news.notify_one();
     }
 
@@ -170,6 +188,11 @@ impl Shared {
         self.change(|progress, now| progress.failed(now));
         // The main thread may not know yet why.
         self.bridge.wake();
+    }
+
+    /// What is new of that since the last call.
+    pub(super) fn shipped(&self) -> Option<(Position, Shipped)> {
+        self.shipped.lock().take()
     }
 
     // Whose connection is it?

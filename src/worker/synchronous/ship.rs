@@ -18,13 +18,14 @@ const GATHER: u32 = 8;
 const LONGEST_GATHER: Duration = Duration::from_millis(10);
 
 /// How often it is looked whether older WAL is archived, if commits wait for that.
-const PENDING: Duration = Duration::from_millis(200);
+const PENDING: Duration = Duration::from_millis(50);
 
 /// How often it is looked for chunks that nobody needs any more.
 const CLEAN: Duration = Duration::from_secs(1);
 
 /// Store it, for ever.
 pub(super) async fn store(mut shipper: Shipper, shared: Arc<Shared>) {
+    shared.may_store().await;
     let mut wanted = shared.wanted();
     let mut pause = FIRST_PAUSE;
     loop {
@@ -33,15 +34,18 @@ pub(super) async fn store(mut shipper: Shipper, shared: Arc<Shared>) {
         match shipper.ship(position).await {
             Ok(shipped) => {
                 pause = FIRST_PAUSE;
-                shared.stored(position, shipped.safe);
+                shared.stored(position, shipped);
                 if wanted.has_changed().unwrap_or_default() {
                     sleep((begun.elapsed() / GATHER).min(LONGEST_GATHER)).await;
                 }
-                let is_all = shipped.safe >= Some(position.flushed);
-                tokio::select! {
+                match shipped.safe >= Some(position.flushed) {
                     // The tasks end together.
-                    changed = wanted.changed() => if changed.is_err() { return },
-                    () = sleep(PENDING), if !is_all => {}
+                    true => {
+                        if wanted.changed().await.is_err() {
+                            return;
+                        }
+                    }
+                    false => sleep(PENDING).await,
                 }
             }
             Err(error) => {
