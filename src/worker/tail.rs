@@ -232,7 +232,7 @@ impl Drop for Tail {
 
 /// After a crash the last segment that is complete may wait for its mark until a checkpoint comes that would remove it, and nothing
 /// is shipped before it is archived.
-fn mark_before(timeline: u32, flushed: u64) {
+pub(super) fn mark_before(timeline: u32, flushed: u64) {
     let size = server::identity().segment_size;
     let present = Segment::containing(timeline, Lsn(flushed.saturating_sub(1)), size).number(size);
     if let Some(before) = present.checked_sub(1) {
