@@ -5,6 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use walarchive_pg_test::archiving::{archiving, present_segment, status, wait_drained, write_noise};
+use walarchive_pg_test::failover::wait_caught_up;
 use walarchive_pg_test::repository::{Repository, segment_name, segment_number};
 use walarchive_testkit::{Builder, Cluster, Fault, FaultProxy, PATIENCE, S3Server, StopMode, TestDir, run};
 
@@ -315,4 +316,29 @@ fn it_is_turned_on_and_off_by_a_reload() {
     cluster.wait_until("what was left is gone", PATIENCE, || {
         !chunks(&repository).contains_key(&segment)
     });
+}
+
+#[test]
+fn a_promoted_standby_stores_its_timeline_from_the_beginning_of_the_segment() {
+    let dir = TestDir::new();
+    let repository = Repository::new(&dir, "repository");
+    let primary = storing(&dir, &repository);
+    let standby = Cluster::builder(&dir, "standby").standby_of(&primary);
+    primary.psql("INSERT INTO t VALUES (1)");
+    wait_stored(&primary);
+    wait_caught_up(&standby, &primary);
+    standby.wait_until("it knows that it recovers", PATIENCE, || {
+        status(&standby, "tail_state, tail_lsn IS NULL") == "recovery|t"
+    });
+    primary.kill9();
+    let before = chunks(&repository);
+    standby.psql("SELECT pg_promote()");
+    standby.wait_promoted(PATIENCE);
+    standby.psql("INSERT INTO t VALUES (2)");
+    wait_stored(&standby);
+    let present = present_segment(&standby);
+    assert!(present.starts_with("00000002") && !before.contains_key(&present));
+    let of_present = chunks(&repository).remove(&present).unwrap_or_default();
+    assert!(of_present.iter().all(|(epoch, ..)| *epoch == 2), "{of_present:?}");
+    assert!(covered(&standby, &repository, &present) > 0);
 }

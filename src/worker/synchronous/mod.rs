@@ -18,17 +18,17 @@ use tokio::task::AbortHandle;
 use walarchive_core::archive::Archive;
 use walarchive_core::archive::tail::{Position, Shipper};
 use walarchive_core::data_dir::PG_WAL;
-use walarchive_core::{Error, Lsn, Result};
+use walarchive_core::{Error, Result};
 
 use self::link::Door;
 use self::progress::Rules;
 use self::shared::{Shared, Shown};
 use self::tell::Teller;
-use super::tail;
+use super::tail::{self, Seen};
 use crate::bridge::{self, Bridge};
 use crate::guc::{self, ArchiveSettings};
 use crate::pg::{server, standbys};
-use crate::shmem::{ARCHIVING, Failure, SyncState, Synchronous as Status, Text, now_us};
+use crate::shmem::{ARCHIVING, Failure, SyncState, Synchronous as Status, TailState, Text, now_us};
 
 /// How often the main thread looks how it goes, and whether commits wait.
 const LOOK: Duration = Duration::from_millis(500);
@@ -52,6 +52,10 @@ pub(super) struct Synchronous {
     running: Option<Running>,
     teller: Teller,
     status: Status,
+    /// How far the server was at a moment of which it is not known yet whether all that was written before is stored.
+    seen: Option<Seen>,
+    /// The last moment of which that is known: microseconds since 1970; 0 for none.
+    stored_us: i64,
 }
 
 impl Synchronous {
@@ -61,6 +65,8 @@ impl Synchronous {
             running: None,
             teller: Teller::default(),
             status: Status::OFF,
+            seen: None,
+            stored_us: 0,
         }
     }
 
@@ -88,19 +94,12 @@ impl Synchronous {
     /// Do what is due, if it is wanted. `may_store`: all WAL of before the promotion of this server is archived, or there is none.
     /// Returns when to call this again; what changes wakes the uploader.
     pub(super) fn turn(&mut self, bridge: &'static Bridge, may_store: bool) -> Duration {
-        let (timeline, lsn) = server::wal_position();
-        let position = Position {
-            timeline,
-            flushed: Lsn(lsn),
-        };
-        match self.keep_running(bridge, position) {
+        let seen = Seen::now();
+        match self.keep_running(bridge, &seen.position) {
             Ok((shared, generation)) => {
                 shared.answer(standbys::is_of_this_server);
                 if may_store {
                     shared.let_store();
-                }
-                if let Some((position, shipped)) = shared.shipped() {
-                    tail::publish(&position, &shipped, generation);
                 }
                 let named = standbys::named(standbys::WALARCHIVE);
                 let rules = Rules {
@@ -108,7 +107,8 @@ impl Synchronous {
                     others_suffice: named.others_suffice,
                 };
                 let commits_wait = named.counts && standbys::commits_wait();
-                let shown = shared.tick(rules, commits_wait, position);
+                let shown = shared.tick(rules, commits_wait, seen.position);
+                self.publish(&shared, &shown, seen, generation);
                 self.teller.tell(&shown, rules, commits_wait, Instant::now());
                 let error = trouble(&shown).map_or(Text::EMPTY, |failure| failure.message);
                 self.show(Status {
@@ -133,7 +133,7 @@ impl Synchronous {
     }
 
     /// The tasks, begun again if the settings are others, or one has panicked.
-    fn keep_running(&mut self, bridge: &'static Bridge, position: Position) -> Result<(Arc<Shared>, u64)> {
+    fn keep_running(&mut self, bridge: &'static Bridge, position: &Position) -> Result<(Arc<Shared>, u64)> {
         let settings = ArchiveSettings::for_writing()?;
         let archive = bridge::archive(&settings)?;
         let conninfo = guc::synchronous_conninfo();
@@ -145,13 +145,13 @@ impl Synchronous {
         if let Some(running) = self.running.as_ref().filter(|running| is_same(running)) {
             return Ok((Arc::clone(&running.shared), settings.generation()));
         }
-        self.running = None;
+        (self.running, self.seen) = (None, None);
         let door = Door {
             params: params(&conninfo)?,
             system_identifier: server::identity().system_identifier,
         };
-        tail::mark_before(position.timeline, position.flushed.0);
-        let shared = Arc::new(Shared::new(bridge, position));
+        tail::mark_before(position);
+        let shared = Arc::new(Shared::new(bridge, *position));
         let shipper = Shipper::new(Arc::clone(&archive), self.pg_wal.clone());
         self.running = Some(Running {
             tasks: [
@@ -164,6 +164,24 @@ impl Synchronous {
             shared: Arc::clone(&shared),
         });
         Ok((shared, settings.generation()))
+    }
+
+    /// Show how far the tail is stored, and have the archiver go on there when the server stops.
+    fn publish(&mut self, shared: &Shared, shown: &Shown, seen: Seen, generation: u64) {
+        let before = *self.seen.get_or_insert(seen);
+        if let Some((position, shipped)) = shared.shipped() {
+            if shipped.safe >= Some(before.position.flushed) {
+                self.stored_us = before.at_us;
+                self.seen = Some(seen);
+            }
+            let at_us = self.stored_us;
+            tail::publish(&Seen { position, at_us }, &shipped, generation);
+        }
+        if let Some(failure) = &shown.refused {
+            let mut archiving = ARCHIVING.exclusive();
+            archiving.tail.state = TailState::Failing;
+            (archiving.tail.error, archiving.tail.error_us) = (Text::new(failure.message.as_str()), now_us());
+        }
     }
 
     fn show(&mut self, status: Status) {

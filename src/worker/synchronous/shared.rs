@@ -28,7 +28,7 @@ pub(super) struct Shared {
     wanted: watch::Sender<Position>,
     /// Nothing is stored before that is true.
     may_store: watch::Sender<bool>,
-    /// What was asked for last, and what the store had then, until the main thread has seen it.
+    /// What was asked for last, and what the store had then.
     shipped: Mutex<Option<(Position, Shipped)>>,
     /// The server is to be told something new, perhaps.
     news: Notify,
@@ -190,9 +190,9 @@ impl Shared {
         self.bridge.wake();
     }
 
-    /// What is new of that since the last call.
+    /// What was asked for last, and what the store had then.
     pub(super) fn shipped(&self) -> Option<(Position, Shipped)> {
-        self.shipped.lock().take()
+        *self.shipped.lock()
     }
 
     // Whose connection is it?
