@@ -165,9 +165,8 @@ impl Shipper {
     async fn begin(&mut self, target: Segment) -> Result<Course> {
         let size = self.archive.identity().segment_size;
         let resumed = self.resumed.filter(|shipped| shipped.timeline == target.timeline);
-        let last = |shipped: Shipped| Lsn(shipped.stored.0.saturating_sub(1));
         let first = match resumed {
-            Some(shipped) => Segment::containing(shipped.timeline, last(shipped), size),
+            Some(shipped) => Segment::containing(shipped.timeline, shipped.stored, size),
             None => target,
         };
         let directory = self.pg_wal.clone();

@@ -327,6 +327,23 @@ async fn another_process_goes_on_in_the_same_epoch() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_process_waits_for_the_same_segments() {
+    let server = Server::new();
+    server.is_complete(3);
+    let shipped = ship(&mut server.shipper(), server.at(4, 100)).await;
+    let resume = || {
+        let archive = server.archive(Compression::Zstd(1));
+        Shipper::resume(archive, server.pg_wal.path().to_owned(), shipped)
+    };
+    let again = ship(&mut resume(), server.at(4, 200)).await;
+    assert_eq!((again.safe, again.bytes), (Some(server.at(3, 0).flushed), 0));
+    server.archives(3, Compression::Zstd(1)).await;
+    let again = ship(&mut resume(), server.at(4, 200)).await;
+    assert_eq!(again.safe, Some(server.at(4, 200).flushed));
+    assert_eq!(server.covered(4).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_outcome_that_is_not_known_counts_as_not_stored() {
     let server = Server::new();
     let mut shipper = server.shipper();
