@@ -195,7 +195,7 @@ COMMENT ON COLUMN @extschema@.walarchive_status.kept_bytes IS 'the size of the W
 COMMENT ON COLUMN @extschema@.walarchive_status.tail_state IS
     'whether WAL of the present segment is stored: storing, waiting for older segments, failing, recovery or off';
 COMMENT ON COLUMN @extschema@.walarchive_status.tail_lsn IS 'all WAL up to here is in the store; null if that is not known';
-COMMENT ON COLUMN @extschema@.walarchive_status.tail_time IS 'when it came to be';
+COMMENT ON COLUMN @extschema@.walarchive_status.tail_time IS 'all that was written before this moment is in the store';
 COMMENT ON COLUMN @extschema@.walarchive_status.tail_error IS 'why it could not be stored; null if it could';
 COMMENT ON COLUMN @extschema@.walarchive_status.tail_error_time IS 'when that was';
 COMMENT ON COLUMN @extschema@.walarchive_status.next_drill_time IS 'when the next scheduled restore drill is due; null if none is';
