@@ -274,6 +274,35 @@ fn only_a_complete_tail_leads_on_to_later_wal() {
     assert_eq!(rows(&restore_latest(&site, "whole", &["--allow-gap"])), "1 2 3 4");
 }
 
+/// What the primary itself stores: a standby follows within a segment, and a restore has what the standby has.
+#[test]
+fn the_tail_that_a_primary_stores_is_followed_and_restored() {
+    for site in [Site::on_files(), Site::on_s3()] {
+        let primary = primary(&site);
+        let target = site.restore("standby", "LATEST", &["--standby"]);
+        let standby = restored(&site, "standby").attach(&target);
+        primary.set("walarchive.tail_interval", "200ms");
+        primary.reload();
+        insert(&primary, 2);
+        wait_rows(&standby, "1 2");
+        // Over the end of a segment and back into the middle of one.
+        insert(&primary, 3);
+        primary.switch_wal();
+        insert(&primary, 4);
+        wait_rows(&standby, "1 2 3 4");
+        primary.kill9();
+        primary.start_again();
+        insert(&primary, 5);
+        wait_rows(&standby, "1 2 3 4 5");
+        let segment = primary.psql("SELECT pg_walfile_name(pg_current_wal_lsn())");
+        lose(&primary);
+        assert!(!site.object(&format!("wal_005/{segment}.zst")).exists());
+        assert_eq!(rows(&restore_latest(&site, "restored", &[])), "1 2 3 4 5");
+        promote(&standby);
+        assert_eq!(rows(&standby), "1 2 3 4 5");
+    }
+}
+
 fn unzstd(path: &std::path::Path) -> Vec<u8> {
     let output = Command::new("zstd").args(["-q", "-d", "-c"]).arg(path).output();
     output.expect("zstd runs").stdout
