@@ -18,6 +18,8 @@ pub const BACKUP_MANIFEST: &str = "backup_manifest";
 pub const PG_WAL: &str = "pg_wal";
 /// The same up to PostgreSQL 9.6.
 pub const PG_XLOG: &str = "pg_xlog";
+/// The directory in [`PG_WAL`] that tells which files wait to be archived.
+pub const ARCHIVE_STATUS: &str = "archive_status";
 /// Our own directory in [`PG_WAL`], for WAL that is fetched ahead of recovery. `pgsql_tmp` is PostgreSQL's own prefix of what nobody
 /// copies.
 pub const SPOOL: &str = "pgsql_tmp_walarchive";

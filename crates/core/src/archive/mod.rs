@@ -20,10 +20,11 @@ pub mod received;
 mod rewind;
 mod series;
 mod source;
+pub mod tail;
 
-pub use fetch::{Fetched, fetch, fetch_in, fetch_part, read_through};
+pub use fetch::{Answer, Fetched, fetch, fetch_in, fetch_part, fetch_segment, read_through};
 pub use fork::{Share, known_share, share_of};
-pub use hole::{Hole, find_hole, is_next};
+pub use hole::{Gap, Hole, find_hole, is_next};
 pub use identity::identity_of;
 pub use memory::Memory;
 pub use pace::Pace;

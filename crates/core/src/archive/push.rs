@@ -11,7 +11,6 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use super::cut;
 use super::notes::{forget_unless, note_digest, note_timeline};
 use super::source::{Fingerprint, SegmentSource};
 use crate::blocking::blocking;
@@ -129,6 +128,16 @@ impl Archive {
         }
     }
 
+    /// The cluster.
+    pub(super) fn identity(&self) -> &ClusterIdentity {
+        &self.identity
+    }
+
+    /// How WAL files are compressed.
+    pub(super) fn compression(&self) -> Compression {
+        self.compression
+    }
+
     /// The store, for messages.
     pub fn store(&self) -> &Store {
         &self.store
@@ -227,6 +236,18 @@ impl Archive {
         Ok(())
     }
 
+    /// What comes before each write: the repository is there, it is this cluster's, and it is encrypted as this archive writes.
+    pub(super) async fn enter(&self) -> Result<()> {
+        // The first time it is much, and it must not make every push so large.
+        Box::pin(self.claim()).await?;
+        Box::pin(self.begin_anew()).await?;
+        Box::pin(self.agree()).await?;
+        if self.store.may_vanish() && self.store.size(&layout::CLUSTER).await?.is_none() {
+            return Err(repository::none_in(&self.store));
+        }
+        Ok(())
+    }
+
     /// Archive `directory/name`. Returns only after the store has acknowledged the object, or after the object that was
     /// there was found to have the same content. Never overwrites. Memory is bounded, whatever the size of a segment. It takes
     /// the time that it needs, as long as something moves.
@@ -255,22 +276,16 @@ impl Archive {
         motion: Arc<Motion>,
         brake: Brake,
     ) -> Result<Pushed> {
-        // The first time it is much, and it must not make every push so large.
-        Box::pin(self.claim()).await?;
-        Box::pin(self.begin_anew()).await?;
-        Box::pin(self.agree()).await?;
+        self.enter().await?;
         let store = self.store.noting(Arc::clone(&motion)).with_brake(brake);
-        if self.store.may_vanish() && self.store.size(&layout::CLUSTER).await?.is_none() {
-            return Err(repository::none_in(&self.store));
-        }
         let key = layout::wal(name, self.compression.format());
         let source = {
             let (path, name, identity) = (path.clone(), *name, self.identity);
             blocking(move || SegmentSource::open(&path, &name, &identity)).await?
         };
         let (file_bytes, fingerprint) = (source.bytes(), source.fingerprint());
-        if self.ends_at_fork(&path, name).await? {
-            tracing::info!(%name, "is not archived, as it has only what is before the fork of its timeline");
+        if let Some(reason) = self.no_segment(&source, name).await? {
+            tracing::info!(%name, "is not archived, as {reason}");
             return Ok(Pushed {
                 already_there: true,
                 file_bytes,
@@ -298,18 +313,6 @@ impl Archive {
             stored_bytes,
             fingerprint,
         })
-    }
-
-    /// Is the file of a server no whole segment, because the server has left its timeline within it?
-    async fn ends_at_fork(&self, path: &Path, name: &WalFileName) -> Result<bool> {
-        let (Some(writer), WalFileName::Segment(segment)) = (&self.writer, *name) else {
-            return Ok(false);
-        };
-        let (in_recovery, size, path) = (writer.in_recovery(), self.identity.segment_size, path.to_owned());
-        let look = move || {
-            cut::ends_at_fork(&path, segment, size, in_recovery).map_err(|error| Error::io("read", &path, error))
-        };
-        blocking(look).await
     }
 
     /// A server in recovery that archives too writes only files that are missing, and only those that the holder of the lease

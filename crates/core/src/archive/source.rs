@@ -85,6 +85,11 @@ impl SegmentSource {
         &self.path
     }
 
+    /// The file that is open, whatever has its path by now.
+    pub(super) fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     /// Bytes of the file.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes

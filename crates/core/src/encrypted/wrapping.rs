@@ -60,6 +60,16 @@ impl Wrapping {
         }
     }
 
+    /// How objects are compressed.
+    pub(crate) fn compression(&self) -> Compression {
+        self.compression
+    }
+
+    /// The same for objects that are compressed in another way.
+    pub(crate) fn compressing(self, compression: Compression) -> Self {
+        Wrapping { compression, ..self }
+    }
+
     /// About as many bytes an object has whose content has so many and cannot be compressed.
     pub(crate) fn at_most(&self, bytes: u64) -> u64 {
         match self.sealer.method() {

@@ -1,0 +1,99 @@
+//! A chunk is read from the file of its segment, checked, and made an object.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use super::plan::Span;
+use crate::codec::Compression;
+use crate::encrypted::Wrapping;
+use crate::error::{Error, Result};
+use crate::repository::cluster::ClusterIdentity;
+use crate::repository::layout::Key;
+use crate::wal::{FirstPage, LONG_HEADER_BYTES, Segment};
+
+/// Bytes of the header of each page but the first.
+const SHORT_HEADER_BYTES: u64 = 24;
+
+/// Where the header of the first page has `XLOG_BLCKSZ`, and where each has its address.
+const PAGE_SIZE_AT: usize = 36;
+const ADDRESS_AT: usize = 8;
+
+/// Make the object with this key of a part of the file of a segment, all of which was flushed.
+pub(super) fn make(
+    path: &Path,
+    segment: Segment,
+    span: Span,
+    identity: &ClusterIdentity,
+    wrapping: &Wrapping,
+    key: &Key,
+) -> Result<Bytes> {
+    let content = read(path, segment, span, identity)?;
+    let failed = |error| Error::io("compress", path, error);
+    let frame = compress(&content, wrapping.compression()).map_err(failed)?;
+    seal(&frame, wrapping, key).map_err(failed)
+}
+
+/// One frame, which is nothing but what is compressed.
+fn compress(content: &[u8], compression: Compression) -> io::Result<Vec<u8>> {
+    let mut encoder = compression.encoder(Vec::with_capacity(content.len() / 4))?;
+    encoder.pledge(content.len() as u64)?;
+    encoder.write_all(content)?;
+    encoder.finish()
+}
+
+/// What is stored of it.
+fn seal(frame: &[u8], wrapping: &Wrapping, key: &Key) -> io::Result<Bytes> {
+    let wrapping = wrapping.clone().compressing(Compression::Plain);
+    let mut sealed = wrapping.begin(key, Vec::with_capacity(frame.len()), 0)?;
+    sealed.write_all(frame)?;
+    Ok(sealed.finish()?.into())
+}
+
+fn read(path: &Path, segment: Segment, span: Span, identity: &ClusterIdentity) -> Result<Vec<u8>> {
+    let failed = |error| Error::io("read", path, error);
+    let invalid = |reason| Error::InvalidWal {
+        file: path.display().to_string(),
+        reason,
+    };
+    let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
+    let mut header = [0; LONG_HEADER_BYTES];
+    file.read_exact_at(&mut header, 0).map_err(failed)?;
+    let first = FirstPage::parse(&header);
+    first
+        .check(segment, identity.segment_size, Some(identity.system_identifier))
+        .map_err(invalid)?;
+    let mut content = vec![0; (span.end - span.start) as usize];
+    file.read_exact_at(&mut content, span.start).map_err(failed)?;
+    let page_bytes = header[PAGE_SIZE_AT..].first_chunk().copied().map(u32::from_le_bytes);
+    let page_bytes = u64::from(page_bytes.unwrap_or(0));
+    if !page_bytes.is_power_of_two() || page_bytes < LONG_HEADER_BYTES as u64 {
+        return Err(invalid(format!(
+            "The first page says that pages have {page_bytes} bytes."
+        )));
+    }
+    check_pages(&content, span, segment.start(identity.segment_size).0, page_bytes).map_err(invalid)?;
+    Ok(content)
+}
+
+/// A file that PostgreSQL uses again for a later segment has pages of that one, and those before it had other addresses.
+fn check_pages(content: &[u8], span: Span, segment_start: u64, page_bytes: u64) -> Result<(), String> {
+    let mut at = span.start.next_multiple_of(page_bytes);
+    while at + SHORT_HEADER_BYTES <= span.end {
+        let header = &content[(at - span.start) as usize..][..SHORT_HEADER_BYTES as usize];
+        let address = header[ADDRESS_AT..]
+            .first_chunk()
+            .copied()
+            .map_or(0, u64::from_le_bytes);
+        // Behind a switch to the next segment there are zeros.
+        if address != segment_start + at && header.iter().any(|byte| *byte != 0) {
+            let (expected, found) = (crate::Lsn(segment_start + at), crate::Lsn(address));
+            return Err(format!("The page at {expected} says that it is at {found}."));
+        }
+        at += page_bytes;
+    }
+    Ok(())
+}

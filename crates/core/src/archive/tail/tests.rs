@@ -1,0 +1,410 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use object_store::ObjectStoreExt;
+use object_store::memory::InMemory;
+use tempfile::TempDir;
+use walarchive_storage::Store;
+use walarchive_storage::crypt::Method;
+use walarchive_testkit::meddler::{Act, Meddler, Op};
+
+use super::{Cleaner, Position, Shipped, Shipper};
+use crate::archive::Archive;
+use crate::codec::Compression;
+use crate::error::Error;
+use crate::lsn::Lsn;
+use crate::objects::{Form, read_into};
+use crate::repository::cluster::ClusterIdentity;
+use crate::repository::encryption::fixture::Place;
+use crate::repository::layout::{self, TailChunk};
+use crate::repository::tail::Cover;
+use crate::wal::generator::{self, SIZE_BYTES, SYSTEM_IDENTIFIER};
+use crate::wal::{Segment, WalFileName};
+
+const FIRST: u64 = 3;
+
+/// A server's `pg_wal`, and its repository.
+struct Server {
+    pg_wal: TempDir,
+    objects: Arc<InMemory>,
+    meddler: Meddler,
+    timeline: u32,
+    wal: Vec<(Segment, Vec<u8>)>,
+}
+
+impl Server {
+    fn new() -> Self {
+        let pg_wal = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(pg_wal.path().join("archive_status")).expect("created");
+        let wal = generator::segments(1, FIRST, 5);
+        for (segment, content) in &wal {
+            std::fs::write(pg_wal.path().join(segment.to_string()), content).expect("written");
+        }
+        let objects = Arc::new(InMemory::new());
+        Server {
+            pg_wal,
+            meddler: Meddler::new(Arc::clone(&objects)),
+            objects,
+            timeline: 1,
+            wal,
+        }
+    }
+
+    fn store(&self) -> Store {
+        Store::of(Arc::new(self.meddler.clone()), "memory:")
+    }
+
+    fn archive(&self, compression: Compression) -> Arc<Archive> {
+        Arc::new(Archive::new(self.store(), self.identity(), compression))
+    }
+
+    fn identity(&self) -> ClusterIdentity {
+        ClusterIdentity {
+            system_identifier: SYSTEM_IDENTIFIER,
+            major_version: 15,
+            segment_size: generator::size(),
+        }
+    }
+
+    fn shipper(&self) -> Shipper {
+        Shipper::new(self.archive(Compression::Zstd(1)), self.pg_wal.path().to_owned())
+    }
+
+    fn segment(&self, number: u64) -> Segment {
+        Segment::from_number(self.timeline, number, generator::size())
+    }
+
+    fn at(&self, number: u64, offset: u64) -> Position {
+        Position {
+            timeline: self.timeline,
+            flushed: Lsn(number * SIZE_BYTES as u64 + offset),
+        }
+    }
+
+    fn mark(&self, name: &str) -> PathBuf {
+        self.pg_wal.path().join("archive_status").join(format!("{name}.ready"))
+    }
+
+    fn is_complete(&self, number: u64) {
+        std::fs::write(self.mark(&self.segment(number).to_string()), "").expect("written");
+    }
+
+    /// As the archiver does.
+    async fn archives(&self, number: u64, compression: Compression) {
+        let segment = self.segment(number);
+        let pushed = self.archive(compression);
+        pushed
+            .push(self.pg_wal.path(), &WalFileName::Segment(segment))
+            .await
+            .expect("archived");
+        std::fs::remove_file(self.mark(&segment.to_string())).expect("removed");
+    }
+
+    async fn chunks(&self) -> Vec<TailChunk> {
+        let listed = self.store().list(&layout::TAIL_FOLDER).await.expect("listed");
+        let mut chunks: Vec<_> = listed
+            .iter()
+            .filter_map(|object| TailChunk::of_key(&object.key))
+            .collect();
+        chunks.sort();
+        chunks
+    }
+
+    /// So many bytes of a segment can be had from the tail, and they are the right ones.
+    async fn covered(&self, number: u64) -> u64 {
+        let segment = self.segment(number);
+        let Some(cover) = Cover::find(&self.store(), segment).await.expect("listed") else {
+            return 0;
+        };
+        let (_, content) = &self.wal[(number - FIRST) as usize];
+        for chunk in &cover.chunks {
+            let (_, bytes) = read_into(&self.store(), &chunk.key(), Form::Plain, Vec::new(), "memory")
+                .await
+                .expect("read");
+            assert!(
+                bytes == content[chunk.start as usize..chunk.end as usize],
+                "{} has other bytes",
+                chunk.key()
+            );
+        }
+        cover.end()
+    }
+}
+
+async fn ship(shipper: &mut Shipper, position: Position) -> Shipped {
+    shipper.ship(position).await.expect("shipped")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_flushed_is_stored_and_nothing_twice() {
+    let server = Server::new();
+    let mut shipper = server.shipper();
+    let shipped = ship(&mut shipper, server.at(3, 5000)).await;
+    assert_eq!((shipped.epoch, shipped.timeline), (1, 1));
+    assert_eq!(shipped.stored, server.at(3, 5000).flushed);
+    assert_eq!(shipped.safe, Some(shipped.stored));
+    ship(&mut shipper, server.at(3, 5001)).await;
+    assert_eq!(server.covered(3).await, 5001);
+    let spans: Vec<_> = server
+        .chunks()
+        .await
+        .iter()
+        .map(|chunk| (chunk.start, chunk.end))
+        .collect();
+    assert_eq!(spans, [(0, 5000), (5000, 5001)]);
+
+    let written = shipped.bytes;
+    assert!(written > 0);
+    server.meddler.rule(|op, _| match op {
+        Op::Put => Act::Fail,
+        _ => Act::Pass,
+    });
+    let again = ship(&mut shipper, server.at(3, 5001)).await;
+    assert_eq!((again.bytes, again.stored), (0, server.at(3, 5001).flushed));
+    // One that comes late.
+    assert_eq!(ship(&mut shipper, server.at(3, 4000)).await, again);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_segment_comes_before_the_next_one() {
+    let server = Server::new();
+    let mut shipper = server.shipper();
+    ship(&mut shipper, server.at(3, 5000)).await;
+    server.is_complete(3);
+    let segment = server.segment(3).to_string();
+    server
+        .meddler
+        .rule(move |op, key| match op == Op::Put && key.contains(&segment) {
+            true => Act::Fail,
+            false => Act::Pass,
+        });
+    shipper.ship(server.at(4, 70)).await.expect_err("it fails");
+    assert_eq!((server.covered(3).await, server.covered(4).await), (5000, 0));
+    server.meddler.rule(|_, _| Act::Pass);
+    let shipped = ship(&mut shipper, server.at(4, 70)).await;
+    assert_eq!(server.covered(3).await, SIZE_BYTES as u64);
+    assert_eq!(server.covered(4).await, 70);
+    assert_eq!(shipped.safe, Some(server.at(4, 70).flushed));
+
+    // Of one that is archived by then the end is not needed.
+    server.is_complete(4);
+    server.archives(4, Compression::Zstd(1)).await;
+    std::fs::remove_file(server.pg_wal.path().join(server.segment(4).to_string())).expect("removed");
+    let shipped = ship(&mut shipper, server.at(5, 70)).await;
+    assert_eq!(server.covered(4).await, 70);
+    assert_eq!(shipped.safe, Some(server.at(5, 70).flushed));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_skipped_is_safe_when_it_is_archived() {
+    let server = Server::new();
+    let mut shipper = server.shipper();
+    ship(&mut shipper, server.at(3, 5000)).await;
+    for number in 3..6 {
+        server.is_complete(number);
+    }
+    let position = server.at(6, 9000);
+    let shipped = ship(&mut shipper, position).await;
+    assert_eq!(shipped.safe, Some(server.at(3, 5000).flushed), "it never goes back");
+    // What is behind them is of no use before.
+    assert_eq!(
+        (shipped.bytes, server.covered(4).await, server.covered(6).await),
+        (0, 0, 0)
+    );
+    for (number, safe) in [(3, server.at(4, 0)), (4, server.at(5, 0)), (5, position)] {
+        server.archives(number, Compression::Zstd(1)).await;
+        assert_eq!(ship(&mut shipper, position).await.safe, Some(safe.flushed), "{number}");
+    }
+    assert_eq!((server.covered(4).await, server.covered(6).await), (0, 9000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_safe_before_the_history_of_the_timeline_is_there() {
+    let server = Server::new();
+    let history = server.mark("00000001.history");
+    std::fs::write(&history, "").expect("written");
+    std::fs::write(server.mark("000000010000000000000003.00000028.backup"), "").expect("written");
+    let mut shipper = server.shipper();
+    let shipped = ship(&mut shipper, server.at(3, 5000)).await;
+    assert_eq!((shipped.bytes, shipped.safe), (0, None));
+    std::fs::remove_file(history).expect("removed");
+    assert_eq!(
+        ship(&mut shipper, server.at(3, 5000)).await.safe,
+        Some(server.at(3, 5000).flushed)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_start_is_a_higher_epoch() {
+    let server = Server::new();
+    ship(&mut server.shipper(), server.at(3, 5000)).await;
+    let mut second = server.shipper();
+    assert_eq!(ship(&mut second, server.at(3, 6000)).await.epoch, 2);
+    assert_eq!(server.covered(3).await, 6000);
+    second.cleaner().clean().await.expect("cleaned");
+    assert!(server.chunks().await.iter().all(|chunk| chunk.epoch == 2));
+    let epochs = server.store().list(&layout::TAIL_EPOCHS_FOLDER).await.expect("listed");
+    assert_eq!(epochs.len(), 1);
+    // Even if the number was lost, one that chunks bear is not used again.
+    server.store().delete(&epochs[0].key).await.expect("deleted");
+    assert_eq!(ship(&mut server.shipper(), server.at(3, 6000)).await.epoch, 3);
+    // Another one takes the number first.
+    let (fourth, objects) = (layout::tail_epoch(4), Arc::clone(&server.objects));
+    server.meddler.rule(move |op, key| {
+        if op == Op::Put && key == &*fourth {
+            let taken = objects.put(&key.into(), "{}".into()).now_or_never();
+            taken.expect("at once").expect("written");
+        }
+        Act::Pass
+    });
+    assert_eq!(ship(&mut server.shipper(), server.at(3, 6000)).await.epoch, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_process_goes_on_in_the_same_epoch() {
+    let server = Server::new();
+    let shipped = ship(&mut server.shipper(), server.at(3, 5000)).await;
+    server.is_complete(3);
+    let mut last = Shipper::resume(
+        server.archive(Compression::Lz4),
+        server.pg_wal.path().to_owned(),
+        shipped,
+    );
+    assert_eq!(ship(&mut last, server.at(4, 152)).await.epoch, 1);
+    assert_eq!(
+        (server.covered(3).await, server.covered(4).await),
+        (SIZE_BYTES as u64, 152)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_that_is_not_known_counts_as_not_stored() {
+    let server = Server::new();
+    let mut shipper = server.shipper();
+    ship(&mut shipper, server.at(3, 5000)).await;
+    for act in [Act::Lose, Act::Fail] {
+        let act = act.clone();
+        server.meddler.rule(move |op, _| match op {
+            Op::Put => act.clone(),
+            _ => Act::Pass,
+        });
+        let error = shipper.ship(server.at(3, 6000)).await.expect_err("it fails");
+        assert!(error.is_transient(), "{error:?}");
+    }
+    server.meddler.rule(|_, _| Act::Pass);
+    let shipped = ship(&mut shipper, server.at(3, 7000)).await;
+    assert_eq!(shipped.safe, Some(server.at(3, 7000).flushed));
+    assert_eq!(server.covered(3).await, 7000);
+    shipper.cleaner().clean().await.expect("cleaned");
+    let spans: Vec<_> = server
+        .chunks()
+        .await
+        .iter()
+        .map(|chunk| (chunk.start, chunk.end))
+        .collect();
+    assert_eq!(spans, [(0, 5000), (5000, 7000)], "the one without an answer is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixty_four_chunks_become_one() {
+    let server = Server::new();
+    let mut shipper = server.shipper();
+    for number in 1..=200 {
+        ship(&mut shipper, server.at(3, number * 100)).await;
+    }
+    shipper.cleaner().clean().await.expect("cleaned");
+    assert_eq!(server.chunks().await.len(), 3 + 200 % 64);
+    assert_eq!(server.covered(3).await, 20_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_go_when_the_whole_segment_is_there_and_not_before() {
+    let server = Server::new();
+    ship(&mut server.shipper(), server.at(3, 5000)).await;
+    let mut shipper = server.shipper();
+    ship(&mut shipper, server.at(3, 6000)).await;
+    server.is_complete(3);
+    ship(&mut shipper, server.at(4, 100)).await;
+    let cleaner: Cleaner = shipper.cleaner();
+    cleaner.clean().await.expect("cleaned");
+    assert_eq!(server.covered(3).await, SIZE_BYTES as u64, "it waits to be archived");
+    assert!(!cleaner.has_work());
+    // Compressed in another way, by a setting of before.
+    server.archives(3, Compression::Lz4).await;
+    assert!(cleaner.has_work());
+    cleaner.clean().await.expect("cleaned");
+    assert_eq!((server.covered(3).await, server.covered(4).await), (0, 100));
+    assert!(!cleaner.has_work());
+
+    // Something says that it is archived, and the store does not have it.
+    server.is_complete(4);
+    ship(&mut shipper, server.at(5, 100)).await;
+    std::fs::remove_file(server.mark(&server.segment(4).to_string())).expect("removed");
+    cleaner.clean().await.expect("cleaned");
+    assert_eq!(server.covered(4).await, SIZE_BYTES as u64);
+
+    // What is left is found by the next start.
+    server.is_complete(4);
+    server.archives(4, Compression::Zstd(1)).await;
+    let mut next = server.shipper();
+    ship(&mut next, server.at(5, 200)).await;
+    next.cleaner().clean().await.expect("cleaned");
+    assert_eq!((server.covered(4).await, server.covered(5).await), (0, 200));
+    assert!(
+        server
+            .store()
+            .size(&format!("wal_005/{}.lz4", server.segment(3)))
+            .await
+            .expect("asked")
+            .is_some()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_another_segment_is_not_shipped() {
+    let server = Server::new();
+    let path = |number| server.pg_wal.path().join(server.segment(number).to_string());
+    let mut shipper = server.shipper();
+    std::fs::copy(path(4), path(3)).expect("copied");
+    let error = shipper.ship(server.at(3, 5000)).await.expect_err("another segment");
+    assert!(matches!(error, Error::InvalidWal { .. }), "{error:?}");
+    // Pages that are of an older segment behind those that were written.
+    let mut mixed = server.wal[0].1.clone();
+    mixed[16384..].copy_from_slice(&server.wal[1].1[16384..]);
+    std::fs::write(path(3), &mixed).expect("written");
+    ship(&mut shipper, server.at(3, 16384)).await;
+    let error = shipper.ship(server.at(3, 30_000)).await.expect_err("another page");
+    assert!(
+        error
+            .detail()
+            .is_some_and(|detail| detail.contains("says that it is at")),
+        "{error:?}"
+    );
+    assert_eq!(server.covered(3).await, 16384);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_are_encrypted_as_wal_is() {
+    let (server, place) = (Server::new(), Place::new());
+    for (method, key) in [(Method::Libsodium, "a"), (Method::OpenPgp, "public")] {
+        let name = format!("{method:?}");
+        let store = place.store_at(&name, Some(method), &[key], false);
+        let archive = Archive::new(store, server.identity(), Compression::Lz4);
+        let mut shipper = Shipper::new(Arc::new(archive), server.pg_wal.path().to_owned());
+        ship(&mut shipper, server.at(3, 5000)).await;
+        let (reader, thief) = (
+            place.store_at(&name, None, &["a", "secret"], false),
+            place.store_at(&name, None, &[], false),
+        );
+        let cover = Cover::find(&thief, server.segment(3)).await.expect("listed");
+        let key = cover.expect("covered").chunks[0].key();
+        let (_, read) = read_into(&reader, &key, Form::Plain, Vec::new(), "memory")
+            .await
+            .expect("read");
+        assert!(read == server.wal[0].1[..5000]);
+        read_into(&thief, &key, Form::Plain, Vec::new(), "memory")
+            .await
+            .expect_err("without the key it is nothing");
+    }
+}
