@@ -59,6 +59,20 @@ COMMENT ON FUNCTION @extschema@.walarchive_backfill_status() IS
 REVOKE ALL ON FUNCTION @extschema@.walarchive_backfill_status() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.walarchive_backfill_status() TO pg_monitor;
 
+CREATE FUNCTION @extschema@.walarchive_tail_status() RETURNS TABLE (
+    tail_state text,
+    tail_lsn pg_lsn,
+    tail_time timestamptz,
+    tail_error text,
+    tail_error_time timestamptz
+)
+LANGUAGE c VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'walarchive_tail_status_wrapper';
+COMMENT ON FUNCTION @extschema@.walarchive_tail_status() IS
+    'how far WAL of the present segment is stored; see the view walarchive_status';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_tail_status() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.walarchive_tail_status() TO pg_monitor;
+
 CREATE FUNCTION @extschema@.walarchive_drill_status() RETURNS TABLE (
     next_drill_time timestamptz,
     last_drill_outcome text,
@@ -114,6 +128,11 @@ CREATE VIEW @extschema@.walarchive_status AS
            backfill_error,
            kept_from,
            kept_bytes,
+           tail_state,
+           tail_lsn,
+           tail_time,
+           tail_error,
+           tail_error_time,
            next_drill_time,
            last_drill_outcome,
            last_drill_time,
@@ -121,6 +140,7 @@ CREATE VIEW @extschema@.walarchive_status AS
            last_proven_restore
       FROM @extschema@.walarchive_archiver_status(),
            @extschema@.walarchive_backfill_status(),
+           @extschema@.walarchive_tail_status(),
            @extschema@.walarchive_drill_status();
 COMMENT ON VIEW @extschema@.walarchive_status IS
     'one row: the state of archiving and of backups since the server started';
@@ -172,6 +192,12 @@ COMMENT ON COLUMN @extschema@.walarchive_status.backfill_error IS
 COMMENT ON COLUMN @extschema@.walarchive_status.kept_from IS
     'the oldest WAL file that is kept because it is not archived; null if none is';
 COMMENT ON COLUMN @extschema@.walarchive_status.kept_bytes IS 'the size of the WAL from there on';
+COMMENT ON COLUMN @extschema@.walarchive_status.tail_state IS
+    'whether WAL of the present segment is stored: storing, waiting for older segments, failing, recovery or off';
+COMMENT ON COLUMN @extschema@.walarchive_status.tail_lsn IS 'all WAL up to here is in the store; null if that is not known';
+COMMENT ON COLUMN @extschema@.walarchive_status.tail_time IS 'when it came to be';
+COMMENT ON COLUMN @extschema@.walarchive_status.tail_error IS 'why it could not be stored; null if it could';
+COMMENT ON COLUMN @extschema@.walarchive_status.tail_error_time IS 'when that was';
 COMMENT ON COLUMN @extschema@.walarchive_status.next_drill_time IS 'when the next scheduled restore drill is due; null if none is';
 COMMENT ON COLUMN @extschema@.walarchive_status.last_drill_outcome IS
     'how the last scheduled restore drill of this server ended: succeeded or failed';

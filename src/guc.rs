@@ -85,6 +85,7 @@ static UPLOAD_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(8);
 static ARCHIVE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60);
 static SHUTDOWN_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(20);
 static PREFETCH: GucSetting<i32> = GucSetting::<i32>::new(DEFAULT_SEGMENTS as i32);
+static TAIL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(0);
 static LEASE_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(30);
 static KEEP_UNARCHIVED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static KEEP_UNARCHIVED_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(10 << 10);
@@ -203,6 +204,9 @@ pub fn encryption_key_files() -> Vec<PathBuf> {
 const ENCRYPTION_NAME: &str = "walarchive.encryption";
 const ENCRYPTION_KEY_FILE_NAME: &str = "walarchive.encryption_key_file";
 const ENCRYPTION_KEY_COMMAND_NAME: &str = "walarchive.encryption_key_command";
+/// More requests than that are of little use to anybody.
+const SHORTEST_TAIL_INTERVAL_MS: i32 = 200;
+
 const STORAGE_NAME: &str = "walarchive.storage";
 const STORAGE_OPTIONS_NAME: &str = "walarchive.storage_options";
 
@@ -254,6 +258,12 @@ pub fn archive_timeout() -> Duration {
 /// `walarchive.shutdown_timeout`.
 pub fn shutdown_timeout() -> Duration {
     Duration::from_secs(SHUTDOWN_TIMEOUT.get().max(1) as u64)
+}
+
+/// `walarchive.tail_interval`; none when the tail is not stored.
+pub fn tail_interval() -> Option<Duration> {
+    let interval = u64::try_from(TAIL_INTERVAL.get()).ok().map(Duration::from_millis);
+    interval.filter(|interval| !interval.is_zero())
 }
 
 /// `walarchive.lease_interval`.
@@ -368,6 +378,17 @@ pub fn drill_sql_file() -> Option<String> {
 /// `walarchive.retention`; none when it is empty.
 pub fn retention() -> Option<String> {
     Some(text(&RETENTION)).filter(|policy| !policy.trim().is_empty())
+}
+
+/// May this be a value of `walarchive.tail_interval`?
+fn check_tail_interval(value: i32) -> Result<(), Error> {
+    match value {
+        0 | SHORTEST_TAIL_INTERVAL_MS.. => Ok(()),
+        _ => Err(Error::config(
+            format!("{value} ms is too short"),
+            "Set it to 0, which turns it off, or to 200 ms to 1 h.",
+        )),
+    }
 }
 
 /// May this be a value of `walarchive.storage`? An empty one means that it is not set.

@@ -12,6 +12,12 @@ COMMENT ON FUNCTION @extschema@.walarchive_backfill_status() IS
 REVOKE ALL ON FUNCTION @extschema@.walarchive_backfill_status() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.walarchive_backfill_status() TO pg_monitor;
 
+@function walarchive_tail_status
+COMMENT ON FUNCTION @extschema@.walarchive_tail_status() IS
+    'how far WAL of the present segment is stored; see the view walarchive_status';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_tail_status() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.walarchive_tail_status() TO pg_monitor;
+
 @function walarchive_drill_status
 COMMENT ON FUNCTION @extschema@.walarchive_drill_status() IS
     'the restore drills since the server started; see the view walarchive_status';
@@ -59,6 +65,11 @@ CREATE VIEW @extschema@.walarchive_status AS
            backfill_error,
            kept_from,
            kept_bytes,
+           tail_state,
+           tail_lsn,
+           tail_time,
+           tail_error,
+           tail_error_time,
            next_drill_time,
            last_drill_outcome,
            last_drill_time,
@@ -66,6 +77,7 @@ CREATE VIEW @extschema@.walarchive_status AS
            last_proven_restore
       FROM @extschema@.walarchive_archiver_status(),
            @extschema@.walarchive_backfill_status(),
+           @extschema@.walarchive_tail_status(),
            @extschema@.walarchive_drill_status();
 COMMENT ON VIEW @extschema@.walarchive_status IS
     'one row: the state of archiving and of backups since the server started';
@@ -117,6 +129,12 @@ COMMENT ON COLUMN @extschema@.walarchive_status.backfill_error IS
 COMMENT ON COLUMN @extschema@.walarchive_status.kept_from IS
     'the oldest WAL file that is kept because it is not archived; null if none is';
 COMMENT ON COLUMN @extschema@.walarchive_status.kept_bytes IS 'the size of the WAL from there on';
+COMMENT ON COLUMN @extschema@.walarchive_status.tail_state IS
+    'whether WAL of the present segment is stored: storing, waiting for older segments, failing, recovery or off';
+COMMENT ON COLUMN @extschema@.walarchive_status.tail_lsn IS 'all WAL up to here is in the store; null if that is not known';
+COMMENT ON COLUMN @extschema@.walarchive_status.tail_time IS 'when it came to be';
+COMMENT ON COLUMN @extschema@.walarchive_status.tail_error IS 'why it could not be stored; null if it could';
+COMMENT ON COLUMN @extschema@.walarchive_status.tail_error_time IS 'when that was';
 COMMENT ON COLUMN @extschema@.walarchive_status.next_drill_time IS 'when the next scheduled restore drill is due; null if none is';
 COMMENT ON COLUMN @extschema@.walarchive_status.last_drill_outcome IS
     'how the last scheduled restore drill of this server ended: succeeded or failed';

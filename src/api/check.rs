@@ -46,6 +46,7 @@ fn walarchive_check() -> TableIterator<
         uploader(),
         archiver(),
     ];
+    checks.extend(tail());
     match ArchiveSettings::current() {
         Ok(settings) => {
             checks.push(Check::ok(
@@ -222,6 +223,32 @@ fn archiver() -> Check {
             "Uploads succeed, but the server writes WAL faster than they do. See bytes_per_second and drained_in in walarchive_status.",
         ),
         None => Check::ok(name, queue),
+    }
+}
+
+/// Is the tail stored, and is `archive_timeout` of use beside it?
+fn tail() -> Option<Check> {
+    let name = "tail";
+    let interval = guc::tail_interval().filter(|_| shmem::require_preloaded().is_ok())?;
+    let now = ARCHIVING.share().tail;
+    if let Some(error) = now.error.to_option() {
+        return Some(Check::failed(
+            name,
+            format!(
+                "new WAL of the present segment cannot be stored, {}: {error}",
+                ago(now.error_us)
+            ),
+            "It stays in pg_wal, and is stored with its segment. See the server's log for DETAIL and HINT of the error.",
+        ));
+    }
+    let stored = format!("new WAL is stored every {} ms", interval.as_millis());
+    match server::setting(c"archive_timeout").as_str() {
+        "0" => Some(Check::ok(name, stored)),
+        timeout => Some(Check::warning(
+            name,
+            format!("{stored}, and archive_timeout is {timeout} s"),
+            "archive_timeout may be 0: it only adds segments that are not full. Set it to 0, and reload.",
+        )),
     }
 }
 

@@ -13,6 +13,7 @@ use walarchive_core::data_dir::PG_WAL;
 use walarchive_core::wal::WalFileName;
 use walarchive_storage::{Brake, Motion};
 
+use super::tail;
 use crate::bridge::{self, Bridge};
 use crate::error::{self, Severity};
 use crate::guc::{self, ArchiveSettings};
@@ -56,6 +57,8 @@ pub fn startup() {}
 /// The archiver ends, or changes to another library. It waits for nothing any more.
 pub fn shutdown() {
     if shmem::require_preloaded().is_ok() {
+        // If the server stops, it has written its last WAL, and no uploader is there to store that.
+        tail::store_last();
         let mut archiving = ARCHIVING.exclusive();
         archiving.archiver = Latch::NONE;
     }
@@ -285,11 +288,7 @@ impl Call {
     /// When the server stops, the archiver does not wait without end for a store that hangs.
     fn refused_at_the_end(&self) -> Option<Box<Failure>> {
         let limit = guc::shutdown_timeout();
-        let since = {
-            let archiving = ARCHIVING.share();
-            (archiving.stopping_us != 0).then(|| archiving.stopping_us.max(archiving.counters.last_archived_us))
-        }?;
-        let waited = Duration::from_micros(u64::try_from(now_us().saturating_sub(since)).unwrap_or(0));
+        let waited = ARCHIVING.share().stopping_for()?;
         (waited > limit).then(|| {
             let mut failure = Box::new(Failure::from(&Error::Cancelled));
             failure.message = Text::new("the server stops before the file is archived");

@@ -14,11 +14,13 @@ use super::{
     DRILL_SQL_FILE, DRILL_SQL_ROLE, ENCRYPT_METADATA, ENCRYPTION, ENCRYPTION_ACCEPT_PLAIN, ENCRYPTION_KEY_COMMAND,
     ENCRYPTION_KEY_COMMAND_NAME, ENCRYPTION_KEY_FILE, ENCRYPTION_KEY_FILE_NAME, ENCRYPTION_NAME, KEEP_UNARCHIVED,
     KEEP_UNARCHIVED_LIMIT, LEASE_INTERVAL, MANIFEST_CHECKSUMS, ON_CHECKSUM_FAILURE, PREFETCH, RETENTION,
-    SHUTDOWN_TIMEOUT, STORAGE, STORAGE_NAME, STORAGE_OPTIONS, STORAGE_OPTIONS_NAME, TAR_SIZE, UPLOAD_CONCURRENCY,
-    check_encryption, check_key_command, check_key_file, check_retention, check_schedule, check_storage,
-    check_storage_options, note_rejected,
+    SHUTDOWN_TIMEOUT, STORAGE, STORAGE_NAME, STORAGE_OPTIONS, STORAGE_OPTIONS_NAME, TAIL_INTERVAL, TAR_SIZE,
+    UPLOAD_CONCURRENCY, check_encryption, check_key_command, check_key_file, check_retention, check_schedule,
+    check_storage, check_storage_options, check_tail_interval, note_rejected,
 };
-use crate::pg::settings::{check_hook, define_checked_string, define_hidden_string, reserve_prefix};
+use crate::pg::settings::{
+    check_hook, check_int_hook, define_checked_int, define_checked_string, define_hidden_string, reserve_prefix,
+};
 use crate::shmem::MAX_CONCURRENCY;
 
 /// S3 takes 10 000 parts of an object, which are 80 GB. In kB.
@@ -144,6 +146,15 @@ fn define_archiving() {
         &SHUTDOWN_TIMEOUT,
         1..=3600,
         GucFlags::UNIT_S,
+    );
+    define_checked_int(
+        c"walarchive.tail_interval",
+        c"Sets how often new WAL of the present segment is stored; 0 leaves it until the segment is complete.",
+        c"So much is lost at most with the server and its disks. At least 200 ms.",
+        &TAIL_INTERVAL,
+        0..=3_600_000,
+        GucFlags::UNIT_MS,
+        Some(tail_interval_hook),
     );
     int(
         c"walarchive.lease_interval",
@@ -319,6 +330,7 @@ check_hook!(storage_options_hook: STORAGE_OPTIONS_NAME, check_storage_options =>
 check_hook!(encryption_hook: ENCRYPTION_NAME, check_encryption => note_rejected);
 check_hook!(encryption_key_file_hook: ENCRYPTION_KEY_FILE_NAME, check_key_file => note_rejected);
 check_hook!(encryption_key_command_hook: ENCRYPTION_KEY_COMMAND_NAME, check_key_command => note_rejected);
+check_int_hook!(tail_interval_hook: "walarchive.tail_interval", check_tail_interval);
 check_hook!(backup_schedule_hook: "walarchive.backup_schedule", check_schedule);
 check_hook!(drill_schedule_hook: "walarchive.drill_schedule", check_schedule);
 check_hook!(retention_hook: "walarchive.retention", check_retention);

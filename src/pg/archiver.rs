@@ -39,6 +39,19 @@ pub unsafe fn file_name(file: *const c_char) -> String {
     unsafe { CStr::from_ptr(file) }.to_string_lossy().into_owned()
 }
 
+/// A segment that is complete may not be marked as ready, after a crash or on a full disk. Mark it now, as PostgreSQL itself does when it
+/// would remove it. One that is marked in whatever way stays so.
+pub fn mark_as_ready(segment: &str) {
+    unsafe extern "C-unwind" {
+        fn XLogArchiveCheckDone(xlog: *const c_char) -> bool;
+    }
+    let Ok(segment) = std::ffi::CString::new(segment) else {
+        return;
+    };
+    // SAFETY: a C string that outlives the call; the main thread of a process that is attached to shared memory.
+    unsafe { XLogArchiveCheckDone(segment.as_ptr()) };
+}
+
 /// Tell the archiver why nothing can be archived: `arch_module_check_errdetail()`, which is a macro in C.
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 pub fn set_errdetail(reason: &str) {

@@ -1,6 +1,7 @@
-//! Check hooks of string settings: from C strings to a Rust function and back.
+//! Check hooks of settings: from C values to a Rust function and back.
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::ops::RangeInclusive;
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys;
@@ -43,6 +44,26 @@ fn define_string(
     }
 }
 
+/// Define a number that is read again on reload, with a check hook that [`check_int_hook`] defines.
+pub fn define_checked_int(
+    name: &'static CStr,
+    short: &'static CStr,
+    long: &'static CStr,
+    setting: &'static GucSetting<i32>,
+    range: RangeInclusive<i32>,
+    flags: GucFlags,
+    check: pg_sys::GucIntCheckHook,
+) {
+    let (least, most) = range.into_inner();
+    let context = GucContext::Sighup;
+    // SAFETY: the hook has the signature that PostgreSQL calls, and touches nothing but its arguments.
+    unsafe {
+        GucRegistry::define_int_guc_with_hooks(
+            name, short, long, setting, least, most, context, flags, check, None, None,
+        );
+    }
+}
+
 /// Call this after all settings are defined. PostgreSQL then warns of any other setting with this prefix: it is misspelt.
 pub fn reserve_prefix() {
     // SAFETY: called by _PG_init; a C string.
@@ -67,7 +88,22 @@ pub unsafe fn check(name: &str, newval: *mut *mut c_char, check: fn(&str) -> Res
         Ok(value) => check(value),
         Err(_) => Err(Error::config("the value is not UTF-8", "Use ASCII or UTF-8.")),
     };
-    let Err(error) = refused else { return true };
+    accept(name, refused)
+}
+
+/// The same for a number.
+///
+/// # Safety
+/// `newval` must be what PostgreSQL hands to a check hook.
+pub unsafe fn check_int(name: &str, newval: *mut c_int, check: fn(i32) -> Result<(), Error>) -> bool {
+    // SAFETY: the caller's promise.
+    let value = unsafe { newval.as_ref().copied() };
+    accept(name, value.map_or(Ok(()), check))
+}
+
+/// Is the value accepted? If not, PostgreSQL is told why.
+fn accept(name: &str, checked: Result<(), Error>) -> bool {
+    let Err(error) = checked else { return true };
     let copy = |text: String| CString::new(super::text::message(&text)).unwrap_or_default();
     // PostgreSQL's own message repeats the value, which may be a credential that was put into the wrong place.
     let message = copy(format!("invalid value for parameter \"{name}\""));
@@ -138,4 +174,23 @@ macro_rules! check_hook {
     };
 }
 
-pub(crate) use check_hook;
+/// Defines the check hook of a number: `hook: "name of the setting", check`.
+macro_rules! check_int_hook {
+    ($hook:ident: $name:expr, $check:path) => {
+        /// A check hook.
+        ///
+        /// # Safety
+        /// To be called by PostgreSQL.
+        #[pgrx::pg_guard]
+        unsafe extern "C-unwind" fn $hook(
+            newval: *mut std::ffi::c_int,
+            _extra: *mut *mut std::ffi::c_void,
+            _source: pgrx::pg_sys::GucSource::Type,
+        ) -> bool {
+            // SAFETY: PostgreSQL's call.
+            unsafe { $crate::pg::settings::check_int($name, newval, $check) }
+        }
+    };
+}
+
+pub(crate) use {check_hook, check_int_hook};

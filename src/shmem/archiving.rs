@@ -1,11 +1,14 @@
 //! State that the archiver and the uploader share.
 
+use std::time::Duration;
+
 use pgrx::PGRXSharedMemory;
 
 use super::backfill::Backfill;
 use super::clock::now_us;
 use super::failure::Failure;
 use super::queue::{FileName, Queue};
+use super::tail::Tail;
 use super::text::Text;
 use crate::pg::latch::Latch;
 
@@ -64,6 +67,8 @@ pub struct Archiving {
     pub counters: Counters,
     /// WAL that nobody asks for.
     pub backfill: Backfill,
+    /// WAL of the present segment.
+    pub tail: Tail,
 }
 
 impl Archiving {
@@ -92,6 +97,7 @@ impl Archiving {
             last_error_us: 0,
         },
         backfill: Backfill::NONE,
+        tail: Tail::NONE,
     };
 
     /// The uploader looks around.
@@ -110,6 +116,16 @@ impl Archiving {
     /// Are transfers that can wait to leave the link to WAL?
     pub fn needs_the_link(&self) -> bool {
         self.behind && !self.is_stuck()
+    }
+
+    /// The server stops, and nothing was archived for so long. None: it does not.
+    pub fn stopping_for(&self) -> Option<Duration> {
+        if self.stopping_us == 0 {
+            return None;
+        }
+        let since = self.stopping_us.max(self.counters.last_archived_us);
+        let waited = u64::try_from(now_us().saturating_sub(since)).unwrap_or(0);
+        Some(Duration::from_micros(waited))
     }
 
     /// Note that something failed.

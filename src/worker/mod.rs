@@ -15,6 +15,7 @@ mod repository;
 mod retention;
 mod scheduler;
 mod session;
+mod tail;
 mod upload;
 
 use std::ffi::c_int;
@@ -28,7 +29,7 @@ use walarchive_core::recovery_state::is_in_recovery;
 
 use crate::pg::latch::Latch;
 use crate::pg::{Datum, process, server};
-use crate::shmem::{ARCHIVING, SCHEDULING, now_us};
+use crate::shmem::{ARCHIVING, SCHEDULING, Tail, now_us};
 
 /// PostgreSQL waits this long before it starts a worker again that has died.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
@@ -118,6 +119,7 @@ pub extern "C-unwind" fn walarchive_uploader_main(_argument: Datum) {
         archiving.uploader = Latch::mine();
         archiving.uploader_started_us = now_us();
         archiving.stopping_us = 0;
+        archiving.tail = Tail::NONE;
         archiving.beat();
     }
     upload::Uploader::new().run();

@@ -18,6 +18,7 @@ use super::ahead::{Ahead, Failed};
 use super::backfill::{Backfill, Link};
 use super::lease::Keeper;
 use super::points::Indexer;
+use super::tail::Tail;
 use crate::bridge::{self, Bridge};
 use crate::error;
 use crate::guc::{self, ArchiveSettings};
@@ -65,6 +66,7 @@ pub(super) struct Uploader {
     lease: Keeper,
     backfill: Backfill,
     indexer: Indexer,
+    tail: Tail,
     running: HashMap<WalFileName, Running>,
     pace: Pace,
     /// The last upload took long, or the oldest that runs does.
@@ -86,6 +88,7 @@ impl Uploader {
             lease: Keeper::new(),
             backfill: Backfill::new(),
             indexer: Indexer::new(),
+            tail: Tail::new(),
             running: HashMap::new(),
             pace: Pace::default(),
             slow: false,
@@ -104,6 +107,7 @@ impl Uploader {
                 self.ahead.restart();
                 self.lease.restart();
                 self.backfill.restart();
+                self.tail.restart();
             }
             if !self.running.is_empty() {
                 bridge::note_situation();
@@ -129,12 +133,18 @@ impl Uploader {
             };
             let backfill_in = self.backfill.turn(self.bridge, link).max(SOON);
             self.indexer.turn(self.bridge);
+            let turn = match link {
+                Link::Free if self.backfill.is_over() => Link::Free,
+                _ => Link::Needed,
+            };
+            let tail_in = self.tail.turn(self.bridge, turn).max(SOON);
             let (lease_in, gained) = self.lease.turn(self.bridge);
             if gained {
                 self.begin_again();
                 continue;
             }
-            self.bridge.wait(Some(wake_in.min(lease_in).min(backfill_in)));
+            let wake_in = wake_in.min(lease_in).min(backfill_in).min(tail_in);
+            self.bridge.wait(Some(wake_in));
         }
         // The archiver uploads these files again. An object that was written in spite of this has the same content.
         for running in self.running.values() {

@@ -135,6 +135,11 @@ impl Backfill {
         }
     }
 
+    /// Is everything of before a promotion stored that can be? What is written now is worth little before.
+    pub(super) fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
     /// The settings have changed. Somebody may have found lost segments, and put them into `pg_wal`.
     pub(super) fn restart(&mut self) {
         (self.due, self.again) = (Instant::now(), Instant::now());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use walarchive_storage::Store;
 
-use super::pending::is_ready;
+use super::pending::is_archived;
 use crate::archive::Archive;
 use crate::codec::Format;
 use crate::error::Result;
@@ -36,7 +36,7 @@ impl Cleaner {
     /// Is there anything that could be removed now?
     pub fn has_work(&self) -> bool {
         let waste = self.waste.lock();
-        !waste.objects.is_empty() || waste.segments.iter().any(|segment| !is_ready(&self.pg_wal, *segment))
+        !waste.objects.is_empty() || waste.segments.iter().any(|segment| is_archived(&self.pg_wal, *segment))
     }
 
     /// Remove what can be removed now. Returns how many objects that were. After an error the rest is tried again with the next call.
@@ -52,10 +52,10 @@ impl Cleaner {
             self.waste.lock().objects.drain(..objects.len());
         }
         for segment in segments {
-            if is_ready(&self.pg_wal, segment) {
+            if !is_archived(&self.pg_wal, segment) {
                 continue;
             }
-            if self.is_archived(segment).await? {
+            if self.is_stored(segment).await? {
                 removed += remove(&store, segment).await?;
             } else {
                 // It is no segment that this server archives. Whoever deletes garbage finds it.
@@ -67,7 +67,7 @@ impl Cleaner {
     }
 
     /// Does the store have the whole segment, compressed in whatever way?
-    async fn is_archived(&self, segment: Segment) -> Result<bool> {
+    async fn is_stored(&self, segment: Segment) -> Result<bool> {
         for format in Format::in_order(self.archive.compression().format()) {
             let key = layout::wal(&WalFileName::Segment(segment), format);
             if self.archive.store().size(&key).await?.is_some() {

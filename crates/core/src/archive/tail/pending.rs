@@ -1,20 +1,28 @@
 //! WAL of before the present segment that is not archived yet.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::archive::ready_files;
 use crate::data_dir::ARCHIVE_STATUS;
 use crate::error::Result;
-use crate::wal::{Segment, WalFileName};
+use crate::wal::{Segment, SegmentSize, WalFileName};
 
-/// Does a segment of this `pg_wal` wait to be archived? The server marks it before it says that it was flushed.
-pub(super) fn is_ready(pg_wal: &Path, segment: Segment) -> bool {
-    mark(pg_wal, &WalFileName::Segment(segment)).exists()
+/// Is a segment of this `pg_wal`, which is complete, archived? The server marks it as done then, and removes no file that is not. It may
+/// not be marked as ready, although it waits: after a crash, or on a full disk, that comes later.
+pub(super) fn is_archived(pg_wal: &Path, segment: Segment) -> bool {
+    is_done(pg_wal, &WalFileName::Segment(segment))
 }
 
-fn mark(pg_wal: &Path, name: &WalFileName) -> PathBuf {
-    pg_wal.join(ARCHIVE_STATUS).join(format!("{name}.ready"))
+fn is_done(pg_wal: &Path, name: &WalFileName) -> bool {
+    match has_mark(pg_wal, name, "ready") {
+        true => false,
+        false => has_mark(pg_wal, name, "done") || !pg_wal.join(name.to_string()).exists(),
+    }
+}
+
+fn has_mark(pg_wal: &Path, name: &WalFileName, mark: &str) -> bool {
+    pg_wal.join(ARCHIVE_STATUS).join(format!("{name}.{mark}")).exists()
 }
 
 /// The files without which recovery would not come to the present segment.
@@ -23,7 +31,7 @@ pub(super) struct Pending(BTreeSet<WalFileName>);
 
 impl Pending {
     /// Those that wait, of a server that is in this segment.
-    pub(super) fn look(pg_wal: &Path, present: Segment) -> Result<Self> {
+    pub(super) fn look(pg_wal: &Path, present: Segment, size: SegmentSize) -> Result<Self> {
         let is_needed = |name: &WalFileName| match *name {
             WalFileName::Segment(segment) => segment < present,
             WalFileName::History(timeline) => timeline <= present.timeline,
@@ -31,12 +39,20 @@ impl Pending {
             WalFileName::Partial(_) | WalFileName::BackupHistory(..) => false,
         };
         let ready = ready_files(&pg_wal.join(ARCHIVE_STATUS), usize::MAX)?;
-        Ok(Pending(ready.into_iter().filter(is_needed).collect()))
+        let mut waiting: BTreeSet<_> = ready.into_iter().filter(is_needed).collect();
+        // It was completed just before a crash.
+        if let Some(number) = present.number(size).checked_sub(1) {
+            let before = Segment::from_number(present.timeline, number, size);
+            if !is_archived(pg_wal, before) {
+                waiting.insert(WalFileName::Segment(before));
+            }
+        }
+        Ok(Pending(waiting))
     }
 
     /// The server has left this segment, and the tail does not have all of it.
     pub(super) fn left(&mut self, pg_wal: &Path, segment: Segment) {
-        if is_ready(pg_wal, segment) {
+        if !is_archived(pg_wal, segment) {
             self.0.insert(WalFileName::Segment(segment));
         }
     }
@@ -44,7 +60,7 @@ impl Pending {
     /// The first of them that still waits. The archiver takes them in their order.
     pub(super) fn first(&mut self, pg_wal: &Path) -> Option<WalFileName> {
         while let Some(first) = self.0.first() {
-            if mark(pg_wal, first).exists() {
+            if !is_done(pg_wal, first) {
                 return Some(*first);
             }
             self.0.pop_first();

@@ -9,7 +9,7 @@ use walarchive_storage::Store;
 use super::chunk;
 use super::clean::{Cleaner, Waste};
 use super::epoch;
-use super::pending::{Pending, is_ready};
+use super::pending::{Pending, is_archived};
 use super::plan::Plan;
 use crate::archive::Archive;
 use crate::blocking::blocking;
@@ -171,7 +171,7 @@ impl Shipper {
             None => target,
         };
         let directory = self.pg_wal.clone();
-        let pending = blocking(move || Pending::look(&directory, first)).await?;
+        let pending = blocking(move || Pending::look(&directory, first, size)).await?;
         if let Some(shipped) = resumed {
             let covered = shipped.stored.0.saturating_sub(first.start(size).0);
             return Ok(Course {
@@ -190,7 +190,14 @@ impl Shipper {
         }
         let store = self.archive.writable();
         let epoch = epoch::take(&store, self.archive.identity(), target.timeline).await?;
-        let (older, others): (Vec<_>, Vec<_>) = epoch.chunks.into_iter().partition(|chunk| chunk.segment == target);
+        let is_later = |chunk: &TailChunk| chunk.segment.timeline == target.timeline && chunk.segment > target;
+        let (later, chunks): (Vec<_>, Vec<_>) = epoch.chunks.into_iter().partition(is_later);
+        if !later.is_empty() {
+            // A server is never before what it has stored, unless it lost that itself. A reader would take this for a hole.
+            let keys: Vec<_> = later.iter().map(TailChunk::key).collect();
+            store.delete_many(&keys, |_| {}).await?;
+        }
+        let (older, others): (Vec<_>, Vec<_>) = chunks.into_iter().partition(|chunk| chunk.segment == target);
         let mut waste = self.waste.lock();
         waste.objects.extend(epoch.older);
         waste.segments.extend(others.into_iter().map(|chunk| chunk.segment));
@@ -266,12 +273,12 @@ impl Way<'_> {
     /// Store a segment up to `to`. Returns the bytes of the objects. One that is archived whole needs none.
     async fn store_unless_archived(&self, part: &mut Part, to: u64) -> Result<u64> {
         let is_whole = to == self.archive.identity().segment_size.bytes();
-        if is_whole && !is_ready(self.pg_wal, part.segment) {
+        if is_whole && is_archived(self.pg_wal, part.segment) {
             return Ok(0);
         }
         match self.store(part, to).await {
             // Its file may be gone then.
-            Err(_) if is_whole && !is_ready(self.pg_wal, part.segment) => Ok(0),
+            Err(_) if is_whole && is_archived(self.pg_wal, part.segment) => Ok(0),
             stored => stored,
         }
     }

@@ -98,7 +98,12 @@ impl Server {
             .push(self.pg_wal.path(), &WalFileName::Segment(segment))
             .await
             .expect("archived");
-        std::fs::remove_file(self.mark(&segment.to_string())).expect("removed");
+        self.is_done(number);
+    }
+
+    fn is_done(&self, number: u64) {
+        let ready = self.mark(&self.segment(number).to_string());
+        std::fs::rename(&ready, ready.with_extension("done")).expect("renamed");
     }
 
     async fn chunks(&self) -> Vec<TailChunk> {
@@ -217,6 +222,49 @@ async fn what_was_skipped_is_safe_when_it_is_archived() {
         assert_eq!(ship(&mut shipper, position).await.safe, Some(safe.flushed), "{number}");
     }
     assert_eq!((server.covered(4).await, server.covered(6).await), (0, 9000));
+}
+
+/// A crash came before it could be marked as ready, and PostgreSQL does that later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_without_a_mark_is_not_taken_for_archived() {
+    let server = Server::new();
+    let shipped = ship(&mut server.shipper(), server.at(4, 100)).await;
+    assert_eq!((shipped.safe, shipped.bytes), (Some(server.at(3, 0).flushed), 0));
+    server.is_complete(3);
+    server.is_done(3);
+    let mut shipper = server.shipper();
+    assert_eq!(
+        ship(&mut shipper, server.at(4, 100)).await.safe,
+        Some(server.at(4, 100).flushed)
+    );
+    ship(&mut shipper, server.at(5, 100)).await;
+    assert_eq!(server.covered(4).await, SIZE_BYTES as u64);
+    // Its file is gone: it is done.
+    std::fs::remove_file(server.pg_wal.path().join(server.segment(4).to_string())).expect("removed");
+    let shipped = ship(&mut server.shipper(), server.at(5, 100)).await;
+    assert_eq!(shipped.safe, Some(server.at(5, 100).flushed));
+}
+
+/// Of a server that lost its last WAL, and went on.
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_of_later_segments_are_removed_first() {
+    let server = Server::new();
+    ship(&mut server.shipper(), server.at(3, 5000)).await;
+    let later = TailChunk {
+        segment: server.segment(4),
+        epoch: 1,
+        start: 0,
+        end: 100,
+    };
+    server.store().put(&later.key(), "x".into()).await.expect("written");
+    ship(&mut server.shipper(), server.at(3, 5000)).await;
+    assert!(
+        server
+            .chunks()
+            .await
+            .iter()
+            .all(|chunk| chunk.segment == server.segment(3))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -340,7 +388,7 @@ async fn chunks_go_when_the_whole_segment_is_there_and_not_before() {
     // Something says that it is archived, and the store does not have it.
     server.is_complete(4);
     ship(&mut shipper, server.at(5, 100)).await;
-    std::fs::remove_file(server.mark(&server.segment(4).to_string())).expect("removed");
+    server.is_done(4);
     cleaner.clean().await.expect("cleaned");
     assert_eq!(server.covered(4).await, SIZE_BYTES as u64);
 
