@@ -22,12 +22,17 @@ fn chunks(repository: &Repository) -> BTreeMap<String, Vec<Chunk>> {
         for object in fs::read_dir(folder.path()).into_iter().flatten().flatten() {
             let name = object.file_name().to_string_lossy().into_owned();
             // What is being written has another name.
-            let Some(stem) = name.strip_suffix(".zst") else { continue };
+            let Some(stem) = name.strip_suffix(".zst") else {
+                continue;
+            };
             let parts: Vec<&str> = stem.split('-').collect();
             let [epoch, start, end] = parts[..] else { continue };
             let hex = |text| u64::from_str_radix(text, 16).unwrap_or_else(|e| panic!("{name}: {e}"));
             let epoch = epoch.parse().unwrap_or_else(|e| panic!("{name}: {e}"));
-            found.entry(segment.clone()).or_default().push((epoch, hex(start), hex(end)));
+            found
+                .entry(segment.clone())
+                .or_default()
+                .push((epoch, hex(start), hex(end)));
         }
     }
     found.values_mut().for_each(|chunks| chunks.sort_unstable());
@@ -38,7 +43,11 @@ fn chunks(repository: &Repository) -> BTreeMap<String, Vec<Chunk>> {
 #[track_caller]
 fn covered(cluster: &Cluster, repository: &Repository, segment: &str) -> u64 {
     let all = chunks(repository).remove(segment).unwrap_or_default();
-    let newest = all.iter().filter(|(_, start, _)| *start == 0).map(|(epoch, ..)| *epoch).max();
+    let newest = all
+        .iter()
+        .filter(|(_, start, _)| *start == 0)
+        .map(|(epoch, ..)| *epoch)
+        .max();
     let (mut reached, wal) = (0, fs::read(cluster.wal_directory().join(segment)).expect("read"));
     for (epoch, start, end) in all {
         if Some(epoch) != newest || start > reached {
@@ -48,7 +57,11 @@ fn covered(cluster: &Cluster, repository: &Repository, segment: &str) -> u64 {
             "walarchive_005/tail/{segment}/{epoch:08}-{start:08X}-{end:08X}.zst"
         ));
         let content = zstd(&path);
-        assert!(content == wal[start as usize..end as usize], "{} differs", path.display());
+        assert!(
+            content == wal[start as usize..end as usize],
+            "{} differs",
+            path.display()
+        );
         reached = reached.max(end);
     }
     reached
@@ -57,14 +70,21 @@ fn covered(cluster: &Cluster, repository: &Repository, segment: &str) -> u64 {
 fn zstd(path: &std::path::Path) -> Vec<u8> {
     let output = std::process::Command::new("zstd").arg("-dcq").arg(path).output();
     let output = output.expect("zstd runs");
-    assert!(output.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}: {}",
+        path.display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
     output.stdout
 }
 
 fn epochs(repository: &Repository) -> Vec<String> {
     let folder = repository.path().join("walarchive_005/tail/epoch");
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 fn with_tail(builder: Builder) -> Builder {
@@ -103,15 +123,24 @@ fn what_is_committed_is_in_the_store_soon_and_an_idle_server_writes_nothing() {
     }
     let count = chunks(&repository)[&segment].len() - before;
     let at_most = begun.elapsed().as_millis() / INTERVAL.as_millis() + 1;
-    assert!(count >= 10 && count as u128 <= at_most, "{count} chunks, at most {at_most}");
+    assert!(
+        count >= 10 && count as u128 <= at_most,
+        "{count} chunks, at most {at_most}"
+    );
     let offset = |lsn: &str| {
         let sql = format!("SELECT file_offset FROM pg_walfile_name_offset({lsn})");
         cluster.psql(&sql).parse::<u64>().expect("a number")
     };
     let there = covered(&cluster, &repository, &segment);
-    assert!(there > 0 && there <= offset("pg_current_wal_flush_lsn()"), "never past what is flushed");
+    assert!(
+        there > 0 && there <= offset("pg_current_wal_flush_lsn()"),
+        "never past what is flushed"
+    );
     assert_eq!(
-        status(&cluster, "tail_state, tail_time <= now(), tail_error IS NULL, tail_error_time IS NULL"),
+        status(
+            &cluster,
+            "tail_state, tail_time <= now(), tail_error IS NULL, tail_error_time IS NULL"
+        ),
         "storing|t|t|t"
     );
 
@@ -148,7 +177,8 @@ fn chunks_go_when_the_segment_is_archived() {
     repository.assert_complete(&cluster, &first, &last);
 
     // Both at once are of no use, and somebody should know.
-    let check = "SELECT status, hint LIKE 'archive_timeout may be 0%' FROM walarchive_check() WHERE check_name = 'tail'";
+    let check =
+        "SELECT status, hint LIKE 'archive_timeout may be 0%' FROM walarchive_check() WHERE check_name = 'tail'";
     assert_eq!(cluster.psql(check), "ok|");
     cluster.set("archive_timeout", "1h");
     cluster.reload();
@@ -178,9 +208,16 @@ fn each_start_begins_anew_and_a_stop_stores_the_last_checkpoint() {
     let segment = segment_name(1, (lsn >> 20) as usize);
     let there = covered(&cluster, &repository, &segment);
     // The record has more than its header.
-    assert!(there >= (lsn & 0xF_FFFF) + 24, "{there} bytes, the checkpoint is at {checkpoint}");
+    assert!(
+        there >= (lsn & 0xF_FFFF) + 24,
+        "{there} bytes, the checkpoint is at {checkpoint}"
+    );
     assert!(cluster.log_since(mark).contains("where the server stops"));
-    assert_eq!(epochs(&repository), ["00000001.json"], "it is the same run of the server");
+    assert_eq!(
+        epochs(&repository),
+        ["00000001.json"],
+        "it is the same run of the server"
+    );
 
     // A crash is another one.
     for epoch in 2..4 {
@@ -250,7 +287,10 @@ fn it_is_turned_on_and_off_by_a_reload() {
     cluster.wait_archived(&segment, PATIENCE);
     assert_eq!(status(&cluster, "tail_state, tail_lsn IS NULL"), "off|t");
     assert!(chunks(&repository).is_empty());
-    assert_eq!(cluster.psql("SELECT count(*) FROM walarchive_check() WHERE check_name = 'tail'"), "0");
+    assert_eq!(
+        cluster.psql("SELECT count(*) FROM walarchive_check() WHERE check_name = 'tail'"),
+        "0"
+    );
 
     let refused = cluster.try_psql("ALTER SYSTEM SET walarchive.tail_interval = '100ms'");
     let refused = refused.expect_err("too short");
@@ -272,5 +312,7 @@ fn it_is_turned_on_and_off_by_a_reload() {
     cluster.set("walarchive.tail_interval", "200ms");
     cluster.reload();
     wait_stored(&cluster);
-    cluster.wait_until("what was left is gone", PATIENCE, || !chunks(&repository).contains_key(&segment));
+    cluster.wait_until("what was left is gone", PATIENCE, || {
+        !chunks(&repository).contains_key(&segment)
+    });
 }
