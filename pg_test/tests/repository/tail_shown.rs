@@ -1,11 +1,11 @@
-//! The tail in whatever shows, checks and prunes the repository. The chunks are made by hand, from `pg_wal`.
+//! The tail in whatever shows, checks and prunes the repository.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
-use walarchive_pg_test::site::{Site, archive_all, backup};
-use walarchive_testkit::{Cluster, run};
+use walarchive_pg_test::site::{Site, archive_all, backup, lose};
+use walarchive_testkit::{Cluster, PATIENCE, run};
 
 const WINDOW: &str = "SELECT end_lsn, missing_after FROM walarchive_recovery_windows()";
 const SHOWN: &str = "SELECT tail_lsn, tail_epoch, status FROM walarchive_wal_show()";
@@ -61,6 +61,7 @@ fn garbage(cluster: &Cluster) -> String {
         .psql("SELECT key, why FROM walarchive_delete_garbage(confirm => false) WHERE key LIKE '%/tail/%' ORDER BY 1")
 }
 
+/// The chunks are made by hand, from `pg_wal`.
 #[test]
 fn the_tail_is_the_end_of_what_can_be_restored() {
     let site = Site::on_files();
@@ -140,4 +141,46 @@ fn the_tail_is_the_end_of_what_can_be_restored() {
     run(&mut site.walarchive(&["delete", "garbage", "--confirm"])).expect_success();
     assert_eq!(site.objects("walarchive_005/tail"), [last]);
     assert_eq!(primary.psql(SHOWN), format!("{}|3|ok", next.lsn));
+}
+
+/// The chunks are those of a server.
+#[test]
+fn what_is_shown_of_a_lost_server_is_what_the_restore_has() {
+    let site = Site::on_files();
+    let primary = site.primary(&[("walarchive.tail_interval", "200ms")]);
+    primary.psql("CREATE TABLE t (a int)");
+    backup(&primary, "");
+    for row in 1..=3 {
+        primary.psql(&format!("INSERT INTO t VALUES ({row})"));
+        let lsn = primary.psql("SELECT pg_current_wal_flush_lsn()");
+        primary.wait_until("the tail is stored", PATIENCE, || {
+            primary.psql(&format!("SELECT tail_lsn >= '{lsn}' FROM walarchive_status")) == "t"
+        });
+    }
+    lose(&primary);
+    let windows = says(&site, &["recovery-windows"]);
+    let (_, output) = site.backup_fetch("planned", "LATEST", &["--plan", "--json"]);
+    let plan: Value = serde_json::from_str(&output.expect_success()).expect("JSON");
+    assert_eq!(windows[0]["end_lsn"], plan["wal"]["end_lsn"], "{windows:#} {plan:#}");
+    assert!(plan["wal"]["tail_stored"].is_string(), "{plan:#}");
+    assert_eq!(
+        windows[0]["end_time"], plan["wal"]["last_transaction_time"],
+        "{windows:#} {plan:#}"
+    );
+
+    let target = site.restore("restored", "LATEST", &[]);
+    let restored = site.restored("restored").attach(&target);
+    restored.wait_promoted(PATIENCE);
+    assert_eq!(
+        restored.psql("SELECT string_agg(a::text, ' ' ORDER BY a) FROM t"),
+        "1 2 3"
+    );
+    let log = restored.log();
+    let last = log.split("last completed transaction was at log time ").nth(1);
+    let last = last
+        .and_then(|rest| rest.lines().next())
+        .unwrap_or_else(|| panic!("{log}"));
+    let shown = windows[0]["end_time"].as_str().expect("a time");
+    let is_same = format!("SELECT '{last}'::timestamptz = '{shown}'::timestamptz");
+    assert_eq!(restored.psql(&is_same), "t", "{last} {shown}");
 }

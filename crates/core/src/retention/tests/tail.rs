@@ -105,7 +105,10 @@ fn the_tail_goes_with_the_wal_that_no_backup_needs_but_for_the_present_one() {
     inventory = with_wal(&inventory, wal);
     let unneeded = "no backup that is kept needs it";
     let old = row(chunk(2, 1, 0, whole).key(), unneeded);
-    assert_eq!(told(&inventory, &Request::Garbage(Garbage::Archives)), [old.clone()]);
+    assert_eq!(
+        told(&inventory, &Request::Garbage(Garbage::Archives)),
+        std::slice::from_ref(&old)
+    );
     assert_eq!(
         told(&inventory, &retain(1)),
         [old, row(chunk(4, 2, 0, whole).key(), unneeded)]
