@@ -47,6 +47,11 @@ impl Frames {
         }
     }
 
+    /// It is archived.
+    pub(super) fn forget(&self, segment: Segment) {
+        self.0.lock().remove(&segment);
+    }
+
     /// What is kept of a segment.
     pub(super) fn of(&self, segment: Segment) -> Vec<Frame> {
         self.0.lock().get(&segment).cloned().unwrap_or_default()
@@ -85,6 +90,8 @@ mod tests {
             frames.keep(one, frame(start, end));
         }
         assert_eq!(ends(&frames.of(one)), [10, 40]);
+        frames.forget(one);
+        assert!(frames.of(one).is_empty());
         let other = segment("000000010000000000000002");
         frames.keep(other, frame(10, 20));
         assert!(frames.of(other).is_empty());

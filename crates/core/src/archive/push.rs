@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use super::frames::Frames;
+use super::frames::{Frame, Frames};
 use super::notes::{forget_unless, note_digest, note_timeline};
 use super::source::{Fingerprint, SegmentSource};
 use crate::blocking::blocking;
@@ -23,7 +23,7 @@ use crate::objects::Summed;
 use crate::repository::cluster::ClusterIdentity;
 use crate::repository::layout::Key;
 use crate::repository::{self, cluster, encryption, layout};
-use crate::wal::WalFileName;
+use crate::wal::{Segment, WalFileName};
 use walarchive_storage::{Brake, CreateOnly, Created, Motion, Store, Write};
 
 /// Up to this size, in bytes, a file's compressed form is held in memory and stored by one request. Larger segments go in
@@ -46,7 +46,7 @@ pub struct Archive {
     owned: OnceCell<Option<Bytes>>,
     claimed: OnceCell<CreateOnly>,
     /// What the tail has compressed.
-    pub(super) frames: Arc<Frames>,
+    frames: Arc<Frames>,
     /// None where nobody asks who may write, as in tests.
     writer: Option<Arc<Writer>>,
     /// Another program may store the same files meanwhile, compressed in another way.
@@ -141,6 +141,13 @@ impl Archive {
     /// How WAL files are compressed.
     pub(super) fn compression(&self) -> Compression {
         self.compression
+    }
+
+    /// Keep what the tail has compressed for the object of the whole segment, if that is made alike and at once.
+    pub(super) fn keep_frame(&self, segment: Segment, frame: Frame) {
+        if self.compression.format() == Format::Zstd && self.identity.segment_size.bytes() <= WHOLE_IN_MEMORY {
+            self.frames.keep(segment, frame);
+        }
     }
 
     /// The store, for messages.
@@ -311,6 +318,9 @@ impl Archive {
         }
         if created == Created::Yes {
             motion.reached(stored_bytes);
+        }
+        if let WalFileName::Segment(segment) = *name {
+            self.frames.forget(segment);
         }
         Ok(Pushed {
             already_there: created == Created::Exists,

@@ -413,7 +413,7 @@ async fn what_the_tail_has_compressed_is_not_compressed_again_and_gives_the_same
         let archive = fixture.archive();
         let mut start = 0;
         for end in ends {
-            archive.frames.keep(named, frame(of, start..*end));
+            archive.keep_frame(named, frame(of, start..*end));
             start = *end;
         }
         archive.push(fixture.dir.path(), &name()).await.expect("pushed");
