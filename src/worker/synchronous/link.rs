@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, interval_at, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use walarchive_client::{Flushed, Mode, Params, Session, WalPiece, WalStream, replication};
 use walarchive_core::archive::tail::Position;
 use walarchive_core::{Error, Lsn, Result};
@@ -15,8 +15,10 @@ use super::shared::Shared;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// The server is told how far the store is at least so often, as a standby tells it.
+/// The server is told how far the store is at least so often, as a standby tells it. Soon after the beginning much more often: it does
+/// not listen before it has sent what it has, and does not say when.
 const REPORT: Duration = Duration::from_secs(10);
+const FIRST_REPORT: Duration = Duration::from_millis(10);
 
 /// Where the server is.
 pub(super) struct Door {
@@ -61,7 +63,8 @@ async fn stream(door: &Door, shared: &Shared) -> Result<Infallible> {
     let mut stream = WalStream::begin(session, None, identity.position, identity.timeline).await?;
     shared.connected(at(identity.position));
     let mut reported = None;
-    let mut due = interval_at(Instant::now() + REPORT, REPORT);
+    let mut pause = FIRST_REPORT;
+    let mut due = Instant::now() + pause;
     loop {
         let report = shared.report();
         if reported != Some(report) {
@@ -76,7 +79,11 @@ async fn stream(door: &Door, shared: &Shared) -> Result<Infallible> {
                 WalPiece::EndOfTimeline => return Err(Error::server("the server's timeline has ended", "See the server's log.")),
             },
             () = shared.news() => {}
-            _ = due.tick() => reported = None,
+            () = sleep_until(due) => {
+                reported = None;
+                pause = (2 * pause).min(REPORT);
+                due = Instant::now() + pause;
+            }
         }
     }
 }

@@ -77,7 +77,7 @@ impl Teller {
         }
         error::warning(
             PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
-            "walarchive cannot connect to its own server as a standby, so that commits that need it wait",
+            "walarchive cannot connect to its own server as a synchronous standby",
             &format!("{}.", failure.message.as_str()),
             CONNECTION,
         );
