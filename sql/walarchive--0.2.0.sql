@@ -348,12 +348,15 @@ CREATE FUNCTION @extschema@.walarchive_wal_show() RETURNS TABLE (
     missing_segments text[],
     backups text[],
     status text,
-    damaged_history text
+    damaged_history text,
+    tail_lsn pg_lsn,
+    tail_time timestamptz,
+    tail_epoch bigint
 )
 LANGUAGE c VOLATILE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'walarchive_wal_show_0_2_wrapper';
 COMMENT ON FUNCTION @extschema@.walarchive_wal_show() IS
-    'the WAL that is archived of each timeline, and what is missing; status is ok or lost_segments';
+    'the WAL that is archived of each timeline, and what is missing; status is ok or lost_segments; tail_lsn is where the tail ends, if it goes on behind the last segment';
 REVOKE ALL ON FUNCTION @extschema@.walarchive_wal_show() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.walarchive_wal_show() TO pg_monitor;
 
@@ -370,7 +373,7 @@ CREATE FUNCTION @extschema@.walarchive_recovery_windows() RETURNS TABLE (
 LANGUAGE c VOLATILE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'walarchive_recovery_windows_0_2_wrapper';
 COMMENT ON FUNCTION @extschema@.walarchive_recovery_windows() IS
-    'the times to which the cluster can be restored: a row for each stretch of WAL without a gap';
+    'the times to which the cluster can be restored, the tail included: a row for each stretch of WAL without a gap';
 REVOKE ALL ON FUNCTION @extschema@.walarchive_recovery_windows() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.walarchive_recovery_windows() TO pg_monitor;
 

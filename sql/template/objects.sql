@@ -229,13 +229,13 @@ GRANT SELECT ON @extschema@.walarchive_backups TO pg_monitor;
 
 @function walarchive_wal_show
 COMMENT ON FUNCTION @extschema@.walarchive_wal_show() IS
-    'the WAL that is archived of each timeline, and what is missing; status is ok or lost_segments';
+    'the WAL that is archived of each timeline, and what is missing; status is ok or lost_segments; tail_lsn is where the tail ends, if it goes on behind the last segment';
 REVOKE ALL ON FUNCTION @extschema@.walarchive_wal_show() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.walarchive_wal_show() TO pg_monitor;
 
 @function walarchive_recovery_windows
 COMMENT ON FUNCTION @extschema@.walarchive_recovery_windows() IS
-    'the times to which the cluster can be restored: a row for each stretch of WAL without a gap';
+    'the times to which the cluster can be restored, the tail included: a row for each stretch of WAL without a gap';
 REVOKE ALL ON FUNCTION @extschema@.walarchive_recovery_windows() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.walarchive_recovery_windows() TO pg_monitor;
 

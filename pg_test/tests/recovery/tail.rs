@@ -140,7 +140,7 @@ fn what_is_committed_is_in_the_store_soon_and_an_idle_server_writes_nothing() {
     assert_eq!(
         status(
             &cluster,
-            "tail_state, tail_time <= now(), tail_error IS NULL, tail_error_time IS NULL"
+            "tail_state, tail_time <= clock_timestamp(), tail_error IS NULL, tail_error_time IS NULL"
         ),
         "storing|t|t|t"
     );
@@ -234,6 +234,37 @@ fn each_start_begins_anew_and_a_stop_stores_the_last_checkpoint() {
         assert!(covered(&cluster, &repository, &segment) > 0);
         cluster.kill9();
     }
+}
+
+/// Of a large segment the beginning is stored last, as an older epoch counts until then.
+#[test]
+fn a_large_segment_is_stored_in_parts() {
+    const PART: u64 = 16 << 20;
+    let dir = TestDir::new();
+    let repository = Repository::new(&dir, "repository");
+    let builder = archiving(&dir, "c", &repository.url()).initdb_arg("--wal-segsize=64");
+    let cluster = with_tail(builder).start();
+    cluster.psql("CREATE EXTENSION walarchive; CREATE TABLE t (x int)");
+    let segment = cluster.switch_wal();
+    cluster.wait_archived(&segment, PATIENCE);
+    for _ in 0..20 {
+        write_noise(&cluster);
+    }
+    let present = present_segment(&cluster);
+    wait_stored(&cluster);
+    cluster.wait_until("the first part is one chunk", PATIENCE, || {
+        let of_present = chunks(&repository).remove(&present).unwrap_or_default();
+        let of_first = of_present.iter().filter(|(_, start, _)| *start < PART);
+        of_first.eq(&[(1, 0, PART)])
+    });
+    assert!(covered(&cluster, &repository, &present) > PART);
+    cluster.kill9();
+    cluster.start_again();
+    cluster.psql("INSERT INTO t VALUES (1)");
+    wait_stored(&cluster);
+    let all = chunks(&repository).remove(&present).unwrap_or_default();
+    assert!(all.contains(&(2, 0, PART)), "{all:?}");
+    assert!(covered(&cluster, &repository, &present) > PART);
 }
 
 #[test]
