@@ -1,6 +1,5 @@
 //! The connection to this server's own WAL sender: it tells how far the WAL is, and is told how far the store is.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,12 +25,19 @@ pub(super) struct Door {
     pub(super) system_identifier: u64,
 }
 
-/// Be connected, for ever.
+/// Be connected, until it is over.
 pub(super) async fn stay(door: Door, shared: Arc<Shared>) {
     let mut pause = FIRST_PAUSE;
     loop {
         let begun = Instant::now();
-        let Err(error) = Box::pin(stream(&door, &shared)).await;
+        let ended = tokio::select! {
+            stream = Box::pin(begin(&door, &shared)) => match stream {
+                Ok((stream, timeline)) => Box::pin(follow(stream, timeline, &shared)).await,
+                Err(error) => Err(error),
+            },
+            () = shared.over() => Ok(()),
+        };
+        let Err(error) = ended else { return };
         shared.disconnected(&error);
         if begun.elapsed() > LONGEST_PAUSE {
             pause = FIRST_PAUSE;
@@ -39,11 +45,13 @@ pub(super) async fn stay(door: Door, shared: Arc<Shared>) {
         tokio::select! {
             () = sleep(pause) => pause = (2 * pause).min(LONGEST_PAUSE),
             () = shared.retry() => pause = FIRST_PAUSE,
+            () = shared.over() => return,
         }
     }
 }
 
-async fn stream(door: &Door, shared: &Shared) -> Result<Infallible> {
+/// Connect to this server, and to no other. Returns the timeline, too.
+async fn begin(door: &Door, shared: &Shared) -> Result<(WalStream, u32)> {
     let mut session = Session::connect(&door.params, Mode::Replication).await?;
     let pid = session.process().unwrap_or_default();
     let identity = replication::identify(&mut session).await?;
@@ -55,13 +63,17 @@ async fn stream(door: &Door, shared: &Shared) -> Result<Infallible> {
             "Correct walarchive.synchronous_conninfo. It must lead to this server itself, without a connection pooler.",
         ));
     }
-    let at = |flushed| Position {
-        timeline: identity.timeline,
-        flushed,
-    };
     // What is before needs not be sent: only how far it goes is of interest.
-    let mut stream = WalStream::begin(session, None, identity.position, identity.timeline).await?;
-    shared.connected(at(identity.position));
+    let stream = WalStream::begin(session, None, identity.position, identity.timeline).await?;
+    shared.connected(Position {
+        timeline: identity.timeline,
+        flushed: identity.position,
+    });
+    Ok((stream, identity.timeline))
+}
+
+/// Tell what is stored, until it is over.
+async fn follow(mut stream: WalStream, timeline: u32, shared: &Shared) -> Result<()> {
     let mut reported = None;
     let mut pause = FIRST_REPORT;
     let mut due = Instant::now() + pause;
@@ -73,12 +85,19 @@ async fn stream(door: &Door, shared: &Shared) -> Result<Infallible> {
         }
         tokio::select! {
             piece = stream.next() => match piece? {
-                WalPiece::Wal(start, bytes) => shared.received(at(Lsn(start.0 + bytes.len() as u64))),
+                WalPiece::Wal(start, bytes) => {
+                    let flushed = Lsn(start.0 + bytes.len() as u64);
+                    shared.received(Position { timeline, flushed });
+                }
                 WalPiece::Alive { wants_report: true } => reported = None,
                 WalPiece::Alive { wants_report: false } => {}
                 WalPiece::EndOfTimeline => return Err(Error::server("the server's timeline has ended", "See the server's log.")),
             },
             () = shared.news() => {}
+            () = shared.over() => {
+                stream.leave().await;
+                return Ok(());
+            }
             () = sleep_until(due) => {
                 reported = None;
                 pause = (2 * pause).min(REPORT);
