@@ -73,6 +73,12 @@ pub(super) fn check() -> Option<Check> {
             "Set walarchive.synchronous = on, or take walarchive out of synchronous_standby_names, and reload the configuration.",
         )),
         true if server::in_recovery() => Some(Check::ok(ROW, "this standby is synchronous once it is promoted")),
+        // PostgreSQL itself lets them go on then.
+        true if server::setting(c"max_wal_senders") == "0" => Some(Check::failed(
+            ROW,
+            "no commit waits for the store: max_wal_senders is 0",
+            "Set max_wal_senders to 1 or more and restart the server.",
+        )),
         true if !named.counts => Some(Check::warning(
             ROW,
             "walarchive.synchronous is on, but no commit waits for it: synchronous_standby_names does not name walarchive",

@@ -87,10 +87,21 @@ unsafe fn has_any(queue: *const Queue) -> bool {
     }
 }
 
-/// Is this a process of this server with a place in its shared memory, such as a WAL sender?
-pub fn is_of_this_server(pid: i32) -> bool {
-    // SAFETY: looks through shared memory under its lock; the answer is only compared with null.
-    unsafe { !pg_sys::BackendPidGetProc(pid).is_null() }
+/// Is this a WAL sender of this server that has not begun to send? A look without a lock, as above.
+pub fn is_new_wal_sender(pid: i32) -> bool {
+    // SAFETY: in shared memory that every server process is attached to. Behind the header lie so many entries, whose number never
+    // changes while the server runs; 4 aligned bytes are never seen half written.
+    unsafe {
+        if pg_sys::WalSndCtl.is_null() {
+            return false;
+        }
+        let first = (&raw const (*pg_sys::WalSndCtl).walsnds).cast::<pg_sys::WalSnd>();
+        (0..usize::try_from(pg_sys::max_wal_senders).unwrap_or(0)).any(|index| {
+            let sender = first.add(index);
+            (&raw const (*sender).pid).read_volatile() == pid
+                && (&raw const (*sender).state).read_volatile() == pg_sys::WalSndState::WALSNDSTATE_STARTUP
+        })
+    }
 }
 
 #[cfg(test)]

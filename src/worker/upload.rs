@@ -148,7 +148,7 @@ impl Uploader {
                     self.synchronous.turn(self.bridge, self.backfill.is_over())
                 }
                 false => {
-                    self.synchronous.stop();
+                    self.synchronous.rest();
                     self.tail.turn(self.bridge, turn).max(SOON)
                 }
             };
@@ -160,6 +160,7 @@ impl Uploader {
             let wake_in = wake_in.min(lease_in).min(backfill_in).min(tail_in);
             self.bridge.wait(Some(wake_in));
         }
+        self.synchronous.end(self.bridge);
         // The archiver uploads these files again. An object that was written in spite of this has the same content.
         for running in self.running.values() {
             running.task.abort();

@@ -10,8 +10,10 @@ use walarchive_core::{Error, Result};
 
 use crate::conninfo;
 use crate::environment::{Environment, home};
+use crate::hosts::hosts;
 use crate::passfile::{self, Wanted};
 use crate::service;
+use crate::tls::SslMode;
 
 /// How long one attempt to connect may take, unless `connect_timeout` says something else.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -127,7 +129,12 @@ impl Params {
         pairs.retain(|(keyword, _)| keyword != "service");
         let mut values = BTreeMap::new();
         take(&mut values, "the connection string", pairs)?;
-        check(&values)
+        values.retain(|_, value| !value.is_empty());
+        check(&values)?;
+        let params = Params { values, home: None };
+        SslMode::of(&params)?;
+        params.connect_timeout()?;
+        hosts(&params).map(|_| ())
     }
 
     fn of_conninfo_in(text: &str, environment: Environment<'_>) -> Result<Self> {
@@ -242,7 +249,7 @@ impl Params {
             // libpq would wait without an end.
             Ok(_) => Ok(CONNECT_TIMEOUT),
             Err(_) => Err(Error::config(
-                "PGCONNECT_TIMEOUT is not a number of seconds",
+                "connect_timeout (PGCONNECT_TIMEOUT) is not a number of seconds",
                 "Set it to a whole number.",
             )),
         }
@@ -354,6 +361,9 @@ mod tests {
         assert_eq!(params.get("application_name"), Some("walarchive"));
         for wrong in ["prot=7", "channel_binding=require", "x"] {
             assert!(of(wrong).is_err() && Params::check_conninfo(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["sslmode=foo", "port=x", "connect_timeout=soon"] {
+            assert!(Params::check_conninfo(wrong).is_err(), "{wrong}");
         }
         assert!(Params::check_conninfo("service=nobody_asks_now").is_ok());
     }

@@ -42,7 +42,7 @@ impl SslMode {
             Some("verify-full") => SslMode::VerifyFull,
             Some(other) => {
                 return Err(Error::config(
-                    format!("PGSSLMODE is \"{}\", which is no mode", other.escape_debug()),
+                    format!("sslmode (PGSSLMODE) is \"{}\", which is no mode", other.escape_debug()),
                     "Set it to disable, allow, prefer, require, verify-ca or verify-full.",
                 ));
             }

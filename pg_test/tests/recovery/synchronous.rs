@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use walarchive_pg_test::archiving::{SEGMENT, status, wait_message};
 use walarchive_pg_test::failover::{promote, wait_caught_up};
 use walarchive_pg_test::site::Site;
-use walarchive_pg_test::synchronous::{builder, commit, has, lsn, start, wait_state};
+use walarchive_pg_test::synchronous::{builder, commit, has, lsn, start, wait_state, waiting_commit};
 use walarchive_testkit::{Cluster, Fault, FaultProxy, PATIENCE, Seen, Session, Signal, StopMode, kill_pid};
 
 /// The row `synchronous` of `walarchive_check()`: status and detail.
@@ -76,6 +76,11 @@ fn a_restart_of_anything_loses_nothing() {
     let site = Site::on_s3();
     let cluster = start(builder(&site, "primary"));
     let mut session = Session::begin(&cluster);
+    // A connection that breaks is begun again at once.
+    let begun = Instant::now();
+    session.ask("SELECT pg_terminate_backend(pid) FROM pg_stat_replication WHERE application_name = 'walarchive'");
+    commit(&mut session, 100);
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
     let first = cluster.wait_pid_of("walarchive uploader", None);
     kill_pid(first, Signal::SIGTERM);
     // These wait for the next uploader.
@@ -95,14 +100,16 @@ fn a_restart_of_anything_loses_nothing() {
     assert!(has(&site, 1, lsn_after_crash));
     drop(session);
 
-    let begun = Instant::now();
+    let (mark, begun) = (cluster.log_mark(), Instant::now());
     cluster.stop(StopMode::Fast);
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    let log = cluster.log_since(mark);
+    assert!(!log.contains("unexpected EOF on standby connection"), "{log}");
     cluster.start_again();
     let mut session = Session::begin(&cluster);
     let lsn_after_restart = commit(&mut session, 21);
     assert!(has(&site, 1, lsn_after_restart));
-    assert_eq!(cluster.psql("SELECT count(*) FROM t"), "22");
+    assert_eq!(cluster.psql("SELECT count(*) FROM t"), "23");
 }
 
 #[test]
@@ -115,9 +122,11 @@ fn a_promoted_standby_goes_on() {
     assert!(row(&standby).starts_with("ok|"), "{}", row(&standby));
     primary.stop(StopMode::Fast);
     promote(&standby);
+    let begun = Instant::now();
     let mut session = Session::begin(&standby);
     let lsn = commit(&mut session, 1);
     assert!(has(&site, 2, lsn), "{lsn:X}");
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     wait_state(&standby, "synchronous");
 }
 
@@ -175,7 +184,33 @@ fn settings_that_do_not_go_together_are_named() {
         refused.contains("keyword=value") && !refused.contains("hunter2"),
         "{refused}"
     );
+    let refused = cluster.try_psql("ALTER SYSTEM SET walarchive.synchronous_conninfo = 'sslmode=foo'");
+    assert!(refused.is_err(), "{refused:?}");
     set("walarchive.synchronous_conninfo", "user=postgres application_name=x");
+    wait_state(&cluster, "synchronous");
+
+    // Nobody stores anything then.
+    let mark = cluster.log_mark();
+    set("archive_library", "");
+    cluster.wait_until("it is said", PATIENCE, || {
+        status(&cluster, "synchronous_state, synchronous_error")
+            .starts_with("connecting|archive_library is not walarchive")
+    });
+    wait_message(
+        &cluster,
+        mark,
+        &["WARNING", "commits cannot be synchronous: archive_library"],
+        PATIENCE,
+    );
+    set("archive_library", "walarchive");
+    wait_state(&cluster, "synchronous");
+    // The other way round, too.
+    let mark = cluster.log_mark();
+    set("walarchive.synchronous", "off");
+    let waiting = waiting_commit(&cluster, 1);
+    wait_message(&cluster, mark, &["WARNING", "walarchive.synchronous is off"], PATIENCE);
+    set("walarchive.synchronous", "on");
+    waiting.wait(PATIENCE).expect_success();
     wait_state(&cluster, "synchronous");
     assert_eq!(row(&cluster).split('|').next(), Some("ok"));
 }

@@ -28,22 +28,39 @@ use super::tail::{self, Seen};
 use crate::bridge::{self, Bridge};
 use crate::guc::{self, ArchiveSettings};
 use crate::pg::{server, standbys};
-use crate::shmem::{ARCHIVING, Failure, SyncState, Synchronous as Status, TailState, Text, now_us};
+use crate::shmem::{ARCHIVING, SyncState, Synchronous as Status, TailState, Text, now_us};
 
 /// How often the main thread looks how it goes, and whether commits wait.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// For so long the end of this process waits for that of the connection.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// A task that has panicked is begun again so much later.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// The tasks, and what they were begun with.
 struct Running {
     archive: Arc<Archive>,
     conninfo: String,
     shared: Arc<Shared>,
-    tasks: [AbortHandle; 3],
+    begun: Instant,
+    /// It ends by itself, so that the server hears of it.
+    link: AbortHandle,
+    store: [AbortHandle; 2],
+}
+
+impl Running {
+    /// Has a task ended without being told, which it does only if it panics?
+    fn has_panicked(&self) -> bool {
+        self.link.is_finished() || self.store.iter().any(AbortHandle::is_finished)
+    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(AbortHandle::abort);
+        self.shared.end();
+        self.store.iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -79,15 +96,32 @@ impl Synchronous {
 
     /// Is there to be one, which stores the tail then?
     pub(super) fn is_wanted(&self) -> bool {
-        guc::synchronous() && !server::in_recovery() && server::archive_mode() != "off" && server::is_archive_library()
+        guc::synchronous() && !server::in_recovery() && why_impossible().is_none()
     }
 
-    /// There is to be none.
-    pub(super) fn stop(&mut self) {
-        if self.status.state != SyncState::Off {
-            self.running = None;
-            self.teller = Teller::default();
-            self.show(Status::OFF);
+    /// There is to be none, or none can be.
+    pub(super) fn rest(&mut self) {
+        self.running = None;
+        let named = standbys::named(standbys::WALARCHIVE);
+        let is_needed = !server::in_recovery() && named.by_name && !named.others_suffice;
+        match why_impossible().filter(|_| guc::synchronous() && !server::in_recovery()) {
+            Some(error) => self.cannot_begin(&error),
+            None => {
+                self.teller.rest(is_needed && standbys::commits_wait(), Instant::now());
+                if self.status.state != SyncState::Off {
+                    self.show(Status::OFF);
+                }
+            }
+        }
+    }
+
+    /// This process ends. The server hears of it, if it listens.
+    pub(super) fn end(&mut self, bridge: &'static Bridge) {
+        let Some(running) = self.running.take() else { return };
+        let (link, until) = (running.link.clone(), Instant::now() + FAREWELL);
+        drop(running);
+        while !link.is_finished() && Instant::now() < until {
+            bridge.wait(Some(until.saturating_duration_since(Instant::now())));
         }
     }
 
@@ -97,7 +131,7 @@ impl Synchronous {
         let seen = Seen::now();
         match self.keep_running(bridge, &seen.position) {
             Ok((shared, generation)) => {
-                shared.answer(standbys::is_of_this_server);
+                shared.answer(standbys::is_new_wal_sender);
                 if may_store {
                     shared.let_store();
                 }
@@ -110,26 +144,29 @@ impl Synchronous {
                 let shown = shared.tick(rules, commits_wait, seen.position);
                 self.publish(&shared, &shown, seen, generation);
                 self.teller.tell(&shown, rules, commits_wait, Instant::now());
-                let error = trouble(&shown).map_or(Text::EMPTY, |failure| failure.message);
                 self.show(Status {
                     state: shown.state,
                     lsn: shown.safe.0,
-                    error,
+                    error: Text::new(&trouble(&shown).unwrap_or_default()),
                     ..self.status
                 });
             }
             Err(error) => {
                 self.running = None;
-                self.teller.cannot_begin(&error);
-                self.show(Status {
-                    state: SyncState::Connecting,
-                    lsn: 0,
-                    error: Text::new(&error.to_string()),
-                    ..self.status
-                });
+                self.cannot_begin(&error);
             }
         }
         LOOK
+    }
+
+    fn cannot_begin(&mut self, error: &Error) {
+        self.teller.cannot_begin(error);
+        self.show(Status {
+            state: SyncState::Connecting,
+            lsn: 0,
+            error: Text::new(&error.to_string()),
+            ..self.status
+        });
     }
 
     /// The tasks, begun again if the settings are others, or one has panicked.
@@ -140,7 +177,7 @@ impl Synchronous {
         let is_same = |running: &Running| {
             Arc::ptr_eq(&running.archive, &archive)
                 && running.conninfo == conninfo
-                && !running.tasks.iter().any(AbortHandle::is_finished)
+                && !(running.has_panicked() && running.begun.elapsed() > AGAIN)
         };
         if let Some(running) = self.running.as_ref().filter(|running| is_same(running)) {
             return Ok((Arc::clone(&running.shared), settings.generation()));
@@ -153,9 +190,12 @@ impl Synchronous {
         tail::mark_before(position);
         let shared = Arc::new(Shared::new(bridge, *position));
         let shipper = Shipper::new(Arc::clone(&archive), self.pg_wal.clone());
+        // The archiver, which would go on with what another one has stored, begins an epoch of its own until something is.
+        ARCHIVING.exclusive().tail.epoch = 0;
         self.running = Some(Running {
-            tasks: [
-                bridge.spawn(link::stay(door, Arc::clone(&shared)), drop),
+            begun: Instant::now(),
+            link: bridge.spawn(link::stay(door, Arc::clone(&shared)), drop),
+            store: [
                 bridge.spawn(ship::clean(shipper.cleaner()), drop),
                 bridge.spawn(ship::store(shipper, Arc::clone(&shared)), drop),
             ],
@@ -177,10 +217,11 @@ impl Synchronous {
             let at_us = self.stored_us;
             tail::publish(&Seen { position, at_us }, &shipped, generation);
         }
-        if let Some(failure) = &shown.refused {
+        if matches!(shown.state, SyncState::Waiting | SyncState::Degraded) {
             let mut archiving = ARCHIVING.exclusive();
             archiving.tail.state = TailState::Failing;
-            (archiving.tail.error, archiving.tail.error_us) = (Text::new(failure.message.as_str()), now_us());
+            let error = Text::new(&trouble(shown).unwrap_or_default());
+            (archiving.tail.error, archiving.tail.error_us) = (error, now_us());
         }
     }
 
@@ -196,11 +237,29 @@ impl Synchronous {
 }
 
 /// Why it is not synchronous.
-fn trouble(shown: &Shown) -> Option<&Failure> {
-    match shown.state {
-        SyncState::Connecting => shown.unconnected.as_ref().map(|(failure, _)| &**failure),
-        _ => shown.refused.as_deref(),
+fn trouble(shown: &Shown) -> Option<String> {
+    let failure = match shown.state {
+        SyncState::Connecting => shown.unconnected.as_ref().map(|(failure, _)| failure),
+        _ => shown.refused.as_ref(),
+    };
+    match (failure, shown.state) {
+        (Some(failure), _) => Some(tell::in_a_line(failure)),
+        (None, SyncState::Waiting | SyncState::Degraded) => Some("the store has not answered yet".to_owned()),
+        (None, _) => None,
     }
+}
+
+/// Why nothing is archived here, if so.
+fn why_impossible() -> Option<Error> {
+    let message = match (server::archive_mode().as_str(), server::is_archive_library()) {
+        ("off", _) => "archive_mode is off, so that nothing is stored, and commits that need walarchive wait",
+        (_, false) => {
+            "archive_library is not walarchive, so that nothing is stored, and commits that need walarchive wait"
+        }
+        _ => return None,
+    };
+    let hint = "Archive by walarchive, or take it out of synchronous_standby_names.";
+    Some(Error::config(message, hint))
 }
 
 /// The way to this server: as the setting says, or else by its first socket, as the operating system's user.

@@ -35,6 +35,8 @@ pub(super) struct Shared {
     /// Connect at once.
     retry: Notify,
     question: Mutex<Option<Question>>,
+    /// The connection is to end.
+    is_over: watch::Sender<bool>,
 }
 
 /// What the main thread shows.
@@ -60,6 +62,7 @@ impl Shared {
             news: Notify::new(),
             retry: Notify::new(),
             question: Mutex::default(),
+            is_over: watch::Sender::new(false),
         }
     }
 
@@ -103,6 +106,17 @@ impl Shared {
     /// Do not wait with the next attempt to connect: what was wrong may have been put right.
     pub(super) fn try_again(&self) {
         self.retry.notify_one();
+    }
+
+    /// End the connection, as a standby does that is shut down.
+    pub(super) fn end(&self) {
+        self.is_over.send_replace(true);
+    }
+
+    /// Wait for that.
+    pub(super) async fn over(&self) {
+        // An error tells that nobody is there to say it.
+        let _ = self.is_over.subscribe().wait_for(|over| *over).await;
     }
 
     pub(super) async fn retry(&self) {
@@ -197,7 +211,7 @@ impl Shared {
 
     // Whose connection is it?
 
-    /// Ask the main thread whether this process is one of this server's. None if it does not answer.
+    /// Ask the main thread whether this process, which serves the connection, is one of this server's. None if it does not answer.
     pub(super) async fn is_of_this_server(&self, pid: i32) -> Option<bool> {
         let (answer, answered) = oneshot::channel();
         *self.question.lock() = Some(Question { pid, answer });

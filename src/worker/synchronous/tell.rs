@@ -14,6 +14,9 @@ use crate::shmem::{Failure, SyncState};
 /// A server that has just started, or is reloading, may refuse a connection once.
 const BRIEF: Duration = Duration::from_secs(2);
 
+/// Commits wait a moment for every standby.
+const HANGING: Duration = Duration::from_secs(5);
+
 /// How often it is said that commits are not synchronous.
 const REMIND: Duration = Duration::from_secs(60);
 
@@ -31,11 +34,37 @@ pub(super) struct Teller {
     waiting: bool,
     /// When commits were last said not to be synchronous.
     degraded: Option<Instant>,
+    /// Why the settings were said not to allow it.
+    refused: Option<String>,
+    /// Since when commits wait for walarchive, which is turned off.
+    hanging: Option<Instant>,
+    /// They were said to.
+    hangs: bool,
 }
 
 impl Teller {
+    /// It is turned off. `commits_wait`: commits wait for standbys, and walarchive is one of those without which they do.
+    pub(super) fn rest(&mut self, commits_wait: bool, now: Instant) {
+        let (hanging, hangs) = (self.hanging.take(), self.hangs);
+        *self = Teller::default();
+        if !commits_wait {
+            return;
+        }
+        let since = hanging.unwrap_or(now);
+        (self.hanging, self.hangs) = (Some(since), hangs);
+        if now.duration_since(since) >= HANGING && !std::mem::replace(&mut self.hangs, true) {
+            error::warning(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "commits wait for walarchive, and walarchive.synchronous is off",
+                "synchronous_standby_names names walarchive.",
+                "Set walarchive.synchronous = on, or take walarchive out of synchronous_standby_names, and reload the configuration.",
+            );
+        }
+    }
+
     /// Say what has changed.
     pub(super) fn tell(&mut self, shown: &Shown, rules: Rules, commits_wait: bool, now: Instant) {
+        self.refused = None;
         match (shown.state, &shown.unconnected) {
             (SyncState::Connecting, Some((failure, since))) if now.duration_since(*since) >= BRIEF => {
                 self.unconnected(failure);
@@ -68,7 +97,11 @@ impl Teller {
 
     /// The settings do not allow it.
     pub(super) fn cannot_begin(&mut self, error: &Error) {
-        error::warn("commits cannot be synchronous", &Failure::from(error));
+        let reason = error.to_string();
+        if self.refused.as_ref() != Some(&reason) {
+            error::warn("commits cannot be synchronous", &Failure::from(error));
+        }
+        self.refused = Some(reason);
     }
 
     fn unconnected(&mut self, failure: &Failure) {
@@ -77,8 +110,8 @@ impl Teller {
         }
         error::warning(
             PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
-            "walarchive cannot connect to its own server as a standby, so that commits that need it wait",
-            &format!("{}.", failure.message.as_str()),
+            "walarchive cannot connect to its own server as a synchronous standby",
+            &format!("{}.", in_a_line(failure)),
             CONNECTION,
         );
     }
@@ -88,7 +121,7 @@ impl Teller {
             return;
         }
         let detail = match &shown.refused {
-            Some(failure) => format!("{}.", failure.message.as_str()),
+            Some(failure) => format!("{}.", in_a_line(failure)),
             None => format!("It has everything before {}, and not yet what follows.", shown.safe),
         };
         let code = PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE;
@@ -119,5 +152,14 @@ impl Teller {
             ),
             "They wait for the store again, by themselves, once it has all WAL. See synchronous_error in walarchive_status.",
         );
+    }
+}
+
+/// A failure with its reason.
+pub(super) fn in_a_line(failure: &Failure) -> String {
+    let (message, detail) = (failure.message.as_str(), failure.detail.as_str());
+    match detail {
+        "" => message.to_owned(),
+        detail => format!("{message} ({})", detail.trim_end_matches('.')),
     }
 }
