@@ -173,6 +173,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub const REPORT_IT: &str = "This is a defect of walarchive; please report it.";
 /// In the name of each object with WAL.
 const WAL_OBJECT: &str = "/wal_005/";
+/// The same of WAL that is not archived yet.
+const TAIL_OBJECT: &str = "/walarchive_005/tail/";
 
 impl Error {
     /// A setting or an argument that cannot be right, with what to change.
@@ -353,6 +355,9 @@ impl Error {
             Error::Damaged { reason, .. } if reason.contains(MAY_BE_ENCRYPTED) => {
                 "If it is encrypted, give the key with walarchive.encryption_key_file or --encryption-key-file, or in WAL-G's \
                  variables. Otherwise look for another copy of the object, or restore from another backup."
+            }
+            Error::Damaged { object, .. } if object.contains(TAIL_OBJECT) => {
+                "Recovery cannot go beyond it. To end recovery before it, add --allow-gap to wal-fetch in restore_command."
             }
             Error::Damaged { object, .. } if object.contains(WAL_OBJECT) => {
                 "Recovery cannot go beyond it. If a server still has the file in pg_wal, move the object away and \

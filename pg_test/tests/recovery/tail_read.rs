@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use walarchive_pg_test::archiving::SEGMENT;
 use walarchive_pg_test::failover::{promote, rows};
+use walarchive_pg_test::held::wal_fetch;
 use walarchive_pg_test::site::{Site, archive_all, backup, lose};
 use walarchive_testkit::{Builder, Cluster, PATIENCE, run};
 
@@ -241,6 +242,62 @@ fn age(site: &Site) {
     }
 }
 
+/// Recovery without --allow-gap stops with this message.
+#[track_caller]
+fn assert_refused(site: &Site, message: &str) {
+    let name = "refused";
+    let target = site.restore(name, "LATEST", &["--allow-gap"]);
+    let server = restored(site, name)
+        .server_setting("restore_command", &wal_fetch(site))
+        .attach_stopped(&target);
+    server.spawn_server();
+    server.wait_stopped(PATIENCE);
+    assert!(server.log().contains(message), "{}", server.log());
+    assert!(
+        server.log().contains("add --allow-gap to wal-fetch"),
+        "{}",
+        server.log()
+    );
+    drop(server);
+    fs::remove_dir_all(target).expect("removed");
+}
+
+/// What is behind it is lost, and somebody should know; but what is before can be had.
+#[test]
+fn a_chunk_that_is_missing_or_damaged_is_no_end() {
+    let site = Site::on_files();
+    let primary = primary(&site);
+    insert(&primary, 2);
+    let (segment, end) = ship(&site, &primary, 1, 0);
+    insert(&primary, 3);
+    let (_, middle) = ship(&site, &primary, 1, end);
+    insert(&primary, 4);
+    ship(&site, &primary, 1, middle);
+    lose(&primary);
+    let object = site.object(&chunk_key(&segment, 1, end, middle));
+    let content = fs::read(&object).expect("read");
+    fs::write(&object, &content[..content.len() / 2]).expect("written");
+    let damaged = format!("{}\" is damaged", object.display());
+    assert_refused(&site, &damaged);
+    let server = restore_latest(&site, "before damage", &["--allow-gap"]);
+    assert_eq!(rows(&server), "1 2");
+    assert!(server.log().contains(&damaged), "{}", server.log());
+
+    fs::remove_file(&object).expect("removed");
+    age(&site);
+    assert_refused(
+        &site,
+        &format!("\"{segment}\" is not archived, and its tail lacks a part"),
+    );
+    let server = restore_latest(&site, "before gap", &["--allow-gap"]);
+    assert_eq!(rows(&server), "1 2");
+    assert!(
+        server.log().contains("lacks a part; what comes after"),
+        "{}",
+        server.log()
+    );
+}
+
 #[test]
 fn only_a_complete_tail_leads_on_to_later_wal() {
     let site = Site::on_files();
@@ -259,15 +316,7 @@ fn only_a_complete_tail_leads_on_to_later_wal() {
 
     put_chunk(&site, &segment, 1, 0, &content[..end]);
     age(&site);
-    let target = site.restore("refused", "LATEST", &["--allow-gap"]);
-    let command = walarchive_pg_test::held::wal_fetch(&site);
-    let refused = restored(&site, "refused")
-        .server_setting("restore_command", &command)
-        .attach_stopped(&target);
-    refused.spawn_server();
-    refused.wait_stopped(PATIENCE);
-    let hole = format!("\"{segment}\" is missing in the archive");
-    assert!(refused.log().contains(&hole), "{}", refused.log());
+    assert_refused(&site, &format!("\"{segment}\" is missing in the archive"));
 
     assert_eq!(rows(&restore_latest(&site, "gap", &["--allow-gap"])), "1 2");
     put_chunk(&site, &segment, 1, end, &content[end..]);

@@ -10,7 +10,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::hole::history_file;
-use super::hole::local::has_all;
+use super::hole::local::{Content, content_of};
 use super::push::Archive;
 use super::source::SegmentSource;
 use crate::blocking::blocking;
@@ -39,10 +39,13 @@ impl Archive {
                 return Ok(Some("it has only what is before the fork of its timeline"));
             }
             let may_be_tail = in_recovery || server.timeline > segment.timeline;
-            match may_be_tail && !has_all(&file?, segment, size, identity.system_identifier)? {
-                true => Ok(Some("it has only what the tail had of it")),
-                false => Ok(None),
-            }
+            // Anything else is archived, or refused, as ever.
+            let is_beginning = || {
+                Ok::<_, io::Error>(content_of(&file?, segment, size, identity.system_identifier)? == Content::Beginning)
+            };
+            Ok((may_be_tail && is_beginning()?).then_some(
+                "the server has only the beginning of it, from the tail, and archives it when it has got all of it",
+            ))
         };
         let path = source.path().to_owned();
         blocking(move || look().map_err(|error| Error::io("read", path, error))).await

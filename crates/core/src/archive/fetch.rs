@@ -70,7 +70,9 @@ pub async fn fetch_segment(store: &Store, segment: Segment, target: &Path, first
     let mut found = find_in(store, &name, first).await?;
     let mut tail = Tail::default();
     if found.is_none() {
-        let others = Box::pin(async { try_join!(find_elsewhere(store, &name, first), Tail::find(store, segment)) });
+        let size = identity::segment_size_near(target);
+        let others =
+            Box::pin(async { try_join!(find_elsewhere(store, &name, first), Tail::find(store, segment, size)) });
         (found, tail) = others.await?;
     }
     match found {

@@ -42,9 +42,16 @@ pub fn identity_of(path: &Path) -> Result<ClusterIdentity> {
 
 /// The system identifier of the data directory whose `pg_wal` has or will have the file, if there is one.
 pub(super) fn system_identifier_near(path: &Path) -> Option<u64> {
-    ControlFile::read(&data_directory_near(path)?)
-        .ok()
-        .map(|control| control.system_identifier)
+    control_near(path).map(|control| control.system_identifier)
+}
+
+/// The same of the size of its segments.
+pub(super) fn segment_size_near(path: &Path) -> Option<SegmentSize> {
+    control_near(path).map(|control| control.segment_size)
+}
+
+fn control_near(path: &Path) -> Option<ControlFile> {
+    ControlFile::read(&data_directory_near(path)?).ok()
 }
 
 fn data_directory_near(path: &Path) -> Option<PathBuf> {

@@ -297,7 +297,7 @@ impl Archive {
         };
         let (file_bytes, fingerprint) = (source.bytes(), source.fingerprint());
         if let Some(reason) = self.no_segment(&source, name).await? {
-            tracing::info!(%name, "is not archived, as {reason}");
+            tracing::info!("\"{name}\" is not archived: {reason}");
             return Ok(Pushed {
                 already_there: true,
                 file_bytes,

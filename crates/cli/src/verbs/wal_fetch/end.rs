@@ -129,6 +129,12 @@ fn is_young(hole: &Hole) -> bool {
 }
 
 fn refused(segment: Segment, later: &WalFileName) -> Error {
+    if *later == WalFileName::Segment(segment) {
+        return Error::refused(
+            format!("\"{segment}\" is not archived, and its tail lacks a part, with more after it"),
+            "To end recovery before what is missing, add --allow-gap to wal-fetch in restore_command.",
+        );
+    }
     Error::refused(
         format!("\"{segment}\" is missing in the archive, which has \"{later}\" after it"),
         "Archive the missing WAL, for example from pg_wal of the server that wrote it. To end recovery before the gap, add \

@@ -46,8 +46,13 @@ async fn attempt(wanted: &Wanted<'_>) -> Result<Attempt> {
         Answer::Fetched(fetched) => return Ok(Attempt::Whole(fetched)),
         Answer::Absent { object, tail } => (object, tail),
     };
-    if wanted.is_complete(&tail) {
-        return tail::give_whole(wanted, &tail).await;
+    if wanted.is_complete(&tail)
+        && let Some(given) = tail::give_whole(wanted, &tail).await?
+    {
+        if given == Attempt::Part {
+            end::tell_end(wanted.round(), wanted.segment)?;
+        }
+        return Ok(given);
     }
     if !wanted.args.allow_gap {
         return end::of_archive(wanted, object, tail).await;

@@ -1,58 +1,78 @@
 //! Give out what the tail has of a segment that is not archived whole.
 
+use std::path::PathBuf;
+
 use chrono::Utc;
 use walarchive_core::Result;
 use walarchive_core::archive::Fetched;
-use walarchive_core::archive::tail::{Brought, Tail, fetch_tail};
+use walarchive_core::archive::tail::{Brought, Limits, Tail, fetch_tail};
 use walarchive_core::codec::Format;
 use walarchive_core::repository::tail::Cover;
 
 use super::wanted::{Attempt, Wanted};
+use crate::repository::data_dir::data_dir_beside;
 
-/// The tail has all of the segment that is given out.
-pub async fn give_whole(wanted: &Wanted<'_>, tail: &Tail) -> Result<Attempt> {
-    let Some(cover) = &tail.cover else {
-        return Ok(Attempt::Moved);
-    };
-    let (path, most) = (&wanted.args.path, wanted.most);
-    match fetch_tail(wanted.store, wanted.segment, cover, path, most, None).await? {
+/// The tail has all of the segment that is given out. None: nothing of it can be read.
+pub async fn give_whole(wanted: &Wanted<'_>, tail: &Tail) -> Result<Option<Attempt>> {
+    let Some(cover) = &tail.cover else { return Ok(None) };
+    Ok(match fetch(wanted, cover, None).await? {
         Brought::Fetched(bytes) => {
             tell(wanted, cover, bytes);
-            let format = Format::Zstd;
-            Ok(Attempt::Whole(Fetched {
-                format,
-                file_bytes: bytes,
-            }))
+            Some(match bytes < cover.end().min(wanted.most) {
+                true => Attempt::Part,
+                false => Attempt::Whole(Fetched {
+                    format: Format::Zstd,
+                    file_bytes: bytes,
+                }),
+            })
         }
-        Brought::AlreadyThere | Brought::Gone => Ok(Attempt::Moved),
-    }
+        Brought::AlreadyThere | Brought::Nothing => None,
+        Brought::Gone => Some(Attempt::Moved),
+    })
 }
 
-/// It has the beginning. None: nothing that the server has not.
+/// It has the beginning. None: nothing that is given out, or nothing that the server has not.
 pub async fn give_part(wanted: &Wanted<'_>, tail: &Tail) -> Result<Option<Attempt>> {
-    let Some(cover) = &tail.cover else { return Ok(None) };
+    let recovering = wanted.recovering();
+    // pg_rewind, too, calls restore_command, and must not take a part for the segment.
+    let is_for_others = recovering.is_none() && data_dir_beside(&wanted.args.path).is_some();
+    let Some(cover) = tail.cover.as_ref().filter(|_| !is_for_others) else {
+        return Ok(None);
+    };
     // What recovery has been given before, or what the administrator has saved of a dead server, is never replaced by less.
-    let own = wanted
-        .recovering()
-        .and_then(|_| Some(wanted.args.path.parent()?.join(wanted.segment.to_string())));
+    let own = recovering.and_then(|_| Some(wanted.args.path.parent()?.join(wanted.segment.to_string())));
     let round = wanted.round();
     let has_it = round.is_some_and(|round| round.has_tail(wanted.segment, cover));
     if has_it && own.as_ref().is_some_and(|own| own.exists()) {
         return Ok(None);
     }
-    let (path, most) = (&wanted.args.path, wanted.most);
-    let brought = fetch_tail(wanted.store, wanted.segment, cover, path, most, own).await?;
+    let brought = fetch(wanted, cover, own).await?;
     if let Brought::Fetched(bytes) = brought {
         tell(wanted, cover, bytes);
+    }
+    if tail.is_broken(wanted.segment) {
+        eprintln!(
+            "walarchive: warning: the tail of \"{}\" lacks a part; what comes after that is not restored",
+            wanted.segment
+        );
     }
     if let Some(round) = round.filter(|_| brought != Brought::Gone) {
         round.got_tail(wanted.segment, cover);
     }
     Ok(match brought {
         Brought::Fetched(_) => Some(Attempt::Part),
-        Brought::AlreadyThere => None,
+        Brought::AlreadyThere | Brought::Nothing => None,
         Brought::Gone => Some(Attempt::Moved),
     })
+}
+
+async fn fetch(wanted: &Wanted<'_>, cover: &Cover, own: Option<PathBuf>) -> Result<Brought> {
+    let limits = Limits {
+        most: Some(wanted.most),
+        own,
+        before_damage: wanted.args.allow_gap,
+    };
+    fetch_tail(wanted.store, wanted.segment, cover, &wanted.args.path, limits).await
 }
 
 /// Recovery is told how far it comes. A standby gets more every few seconds, and says it once for each segment.

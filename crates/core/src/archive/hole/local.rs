@@ -29,8 +29,8 @@ const RM_XLOG: u8 = 0;
 /// Does this file have all WAL of the segment? One that came half by streaming has zeros behind that, or pages of the segment that
 /// the file had been before.
 pub(super) fn is_whole(path: &Path, segment: Segment, control: &ControlFile) -> bool {
-    let read = |file: File| has_all(&file, segment, control.segment_size, control.system_identifier);
-    File::open(path).and_then(read).unwrap_or(false)
+    let read = |file: File| content_of(&file, segment, control.segment_size, control.system_identifier);
+    matches!(File::open(path).and_then(read), Ok(Content::Whole))
 }
 
 /// Does this file have at least the beginning of the segment? One that is kept for later use still has that of an older segment.
@@ -53,22 +53,33 @@ fn first_page(
     Ok(checked.is_ok().then_some(header))
 }
 
+/// What a file with the name of a segment has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::archive) enum Content {
+    /// All WAL of the segment.
+    Whole,
+    /// The beginning of it, and zeros.
+    Beginning,
+    /// Something else.
+    Other,
+}
+
 /// The same as [`is_whole`] of a file that is open.
-pub(in crate::archive) fn has_all(
+pub(in crate::archive) fn content_of(
     file: &File,
     segment: Segment,
     size: SegmentSize,
     system_identifier: u64,
-) -> io::Result<bool> {
+) -> io::Result<Content> {
     let Some(header) = first_page(file, segment, size, system_identifier)? else {
-        return Ok(false);
+        return Ok(Content::Other);
     };
     if file.metadata()?.len() != size.bytes() {
-        return Ok(false);
+        return Ok(Content::Other);
     }
     let page_bytes = u64::from(u32::from_le_bytes([header[36], header[37], header[38], header[39]]));
     if !page_bytes.is_power_of_two() || !(1024..=65536).contains(&page_bytes) || page_bytes > size.bytes() {
-        return Ok(false);
+        return Ok(Content::Other);
     }
     let mut page = vec![0; page_bytes as usize];
     let mut at = size.bytes();
@@ -81,10 +92,14 @@ pub(in crate::archive) fn has_all(
             ]);
             let is_of_segment = page[0..2] == header[0..2] && address == segment.start(size).0.wrapping_add(at);
             let is_full = at + page_bytes == size.bytes() && is_full(&page);
-            return Ok(is_of_segment && (is_full || ends_with_switch(file, at + last as u64, page_bytes)?));
+            return Ok(match is_of_segment {
+                true if is_full || ends_with_switch(file, at + last as u64, page_bytes)? => Content::Whole,
+                true => Content::Beginning,
+                false => Content::Other,
+            });
         }
         if at == 0 {
-            return Ok(false);
+            return Ok(Content::Other);
         }
     }
 }
@@ -238,9 +253,9 @@ pub(super) mod tests {
             let path = dir.path().join("segment");
             std::fs::write(&path, bytes).expect("written");
             let file = File::open(path).expect("opened");
-            has_all(&file, segment, size(), SYSTEM_IDENTIFIER).expect("read")
+            content_of(&file, segment, size(), SYSTEM_IDENTIFIER).expect("read")
         };
-        assert!(is(&whole));
+        assert_eq!(is(&whole), Content::Whole);
         let cut = |end: usize| [&whole[..end], &vec![0; whole.len() - end][..]].concat();
         let mut wal = Generator::new(1, 4);
         // Records of 32 bytes, up to somewhere in the last page.
@@ -250,11 +265,17 @@ pub(super) mod tests {
         let end = (wal.position() - 4 * MB) as usize;
         wal.fill(1);
         let small = wal.segments().swap_remove(0).1;
-        assert!(is(&small));
-        assert!(
-            !is(&[&small[..end], &vec![0; small.len() - end][..]].concat()),
-            "up to {end}"
+        assert_eq!(is(&small), Content::Whole);
+        let cut_small = [&small[..end], &vec![0; small.len() - end][..]].concat();
+        assert_eq!(is(&cut_small), Content::Beginning, "up to {end}");
+        assert_eq!(
+            is(&cut(whole.len() - PAGE)),
+            Content::Beginning,
+            "all but the last page"
         );
-        assert!(!is(&cut(whole.len() - PAGE)), "all but the last page");
+        let mut foreign = whole.clone();
+        foreign[0] ^= 1;
+        assert_eq!(is(&foreign), Content::Other);
+        assert_eq!(is(&whole[..300_000]), Content::Other);
     }
 }

@@ -8,24 +8,43 @@ use walarchive_storage::{Listed, Store};
 use crate::error::Result;
 use crate::repository::layout::{self, TailChunk};
 use crate::repository::tail::Cover;
-use crate::wal::Segment;
+use crate::wal::{Segment, SegmentSize};
+
+/// The largest WAL segment, in bytes.
+const LARGEST: u64 = 1 << 30;
 
 /// What the tail has from a segment on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tail {
     /// WAL of the segment itself.
     pub cover: Option<Cover>,
-    /// The next segment of the same timeline of which there is something, and when that was stored.
+    /// What the tail has behind that and does not lead on to, and when it was stored: something of the segment itself, if a chunk before
+    /// it is missing; else of the next segment of the same timeline.
     pub later: Option<(Segment, DateTime<Utc>)>,
 }
 
 impl Tail {
-    /// Look for a segment, by one listing.
-    pub async fn find(store: &Store, segment: Segment) -> Result<Self> {
-        let in_order = store.lists_in_order();
+    /// Look for a segment of this size.
+    pub async fn find(store: &Store, segment: Segment, size: Option<SegmentSize>) -> Result<Self> {
+        let tail = Self::listed(store, segment, size).await?;
+        match tail.is_broken(segment) {
+            // A listing is no snapshot: a chunk may come in the place of others meanwhile.
+            true => Self::listed(store, segment, size).await,
+            false => Ok(tail),
+        }
+    }
+
+    /// Is something of the segment there, and what is before that is not?
+    pub fn is_broken(&self, segment: Segment) -> bool {
+        self.later.is_some_and(|(later, _)| later == segment)
+    }
+
+    async fn listed(store: &Store, segment: Segment, size: Option<SegmentSize>) -> Result<Self> {
+        let (in_order, most) = (store.lists_in_order(), size.map_or(LARGEST, SegmentSize::bytes));
         let (mut own, mut later) = (Vec::new(), None::<(Segment, DateTime<Utc>)>);
         let look = |listed: Listed| {
-            let Some(chunk) = TailChunk::of_key(&listed.key) else {
+            // A name that says more than a segment has is none.
+            let Some(chunk) = TailChunk::of_key(&listed.key).filter(|chunk| chunk.end <= most) else {
                 return ControlFlow::Continue(());
             };
             if chunk.segment == segment {
@@ -45,9 +64,17 @@ impl Tail {
         store
             .each_after(&layout::TAIL_FOLDER, &layout::tail_of(segment), look)
             .await?;
+        let cover = Cover::of(own.iter().copied());
+        let is_behind = |chunk: &TailChunk| match &cover {
+            // A newer epoch that has no beginning yet has not caught up.
+            Some(cover) => chunk.epoch == cover.epoch() && chunk.end > cover.end(),
+            None => true,
+        };
+        let behind = own.iter().filter(|(chunk, _)| is_behind(chunk));
+        let behind = behind.map(|(_, stored)| (segment, *stored)).min();
         Ok(Tail {
-            cover: Cover::of(own),
-            later,
+            cover,
+            later: behind.or(later),
         })
     }
 }
@@ -79,6 +106,14 @@ mod tests {
                 "000000010000000000000009/00000002-00000080-00000100.zst",
                 "00000001000000000000000A/00000002-00000000-00000080.zst",
                 "000000020000000000000008/00000003-00000000-00000080.zst",
+                // Its end is no place in the segment.
+                "000000020000000000000008/00000009-00000000-00100001.zst",
+                // A chunk is missing in the middle; the first one; and a newer epoch has not caught up.
+                "000000030000000000000001/00000003-00000000-00000080.zst",
+                "000000030000000000000001/00000003-00000081-00000100.zst",
+                "000000030000000000000002/00000003-00000081-00000100.zst",
+                "000000030000000000000003/00000003-00000000-00000080.zst",
+                "000000030000000000000003/00000004-00000010-00000100.zst",
                 "epoch/00000003.json",
             ] {
                 let key = format!("{}/{key}", layout::TAIL_FOLDER);
@@ -86,7 +121,8 @@ mod tests {
             }
             let find = async |segment: &str| {
                 let segment = segment.parse().expect("a segment");
-                let tail = Tail::find(&store, segment).await.expect("looked");
+                let size = SegmentSize::new(1 << 20).ok();
+                let tail = Tail::find(&store, segment, size).await.expect("looked");
                 (
                     tail.cover.map(|cover| (cover.epoch(), cover.end())),
                     tail.later.map(|(later, _)| later.to_string()),
@@ -98,6 +134,10 @@ mod tests {
             assert_eq!(find("00000001000000000000000A").await, (Some((2, 0x80)), None));
             assert_eq!(find("00000001000000000000000B").await, (None, None));
             assert_eq!(find("000000020000000000000008").await, (Some((3, 0x80)), None));
+            let [first, second, third] = [1, 2, 3].map(|number| format!("0000000300000000{number:08}"));
+            assert_eq!(find(&first).await, (Some((3, 0x80)), Some(first)));
+            assert_eq!(find(&second).await, (None, Some(second)));
+            assert_eq!(find(&third).await, (Some((3, 0x80)), None));
         }
     }
 }

@@ -16,7 +16,7 @@ mod ship;
 
 pub use clean::Cleaner;
 pub use look::Tail;
-pub use read::{Brought, fetch_tail};
+pub use read::{Brought, Limits, fetch_tail};
 pub use ship::{Position, Shipped, Shipper};
 
 #[cfg(test)]

@@ -32,22 +32,33 @@ pub enum Brought {
     Fetched(u64),
     /// The server has all that itself.
     AlreadyThere,
+    /// The first chunk is damaged.
+    Nothing,
     /// A chunk is gone: the whole segment is archived by now, or others have replaced it.
     Gone,
 }
 
-/// Fetch what the chunks of a segment have, but no more than `most` bytes, to `target`, which appears there in the size of a segment or
-/// not at all. It does not if `own`, the server's own file of the segment, has all those bytes: that one may have more.
+/// What is given out.
+#[derive(Debug, Clone, Default)]
+pub struct Limits {
+    /// No more bytes than these.
+    pub most: Option<u64>,
+    /// The server's own file of the segment. If it has all that, it may have more, and nothing is given out.
+    pub own: Option<PathBuf>,
+    /// Of a damaged chunk nothing, and no more, where else it would be an error.
+    pub before_damage: bool,
+}
+
+/// Fetch what the chunks of a segment have, within these limits, to `target`, which appears there in the size of a segment or not at all.
 pub async fn fetch_tail(
     store: &Store,
     segment: Segment,
     cover: &Cover,
     target: &Path,
-    most: u64,
-    own: Option<PathBuf>,
+    limits: Limits,
 ) -> Result<Brought> {
     let create = {
-        let target = target.to_owned();
+        let (target, most) = (target.to_owned(), limits.most.unwrap_or(u64::MAX));
         move || Assembly::create(segment, target, most)
     };
     let mut assembly = blocking(create).await?;
@@ -63,13 +74,28 @@ pub async fn fetch_tail(
         let Some((chunk, reader, url)) = next? else {
             return Ok(Brought::Gone);
         };
-        let add = move || assembly.add(chunk, reader, &url).map(|()| assembly);
-        assembly = match blocking(add).await {
-            Err(Error::Storage(StorageError::NotFound { .. })) => return Ok(Brought::Gone),
-            added => added?,
+        let add = move || {
+            let begin = assembly.reached;
+            let added = assembly.add(chunk, reader, &url);
+            Ok((assembly, begin, added))
         };
+        let (begin, added);
+        (assembly, begin, added) = blocking(add).await?;
+        match added {
+            Ok(()) => {}
+            Err(Error::Storage(StorageError::NotFound { .. })) => return Ok(Brought::Gone),
+            Err(error) if limits.before_damage && error.is_content() => {
+                tracing::warn!(%error, "the WAL of \"{segment}\" is given out up to a part of its tail that cannot be read");
+                if begin == 0 {
+                    return Ok(Brought::Nothing);
+                }
+                assembly.reached = begin;
+                break;
+            }
+            Err(error) => return Err(error),
+        }
     }
-    blocking(move || assembly.finish(own.as_deref())).await
+    blocking(move || assembly.finish(limits.own.as_deref())).await
 }
 
 /// The segment as far as it is put together. It is removed when this is dropped before it has its name.
@@ -168,6 +194,8 @@ impl Assembly {
             return Ok(Brought::AlreadyThere);
         }
         let failed = |error| Error::io("write", &self.temporary, error);
+        // More of it may have been written of a chunk that proved damaged then.
+        self.file.set_len(has).map_err(failed)?;
         self.file.set_len(size.bytes()).map_err(failed)?;
         // The server may write into it later, when the disk is full. Not each file system can, and none has to.
         let room = i64::try_from(size.bytes()).unwrap_or(0);

@@ -74,15 +74,29 @@ impl Fixture {
     }
 
     async fn cover(&self) -> Cover {
-        let tail = Tail::find(&self.store, self.segment).await.expect("looked");
+        let tail = Tail::find(&self.store, self.segment, None).await.expect("looked");
         tail.cover.expect("covers something")
     }
 
     /// The content of the file if one came.
     async fn fetch(&self, most: u64, own: Option<&str>) -> Result<(Brought, Option<Vec<u8>>)> {
+        self.fetch_within(most, own, false).await
+    }
+
+    async fn fetch_within(
+        &self,
+        most: u64,
+        own: Option<&str>,
+        before_damage: bool,
+    ) -> Result<(Brought, Option<Vec<u8>>)> {
         let (cover, target) = (self.cover().await, self.target());
         let own = own.map(|own| self.dir.path().join(own));
-        let brought = fetch_tail(&self.store, self.segment, &cover, &target, most, own).await;
+        let limits = Limits {
+            most: Some(most),
+            own,
+            before_damage,
+        };
+        let brought = fetch_tail(&self.store, self.segment, &cover, &target, limits).await;
         let names = std::fs::read_dir(self.dir.path()).expect("listed").flatten();
         let left = names.filter(|entry| entry.file_name().to_string_lossy().contains("tmp"));
         assert_eq!(left.count(), 0, "no temporary file remains");
@@ -157,7 +171,14 @@ async fn chunks_that_are_gone_are_looked_for_again() {
         .delete(&fixture.chunk(1, 10_000, 20_000).key())
         .await
         .expect("deleted");
-    let brought = fetch_tail(&fixture.store, fixture.segment, &cover, &fixture.target(), ALL, None).await;
+    let brought = fetch_tail(
+        &fixture.store,
+        fixture.segment,
+        &cover,
+        &fixture.target(),
+        Limits::default(),
+    )
+    .await;
     assert_eq!(brought.expect("asked"), Brought::Gone);
     assert!(!fixture.target().exists());
 }
@@ -229,7 +250,16 @@ async fn damage_and_lies_are_told() {
         let error = fixture.fetch(ALL, None).await.expect_err(what);
         let named = error.to_string();
         assert!(named.contains(&*chunk.key()), "{what}: {named}");
+        let hint = error.hint().unwrap_or_default();
+        assert!(hint.contains("--allow-gap"), "{hint}");
+        // Who goes on gets what is before.
+        let (brought, content) = fixture.fetch_within(ALL, None, true).await.expect("fetched");
+        assert_eq!(brought, Brought::Fetched(3 * PAGE as u64), "{what}");
+        assert!(content.expect("there") == fixture.padded(3 * PAGE), "{what}");
     }
+    fixture.put(fixture.chunk(1, 0, 3 * PAGE), "garbage").await;
+    let (brought, _) = fixture.fetch_within(ALL, None, true).await.expect("fetched");
+    assert_eq!(brought, Brought::Nothing);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,7 +276,7 @@ async fn a_segment_of_another_cluster_is_refused() {
     control[288..292].copy_from_slice(&sum.to_le_bytes());
     std::fs::write(data_dir.join("global/pg_control"), control).expect("written");
     let (cover, target) = (fixture.cover().await, data_dir.join("pg_wal/RECOVERYXLOG"));
-    let error = fetch_tail(&fixture.store, fixture.segment, &cover, &target, ALL, None).await;
+    let error = fetch_tail(&fixture.store, fixture.segment, &cover, &target, Limits::default()).await;
     let detail = error.expect_err("refused").detail().unwrap_or_default();
     assert!(detail.contains("system identifier"), "{detail}");
 }
