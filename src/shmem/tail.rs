@@ -45,7 +45,7 @@ pub struct Tail {
     pub stored_lsn: u64,
     /// All WAL up to here is in the store; 0 when that is not known.
     pub safe_lsn: u64,
-    /// When that was found: microseconds since 1970.
+    /// All that was written before this moment is in the store: microseconds since 1970.
     pub safe_us: i64,
     /// The last failure since something was stored.
     pub error: Text<256>,

@@ -27,8 +27,28 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The result of a task.
 enum News {
-    Shipped(Position, Result<Shipped>),
+    Shipped(Seen, Result<Shipped>),
     Cleaned(Result<usize>),
+}
+
+/// How far the server was, and when: microseconds since 1970.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) position: Position,
+    pub(super) at_us: i64,
+}
+
+impl Seen {
+    /// It is here now. Not in recovery.
+    pub(super) fn now() -> Self {
+        let at_us = now_us();
+        let (timeline, flushed) = server::wal_position();
+        let position = Position {
+            timeline,
+            flushed: Lsn(flushed),
+        };
+        Seen { position, at_us }
+    }
 }
 
 /// One epoch.
@@ -101,10 +121,10 @@ impl Tail {
         let is_told = news.iter().any(|news| matches!(news, News::Shipped(..)));
         for news in news {
             match news {
-                News::Shipped(position, result) => {
+                News::Shipped(seen, result) => {
                     self.shipping = None;
                     match result {
-                        Ok(shipped) => self.succeeded(position, shipped),
+                        Ok(shipped) => self.succeeded(&seen, shipped),
                         Err(error) => self.failed(&error),
                     }
                 }
@@ -124,11 +144,11 @@ impl Tail {
         self.cleaning.take_if(|task| task.is_finished());
     }
 
-    fn succeeded(&mut self, position: Position, shipped: Shipped) {
+    fn succeeded(&mut self, seen: &Seen, shipped: Shipped) {
         let Some(epoch) = &mut self.epoch else { return };
-        epoch.last = Some((position, shipped));
+        epoch.last = Some((seen.position, shipped));
         self.pause = FIRST_PAUSE;
-        if publish(&position, &shipped, epoch.generation) {
+        if publish(seen, &shipped, epoch.generation) {
             log!("walarchive: new WAL is stored again");
         }
     }
@@ -146,11 +166,8 @@ impl Tail {
     }
 
     fn begin(&mut self, bridge: &'static Bridge, link: Link, interval: Duration) {
-        let (timeline, flushed) = server::wal_position();
-        let position = Position {
-            timeline,
-            flushed: Lsn(flushed),
-        };
+        let seen = Seen::now();
+        let position = seen.position;
         // Nothing is new, and nothing of before waits.
         let is_known = |(known, shipped): &(Position, Shipped)| {
             *known == position && shipped.safe.is_some_and(|safe| safe >= position.flushed)
@@ -166,7 +183,7 @@ impl Tail {
         let epoch = match self.epoch.take() {
             Some(epoch) if Arc::ptr_eq(&epoch.archive, &archive) => epoch,
             _ => {
-                mark_before(timeline, flushed);
+                mark_before(&position);
                 let shipper = Shipper::new(Arc::clone(&archive), self.pg_wal.clone());
                 Epoch {
                     archive,
@@ -179,6 +196,7 @@ impl Tail {
         };
         let epoch = self.epoch.insert(epoch);
         if epoch.last.as_ref().is_some_and(is_known) {
+            ARCHIVING.exclusive().tail.safe_us = seen.at_us;
             return;
         }
         if link == Link::Needed {
@@ -190,7 +208,7 @@ impl Tail {
         let work = async move { shipper.lock().await.ship(position).await };
         self.shipping = Some(bridge.spawn(work, move |result| {
             // This fails if the loop has ended.
-            let _ = sender.send(News::Shipped(position, result));
+            let _ = sender.send(News::Shipped(seen, result));
         }));
     }
 
@@ -217,7 +235,7 @@ impl Tail {
     }
 
     /// End all tasks. What was under way counts as not stored.
-    fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         let tasks = [self.shipping.take(), self.cleaning.take()];
         tasks.iter().flatten().for_each(AbortHandle::abort);
         self.epoch = None;
@@ -232,11 +250,12 @@ impl Drop for Tail {
 
 /// After a crash the last segment that is complete may wait for its mark until a checkpoint comes that would remove it, and nothing
 /// is shipped before it is archived.
-pub(super) fn mark_before(timeline: u32, flushed: u64) {
+pub(super) fn mark_before(position: &Position) {
     let size = server::identity().segment_size;
-    let present = Segment::containing(timeline, Lsn(flushed.saturating_sub(1)), size).number(size);
+    let last = Lsn(position.flushed.0.saturating_sub(1));
+    let present = Segment::containing(position.timeline, last, size).number(size);
     if let Some(before) = present.checked_sub(1) {
-        let name = Segment::from_number(timeline, before, size).to_string();
+        let name = Segment::from_number(position.timeline, before, size).to_string();
         if server::data_directory().join(PG_WAL).join(&name).exists() {
             archiver::mark_as_ready(&name);
         }
@@ -244,11 +263,13 @@ pub(super) fn mark_before(timeline: u32, flushed: u64) {
 }
 
 /// Show how far the tail is stored. The archiver goes on there when the server stops. Returns whether it could not be stored before.
-pub(super) fn publish(position: &Position, shipped: &Shipped, generation: u64) -> bool {
-    let (safe, mut archiving) = (shipped.safe.map_or(0, |safe| safe.0), ARCHIVING.exclusive());
+pub(super) fn publish(seen: &Seen, shipped: &Shipped, generation: u64) -> bool {
+    let safe = shipped.safe.map_or(0, |safe| safe.0);
+    let is_all = safe >= seen.position.flushed.0;
+    let mut archiving = ARCHIVING.exclusive();
     let before = archiving.tail;
     archiving.tail = Shown {
-        state: match safe >= position.flushed.0 {
+        state: match is_all {
             true => TailState::Storing,
             false => TailState::Waiting,
         },
@@ -257,10 +278,9 @@ pub(super) fn publish(position: &Position, shipped: &Shipped, generation: u64) -
         timeline: shipped.timeline,
         stored_lsn: shipped.stored.0,
         safe_lsn: safe,
-        safe_us: match safe {
-            0 => 0,
-            safe if safe == before.safe_lsn => before.safe_us,
-            _ => now_us(),
+        safe_us: match is_all {
+            true => seen.at_us,
+            false => before.safe_us,
         },
         error: Text::EMPTY,
         error_us: 0,

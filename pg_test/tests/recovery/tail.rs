@@ -5,6 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use walarchive_pg_test::archiving::{archiving, present_segment, status, wait_drained, write_noise};
+use walarchive_pg_test::failover::wait_caught_up;
 use walarchive_pg_test::repository::{Repository, segment_name, segment_number};
 use walarchive_testkit::{Builder, Cluster, Fault, FaultProxy, PATIENCE, S3Server, StopMode, TestDir, run};
 
@@ -139,7 +140,7 @@ fn what_is_committed_is_in_the_store_soon_and_an_idle_server_writes_nothing() {
     assert_eq!(
         status(
             &cluster,
-            "tail_state, tail_time <= now(), tail_error IS NULL, tail_error_time IS NULL"
+            "tail_state, tail_time <= clock_timestamp(), tail_error IS NULL, tail_error_time IS NULL"
         ),
         "storing|t|t|t"
     );
@@ -235,6 +236,37 @@ fn each_start_begins_anew_and_a_stop_stores_the_last_checkpoint() {
     }
 }
 
+/// Of a large segment the beginning is stored last, as an older epoch counts until then.
+#[test]
+fn a_large_segment_is_stored_in_parts() {
+    const PART: u64 = 16 << 20;
+    let dir = TestDir::new();
+    let repository = Repository::new(&dir, "repository");
+    let builder = archiving(&dir, "c", &repository.url()).initdb_arg("--wal-segsize=64");
+    let cluster = with_tail(builder).start();
+    cluster.psql("CREATE EXTENSION walarchive; CREATE TABLE t (x int)");
+    let segment = cluster.switch_wal();
+    cluster.wait_archived(&segment, PATIENCE);
+    for _ in 0..20 {
+        write_noise(&cluster);
+    }
+    let present = present_segment(&cluster);
+    wait_stored(&cluster);
+    cluster.wait_until("the first part is one chunk", PATIENCE, || {
+        let of_present = chunks(&repository).remove(&present).unwrap_or_default();
+        let of_first = of_present.iter().filter(|(_, start, _)| *start < PART);
+        of_first.eq(&[(1, 0, PART)])
+    });
+    assert!(covered(&cluster, &repository, &present) > PART);
+    cluster.kill9();
+    cluster.start_again();
+    cluster.psql("INSERT INTO t VALUES (1)");
+    wait_stored(&cluster);
+    let all = chunks(&repository).remove(&present).unwrap_or_default();
+    assert!(all.contains(&(2, 0, PART)), "{all:?}");
+    assert!(covered(&cluster, &repository, &present) > PART);
+}
+
 #[test]
 fn a_tail_that_cannot_be_stored_holds_no_segment_up() {
     let dir = TestDir::new();
@@ -315,4 +347,29 @@ fn it_is_turned_on_and_off_by_a_reload() {
     cluster.wait_until("what was left is gone", PATIENCE, || {
         !chunks(&repository).contains_key(&segment)
     });
+}
+
+#[test]
+fn a_promoted_standby_stores_its_timeline_from_the_beginning_of_the_segment() {
+    let dir = TestDir::new();
+    let repository = Repository::new(&dir, "repository");
+    let primary = storing(&dir, &repository);
+    let standby = Cluster::builder(&dir, "standby").standby_of(&primary);
+    primary.psql("INSERT INTO t VALUES (1)");
+    wait_stored(&primary);
+    wait_caught_up(&standby, &primary);
+    standby.wait_until("it knows that it recovers", PATIENCE, || {
+        status(&standby, "tail_state, tail_lsn IS NULL") == "recovery|t"
+    });
+    primary.kill9();
+    let before = chunks(&repository);
+    standby.psql("SELECT pg_promote()");
+    standby.wait_promoted(PATIENCE);
+    standby.psql("INSERT INTO t VALUES (2)");
+    wait_stored(&standby);
+    let present = present_segment(&standby);
+    assert!(present.starts_with("00000002") && !before.contains_key(&present));
+    let of_present = chunks(&repository).remove(&present).unwrap_or_default();
+    assert!(of_present.iter().all(|(epoch, ..)| *epoch == 2), "{of_present:?}");
+    assert!(covered(&standby, &repository, &present) > 0);
 }

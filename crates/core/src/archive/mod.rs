@@ -8,6 +8,7 @@ mod compare;
 mod cut;
 mod fetch;
 mod fork;
+mod frames;
 mod hole;
 mod identity;
 mod memory;

@@ -13,7 +13,7 @@ use super::pending::{Pending, is_archived};
 use super::plan::Plan;
 use crate::archive::Archive;
 use crate::blocking::blocking;
-use crate::codec::Compression;
+use crate::codec::{Compression, Format};
 use crate::encrypted::Wrapping;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
@@ -165,9 +165,8 @@ impl Shipper {
     async fn begin(&mut self, target: Segment) -> Result<Course> {
         let size = self.archive.identity().segment_size;
         let resumed = self.resumed.filter(|shipped| shipped.timeline == target.timeline);
-        let last = |shipped: Shipped| Lsn(shipped.stored.0.saturating_sub(1));
         let first = match resumed {
-            Some(shipped) => Segment::containing(shipped.timeline, last(shipped), size),
+            Some(shipped) => Segment::containing(shipped.timeline, shipped.stored, size),
             None => target,
         };
         let directory = self.pg_wal.clone();
@@ -299,7 +298,11 @@ impl Way<'_> {
                 let key = key.clone();
                 move || chunk::make(&path, segment, span, &identity, &wrapping, &key)
             };
-            let body = blocking(make).await?;
+            let (body, frame) = blocking(make).await?;
+            // For the object of the whole segment, if that is compressed alike.
+            if self.archive.compression().format() == Format::Zstd {
+                self.archive.frames.keep(segment, frame);
+            }
             bytes += body.len() as u64;
             part.plan.sent(span);
             // A name that no other process uses.

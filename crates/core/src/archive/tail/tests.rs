@@ -327,6 +327,23 @@ async fn another_process_goes_on_in_the_same_epoch() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_process_waits_for_the_same_segments() {
+    let server = Server::new();
+    server.is_complete(3);
+    let shipped = ship(&mut server.shipper(), server.at(4, 100)).await;
+    let resume = || {
+        let archive = server.archive(Compression::Zstd(1));
+        Shipper::resume(archive, server.pg_wal.path().to_owned(), shipped)
+    };
+    let again = ship(&mut resume(), server.at(4, 200)).await;
+    assert_eq!((again.safe, again.bytes), (Some(server.at(3, 0).flushed), 0));
+    server.archives(3, Compression::Zstd(1)).await;
+    let again = ship(&mut resume(), server.at(4, 200)).await;
+    assert_eq!(again.safe, Some(server.at(4, 200).flushed));
+    assert_eq!(server.covered(4).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_outcome_that_is_not_known_counts_as_not_stored() {
     let server = Server::new();
     let mut shipper = server.shipper();
@@ -455,4 +472,25 @@ async fn chunks_are_encrypted_as_wal_is() {
             .await
             .expect_err("without the key it is nothing");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_whole_segment_begins_with_what_was_compressed_for_the_tail() {
+    let server = Server::new();
+    let archive = server.archive(Compression::Zstd(1));
+    let mut shipper = Shipper::new(Arc::clone(&archive), server.pg_wal.path().to_owned());
+    shipper.ship(server.at(FIRST, 20_000)).await.expect("shipped");
+    shipper.ship(server.at(FIRST, 50_000)).await.expect("shipped");
+    let mut begins = Vec::new();
+    for chunk in server.chunks().await {
+        let chunk = server.store().get(&chunk.key(), 1 << 20).await.expect("asked");
+        begins.extend(chunk.expect("stored"));
+    }
+    let name = WalFileName::Segment(server.segment(FIRST));
+    archive.push(server.pg_wal.path(), &name).await.expect("archived");
+    let key = layout::wal(&name, archive.compression().format());
+    let whole = server.store().get(&key, 1 << 20).await.expect("asked").expect("stored");
+    assert!(!begins.is_empty() && whole.starts_with(&begins));
+    let read = zstd::decode_all(&*whole).expect("decompressed");
+    assert!(read == server.wal[0].1);
 }
