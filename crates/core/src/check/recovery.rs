@@ -55,7 +55,9 @@ fn with_hole(backup: &str, reach: &Reach, hole: &Hole) -> Check {
     };
     let detail = format!(
         "recovery from \"{backup}\" ends at LSN {}, though the WAL continues to LSN {} on timeline {}: {missing}",
-        reach.end, hole.beyond, hole.timeline
+        hole.begun.unwrap_or(reach.end),
+        hole.beyond,
+        hole.timeline
     );
     match Utc::now().signed_duration_since(hole.after_written) < ON_ITS_WAY {
         true => Check::warning(

@@ -115,6 +115,7 @@ mod tests {
             tail_stored: None,
             parameters: None,
             damaged: None,
+            readable: None,
             unread: None,
             last_record: None,
             looked_at: None,

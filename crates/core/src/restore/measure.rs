@@ -15,6 +15,7 @@ use crate::encrypted;
 use crate::error::{Error, Result, StorageError};
 use crate::printable::counted;
 use crate::repository::layout::{self, Key};
+use crate::repository::tail::Cover;
 use crate::wal::{Segment, WalFileName};
 use walarchive_storage::Store;
 
@@ -130,10 +131,31 @@ async fn fetch(store: &Store, segment: Segment) -> Result<Sample> {
             return sample(store, key, size).await;
         }
     }
-    Err(StorageError::NotFound {
-        object: segment.to_string(),
+    match Cover::find(store, segment).await? {
+        Some(cover) => fetch_tail(store, &cover).await,
+        None => Err(StorageError::NotFound {
+            object: segment.to_string(),
+        }
+        .into()),
     }
-    .into())
+}
+
+/// Fetch what the tail has of a segment that is not archived whole, or as much of it as comes in a short time.
+async fn fetch_tail(store: &Store, cover: &Cover) -> Result<Sample> {
+    let begun = Instant::now();
+    let mut sum = Sample::default();
+    for chunk in &cover.chunks {
+        let key = chunk.key();
+        let object = || store.object_url(&key);
+        let size = store.size(&key).await?;
+        let size = size.ok_or_else(|| StorageError::NotFound { object: object() })?;
+        let read = sample(store, key.clone(), size).await?;
+        (sum.bytes, sum.seconds) = (sum.bytes + read.bytes, sum.seconds + read.seconds);
+        if begun.elapsed() > LONGEST {
+            break;
+        }
+    }
+    Ok(sum)
 }
 
 fn of_drill(rates: &Rates) -> String {

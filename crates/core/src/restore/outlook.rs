@@ -56,6 +56,8 @@ pub struct Outlook {
     pub(crate) tablespaces: Vec<CreatedTablespace>,
     /// The first segment that is damaged, and what is wrong with it.
     pub(crate) damaged: Option<(Segment, String)>,
+    /// Of a damaged tail: what is before this can be read.
+    pub(crate) readable: Option<Lsn>,
     /// A segment that was gone when it was to be read.
     pub unread: Option<Segment>,
     /// Where the last complete record begins, if all was read.
@@ -101,9 +103,19 @@ impl Outlook {
         if let Some(segment) = self.unreadable.filter(|_| self.falls_short()) {
             return Some(empty(segment, self.end));
         }
+        // The target is before it.
+        if self.readable.is_some() && self.target == TargetSeen::Yes {
+            return None;
+        }
         let last = self.wal.last()?.last;
         let (segment, problem) = self.damaged.as_ref().filter(|(segment, _)| *segment <= last)?;
         Some(damage(*segment, problem))
+    }
+
+    /// The end of recovery if it goes on into a segment of which the tail has the beginning only, as it does if a gap is allowed.
+    pub fn latest_end(&self) -> Lsn {
+        let begun = self.hole.as_ref().and_then(|hole| hole.begun);
+        begun.map_or(self.end, |begun| begun.max(self.end))
     }
 
     /// The target is not in the WAL; as far as that is known.
@@ -167,7 +179,8 @@ pub(super) async fn look(
     ));
     let contents = look_ahead(store, &inventory, &reach, system_identifier, sought(recovery), most).await?;
     if let Some((segment, _)) = &contents.damaged {
-        (reach.end, reach.timeline) = (segment.start(inventory.segment_size), segment.timeline);
+        let start = segment.start(inventory.segment_size);
+        (reach.end, reach.timeline) = (contents.readable.unwrap_or(start), segment.timeline);
     }
     let finish = link.sentinel.finish_lsn;
     let target = find(recovery, &reach, &contents, finish);
@@ -190,6 +203,7 @@ pub(super) async fn look(
         parameters: contents.parameters,
         tablespaces: contents.tablespaces.clone(),
         damaged: contents.damaged.clone(),
+        readable: contents.readable,
         unread: contents.unread,
         last_record: contents
             .last_record
@@ -221,7 +235,7 @@ fn explain(
         Some(hole) => notes.push(format!(
             "{} Recovery ends at LSN {} at the latest.",
             missing(hole, outlook.unreadable),
-            outlook.end
+            outlook.latest_end()
         )),
         None if outlook.falls_short() && outlook.unreadable.is_none() && outlook.damaged.is_none() => {
             notes.push(beyond(recovery, outlook))
@@ -406,9 +420,14 @@ fn missing(hole: &Hole, unreadable: Option<Segment>) -> String {
         Some(_) => "missing in the archive, or cannot be read there, and the archive",
         None => "not in the archive, which",
     };
+    let begun = hole
+        .begun
+        .map(|begun| format!(" The tail has the beginning of {first}, up to LSN {begun}."));
     format!(
-        "{what} {lacks} continues to LSN {} on timeline {}.",
-        hole.beyond, hole.timeline
+        "{what} {lacks} continues to LSN {} on timeline {}.{}",
+        hole.beyond,
+        hole.timeline,
+        begun.unwrap_or_default()
     )
 }
 
@@ -419,7 +438,7 @@ fn end(outlook: &Outlook) -> String {
         .map(|time| format!(", after a last transaction at {}", shown(time)));
     format!(
         "LSN {} on timeline {}{}",
-        outlook.end,
+        outlook.latest_end(),
         outlook.timeline,
         time.unwrap_or_default()
     )

@@ -14,6 +14,7 @@ use super::VerifyStatus;
 use super::record::Verified;
 use crate::encrypted::{self, blame, refuse_unread};
 use crate::error::{Error, Result, StorageError};
+use crate::lsn::Lsn;
 use crate::repository::encryption;
 use crate::repository::inventory::{Inventory, SegmentRange, WalObject, walk_tail};
 use crate::stored::progress::{Counted, ReadProgress};
@@ -135,7 +136,16 @@ async fn check_tail(store: &Store, inventory: &Inventory) -> Result<Vec<ContentR
         let walker = WalWalker::new(size, inventory.system_identifier);
         let (_, walked) = walk_tail(store, inventory.tail.objects(cover), walker, size).await?;
         let range = SegmentRange::new(segment.timeline, segment.number(size), segment.number(size), size);
-        rows.extend(walked.map(|walked| row(&range, walked.problem.as_deref())));
+        let Some(walked) = walked else { continue };
+        let gap = || {
+            let gap = inventory.tail_gap(segment)?;
+            let lsn = |offset: u64| Lsn(segment.start(size).0.saturating_add(offset));
+            let (start, end) = (lsn(gap.start), lsn(gap.end));
+            Some(format!(
+                "The tail lacks what is from LSN {start} to {end}, and has what comes behind it."
+            ))
+        };
+        rows.push(row(&range, walked.problem.or_else(gap).as_deref()));
     }
     Ok(rows)
 }

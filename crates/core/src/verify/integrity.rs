@@ -203,11 +203,13 @@ fn over(inventory: &Inventory, live: &Live, way: Option<Way>) -> Integrity {
             done = end.max(done);
         }
         if let Some((timeline, number)) = tail
-            && inventory
-                .cover(Segment::from_number(timeline, number, inventory.segment_size))
-                .is_some()
+            && let Some(status) = of_tail(
+                inventory,
+                live,
+                Segment::from_number(timeline, number, inventory.segment_size),
+            )
         {
-            add(inventory, timeline, number, number, SegmentStatus::Tail, &mut details);
+            add(inventory, timeline, number, number, status, &mut details);
         }
     }
     if live.archiving == Archiving::Elsewhere {
@@ -221,6 +223,17 @@ fn over(inventory: &Inventory, live: &Live, way: Option<Way>) -> Integrity {
     Integrity {
         status: status(&details),
         details,
+    }
+}
+
+/// Of the segment at the end, if the tail has something of it.
+fn of_tail(inventory: &Inventory, live: &Live, segment: Segment) -> Option<SegmentStatus> {
+    match (inventory.cover(segment), inventory.tail_gap(segment)) {
+        (None, None) => None,
+        (Some(_), None) => Some(SegmentStatus::Tail),
+        // A server that has just begun stores the beginning of a large segment last.
+        (None, Some(_)) if live.archiving == Archiving::Here => Some(SegmentStatus::MissingUploading),
+        (_, Some(_)) => Some(SegmentStatus::MissingLost),
     }
 }
 
@@ -247,7 +260,7 @@ fn way(inventory: &Inventory, live: &Live) -> Option<(TimelineHistory, u64)> {
     let timelines = inventory.timelines();
     let end = |timeline: u32| {
         let last = inventory.there(timeline).last().map(|last| last + 1);
-        let begun = inventory.begun(timeline).next_back().map(|(number, _)| number);
+        let begun = inventory.begun(timeline).next_back().map(|begun| begun.number);
         last.max(begun)
     };
     let mut newest = timelines.into_iter().rev();

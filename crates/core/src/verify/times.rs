@@ -7,7 +7,8 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::content::check_object;
 use crate::error::Result;
-use crate::repository::inventory::{Inventory, RecoveryWindow, recovery_windows, walk_tail};
+use crate::lsn::Lsn;
+use crate::repository::inventory::{Inventory, RecoveryWindow, SegmentRange, recovery_windows, walk_tail};
 use crate::wal::{Segment, WalWalker};
 use walarchive_storage::Store;
 
@@ -17,14 +18,25 @@ const SEGMENTS: u64 = 4;
 /// The ends of so many windows are read at a time.
 const CONCURRENCY: usize = 4;
 
-/// As [`recovery_windows`], with the times of the last transactions.
+/// As [`recovery_windows`], with the times of the last transactions. One that ends in the tail ends before what is damaged there.
 pub async fn timed_windows(store: &Store, inventory: &Inventory) -> Result<Vec<RecoveryWindow>> {
     futures::stream::iter(recovery_windows(inventory))
         .map(|window| async move {
-            let last = last_transaction(store, inventory, &window).await?;
+            let looked = look(store, inventory, &window).await?;
+            let end = looked.readable.map(|(segment, readable)| {
+                let number = segment.number(inventory.segment_size);
+                let damaged = SegmentRange::new(segment.timeline, number, number, inventory.segment_size);
+                (readable.max(window.start_lsn), damaged.into())
+            });
+            let (end_lsn, missing) = match end {
+                Some((end_lsn, damaged)) => (end_lsn, Some(damaged)),
+                None => (window.end_lsn, window.missing),
+            };
             Ok(RecoveryWindow {
                 // A backup can end after the last transaction of its window.
-                end_time: last.unwrap_or(window.end_time).max(window.start_time),
+                end_time: looked.last_time.unwrap_or(window.end_time).max(window.start_time),
+                end_lsn,
+                missing,
                 ..window
             })
         })
@@ -33,14 +45,19 @@ pub async fn timed_windows(store: &Store, inventory: &Inventory) -> Result<Vec<R
         .await
 }
 
-async fn last_transaction(
-    store: &Store,
-    inventory: &Inventory,
-    window: &RecoveryWindow,
-) -> Result<Option<DateTime<Utc>>> {
+/// The end of a window, as its WAL tells it.
+#[derive(Default)]
+struct Looked {
+    last_time: Option<DateTime<Utc>>,
+    /// The tail of this segment is damaged, and can be read up to here.
+    readable: Option<(Segment, Lsn)>,
+}
+
+async fn look(store: &Store, inventory: &Inventory, window: &RecoveryWindow) -> Result<Looked> {
     let size = inventory.segment_size;
     let end = window.end_lsn.0.div_ceil(size.bytes());
     let first = (window.start_lsn.0 / size.bytes()).max(end.saturating_sub(SEGMENTS));
+    let mut looked = Looked::default();
     for number in (first..end).rev() {
         let segment = Segment::from_number(window.timeline, number, size);
         let walker = WalWalker::new(size, inventory.system_identifier);
@@ -49,9 +66,12 @@ async fn last_transaction(
             (None, Some(cover)) => walk_tail(store, inventory.tail.objects(cover), walker, size).await?.1,
             (None, None) => break,
         };
-        if let Some(last) = walked.and_then(|walked| walked.last_time) {
-            return Ok(Some(last));
+        let Some(walked) = walked else { continue };
+        looked.readable = walked.readable.map(|readable| (segment, readable)).or(looked.readable);
+        looked.last_time = walked.last_time;
+        if looked.last_time.is_some() {
+            break;
         }
     }
-    Ok(None)
+    Ok(looked)
 }

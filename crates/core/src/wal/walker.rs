@@ -17,6 +17,8 @@ const ALIGNMENT: usize = 8;
 pub struct Walked {
     /// The first thing that is wrong, as a sentence; what comes after it was not looked at.
     pub problem: Option<String>,
+    /// Of a damaged tail: what is before this can be read.
+    pub readable: Option<Lsn>,
     /// The problem is in a record that begins in the segment before, so that one may be the one that is damaged.
     pub begins_before: bool,
     /// Complete records whose checksum was found to be right.

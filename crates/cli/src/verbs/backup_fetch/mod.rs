@@ -365,7 +365,9 @@ fn next_step(plan: &RestorePlan, credentials_in_environment: bool) -> String {
     if let Some(outlook) = plan.outlook.as_ref().filter(|outlook| outlook.falls_short()) {
         next = format!(
             "{start}; its recovery will end at LSN {} on timeline {}, and not at {}",
-            outlook.end, outlook.timeline, recovery.target.target
+            outlook.latest_end(),
+            outlook.timeline,
+            recovery.target.target
         );
     } else if recovery.has_target() && recovery.mode == RecoveryMode::Recovery {
         next.push_str(&format!(", and then {}", recovery.target.action));

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt};
 
 use super::near::before;
-use super::{CONCURRENCY, Inventory, Reach, Tail, TailObject, WalObject, wal, walk_tail};
+use super::{CONCURRENCY, Inventory, Reach, Tail, TailObject, WalObject, tail, wal, walk_tail};
 use crate::blocking::blocking;
 use crate::encrypted::{self, blame};
 use crate::error::{Error, Result, StorageError};
@@ -53,6 +53,8 @@ pub struct Contents {
     pub stop: Option<Ending>,
     /// The first segment that is not in order, and what is wrong: recovery ends there.
     pub damaged: Option<(Segment, String)>,
+    /// Of a damaged tail: what is before this can be read.
+    pub readable: Option<Lsn>,
     /// A segment that was gone when it was to be read.
     pub unread: Option<Segment>,
     /// Where the last complete record begins.
@@ -75,7 +77,7 @@ pub struct CreatedTablespace {
 /// The WAL from a segment on, whatever timeline it is of, and the history files; without backups. None if there is none, so that
 /// nobody can tell the size of segments either.
 pub async fn wal_from(store: &Store, first: Segment) -> Result<Option<Inventory>> {
-    let tail = Tail::load(store).await?;
+    let (chunks, epochs) = tail::list(store).await?;
     let mut objects: Vec<WalObject> = Vec::new();
     let look = |listed| {
         let found = WalObject::of(&listed);
@@ -89,7 +91,7 @@ pub async fn wal_from(store: &Store, first: Segment) -> Result<Option<Inventory>
     };
     let Some(size) = size else { return Ok(None) };
     let mut inventory = Inventory::new(size, Vec::new(), objects, Default::default());
-    inventory.tail = tail;
+    inventory.tail = Tail::new(chunks, epochs, size);
     inventory.read_histories(store).await?;
     Ok(Some(inventory))
 }
@@ -223,6 +225,7 @@ impl Contents {
                 }
             }
         }
+        self.readable = walked.readable;
         self.damaged = walked.problem.map(|problem| (segment, problem));
     }
 }

@@ -40,7 +40,8 @@ pub use near::of_backups;
 pub(crate) use near::{before as key_before, segment_size};
 pub use reach::{Hole, Reach};
 pub use show::{MissingSegments, TimelineInfo, TimelineStatus};
-pub use tail::{Tail, TailEnd, TailObject};
+pub(crate) use tail::Begun;
+pub use tail::{Tail, TailEnd, TailGap, TailObject};
 pub(crate) use tail_walk::walk_tail;
 pub use unfinished::Unfinished;
 pub use wal::{SegmentRange, WalObject, gaps, read_history, runs};
@@ -84,7 +85,7 @@ impl Inventory {
     /// Look at everything. Listings come in pages and are kept in a compact form: about 60 bytes an archived file.
     pub async fn load(store: &Store) -> Result<Self> {
         let wal = async {
-            let tail = Tail::load(store).await?;
+            let tail = tail::list(store).await?;
             let mut wal = Vec::new();
             store
                 .each(&layout::WAL_FOLDER, |object| wal.extend(WalObject::of(&object)))
@@ -104,7 +105,6 @@ impl Inventory {
         }
         let mut inventory = Inventory::new(SegmentSize::DEFAULT, backups, wal, BTreeMap::new());
         inventory.continuous = continuous;
-        inventory.tail = tail;
         inventory.unfinished = folders.into_values().collect();
         inventory.read_histories(store).await?;
         match owner {
@@ -115,6 +115,7 @@ impl Inventory {
             // WAL-G's repository: its WAL tells.
             None => inventory.learn_from_wal(store).await?,
         }
+        inventory.tail = Tail::new(tail.0, tail.1, inventory.segment_size);
         Ok(inventory)
     }
 

@@ -33,6 +33,8 @@ pub struct Reach {
 pub struct Hole {
     /// The segments that are missing, of the timeline that has them.
     pub missing: SegmentRange,
+    /// The tail has the first of them up to here. Recovery gets so far if a gap is allowed.
+    pub begun: Option<Lsn>,
     /// The end of the WAL after it, on the timeline that recovery should come to.
     pub beyond: Lsn,
     /// That timeline.
@@ -67,33 +69,64 @@ impl Reach {
             extend(&mut read, found, next, size);
             next += 1;
         }
-        let begun = way.begun(inventory).filter(|(number, _)| *number >= next);
-        let is_begun = begun.is_some_and(|(number, _)| number == next && way.timeline_of(number) >= at);
+        let begun = way.begun(inventory).filter(|begun| begun.number >= next);
+        let (torn, begun) = (
+            begun.filter(|begun| begun.gap.is_some()),
+            begun.filter(|begun| begun.gap.is_none()),
+        );
         let behind = way.present(inventory).filter(|number| *number > next);
-        let behind = runs(behind.chain(begun.map(|(number, _)| number).filter(|number| *number > next)));
+        let behind = runs(behind.chain(begun.map(|begun| begun.number).filter(|number| *number > next)));
+        let start = |number: u64| Lsn(number.saturating_mul(size.bytes()));
         let range = |first, last| SegmentRange::new(way.timeline_of(first), first, last, size);
-        let hole = behind.first().zip(behind.last()).map(|((following, _), (_, last))| {
+        let mut hole = behind.first().zip(behind.last()).map(|((following, _), (_, last))| {
             let (following, last) = (*following, *last);
             let others = behind.windows(2).take(OTHERS);
             let segment = |number| Segment::from_number(way.timeline_of(number), number, size);
             let of_tail = |number| inventory.cover(segment(number));
             Hole {
                 missing: range(next, following - 1),
+                begun: None,
                 others: others.map(|pair| range(pair[0].1 + 1, pair[1].0 - 1)).collect(),
                 beyond: match of_tail(last) {
                     Some(cover) => inventory.end_of(segment(last), cover),
-                    None => Lsn((last + 1).saturating_mul(size.bytes())),
+                    None => start(last + 1),
                 },
                 timeline: way.timeline_of(last),
                 after_written: inventory.stored_at(segment(following)).unwrap_or(DateTime::UNIX_EPOCH),
             }
         });
-        let mut end = Lsn(next.saturating_mul(size.bytes()));
-        if let Some((_, cover)) = begun.filter(|_| is_begun && hole.is_none() && unreadable.is_none()) {
-            at = way.timeline_of(next);
-            end = inventory.end_of(Segment::from_number(at, next, size), cover);
-            tail = Some(cover.clone());
-            extend(&mut read, at, next, size);
+        if let Some((number, gap)) = torn.and_then(|torn| Some((torn.number, torn.gap?))) {
+            let first = behind.last().map_or(next, |(_, last)| last + 1);
+            let hole = hole.get_or_insert_with(|| Hole {
+                missing: range(next, number),
+                begun: None,
+                beyond: Lsn(0),
+                timeline: at,
+                after_written: gap.stored,
+                others: Vec::new(),
+            });
+            hole.beyond = Lsn(start(number).0.saturating_add(gap.beyond));
+            hole.timeline = way.timeline_of(number);
+            if first > next {
+                hole.others.push(range(first, number));
+            }
+        }
+        let mut end = start(next);
+        let newest = way.timeline_of(next);
+        let segment = Segment::from_number(newest, next, size);
+        if let Some(cover) = inventory
+            .cover(segment)
+            .filter(|_| newest >= at && unreadable.is_none())
+        {
+            let covered = inventory.end_of(segment, cover);
+            match &mut hole {
+                Some(hole) => hole.begun = Some(covered),
+                None => {
+                    (at, end) = (newest, covered);
+                    tail = Some(cover.clone());
+                    extend(&mut read, at, next, size);
+                }
+            }
         }
         // If that has none yet, the server gets of an older one's what is before the fork: see `archive::share_of`.
         let older = way.timelines_of(next).skip(1).filter(|older| *older >= at);
@@ -292,7 +325,7 @@ mod tests {
                 size: 10,
                 written: DateTime::UNIX_EPOCH,
             };
-            inventory.tail = Tail::new(tail.iter().map(chunk).collect(), BTreeMap::new());
+            inventory.tail = Tail::new(tail.iter().map(chunk).collect(), BTreeMap::new(), size());
             let reach = Reach::of(&inventory, 1, Lsn(2 * MB + 40), &inventory.latest_history(1));
             let hole = reach.hole.as_ref().map(|hole| (hole.missing.count, hole.beyond.0));
             (
@@ -323,5 +356,45 @@ mod tests {
             reach(&old, &[(1, 5, 200), (2, 5, 300)]),
             (2, 5 * MB + 300, 4, true, None)
         );
+    }
+
+    #[test]
+    fn chunks_behind_a_gap_in_the_tail_are_a_hole() {
+        let reach = |chunks: &[(u64, u64, u64)]| {
+            let mut inventory = inventory(&[(1, 2), (1, 3)]);
+            let chunk = |(number, start, end): &(u64, u64, u64)| TailObject {
+                chunk: TailChunk {
+                    segment: Segment::from_number(1, *number, size()),
+                    epoch: 1,
+                    start: *start,
+                    end: *end,
+                },
+                size: 10,
+                written: DateTime::UNIX_EPOCH,
+            };
+            inventory.tail = Tail::new(chunks.iter().map(chunk).collect(), BTreeMap::new(), size());
+            let reach = Reach::of(&inventory, 1, Lsn(2 * MB + 40), &inventory.history(1));
+            let hole = reach.hole.map(|hole| {
+                let missing = (hole.missing.first.number(size()), hole.missing.count);
+                (
+                    missing,
+                    hole.begun.map(|begun| begun.0),
+                    hole.beyond.0,
+                    hole.others.len(),
+                )
+            });
+            (reach.end.0, hole)
+        };
+        assert_eq!(reach(&[(4, 0, 80), (4, 80, 160)]), (4 * MB + 160, None));
+        let at_4 = |begun, beyond| (4 * MB, Some(((4, 1), begun, beyond, 0)));
+        let torn = at_4(Some(4 * MB + 80), 4 * MB + 240);
+        assert_eq!(reach(&[(4, 0, 80), (4, 160, 240)]), torn);
+        assert_eq!(reach(&[(4, 80, 160)]), at_4(None, 4 * MB + 160));
+        // What does not fit into a segment is none of it.
+        assert_eq!(reach(&[(4, 0, 80), (4, 0, MB + 8)]), (4 * MB + 80, None));
+        // A part before later WAL.
+        assert_eq!(reach(&[(4, 0, 80), (5, 0, 80)]), at_4(Some(4 * MB + 80), 5 * MB + 80));
+        let far = reach(&[(5, 0, MB), (6, 0, 80), (6, 160, 240)]);
+        assert_eq!(far, (4 * MB, Some(((4, 1), None, 6 * MB + 240, 1))));
     }
 }

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::repository::layout::{self, Key, TailChunk};
 use crate::repository::tail::Cover;
-use crate::wal::Segment;
+use crate::wal::{Segment, SegmentSize};
 use walarchive_storage::{Listed, Store};
 
 /// The object of a chunk.
@@ -39,41 +39,95 @@ pub struct Tail {
     pub chunks: Vec<TailObject>,
     /// The epochs that were taken, with their stored bytes.
     pub epochs: BTreeMap<u64, u64>,
-    covers: BTreeMap<Segment, Cover>,
+    parts: BTreeMap<Segment, Part>,
+}
+
+/// What the tail has of a segment.
+#[derive(Debug, Clone)]
+struct Part {
+    cover: Option<Cover>,
+    gap: Option<TailGap>,
+}
+
+/// A gap in the tail of a segment. What a server stores has none: chunks are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TailGap {
+    /// Where it begins in the segment, in bytes.
+    pub start: u64,
+    /// Where the next chunk begins.
+    pub end: u64,
+    /// Where the last chunk ends.
+    pub beyond: u64,
+    /// When the last chunk was stored.
+    pub stored: DateTime<Utc>,
+}
+
+impl TailGap {
+    /// Chunks of the epoch that is read, or of the newest one where none has the beginning of the segment.
+    fn of(objects: &[&TailObject], cover: Option<&Cover>) -> Option<Self> {
+        let newest = || objects.iter().map(|object| object.chunk.epoch).max();
+        let epoch = cover.map(Cover::epoch).or_else(newest)?;
+        let start = cover.map_or(0, Cover::end);
+        let behind = || {
+            let of_it = objects.iter().filter(move |object| object.chunk.epoch == epoch);
+            of_it.filter(move |object| object.chunk.start > start)
+        };
+        Some(TailGap {
+            start,
+            end: behind().map(|object| object.chunk.start).min()?,
+            beyond: behind().map(|object| object.chunk.end).max()?,
+            stored: behind().map(|object| object.written).max()?,
+        })
+    }
+}
+
+/// A segment that the tail does not have all of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Begun<'a> {
+    /// Its number.
+    pub number: u64,
+    /// What it has of its beginning.
+    pub cover: Option<&'a Cover>,
+    /// A gap in it.
+    pub gap: Option<&'a TailGap>,
+}
+
+/// The chunks and the epochs, as the store lists them. To be called before the archived segments are listed: chunks go when their
+/// segment is there whole, so one that is seen in neither place is in none.
+pub(super) async fn list(store: &Store) -> Result<(Vec<TailObject>, BTreeMap<u64, u64>)> {
+    let (mut chunks, mut epochs) = (Vec::new(), BTreeMap::new());
+    let look = |listed: Listed| {
+        if let Some(chunk) = TailChunk::of_key(&listed.key) {
+            chunks.push(TailObject {
+                chunk,
+                size: listed.size,
+                written: listed.last_modified,
+            });
+        } else if let Some(epoch) = layout::epoch_of_tail(&listed.key)
+            && listed.key == layout::tail_epoch(epoch)
+        {
+            epochs.insert(epoch, listed.size);
+        }
+    };
+    store.each(&layout::TAIL_FOLDER, look).await?;
+    Ok((chunks, epochs))
 }
 
 impl Tail {
-    /// To be called before the archived segments are listed: chunks go when their segment is there whole, so one that is seen in neither
-    /// place is in none.
-    pub(super) async fn load(store: &Store) -> Result<Self> {
-        let (mut chunks, mut epochs) = (Vec::new(), BTreeMap::new());
-        let look = |listed: Listed| {
-            if let Some(chunk) = TailChunk::of_key(&listed.key) {
-                chunks.push(TailObject {
-                    chunk,
-                    size: listed.size,
-                    written: listed.last_modified,
-                });
-            } else if let Some(epoch) = layout::epoch_of_tail(&listed.key)
-                && listed.key == layout::tail_epoch(epoch)
-            {
-                epochs.insert(epoch, listed.size);
-            }
-        };
-        store.each(&layout::TAIL_FOLDER, look).await?;
-        Ok(Tail::new(chunks, epochs))
-    }
-
-    /// From parts, in any order.
-    pub fn new(mut chunks: Vec<TailObject>, epochs: BTreeMap<u64, u64>) -> Self {
+    /// From parts, in any order. What ends beyond a segment is no chunk of it.
+    pub fn new(mut chunks: Vec<TailObject>, epochs: BTreeMap<u64, u64>, size: SegmentSize) -> Self {
         chunks.sort_unstable_by_key(|object| object.chunk);
         let of_segments = chunks.chunk_by(|one, other| one.chunk.segment == other.chunk.segment);
-        let covers = of_segments.filter_map(|objects| {
-            let cover = Cover::of(objects.iter().map(|object| (object.chunk, object.written)))?;
-            Some((objects.first()?.chunk.segment, cover))
+        let parts = of_segments.filter_map(|objects| {
+            let segment = objects.first()?.chunk.segment;
+            let within = objects.iter().filter(|object| object.chunk.end <= size.bytes());
+            let objects: Vec<&TailObject> = within.collect();
+            let cover = Cover::of(objects.iter().map(|object| (object.chunk, object.written)));
+            let gap = TailGap::of(&objects, cover.as_ref());
+            (cover.is_some() || gap.is_some()).then_some((segment, Part { cover, gap }))
         });
         Tail {
-            covers: covers.collect(),
+            parts: parts.collect(),
             chunks,
             epochs,
         }
@@ -103,13 +157,22 @@ pub struct TailEnd {
 impl Inventory {
     /// What recovery reads of that segment from the tail; none if it is archived whole, as that goes first.
     pub fn cover(&self, segment: Segment) -> Option<&Cover> {
-        self.tail.covers.get(&segment).filter(|_| !self.has(segment))
+        self.part(segment)?.cover.as_ref()
+    }
+
+    /// A gap in the tail of that segment, unless it is archived whole.
+    pub fn tail_gap(&self, segment: Segment) -> Option<&TailGap> {
+        self.part(segment)?.gap.as_ref()
+    }
+
+    fn part(&self, segment: Segment) -> Option<&Part> {
+        self.tail.parts.get(&segment).filter(|_| !self.has(segment))
     }
 
     /// All of them that recovery may read, by segment.
     pub fn covers(&self) -> impl DoubleEndedIterator<Item = (Segment, &Cover)> {
-        let covers = self.tail.covers.iter().map(|(segment, cover)| (*segment, cover));
-        covers.filter(|(segment, _)| !self.has(*segment))
+        let parts = self.tail.parts.iter().filter(|(segment, _)| !self.has(**segment));
+        parts.filter_map(|(segment, part)| Some((*segment, part.cover.as_ref()?)))
     }
 
     /// Is all of the segment in the archive, whole or in chunks?
@@ -163,9 +226,16 @@ impl Inventory {
         Cow::Owned(there)
     }
 
-    /// The segments of a timeline of which the tail has the beginning only, by number.
-    pub(crate) fn begun(&self, timeline: u32) -> impl DoubleEndedIterator<Item = (u64, &Cover)> {
-        self.of_timeline(timeline).filter(|(_, cover)| !self.is_complete(cover))
+    /// The segments of a timeline of which the tail has a part only, by number.
+    pub(crate) fn begun(&self, timeline: u32) -> impl DoubleEndedIterator<Item = Begun<'_>> {
+        let parts = self.tail.parts.iter();
+        let of_it = parts.filter(move |(segment, _)| segment.timeline == timeline && !self.has(**segment));
+        let begun = of_it.map(|(segment, part)| Begun {
+            number: segment.number(self.segment_size),
+            cover: part.cover.as_ref(),
+            gap: part.gap.as_ref(),
+        });
+        begun.filter(|begun| !begun.cover.is_some_and(|cover| self.is_complete(cover)))
     }
 
     fn of_timeline(&self, timeline: u32) -> impl DoubleEndedIterator<Item = (u64, &Cover)> {
@@ -176,6 +246,7 @@ impl Inventory {
     /// Up to where a timeline can be had by its tail, if that follows what is archived of it.
     pub fn tail_end(&self, timeline: u32) -> Option<TailEnd> {
         let (number, cover) = self.of_timeline(timeline).next_back()?;
+        let segment = Segment::from_number(timeline, number, self.segment_size);
         let fork = || {
             let (_, switch) = self.history(timeline).parent()?;
             Some(switch.0 / self.segment_size.bytes())
@@ -184,8 +255,9 @@ impl Inventory {
             Some(last) => (*last..=last + 1).contains(&number),
             None => fork().is_none_or(|fork| fork == number),
         };
-        follows.then(|| TailEnd {
-            end_lsn: self.end_of(Segment::from_number(timeline, number, self.segment_size), cover),
+        let is_torn = self.tail_gap(segment).is_some();
+        (follows && !is_torn).then(|| TailEnd {
+            end_lsn: self.end_of(segment, cover),
             stored: cover.stored,
             epoch: cover.epoch(),
         })
@@ -197,7 +269,7 @@ mod tests {
     use super::super::{BackupInfo, RecoveryWindow, WalObject, recovery_windows};
     use super::*;
     use crate::codec::Format;
-    use crate::wal::{SegmentSize, TimelineHistory, WalFileName};
+    use crate::wal::{TimelineHistory, WalFileName};
 
     const MB: u64 = 1 << 20;
 
@@ -246,7 +318,7 @@ mod tests {
             size: 10,
             written: time(100),
         };
-        inventory.tail = Tail::new(tail.iter().map(chunk).collect(), BTreeMap::new());
+        inventory.tail = Tail::new(tail.iter().map(chunk).collect(), BTreeMap::new(), size());
         inventory
     }
 

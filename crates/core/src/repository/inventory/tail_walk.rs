@@ -7,6 +7,7 @@ use crate::blocking::blocking;
 use crate::codec::Format;
 use crate::encrypted::{self, blame};
 use crate::error::{Error, Result, StorageError};
+use crate::lsn::Lsn;
 use crate::wal::{SegmentSize, WalWalker, Walked};
 use walarchive_storage::Store;
 
@@ -24,6 +25,7 @@ pub(crate) async fn walk_tail(
     let Some(first) = objects.first() else {
         return Ok((walker, None));
     };
+    let start = first.chunk.segment.start(size);
     walker.begin(first.chunk.segment);
     let store = store.clone();
     blocking(move || {
@@ -41,15 +43,21 @@ pub(crate) async fn walk_tail(
             };
             let walked = Walked {
                 problem: Some(format!("{}: {problem}", object.key())),
+                readable: Some(Lsn(start.0.saturating_add(reached))),
                 begins_before: false,
                 ..walker.cut()
             };
             return Ok((walker.anew(), Some(walked)));
         }
-        let walked = match reached >= size.bytes() {
+        let mut walked = match reached >= size.bytes() {
             true => walker.end(),
             false => walker.cut(),
         };
+        // The record that is wrong begins behind the last one that is right.
+        walked.readable = walked
+            .problem
+            .as_ref()
+            .map(|_| walked.last_record.map_or(start, |last| last.max(start)));
         Ok((walker, Some(walked)))
     })
     .await

@@ -3,9 +3,8 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::{BackupInfo, Inventory, MissingSegments, SegmentRange, runs};
+use super::{BackupInfo, Begun, Inventory, MissingSegments, SegmentRange, runs};
 use crate::lsn::Lsn;
-use crate::repository::tail::Cover;
 use crate::wal::{Segment, SegmentSize, TimelineHistory};
 
 /// A stretch of time: the cluster can be restored to any moment of it, with this timeline as the target.
@@ -67,15 +66,15 @@ impl Way {
         self.parts.get(index + 1).map_or(u64::MAX, |(_, next)| *next)
     }
 
-    /// The segment at its very end, if the tail has the beginning of that only.
-    pub(super) fn begun<'a>(&self, inventory: &'a Inventory) -> Option<(u64, &'a Cover)> {
+    /// The segment behind all others, if the tail has a part of it only.
+    pub(super) fn begun<'a>(&self, inventory: &'a Inventory) -> Option<Begun<'a>> {
         let mut parts = self.parts.iter().enumerate().rev();
         let begun = parts.find_map(|(index, (timeline, from))| {
             let (from, end) = (*from, self.end_of_part(index));
             let mut begun = inventory.begun(*timeline).rev();
-            begun.find(|(number, _)| (from..end).contains(number))
+            begun.find(|begun| (from..end).contains(&begun.number))
         });
-        begun.filter(|(number, _)| self.present(inventory).last().is_none_or(|last| last < *number))
+        begun.filter(|begun| self.present(inventory).last().is_none_or(|last| last < begun.number))
     }
 
     /// Which segments of it are there and may be readable, in order.
@@ -119,7 +118,8 @@ fn of_timeline(inventory: &Inventory, timeline: u32) -> Vec<RecoveryWindow> {
     let backups: Vec<&BackupInfo> = inventory.backups.iter().filter(usable).collect();
     let mut windows = Vec::new();
     for (index, (first, last)) in runs.iter().enumerate() {
-        let tail = begun.filter(|(number, _)| *number == last + 1);
+        let tail = begun.filter(|begun| begun.number == last + 1 && begun.gap.is_none());
+        let tail = tail.and_then(|begun| Some((begun.number, begun.cover?)));
         let end = tail.map_or(*last, |(number, _)| number);
         // A window that ends on an ancestor is the ancestor's.
         if way.timeline_of(end) != timeline {
@@ -137,7 +137,9 @@ fn of_timeline(inventory: &Inventory, timeline: u32) -> Vec<RecoveryWindow> {
             continue;
         };
         let next = runs.get(index + 1).map(|(next, _)| *next);
-        let next = next.or(begun.map(|(number, _)| number).filter(|number| *number > last + 1));
+        // One with a gap is as good as missing.
+        let behind = begun.map(|begun| begun.number + u64::from(begun.gap.is_some()));
+        let next = next.or(behind.filter(|number| *number > last + 1));
         let segment = Segment::from_number(timeline, end, size);
         windows.push(RecoveryWindow {
             timeline,

@@ -26,7 +26,7 @@ fn with_tail(chunks: &[TailChunk], epochs: &[u64]) -> Inventory {
         written: hour(9),
     };
     let epochs = epochs.iter().map(|epoch| (*epoch, 5)).collect();
-    inventory.tail = Tail::new(chunks.iter().map(object).collect(), epochs);
+    inventory.tail = Tail::new(chunks.iter().map(object).collect(), epochs, SIZE);
     inventory
 }
 

@@ -231,7 +231,7 @@ async fn the_tail_is_read_to_its_end() {
     backup.metadata.finish_lsn = Lsn(backup.metadata.start_lsn.0 + 40);
     backup.metadata.finish_time = begun - chrono::TimeDelta::days(1);
     let mut inventory = load(&store).await;
-    inventory.backups.push(backup);
+    inventory.backups.push(backup.clone());
     let windows = timed_windows(&store, &inventory).await.expect("read");
     let ends: Vec<_> = windows
         .iter()
@@ -253,6 +253,36 @@ async fn the_tail_is_read_to_its_end() {
             "{says}: {found:?}"
         );
     }
+    // A window ends before a chunk that cannot be read.
+    store
+        .put(&chunk(16_390, end).key(), "no zstd".into())
+        .await
+        .expect("written");
+    let mut inventory = load(&store).await;
+    inventory.backups.push(backup.clone());
+    let windows = timed_windows(&store, &inventory).await.expect("read");
+    let start = next.0.start(generator::size()).0;
+    assert_eq!(windows[0].end_lsn, Lsn(start + 16_390));
+    assert_eq!(
+        windows[0].missing.as_ref().map(ToString::to_string),
+        Some(next.0.to_string())
+    );
+    // A chunk between is lost.
+    put_chunk(chunk(16_390, end), &next.1[16_390..end]).await;
+    store.delete(&chunk(8_000, 16_390).key()).await.expect("deleted");
+    let found = problems(&verify(&store, Selection::New).await);
+    let says = format!(
+        "The tail lacks what is from LSN {} to {}",
+        Lsn(start + 10_000),
+        Lsn(start + 16_390)
+    );
+    assert!(
+        matches!(&found[..], [(_, detail)] if detail.starts_with(&says)),
+        "{found:?}"
+    );
+    let inventory = load(&store).await;
+    let names = integrity(&inventory, &Live::default());
+    assert_eq!(names.status, VerifyStatus::Failure, "{names:?}");
     // The sample is of what is archived.
     assert_eq!(problems(&verify(&store, Selection::Sample(9)).await), []);
 }

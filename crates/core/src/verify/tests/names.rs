@@ -401,7 +401,7 @@ fn what_is_in_the_tail_is_no_gap() {
             size: 1,
             written: chrono::DateTime::UNIX_EPOCH,
         };
-        inventory.tail = Tail::new(tail.iter().map(object).collect(), BTreeMap::new());
+        inventory.tail = Tail::new(tail.iter().map(object).collect(), BTreeMap::new(), size());
         inventory
     };
     let whole = size().bytes();
