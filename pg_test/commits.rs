@@ -1,5 +1,6 @@
 //! Clients outside of the machine that write down each commit of which the server told them.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -23,11 +24,37 @@ pub struct Commit {
     pub acknowledged: Duration,
 }
 
+/// A client and a number.
+pub type Row = (usize, usize);
+
+impl Commit {
+    /// Is it among the rows?
+    pub fn is_in(&self, rows: &HashSet<Row>) -> bool {
+        rows.contains(&(self.client, self.number))
+    }
+}
+
+/// What a server has of the table.
+#[track_caller]
+pub fn rows(server: &Cluster) -> HashSet<Row> {
+    let row = |row: &str| {
+        let (client, number) = row.split_once('|')?;
+        Some((client.parse().ok()?, number.parse().ok()?))
+    };
+    let rows = server.psql("SELECT client, number FROM ledger");
+    let parsed = rows
+        .lines()
+        .map(|text| row(text).unwrap_or_else(|| panic!("{text:?} is no row")));
+    parsed.collect()
+}
+
 /// Clients, each of which commits one row of the table `ledger` after the other, and connects again whenever it must.
 pub struct Clients {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     files: Vec<PathBuf>,
+    /// When a failover was, and what survived it.
+    received: Option<(Duration, HashSet<Row>)>,
 }
 
 struct Shared {
@@ -67,6 +94,7 @@ impl Clients {
             threads: files.iter().enumerate().map(thread).collect(),
             shared: Arc::clone(&shared),
             files,
+            received: None,
         };
         wait_until("each client has committed something", PATIENCE, || {
             shared
@@ -87,6 +115,14 @@ impl Clients {
         *self.shared.server() = Arc::downgrade(server);
     }
 
+    /// Likewise, once the server before is gone. What this one did not receive from it was lost by the failover, and counts no more. No
+    /// client has written to it yet.
+    #[track_caller]
+    pub fn fail_over_to(&mut self, server: &Arc<Cluster>) {
+        self.received = Some((self.elapsed(), rows(server)));
+        self.go_to(server);
+    }
+
     /// Ends them, after their server has ended, and returns what they have written down.
     #[track_caller]
     pub fn end(mut self) -> Vec<Commit> {
@@ -95,7 +131,11 @@ impl Clients {
             thread.join().expect("a client has failed");
         }
         let files = self.files.iter().enumerate();
-        files.flat_map(|(client, path)| read(client, path)).collect()
+        let mut commits: Vec<Commit> = files.flat_map(|(client, path)| read(client, path)).collect();
+        if let Some((time, rows)) = &self.received {
+            commits.retain(|commit| commit.begun > *time || commit.is_in(rows));
+        }
+        commits
     }
 }
 

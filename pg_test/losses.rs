@@ -1,12 +1,11 @@
 //! What rounds have lost, and how that is spread.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
 use walarchive_testkit::Cluster;
 
-use crate::commits::Commit;
+use crate::commits::{Commit, rows};
 
 /// What one round has lost.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -30,14 +29,8 @@ impl Loss {
     /// the WAL.
     #[track_caller]
     pub fn find(seed: u64, clients: usize, commits: &[Commit], restored: &Cluster, end: Duration) -> Loss {
-        let rows = restored.psql("SELECT client, number FROM ledger");
-        let row = |row: &str| {
-            let (client, number) = row.split_once('|')?;
-            Some((client.parse().ok()?, number.parse().ok()?))
-        };
-        let there: HashSet<(usize, usize)> = rows.lines().filter_map(row).collect();
-        let is_there = |commit: &&Commit| there.contains(&(commit.client, commit.number));
-        let (kept, lost): (Vec<&Commit>, Vec<&Commit>) = commits.iter().partition(is_there);
+        let rows = rows(restored);
+        let (kept, lost): (Vec<&Commit>, Vec<&Commit>) = commits.iter().partition(|commit| commit.is_in(&rows));
         let first = lost.iter().min_by_key(|commit| commit.acknowledged);
         if let Some(first) = first {
             let later = kept.iter().find(|commit| commit.begun > first.acknowledged);
@@ -66,7 +59,7 @@ impl Losses {
     pub fn of(losses: impl IntoIterator<Item = Loss>) -> Losses {
         let mut losses: Vec<Loss> = losses.into_iter().collect();
         assert!(!losses.is_empty(), "there was no round");
-        losses.sort_by_key(|loss| loss.time);
+        losses.sort_by_key(|loss| (loss.time, loss.lost));
         Losses(losses)
     }
 
@@ -91,15 +84,22 @@ impl Losses {
 impl fmt::Display for Losses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let acknowledged: usize = self.0.iter().map(|loss| loss.acknowledged).sum();
-        let worst = self.0.last().map_or(0, |loss| loss.seed);
         write!(
             f,
-            "{} rounds, {acknowledged} commits acknowledged, {} lost; seconds lost: median {:.3}, p99 {:.3}, max {:.3} (seed {worst})",
+            "{} rounds, {acknowledged} commits acknowledged, {} lost",
             self.0.len(),
-            self.lost(),
-            self.within(50).as_secs_f64(),
-            self.within(99).as_secs_f64(),
-            self.within(100).as_secs_f64(),
-        )
+            self.lost()
+        )?;
+        match self.0.last() {
+            Some(worst) if worst.lost > 0 => write!(
+                f,
+                "; seconds lost: median {:.3}, p99 {:.3}, max {:.3} (seed {})",
+                self.within(50).as_secs_f64(),
+                self.within(99).as_secs_f64(),
+                worst.time.as_secs_f64(),
+                worst.seed
+            ),
+            _ => Ok(()),
+        }
     }
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use walarchive_testkit::{Builder, Cluster, PATIENCE, Session, StopMode, TestDir, run};
 
+use crate::archiving::switch_segments;
 use crate::commits::Clients;
+use crate::failover::wait_caught_up;
 use crate::losses::Loss;
 use crate::random::Random;
 use crate::site::{Site, backup};
@@ -28,6 +30,8 @@ pub struct Mode {
     pub site: fn() -> Site,
     /// Of the servers.
     pub settings: &'static [(&'static str, &'static str)],
+    /// Whether commits wait for the store.
+    pub is_synchronous: bool,
 }
 
 /// Clusters that are copied, since initdb takes longer than a round.
@@ -48,18 +52,21 @@ enum Event {
     Commits,
     /// Segments are switched and checkpoints made, one after the other.
     SwitchesAndCheckpoints,
-    Restart(StopMode),
+    /// The server is stopped, as a crash does it or in order, and started.
+    Restart,
     /// The primary is stopped, and its standby promoted.
-    Promotion,
+    Switchover,
+    /// The primary's machine vanishes, and its standby is promoted.
+    Failover,
 }
 
 /// Five of them and two numbers of clients: ten seeds in a row have all.
 const EVENTS: [Event; 5] = [
     Event::Commits,
     Event::SwitchesAndCheckpoints,
-    Event::Restart(StopMode::Immediate),
-    Event::Restart(StopMode::Fast),
-    Event::Promotion,
+    Event::Restart,
+    Event::Switchover,
+    Event::Failover,
 ];
 
 /// How many clients there may be.
@@ -113,8 +120,8 @@ impl<'a> Round<'a> {
         primary.psql("CREATE EXTENSION walarchive");
         Clients::prepare(&primary);
         backup(&primary, "");
-        let clients = Clients::start(site.dir(), &primary, self.clients);
-        let standby = self.live(&site, &primary, &clients);
+        let mut clients = Clients::start(site.dir(), &primary, self.clients);
+        let standby = self.live(&site, &primary, &mut clients);
         let end = self.vanish(&site, [Some(primary), standby].into_iter().flatten(), &clients);
         let commits = clients.end();
         let loss = Loss::find(self.seed, self.clients, &commits, &restore(&site), end);
@@ -138,7 +145,7 @@ impl<'a> Round<'a> {
 
     /// The last seconds. Returns the standby, if there is one.
     #[track_caller]
-    fn live(&mut self, site: &Site, primary: &Arc<Cluster>, clients: &Clients) -> Option<Arc<Cluster>> {
+    fn live(&mut self, site: &Site, primary: &Arc<Cluster>, clients: &mut Clients) -> Option<Arc<Cluster>> {
         match self.event {
             Event::Commits => {
                 let least = LONG.as_millis() as usize;
@@ -149,25 +156,16 @@ impl<'a> Round<'a> {
                 std::thread::spawn(move || bustle(session, random));
                 self.random.pause(500..4000);
             }
-            Event::Restart(mode) => self.restart(primary, mode),
-            Event::Promotion => {
-                let standby = Arc::new(self.builder(site, "standby").standby_of(primary));
-                self.random.pause(0..1500);
-                // As an operator does it: nothing that the primary acknowledged is missing on the standby.
-                primary.stop(StopMode::Fast);
-                clients.go_to(&standby);
-                standby.psql("SELECT pg_promote(false)");
-                self.random.pause(0..3000);
-                return Some(standby);
-            }
+            Event::Restart => self.restart(primary),
+            Event::Switchover | Event::Failover => return Some(self.promote(site, primary, clients)),
         }
         None
     }
 
     #[track_caller]
-    fn restart(&mut self, primary: &Cluster, mode: StopMode) {
+    fn restart(&mut self, primary: &Cluster) {
         self.random.pause(200..2000);
-        primary.begin_stop(mode);
+        primary.begin_stop([StopMode::Immediate, StopMode::Fast][self.random.below(2)]);
         match self.random.below(4) {
             // The machine vanishes while the server stops,
             0 => self.random.pause(0..100),
@@ -184,6 +182,40 @@ impl<'a> Round<'a> {
                 self.random.pause(0..2000);
             }
         }
+    }
+
+    #[track_caller]
+    fn promote(&mut self, site: &Site, primary: &Cluster, clients: &mut Clients) -> Arc<Cluster> {
+        let standby = Arc::new(self.builder(site, "standby").standby_of(primary));
+        self.random.pause(0..1500);
+        // A switchover loses nothing. The standby may not have received all that a primary acknowledged which vanishes.
+        let has_all = matches!(self.event, Event::Switchover);
+        match has_all {
+            true => primary.stop(StopMode::Fast),
+            false => self.kill_primary(site, primary, &standby),
+        }
+        standby.psql("SELECT pg_promote(false)");
+        if has_all {
+            clients.go_to(&standby);
+        } else {
+            standby.wait_promoted(PATIENCE);
+            clients.fail_over_to(&standby);
+        }
+        self.random.pause(0..3000);
+        standby
+    }
+
+    /// With some segments that only the standby has, where nobody counts on them: the new timeline is worth nothing without these.
+    #[track_caller]
+    fn kill_primary(&self, site: &Site, primary: &Cluster, standby: &Cluster) {
+        let Some(store) = site.server().filter(|_| self.mode.is_synchronous) else {
+            return primary.vanish();
+        };
+        store.stop();
+        switch_segments(primary, 3);
+        wait_caught_up(standby, primary);
+        primary.vanish();
+        store.start_again();
     }
 
     /// The end of the machine, and in some rounds of the store's server a moment before. Returns from when on nothing can get

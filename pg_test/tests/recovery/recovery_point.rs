@@ -16,24 +16,28 @@ const WITHOUT: Mode = Mode {
     name: "no tail",
     site: Site::on_files,
     settings: &[],
+    is_synchronous: false,
 };
 
 const TAIL_ON_FILES: Mode = Mode {
     name: "tail of 200 ms, a directory",
     site: Site::on_files,
     settings: &[("walarchive.tail_interval", "200ms")],
+    is_synchronous: false,
 };
 
 const TAIL_ON_S3: Mode = Mode {
     name: "tail of 200 ms, S3",
     site: Site::on_s3,
     settings: &[("walarchive.tail_interval", "200ms")],
+    is_synchronous: false,
 };
 
 const SLOW_TAIL: Mode = Mode {
     name: "tail of 1 s, S3",
     site: Site::on_s3,
     settings: &[("walarchive.tail_interval", "1s")],
+    is_synchronous: false,
 };
 
 const SYNCHRONOUS: Mode = Mode {
@@ -41,8 +45,11 @@ const SYNCHRONOUS: Mode = Mode {
     site: Site::on_s3,
     settings: &[
         ("walarchive.synchronous", "on"),
+        // The operating system's user may be another one.
+        ("walarchive.synchronous_conninfo", "user=postgres"),
         ("synchronous_standby_names", "walarchive"),
     ],
+    is_synchronous: true,
 };
 
 fn variable(name: &str) -> Option<u64> {
