@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 
 use walarchive_testkit::{Cluster, PATIENCE, Session, wait_until};
 
+/// Between two transactions of a client: a small machine has time for more than clients.
+const THINKING: Duration = Duration::from_millis(3);
+
 /// A commit that was acknowledged. Times are those since the clients' start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Commit {
@@ -162,6 +165,7 @@ impl Shared {
                 writeln!(file, "{number} {} {}", begun.as_micros(), acknowledged.as_micros())
                     .expect("could not write down a commit");
                 self.acknowledged[client].fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(THINKING);
             }
         }
     }

@@ -121,8 +121,9 @@ impl<'a> Round<'a> {
         Clients::prepare(&primary);
         backup(&primary, "");
         let mut clients = Clients::start(site.dir(), &primary, self.clients);
-        let standby = self.live(&site, &primary, &mut clients);
-        let end = self.vanish(&site, [Some(primary), standby].into_iter().flatten(), &clients);
+        let mut servers = vec![Arc::clone(&primary)];
+        servers.extend(self.live(&site, &primary, &mut clients));
+        let end = self.vanish(&site, &servers, &clients);
         let commits = clients.end();
         let loss = Loss::find(self.seed, self.clients, &commits, &restore(&site), end);
         eprintln!(
@@ -221,15 +222,15 @@ impl<'a> Round<'a> {
     /// The end of the machine, and in some rounds of the store's server a moment before. Returns from when on nothing can get
     /// into the store.
     #[track_caller]
-    fn vanish(&mut self, site: &Site, servers: impl Iterator<Item = Arc<Cluster>>, clients: &Clients) -> Duration {
+    fn vanish(&mut self, site: &Site, servers: &[Arc<Cluster>], clients: &Clients) -> Duration {
         let store = site.server().filter(|_| self.random.below(3) == 0);
         let end = clients.elapsed();
         if let Some(store) = store {
             store.stop();
             self.random.pause(0..800);
         }
+        servers.iter().for_each(|server| server.vanish());
         for server in servers {
-            server.vanish();
             fs::remove_dir_all(server.datadir()).expect("could not remove the data directory");
         }
         if let Some(store) = store {
