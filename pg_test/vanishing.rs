@@ -125,7 +125,7 @@ impl<'a> Round<'a> {
         servers.extend(self.live(&site, &primary, &mut clients));
         let end = self.vanish(&site, &servers, &clients);
         let commits = clients.end();
-        let loss = Loss::find(self.seed, self.clients, &commits, &restore(&site), end);
+        let loss = Loss::find(self.seed, self.clients, &commits, &restore(&site, self.event), end);
         eprintln!(
             "{}, seed {}: {} clients, {:?}, segments of {size} MB, {} of {} commits lost, {:.3} s",
             self.mode.name,
@@ -250,8 +250,14 @@ fn bustle(mut session: Session, mut random: Random) {
 
 /// All that the store has.
 #[track_caller]
-fn restore(site: &Site) -> Cluster {
-    let (target, output) = site.backup_fetch("restored", "LATEST", &[]);
+fn restore(site: &Site, event: Event) -> Cluster {
+    // The machine may have vanished before what only it had of the old timeline was archived. The new timeline is there then, and
+    // recovery does not end before it unless it is told to. What is missing counts as lost all the same.
+    let args: &[&str] = match event {
+        Event::Failover => &["--allow-gap"],
+        _ => &[],
+    };
+    let (target, output) = site.backup_fetch("restored", "LATEST", args);
     output.expect_success();
     let builder = site.restored("restored").setting("synchronous_standby_names", "");
     let restored = builder.attach(&target);
