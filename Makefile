@@ -4,10 +4,10 @@ PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config /usr/li
 export DESTDIR PREFIX
 
 .DEFAULT_GOAL := build
-.PHONY: help build install uninstall deb demo test test-all torture lint check-sql clean
+.PHONY: help build install uninstall deb demo test test-all torture recovery-point lint check-sql clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "PG_CONFIG=$(PG_CONFIG)"
 
@@ -36,6 +36,9 @@ test-all: ## the same on PostgreSQL 9.6 to 18; 17 is that of a Debian 13 in a di
 
 torture: ## chains of delta backups under random workloads, for MINUTES (60)
 	@WALARCHIVE_TORTURE_MINUTES=$(or $(MINUTES),60) scripts/torture
+
+recovery-point: ## what a machine that vanishes has lost, in ROUNDS (100) of each way to store the tail; SEED=N repeats
+	@ROUNDS=$(or $(ROUNDS),100) SEED=$(SEED) scripts/recovery-point
 
 lint: ## rustfmt and clippy over the whole workspace
 	@scripts/lint

@@ -1,17 +1,21 @@
 //! End-to-end tests of walarchive on real PostgreSQL servers; see `tests/`, a folder for each capability.
 
 pub mod archiving;
+pub mod commits;
 pub mod drills;
 pub mod encrypted;
 pub mod failover;
 pub mod held;
 pub mod ledger;
 pub mod link;
+pub mod losses;
 pub mod old;
 pub mod push;
+pub mod random;
 pub mod receive;
 pub mod repository;
 pub mod site;
 pub mod synchronous;
+pub mod vanishing;
 pub mod verbs;
 pub mod workload;

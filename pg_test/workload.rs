@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use walarchive_testkit::Cluster;
 
+use crate::random::Random;
+
 /// Tablespaces beside the default one: `space1` and so on. The caller of the workload makes them.
 pub const SPACES: usize = 2;
 
@@ -24,7 +26,7 @@ const INDEXES: [(&str, &str); 6] = [
 
 /// The statements to come, and what those before have left.
 pub struct Workload {
-    state: u64,
+    random: Random,
     /// By database: the tables in it.
     databases: BTreeMap<String, Vec<Table>>,
     prepared: Vec<(String, String)>,
@@ -43,7 +45,7 @@ impl Workload {
     /// The workload of a seed.
     pub fn new(seed: u64) -> Workload {
         Workload {
-            state: seed,
+            random: Random::new(seed),
             databases: BTreeMap::from([("postgres".to_owned(), Vec::new())]),
             prepared: Vec::new(),
             objects: 0,
@@ -51,13 +53,9 @@ impl Workload {
         }
     }
 
-    /// A number below `limit`. SplitMix64 (Steele, Lea, Flood 2014).
+    /// A number below `limit`.
     pub fn below(&mut self, limit: usize) -> usize {
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) % limit as u64) as usize
+        self.random.below(limit)
     }
 
     /// Run that many statements, one after the other.

@@ -205,14 +205,40 @@ impl Cluster {
     #[track_caller]
     pub fn kill9(&self) {
         let postmaster = self.postmaster_pid();
-        // A stopped postmaster forks no child between the look at its children and its death.
-        kill_pid(postmaster, Signal::SIGSTOP);
-        self.wait_until("the postmaster has stopped", PATIENCE, || is_stopped(postmaster));
-        let orphans = children(postmaster);
+        let orphans = self.freeze(postmaster);
         kill_pid(postmaster, Signal::SIGKILL);
         self.wait_stopped(PATIENCE);
-        let what = format!("the children of the killed postmaster are gone: {orphans:?}");
-        self.wait_until(&what, PATIENCE, || !orphans.iter().any(|(pid, _)| is_alive(*pid)));
+        self.wait_gone(&orphans);
+    }
+
+    /// Kills the server's processes with SIGKILL, all of them and at once, as when the machine loses its power. None need run.
+    #[track_caller]
+    pub fn vanish(&self) {
+        if !self.is_running() {
+            return;
+        }
+        let postmaster = self.postmaster_pid();
+        let children = self.freeze(postmaster);
+        for (pid, _) in &children {
+            kill_pid(*pid, Signal::SIGKILL);
+        }
+        kill_pid(postmaster, Signal::SIGKILL);
+        self.wait_stopped(PATIENCE);
+        self.wait_gone(&children);
+    }
+
+    /// Stops the postmaster, which forks no child from then on, and returns its children.
+    #[track_caller]
+    fn freeze(&self, postmaster: i32) -> Vec<(i32, String)> {
+        kill_pid(postmaster, Signal::SIGSTOP);
+        self.wait_until("the postmaster has stopped", PATIENCE, || is_stopped(postmaster));
+        children(postmaster)
+    }
+
+    #[track_caller]
+    fn wait_gone(&self, processes: &[(i32, String)]) {
+        let what = format!("the children of the killed postmaster are gone: {processes:?}");
+        self.wait_until(&what, PATIENCE, || !processes.iter().any(|(pid, _)| is_alive(*pid)));
     }
 
     /// The server processes whose title, after `postgres: `, begins so: `archiver`, `walarchive`, `checkpointer`.

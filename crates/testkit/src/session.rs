@@ -17,9 +17,19 @@ pub struct Session {
 impl Session {
     /// Connect.
     pub fn begin(cluster: &Cluster) -> Session {
+        Session::of(cluster, Stdio::inherit())
+    }
+
+    /// Likewise, where the server may vanish at any moment: what psql says then is shown to nobody.
+    pub fn begin_quietly(cluster: &Cluster) -> Session {
+        Session::of(cluster, Stdio::null())
+    }
+
+    fn of(cluster: &Cluster, messages: Stdio) -> Session {
         let mut psql = cluster.client("psql");
         psql.args(["-qAtX", "-v", "ON_ERROR_STOP=1", "-d", "postgres"]);
         let mut psql = psql
+            .stderr(messages)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -34,11 +44,15 @@ impl Session {
 
     /// The answer to a query, which has one line.
     pub fn ask(&mut self, query: &str) -> String {
-        writeln!(self.input, "{};", self.pg.in_own_words(query)).expect("could not write to psql");
+        self.try_ask(query).unwrap_or_else(|| panic!("{query} failed"))
+    }
+
+    /// Likewise; none if it failed or the server is gone. The session is over then.
+    pub fn try_ask(&mut self, query: &str) -> Option<String> {
+        writeln!(self.input, "{};", self.pg.in_own_words(query)).ok()?;
         let mut answer = String::new();
-        self.output.read_line(&mut answer).expect("could not read from psql");
-        assert!(!answer.is_empty(), "{query} failed");
-        answer.trim_end().to_owned()
+        self.output.read_line(&mut answer).ok()?;
+        answer.strip_suffix('\n').map(str::to_owned)
     }
 }
 
