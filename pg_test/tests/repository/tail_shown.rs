@@ -74,9 +74,9 @@ fn the_tail_is_the_end_of_what_can_be_restored() {
     primary.psql("INSERT INTO t VALUES (1)");
     let at = flushed(&primary);
     let half = at.offset / 2;
-    // Without its beginning it is of no use.
+    // Without its beginning it is a gap.
     store_chunk(&site, &primary, &at.segment, 2, half, at.offset);
-    assert_eq!(primary.psql(WINDOW), archived);
+    assert_eq!(primary.psql(WINDOW), format!("{archived}{}", at.segment));
     store_chunk(&site, &primary, &at.segment, 2, 0, half);
     assert_eq!(primary.psql(WINDOW), format!("{}|", at.lsn));
     assert_eq!(primary.psql(SHOWN), format!("{}|2|ok", at.lsn));
@@ -183,4 +183,23 @@ fn what_is_shown_of_a_lost_server_is_what_the_restore_has() {
     let shown = windows[0]["end_time"].as_str().expect("a time");
     let is_same = format!("SELECT '{last}'::timestamptz = '{shown}'::timestamptz");
     assert_eq!(restored.psql(&is_same), "t", "{last} {shown}");
+
+    // A chunk is lost: recovery would end early without a word, as the archive goes on behind it.
+    let chunks: Vec<String> = site.objects("walarchive_005/tail");
+    let chunks: Vec<&String> = chunks.iter().filter(|key| key.ends_with(".zst")).collect();
+    assert!(chunks.len() >= 3, "{chunks:?}");
+    fs::remove_file(site.object(chunks[1])).expect("removed");
+    let windows = says(&site, &["recovery-windows"]);
+    assert_eq!(windows[0]["missing"]["segments_count"], 1, "{windows:#}");
+    let verified = run(&mut site.walarchive(&["wal-verify", "integrity"]));
+    assert!(
+        !verified.success() && verified.stdout.contains("MISSING_LOST"),
+        "{verified:?}"
+    );
+    let (_, planned) = site.backup_fetch("planned", "LATEST", &["--plan"]);
+    assert!(!planned.success(), "{planned:?}");
+    assert!(
+        planned.stdout.contains(". The tail has the beginning of "),
+        "{planned:?}"
+    );
 }
