@@ -32,6 +32,9 @@ const SOON: Duration = Duration::from_millis(10);
 /// How often it looks around with nothing to do.
 const IDLE: Duration = Duration::from_secs(10);
 
+/// The same in recovery, if WAL is to be stored as soon as that has ended.
+const RECOVERY: Duration = Duration::from_millis(200);
+
 /// The same while files are being uploaded: seldom at first, and often while a standby's files or slow ones are.
 const SELDOM: Duration = Duration::from_millis(300);
 const OFTEN: Duration = Duration::from_millis(100);
@@ -124,7 +127,10 @@ impl Uploader {
             }
             self.give_way();
             self.show();
+            let is_starting = server::in_recovery() && (guc::synchronous() || guc::tail_interval().is_some());
             let longest = match self.running.is_empty() {
+                // Nothing tells that recovery has ended, and then commits wait.
+                true if is_starting => RECOVERY,
                 true => IDLE,
                 // They may wait for the end of a promotion, or have left the link to the next ones.
                 false if server::in_recovery() || self.oldest() > SELDOM => OFTEN,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use walarchive_pg_test::archiving::{status, wait_message};
-use walarchive_pg_test::failover::wait_caught_up;
+use walarchive_pg_test::failover::{promote, wait_caught_up};
 use walarchive_pg_test::site::Site;
 use walarchive_pg_test::synchronous::{builder, commit, has, start, wait_state, waiting_commit};
 use walarchive_testkit::{Cluster, Fault, FaultProxy, PATIENCE, Session, StopMode};
@@ -90,6 +90,40 @@ fn after_the_timeout_they_go_on_without_it_and_come_back() {
     let begun = Instant::now();
     commit(&mut session, 4);
     assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+/// Whatever the timeout: what it acknowledges would be on no timeline of the repository.
+#[test]
+fn a_server_that_was_replaced_acknowledges_nothing() {
+    let settings = [
+        ("walarchive.synchronous_timeout", "1s"),
+        ("walarchive.lease_interval", "1s"),
+    ];
+    let (primary, _proxy, site) = through_proxy(&settings);
+    let standby = site.builder("standby").standby_of(&primary);
+    wait_caught_up(&standby, &primary);
+    promote(&standby);
+    primary.wait_until("it has lost the lease", PATIENCE, || {
+        status(&primary, "lease_state") == "lost"
+    });
+    let mark = primary.log_mark();
+    let mut waiting = waiting_commit(&primary, 1);
+    let said = wait_message(
+        &primary,
+        mark,
+        &["WARNING", "commits wait: this server cannot store WAL"],
+        PATIENCE,
+    );
+    assert!(
+        said.contains("another server") && said.contains("walarchive_take_over"),
+        "{said}"
+    );
+    let long = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND now() - query_start > '4 s'";
+    primary.wait_until("it has waited for much longer than that", PATIENCE, || {
+        primary.psql(long) == "t"
+    });
+    waiting.assert_running();
+    assert_eq!(status(&primary, "synchronous_state"), "waiting");
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub(super) struct Progress {
     safe: Option<Lsn>,
     /// The last attempt to store something failed.
     has_failed: bool,
+    /// It was refused: the store is there, and this server may not store it.
+    is_refused: bool,
     /// Since when the store is behind and takes nothing.
     still_since: Option<Instant>,
     /// Since when a commit waits meanwhile.
@@ -65,7 +67,7 @@ impl Progress {
 
     /// The store has taken WAL up to the first position, or had it. Everything before the second one is there.
     pub(super) fn stored(&mut self, asked: Lsn, safe: Option<Lsn>, now: Instant) {
-        self.has_failed = false;
+        (self.has_failed, self.is_refused) = (false, false);
         if safe > self.safe {
             self.safe = safe;
             (self.still_since, self.stuck_since) = (None, None);
@@ -77,15 +79,19 @@ impl Progress {
         self.watch(now);
     }
 
-    /// The store has not taken it.
-    pub(super) fn failed(&mut self, now: Instant) {
-        self.has_failed = true;
+    /// The store has not taken it. `is_refused`: it is there, and this server may not store it, because another one writes, for example.
+    /// Then no timeout passes: what such a server acknowledges is worth nothing.
+    pub(super) fn failed(&mut self, is_refused: bool, now: Instant) {
+        (self.has_failed, self.is_refused) = (true, is_refused);
+        if is_refused && self.degraded_since.take().is_some() {
+            self.goal = self.goal.max(self.claimed);
+        }
         self.watch(now);
     }
 
     /// Look at the clock. `commits_wait`: a commit waits for a standby.
     pub(super) fn tick(&mut self, commits_wait: bool, now: Instant) {
-        match commits_wait && self.still_since.is_some() {
+        match commits_wait && self.still_since.is_some() && !self.is_refused {
             true => _ = self.stuck_since.get_or_insert(now),
             false => self.stuck_since = None,
         }
@@ -135,6 +141,11 @@ impl Progress {
         }
     }
 
+    /// Does this server have no right to store anything?
+    pub(super) fn is_refused(&self) -> bool {
+        self.is_refused
+    }
+
     /// Everything before is in the store.
     pub(super) fn safe(&self) -> Option<Lsn> {
         self.safe
@@ -181,7 +192,7 @@ mod tests {
             (Lsn(100), SyncState::Synchronous)
         );
         assert_eq!(progress.state(now + SLOW), SyncState::Waiting);
-        progress.failed(now);
+        progress.failed(false, now);
         assert_eq!((progress.report(), progress.state(now)), (Lsn(100), SyncState::Waiting));
         // What the position of the server itself has led to may be ahead of the stream.
         progress.stored(Lsn(300), Some(Lsn(300)), now);
@@ -260,6 +271,24 @@ mod tests {
             progress.stored(Lsn(1000 + second), Some(Lsn(second)), now);
             assert!(progress.report() <= Lsn(second), "{second}");
         }
+    }
+
+    #[test]
+    fn a_server_that_may_not_write_acknowledges_nothing() {
+        let start = Instant::now();
+        let mut progress = connected(false, start);
+        progress.failed(true, start);
+        progress.tick(true, start);
+        progress.tick(true, start + 10 * WAIT);
+        assert_eq!((progress.report(), progress.state(start)), (Lsn(0), SyncState::Waiting));
+        // The store was away, and then another server has taken its place.
+        progress.failed(false, start);
+        progress.tick(true, start);
+        progress.tick(true, start + WAIT);
+        assert_eq!(progress.report(), Lsn(100));
+        progress.failed(true, start + WAIT);
+        progress.tick(true, start + 10 * WAIT);
+        assert_eq!((progress.report(), progress.state(start)), (Lsn(0), SyncState::Waiting));
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub(super) struct Shown {
     pub(super) unconnected: Option<(Box<Failure>, Instant)>,
     /// Why nothing is stored.
     pub(super) refused: Option<Box<Failure>>,
+    /// This server has no right to store it.
+    pub(super) is_refused: bool,
 }
 
 impl Shared {
@@ -84,13 +86,13 @@ impl Shared {
     pub(super) fn tick(&self, rules: Rules, commits_wait: bool, position: Position) -> Shown {
         self.want(position);
         let now = Instant::now();
-        let (state, safe, is_other) = {
+        let (state, safe, is_refused, is_other) = {
             let mut progress = self.progress.lock();
             let before = (progress.state(now), progress.rules);
             progress.rules = rules;
             progress.tick(commits_wait, now);
             let state = progress.state(now);
-            (state, progress.safe(), (state, rules) != before)
+            (state, progress.safe(), progress.is_refused(), (state, rules) != before)
         };
         if is_other {
             self.news.notify_one();
@@ -100,6 +102,7 @@ impl Shared {
             safe: safe.unwrap_or(Lsn(0)),
             unconnected: self.unconnected.lock().clone(),
             refused: self.refused.lock().clone(),
+            is_refused,
         }
     }
 
@@ -199,7 +202,9 @@ impl Shared {
     /// It has not taken it.
     pub(super) fn failed(&self, error: &Error) {
         *self.refused.lock() = Some(Box::new(Failure::from(error)));
-        self.change(|progress, now| progress.failed(now));
+        // What is no answer of the store, or of the way to it, will be the same tomorrow, unless somebody does something about it.
+        let is_refused = !matches!(error, Error::Storage(_) | Error::Io { .. } | Error::Cancelled);
+        self.change(|progress, now| progress.failed(is_refused, now));
         // The main thread may not know yet why.
         self.bridge.wake();
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
-use walarchive_core::Error;
+use walarchive_core::{Error, Lsn};
 
 use super::progress::Rules;
 use super::shared::Shown;
@@ -22,6 +22,8 @@ const REMIND: Duration = Duration::from_secs(60);
 
 const CONNECTION: &str = "It needs a line in pg_hba.conf, for example \"local replication postgres peer\", a role with \
     REPLICATION, a place within max_wal_senders, and wal_level = replica; walarchive.synchronous_conninfo says how it connects.";
+
+const STANDSTILL: &str = "commits wait for the store, which does not take WAL";
 
 const GONE: &str = "Commits go on once the store takes WAL. To let them go on without it, take walarchive out of \
     synchronous_standby_names and reload the configuration, or set walarchive.synchronous_timeout.";
@@ -120,17 +122,25 @@ impl Teller {
         if std::mem::replace(&mut self.waiting, true) {
             return;
         }
-        let detail = match &shown.refused {
-            Some(failure) => format!("{}.", in_a_line(failure)),
-            None => format!("It has everything before {}, and not yet what follows.", shown.safe),
-        };
         let code = PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE;
-        error::warning(
-            code,
-            "commits wait for the store, which does not take WAL",
-            &detail,
-            GONE,
-        );
+        let Some(failure) = &shown.refused else {
+            let detail = match shown.safe {
+                Lsn(0) => "It is not known yet what it has.".to_owned(),
+                safe => format!("It has everything before {safe}, and not yet what follows."),
+            };
+            return error::warning(code, STANDSTILL, &detail, GONE);
+        };
+        let detail = format!("{}.", in_a_line(failure));
+        match shown.is_refused {
+            // To let commits go on would do harm.
+            true => error::warning(
+                code,
+                "commits wait: this server cannot store WAL",
+                &detail,
+                failure.hint.as_str(),
+            ),
+            false => error::warning(code, STANDSTILL, &detail, GONE),
+        }
     }
 
     fn degraded(&mut self, rules: Rules, shown: &Shown, now: Instant) {
