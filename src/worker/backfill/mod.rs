@@ -181,6 +181,10 @@ impl Backfill {
         if is_idle && now < self.again {
             return self.again - now;
         }
+        if self.in_recovery && !in_recovery {
+            // What a standby has put off is not put off by a primary.
+            self.due = now;
+        }
         self.in_recovery = in_recovery;
         self.looking.take_if(|task| task.is_finished());
         let position = Lsn(position);
