@@ -12,5 +12,6 @@ pub mod push;
 pub mod receive;
 pub mod repository;
 pub mod site;
+pub mod synchronous;
 pub mod verbs;
 pub mod workload;

@@ -87,6 +87,19 @@ COMMENT ON FUNCTION @extschema@.walarchive_drill_status() IS
 REVOKE ALL ON FUNCTION @extschema@.walarchive_drill_status() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.walarchive_drill_status() TO pg_monitor;
 
+CREATE FUNCTION @extschema@.walarchive_synchronous_status() RETURNS TABLE (
+    synchronous_state text,
+    synchronous_lsn pg_lsn,
+    synchronous_since timestamptz,
+    synchronous_error text
+)
+LANGUAGE c VOLATILE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'walarchive_synchronous_status_wrapper';
+COMMENT ON FUNCTION @extschema@.walarchive_synchronous_status() IS
+    'the store as a synchronous standby of this server; see the view walarchive_status';
+REVOKE ALL ON FUNCTION @extschema@.walarchive_synchronous_status() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.walarchive_synchronous_status() TO pg_monitor;
+
 -- A view uses its owner's rights on tables but its caller's rights on functions, so a monitoring role needs both.
 CREATE VIEW @extschema@.walarchive_status AS
     SELECT uploader_pid,
@@ -137,11 +150,16 @@ CREATE VIEW @extschema@.walarchive_status AS
            last_drill_outcome,
            last_drill_time,
            last_drill_error,
-           last_proven_restore
+           last_proven_restore,
+           synchronous_state,
+           synchronous_lsn,
+           synchronous_since,
+           synchronous_error
       FROM @extschema@.walarchive_archiver_status(),
            @extschema@.walarchive_backfill_status(),
            @extschema@.walarchive_tail_status(),
-           @extschema@.walarchive_drill_status();
+           @extschema@.walarchive_drill_status(),
+           @extschema@.walarchive_synchronous_status();
 COMMENT ON VIEW @extschema@.walarchive_status IS
     'one row: the state of archiving and of backups since the server started';
 COMMENT ON COLUMN @extschema@.walarchive_status.uploader_pid IS 'process ID of the uploader; null while none runs';
@@ -205,6 +223,12 @@ COMMENT ON COLUMN @extschema@.walarchive_status.last_drill_time IS 'when it ende
 COMMENT ON COLUMN @extschema@.walarchive_status.last_drill_error IS 'why it failed; null if it succeeded';
 COMMENT ON COLUMN @extschema@.walarchive_status.last_proven_restore IS
     'when the last restore drill ended that went well, on any host, as far as this server knows';
+COMMENT ON COLUMN @extschema@.walarchive_status.synchronous_state IS
+    'whether commits wait for the store: off, connecting, catching up, synchronous, waiting or degraded';
+COMMENT ON COLUMN @extschema@.walarchive_status.synchronous_lsn IS
+    'everything before this LSN is in the store; null if that is not known';
+COMMENT ON COLUMN @extschema@.walarchive_status.synchronous_since IS 'since when the state is this one; null while it is off';
+COMMENT ON COLUMN @extschema@.walarchive_status.synchronous_error IS 'why commits are not synchronous, or wait';
 REVOKE ALL ON @extschema@.walarchive_status FROM PUBLIC;
 GRANT SELECT ON @extschema@.walarchive_status TO pg_monitor;
 
@@ -324,12 +348,15 @@ CREATE FUNCTION @extschema@.walarchive_wal_show() RETURNS TABLE (
     missing_segments text[],
     backups text[],
     status text,
-    damaged_history text
+    damaged_history text,
+    tail_lsn pg_lsn,
+    tail_time timestamptz,
+    tail_epoch bigint
 )
 LANGUAGE c VOLATILE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'walarchive_wal_show_0_2_wrapper';
 COMMENT ON FUNCTION @extschema@.walarchive_wal_show() IS
-    'the WAL that is archived of each timeline, and what is missing; status is ok or lost_segments';
+    'the WAL that is archived of each timeline, and what is missing; status is ok or lost_segments; tail_lsn is where the tail ends, if it goes on behind the last segment';
 REVOKE ALL ON FUNCTION @extschema@.walarchive_wal_show() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.walarchive_wal_show() TO pg_monitor;
 
@@ -346,7 +373,7 @@ CREATE FUNCTION @extschema@.walarchive_recovery_windows() RETURNS TABLE (
 LANGUAGE c VOLATILE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'walarchive_recovery_windows_0_2_wrapper';
 COMMENT ON FUNCTION @extschema@.walarchive_recovery_windows() IS
-    'the times to which the cluster can be restored: a row for each stretch of WAL without a gap';
+    'the times to which the cluster can be restored, the tail included: a row for each stretch of WAL without a gap';
 REVOKE ALL ON FUNCTION @extschema@.walarchive_recovery_windows() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.walarchive_recovery_windows() TO pg_monitor;
 

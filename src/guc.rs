@@ -89,6 +89,9 @@ static TAIL_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(0);
 static LEASE_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(30);
 static KEEP_UNARCHIVED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static KEEP_UNARCHIVED_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(10 << 10);
+static SYNCHRONOUS: GucSetting<bool> = GucSetting::<bool>::new(false);
+static SYNCHRONOUS_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(0);
+static SYNCHRONOUS_CONNINFO: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static BACKUP_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(4);
 static TAR_SIZE: GucSetting<i32> = GucSetting::<i32>::new(1 << 20);
 static BACKUP_RATE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
@@ -286,6 +289,22 @@ pub fn keep_unarchived_limit() -> Option<u64> {
     u64::try_from(KEEP_UNARCHIVED_LIMIT.get()).ok().map(|mb| mb << 20)
 }
 
+/// `walarchive.synchronous`.
+pub fn synchronous() -> bool {
+    SYNCHRONOUS.get()
+}
+
+/// `walarchive.synchronous_timeout`; none when commits wait for ever.
+pub fn synchronous_timeout() -> Option<Duration> {
+    let seconds = u64::try_from(SYNCHRONOUS_TIMEOUT.get()).ok()?;
+    Some(Duration::from_secs(seconds)).filter(|timeout| !timeout.is_zero())
+}
+
+/// `walarchive.synchronous_conninfo`, which may hold a password.
+pub fn synchronous_conninfo() -> String {
+    text(&SYNCHRONOUS_CONNINFO)
+}
+
 /// `walarchive.backup_concurrency`.
 pub fn backup_concurrency() -> usize {
     BACKUP_CONCURRENCY.get().max(1) as usize
@@ -419,6 +438,11 @@ fn check_key_file(value: &str) -> Result<(), Error> {
 /// May this be a value of `walarchive.encryption_key_command`?
 fn check_key_command(value: &str) -> Result<(), Error> {
     encryption::words(value).map(|_| ())
+}
+
+/// May this be a value of `walarchive.synchronous_conninfo`?
+fn check_conninfo(value: &str) -> Result<(), Error> {
+    walarchive_client::Params::check_conninfo(value)
 }
 
 /// May this be a value of `walarchive.backup_schedule` or `walarchive.drill_schedule`?

@@ -8,8 +8,8 @@ use walarchive_core::check::{self, Check};
 use walarchive_core::data_dir::PG_WAL;
 use walarchive_storage::Store;
 
-use super::LOOK;
 use super::status::waiting;
+use super::{LOOK, synchronous};
 use crate::bridge::{self, Flow};
 use crate::error::or_raise;
 use crate::guc::{self, ArchiveSettings};
@@ -46,6 +46,7 @@ fn walarchive_check() -> TableIterator<
         uploader(),
         archiver(),
     ];
+    checks.extend(synchronous::check());
     checks.extend(tail());
     match ArchiveSettings::current() {
         Ok(settings) => {

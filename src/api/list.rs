@@ -79,7 +79,7 @@ fn walarchive_backup_list_0_2() -> TableIterator<
     }))
 }
 
-/// The WAL that is archived of each timeline, and what is missing.
+/// The WAL that is archived of each timeline, and what is missing; and up to where the tail goes on behind it.
 #[pg_extern(name = "walarchive_wal_show", volatile, parallel_restricted)]
 #[allow(clippy::type_complexity)]
 fn walarchive_wal_show_0_2() -> TableIterator<
@@ -96,6 +96,9 @@ fn walarchive_wal_show_0_2() -> TableIterator<
         name!(backups, Vec<SqlText>),
         name!(status, SqlText),
         name!(damaged_history, Option<SqlText>),
+        name!(tail_lsn, Option<PgLsn>),
+        name!(tail_time, Option<TimestampWithTimeZone>),
+        name!(tail_epoch, Option<i64>),
     ),
 > {
     let timelines = TimelineInfo::all(&in_archive(
@@ -116,6 +119,9 @@ fn walarchive_wal_show_0_2() -> TableIterator<
             texts(timeline.backups.into_iter().map(|backup| backup.backup_name)),
             word(timeline.status.as_str()),
             timeline.damaged_history.map(SqlText),
+            timeline.tail.map(|tail| PgLsn(tail.end_lsn)),
+            timeline.tail.and_then(|tail| timestamp(tail.stored.timestamp_micros())),
+            timeline.tail.map(|tail| bigint(tail.epoch)),
         )
     }))
 }

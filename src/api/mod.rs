@@ -11,6 +11,7 @@ mod mark;
 mod outdated;
 mod points;
 mod status;
+mod synchronous;
 mod tail;
 mod verify;
 

@@ -14,9 +14,10 @@ use super::{
     DRILL_SQL_FILE, DRILL_SQL_ROLE, ENCRYPT_METADATA, ENCRYPTION, ENCRYPTION_ACCEPT_PLAIN, ENCRYPTION_KEY_COMMAND,
     ENCRYPTION_KEY_COMMAND_NAME, ENCRYPTION_KEY_FILE, ENCRYPTION_KEY_FILE_NAME, ENCRYPTION_NAME, KEEP_UNARCHIVED,
     KEEP_UNARCHIVED_LIMIT, LEASE_INTERVAL, MANIFEST_CHECKSUMS, ON_CHECKSUM_FAILURE, PREFETCH, RETENTION,
-    SHUTDOWN_TIMEOUT, STORAGE, STORAGE_NAME, STORAGE_OPTIONS, STORAGE_OPTIONS_NAME, TAIL_INTERVAL, TAR_SIZE,
-    UPLOAD_CONCURRENCY, check_encryption, check_key_command, check_key_file, check_retention, check_schedule,
-    check_storage, check_storage_options, check_tail_interval, note_rejected,
+    SHUTDOWN_TIMEOUT, STORAGE, STORAGE_NAME, STORAGE_OPTIONS, STORAGE_OPTIONS_NAME, SYNCHRONOUS, SYNCHRONOUS_CONNINFO,
+    SYNCHRONOUS_TIMEOUT, TAIL_INTERVAL, TAR_SIZE, UPLOAD_CONCURRENCY, check_conninfo, check_encryption,
+    check_key_command, check_key_file, check_retention, check_schedule, check_storage, check_storage_options,
+    check_tail_interval, note_rejected,
 };
 use crate::pg::settings::{
     check_hook, check_int_hook, define_checked_int, define_checked_string, define_hidden_string, reserve_prefix,
@@ -34,6 +35,7 @@ pub fn define() {
     define_store();
     define_encryption();
     define_archiving();
+    define_synchronous();
     define_recovery();
     define_backups();
     define_deltas();
@@ -179,6 +181,32 @@ fn define_archiving() {
         &KEEP_UNARCHIVED_LIMIT,
         -1..=i32::MAX,
         GucFlags::UNIT_MB,
+    );
+}
+
+fn define_synchronous() {
+    GucRegistry::define_bool_guc(
+        c"walarchive.synchronous",
+        c"Makes the store a synchronous standby: a commit returns when its WAL is stored.",
+        c"Put \"walarchive\" into synchronous_standby_names, too.",
+        &SYNCHRONOUS,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    int(
+        c"walarchive.synchronous_timeout",
+        c"Sets how long commits wait for a store that takes no WAL before they do without it; 0 is for ever.",
+        c"Commits that do without it can be lost with the server.",
+        &SYNCHRONOUS_TIMEOUT,
+        0..=86_400,
+        GucFlags::UNIT_S,
+    );
+    define_hidden_string(
+        c"walarchive.synchronous_conninfo",
+        c"Sets how walarchive connects to this server itself; empty for its socket, as the operating system's user.",
+        c"A connection string of libpq's, keyword = value.",
+        &SYNCHRONOUS_CONNINFO,
+        Some(synchronous_conninfo_hook),
     );
 }
 
@@ -330,6 +358,7 @@ check_hook!(storage_options_hook: STORAGE_OPTIONS_NAME, check_storage_options =>
 check_hook!(encryption_hook: ENCRYPTION_NAME, check_encryption => note_rejected);
 check_hook!(encryption_key_file_hook: ENCRYPTION_KEY_FILE_NAME, check_key_file => note_rejected);
 check_hook!(encryption_key_command_hook: ENCRYPTION_KEY_COMMAND_NAME, check_key_command => note_rejected);
+check_hook!(synchronous_conninfo_hook: "walarchive.synchronous_conninfo", check_conninfo);
 check_int_hook!(tail_interval_hook: "walarchive.tail_interval", check_tail_interval);
 check_hook!(backup_schedule_hook: "walarchive.backup_schedule", check_schedule);
 check_hook!(drill_schedule_hook: "walarchive.drill_schedule", check_schedule);

@@ -13,6 +13,7 @@ pub mod server;
 pub mod settings;
 pub mod shared;
 pub mod slot;
+pub mod standbys;
 pub mod text;
 
 pub use pgrx::pg_sys::panic::CaughtError;

@@ -8,6 +8,7 @@ use super::backfill::Backfill;
 use super::clock::now_us;
 use super::failure::Failure;
 use super::queue::{FileName, Queue};
+use super::synchronous::Synchronous;
 use super::tail::Tail;
 use super::text::Text;
 use crate::pg::latch::Latch;
@@ -67,6 +68,8 @@ pub struct Archiving {
     pub counters: Counters,
     /// WAL that nobody asks for.
     pub backfill: Backfill,
+    /// The synchronous standby.
+    pub synchronous: Synchronous,
     /// WAL of the present segment.
     pub tail: Tail,
 }
@@ -97,6 +100,7 @@ impl Archiving {
             last_error_us: 0,
         },
         backfill: Backfill::NONE,
+        synchronous: Synchronous::OFF,
         tail: Tail::NONE,
     };
 

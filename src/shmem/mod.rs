@@ -10,6 +10,7 @@ mod preloaded;
 mod queue;
 mod reservation;
 mod schedule;
+mod synchronous;
 mod tail;
 mod text;
 
@@ -23,5 +24,6 @@ pub use preloaded::{require_preloaded, set_preloaded};
 pub use queue::{Ahead, Answer, FileName, FileNumbers, MAX_CONCURRENCY};
 pub use reservation::{BackupWanted, conclude, forget_requester, reserve};
 pub use schedule::{LastBackup, LastDrill, LastRetention, Outcome, Scheduling};
+pub use synchronous::{SyncState, Synchronous};
 pub use tail::{Tail, TailState};
 pub use text::Text;

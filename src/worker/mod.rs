@@ -15,6 +15,7 @@ mod repository;
 mod retention;
 mod scheduler;
 mod session;
+mod synchronous;
 mod tail;
 mod upload;
 
@@ -29,7 +30,7 @@ use walarchive_core::recovery_state::is_in_recovery;
 
 use crate::pg::latch::Latch;
 use crate::pg::{Datum, process, server};
-use crate::shmem::{ARCHIVING, SCHEDULING, Tail, now_us};
+use crate::shmem::{ARCHIVING, SCHEDULING, Synchronous, Tail, now_us};
 
 /// PostgreSQL waits this long before it starts a worker again that has died.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
@@ -137,6 +138,7 @@ unsafe extern "C-unwind" fn forget_uploader(_code: c_int, _argument: Datum) {
         archiving.uploader_stuck = false;
         archiving.bytes_per_second = 0;
         archiving.behind = false;
+        archiving.synchronous = Synchronous::OFF;
         if process::shutdown_requested() {
             archiving.stopping_us = now_us();
         }

@@ -235,7 +235,7 @@ impl Tail {
     }
 
     /// End all tasks. What was under way counts as not stored.
-    fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         let tasks = [self.shipping.take(), self.cleaning.take()];
         tasks.iter().flatten().for_each(AbortHandle::abort);
         self.epoch = None;

@@ -18,6 +18,7 @@ use super::ahead::{Ahead, Failed};
 use super::backfill::{Backfill, Link};
 use super::lease::Keeper;
 use super::points::Indexer;
+use super::synchronous::Synchronous;
 use super::tail::Tail;
 use crate::bridge::{self, Bridge};
 use crate::error;
@@ -66,6 +67,7 @@ pub(super) struct Uploader {
     lease: Keeper,
     backfill: Backfill,
     indexer: Indexer,
+    synchronous: Synchronous,
     tail: Tail,
     running: HashMap<WalFileName, Running>,
     pace: Pace,
@@ -88,6 +90,7 @@ impl Uploader {
             lease: Keeper::new(),
             backfill: Backfill::new(),
             indexer: Indexer::new(),
+            synchronous: Synchronous::new(),
             tail: Tail::new(),
             running: HashMap::new(),
             pace: Pace::default(),
@@ -107,6 +110,7 @@ impl Uploader {
                 self.ahead.restart();
                 self.lease.restart();
                 self.backfill.restart();
+                self.synchronous.restart();
                 self.tail.restart();
             }
             if !self.running.is_empty() {
@@ -137,7 +141,17 @@ impl Uploader {
                 Link::Free if self.backfill.is_over() => Link::Free,
                 _ => Link::Needed,
             };
-            let tail_in = self.tail.turn(self.bridge, turn).max(SOON);
+            let tail_in = match self.synchronous.is_wanted() {
+                // It stores the tail itself.
+                true => {
+                    self.tail.stop();
+                    self.synchronous.turn(self.bridge, self.backfill.is_over())
+                }
+                false => {
+                    self.synchronous.stop();
+                    self.tail.turn(self.bridge, turn).max(SOON)
+                }
+            };
             let (lease_in, gained) = self.lease.turn(self.bridge);
             if gained {
                 self.begin_again();

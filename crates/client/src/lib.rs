@@ -8,6 +8,7 @@
 //! - [`server`] has the statements that differ from version to version.
 #![forbid(unsafe_code)]
 
+mod conninfo;
 mod environment;
 mod error;
 mod hosts;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::unistd::{User, geteuid};
 use walarchive_core::{Error, Result};
 
+use crate::conninfo;
 use crate::environment::{Environment, home};
 use crate::passfile::{self, Wanted};
 use crate::service;
@@ -75,6 +76,9 @@ const NOT_KEPT: [(&str, &[&str]); 7] = [
     ("sslpassword", &[]),
 ];
 
+/// Variables that only say where files are. They count beside a connection string, too.
+const FILES: [&str; 4] = ["HOME", "PGPASSFILE", "PGSERVICEFILE", "PGSYSCONFDIR"];
+
 /// The parameters of a connection, by libpq's keywords.
 #[derive(Clone, Default)]
 pub struct Params {
@@ -105,31 +109,45 @@ impl Params {
             .filter_map(|(keyword, variable)| Some((*keyword, environment(variable)?)));
         values.extend(set.map(|(keyword, value)| (keyword.to_owned(), value)));
         if let Some(name) = environment("PGSERVICE") {
-            for (keyword, value) in service::find(&name, environment)? {
-                let is_known = VARIABLES.iter().any(|(known, _)| *known == keyword);
-                if !is_known && !WITHOUT_EFFECT.contains(&keyword.as_str()) {
-                    return Err(Error::config(
-                        format!(
-                            "service \"{name}\" has the unknown keyword \"{}\"",
-                            keyword.escape_debug()
-                        ),
-                        "Use the keywords of libpq's connection strings.",
-                    ));
-                }
-                values.insert(keyword, value);
-            }
+            take_service(&mut values, &name, environment)?;
         }
+        Self::of(values, environment)
+    }
+
+    /// Those of a connection string of libpq's, keyword = value. Of this process's environment only the places of files count:
+    /// who starts a server may have variables for other programs.
+    pub fn of_conninfo(text: &str) -> Result<Self> {
+        let files = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Self::of_conninfo_in(text, &|name| FILES.contains(&name).then(|| files(name)).flatten())
+    }
+
+    /// Would [`Params::of_conninfo`] take it? No file is looked at.
+    pub fn check_conninfo(text: &str) -> Result<()> {
+        let mut pairs = conninfo::pairs(text)?;
+        pairs.retain(|(keyword, _)| keyword != "service");
+        let mut values = BTreeMap::new();
+        take(&mut values, "the connection string", pairs)?;
+        check(&values)
+    }
+
+    fn of_conninfo_in(text: &str, environment: Environment<'_>) -> Result<Self> {
+        let mut pairs = conninfo::pairs(text)?;
+        let mut values = BTreeMap::new();
+        if let Some(file) = environment("PGPASSFILE") {
+            values.insert("passfile".to_owned(), file);
+        }
+        // What the string itself says counts more than the service that it names.
+        if let Some((_, name)) = pairs.iter().rfind(|(keyword, _)| keyword == "service") {
+            take_service(&mut values, name, environment)?;
+        }
+        pairs.retain(|(keyword, _)| keyword != "service");
+        take(&mut values, "the connection string", pairs)?;
+        Self::of(values, environment)
+    }
+
+    fn of(mut values: BTreeMap<String, String>, environment: Environment<'_>) -> Result<Self> {
         values.retain(|_, value| !value.is_empty());
-        for (keyword, harmless) in NOT_KEPT {
-            if let Some(value) = values.get(keyword)
-                && !harmless.contains(&value.as_str())
-            {
-                return Err(Error::config(
-                    format!("the connection parameter {keyword} is set, which walarchive cannot keep to"),
-                    "Unset it for walarchive if the connection is safe enough without it.",
-                ));
-            }
-        }
+        check(&values)?;
         Ok(Params {
             values,
             home: home(environment),
@@ -152,6 +170,11 @@ impl Params {
     pub fn set_server(&mut self, host: &str, port: u16) {
         self.values.insert("host".to_owned(), host.to_owned());
         self.values.insert("port".to_owned(), port.to_string());
+    }
+
+    /// The name by which the server knows this program.
+    pub fn set_application_name(&mut self, name: &str) {
+        self.values.insert("application_name".to_owned(), name.to_owned());
     }
 
     /// Connect to another database.
@@ -226,6 +249,43 @@ impl Params {
     }
 }
 
+/// Add the parameters of a service.
+fn take_service(values: &mut BTreeMap<String, String>, name: &str, environment: Environment<'_>) -> Result<()> {
+    let found = service::find(name, environment)?;
+    take(values, &format!("service \"{name}\""), found)
+}
+
+/// Add pairs of that source, which must be known.
+fn take(values: &mut BTreeMap<String, String>, source: &str, pairs: Vec<(String, String)>) -> Result<()> {
+    for (keyword, value) in pairs {
+        let is_known = VARIABLES.iter().any(|(known, _)| *known == keyword);
+        if !is_known && !WITHOUT_EFFECT.contains(&keyword.as_str()) {
+            return Err(Error::config(
+                format!("{source} has the unknown keyword \"{}\"", keyword.escape_debug()),
+                "Use the keywords of libpq's connection strings.",
+            ));
+        }
+        values.insert(keyword, value);
+    }
+    Ok(())
+}
+
+/// An error if something is promised that is not kept here.
+fn check(values: &BTreeMap<String, String>) -> Result<()> {
+    for (keyword, harmless) in NOT_KEPT {
+        if let Some(value) = values.get(keyword)
+            && !value.is_empty()
+            && !harmless.contains(&value.as_str())
+        {
+            return Err(Error::config(
+                format!("the connection parameter {keyword} is set, which walarchive cannot keep to"),
+                "Unset it for walarchive if the connection is safe enough without it.",
+            ));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,6 +330,32 @@ mod tests {
             assert!(found(&[(variable, value)]).is_err(), "{variable}");
         }
         assert!(found(&[("PGCHANNELBINDING", "prefer"), ("PGGSSENCMODE", "disable")]).is_ok());
+    }
+
+    #[test]
+    fn a_connection_string_counts_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("services");
+        std::fs::write(&file, "[s]\nport=7\nuser=s\n").expect("written");
+        let file = file.to_string_lossy().into_owned();
+        let of = |text| {
+            Params::of_conninfo_in(text, &|name| match name {
+                "PGSERVICEFILE" => Some(file.clone()),
+                "PGPASSFILE" => Some("/pass".to_owned()),
+                "PGHOST" | "PGUSER" | "PGSERVICE" => panic!("{name} is read"),
+                _ => None,
+            })
+        };
+        let params = of("user=u service=s").expect("found");
+        assert_eq!((params.get("port"), params.get("user")), (Some("7"), Some("u")));
+        assert_eq!(params.get("passfile"), Some("/pass"));
+        let mut params = of("application_name=other").expect("found");
+        params.set_application_name("walarchive");
+        assert_eq!(params.get("application_name"), Some("walarchive"));
+        for wrong in ["prot=7", "channel_binding=require", "x"] {
+            assert!(of(wrong).is_err() && Params::check_conninfo(wrong).is_err(), "{wrong}");
+        }
+        assert!(Params::check_conninfo("service=nobody_asks_now").is_ok());
     }
 
     #[test]

@@ -204,6 +204,11 @@ impl Session {
         }
     }
 
+    /// The process of the server that serves this session, if it said so.
+    pub fn process(&self) -> Option<i32> {
+        self.canceller.key.map(|(process, _)| process)
+    }
+
     /// The server's report of itself, such as `server_version`.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.get(name).map(String::as_str)

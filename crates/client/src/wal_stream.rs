@@ -44,6 +44,8 @@ pub struct Flushed {
     pub received: Lsn,
     /// Up to where it will not be asked for again: the server may remove it.
     pub flushed: Lsn,
+    /// Up to where it is replayed; 0 where nothing is. Commits with `synchronous_commit = remote_apply` wait for it.
+    pub applied: Lsn,
     /// The server is to give a sign of life.
     pub wants_answer: bool,
 }
@@ -116,8 +118,7 @@ impl WalStream {
         body.put_u8(b'r');
         body.put_u64(flushed.received.0);
         body.put_u64(flushed.flushed.0);
-        // Nothing is replayed here.
-        body.put_u64(0);
+        body.put_u64(flushed.applied.0);
         body.put_i64(now());
         body.put_u8(u8::from(flushed.wants_answer));
         self.send(|buffer| {

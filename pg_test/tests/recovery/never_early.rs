@@ -130,6 +130,13 @@ fn a_standby_goes_on_trying() {
     standby.wait_until("it has all that is archived", PATIENCE, || rows(&standby) == 6);
 }
 
+/// Puts an object back. It appears at once, as in any store.
+fn put(site: &Site, object: &Path, content: &[u8]) {
+    let written = site.dir().join("object");
+    fs::write(&written, content).expect("written");
+    fs::rename(written, object).expect("renamed");
+}
+
 /// Makes objects look as if they had been stored long ago.
 fn age(site: &Site) {
     for key in site.objects("wal_005") {
@@ -176,7 +183,7 @@ fn a_hole_is_an_error_and_not_the_end() {
         standby.wait_log(&hole, PATIENCE);
         assert_eq!(standby.psql("SELECT pg_is_in_recovery()"), "t");
 
-        fs::write(&missing, content).expect("written");
+        put(&site, &missing, &content);
         standby.wait_until("it has all that is archived", PATIENCE, || rows(&standby) == 6);
         restored.start_again();
         restored.wait_promoted(PATIENCE);
@@ -215,7 +222,7 @@ fn a_young_hole_is_waited_for() {
         };
         status.into_iter().any(asks)
     });
-    fs::write(&missing, content).expect("written");
+    put(&site, &missing, &content);
     restored.wait_promoted(PATIENCE);
     assert_eq!(rows(&restored), 6);
     assert!(!restored.log_since(late).contains("is missing in the archive"));
@@ -321,7 +328,7 @@ fn a_standby_does_not_follow_the_old_timeline_through_a_hole() {
     let mark = standby.log_mark();
     standby.wait_log_since(mark, &refused, PATIENCE);
     assert_eq!(standby.psql("SELECT string_agg(a::text, ',' ORDER BY a) FROM t"), "0");
-    fs::write(&missing, content).expect("written");
+    put(&site, &missing, &content);
     standby.wait_until("it has all that is archived", PATIENCE, || rows(&standby) == 3);
     assert_eq!(
         standby.psql("SELECT string_agg(a::text, ',' ORDER BY a) FROM t"),

@@ -143,6 +143,7 @@ mod tests {
             }],
             backups: Vec::new(),
             status: TimelineStatus::LostSegments,
+            tail: None,
             damaged_history: None,
         }
     }

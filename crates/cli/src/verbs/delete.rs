@@ -307,8 +307,11 @@ fn lines(deletion: &Deletion) -> Vec<Line<'_>> {
     lines
 }
 
-/// Both are segments of one timeline: nothing that stays is between them, or the line would name it.
+/// Both are segments of one timeline, or chunks of one segment: nothing that stays is between them, or the line would name it.
 fn follows(before: &Action, action: &Action) -> bool {
+    if let (Object::Tail(before), Object::Tail(action)) = (&before.object, &action.object) {
+        return before.chunk.segment == action.chunk.segment && before.chunk.epoch == action.chunk.epoch;
+    }
     let segment = |action: &Action| match &action.object {
         Object::Wal(object) => match object.name {
             WalFileName::Segment(segment) => Some(segment),

@@ -16,7 +16,8 @@ pub struct WalShow {
     /// Do not look at the backups.
     #[arg(long)]
     pub without_backups: bool,
-    /// Print what walarchive knows beyond WAL-G: which segments are missing, and timelines without WAL.
+    /// Print what walarchive knows beyond WAL-G: which segments are missing, up to where the tail goes, and timelines
+    /// without WAL.
     #[arg(long, conflicts_with_all = ["detailed_json", "without_backups"])]
     pub long: bool,
     /// Print that as a JSON array.
@@ -88,6 +89,8 @@ fn timelines_table(timelines: &[TimelineInfo]) -> String {
         "missing",
         "backups",
         "status",
+        "tail to",
+        "tail stored",
     ];
     let rows = timelines.iter().map(|timeline| {
         let forked = timeline.parent_id != 0;
@@ -115,6 +118,8 @@ fn timelines_table(timelines: &[TimelineInfo]) -> String {
             missing.join(", "),
             timeline.backups.len().to_string(),
             timeline.status.as_str().to_owned(),
+            timeline.tail.map(|tail| tail.end_lsn.to_string()).unwrap_or_default(),
+            timeline.tail.map(|tail| print::time(tail.stored)).unwrap_or_default(),
         ]
     });
     print::table(header.to_vec(), rows)

@@ -8,6 +8,7 @@ use futures::future::try_join_all;
 use futures::{join, try_join};
 
 use super::identity;
+use super::tail::Tail;
 use crate::blocking::blocking;
 use crate::codec::Format;
 use crate::encrypted::{self, blame, is_text};
@@ -15,7 +16,7 @@ use crate::error::{Error, MAY_BE_ENCRYPTED, Result, StorageError};
 use crate::files::read_full;
 use crate::repository::layout::Key;
 use crate::repository::{self, layout};
-use crate::wal::{FirstPage, LONG_HEADER_BYTES, SegmentSize, WalFileName};
+use crate::wal::{FirstPage, LONG_HEADER_BYTES, Segment, SegmentSize, WalFileName};
 use walarchive_storage::{RangeReader, Store};
 
 /// Bytes that are copied at once.
@@ -33,6 +34,20 @@ pub struct Fetched {
     pub file_bytes: u64,
 }
 
+/// What the archive says when it is asked for a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// It was there.
+    Fetched(Fetched),
+    /// It is not archived whole.
+    Absent {
+        /// The URL of its object.
+        object: String,
+        /// What the tail has. It was looked for after the segment itself, which may have taken the place of its tail between the two.
+        tail: Tail,
+    },
+}
+
 /// Fetch a WAL file to `target`, which appears there whole or not at all. The object is looked for with the suffix of
 /// `first`, then with those of all other formats. [`Error::NotFound`]: the archive was asked and does not have the file.
 pub async fn fetch(store: &Store, name: &WalFileName, target: &Path, first: Format) -> Result<Fetched> {
@@ -47,6 +62,24 @@ pub async fn fetch_part(store: &Store, name: &WalFileName, target: &Path, first:
         }));
     };
     bring(store, name, target, found, most).await
+}
+
+/// The same of a segment. If it is not there, it is said what the tail has: that is asked for with the rest, and takes no longer.
+pub async fn fetch_segment(store: &Store, segment: Segment, target: &Path, first: Format, most: u64) -> Result<Answer> {
+    let name = WalFileName::Segment(segment);
+    let mut found = find_in(store, &name, first).await?;
+    let mut tail = Tail::default();
+    if found.is_none() {
+        let others = Box::pin(async { try_join!(find_elsewhere(store, &name, first), Tail::find(store, segment)) });
+        (found, tail) = others.await?;
+    }
+    match found {
+        Some(found) => bring(store, &name, target, found, most).await.map(Answer::Fetched),
+        None => Ok(Answer::Absent {
+            object: store.object_url(&layout::wal(&name, first)),
+            tail,
+        }),
+    }
 }
 
 /// The same, of an object in this format only; none if it is not there. One request tells that.
@@ -153,25 +186,29 @@ async fn find(store: &Store, name: &WalFileName, first: Format) -> Result<Option
 /// The same. If the object is not there, the repository is: an empty mount point must not look like the end of the archive.
 /// What does not depend on another answer is asked at the same time, as recovery waits for each of them.
 async fn find_or_doubt(store: &Store, name: &WalFileName, first: Format) -> Result<Option<Found>> {
-    let elsewhere = Box::pin(async { try_join!(find_in_others(store, name, first), repository::is_there(store)) });
-    let (found, is_there) = match name {
+    let elsewhere = Box::pin(find_elsewhere(store, name, first));
+    match name {
         // Recovery asks for history files until there is none.
         WalFileName::History(_) => {
             let (found, elsewhere) = join!(find_in(store, name, first), elsewhere);
             match found? {
-                Some(found) => (Some(found), true),
-                None => elsewhere?,
+                Some(found) => Ok(Some(found)),
+                None => elsewhere,
             }
         }
         _ => match find_in(store, name, first).await? {
-            Some(found) => (Some(found), true),
-            None => elsewhere.await?,
+            Some(found) => Ok(Some(found)),
+            None => elsewhere.await,
         },
-    };
-    if found.is_none() && !is_there {
-        return Err(repository::none_in(store));
     }
-    Ok(found)
+}
+
+/// In the other formats, and an error if there is no repository.
+async fn find_elsewhere(store: &Store, name: &WalFileName, first: Format) -> Result<Option<Found>> {
+    match try_join!(find_in_others(store, name, first), repository::is_there(store))? {
+        (None, false) => Err(repository::none_in(store)),
+        (found, _) => Ok(found),
+    }
 }
 
 async fn find_in(store: &Store, name: &WalFileName, format: Format) -> Result<Option<Found>> {
@@ -191,7 +228,7 @@ async fn find_in_others(store: &Store, name: &WalFileName, first: Format) -> Res
 }
 
 /// Fixed, so that what a killed process left is overwritten and does not pile up in `pg_wal`.
-fn temporary_name(target: &Path) -> PathBuf {
+pub(super) fn temporary_name(target: &Path) -> PathBuf {
     let mut name = target.as_os_str().to_owned();
     name.push(".walarchive-tmp");
     name.into()

@@ -13,11 +13,11 @@ use walarchive_storage::{Listed, Store};
 use crate::control_file::ControlFile;
 use crate::data_dir::PG_CONTROL;
 use crate::error::Result;
-use crate::repository::inventory::read_history;
+use crate::repository::inventory::{key_before, read_history};
 use crate::repository::layout;
 use crate::wal::{Segment, SegmentSize, TimelineHistory, WalFileName};
 
-mod local;
+pub(super) mod local;
 
 /// More timelines after the one of the segment are not looked at.
 const MOST_TIMELINES: usize = 64;
@@ -34,9 +34,22 @@ pub struct Hole {
     pub stored: DateTime<Utc>,
 }
 
-/// What the listing shows behind the segment.
+/// What is where a segment is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gap {
+    /// Nothing comes after it: the end.
+    End,
+    /// Something does.
+    Hole(Hole),
+    /// The segment is there by now.
+    Closed,
+}
+
+/// What the listing shows from the segment on.
 #[derive(Default)]
 struct Behind {
+    /// The segment itself.
+    itself: bool,
     /// A later segment of the same timeline.
     later: Option<(Segment, DateTime<Utc>)>,
     /// The history files of later timelines.
@@ -53,39 +66,51 @@ pub fn is_next(segment: Segment, wal_directory: &Path, control: &ControlFile) ->
 }
 
 /// The archive does not have `segment`, which recovery wants to have as `target`, in the `pg_wal` of `data_dir`. Is that a hole?
-/// It is none if the server has the whole segment itself, or will ask for it on the older timeline that it is of.
-pub async fn find_hole(store: &Store, segment: Segment, target: &Path, data_dir: &Path) -> Result<Option<Hole>> {
+/// It is none if the server has the whole segment itself, or will ask for it on the older timeline that it is of. `tail`: the next
+/// segment of the same timeline that the tail has something of.
+pub async fn find_hole(
+    store: &Store,
+    segment: Segment,
+    tail: Option<(Segment, DateTime<Utc>)>,
+    target: &Path,
+    data_dir: &Path,
+) -> Result<Gap> {
     // Without one no server recovers there. One that cannot be read says nothing, and recovery must not end by that.
     if !data_dir.join(PG_CONTROL).try_exists().unwrap_or(true) {
-        return Ok(None);
+        return Ok(Gap::End);
     }
     let control = ControlFile::read(data_dir)?;
     let size = control.segment_size;
     let wal_directory = target.parent().unwrap_or(data_dir);
     if local::is_whole(&wal_directory.join(segment.to_string()), segment, &control) {
-        return Ok(None);
+        return Ok(Gap::End);
     }
     let behind = match store.lists_in_order() {
         true => look_in_order(store, segment).await?,
         false => look_at_all(store, segment).await?,
     };
-    let hole = match behind.later {
-        Some((later, stored)) => Some(Hole {
-            later: WalFileName::Segment(later),
-            stored,
-        }),
-        None => branches_later(store, segment, &behind.histories, size).await?,
-    };
-    if hole.is_some() && is_before_timeline(store, segment, wal_directory, size).await? {
-        return Ok(None);
+    if behind.itself {
+        return Ok(Gap::Closed);
     }
-    Ok(hole)
+    let hole = |(later, stored)| Hole {
+        later: WalFileName::Segment(later),
+        stored,
+    };
+    let hole = match behind.later.map(hole) {
+        None => branches_later(store, segment, &behind.histories, size).await?,
+        found => found,
+    }
+    .or(tail.map(hole));
+    match hole {
+        Some(hole) if !is_before_timeline(store, segment, wal_directory, size).await? => Ok(Gap::Hole(hole)),
+        _ => Ok(Gap::End),
+    }
 }
 
 /// One request for the timeline itself, and one for each timeline after it.
 async fn look_in_order(store: &Store, segment: Segment) -> Result<Behind> {
     let mut behind = Behind::default();
-    let mut after = format!("{}/{segment}", layout::WAL_FOLDER);
+    let mut after = key_before(segment);
     for _ in 0..MOST_TIMELINES {
         let mut next = None;
         let look = |listed: Listed| {
@@ -93,6 +118,10 @@ async fn look_in_order(store: &Store, segment: Segment) -> Result<Behind> {
                 return ControlFlow::Continue(());
             };
             match name {
+                WalFileName::Segment(found) if found == segment => {
+                    behind.itself = true;
+                    ControlFlow::Break(())
+                }
                 WalFileName::Segment(found) if found > segment && found.timeline == segment.timeline => {
                     behind.later = Some((found, listed.last_modified));
                     ControlFlow::Break(())
@@ -124,6 +153,7 @@ async fn look_in_order(store: &Store, segment: Segment) -> Result<Behind> {
 async fn look_at_all(store: &Store, segment: Segment) -> Result<Behind> {
     let mut behind = Behind::default();
     let look = |listed: Listed| match layout::wal_of_object(&listed.key) {
+        Some((WalFileName::Segment(found), _)) if found == segment => behind.itself = true,
         Some((WalFileName::Segment(found), _))
             if found > segment
                 && found.timeline == segment.timeline

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use super::cut;
+use super::frames::Frames;
 use super::notes::{forget_unless, note_digest, note_timeline};
 use super::source::{Fingerprint, SegmentSource};
 use crate::blocking::blocking;
@@ -45,6 +45,8 @@ pub struct Archive {
     agreed: Mutex<Option<Instant>>,
     owned: OnceCell<Option<Bytes>>,
     claimed: OnceCell<CreateOnly>,
+    /// What the tail has compressed.
+    pub(super) frames: Arc<Frames>,
     /// None where nobody asks who may write, as in tests.
     writer: Option<Arc<Writer>>,
     /// Another program may store the same files meanwhile, compressed in another way.
@@ -77,6 +79,7 @@ impl Archive {
             agreed: Mutex::default(),
             owned: OnceCell::new(),
             claimed: OnceCell::new(),
+            frames: Arc::default(),
             writer: None,
             beside_others: false,
         }
@@ -112,6 +115,7 @@ impl Archive {
             agreed: Mutex::new(*self.agreed.lock()),
             owned: self.owned.clone(),
             claimed: self.claimed.clone(),
+            frames: Arc::clone(&self.frames),
             beside_others: self.beside_others,
         }
     }
@@ -285,8 +289,8 @@ impl Archive {
             blocking(move || SegmentSource::open(&path, &name, &identity)).await?
         };
         let (file_bytes, fingerprint) = (source.bytes(), source.fingerprint());
-        if self.ends_at_fork(&path, name).await? {
-            tracing::info!(%name, "is not archived, as it has only what is before the fork of its timeline");
+        if let Some(reason) = self.no_segment(&source, name).await? {
+            tracing::info!(%name, "is not archived, as {reason}");
             return Ok(Pushed {
                 already_there: true,
                 file_bytes,
@@ -314,18 +318,6 @@ impl Archive {
             stored_bytes,
             fingerprint,
         })
-    }
-
-    /// Is the file of a server no whole segment, because the server has left its timeline within it?
-    async fn ends_at_fork(&self, path: &Path, name: &WalFileName) -> Result<bool> {
-        let (Some(writer), WalFileName::Segment(segment)) = (&self.writer, *name) else {
-            return Ok(false);
-        };
-        let (in_recovery, size, path) = (writer.in_recovery(), self.identity.segment_size, path.to_owned());
-        let look = move || {
-            cut::ends_at_fork(&path, segment, size, in_recovery).map_err(|error| Error::io("read", &path, error))
-        };
-        blocking(look).await
     }
 
     /// A server in recovery that archives too writes only files that are missing, and only those that the holder of the lease
@@ -388,7 +380,11 @@ impl Archive {
         }
         let compress = {
             let key = key.clone();
-            blocking(move || source.compress(&identity, &wrapping, &key, Vec::with_capacity(expected)))
+            let frames = match (*name, self.compression.format()) {
+                (WalFileName::Segment(segment), Format::Zstd) => self.frames.of(segment),
+                _ => Vec::new(),
+            };
+            blocking(move || source.compress(&identity, &wrapping, &key, &frames, Vec::with_capacity(expected)))
         };
         let (body, other) = tokio::join!(compress, self.in_another_kind(name, &fingerprint));
         if let Some((bytes, key)) = other? {
@@ -448,7 +444,7 @@ impl Archive {
         let _cancel_on_drop = cancel.clone().drop_guard();
         let (upload, task) = store.upload_new(key, cancel);
         let compress = async {
-            let summed = blocking(move || source.compress(&identity, &wrapping, &object, Summed::new(upload)));
+            let summed = blocking(move || source.compress(&identity, &wrapping, &object, &[], Summed::new(upload)));
             let (Summed { inner: upload, sum }, digest) = summed.await?;
             // There is no object before its last part is handed over.
             let note = match digest {

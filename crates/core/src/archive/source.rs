@@ -1,11 +1,12 @@
 //! Reading the local WAL file: checked, compressed, and known again later.
 
 use std::fs::{File, Metadata};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use super::frames::Frame;
 use crate::encrypted::{KeyedDigest, Wrapping};
 use crate::error::{Error, Result};
 use crate::repository::cluster::ClusterIdentity;
@@ -85,6 +86,11 @@ impl SegmentSource {
         &self.path
     }
 
+    /// The file that is open, whatever has its path by now.
+    pub(super) fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     /// Bytes of the file.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
@@ -96,36 +102,44 @@ impl SegmentSource {
     }
 
     /// Read, check, compress and encrypt the file into `sink`, which gets the object with this key, and give that back; with a digest of
-    /// the file where the object cannot be read again. An error that `sink` gave is one of compressing.
+    /// the file where the object cannot be read again. What `frames` have of the file is not compressed again. An error that `sink`
+    /// gave is one of compressing.
     pub(super) fn compress<W: Write + Send + 'static>(
         mut self,
         identity: &ClusterIdentity,
         wrapping: &Wrapping,
         key: &Key,
+        frames: &[Frame],
         sink: W,
     ) -> Result<(W, Option<KeyedDigest>)> {
+        let frames = self.those_of_file(frames)?;
         let path = &self.path;
         let failed = |error| Error::io("compress", path, error);
-        let mut encoder = wrapping.begin(key, sink, 0).map_err(failed)?;
-        encoder.pledge(self.bytes).map_err(failed)?;
+        let compressed = frames.iter().map(|frame| &*frame.content);
+        let mut encoder = wrapping.begin_after(key, sink, compressed).map_err(failed)?;
+        let begun = frames.last().map_or(0, |frame| frame.end);
+        encoder.pledge(self.bytes - begun).map_err(failed)?;
         let mut digest = wrapping.digest();
+        check_header(path, &self.name, &self.file, identity)?;
+        // A digest is of the whole file.
+        let mut read = if digest.is_none() { begun } else { 0 };
+        let read_failed = |error| Error::io("read", path, error);
+        self.file.seek(SeekFrom::Start(read)).map_err(read_failed)?;
         let mut buffer = vec![0; CHUNK];
-        let mut read = 0;
         loop {
             let bytes = match self.file.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(bytes) => bytes,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Error::io("read", path, error)),
+                Err(error) => return Err(read_failed(error)),
             };
-            if read == 0 {
-                check_header(path, &self.name, &buffer[..bytes], identity)?;
-            }
-            read += bytes as u64;
             if let Some(digest) = &mut digest {
                 digest.update(&buffer[..bytes]);
             }
-            encoder.write_all(&buffer[..bytes]).map_err(failed)?;
+            // Where the frames end, a buffer may be of both.
+            let known = usize::try_from(begun.saturating_sub(read)).unwrap_or(bytes).min(bytes);
+            encoder.write_all(&buffer[known..bytes]).map_err(failed)?;
+            read += bytes as u64;
         }
         let sink = encoder.finish().map_err(failed)?;
         let after = self.file.metadata().map_err(|error| Error::io("read", path, error))?;
@@ -134,6 +148,30 @@ impl SegmentSource {
             return Err(Error::io("read", path, changed));
         }
         Ok((sink, digest))
+    }
+
+    /// The frames, if they have what is in the file. The file is what counts: whatever they were made of is compared with it.
+    fn those_of_file<'a>(&self, frames: &'a [Frame]) -> Result<&'a [Frame]> {
+        let failed = |error| Error::io("read", &self.path, error);
+        let mut buffer = vec![0; CHUNK];
+        let mut at = 0;
+        for frame in frames {
+            if frame.start != at || frame.end > self.bytes {
+                return Ok(&[]);
+            }
+            let mut crc = 0;
+            while at < frame.end {
+                let bytes = buffer.len().min(usize::try_from(frame.end - at).unwrap_or(usize::MAX));
+                self.file.read_exact_at(&mut buffer[..bytes], at).map_err(failed)?;
+                crc = crc32c::crc32c_append(crc, &buffer[..bytes]);
+                at += bytes as u64;
+            }
+            if crc != frame.crc {
+                tracing::warn!(name = %self.name, "differs from what the tail has of it, and is compressed anew");
+                return Ok(&[]);
+            }
+        }
+        Ok(frames)
     }
 }
 
@@ -155,16 +193,15 @@ fn check_size(path: &Path, name: &WalFileName, bytes: u64, identity: &ClusterIde
     })
 }
 
-fn check_header(path: &Path, name: &WalFileName, start: &[u8], identity: &ClusterIdentity) -> Result<()> {
+fn check_header(path: &Path, name: &WalFileName, file: &File, identity: &ClusterIdentity) -> Result<()> {
     let Some(segment) = name.segment() else { return Ok(()) };
-    let invalid = |reason| Error::InvalidWal {
-        file: path.display().to_string(),
-        reason,
-    };
-    let header: &[u8; LONG_HEADER_BYTES] = start
-        .first_chunk()
-        .ok_or_else(|| invalid("It has no page header.".to_owned()))?;
-    let page = FirstPage::parse(header);
-    page.check(segment, identity.segment_size, Some(identity.system_identifier))
-        .map_err(invalid)
+    let mut header = [0; LONG_HEADER_BYTES];
+    file.read_exact_at(&mut header, 0)
+        .map_err(|error| Error::io("read", path, error))?;
+    FirstPage::parse(&header)
+        .check(segment, identity.segment_size, Some(identity.system_identifier))
+        .map_err(|reason| Error::InvalidWal {
+            file: path.display().to_string(),
+            reason,
+        })
 }

@@ -382,3 +382,54 @@ async fn a_standby_begins_a_repository_and_none_where_it_has_vanished() {
         standby(&bucket).claim().await.expect("begun");
     }
 }
+
+/// The first bytes of a segment as the tail keeps them.
+fn frame(content: &[u8], range: std::ops::Range<usize>) -> frames::Frame {
+    let part = &content[range.clone()];
+    frames::Frame {
+        start: range.start as u64,
+        end: range.end as u64,
+        crc: crc32c::crc32c(part),
+        content: zstd::encode_all(part, 1).expect("compressed").into(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_tail_has_compressed_is_not_compressed_again_and_gives_the_same_file() {
+    let Ok(WalFileName::Segment(named)) = NAME.parse() else {
+        panic!("a segment");
+    };
+    let content: Vec<u8> = {
+        let mut random = 7u32;
+        let noise = std::iter::repeat_with(|| {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (random >> 24) as u8
+        });
+        good(0).iter().take(64).copied().chain(noise).take(BYTES).collect()
+    };
+    let stored = async |ends: &[usize], of: &[u8]| {
+        let fixture = Fixture::new();
+        fixture.write(NAME, &content);
+        let archive = fixture.archive();
+        let mut start = 0;
+        for end in ends {
+            archive.frames.keep(named, frame(of, start..*end));
+            start = *end;
+        }
+        archive.push(fixture.dir.path(), &name()).await.expect("pushed");
+        assert!(fixture.fetch().await.expect("fetched") == content, "{ends:?}");
+        let key = layout::wal(&name(), Format::Zstd);
+        let object = fixture.store.get(&key, 2 * BYTES as u64).await.expect("asked");
+        object.expect("stored")
+    };
+    let anew = stored(&[], &content).await;
+    for ends in [&[100][..], &[8192, 300_000], &[300_001, BYTES]] {
+        let object = stored(ends, &content).await;
+        let first = frame(&content, 0..ends[0]).content;
+        assert!(object.starts_with(&first), "{ends:?}");
+    }
+    // The file counts, and not what was compressed of it before.
+    let mut other = content.clone();
+    other[200_000] ^= 1;
+    assert!(stored(&[8192, 300_000], &other).await == anew);
+}

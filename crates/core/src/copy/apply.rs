@@ -8,11 +8,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::claims::{Claims, refuse_deleted, was_deleted};
 use super::plan::{BackupFiles, CopyPlan};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, StorageError};
 use crate::formats::Sentinel;
 use crate::objects::{Existing, carry};
 use crate::repository::encryption::State;
-use crate::repository::inventory::{read_sentinel, write_continuous};
+use crate::repository::inventory::{TailObject, read_sentinel, write_continuous};
 use crate::repository::layout::Key;
 use crate::repository::plain_text::{begins_in_plain_text, encrypted_object};
 use crate::repository::{cluster, encryption, layout, unread};
@@ -143,6 +143,7 @@ impl Job<'_> {
             .iter()
             .map(|object| (object.key(), object.size, Existing::Keep));
         self.carry_all(notes.chain(wal).collect(), &mut copied).await?;
+        self.carry_tail(&plan.tail, &mut copied).await?;
         for backup in &plan.backups {
             match complete.contains(backup.name.as_str()) {
                 true => self.carry_missing(backup, &mut copied).await?,
@@ -286,6 +287,22 @@ impl Job<'_> {
         while let Some(done) = running.next().await {
             let (created, size) = done?;
             self.count(copied, created, size);
+        }
+        Ok(())
+    }
+
+    /// A chunk that is gone is no loss: its segment was archived whole meanwhile, or it was merged with others, and another copy will
+    /// have that.
+    async fn carry_tail(&self, tail: &[TailObject], copied: &mut Copied) -> Result<()> {
+        for object in tail {
+            match self.carry_one((object.key(), object.size, Existing::Keep)).await {
+                Ok((created, size)) => self.count(copied, created, size),
+                Err(Error::Storage(StorageError::NotFound { .. })) => {
+                    self.progress.objects.fetch_add(1, Ordering::Relaxed);
+                    self.progress.bytes.fetch_add(object.size, Ordering::Relaxed);
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }

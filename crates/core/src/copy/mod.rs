@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Nothing is overwritten there, and an object that is there already is not sent again, so a copy that was interrupted goes on
-//! where it ended. The WAL comes first, then the backups, each after those that it is based on, and of a backup its sentinel
+//! where it ended. The WAL comes first, and the tail behind it, then the backups, each after those that it is based on, and of a backup its sentinel
 //! last: what is listed there is whole. Before the WAL comes a claim for each backup, so that no deletion there takes away
 //! what the backup will need.
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::error::{Error, Result};
 use crate::repository::cluster::{self, ClusterIdentity};
-use crate::repository::inventory::{BackupInfo, Inventory, SegmentRange, WalObject};
+use crate::repository::inventory::{BackupInfo, Inventory, SegmentRange, TailObject, WalObject};
 use crate::repository::layout;
 use crate::wal::{Segment, WalFileName};
 use walarchive_storage::{Listed, Store};
@@ -25,6 +25,8 @@ pub struct CopyPlan {
     pub backups: Vec<BackupFiles>,
     /// WAL and timeline history files.
     pub wal: Vec<WalObject>,
+    /// The tail behind it.
+    pub tail: Vec<TailObject>,
     /// The cluster that the other repository will belong to.
     pub identity: ClusterIdentity,
     /// Notes for the user, as sentences.
@@ -48,7 +50,7 @@ impl CopyPlan {
     /// How many objects there are.
     pub fn objects(&self) -> usize {
         let of_backups = self.backups.iter().map(|backup| backup.objects.len() + 1);
-        self.wal.len() + of_backups.sum::<usize>()
+        self.wal.len() + self.tail.len() + of_backups.sum::<usize>()
     }
 
     /// Their stored bytes.
@@ -58,7 +60,8 @@ impl CopyPlan {
             objects.sum::<u64>() + backup.sentinel_bytes
         };
         let wal = self.wal.iter().map(|object| object.size);
-        wal.sum::<u64>() + self.backups.iter().map(of_backup).sum::<u64>()
+        let tail = self.tail.iter().map(|object| object.size);
+        wal.chain(tail).sum::<u64>() + self.backups.iter().map(of_backup).sum::<u64>()
     }
 }
 
@@ -79,6 +82,7 @@ pub async fn plan(from: &Store, request: &CopyRequest) -> Result<CopyPlan> {
     let newest = chosen.last().and_then(|backup| inventory.needed(backup));
     Ok(CopyPlan {
         backups,
+        tail: tail_of(&inventory, &all, request.with_history),
         wal,
         identity,
         notes,
@@ -190,6 +194,16 @@ fn wal_of(
         gaps(inventory, &wal, notes);
     }
     Ok(wal)
+}
+
+/// With history, what a recovery may read of the tail.
+fn tail_of(inventory: &Inventory, all: &[&BackupInfo], with_history: bool) -> Vec<TailObject> {
+    let needed = all.iter().filter_map(|backup| inventory.needed(backup));
+    let Some(start) = needed.map(|range| range.first).min().filter(|_| with_history) else {
+        return Vec::new();
+    };
+    let covers = inventory.covers().filter(|(segment, _)| *segment >= start);
+    covers.flat_map(|(_, cover)| inventory.tail.objects(cover)).collect()
 }
 
 /// A gap in what follows is no reason not to copy the rest.

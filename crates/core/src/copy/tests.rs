@@ -1,5 +1,7 @@
 //! Copies between two stores in memory.
 
+mod tail;
+
 use std::sync::Arc;
 
 use bytes::Bytes;

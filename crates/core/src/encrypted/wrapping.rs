@@ -92,14 +92,33 @@ impl Wrapping {
 
     /// Begin the object with this key, compressed by so many threads beside this one. It is encrypted if it is of a kind that is.
     pub(crate) fn begin<W: Write + Send + 'static>(&self, key: &str, sink: W, threads: u32) -> io::Result<Wrapped<W>> {
-        let sealed = if layout::is_encrypted_where_anything_is(key) {
-            self.sealer.seal(sink)?
-        } else if layout::is_metadata(key) {
-            seal_metadata(&self.metadata, sink)?
-        } else {
-            Sealer::default().seal(sink)?
-        };
+        let sealed = self.seal(key, sink)?;
         Ok(Wrapped(self.compression.encoder_with_threads(sealed, threads)?))
+    }
+
+    /// The same with what was compressed before as its beginning.
+    pub(crate) fn begin_after<'a, W: Write + Send + 'static>(
+        &self,
+        key: &str,
+        sink: W,
+        compressed: impl IntoIterator<Item = &'a [u8]>,
+    ) -> io::Result<Wrapped<W>> {
+        let mut sealed = self.seal(key, sink)?;
+        for part in compressed {
+            sealed.write_all(part)?;
+        }
+        Ok(Wrapped(self.compression.encoder(sealed)?))
+    }
+
+    /// Begin the object with this key, whose content is compressed already.
+    pub(crate) fn seal<W: Write + Send + 'static>(&self, key: &str, sink: W) -> io::Result<Sealed<W>> {
+        if layout::is_encrypted_where_anything_is(key) {
+            self.sealer.seal(sink)
+        } else if layout::is_metadata(key) {
+            seal_metadata(&self.metadata, sink)
+        } else {
+            Sealer::default().seal(sink)
+        }
     }
 
     /// Begin an object that is encrypted whatever its kind is.

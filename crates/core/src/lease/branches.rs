@@ -76,6 +76,11 @@ fn branch(inventory: &Inventory, own: &TimelineHistory, timeline: u32, holders: 
         .iter()
         .filter(|object| beyond(&object.name))
         .map(|object| object.written);
+    let tail = inventory.covers().filter(|(segment, cover)| {
+        let after = ancestor.is_none_or(|(_, switch)| inventory.end_of(*segment, cover) > *switch);
+        segment.timeline == timeline && after
+    });
+    let wal = wal.chain(tail.map(|(_, cover)| cover.stored));
     let backups = inventory.backups.iter().filter(|backup| {
         let after = ancestor.is_none_or(|(_, switch)| backup.metadata.start_lsn > *switch);
         backup.timeline == Some(timeline) && after

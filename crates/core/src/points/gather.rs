@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::block::{Block, Noted, Place};
 use crate::error::Result;
 use crate::lsn::Lsn;
-use crate::repository::inventory::{Inventory, RecoveryWindow, WalObject, recovery_windows, walk};
+use crate::repository::inventory::{Inventory, RecoveryWindow, WalObject, recovery_windows, walk, walk_tail};
 use crate::wal::{TimelineHistory, WalFileName, WalWalker};
 use walarchive_storage::Store;
 
@@ -137,12 +137,33 @@ pub async fn gather(
             }
         }
     }
+    if missing == Missing::Read {
+        for (timeline, noted) in of_tail(store, inventory, from).await? {
+            let history = inventory.history(timeline);
+            found.points.extend(points(noted, &history).filter(is_within));
+        }
+    }
     // The segment with a fork is there twice, and so is what is in it before the fork.
     found.points.sort_by_key(|point| (point.timeline, point.lsn));
     found.points.dedup_by_key(|point| (point.timeline, point.lsn));
     let windows = recovery_windows(inventory);
     for point in &mut found.points {
         point.restorable = windows.iter().any(|window| leads_to(inventory, window, point));
+    }
+    Ok(found)
+}
+
+/// What is in the tail, by timeline. It is never noted: more of it comes.
+async fn of_tail(store: &Store, inventory: &Inventory, from: Option<DateTime<Utc>>) -> Result<Vec<(u32, Noted)>> {
+    let size = inventory.segment_size;
+    let mut found = Vec::new();
+    for (segment, cover) in inventory.covers() {
+        if from.is_some_and(|from| cover.stored < from - SKEW) {
+            continue;
+        }
+        let walker = WalWalker::new(size, inventory.system_identifier);
+        let (_, walked) = walk_tail(store, inventory.tail.objects(cover), walker, size).await?;
+        found.extend(walked.map(|walked| (segment.timeline, Noted::from(&walked))));
     }
     Ok(found)
 }
@@ -376,5 +397,40 @@ mod tests {
             };
             assert_eq!((of(1), of(2)), (of_parent, vec![false, false]), "{found:?}");
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn points_in_the_tail_are_found_where_wal_is_read() {
+        let case = Case::new();
+        let begun: DateTime<Utc> = "2026-11-20T10:00:00Z".parse().expect("a time");
+        let mut wal = Generator::new(1, 2);
+        wal.commit(begun);
+        wal.switch();
+        wal.restore_point("before");
+        let end = wal.position() % crate::wal::generator::SIZE_BYTES as u64;
+        wal.switch();
+        let segments = wal.segments();
+        case.archive(segments[..1].to_vec()).await;
+        let (segment, bytes) = &segments[1];
+        let chunk = layout::TailChunk {
+            segment: *segment,
+            epoch: 1,
+            start: 0,
+            end,
+        };
+        let mut encoder = Compression::Zstd(1).encoder(Vec::new()).expect("an encoder");
+        std::io::Write::write_all(&mut encoder, &bytes[..end as usize]).expect("compressed");
+        let content = encoder.finish().expect("compressed");
+        case.store.put(&chunk.key(), content.into()).await.expect("written");
+        let found = case.gather(None).await;
+        let names: Vec<Option<&str>> = found.points.iter().map(|point| point.name.as_deref()).collect();
+        assert_eq!(names, [None, Some("before")], "{found:?}");
+        let inventory = Inventory::load(&case.store).await.expect("loaded");
+        let indexed = gather(&case.store, &case.store, &inventory, None, None, Missing::Skip).await;
+        assert_eq!(
+            indexed.expect("gathered").points.len(),
+            1,
+            "the index has what is archived"
+        );
     }
 }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use crate::codec::Format;
 use crate::encrypted::is_plain;
 use crate::error::{Error, Result, StorageError};
-use crate::repository::layout;
+use crate::repository::layout::{self, TailChunk};
 use walarchive_storage::{Listed, Store};
 
 /// So much of an object tells whether it is encrypted, in bytes.
@@ -84,7 +84,8 @@ pub(crate) async fn begins_in_plain_text(store: &Store, key: &str, size: u64) ->
 /// Is it of a kind that is encrypted where anything is, and not compressed in a way that nobody knows here?
 fn has_known_form(key: &str) -> bool {
     let stem = Format::of_key(key).1;
-    layout::is_encrypted_where_anything_is(key) && (layout::wal_of_object(key).is_some() || stem.ends_with(".tar"))
+    let is_wal = || layout::wal_of_object(key).is_some() || TailChunk::of_key(key).is_some();
+    layout::is_encrypted_where_anything_is(key) && (is_wal() || stem.ends_with(".tar"))
 }
 
 /// Some that tell it: the smallest tars of the newest backup, of which there are three at least if it is whole; else WAL files.

@@ -62,6 +62,11 @@ impl Cover {
         Ok(Cover::of(chunks))
     }
 
+    /// The segment.
+    pub fn segment(&self) -> Option<Segment> {
+        self.chunks.first().map(|chunk| chunk.segment)
+    }
+
     /// The run of the server that stored them.
     pub fn epoch(&self) -> u64 {
         self.chunks.first().map_or(0, |chunk| chunk.epoch)

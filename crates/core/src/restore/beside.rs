@@ -112,6 +112,7 @@ mod tests {
             stop: None,
             hole: None,
             unreadable: None,
+            tail_stored: None,
             parameters: None,
             damaged: None,
             unread: None,

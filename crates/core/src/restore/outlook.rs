@@ -48,6 +48,8 @@ pub struct Outlook {
     pub hole: Option<Hole>,
     /// The segment there, if it is in the archive and its object is empty or cut off.
     pub unreadable: Option<Segment>,
+    /// When the last of it was stored, if that is the tail of a segment that is not archived whole.
+    pub tail_stored: Option<DateTime<Utc>>,
     /// The greatest parameters that the server has in it, where they change.
     pub(crate) parameters: Option<Parameters>,
     /// The tablespaces that are created in it.
@@ -184,6 +186,7 @@ pub(super) async fn look(
         stop: contents.stop.filter(|_| contents.is_all),
         hole: reach.hole.clone(),
         unreadable: reach.unreadable,
+        tail_stored: reach.tail.as_ref().map(|cover| cover.stored),
         parameters: contents.parameters,
         tablespaces: contents.tablespaces.clone(),
         damaged: contents.damaged.clone(),
@@ -325,8 +328,8 @@ fn stored_bytes(inventory: &Inventory, wal: &[SegmentRange]) -> u64 {
         let numbers = range.first.number(size)..=range.last.number(size);
         numbers.map(|number| Segment::from_number(range.first.timeline, number, size))
     });
-    let objects = segments.filter_map(|segment| inventory.object_read(segment));
-    objects.fold(0, |sum, object| sum.saturating_add(object.size))
+    let bytes = segments.map(|segment| inventory.stored_bytes(segment));
+    bytes.fold(0, u64::saturating_add)
 }
 
 /// Recovery ends where the newest timeline has left an older one, since that one has archived nothing behind it; and the older one

@@ -84,6 +84,8 @@ struct Wal {
     /// Where the WAL that recovery can read ends.
     end_lsn: Lsn,
     end_timeline: u32,
+    /// When the last of it was stored, if that is the tail of a segment that is not archived whole.
+    tail_stored: Option<DateTime<Utc>>,
     last_transaction_time: Option<DateTime<Utc>>,
     target_in_archive: TargetSeen,
     /// Of a time: the transaction before which recovery stops.
@@ -122,6 +124,7 @@ impl From<&Outlook> for Wal {
             ranges: ranges.collect(),
             end_lsn: outlook.end,
             end_timeline: outlook.timeline,
+            tail_stored: outlook.tail_stored,
             last_transaction_time: outlook.last_time,
             target_in_archive: outlook.target,
             stops_before: outlook.stop.map(|stop| Stop {

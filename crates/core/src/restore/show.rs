@@ -191,6 +191,13 @@ fn show_outlook(f: &mut fmt::Formatter<'_>, outlook: &Outlook) -> fmt::Result {
         Some(time) => writeln!(f, ", the last transaction in it at {}", shown(time))?,
         None => writeln!(f)?,
     }
+    if let Some(stored) = outlook.tail_stored {
+        writeln!(
+            f,
+            "its tail:     the last of it is of a segment that is not archived whole, stored at {}",
+            shown(stored)
+        )?;
+    }
     let (Some(first), Some(last)) = (outlook.wal.first(), outlook.wal.last()) else {
         return Ok(());
     };

@@ -92,14 +92,14 @@ pub async fn apply(
     let first = plan
         .actions
         .iter()
-        .position(|action| matches!(action.object, Object::Wal(_) | Object::Upload(_) | Object::Own(_)));
+        .position(|action| !matches!(action.object, Object::Backup { .. } | Object::Leftover { .. }));
     let (backups, rest) = plan.actions.split_at(first.unwrap_or(plan.actions.len()));
     let mut known = Known::new(backups);
     work.delete_backups(backups, &mut known).await?;
     if !work.applied.spared.is_empty() {
         return Ok(work.applied);
     }
-    let is_common = |action: &Action| matches!(action.object, Object::Wal(_) | Object::Own(_));
+    let is_common = |action: &Action| matches!(action.object, Object::Wal(_) | Object::Tail(_) | Object::Own(_));
     // If no backup stays that needs all WAL from it on, one that has begun since may need the WAL, as on a standby, and the owner.
     if (plan.kept.is_empty() || plan.without_backups.is_some())
         && rest.iter().any(is_common)
@@ -195,14 +195,15 @@ impl Work<'_> {
     }
 }
 
-/// WAL, then history files, uploads, then what is walarchive's own, the owner of the repository last: each stage only when the one
+/// WAL, then history files, the tail, uploads, then what is walarchive's own, the owner of the repository last: each stage only when the one
 /// before it is done.
 fn stages(actions: &[Action]) -> impl Iterator<Item = &[Action]> {
     let stage = |action: &Action| match &action.object {
         Object::Wal(object) => u8::from(matches!(object.name, WalFileName::History(_))),
-        Object::Own(key) if *key == layout::CLUSTER => 4,
-        Object::Own(_) => 3,
-        _ => 2,
+        Object::Tail(_) => 2,
+        Object::Own(key) if *key == layout::CLUSTER => 5,
+        Object::Own(_) => 4,
+        _ => 3,
     };
     actions.chunk_by(move |left, right| stage(left) == stage(right))
 }
@@ -231,7 +232,7 @@ async fn delete_backup(
     let (name, check) = match &action.object {
         Object::Backup { name, start_lsn } => (name, Some(*start_lsn)),
         Object::Leftover { name, .. } => (name, None),
-        Object::Wal(_) | Object::Upload(_) | Object::Own(_) => return Ok(None),
+        Object::Wal(_) | Object::Tail(_) | Object::Upload(_) | Object::Own(_) => return Ok(None),
     };
     let spared = |why: &str| {
         Ok(Some(Spared {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::keep::{backup_action, in_order};
 use super::plan::{Action, DeletionPlan, Object, Situation, leftover, wal_action};
-use super::{branches, uploads};
+use super::{branches, tail, uploads};
 use crate::error::{Error, Result};
 use crate::repository::inventory::Inventory;
-use crate::repository::layout::{self, Key};
+use crate::repository::layout::{self, Key, TailChunk};
 use crate::wal::WalFileName;
 
 /// Fails if permanent backups exist, or one may be running; with `force` only if one is known to be running.
@@ -44,16 +44,21 @@ pub(super) fn plan(inventory: &Inventory, situation: &Situation, force: bool) ->
             .filter(|object| is_history(&object.name) == histories);
         actions.extend(wal.map(|object| wal_action(object, &why)));
     }
+    actions.extend(tail::all(inventory, &why));
     // Somebody may be at work on the young ones, which is nothing that FORCE would respect.
     match force {
         true => actions.extend(situation.uploads.iter().map(uploads::action)),
-        false => actions.extend(uploads::abandoned(inventory, situation)),
+        false => {
+            actions.extend(uploads::abandoned(inventory, situation));
+            actions.extend(tail::epochs(inventory));
+        }
     }
     // The owner of the repository is forgotten last.
     for owner in [false, true] {
         let own = situation
             .own
             .iter()
+            .filter(|object| TailChunk::of_key(&object.key).is_none())
             .filter(|object| (object.key == layout::CLUSTER) == owner);
         actions.extend(own.map(|object| Action {
             object: Object::Own(Key::listed(object)),

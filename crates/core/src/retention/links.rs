@@ -22,7 +22,8 @@ pub(super) fn leave(plan: &mut DeletionPlan, links: &[String]) {
         !stays
     });
     if !spared.is_empty() {
-        plan.actions.retain(|action| !matches!(action.object, Object::Wal(_)));
+        plan.actions
+            .retain(|action| !matches!(action.object, Object::Wal(_) | Object::Tail(_)));
     }
     for name in spared {
         let note = format!("backup \"{name}\" contains a symbolic link, so it stays with all WAL");
@@ -46,7 +47,7 @@ pub(super) fn leave(plan: &mut DeletionPlan, links: &[String]) {
 fn is_concerned(action: &Action, links: &[String]) -> bool {
     let folder = match &action.object {
         Object::Backup { name, .. } | Object::Leftover { name, .. } => Some(layout::backup_folder(name)),
-        Object::Wal(_) | Object::Upload(_) | Object::Own(_) => None,
+        Object::Wal(_) | Object::Tail(_) | Object::Upload(_) | Object::Own(_) => None,
     };
     let key = action.key();
     links.iter().any(|link| {

@@ -24,6 +24,8 @@
 //! - Another branch of the history that is not older, as that of a server of which this one was a copy, keeps what it needs to be
 //!   restored: its newest backup and the WAL from there on.
 //! - No backup stays: no WAL goes, unless everything does.
+//! - The tail of a segment goes when the segment does. What nobody reads of the tail goes with any WAL: chunks of a segment that is
+//!   archived whole, and those of which others have all. What a server stores at present stays.
 //! - Garbage has the folders, too, of backups that bring standbys up and were never completed. All others of them stay.
 //! - Garbage has the uploads, too, that were never completed: those to which nothing was added for a day, by the clock of the
 //!   store, unless they are in the folder of a backup that may be being taken.
@@ -44,6 +46,7 @@ mod planner;
 mod request;
 mod rules;
 mod span;
+mod tail;
 mod target;
 mod uploads;
 mod wal;

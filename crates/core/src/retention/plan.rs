@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::lease::Holder;
 use crate::lsn::Lsn;
-use crate::repository::inventory::{Unfinished, WalObject};
+use crate::repository::inventory::{TailObject, Unfinished, WalObject};
 use crate::repository::layout::{self, Key};
 use crate::wal::{Segment, WalFileName};
 use walarchive_storage::{Listed, PendingUpload};
@@ -80,6 +80,8 @@ pub enum Object {
     },
     /// A WAL file.
     Wal(WalObject),
+    /// A chunk of the tail.
+    Tail(TailObject),
     /// The parts of an upload that was never completed.
     Upload(PendingUpload),
     /// An object of walarchive's own.
@@ -109,6 +111,7 @@ impl Action {
                 WalFileName::History(_) => "history",
                 WalFileName::BackupHistory(..) => "backup history",
             },
+            Object::Tail(_) => "tail",
             Object::Upload(_) => "upload",
             Object::Own(_) => "walarchive",
         }
@@ -121,6 +124,7 @@ impl Action {
             Object::Backup { name, .. } => layout::sentinel(name),
             Object::Leftover { name, .. } => layout::backup_folder(name),
             Object::Wal(object) => object.key(),
+            Object::Tail(object) => object.key(),
             Object::Upload(upload) => Key::pending(upload),
             Object::Own(key) => key.clone(),
         }
@@ -172,7 +176,7 @@ pub struct Kept {
 }
 
 /// The objects to delete, in this order: backups, dependants before what they depend on; leftovers; WAL, history files after
-/// it; uploads that were never completed; walarchive's own.
+/// it; the tail; uploads that were never completed; walarchive's own.
 #[derive(Debug, Clone, Default)]
 pub struct DeletionPlan {
     /// The deletions.

@@ -8,7 +8,7 @@ use super::plan::{Action, DeletionPlan, Situation, leftover, wal_action};
 use super::request::{Garbage, Request};
 use super::rules::Chosen;
 use super::wal::Need;
-use super::{branches, everything, rules, target, uploads};
+use super::{branches, everything, rules, tail, target, uploads};
 use crate::error::Result;
 use crate::repository::inventory::{Inventory, Unfinished, parse_name};
 use crate::wal::WalFileName;
@@ -81,10 +81,14 @@ fn keeping(inventory: &Inventory, chosen: Chosen, garbage: Option<Garbage>, situ
             need.do_without_backups(inventory, &running);
         }
         plan.actions.extend(wal(inventory, &need));
+        plan.actions.extend(tail::useless(inventory, &need));
         plan.continuous = need.continuous(inventory);
     }
     plan.notes.extend(situation.notes.iter().cloned());
     plan.actions.extend(uploads::abandoned(inventory, situation));
+    if chosen.wal && !nameless {
+        plan.actions.extend(tail::epochs(inventory));
+    }
     plan
 }
 
@@ -123,6 +127,11 @@ fn wal(inventory: &Inventory, need: &Need) -> Vec<Action> {
             remaining.insert(segment.timeline);
         } else {
             actions.push(wal_action(object, &unneeded));
+        }
+    }
+    for (segment, cover) in inventory.covers() {
+        if need.has(segment, cover.stored) {
+            remaining.insert(segment.timeline);
         }
     }
     let unused: Arc<str> = "nothing is left of its timeline, and no backup that is kept leads there".into();

@@ -302,7 +302,9 @@ impl<'a> Sequence<'a> {
         let backups = backups
             .filter(|backup| backup.started() >= begin)
             .filter_map(|backup| backup.timeline);
-        let timelines: BTreeSet<u32> = wal.chain(backups).collect();
+        let tail = self.inventory.covers().filter(|(_, cover)| cover.stored >= begin);
+        let tail = tail.map(|(segment, _)| segment.timeline);
+        let timelines: BTreeSet<u32> = wal.chain(tail).chain(backups).collect();
         let leading = timelines.into_iter().filter_map(|timeline| {
             let history = self.inventory.history(timeline);
             candidates.iter().rev().copied().find(|at| {

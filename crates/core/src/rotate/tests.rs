@@ -286,3 +286,35 @@ async fn what_is_damaged_stays_as_it_is() {
     let ended = apply(&store, &survey, &RotateProgress::default(), &cancel).await;
     assert!(matches!(ended, Err(crate::Error::Cancelled)), "{ended:?}");
 }
+
+/// Chunks of the tail are as WAL files are, and go at any time.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tail_is_encrypted_again() {
+    let place = Place::new();
+    claim(&place, Method::Libsodium, &[&OLD]).await;
+    let store = place.store(Method::Libsodium, &[&NEW, &OLD], false);
+    let keys: Vec<Key> = [(0, 8), (8, 16)]
+        .into_iter()
+        .map(|(start, end)| layout::TailChunk {
+            segment: "000000010000000000000003".parse().expect("a segment"),
+            epoch: 1,
+            start,
+            end,
+        })
+        .map(|chunk| chunk.key())
+        .collect();
+    for key in &keys {
+        store
+            .put(key, by_libsodium(&packed(2), OLD).into())
+            .await
+            .expect("stored");
+    }
+    let survey = looked(&store).await;
+    assert_eq!(survey.stale.len(), 2, "{survey:?}");
+    store.delete(&keys[1]).await.expect("deleted");
+    let rotated = rotate(&store, &survey).await.expect("rotated");
+    assert_eq!((rotated.objects, rotated.vanished), (1, 1));
+    let only_new = place.store(Method::Libsodium, &[&NEW], false);
+    let read = read_into(&only_new, &keys[0], Form::Decrypted, Vec::new(), "memory").await;
+    assert!(read.expect("readable with the new key alone").1 == packed(2));
+}

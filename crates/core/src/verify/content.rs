@@ -15,7 +15,7 @@ use super::record::Verified;
 use crate::encrypted::{self, blame, refuse_unread};
 use crate::error::{Error, Result, StorageError};
 use crate::repository::encryption;
-use crate::repository::inventory::{Inventory, SegmentRange, WalObject};
+use crate::repository::inventory::{Inventory, SegmentRange, WalObject, walk_tail};
 use crate::stored::progress::{Counted, ReadProgress};
 use crate::wal::{Segment, SegmentSize, WalFileName, WalWalker, Walked};
 use walarchive_storage::{RangeReader, Store};
@@ -85,7 +85,7 @@ struct Outcome {
     walked: Option<Walked>,
 }
 
-/// Download, decompress and walk through the selected segments; what was found to be in order is remembered in the
+/// Download, decompress and walk through the selected segments, and the tail unless it is a sample; what was found to be in order is remembered in the
 /// repository. An error that the store could not be asked ends it; what was verified until then is remembered, too.
 pub async fn verify_content(
     store: &Store,
@@ -120,7 +120,24 @@ pub async fn verify_content(
     if let Some(error) = failure {
         return Err(error);
     }
-    Ok(report(inventory, outcomes, known_count as u64))
+    let tail = match selection {
+        Selection::New | Selection::All => check_tail(store, inventory).await?,
+        Selection::Sample(_) => Vec::new(),
+    };
+    Ok(report(inventory, outcomes, tail, known_count as u64))
+}
+
+/// Read what the tail has of segments that are not archived whole. It is not remembered: more of it comes.
+async fn check_tail(store: &Store, inventory: &Inventory) -> Result<Vec<ContentRow>> {
+    let size = inventory.segment_size;
+    let mut rows = Vec::new();
+    for (segment, cover) in inventory.covers() {
+        let walker = WalWalker::new(size, inventory.system_identifier);
+        let (_, walked) = walk_tail(store, inventory.tail.objects(cover), walker, size).await?;
+        let range = SegmentRange::new(segment.timeline, segment.number(size), segment.number(size), size);
+        rows.extend(walked.map(|walked| row(&range, walked.problem.as_deref())));
+    }
+    Ok(rows)
 }
 
 fn segments(inventory: &Inventory) -> impl Iterator<Item = &WalObject> {
@@ -315,7 +332,7 @@ async fn remember(store: &Store, inventory: &Inventory, verified: &Verified, out
     }
 }
 
-fn report(inventory: &Inventory, mut outcomes: Vec<Outcome>, known_count: u64) -> Content {
+fn report(inventory: &Inventory, mut outcomes: Vec<Outcome>, tail: Vec<ContentRow>, known_count: u64) -> Content {
     outcomes.sort_by_key(|outcome| outcome.object.name.segment());
     let mut details: Vec<ContentRow> = inventory
         .damaged_histories
@@ -355,6 +372,7 @@ fn report(inventory: &Inventory, mut outcomes: Vec<Outcome>, known_count: u64) -
         details.push(row(&range, walked.problem.as_deref()));
         last = Some(range).filter(|_| walked.problem.is_none());
     }
+    details.extend(tail);
     details.sort_by_key(|row| row.timeline_id);
     let status = details.iter().map(|row| row.status).max();
     let nothing = match known_count {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Archiving, Live, VerifyStatus};
 use crate::error::{Error, Result};
 use crate::repository::inventory::{BackupInfo, Inventory, SegmentRange};
-use crate::wal::TimelineHistory;
+use crate::wal::{Segment, TimelineHistory};
 
 /// The state of a segment, in WAL-G's words. Unlike WAL-G, which guesses from a concurrency setting, this knows what waits and
 /// what is being uploaded.
@@ -16,6 +16,8 @@ use crate::wal::TimelineHistory;
 pub enum SegmentStatus {
     /// It is in the repository.
     Found,
+    /// It is not archived whole, and the tail has all of it; or what there is of it, if it is the last one.
+    Tail,
     /// It is complete, and waits for its turn.
     MissingDelayed,
     /// It is being uploaded.
@@ -25,10 +27,16 @@ pub enum SegmentStatus {
 }
 
 impl SegmentStatus {
+    /// Can a restore get past it, or to its end if it is the last one?
+    fn is_there(self) -> bool {
+        matches!(self, SegmentStatus::Found | SegmentStatus::Tail)
+    }
+
     /// The words.
     pub fn as_str(self) -> &'static str {
         match self {
             SegmentStatus::Found => "FOUND",
+            SegmentStatus::Tail => "TAIL",
             SegmentStatus::MissingDelayed => "MISSING_DELAYED",
             SegmentStatus::MissingUploading => "MISSING_UPLOADING",
             SegmentStatus::MissingLost => "MISSING_LOST",
@@ -80,7 +88,7 @@ impl Serialize for IntegrityRow {
 impl Integrity {
     /// All ranges that are not in the repository.
     pub fn missing(&self) -> Vec<SegmentRange> {
-        let missing = self.details.iter().filter(|row| row.status != SegmentStatus::Found);
+        let missing = self.details.iter().filter(|row| !row.status.is_there());
         missing.map(|row| row.segments).collect()
     }
 
@@ -102,7 +110,8 @@ struct Stretch {
 }
 
 /// Look at all segments from the oldest backup on, backwards through the timelines from the server's position; the segment
-/// of that is not complete and does not count. Without a server, to the newest segment of the repository.
+/// of that is not complete and does not count, but for its tail if it is stored. Without a server, to the newest segment of the
+/// repository.
 ///
 /// WAL begins with the oldest backup that keeps more than what it needs itself, as permanent ones do not; what they need is
 /// looked at too. With such alone it begins with the newest of them, without any with the first segment there is.
@@ -180,6 +189,10 @@ fn over(inventory: &Inventory, live: &Live, way: Option<Way>) -> Integrity {
     let mut details = Vec::new();
     if let Some(Way { stretches, wanted }) = way {
         let mut done = 0;
+        let tail = wanted
+            .last()
+            .zip(stretches.last())
+            .map(|((_, end), last)| (last.timeline, *end));
         for (first, end) in wanted {
             for stretch in &stretches {
                 let (first, end) = (first.max(stretch.first).max(done), end.min(stretch.end));
@@ -189,10 +202,17 @@ fn over(inventory: &Inventory, live: &Live, way: Option<Way>) -> Integrity {
             }
             done = end.max(done);
         }
+        if let Some((timeline, number)) = tail
+            && inventory
+                .cover(Segment::from_number(timeline, number, inventory.segment_size))
+                .is_some()
+        {
+            add(inventory, timeline, number, number, SegmentStatus::Tail, &mut details);
+        }
     }
     if live.archiving == Archiving::Elsewhere {
         // The archiver goes in order, and cannot be asked: segments after the last one may be on their way.
-        let last = details.iter().rposition(|row| row.status == SegmentStatus::Found);
+        let last = details.iter().rposition(|row| row.status.is_there());
         let after = last.map_or(details.len(), |last| last + 1);
         details[after..]
             .iter_mut()
@@ -206,7 +226,7 @@ fn over(inventory: &Inventory, live: &Live, way: Option<Way>) -> Integrity {
 
 fn status(details: &[IntegrityRow]) -> VerifyStatus {
     let worst = details.iter().map(|row| match row.status {
-        SegmentStatus::Found => VerifyStatus::Ok,
+        SegmentStatus::Found | SegmentStatus::Tail => VerifyStatus::Ok,
         SegmentStatus::MissingDelayed | SegmentStatus::MissingUploading => VerifyStatus::Warning,
         SegmentStatus::MissingLost => VerifyStatus::Failure,
     });
@@ -225,11 +245,13 @@ fn way(inventory: &Inventory, live: &Live) -> Option<(TimelineHistory, u64)> {
         return Some((history, number));
     }
     let timelines = inventory.timelines();
-    let newest = timelines
-        .into_iter()
-        .rev()
-        .find_map(|timeline| Some((timeline, *inventory.segments(timeline).last()?)));
-    newest.map(|(timeline, last)| (inventory.history(timeline), last + 1))
+    let end = |timeline: u32| {
+        let last = inventory.there(timeline).last().map(|last| last + 1);
+        let begun = inventory.begun(timeline).next_back().map(|(number, _)| number);
+        last.max(begun)
+    };
+    let mut newest = timelines.into_iter().rev();
+    newest.find_map(|timeline| Some((inventory.history(timeline), end(timeline)?)))
 }
 
 /// A timeline's first segment begins with a copy of its parent's, so the parent's own is not needed.
@@ -289,39 +311,61 @@ fn known(inventory: &Inventory, live: &Live, timeline: u32, first: u64, end: u64
         known.extend(numbers.map(|segment| (segment.number(size), status)));
     }
     known.retain(|number, _| (first..end).contains(number));
-    let numbers = inventory.segments(timeline);
+    let numbers = inventory.there(timeline);
     let from = numbers.partition_point(|number| *number < first);
     let present = numbers[from..].iter().take_while(|number| **number < end);
-    known.extend(present.map(|number| (*number, SegmentStatus::Found)));
+    known.extend(present.map(|number| {
+        let segment = Segment::from_number(timeline, *number, size);
+        match inventory.has(segment) || live.found.contains(&segment) {
+            true => (*number, SegmentStatus::Found),
+            false => (*number, SegmentStatus::Tail),
+        }
+    }));
     known
 }
 
 fn look(inventory: &Inventory, live: &Live, timeline: u32, first: u64, end: u64, details: &mut Vec<IntegrityRow>) {
-    let mut add = |first: u64, last: u64, status: SegmentStatus| {
-        let size = inventory.segment_size;
-        match details.last_mut() {
-            Some(row)
-                if row.status == status
-                    && row.segments.last.timeline == timeline
-                    && row.segments.last.number(size) + 1 == first =>
-            {
-                row.segments = SegmentRange::new(timeline, row.segments.first.number(size), last, size);
-            }
-            _ => details.push(IntegrityRow {
-                segments: SegmentRange::new(timeline, first, last, size),
-                status,
-            }),
-        }
-    };
     let mut next = first;
     for (number, status) in known(inventory, live, timeline, first, end) {
         if number > next {
-            add(next, number - 1, SegmentStatus::MissingLost);
+            add(
+                inventory,
+                timeline,
+                next,
+                number - 1,
+                SegmentStatus::MissingLost,
+                details,
+            );
         }
-        add(number, number, status);
+        add(inventory, timeline, number, number, status, details);
         next = number + 1;
     }
     if next < end {
-        add(next, end - 1, SegmentStatus::MissingLost);
+        add(inventory, timeline, next, end - 1, SegmentStatus::MissingLost, details);
+    }
+}
+
+/// Add segments, to the last row if they go on from there.
+fn add(
+    inventory: &Inventory,
+    timeline: u32,
+    first: u64,
+    last: u64,
+    status: SegmentStatus,
+    details: &mut Vec<IntegrityRow>,
+) {
+    let size = inventory.segment_size;
+    match details.last_mut() {
+        Some(row)
+            if row.status == status
+                && row.segments.last.timeline == timeline
+                && row.segments.last.number(size) + 1 == first =>
+        {
+            row.segments = SegmentRange::new(timeline, row.segments.first.number(size), last, size);
+        }
+        _ => details.push(IntegrityRow {
+            segments: SegmentRange::new(timeline, first, last, size),
+            status,
+        }),
     }
 }

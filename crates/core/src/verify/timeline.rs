@@ -26,7 +26,7 @@ pub struct TimelineCheck {
 pub struct TimelineDetails {
     /// The server's.
     pub current_timeline_id: Option<u32>,
-    /// The highest that has WAL or a history file.
+    /// The highest that has WAL, in segments or in the tail, or a history file.
     pub highest_storage_timeline_id: Option<u32>,
 }
 
@@ -41,6 +41,7 @@ pub fn timeline(inventory: &Inventory, live: &Live, writers: &[Holder]) -> Timel
                 segment.timeline
             }
         })
+        .chain(inventory.covers().map(|(segment, _)| segment.timeline))
         .max();
     let current = live.position.map(|position| position.timeline);
     let branches: Vec<String> = current.map_or_else(Vec::new, |own| {

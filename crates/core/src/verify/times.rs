@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::content::check_object;
 use crate::error::Result;
-use crate::repository::inventory::{Inventory, RecoveryWindow, recovery_windows};
+use crate::repository::inventory::{Inventory, RecoveryWindow, recovery_windows, walk_tail};
 use crate::wal::{Segment, WalWalker};
 use walarchive_storage::Store;
 
@@ -39,16 +39,17 @@ async fn last_transaction(
     window: &RecoveryWindow,
 ) -> Result<Option<DateTime<Utc>>> {
     let size = inventory.segment_size;
-    let end = window.end_lsn.0 / size.bytes();
+    let end = window.end_lsn.0.div_ceil(size.bytes());
     let first = (window.start_lsn.0 / size.bytes()).max(end.saturating_sub(SEGMENTS));
     for number in (first..end).rev() {
         let segment = Segment::from_number(window.timeline, number, size);
-        let Some(object) = inventory.object_of(segment) else {
-            break;
-        };
         let walker = WalWalker::new(size, inventory.system_identifier);
-        let (_, walked) = check_object(store, walker, *object, size, &Arc::default()).await;
-        if let Some(last) = walked?.and_then(|walked| walked.last_time) {
+        let walked = match (inventory.object_of(segment), inventory.cover(segment)) {
+            (Some(object), _) => check_object(store, walker, *object, size, &Arc::default()).await.1?,
+            (None, Some(cover)) => walk_tail(store, inventory.tail.objects(cover), walker, size).await?.1,
+            (None, None) => break,
+        };
+        if let Some(last) = walked.and_then(|walked| walked.last_time) {
             return Ok(Some(last));
         }
     }

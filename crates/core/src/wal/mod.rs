@@ -1,6 +1,7 @@
 //! WAL files: their names, their pages and their records.
 
 mod events;
+mod headers;
 mod history;
 mod name;
 mod page;
@@ -9,6 +10,7 @@ mod record;
 mod walker;
 
 pub use events::{Ending, Event, Outcome, Parameters, RestorePoint};
+pub(crate) use headers::PageHeaders;
 pub use history::TimelineHistory;
 pub use name::{Segment, SegmentSize, WalFileName};
 pub use page::{FirstPage, LONG_HEADER_BYTES};

@@ -213,6 +213,24 @@ impl WalWalker {
         self.walked.clone()
     }
 
+    /// The segment goes on, but no more of it is known: what is incomplete there is no problem.
+    pub fn cut(&mut self) -> Walked {
+        let mut page = std::mem::take(&mut self.page);
+        page.truncate(page.len() - page.len() % ALIGNMENT);
+        let header = if self.fed == 0 {
+            LONG_HEADER_BYTES
+        } else {
+            SHORT_HEADER_BYTES
+        };
+        if let Some(segment) = self.segment
+            && page.len() > header
+            && self.walked.problem.is_none()
+        {
+            self.walked.problem = self.page(segment, &page).err();
+        }
+        self.walked.clone()
+    }
+
     /// A server that was promoted at a segment's very end writes the record that says so into two of them.
     fn may_begin_timeline(&self) -> bool {
         matches!(&self.state, State::Within(record) if record.may_begin_timeline())

@@ -5,16 +5,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use chrono::Utc;
 use walarchive_core::archive::prefetch::Absence;
-use walarchive_core::archive::{Fetched, Hole, find_hole};
+use walarchive_core::archive::tail::Tail;
+use walarchive_core::archive::{Answer, Gap, Hole, find_hole};
 use walarchive_core::data_dir::major_version;
-use walarchive_core::recovery_state::is_in_recovery;
 use walarchive_core::wal::{Segment, WalFileName};
 use walarchive_core::{Error, Result, StorageError};
-use walarchive_storage::Store;
 
 use super::round::Round;
-use super::wait;
-use crate::repository::data_dir::data_dir_beside;
+use super::wanted::{Attempt, Wanted};
+use super::{tail, wait};
 
 /// A server archives several segments at a time, so a later one may be there a moment earlier.
 const YOUNG: Duration = Duration::from_secs(60);
@@ -29,71 +28,86 @@ const READS_AHEAD_SINCE: u32 = 15;
 const LOOK: Duration = Duration::from_secs(300);
 const LOOK_OF_STANDBY: Duration = Duration::from_secs(30);
 
-/// The archive does not have the segment. An error that says so if it ends there, else one that names the hole. One that may
-/// be filled in this moment is waited for with `fetch`; a standby that needs it next waits with `fetch_usual`, which looks for it
-/// in the usual format only.
-pub async fn of_archive(
-    store: &Store,
-    segment: Segment,
-    path: &Path,
-    round: Option<&Round>,
-    object: String,
-    fetch: impl AsyncFn() -> Result<Fetched>,
-    fetch_usual: impl AsyncFn() -> Result<Option<Fetched>>,
-) -> Result<Fetched> {
+/// The archive does not have the segment, and the tail, if it has anything, only its beginning. That is given out if the archive ends
+/// there, and is an error that says so if there is nothing. A hole is another error, which names it. One that may be filled in this
+/// moment is waited for; so does a standby that needs the segment next.
+pub async fn of_archive(wanted: &Wanted<'_>, object: String, mut tail: Tail) -> Result<Attempt> {
+    let segment = wanted.segment;
     let not_there = || Error::Storage(StorageError::NotFound { object: object.clone() });
-    let Some(data_dir) = data_dir_beside(path).filter(|data_dir| is_in_recovery(data_dir)) else {
-        return Err(not_there());
+    let Some(data_dir) = wanted.recovering() else {
+        return tail::give_part(wanted, &tail).await?.ok_or_else(not_there);
     };
-    if let Some(standby) = round.filter(|round| round.is_of_standby) {
-        // While others read ahead, PostgreSQL up to 14 asks for a segment only when it has replayed the one before.
-        let reads_ahead = major_version(&data_dir).is_none_or(|major| major >= READS_AHEAD_SINCE);
-        let may_wait = !standby.has_worker() && (!reads_ahead || standby.asks_again(segment));
-        if let Some(refused) = tell(standby, store, segment, path, &data_dir).await? {
-            return Err(refused);
-        }
-        let fetched = match may_wait {
-            true => wait::for_segment(segment, path, &data_dir, fetch_usual).await?,
-            false => None,
-        };
-        return fetched.ok_or_else(not_there);
+    if let Some(standby) = wanted.round().filter(|round| round.is_of_standby) {
+        return of_standby(wanted, standby, &data_dir, &tail)
+            .await?
+            .ok_or_else(not_there);
     }
     let begun = Instant::now();
     loop {
-        let Some(hole) = look(store, segment, path, &data_dir, LOOK).await? else {
-            tell_end(round, segment)?;
-            return Err(not_there());
+        let hole = match look(wanted, &data_dir, &tail, LOOK).await? {
+            Gap::Closed => return Ok(Attempt::Moved),
+            Gap::Hole(hole) => hole,
+            Gap::End => {
+                tell_end(wanted.round(), segment)?;
+                return tail::give_part(wanted, &tail).await?.ok_or_else(not_there);
+            }
         };
         if begun.elapsed() >= YOUNG || !is_young(&hole) {
             return Err(refused(segment, &hole.later));
         }
         tokio::time::sleep(PAUSE).await;
-        match fetch().await {
-            Err(Error::Storage(StorageError::NotFound { .. })) => {}
-            result => return result,
+        tail = match wanted.ask().await? {
+            Answer::Fetched(fetched) => return Ok(Attempt::Whole(fetched)),
+            Answer::Absent { tail, .. } => tail,
+        };
+        if wanted.is_complete(&tail) {
+            return Ok(Attempt::Moved);
         }
     }
 }
 
-/// A standby asks every few seconds. None: it is not there. So it is said of a young hole, too: the standby asks again.
-async fn tell(standby: &Round, store: &Store, segment: Segment, path: &Path, data_dir: &Path) -> Result<Option<Error>> {
-    let (absence, looked) = match standby.known(segment) {
+/// A standby asks every few seconds. None: it is not there.
+async fn of_standby(wanted: &Wanted<'_>, standby: &Round, data_dir: &Path, tail: &Tail) -> Result<Option<Attempt>> {
+    let segment = wanted.segment;
+    // While others read ahead, PostgreSQL up to 14 asks for a segment only when it has replayed the one before.
+    let reads_ahead = major_version(data_dir).is_none_or(|major| major >= READS_AHEAD_SINCE);
+    let may_wait = !standby.has_worker() && (!reads_ahead || standby.asks_again(segment));
+    match tell(standby, wanted, data_dir, tail).await? {
+        None => return Ok(Some(Attempt::Moved)),
+        Some(Absence::Hole(later)) => return Err(refused(segment, &later)),
+        Some(Absence::End) => {
+            if let Some(given) = tail::give_part(wanted, tail).await? {
+                return Ok(Some(given));
+            }
+        }
+        Some(Absence::Unclear | Absence::Part) => {}
+    }
+    let fetched = match may_wait {
+        true => wait::for_segment(segment, &wanted.args.path, data_dir, async || wanted.ask_usual().await).await?,
+        false => None,
+    };
+    Ok(fetched.map(Attempt::Whole))
+}
+
+/// Note what a standby is told. A young hole is unclear: it asks again. None: the segment is there by now.
+async fn tell(standby: &Round, wanted: &Wanted<'_>, data_dir: &Path, tail: &Tail) -> Result<Option<Absence>> {
+    let known = standby.known(wanted.segment);
+    let is_old = |(absence, _): &(Absence, SystemTime)| *absence == Absence::End && tail.later.is_some();
+    let (absence, looked) = match known.filter(|known| !is_old(known)) {
         Some(known) => known,
         None => {
             let looked = SystemTime::now();
-            let absence = match look(store, segment, path, data_dir, LOOK_OF_STANDBY).await? {
-                None => Absence::End,
-                Some(hole) if is_young(&hole) => Absence::Unclear,
-                Some(hole) => Absence::Hole(hole.later),
+            let absence = match look(wanted, data_dir, tail, LOOK_OF_STANDBY).await? {
+                Gap::Closed => return Ok(None),
+                Gap::End => Absence::End,
+                Gap::Hole(hole) if is_young(&hole) => Absence::Unclear,
+                Gap::Hole(hole) => Absence::Hole(hole.later),
             };
             (absence, looked)
         }
     };
-    standby.tell(segment, looked, absence)?;
-    Ok(match absence {
-        Absence::Hole(later) => Some(refused(segment, &later)),
-        Absence::End | Absence::Unclear | Absence::Part => None,
-    })
+    standby.tell(wanted.segment, looked, absence)?;
+    Ok(Some(absence))
 }
 
 /// The archive ends there: an older timeline's segment must not be taken for this one.
@@ -101,8 +115,8 @@ pub fn tell_end(round: Option<&Round>, segment: Segment) -> Result<()> {
     round.map_or(Ok(()), |round| round.tell(segment, SystemTime::now(), Absence::End))
 }
 
-async fn look(store: &Store, segment: Segment, path: &Path, data_dir: &Path, limit: Duration) -> Result<Option<Hole>> {
-    let looking = find_hole(store, segment, path, data_dir);
+async fn look(wanted: &Wanted<'_>, data_dir: &Path, tail: &Tail, limit: Duration) -> Result<Gap> {
+    let looking = find_hole(wanted.store, wanted.segment, tail.later, &wanted.args.path, data_dir);
     match tokio::time::timeout(limit, looking).await {
         Ok(found) => found,
         Err(_) => Err(Error::timeout("list", "the WAL in the archive", limit)),

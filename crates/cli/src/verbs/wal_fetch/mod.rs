@@ -4,14 +4,17 @@ mod args;
 mod end;
 mod prefetcher;
 mod round;
+mod segment;
 mod share;
+mod tail;
 mod wait;
+mod wanted;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use walarchive_core::archive;
 use walarchive_core::archive::prefetch::{Spool, Taken};
-use walarchive_core::archive::{self, Fetched};
 use walarchive_core::control_file::ControlFile;
 use walarchive_core::printable::{self, is_same_but_for_numbers};
 use walarchive_core::recovery_state::is_in_recovery;
@@ -170,17 +173,17 @@ pub async fn run(args: &WalFetch, call: &Call) -> Result<()> {
     let result = patiently(&args.name, patience, async || fetch(args, call, &store).await).await;
     if let (WalFileName::Segment(segment), Some(round)) = (name, &call.round) {
         match &result {
-            Ok(()) => round.got(segment),
-            Err(Error::Storage(StorageError::NotFound { .. })) => {}
+            Ok(true) => round.got(segment),
+            Ok(false) | Err(Error::Storage(StorageError::NotFound { .. })) => {}
             Err(_) if round.is_of_standby => round.tell_failed(segment)?,
             Err(_) => {}
         }
     }
-    result
+    result.map(|_| ())
 }
 
 /// Once more after each failure that may pass, until patience ends.
-async fn patiently(name: &str, patience: Duration, fetch: impl AsyncFn() -> Result<()>) -> Result<()> {
+async fn patiently<T>(name: &str, patience: Duration, fetch: impl AsyncFn() -> Result<T>) -> Result<T> {
     let begun = Instant::now();
     let mut said: Option<(Instant, String)> = None;
     loop {
@@ -209,57 +212,14 @@ async fn patiently(name: &str, patience: Duration, fetch: impl AsyncFn() -> Resu
     }
 }
 
-async fn fetch(args: &WalFetch, call: &Call, store: &Store) -> Result<()> {
-    let name = call.name;
-    let most = share::most_of(args, call, store).await?;
-    let fetch_as = async |name: WalFileName| {
-        let first = call.settings.reads_first;
-        archive::fetch_part(store, &name, &args.path, first, most).await
-    };
-    let fetch = async || {
-        let fetched = fetch_as(name).await;
-        let (Err(Error::Storage(StorageError::NotFound { .. })), WalFileName::Segment(segment)) = (&fetched, name)
-        else {
-            return fetched;
-        };
-        if most == u64::MAX {
-            return fetched;
-        }
-        // At the promotion the server archives under this name what it has of it, and that is all before the fork.
-        match fetch_as(WalFileName::Partial(segment)).await {
-            Err(Error::Storage(StorageError::NotFound { .. })) => fetched,
-            partial => partial,
-        }
-    };
-    // What comes after a fork is of the other timeline, and is not waited for on this one.
-    let fetch_usual = async || match most {
-        u64::MAX => archive::fetch_in(store, &name, &args.path, call.settings.reads_first).await,
-        _ => Ok(None),
-    };
-    let fetched: Fetched = match (fetch().await, name) {
-        (Err(Error::Storage(StorageError::NotFound { object })), WalFileName::Segment(segment)) if !args.allow_gap => {
-            end::of_archive(
-                store,
-                segment,
-                &args.path,
-                call.round.as_ref(),
-                object,
-                fetch,
-                fetch_usual,
-            )
-            .await?
-        }
-        (Err(error @ Error::Storage(StorageError::NotFound { .. })), WalFileName::Segment(segment)) => {
-            end::tell_end(call.round.as_ref(), segment)?;
-            return Err(error);
-        }
-        (result, _) => result?,
-    };
-    if most != u64::MAX {
-        share::tell_part(call)?;
+/// True: there will be no more of the file.
+async fn fetch(args: &WalFetch, call: &Call, store: &Store) -> Result<bool> {
+    if let WalFileName::Segment(segment) = call.name {
+        return segment::fetch(args, call, store, segment).await;
     }
-    tracing::info!(%name, bytes = fetched.file_bytes, "fetched");
-    Ok(())
+    let fetched = archive::fetch(store, &call.name, &args.path, call.settings.reads_first).await?;
+    tracing::info!(name = %call.name, bytes = fetched.file_bytes, "fetched");
+    Ok(true)
 }
 
 /// From now on somebody fetches ahead, if nobody does yet.

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use walarchive_core::archive::prefetch::{Absence, Running, Spool};
 use walarchive_core::recovery_state::{is_in_recovery, is_standby};
+use walarchive_core::repository::tail::Cover;
 use walarchive_core::wal::Segment;
 use walarchive_core::{Error, Result};
 
@@ -69,6 +70,23 @@ impl Round {
     /// It has got the segment.
     pub fn got(&self, segment: Segment) {
         self.spool.forget_absent(segment);
+    }
+
+    /// Has it all that the tail has of this segment?
+    pub fn has_tail(&self, segment: Segment, cover: &Cover) -> bool {
+        self.spool.is_given(segment, self.server, cover)
+    }
+
+    /// Has it got anything of the segment from the tail?
+    pub fn has_any_tail(&self, segment: Segment) -> bool {
+        self.spool.is_given_any(segment, self.server)
+    }
+
+    /// It has got that. Without the note it is fetched once more.
+    pub fn got_tail(&self, segment: Segment, cover: &Cover) {
+        if let Err(error) = self.spool.note_given(segment, self.server, cover) {
+            tracing::debug!(%error, "what was fetched from the tail could not be noted");
+        }
     }
 
     /// Has the standby what it can have of this segment, which its timeline has left within it?

@@ -8,7 +8,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use walarchive_client::{Flushed, WalPiece, WalStream};
 use walarchive_core::archive::received::{Received, Spool};
-use walarchive_core::{Error, Result};
+use walarchive_core::{Error, Lsn, Result};
 
 use super::queue::Queue;
 
@@ -180,6 +180,8 @@ impl<'a> Receiving<'a> {
         let flushed = Flushed {
             received,
             flushed: self.queue.flushed().min(received),
+            // Nothing is replayed here.
+            applied: Lsn(0),
             wants_answer: quiet > QUIET,
         };
         self.stream.report(flushed).await?;

@@ -6,10 +6,17 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::control_file::ControlFile;
-use crate::wal::{FirstPage, LONG_HEADER_BYTES, Segment};
+use crate::wal::{FirstPage, LONG_HEADER_BYTES, Segment, SegmentSize};
 
 /// Bytes of the header of each page but the first.
 const SHORT_HEADER_BYTES: u64 = 24;
+
+/// `XLP_FIRST_IS_CONTRECORD`, and where a page tells how much of that record is left.
+const CONTINUES_RECORD: u8 = 0x01;
+const REMAINING_AT: usize = 16;
+
+/// Records begin at multiples of it.
+const ALIGNMENT: usize = 8;
 
 /// Bytes of a record's header, and of those the ones before its checksum.
 const RECORD_BYTES: usize = 24;
@@ -22,27 +29,38 @@ const RM_XLOG: u8 = 0;
 /// Does this file have all WAL of the segment? One that came half by streaming has zeros behind that, or pages of the segment that
 /// the file had been before.
 pub(super) fn is_whole(path: &Path, segment: Segment, control: &ControlFile) -> bool {
-    read(path, segment, control).unwrap_or(false)
+    let read = |file: File| has_all(&file, segment, control.segment_size, control.system_identifier);
+    File::open(path).and_then(read).unwrap_or(false)
 }
 
 /// Does this file have at least the beginning of the segment? One that is kept for later use still has that of an older segment.
 pub(super) fn is_begun(path: &Path, segment: Segment, control: &ControlFile) -> bool {
-    let opened = File::open(path).and_then(|file| first_page(&file, segment, control));
+    let look = |file: File| first_page(&file, segment, control.segment_size, control.system_identifier);
+    let opened = File::open(path).and_then(look);
     opened.is_ok_and(|header| header.is_some())
 }
 
 /// The header of its first page, if it is this segment's.
-fn first_page(file: &File, segment: Segment, control: &ControlFile) -> io::Result<Option<[u8; LONG_HEADER_BYTES]>> {
+fn first_page(
+    file: &File,
+    segment: Segment,
+    size: SegmentSize,
+    system_identifier: u64,
+) -> io::Result<Option<[u8; LONG_HEADER_BYTES]>> {
     let mut header = [0; LONG_HEADER_BYTES];
     file.read_exact_at(&mut header, 0)?;
-    let checked = FirstPage::parse(&header).check(segment, control.segment_size, Some(control.system_identifier));
+    let checked = FirstPage::parse(&header).check(segment, size, Some(system_identifier));
     Ok(checked.is_ok().then_some(header))
 }
 
-fn read(path: &Path, segment: Segment, control: &ControlFile) -> io::Result<bool> {
-    let size = control.segment_size;
-    let file = File::open(path)?;
-    let Some(header) = first_page(&file, segment, control)? else {
+/// The same as [`is_whole`] of a file that is open.
+pub(in crate::archive) fn has_all(
+    file: &File,
+    segment: Segment,
+    size: SegmentSize,
+    system_identifier: u64,
+) -> io::Result<bool> {
+    let Some(header) = first_page(file, segment, size, system_identifier)? else {
         return Ok(false);
     };
     if file.metadata()?.len() != size.bytes() {
@@ -62,13 +80,40 @@ fn read(path: &Path, segment: Segment, control: &ControlFile) -> io::Result<bool
                 page[8], page[9], page[10], page[11], page[12], page[13], page[14], page[15],
             ]);
             let is_of_segment = page[0..2] == header[0..2] && address == segment.start(size).0.wrapping_add(at);
-            let is_last = at + page_bytes == size.bytes();
-            return Ok(is_of_segment && (is_last || ends_with_switch(&file, at + last as u64, page_bytes)?));
+            let is_full = at + page_bytes == size.bytes() && is_full(&page);
+            return Ok(is_of_segment && (is_full || ends_with_switch(file, at + last as u64, page_bytes)?));
         }
         if at == 0 {
             return Ok(false);
         }
     }
+}
+
+/// Do the records of a page that is not the first of its segment reach its end? What comes by streaming, or from the tail, ends behind a
+/// record.
+fn is_full(page: &[u8]) -> bool {
+    let word = |at: usize| {
+        let bytes = page.get(at..at + 4).unwrap_or_default();
+        bytes
+            .iter()
+            .rev()
+            .fold(0, |value, byte| value << 8 | usize::from(*byte))
+    };
+    let continues = page[2] & CONTINUES_RECORD != 0;
+    let mut at = SHORT_HEADER_BYTES as usize;
+    at += if continues {
+        word(REMAINING_AT).next_multiple_of(ALIGNMENT)
+    } else {
+        0
+    };
+    while at < page.len() {
+        let length = word(at);
+        if length < RECORD_BYTES {
+            return false;
+        }
+        at += length.next_multiple_of(ALIGNMENT);
+    }
+    true
 }
 
 /// Does the record that has the last byte that is not zero end the segment?
@@ -105,7 +150,7 @@ fn ends_with_switch(file: &File, last: u64, page_bytes: u64) -> io::Result<bool>
 pub(super) mod tests {
     use super::*;
     use crate::control_file::tests::{SYSTEM_IDENTIFIER, sample};
-    use crate::wal::SegmentSize;
+    use crate::wal::generator::{Generator, segments};
 
     const MB: u64 = 1 << 20;
     const PAGE: usize = 8192;
@@ -181,5 +226,35 @@ pub(super) mod tests {
         split[3 * PAGE - 8..3 * PAGE].copy_from_slice(&switch()[..8]);
         split[3 * PAGE + 24..3 * PAGE + 40].copy_from_slice(&switch()[8..]);
         assert!(is(&split));
+    }
+
+    /// The tail may end in the last page.
+    #[test]
+    fn a_segment_that_lacks_the_end_of_its_last_page_is_not_whole() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let whole = segments(1, 4, 1).swap_remove(0).1;
+        let segment: Segment = "000000010000000000000004".parse().expect("a segment");
+        let is = |bytes: &[u8]| {
+            let path = dir.path().join("segment");
+            std::fs::write(&path, bytes).expect("written");
+            let file = File::open(path).expect("opened");
+            has_all(&file, segment, size(), SYSTEM_IDENTIFIER).expect("read")
+        };
+        assert!(is(&whole));
+        let cut = |end: usize| [&whole[..end], &vec![0; whole.len() - end][..]].concat();
+        let mut wal = Generator::new(1, 4);
+        // Records of 32 bytes, up to somewhere in the last page.
+        while wal.position() < 5 * MB - 4000 {
+            wal.record(10, 0, &[7; 8]);
+        }
+        let end = (wal.position() - 4 * MB) as usize;
+        wal.fill(1);
+        let small = wal.segments().swap_remove(0).1;
+        assert!(is(&small));
+        assert!(
+            !is(&[&small[..end], &vec![0; small.len() - end][..]].concat()),
+            "up to {end}"
+        );
+        assert!(!is(&cut(whole.len() - PAGE)), "all but the last page");
     }
 }

@@ -33,11 +33,19 @@ impl Fixture {
         Fixture { dir, store }
     }
 
-    async fn find(&self, segment: &str) -> Option<String> {
+    async fn gap(&self, segment: Segment, tail: Option<&str>) -> Result<Gap> {
         let target = self.dir.path().join("pg_wal/RECOVERYXLOG");
+        let tail = tail.map(|later| (later.parse().expect("a segment"), Utc::now()));
+        find_hole(&self.store, segment, tail, &target, self.dir.path()).await
+    }
+
+    async fn find(&self, segment: &str) -> Option<String> {
         let segment = segment.parse().expect("a segment");
-        let found = find_hole(&self.store, segment, &target, self.dir.path()).await;
-        let found = found.expect("looked").map(|hole| hole.later.to_string());
+        let found = match self.gap(segment, None).await.expect("looked") {
+            Gap::Hole(hole) => Some(hole.later.to_string()),
+            Gap::End => None,
+            Gap::Closed => panic!("{segment} is there"),
+        };
         let all = look_at_all(&self.store, segment).await.expect("looked");
         let in_order = look_in_order(&self.store, segment).await.expect("looked");
         assert_eq!(
@@ -120,10 +128,9 @@ async fn a_timeline_that_branches_later_makes_a_hole() {
 async fn an_unreadable_control_file_ends_no_recovery() {
     let fixture = Fixture::new(&[("000000010000000000000004.zst", "later")]).await;
     let control = fixture.dir.path().join("global/pg_control");
-    let target = fixture.dir.path().join("pg_wal/RECOVERYXLOG");
     let segment: Segment = "000000010000000000000003".parse().expect("a segment");
-    let look = async || find_hole(&fixture.store, segment, &target, fixture.dir.path()).await;
-    assert!(look().await.expect("looked").is_some(), "it is a hole");
+    let look = async || fixture.gap(segment, None).await;
+    assert!(matches!(look().await, Ok(Gap::Hole(_))), "it is a hole");
     std::fs::write(&control, "not one").expect("written");
     assert!(look().await.is_err(), "damaged");
     std::fs::remove_file(&control).expect("removed");
@@ -131,5 +138,29 @@ async fn an_unreadable_control_file_ends_no_recovery() {
     assert!(look().await.is_err(), "it cannot be read");
     // Without one no server recovers there.
     std::fs::remove_dir(&control).expect("removed");
-    assert_eq!(look().await.expect("looked"), None);
+    assert_eq!(look().await.expect("looked"), Gap::End);
+}
+
+/// The segment that was not there a moment ago may be there now, in whatever format; and its tail is gone then.
+#[tokio::test]
+async fn a_segment_that_has_come_meanwhile_is_no_gap() {
+    for object in ["000000010000000000000004.lz4", "000000010000000000000004"] {
+        let fixture = Fixture::new(&[(object, ""), ("000000010000000000000005.zst", "")]).await;
+        let segment = "000000010000000000000004".parse().expect("a segment");
+        assert_eq!(fixture.gap(segment, None).await.expect("looked"), Gap::Closed);
+        assert!(look_at_all(&fixture.store, segment).await.expect("looked").itself);
+        assert!(look_in_order(&fixture.store, segment).await.expect("looked").itself);
+    }
+}
+
+#[tokio::test]
+async fn the_tail_of_a_later_segment_makes_a_hole() {
+    let fixture = Fixture::new(&[("000000010000000000000003.zst", "")]).await;
+    let segment = "000000010000000000000004".parse().expect("a segment");
+    let later = "000000010000000000000006";
+    match fixture.gap(segment, Some(later)).await.expect("looked") {
+        Gap::Hole(hole) => assert_eq!(hole.later.to_string(), later),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(fixture.gap(segment, None).await.expect("looked"), Gap::End);
 }

@@ -6,6 +6,7 @@
 
 mod absent;
 mod depth;
+mod given;
 mod looks;
 mod part;
 mod road;

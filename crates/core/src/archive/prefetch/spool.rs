@@ -22,6 +22,9 @@ use crate::wal::{LONG_HEADER_BYTES, Segment, SegmentSize, WalFileName};
 /// The names of notes on segments that were not given out begin so.
 pub(super) const ABSENT: &str = "absent-";
 
+/// The same of notes on what the tail had of one.
+pub(super) const GIVEN: &str = "given-";
+
 /// What recovery asked for last.
 const ASKED: &str = "asked";
 
@@ -254,7 +257,10 @@ impl Spool {
             let keep = match parse(&entry) {
                 Some((segment, repository, _)) => repository == self.repository && is_wanted(segment),
                 None if name.ends_with(part::SUFFIX) => self.is_locked(&name),
-                None => name.starts_with(ABSENT) || [ASKED, PREFETCHER, WORKER].contains(&&*name),
+                None => {
+                    [ABSENT, GIVEN].iter().any(|note| name.starts_with(note))
+                        || [ASKED, PREFETCHER, WORKER].contains(&&*name)
+                }
             };
             if !keep {
                 let _ = fs::remove_file(entry.path());

@@ -8,7 +8,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::plan::Span;
-use crate::codec::Compression;
+use crate::archive::frames::Frame;
 use crate::encrypted::Wrapping;
 use crate::error::{Error, Result};
 use crate::repository::cluster::ClusterIdentity;
@@ -22,7 +22,7 @@ const SHORT_HEADER_BYTES: u64 = 24;
 const PAGE_SIZE_AT: usize = 36;
 const ADDRESS_AT: usize = 8;
 
-/// Make the object with this key of a part of the file of a segment, all of which was flushed.
+/// Make the object with this key of a part of the file of a segment, all of which was flushed. What was compressed is given, too.
 pub(super) fn make(
     path: &Path,
     segment: Segment,
@@ -30,26 +30,28 @@ pub(super) fn make(
     identity: &ClusterIdentity,
     wrapping: &Wrapping,
     key: &Key,
-) -> Result<Bytes> {
+) -> Result<(Bytes, Frame)> {
     let content = read(path, segment, span, identity)?;
-    let failed = |error| Error::io("compress", path, error);
-    let frame = compress(&content, wrapping.compression()).map_err(failed)?;
-    seal(&frame, wrapping, key).map_err(failed)
+    let frame = Frame {
+        start: span.start,
+        end: span.end,
+        crc: crc32c::crc32c(&content),
+        content: compress(&content, wrapping).map_err(|error| Error::io("compress", path, error))?,
+    };
+    let object = seal(&frame.content, wrapping, key).map_err(|error| Error::io("encrypt", path, error))?;
+    Ok((object, frame))
 }
 
-/// One frame, which is nothing but what is compressed.
-fn compress(content: &[u8], compression: Compression) -> io::Result<Vec<u8>> {
-    let mut encoder = compression.encoder(Vec::with_capacity(content.len() / 4))?;
+fn compress(content: &[u8], wrapping: &Wrapping) -> io::Result<Bytes> {
+    let mut encoder = wrapping.compression().encoder(Vec::with_capacity(content.len() / 4))?;
     encoder.pledge(content.len() as u64)?;
     encoder.write_all(content)?;
-    encoder.finish()
+    Ok(encoder.finish()?.into())
 }
 
-/// What is stored of it.
-fn seal(frame: &[u8], wrapping: &Wrapping, key: &Key) -> io::Result<Bytes> {
-    let wrapping = wrapping.clone().compressing(Compression::Plain);
-    let mut sealed = wrapping.begin(key, Vec::with_capacity(frame.len()), 0)?;
-    sealed.write_all(frame)?;
+fn seal(compressed: &[u8], wrapping: &Wrapping, key: &Key) -> io::Result<Bytes> {
+    let mut sealed = wrapping.seal(key, Vec::with_capacity(compressed.len() + compressed.len() / 256))?;
+    sealed.write_all(compressed)?;
     Ok(sealed.finish()?.into())
 }
 

@@ -13,7 +13,7 @@ use super::pending::{Pending, is_archived};
 use super::plan::Plan;
 use crate::archive::Archive;
 use crate::blocking::blocking;
-use crate::codec::Compression;
+use crate::codec::{Compression, Format};
 use crate::encrypted::Wrapping;
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
@@ -298,7 +298,11 @@ impl Way<'_> {
                 let key = key.clone();
                 move || chunk::make(&path, segment, span, &identity, &wrapping, &key)
             };
-            let body = blocking(make).await?;
+            let (body, frame) = blocking(make).await?;
+            // For the object of the whole segment, if that is compressed alike.
+            if self.archive.compression().format() == Format::Zstd {
+                self.archive.frames.keep(segment, frame);
+            }
             bytes += body.len() as u64;
             part.plan.sent(span);
             // A name that no other process uses.

@@ -473,3 +473,24 @@ async fn chunks_are_encrypted_as_wal_is() {
             .expect_err("without the key it is nothing");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_whole_segment_begins_with_what_was_compressed_for_the_tail() {
+    let server = Server::new();
+    let archive = server.archive(Compression::Zstd(1));
+    let mut shipper = Shipper::new(Arc::clone(&archive), server.pg_wal.path().to_owned());
+    shipper.ship(server.at(FIRST, 20_000)).await.expect("shipped");
+    shipper.ship(server.at(FIRST, 50_000)).await.expect("shipped");
+    let mut begins = Vec::new();
+    for chunk in server.chunks().await {
+        let chunk = server.store().get(&chunk.key(), 1 << 20).await.expect("asked");
+        begins.extend(chunk.expect("stored"));
+    }
+    let name = WalFileName::Segment(server.segment(FIRST));
+    archive.push(server.pg_wal.path(), &name).await.expect("archived");
+    let key = layout::wal(&name, archive.compression().format());
+    let whole = server.store().get(&key, 1 << 20).await.expect("asked").expect("stored");
+    assert!(!begins.is_empty() && whole.starts_with(&begins));
+    let read = zstd::decode_all(&*whole).expect("decompressed");
+    assert!(read == server.wal[0].1);
+}

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt};
 
 use super::near::before;
-use super::{CONCURRENCY, Inventory, Reach, WalObject, wal};
+use super::{CONCURRENCY, Inventory, Reach, Tail, TailObject, WalObject, wal, walk_tail};
 use crate::blocking::blocking;
 use crate::encrypted::{self, blame};
 use crate::error::{Error, Result, StorageError};
@@ -75,6 +75,7 @@ pub struct CreatedTablespace {
 /// The WAL from a segment on, whatever timeline it is of, and the history files; without backups. None if there is none, so that
 /// nobody can tell the size of segments either.
 pub async fn wal_from(store: &Store, first: Segment) -> Result<Option<Inventory>> {
+    let tail = Tail::load(store).await?;
     let mut objects: Vec<WalObject> = Vec::new();
     let look = |listed| {
         let found = WalObject::of(&listed);
@@ -88,6 +89,7 @@ pub async fn wal_from(store: &Store, first: Segment) -> Result<Option<Inventory>
     };
     let Some(size) = size else { return Ok(None) };
     let mut inventory = Inventory::new(size, Vec::new(), objects, Default::default());
+    inventory.tail = tail;
     inventory.read_histories(store).await?;
     Ok(Some(inventory))
 }
@@ -135,14 +137,13 @@ pub async fn look_ahead(
         let numbers = range.first.number(size)..=range.last.number(size);
         numbers.map(|number| Segment::from_number(range.first.timeline, number, size))
     });
-    let objects: Vec<WalObject> = segments
-        .filter_map(|segment| inventory.object_read(segment))
-        .copied()
+    let objects: Vec<Source> = segments
+        .filter_map(|segment| Source::of(inventory, reach, segment))
         .collect();
     // A record that goes on from one piece into the next would not be seen whole: each piece begins with the last of the one
     // before.
     let starts = (0..objects.len()).step_by(PIECE);
-    let pieces: Vec<Vec<WalObject>> = starts
+    let pieces: Vec<Vec<Source>> = starts
         .map(|start| objects[start.saturating_sub(1)..objects.len().min(start + PIECE)].to_vec())
         .collect();
     let contents = Contents {
@@ -175,10 +176,10 @@ async fn last_time(store: &Store, inventory: &Inventory, reach: &Reach, walker: 
             .map(|number| Segment::from_number(range.first.timeline, number, size))
     });
     for segment in last.take(LAST) {
-        let Some(object) = inventory.object_read(segment) else {
+        let Some(source) = Source::of(inventory, reach, segment) else {
             break;
         };
-        let (_, walked) = walk(store, *object, walker.anew(), size).await?;
+        let (_, walked) = source.walk(store, walker.anew(), size).await?;
         contents.last_time = walked.and_then(|walked| walked.last_time);
         if contents.last_time.is_some() {
             break;
@@ -226,19 +227,56 @@ impl Contents {
     }
 }
 
+/// Where recovery reads a segment.
+#[derive(Clone)]
+enum Source {
+    Object(WalObject),
+    Tail(Segment, Vec<TailObject>),
+}
+
+impl Source {
+    fn of(inventory: &Inventory, reach: &Reach, segment: Segment) -> Option<Self> {
+        let of_tail = |cover| Source::Tail(segment, inventory.tail.objects(cover));
+        let end = reach.tail.as_ref().filter(|cover| cover.segment() == Some(segment));
+        let object = || inventory.object_of(segment).copied().map(Source::Object);
+        let complete = || inventory.cover(segment).filter(|cover| inventory.is_complete(cover));
+        // What was archived as partial is read up to a fork only, at the end.
+        let partial = || inventory.object_read(segment).copied().map(Source::Object);
+        end.map(of_tail)
+            .or_else(object)
+            .or_else(|| complete().map(of_tail))
+            .or_else(partial)
+    }
+
+    fn segment(&self) -> Option<Segment> {
+        match self {
+            Source::Object(object) => object.name.segment(),
+            Source::Tail(segment, _) => Some(*segment),
+        }
+    }
+
+    /// None if it is gone.
+    async fn walk(self, store: &Store, walker: WalWalker, size: SegmentSize) -> Result<(WalWalker, Option<Walked>)> {
+        match self {
+            Source::Object(object) => walk(store, object, walker, size).await,
+            Source::Tail(_, objects) => walk_tail(store, objects, walker, size).await,
+        }
+    }
+}
+
 /// The segments of one piece in order; that of the piece before is left out again. None for those that are gone.
 async fn walk_piece(
     store: &Store,
-    piece: Vec<WalObject>,
+    piece: Vec<Source>,
     mut walker: WalWalker,
     size: SegmentSize,
 ) -> Result<Vec<(Segment, Option<Walked>)>> {
     let mut found = Vec::with_capacity(piece.len());
     let is_before = piece.len() > PIECE;
-    for (at, object) in piece.into_iter().enumerate() {
+    for (at, source) in piece.into_iter().enumerate() {
+        let segment = source.segment().filter(|_| at > 0 || !is_before);
         let walked;
-        (walker, walked) = walk(store, object, walker, size).await?;
-        let segment = object.name.segment().filter(|_| at > 0 || !is_before);
+        (walker, walked) = source.walk(store, walker, size).await?;
         found.extend(segment.map(|segment| (segment, walked)));
     }
     Ok(found)

@@ -10,6 +10,8 @@ mod marked;
 mod near;
 mod reach;
 mod show;
+mod tail;
+mod tail_walk;
 mod unfinished;
 mod wal;
 mod windows;
@@ -38,6 +40,8 @@ pub use near::of_backups;
 pub(crate) use near::{before as key_before, segment_size};
 pub use reach::{Hole, Reach};
 pub use show::{MissingSegments, TimelineInfo, TimelineStatus};
+pub use tail::{Tail, TailEnd, TailObject};
+pub(crate) use tail_walk::walk_tail;
 pub use unfinished::Unfinished;
 pub use wal::{SegmentRange, WalObject, gaps, read_history, runs};
 pub use windows::{RecoveryWindow, recovery_windows};
@@ -68,6 +72,8 @@ pub struct Inventory {
     /// From which segments on, by timeline, WAL is meant to be without gaps: retention has deleted what no backup needed
     /// before. The first segment there is, where none is named.
     pub continuous: BTreeMap<u32, Segment>,
+    /// WAL of segments that are not archived whole, and what is left of others.
+    pub tail: Tail,
     /// Numbers of the complete segments, counted from LSN 0, by timeline, in order.
     segments: BTreeMap<u32, Vec<u64>>,
     /// Those of them whose first object is empty or cut off: recovery reads no other.
@@ -78,11 +84,12 @@ impl Inventory {
     /// Look at everything. Listings come in pages and are kept in a compact form: about 60 bytes an archived file.
     pub async fn load(store: &Store) -> Result<Self> {
         let wal = async {
+            let tail = Tail::load(store).await?;
             let mut wal = Vec::new();
             store
                 .each(&layout::WAL_FOLDER, |object| wal.extend(WalObject::of(&object)))
                 .await?;
-            Ok::<_, Error>(wal)
+            Ok::<_, Error>((tail, wal))
         };
         let backups = async {
             // In this order: a backup that ends in between is seen twice, and not taken for a leftover.
@@ -90,13 +97,14 @@ impl Inventory {
             let backups = list_backups(store).await?;
             Ok((folders, backups))
         };
-        let (wal, (mut folders, backups), owner, continuous) =
+        let ((tail, wal), (mut folders, backups), owner, continuous) =
             tokio::try_join!(wal, backups, cluster::owner(store), continuous::read(store))?;
         for backup in &backups {
             folders.remove(&backup.name);
         }
         let mut inventory = Inventory::new(SegmentSize::DEFAULT, backups, wal, BTreeMap::new());
         inventory.continuous = continuous;
+        inventory.tail = tail;
         inventory.unfinished = folders.into_values().collect();
         inventory.read_histories(store).await?;
         match owner {
@@ -130,6 +138,7 @@ impl Inventory {
             histories,
             damaged_histories: BTreeMap::new(),
             continuous: BTreeMap::new(),
+            tail: Tail::default(),
             segments: BTreeMap::new(),
             unreadable: BTreeSet::new(),
         };
@@ -227,11 +236,12 @@ impl Inventory {
         Ok(())
     }
 
-    /// The timelines that have segments, partial segments, a history file or a backup.
+    /// The timelines that have segments, partial segments, a tail, a history file or a backup.
     pub fn timelines(&self) -> BTreeSet<u32> {
         let wal = self.wal.iter().map(|object| position(&object.name).0);
+        let tail = self.covers().map(|(segment, _)| segment.timeline);
         let backups = self.backups.iter().filter_map(|backup| backup.timeline);
-        wal.chain(backups).collect()
+        wal.chain(tail).chain(backups).collect()
     }
 
     /// Numbers of the complete segments of a timeline, counted from LSN 0, in order.

@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use super::windows::Way;
 use super::{Inventory, SegmentRange, runs};
 use crate::lsn::Lsn;
+use crate::repository::tail::Cover;
 use crate::wal::{Segment, SegmentSize, TimelineHistory, WalFileName};
 
 /// So many holes beyond the first one are named.
@@ -19,6 +20,8 @@ pub struct Reach {
     pub end: Lsn,
     /// The WAL that it reads, in order; ranges of different timelines follow each other.
     pub read: Vec<SegmentRange>,
+    /// What it reads of the last of these from the tail, as that has the beginning of it only.
+    pub tail: Option<Cover>,
     /// The hole there; none if nothing that it should read comes after it.
     pub hole: Option<Hole>,
     /// The segment there, if it is in the archive and cannot be read.
@@ -48,12 +51,12 @@ impl Reach {
         let first = start.0 / size.bytes();
         let mut read: Vec<SegmentRange> = Vec::new();
         let (mut next, mut at) = (first, timeline);
-        let mut unreadable = None;
+        let (mut unreadable, mut tail) = (None, None);
         // The server takes a segment of the newest timeline that can have it.
         while let Some(found) = way
             .timelines_of(next)
             .next()
-            .filter(|newest| *newest >= at && inventory.has(Segment::from_number(*newest, next, size)))
+            .filter(|newest| *newest >= at && inventory.is_there(Segment::from_number(*newest, next, size)))
         {
             let segment = Segment::from_number(found, next, size);
             if inventory.is_unreadable(segment) {
@@ -64,44 +67,62 @@ impl Reach {
             extend(&mut read, found, next, size);
             next += 1;
         }
-        let behind = runs(way.present(inventory).filter(|number| *number > next));
+        let begun = way.begun(inventory).filter(|(number, _)| *number >= next);
+        let is_begun = begun.is_some_and(|(number, _)| number == next && way.timeline_of(number) >= at);
+        let behind = way.present(inventory).filter(|number| *number > next);
+        let behind = runs(behind.chain(begun.map(|(number, _)| number).filter(|number| *number > next)));
         let range = |first, last| SegmentRange::new(way.timeline_of(first), first, last, size);
         let hole = behind.first().zip(behind.last()).map(|((following, _), (_, last))| {
             let (following, last) = (*following, *last);
             let others = behind.windows(2).take(OTHERS);
+            let segment = |number| Segment::from_number(way.timeline_of(number), number, size);
+            let of_tail = |number| inventory.cover(segment(number));
             Hole {
                 missing: range(next, following - 1),
                 others: others.map(|pair| range(pair[0].1 + 1, pair[1].0 - 1)).collect(),
-                beyond: Lsn((last + 1).saturating_mul(size.bytes())),
+                beyond: match of_tail(last) {
+                    Some(cover) => inventory.end_of(segment(last), cover),
+                    None => Lsn((last + 1).saturating_mul(size.bytes())),
+                },
                 timeline: way.timeline_of(last),
-                after_written: inventory
-                    .object_of(Segment::from_number(way.timeline_of(following), following, size))
-                    .map_or(DateTime::UNIX_EPOCH, |object| object.written),
+                after_written: inventory.stored_at(segment(following)).unwrap_or(DateTime::UNIX_EPOCH),
             }
         });
         let mut end = Lsn(next.saturating_mul(size.bytes()));
+        if let Some((_, cover)) = begun.filter(|_| is_begun && hole.is_none() && unreadable.is_none()) {
+            at = way.timeline_of(next);
+            end = inventory.end_of(Segment::from_number(at, next, size), cover);
+            tail = Some(cover.clone());
+            extend(&mut read, at, next, size);
+        }
         // If that has none yet, the server gets of an older one's what is before the fork: see `archive::share_of`.
         let older = way.timelines_of(next).skip(1).filter(|older| *older >= at);
         let found = older.map(|older| Segment::from_number(older, next, size));
         let found = found.filter(|segment| {
             let object = inventory.object_read(*segment);
-            object.is_some_and(|object| !object.is_cut_off(size))
+            object.map_or(inventory.cover(*segment).is_some(), |object| !object.is_cut_off(size))
         });
         let forks = |segment: Segment| {
             let left = history.ancestors.iter().find(|(left, _)| *left == segment.timeline);
             left.map(|(_, switch)| (segment, *switch))
         };
-        let is_at_end = hole.is_none() && unreadable.is_none();
-        if let Some((segment, switch)) = found.filter_map(forks).next().filter(|_| is_at_end)
-            && switch > end
-        {
-            (at, end) = (segment.timeline, switch);
-            extend(&mut read, at, next, size);
+        let is_at_end = hole.is_none() && unreadable.is_none() && tail.is_none();
+        if let Some((segment, switch)) = found.filter_map(forks).next().filter(|_| is_at_end) {
+            let cover = inventory
+                .cover(segment)
+                .filter(|_| inventory.object_read(segment).is_none());
+            let fork = cover.map_or(switch, |cover| inventory.end_of(segment, cover).min(switch));
+            if fork > end {
+                (at, end) = (segment.timeline, fork);
+                tail = cover.cloned();
+                extend(&mut read, at, next, size);
+            }
         }
         Reach {
             timeline: at,
             end,
             read,
+            tail,
             hole,
             unreadable,
         }
@@ -141,7 +162,8 @@ mod tests {
 
     use super::*;
     use crate::codec::Format;
-    use crate::repository::inventory::WalObject;
+    use crate::repository::inventory::{Tail, TailObject, WalObject};
+    use crate::repository::layout::TailChunk;
 
     const MB: u64 = 1 << 20;
 
@@ -254,5 +276,52 @@ mod tests {
         );
         let none = reach(&[]);
         assert_eq!((none.end, none.segments(), none.hole), (Lsn(2 * MB), 0, None));
+    }
+
+    #[test]
+    fn the_tail_is_read_behind_all_that_is_whole() {
+        let reach = |segments: &[(u32, u64)], tail: &[(u32, u64, u64)]| {
+            let mut inventory = inventory(segments);
+            let chunk = |(timeline, number, end): &(u32, u64, u64)| TailObject {
+                chunk: TailChunk {
+                    segment: Segment::from_number(*timeline, *number, size()),
+                    epoch: 1,
+                    start: 0,
+                    end: *end,
+                },
+                size: 10,
+                written: DateTime::UNIX_EPOCH,
+            };
+            inventory.tail = Tail::new(tail.iter().map(chunk).collect(), BTreeMap::new());
+            let reach = Reach::of(&inventory, 1, Lsn(2 * MB + 40), &inventory.latest_history(1));
+            let hole = reach.hole.as_ref().map(|hole| (hole.missing.count, hole.beyond.0));
+            (
+                reach.timeline,
+                reach.end.0,
+                reach.segments(),
+                reach.tail.is_some(),
+                hole,
+            )
+        };
+        let whole = [(1, 2), (1, 3), (1, 4), (2, 5)];
+        assert_eq!(reach(&whole, &[(2, 6, 80)]), (2, 6 * MB + 80, 5, true, None));
+        assert_eq!(reach(&whole, &[(2, 6, MB), (2, 7, 8)]), (2, 7 * MB + 8, 6, true, None));
+        assert_eq!(reach(&whole, &[(2, 6, MB)]), (2, 7 * MB, 5, false, None));
+        // A hole is one, whatever the tail has of it or behind it.
+        assert_eq!(
+            reach(&whole, &[(2, 7, 8)]),
+            (2, 6 * MB, 4, false, Some((1, 7 * MB + 8)))
+        );
+        let gap = [(1, 2), (1, 4), (2, 5)];
+        assert_eq!(reach(&gap, &[(1, 3, 8)]), (1, 3 * MB, 1, false, Some((1, 6 * MB))));
+        assert_eq!(reach(&gap, &[(1, 3, MB)]), (2, 6 * MB, 4, false, None));
+        // Of the timeline that was left: what is before the fork, and no more.
+        let old = [(1, 2), (1, 3), (1, 4)];
+        assert_eq!(reach(&old, &[(1, 5, 64)]), (1, 5 * MB + 64, 4, true, None));
+        assert_eq!(reach(&old, &[(1, 5, 200)]), (1, 5 * MB + 100, 4, true, None));
+        assert_eq!(
+            reach(&old, &[(1, 5, 200), (2, 5, 300)]),
+            (2, 5 * MB + 300, 4, true, None)
+        );
     }
 }

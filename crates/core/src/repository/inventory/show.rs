@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{BackupDetail, BackupInfo, Inventory, SegmentRange, gaps};
+use super::{BackupDetail, BackupInfo, Inventory, SegmentRange, TailEnd, gaps};
 use crate::wal::Segment;
 
 /// Of a timeline's segments, are some missing?
@@ -81,6 +81,9 @@ pub struct TimelineInfo {
     pub backups: Vec<BackupDetail>,
     /// Is anything missing?
     pub status: TimelineStatus,
+    /// Up to where the tail goes on behind the last segment, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tail: Option<TailEnd>,
     /// Why its history file cannot be read, if so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damaged_history: Option<String>,
@@ -129,6 +132,7 @@ impl TimelineInfo {
             },
             missing_segments: missing,
             backups: backups.map(|backup| BackupDetail::of(inventory, backup)).collect(),
+            tail: inventory.tail_end(timeline),
             damaged_history: inventory.damaged_histories.get(&timeline).cloned(),
         }
     }
@@ -137,11 +141,11 @@ impl TimelineInfo {
 /// The numbers of the first and the last segment that a timeline should have: those that are there, and what leads to the
 /// place where another timeline was forked from it. The segment of the fork itself goes on on the new timeline.
 fn expected(inventory: &Inventory, timeline: u32) -> Option<(u64, u64)> {
-    let numbers = inventory.segments(timeline);
+    let numbers = inventory.there(timeline);
     let (first, last) = (*numbers.first()?, *numbers.last()?);
     let forks = inventory.histories.values().filter_map(|history| {
         let (parent, switch) = history.parent()?;
-        (parent == timeline && !inventory.segments(history.timeline).is_empty())
+        (parent == timeline && !inventory.there(history.timeline).is_empty())
             .then(|| (switch.0 / inventory.segment_size.bytes()).saturating_sub(1))
     });
     // A fork before everything that is left of this timeline asks for nothing any more.
@@ -178,12 +182,12 @@ fn lost(inventory: &Inventory, timeline: u32, first: u64, last: u64) -> Vec<(u64
         .collect();
     wanted.push((since, last));
     wanted.sort_unstable();
-    let numbers = inventory.segments(timeline);
+    let numbers = inventory.there(timeline);
     let mut lost = Vec::new();
     let mut next = 0;
     for (first, last) in wanted {
         if first.max(next) <= last {
-            lost.extend(gaps(numbers, first.max(next), last));
+            lost.extend(gaps(&numbers, first.max(next), last));
             next = last + 1;
         }
     }

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::{BackupInfo, Inventory, MissingSegments, SegmentRange, runs};
 use crate::lsn::Lsn;
+use crate::repository::tail::Cover;
 use crate::wal::{Segment, SegmentSize, TimelineHistory};
 
 /// A stretch of time: the cluster can be restored to any moment of it, with this timeline as the target.
@@ -14,11 +15,11 @@ pub struct RecoveryWindow {
     pub timeline: u32,
     /// When the oldest backup in it ended.
     pub start_time: DateTime<Utc>,
-    /// The last commit in its WAL; when its last segment was archived, if there is none in the last segments.
+    /// The last commit in its WAL; when the last of it was stored, if there is none in the last segments.
     pub end_time: DateTime<Utc>,
     /// Where that backup ended.
     pub start_lsn: Lsn,
-    /// Where its WAL ends.
+    /// Where its WAL ends: that of its last segment which is archived whole, or of the tail behind it.
     pub end_lsn: Lsn,
     /// The oldest backup in it.
     pub backup_name: String,
@@ -28,7 +29,7 @@ pub struct RecoveryWindow {
     pub missing: Option<MissingSegments>,
 }
 
-/// All of them, by timeline and time. `end_time` is when the last segment was archived: who can read the WAL corrects it.
+/// All of them, by timeline and time. `end_time` is when the last of it was stored: who can read the WAL corrects it.
 pub fn recovery_windows(inventory: &Inventory) -> Vec<RecoveryWindow> {
     let timelines = inventory.timelines().into_iter();
     timelines
@@ -62,14 +63,29 @@ impl Way {
         }
     }
 
+    fn end_of_part(&self, index: usize) -> u64 {
+        self.parts.get(index + 1).map_or(u64::MAX, |(_, next)| *next)
+    }
+
+    /// The segment at its very end, if the tail has the beginning of that only.
+    pub(super) fn begun<'a>(&self, inventory: &'a Inventory) -> Option<(u64, &'a Cover)> {
+        let mut parts = self.parts.iter().enumerate().rev();
+        let begun = parts.find_map(|(index, (timeline, from))| {
+            let (from, end) = (*from, self.end_of_part(index));
+            let mut begun = inventory.begun(*timeline).rev();
+            begun.find(|(number, _)| (from..end).contains(number))
+        });
+        begun.filter(|(number, _)| self.present(inventory).last().is_none_or(|last| last < *number))
+    }
+
     /// Which segments of it are there and may be readable, in order.
     pub(super) fn present<'a>(&'a self, inventory: &'a Inventory) -> impl Iterator<Item = u64> + 'a {
         self.parts
             .iter()
             .enumerate()
             .flat_map(move |(index, (timeline, from))| {
-                let end = self.parts.get(index + 1).map_or(u64::MAX, |(_, next)| *next);
-                let numbers = inventory.segments(*timeline).iter().copied();
+                let end = self.end_of_part(index);
+                let numbers = inventory.there(*timeline).into_owned().into_iter();
                 let size = inventory.segment_size;
                 let is_readable =
                     move |number: &u64| !inventory.is_unreadable(Segment::from_number(*timeline, *number, size));
@@ -93,6 +109,7 @@ fn of_timeline(inventory: &Inventory, timeline: u32) -> Vec<RecoveryWindow> {
     let size = inventory.segment_size;
     let way = Way::to(inventory, timeline);
     let runs = runs(way.present(inventory));
+    let begun = way.begun(inventory);
     let usable = |backup: &&BackupInfo| {
         inventory.is_restorable(backup)
             && backup
@@ -102,8 +119,10 @@ fn of_timeline(inventory: &Inventory, timeline: u32) -> Vec<RecoveryWindow> {
     let backups: Vec<&BackupInfo> = inventory.backups.iter().filter(usable).collect();
     let mut windows = Vec::new();
     for (index, (first, last)) in runs.iter().enumerate() {
+        let tail = begun.filter(|(number, _)| *number == last + 1);
+        let end = tail.map_or(*last, |(number, _)| number);
         // A window that ends on an ancestor is the ancestor's.
-        if way.timeline_of(*last) != timeline {
+        if way.timeline_of(end) != timeline {
             continue;
         }
         let inside = |backup: &&&BackupInfo| {
@@ -118,30 +137,21 @@ fn of_timeline(inventory: &Inventory, timeline: u32) -> Vec<RecoveryWindow> {
             continue;
         };
         let next = runs.get(index + 1).map(|(next, _)| *next);
+        let next = next.or(begun.map(|(number, _)| number).filter(|number| *number > last + 1));
+        let segment = Segment::from_number(timeline, end, size);
         windows.push(RecoveryWindow {
             timeline,
             start_time: oldest.finished(),
-            end_time: written(inventory, timeline, *last)
-                .unwrap_or_default()
-                .max(oldest.finished()),
+            end_time: inventory.stored_at(segment).unwrap_or_default().max(oldest.finished()),
             start_lsn: oldest.metadata.finish_lsn,
-            end_lsn: Lsn((last + 1) * size.bytes()),
+            end_lsn: match tail {
+                Some((_, cover)) => inventory.end_of(segment, cover),
+                None => Lsn((last + 1) * size.bytes()),
+            },
             backup_name: oldest.name.clone(),
             backups: backups.iter().filter(inside).count(),
             missing: next.map(|next| SegmentRange::new(timeline, last + 1, next - 1, size).into()),
         });
     }
     windows
-}
-
-/// When that segment was archived.
-fn written(inventory: &Inventory, timeline: u32, number: u64) -> Option<DateTime<Utc>> {
-    let objects = inventory.wal.iter().rev();
-    let mut of_it = objects.filter(|object| match object.name {
-        crate::wal::WalFileName::Segment(segment) => {
-            segment.timeline == timeline && segment.number(inventory.segment_size) == number
-        }
-        _ => false,
-    });
-    of_it.next().map(|object| object.written)
 }

@@ -7,6 +7,7 @@ mod catchups;
 mod generated;
 mod links;
 mod meanwhile;
+mod tail;
 mod uploads;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -116,7 +117,7 @@ fn after(inventory: &Inventory, plan: &DeletionPlan, actions: usize) -> Inventor
             Object::Backup { name, .. } => drop(backups_gone.insert(name.as_str())),
             Object::Leftover { name, .. } => drop(leftovers_gone.insert(name.as_str())),
             Object::Wal(object) => drop(wal_gone.insert(object.name)),
-            Object::Upload(_) | Object::Own(_) => {}
+            Object::Tail(_) | Object::Upload(_) | Object::Own(_) => {}
         }
     }
     let backups = inventory

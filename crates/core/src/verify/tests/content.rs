@@ -1,4 +1,6 @@
 use super::*;
+use crate::Lsn;
+use crate::repository::inventory::BackupInfo;
 use crate::wal::generator;
 use crate::wal::generator::Generator;
 
@@ -188,4 +190,69 @@ async fn an_empty_repository_is_no_success() {
         verify(&repository().await, Selection::All).await.status,
         VerifyStatus::Warning
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tail_is_read_to_its_end() {
+    let store = repository().await;
+    let begun: chrono::DateTime<chrono::Utc> = "2026-11-20T10:00:00Z".parse().expect("a time");
+    let mut wal = Generator::new(1, 5);
+    wal.fill(1);
+    (0..6).for_each(|_| wal.record(10, 0, &[7; 5_000]));
+    wal.commit(begun);
+    let end = wal.position() as usize % SIZE_BYTES;
+    wal.fill(2);
+    let mut segments = wal.segments().into_iter();
+    let (first, next) = segments.next().zip(segments.next()).expect("two segments");
+    put(&store, first.0, &first.1).await;
+    let chunk = |start: usize, end: usize| layout::TailChunk {
+        segment: next.0,
+        epoch: 1,
+        start: start as u64,
+        end: end as u64,
+    };
+    let put_chunk = async |chunk: layout::TailChunk, content: &[u8]| {
+        let object = packed(content);
+        store.put(&chunk.key(), object.into()).await.expect("written");
+    };
+    assert!(end > 20_000, "it has several pages");
+    // Within a record, and within a page header.
+    for (start, end) in [(0, 10_000), (8_000, 16_390), (16_390, end)] {
+        put_chunk(chunk(start, end), &next.1[start..end]).await;
+    }
+    let content = verify(&store, Selection::All).await;
+    assert_eq!(
+        (content.status, content.details.len()),
+        (VerifyStatus::Ok, 2),
+        "{content:?}"
+    );
+    let mut backup = BackupInfo::example(&format!("base_{}", first.0));
+    backup.metadata.start_lsn = Lsn(first.0.start(generator::size()).0 + 40);
+    backup.metadata.finish_lsn = Lsn(backup.metadata.start_lsn.0 + 40);
+    backup.metadata.finish_time = begun - chrono::TimeDelta::days(1);
+    let mut inventory = load(&store).await;
+    inventory.backups.push(backup);
+    let windows = timed_windows(&store, &inventory).await.expect("read");
+    let ends: Vec<_> = windows
+        .iter()
+        .map(|window| (window.end_lsn.0, window.end_time))
+        .collect();
+    assert_eq!(ends, [(next.0.start(generator::size()).0 + end as u64, begun)]);
+
+    let mut flipped = next.1[16_390..end].to_vec();
+    flipped[2_000] ^= 1;
+    for (content, says) in [
+        (flipped, "has a wrong checksum"),
+        (next.1[16_390..end - 8].to_vec(), "fewer bytes than its name says"),
+        (next.1[16_390..end + 8].to_vec(), "more bytes than its name says"),
+    ] {
+        put_chunk(chunk(16_390, end), &content).await;
+        let found = problems(&verify(&store, Selection::New).await);
+        assert!(
+            matches!(&found[..], [(segment, detail)] if *segment == next.0.to_string() && detail.contains(says)),
+            "{says}: {found:?}"
+        );
+    }
+    // The sample is of what is archived.
+    assert_eq!(problems(&verify(&store, Selection::Sample(9)).await), []);
 }

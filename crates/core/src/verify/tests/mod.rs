@@ -27,11 +27,14 @@ fn key(segment: Segment) -> layout::Key {
     layout::wal(&WalFileName::Segment(segment), Format::Zstd)
 }
 
-async fn put(store: &Store, segment: Segment, content: &[u8]) {
+fn packed(content: &[u8]) -> Vec<u8> {
     let mut encoder = Compression::Zstd(1).encoder(Vec::new()).expect("an encoder");
     encoder.write_all(content).expect("compressed");
-    let object = encoder.finish().expect("finished");
-    store.put(&key(segment), object.into()).await.expect("written");
+    encoder.finish().expect("finished")
+}
+
+async fn put(store: &Store, segment: Segment, content: &[u8]) {
+    store.put(&key(segment), packed(content).into()).await.expect("written");
 }
 
 async fn load(store: &Store) -> Inventory {

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::Lsn;
-use crate::repository::inventory::{BackupInfo, WalObject};
+use crate::repository::inventory::{BackupInfo, Tail, TailObject, WalObject};
+use crate::repository::layout::TailChunk;
 use crate::wal::TimelineHistory;
 use crate::wal::generator::size;
 
@@ -384,4 +385,53 @@ proptest! {
         prop_assert_eq!(twice.len(), told.len());
         prop_assert_eq!(told, expected);
     }
+}
+
+#[test]
+fn what_is_in_the_tail_is_no_gap() {
+    let with_tail = |tail: &[(u64, u64)]| {
+        let mut inventory = inventory(vec![backup(1, 5, false)], &[(1, 5..=6), (1, 8..=8)]);
+        let object = |(number, end): &(u64, u64)| TailObject {
+            chunk: TailChunk {
+                segment: segment(1, *number),
+                epoch: 1,
+                start: 0,
+                end: *end,
+            },
+            size: 1,
+            written: chrono::DateTime::UNIX_EPOCH,
+        };
+        inventory.tail = Tail::new(tail.iter().map(object).collect(), BTreeMap::new());
+        inventory
+    };
+    let whole = size().bytes();
+    let rows = ["1:5-6 FOUND", "1:7-7 TAIL", "1:8-8 FOUND", "1:9-9 TAIL"];
+    let healthy = with_tail(&[(7, whole), (9, 100)]);
+    for live in [at(1, 9), Live::default()] {
+        assert_eq!(
+            told(&healthy, &live),
+            (rows.map(str::to_owned).to_vec(), VerifyStatus::Ok)
+        );
+    }
+    // A part is a gap where more comes.
+    let rows = ["1:5-6 FOUND", "1:7-7 MISSING_LOST", "1:8-8 FOUND"];
+    let gap = with_tail(&[(7, whole - 8)]);
+    for live in [at(1, 9), Live::default()] {
+        assert_eq!(
+            told(&gap, &live),
+            (rows.map(str::to_owned).to_vec(), VerifyStatus::Failure)
+        );
+    }
+    // The server has gone on, and the segment is nowhere whole.
+    let (rows, status) = told(&with_tail(&[(7, whole), (9, 100)]), &at(1, 10));
+    assert_eq!(
+        (rows.last().map(String::as_str), status),
+        (Some("1:9-9 MISSING_LOST"), VerifyStatus::Failure)
+    );
+    let mut live = at(1, 10);
+    live.waiting.insert(segment(1, 9));
+    assert_eq!(
+        told(&with_tail(&[(7, whole), (9, 100)]), &live).1,
+        VerifyStatus::Warning
+    );
 }

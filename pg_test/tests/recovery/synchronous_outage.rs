@@ -1,0 +1,133 @@
+//! Commits that wait for the store, and a store that goes away.
+
+use std::time::{Duration, Instant};
+
+use walarchive_pg_test::archiving::{status, wait_message};
+use walarchive_pg_test::failover::wait_caught_up;
+use walarchive_pg_test::site::Site;
+use walarchive_pg_test::synchronous::{builder, commit, has, start, wait_state, waiting_commit};
+use walarchive_testkit::{Cluster, Fault, FaultProxy, PATIENCE, Session, StopMode};
+
+/// A primary that reaches its store through a proxy.
+fn through_proxy(settings: &[(&str, &str)]) -> (Cluster, FaultProxy, Site) {
+    let site = Site::on_s3();
+    let proxy = FaultProxy::start(site.s3().expect("S3").port());
+    let builder = builder(&site, "primary")
+        .setting("walarchive.storage_options", &proxy.options())
+        .setting("walarchive.archive_timeout", "10s");
+    let builder = settings
+        .iter()
+        .fold(builder, |builder, (name, value)| builder.setting(name, value));
+    (start(builder), proxy, site)
+}
+
+#[test]
+fn commits_wait_and_the_operator_is_told() {
+    let (cluster, proxy, site) = through_proxy(&[]);
+    for fault in [Fault::Refuse, Fault::Silent] {
+        proxy.set([fault]);
+        let mark = cluster.log_mark();
+        let mut waiting = waiting_commit(&cluster, 1);
+        let said = wait_message(&cluster, mark, &["WARNING", "commits wait for the store"], PATIENCE);
+        assert!(said.contains("DETAIL:  ") && said.contains("HINT:  "), "{said}");
+        assert!(said.contains("synchronous_standby_names"), "{said}");
+        wait_state(&cluster, "waiting");
+        let row = cluster.psql("SELECT status, hint FROM walarchive_check() WHERE check_name = 'synchronous'");
+        assert!(row.starts_with("failed|See docs/synchronous.md"), "{row}");
+        // Who does not want to wait does not.
+        for level in ["local", "off"] {
+            cluster.psql(&format!("SET synchronous_commit = {level}; INSERT INTO t VALUES (2)"));
+        }
+        waiting.assert_running();
+        proxy.heal();
+        waiting.wait(PATIENCE).expect_success();
+        cluster.wait_log_since(mark, "the store takes WAL again: commits go on", PATIENCE);
+        wait_state(&cluster, "synchronous");
+        assert_eq!(status(&cluster, "synchronous_error"), "");
+        let lsn = commit(&mut Session::begin(&cluster), 3);
+        assert!(has(&site, 1, lsn));
+    }
+    // A stop is not held up by a commit that waits.
+    proxy.set([Fault::Refuse]);
+    let waiting = waiting_commit(&cluster, 4);
+    let begun = Instant::now();
+    cluster.stop(StopMode::Fast);
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    let output = waiting.wait(PATIENCE);
+    assert!(output.stderr.contains("synchronous replication"), "{}", output.stderr);
+}
+
+#[test]
+fn after_the_timeout_they_go_on_without_it_and_come_back() {
+    let (cluster, proxy, site) = through_proxy(&[("walarchive.synchronous_timeout", "2s")]);
+    proxy.set([Fault::Refuse]);
+    let (mark, begun) = (cluster.log_mark(), Instant::now());
+    cluster.psql("INSERT INTO t VALUES (1)");
+    assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
+    wait_state(&cluster, "degraded");
+    let said = wait_message(
+        &cluster,
+        mark,
+        &["WARNING", "commits are no longer synchronous"],
+        PATIENCE,
+    );
+    assert!(said.contains("can be lost") && said.contains("HINT:  "), "{said}");
+    let row = cluster.psql("SELECT status, detail FROM walarchive_check() WHERE check_name = 'synchronous'");
+    assert!(row.starts_with("failed|commits do not wait for the store"), "{row}");
+    let mut session = Session::begin(&cluster);
+    let lost = commit(&mut session, 2);
+    assert!(!has(&site, 1, lost), "it is degraded for a reason");
+
+    proxy.heal();
+    wait_state(&cluster, "synchronous");
+    cluster.wait_log_since(mark, "commits are synchronous", PATIENCE);
+    assert!(has(&site, 1, lost));
+    let lsn = commit(&mut session, 3);
+    assert!(has(&site, 1, lsn));
+
+    // It is no habit.
+    proxy.set([Fault::Refuse]);
+    let begun = Instant::now();
+    commit(&mut session, 4);
+    assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn another_standby_takes_over_and_gives_back() {
+    let (cluster, proxy, site) = through_proxy(&[
+        ("walarchive.synchronous_timeout", "2s"),
+        ("synchronous_standby_names", "FIRST 1 (walarchive, replica)"),
+    ]);
+    let replica = site
+        .builder("replica")
+        .setting("cluster_name", "replica")
+        .setting("wal_receiver_status_interval", "1s")
+        .standby_of(&cluster);
+    let synchronous = || cluster.psql("SELECT application_name FROM pg_stat_replication WHERE sync_state = 'sync'");
+    cluster.wait_until("the store comes first", PATIENCE, || synchronous() == "walarchive");
+    wait_caught_up(&replica, &cluster);
+    proxy.set([Fault::Refuse]);
+    let (mark, begun) = (cluster.log_mark(), Instant::now());
+    cluster.psql("INSERT INTO t VALUES (1)");
+    assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_eq!(synchronous(), "replica");
+    wait_message(
+        &cluster,
+        mark,
+        &["WARNING", "commits wait for other standbys"],
+        PATIENCE,
+    );
+    // The replica is no formality.
+    replica.stop(StopMode::Immediate);
+    let mut waiting = waiting_commit(&cluster, 2);
+    waiting.assert_running();
+    replica.start_again();
+    waiting.wait(PATIENCE).expect_success();
+
+    proxy.heal();
+    cluster.wait_until("the store comes first again", PATIENCE, || {
+        synchronous() == "walarchive"
+    });
+    let lsn = commit(&mut Session::begin(&cluster), 3);
+    assert!(has(&site, 1, lsn));
+}
