@@ -150,7 +150,7 @@ impl Synchronous {
             params: params(&conninfo)?,
             system_identifier: server::identity().system_identifier,
         };
-        tail::mark_before(position);
+        tail::prepare(position);
         let shared = Arc::new(Shared::new(bridge, *position));
         let shipper = Shipper::new(Arc::clone(&archive), self.pg_wal.clone());
         self.running = Some(Running {
@@ -176,6 +176,9 @@ impl Synchronous {
             }
             let at_us = self.stored_us;
             tail::publish(&Seen { position, at_us }, &shipped, generation);
+        }
+        if shown.state == SyncState::Waiting {
+            tail::note_slow();
         }
         if let Some(failure) = &shown.refused {
             let mut archiving = ARCHIVING.exclusive();
