@@ -94,8 +94,8 @@ fn refuse_behind(chunks: &[(TailChunk, DateTime<Utc>)], size: SegmentSize, posit
                 position.flushed
             ),
             format!(
-                "This server has lost WAL. Restore from the store; or, if that WAL is not needed, remove it with \"walarchive st rm\", \
-                 from \"{}\" on.",
+                "This server has lost WAL. Restore from the store. To go on with this server and without that WAL, remove it: \
+                 walarchive st rm --force {}.",
                 layout::tail_of(last.segment)
             ),
         )),

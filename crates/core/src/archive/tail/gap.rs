@@ -8,11 +8,11 @@ use super::clean::is_stored;
 use crate::archive::Archive;
 use crate::blocking::blocking;
 use crate::error::Result;
-use crate::repository::layout::TailChunk;
+use crate::repository::layout::{self, TailChunk};
 use crate::repository::tail::Cover;
 use crate::wal::{Segment, SegmentSize, TimelineHistory, WalFileName};
 
-/// The segment before this one, if the store has it neither whole nor in these chunks.
+/// The segment before this one, if the store has it neither whole nor in these chunks, and has backups that would need it.
 pub(super) async fn before(
     archive: &Archive,
     pg_wal: &Path,
@@ -26,8 +26,15 @@ pub(super) async fn before(
     };
     let of_before = chunks.iter().filter(|(chunk, _)| chunk.segment == before).copied();
     let is_complete = Cover::of(of_before).is_some_and(|cover| cover.end() == size.bytes());
-    let is_there = is_complete || is_stored(archive, before).await?;
+    let is_there = is_complete || is_stored(archive, before).await? || !has_backups(archive).await?;
     Ok((!is_there).then_some(before))
+}
+
+/// The archive of a new cluster begins somewhere.
+async fn has_backups(archive: &Archive) -> Result<bool> {
+    let objects = archive.store().list_shallow(&layout::BACKUPS_FOLDER).await?;
+    let is_sentinel = |object: &walarchive_storage::Listed| layout::backup_of_sentinel(&object.key).is_some();
+    Ok(objects.iter().any(is_sentinel))
 }
 
 /// The one before it in the server's history. None: there never was one.
