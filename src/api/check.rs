@@ -227,11 +227,19 @@ fn archiver() -> Check {
     }
 }
 
-/// Is the tail stored, and is `archive_timeout` of use beside it?
+/// Is the tail stored, can a backup be restored to it, and is `archive_timeout` of use beside it?
 fn tail() -> Option<Check> {
     let name = "tail";
-    let interval = guc::tail_interval().filter(|_| shmem::require_preloaded().is_ok())?;
+    shmem::require_preloaded().ok()?;
     let now = ARCHIVING.share().tail;
+    if let Some(before) = now.gap.to_option() {
+        return Some(Check::warning(
+            name,
+            format!("the archive lacks \"{before}\", which comes before the WAL that is stored now"),
+            "No backup of before can be restored to it. Take a base backup.",
+        ));
+    }
+    let interval = guc::tail_interval()?;
     if let Some(error) = now.error.to_option() {
         return Some(Check::failed(
             name,

@@ -53,6 +53,7 @@ fn store(tail: &Tail) -> Result<Shipped> {
         timeline: tail.timeline,
         stored: Lsn(tail.stored_lsn),
         safe: Some(Lsn(tail.safe_lsn)).filter(|safe| safe.0 != 0),
+        gap: None,
         bytes: 0,
     };
     let goes_on = tail.epoch != 0 && tail.generation == settings.generation();

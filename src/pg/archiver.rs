@@ -48,8 +48,8 @@ pub fn mark_as_ready(segment: &str) {
     let Ok(segment) = std::ffi::CString::new(segment) else {
         return;
     };
-    // SAFETY: a C string that outlives the call; the main thread of a process that is attached to shared memory.
-    unsafe { XLogArchiveCheckDone(segment.as_ptr()) };
+    // SAFETY: a C string that outlives the call; the main thread of a process that is attached to shared memory. An ERROR becomes a panic.
+    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| XLogArchiveCheckDone(segment.as_ptr())) };
 }
 
 /// Tell the archiver why nothing can be archived: `arch_module_check_errdetail()`, which is a macro in C.

@@ -47,6 +47,8 @@ pub struct Tail {
     pub safe_lsn: u64,
     /// All that was written before this moment is in the store: microseconds since 1970.
     pub safe_us: i64,
+    /// The archive lacks this segment, so that no backup of before can be restored to what is stored.
+    pub gap: Text<24>,
     /// The last failure since something was stored.
     pub error: Text<256>,
     /// When: microseconds since 1970, 0 when there is none.
@@ -63,6 +65,7 @@ impl Tail {
         stored_lsn: 0,
         safe_lsn: 0,
         safe_us: 0,
+        gap: Text::EMPTY,
         error: Text::EMPTY,
         error_us: 0,
     };

@@ -143,19 +143,19 @@ impl Uploader {
             };
             let backfill_in = self.backfill.turn(self.bridge, link).max(SOON);
             self.indexer.turn(self.bridge);
-            let turn = match link {
+            let tail_link = match link {
                 Link::Free if self.backfill.is_over() => Link::Free,
                 _ => Link::Needed,
             };
             let tail_in = match self.synchronous.is_wanted() {
                 // It stores the tail itself.
                 true => {
-                    self.tail.stop();
+                    self.tail.leave();
                     self.synchronous.turn(self.bridge, self.backfill.is_over())
                 }
                 false => {
                     self.synchronous.rest();
-                    self.tail.turn(self.bridge, turn).max(SOON)
+                    self.tail.turn(self.bridge, tail_link).max(SOON)
                 }
             };
             let (lease_in, gained) = self.lease.turn(self.bridge);
@@ -291,6 +291,7 @@ impl Uploader {
             match (&result, failure) {
                 (Ok(pushed), _) => {
                     self.ahead.succeeded();
+                    self.tail.try_again();
                     let bytes = if pushed.already_there { 0 } else { pushed.stored_bytes };
                     let now = Instant::now();
                     self.slow = now - begun >= BEHIND;

@@ -187,11 +187,9 @@ impl Synchronous {
             params: params(&conninfo)?,
             system_identifier: server::identity().system_identifier,
         };
-        tail::mark_before(position);
+        tail::prepare(position);
         let shared = Arc::new(Shared::new(bridge, *position));
         let shipper = Shipper::new(Arc::clone(&archive), self.pg_wal.clone());
-        // The archiver, which would go on with what another one has stored, begins an epoch of its own until something is.
-        ARCHIVING.exclusive().tail.epoch = 0;
         self.running = Some(Running {
             begun: Instant::now(),
             link: bridge.spawn(link::stay(door, Arc::clone(&shared)), drop),

@@ -40,6 +40,8 @@ pub struct Archive {
     opened: SystemTime,
     /// The timeline of a file younger than that which was found under no other compression; 0 before there is one.
     alone: AtomicU32,
+    /// How often the repository has begun anew.
+    anew: AtomicU32,
     wrapping: OnceCell<Wrapping>,
     /// When it was looked last whether the repository is encrypted as this archive writes.
     agreed: Mutex<Option<Instant>>,
@@ -75,6 +77,7 @@ impl Archive {
             compression,
             opened: SystemTime::now(),
             alone: AtomicU32::new(0),
+            anew: AtomicU32::new(0),
             wrapping: OnceCell::new(),
             agreed: Mutex::default(),
             owned: OnceCell::new(),
@@ -111,6 +114,7 @@ impl Archive {
             compression: self.compression,
             opened: self.opened,
             alone: AtomicU32::new(self.alone.load(Ordering::Relaxed)),
+            anew: AtomicU32::new(self.begun_anew()),
             wrapping: self.wrapping.clone(),
             agreed: Mutex::new(*self.agreed.lock()),
             owned: self.owned.clone(),
@@ -244,8 +248,18 @@ impl Archive {
             && writer.has_forgotten()?
         {
             self.claim_anew().await?;
+            self.note_begun_anew();
         }
         Ok(())
+    }
+
+    pub(super) fn note_begun_anew(&self) {
+        self.anew.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often the repository has begun anew, as far as this archive has seen it: nothing that was there before is there.
+    pub(super) fn begun_anew(&self) -> u32 {
+        self.anew.load(Ordering::Relaxed)
     }
 
     /// What comes before each write: the repository is there, it is this cluster's, and it is encrypted as this archive writes.

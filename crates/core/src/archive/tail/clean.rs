@@ -33,6 +33,26 @@ pub struct Cleaner {
 }
 
 impl Cleaner {
+    /// One for what others have left: see [`Cleaner::look`].
+    pub fn new(archive: Arc<Archive>, pg_wal: PathBuf) -> Self {
+        Cleaner {
+            archive,
+            pg_wal,
+            waste: Arc::default(),
+        }
+    }
+
+    /// Look for segments that have chunks.
+    pub async fn look(&self) -> Result<()> {
+        let mut segments = BTreeSet::new();
+        let look = |listed: walarchive_storage::Listed| {
+            segments.extend(TailChunk::of_key(&listed.key).map(|chunk| chunk.segment));
+        };
+        self.archive.store().each(&layout::TAIL_FOLDER, look).await?;
+        self.waste.lock().segments.extend(segments);
+        Ok(())
+    }
+
     /// Is there anything that could be removed now?
     pub fn has_work(&self) -> bool {
         let waste = self.waste.lock();
@@ -55,7 +75,7 @@ impl Cleaner {
             if !is_archived(&self.pg_wal, segment) {
                 continue;
             }
-            if self.is_stored(segment).await? {
+            if is_stored(&self.archive, segment).await? {
                 removed += remove(&store, segment).await?;
             } else {
                 // It is no segment that this server archives. Whoever deletes garbage finds it.
@@ -65,17 +85,17 @@ impl Cleaner {
         }
         Ok(removed)
     }
+}
 
-    /// Does the store have the whole segment, compressed in whatever way?
-    async fn is_stored(&self, segment: Segment) -> Result<bool> {
-        for format in Format::in_order(self.archive.compression().format()) {
-            let key = layout::wal(&WalFileName::Segment(segment), format);
-            if self.archive.store().size(&key).await?.is_some() {
-                return Ok(true);
-            }
+/// Does the store have the whole segment, compressed in whatever way?
+pub(super) async fn is_stored(archive: &Archive, segment: Segment) -> Result<bool> {
+    for format in Format::in_order(archive.compression().format()) {
+        let key = layout::wal(&WalFileName::Segment(segment), format);
+        if archive.store().size(&key).await?.is_some() {
+            return Ok(true);
         }
-        Ok(false)
     }
+    Ok(false)
 }
 
 /// Remove all chunks of a segment.

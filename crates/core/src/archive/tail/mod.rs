@@ -8,6 +8,7 @@
 mod chunk;
 mod clean;
 mod epoch;
+mod gap;
 mod look;
 mod pending;
 mod plan;
@@ -16,6 +17,7 @@ mod ship;
 
 pub use clean::Cleaner;
 pub use look::Tail;
+pub use pending::segments_before;
 pub use read::{Brought, Limits, fetch_tail};
 pub use ship::{Position, Shipped, Shipper};
 

@@ -9,6 +9,7 @@ use walarchive_storage::Store;
 use super::chunk;
 use super::clean::{Cleaner, Waste};
 use super::epoch;
+use super::gap;
 use super::pending::{Pending, is_archived};
 use super::plan::Plan;
 use crate::archive::Archive;
@@ -41,6 +42,9 @@ pub struct Shipped {
     pub stored: Lsn,
     /// Everything up to here is in the store: it never goes back. None: it is not known yet, as WAL of before waits to be archived.
     pub safe: Option<Lsn>,
+    /// The archive lacks this segment, which comes before all that is stored, so that no backup of before can be restored to it. It is
+    /// over when the archive has a segment that comes later.
+    pub gap: Option<Segment>,
     /// Bytes of the objects that were written.
     pub bytes: u64,
 }
@@ -85,6 +89,9 @@ struct Course {
     /// Chunks of older epochs of the first segment, which nobody needs when that has chunks of this one.
     older: Vec<TailChunk>,
     safe: Option<Lsn>,
+    gap: Option<Segment>,
+    /// How often the repository had begun anew.
+    anew: u32,
 }
 
 impl Shipper {
@@ -124,15 +131,17 @@ impl Shipper {
             return Err(Error::defect("a server in recovery has no tail"));
         }
         self.archive.enter().await?;
+        let anew = self.archive.begun_anew();
         let size = self.archive.identity().segment_size;
         // The last byte decides: at the beginning of a segment there may be no file of it yet.
         let target = Segment::containing(position.timeline, Lsn(position.flushed.0.saturating_sub(1)), size);
         let mut course = match self.course.take() {
-            Some(course) if course.timeline == position.timeline => course,
-            _ => Box::pin(self.begin(target)).await?,
+            Some(course) if course.timeline == position.timeline && course.anew == anew => course,
+            _ => Box::pin(self.begin(target, position, anew)).await?,
         };
-        if position.flushed > course.stored {
-            course.go_to(target, &self.pg_wal, size, &self.waste);
+        if position.flushed > course.stored && target != course.present.segment {
+            // It looks at files.
+            tokio::task::block_in_place(|| course.go_to(target, &self.pg_wal, size, &self.waste));
         }
         let course = self.course.insert(course);
         let way = Way {
@@ -144,7 +153,11 @@ impl Shipper {
             waste: &self.waste,
         };
         let mut bytes = 0;
-        let safe = match course.pending.first(&self.pg_wal) {
+        let waiting = match course.pending.is_over() {
+            true => None,
+            false => tokio::task::block_in_place(|| course.pending.first(&self.pg_wal)),
+        };
+        let safe = match waiting {
             None => {
                 bytes = course.ship(&way, position.flushed, size).await?;
                 Some(course.stored)
@@ -158,11 +171,12 @@ impl Shipper {
             timeline: course.timeline,
             stored: course.stored,
             safe: course.safe,
+            gap: course.gap,
             bytes,
         })
     }
 
-    async fn begin(&mut self, target: Segment) -> Result<Course> {
+    async fn begin(&mut self, target: Segment, position: Position, anew: u32) -> Result<Course> {
         let size = self.archive.identity().segment_size;
         let resumed = self.resumed.filter(|shipped| shipped.timeline == target.timeline);
         let first = match resumed {
@@ -170,7 +184,7 @@ impl Shipper {
             None => target,
         };
         let directory = self.pg_wal.clone();
-        let pending = blocking(move || Pending::look(&directory, first, size)).await?;
+        let pending = blocking(move || Pending::look(&directory, first)).await?;
         if let Some(shipped) = resumed {
             let covered = shipped.stored.0.saturating_sub(first.start(size).0);
             return Ok(Course {
@@ -185,18 +199,23 @@ impl Shipper {
                 pending,
                 older: Vec::new(),
                 safe: shipped.safe,
+                gap: shipped.gap,
+                anew,
             });
         }
         let store = self.archive.writable();
-        let epoch = epoch::take(&store, self.archive.identity(), target.timeline).await?;
-        let is_later = |chunk: &TailChunk| chunk.segment.timeline == target.timeline && chunk.segment > target;
-        let (later, chunks): (Vec<_>, Vec<_>) = epoch.chunks.into_iter().partition(is_later);
-        if !later.is_empty() {
-            // A server is never before what it has stored, unless it lost that itself. A reader would take this for a hole.
-            let keys: Vec<_> = later.iter().map(TailChunk::key).collect();
-            store.delete_many(&keys, |_| {}).await?;
+        let epoch = epoch::take(&store, self.archive.identity(), position).await?;
+        let gap = match pending.is_over() {
+            true => gap::before(&self.archive, &self.pg_wal, target, &epoch.chunks).await?,
+            false => None,
+        };
+        if let Some(before) = gap {
+            tracing::warn!(
+                "the archive lacks \"{before}\", so that no backup can be restored to the WAL that is stored now; take a base backup"
+            );
         }
-        let (older, others): (Vec<_>, Vec<_>) = chunks.into_iter().partition(|chunk| chunk.segment == target);
+        let chunks = epoch.chunks.into_iter().map(|(chunk, _)| chunk);
+        let (older, others): (Vec<_>, Vec<_>) = chunks.partition(|chunk| chunk.segment == target);
         let mut waste = self.waste.lock();
         waste.objects.extend(epoch.older);
         waste.segments.extend(others.into_iter().map(|chunk| chunk.segment));
@@ -209,6 +228,8 @@ impl Shipper {
             pending,
             older,
             safe: None,
+            gap,
+            anew,
         })
     }
 }
@@ -246,6 +267,11 @@ impl Course {
             way.waste.lock().segments.insert(part.segment);
             self.leaving = None;
         }
+        // The file of the present segment has no mark.
+        let next = |gap: Segment| Segment::from_number(self.timeline, gap.number(size) + 1, size);
+        if self.gap.is_some_and(|gap| way.is_archived(next(gap))) {
+            self.gap = None;
+        }
         let start = self.present.segment.start(size);
         let wanted = flushed.0.saturating_sub(start.0).min(size.bytes());
         bytes += way.store_unless_archived(&mut self.present, wanted).await?;
@@ -269,15 +295,19 @@ struct Way<'a> {
 }
 
 impl Way<'_> {
+    fn is_archived(&self, segment: Segment) -> bool {
+        tokio::task::block_in_place(|| is_archived(self.pg_wal, segment))
+    }
+
     /// Store a segment up to `to`. Returns the bytes of the objects. One that is archived whole needs none.
     async fn store_unless_archived(&self, part: &mut Part, to: u64) -> Result<u64> {
         let is_whole = to == self.archive.identity().segment_size.bytes();
-        if is_whole && is_archived(self.pg_wal, part.segment) {
+        if is_whole && self.is_archived(part.segment) {
             return Ok(0);
         }
         match self.store(part, to).await {
             // Its file may be gone then.
-            Err(_) if is_whole && is_archived(self.pg_wal, part.segment) => Ok(0),
+            Err(_) if is_whole && self.is_archived(part.segment) => Ok(0),
             stored => stored,
         }
     }

@@ -228,11 +228,13 @@ async fn what_was_skipped_is_safe_when_it_is_archived() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_segment_without_a_mark_is_not_taken_for_archived() {
     let server = Server::new();
-    let shipped = ship(&mut server.shipper(), server.at(4, 100)).await;
-    assert_eq!((shipped.safe, shipped.bytes), (Some(server.at(3, 0).flushed), 0));
-    server.is_complete(3);
-    server.is_done(3);
     let mut shipper = server.shipper();
+    for number in [5, 4] {
+        let shipped = ship(&mut server.shipper(), server.at(number, 100)).await;
+        assert_eq!((shipped.safe, shipped.bytes), (Some(server.at(3, 0).flushed), 0));
+    }
+    server.is_complete(3);
+    server.archives(3, Compression::Zstd(1)).await;
     assert_eq!(
         ship(&mut shipper, server.at(4, 100)).await.safe,
         Some(server.at(4, 100).flushed)
@@ -245,26 +247,80 @@ async fn a_segment_without_a_mark_is_not_taken_for_archived() {
     assert_eq!(shipped.safe, Some(server.at(5, 100).flushed));
 }
 
-/// Of a server that lost its last WAL, and went on.
+/// Its disks have lost what was flushed, or it is an older copy: the store has the only one.
 #[tokio::test(flavor = "multi_thread")]
-async fn chunks_of_later_segments_are_removed_first() {
+async fn a_server_that_is_behind_the_store_replaces_nothing() {
     let server = Server::new();
-    ship(&mut server.shipper(), server.at(3, 5000)).await;
-    let later = TailChunk {
-        segment: server.segment(4),
-        epoch: 1,
-        start: 0,
-        end: 100,
-    };
-    server.store().put(&later.key(), "x".into()).await.expect("written");
-    ship(&mut server.shipper(), server.at(3, 5000)).await;
-    assert!(
-        server
-            .chunks()
-            .await
-            .iter()
-            .all(|chunk| chunk.segment == server.segment(3))
+    server.is_complete(3);
+    server.archives(3, Compression::Zstd(1)).await;
+    ship(&mut server.shipper(), server.at(4, 5000)).await;
+    let before = server.chunks().await;
+    for position in [server.at(4, 4999), server.at(3, 5000)] {
+        let mut shipper = server.shipper();
+        let error = shipper.ship(position).await.expect_err("it is behind");
+        assert!(
+            matches!(error, Error::Refused { .. }) && !error.is_transient(),
+            "{error:?}"
+        );
+        let hint = error.hint().unwrap_or_default();
+        assert!(
+            error.to_string().contains("this server only up to 0/")
+                && hint.contains(&*layout::tail_of(server.segment(4))),
+            "{error}: {hint}"
+        );
+        shipper.cleaner().clean().await.expect("cleaned");
+    }
+    assert_eq!(server.chunks().await, before);
+    let epochs = server.store().list(&layout::TAIL_EPOCHS_FOLDER).await.expect("listed");
+    assert_eq!(epochs.len(), 1, "none is begun");
+    assert_eq!(ship(&mut server.shipper(), server.at(4, 5000)).await.epoch, 2);
+}
+
+/// Its WAL was archived, and elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_archive_lacks_is_told() {
+    let server = Server::new();
+    server.is_complete(3);
+    server.is_done(3);
+    let mut shipper = server.shipper();
+    let shipped = ship(&mut shipper, server.at(4, 5000)).await;
+    assert_eq!(
+        (shipped.gap, shipped.safe),
+        (Some(server.segment(3)), Some(shipped.stored))
     );
+    server.is_complete(4);
+    assert!(ship(&mut shipper, server.at(5, 100)).await.gap.is_some());
+    server.archives(4, Compression::Zstd(1)).await;
+    assert_eq!(ship(&mut shipper, server.at(5, 200)).await.gap, None);
+    assert_eq!(ship(&mut server.shipper(), server.at(5, 200)).await.gap, None);
+    // The segment before is of the timeline before.
+    std::fs::write(
+        server.pg_wal.path().join("00000002.history"),
+        "1\t0/500100\tno recovery target\n",
+    )
+    .expect("written");
+    let name = |timeline| Segment::from_number(timeline, 5, generator::size()).to_string();
+    std::fs::copy(server.pg_wal.path().join(name(1)), server.pg_wal.path().join(name(2))).expect("copied");
+    let promoted = Position {
+        timeline: 2,
+        flushed: server.at(5, 300).flushed,
+    };
+    assert_eq!(ship(&mut server.shipper(), promoted).await.gap, None);
+}
+
+/// Everything was deleted on purpose.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_that_begins_anew_has_no_chunks() {
+    let server = Server::new();
+    let archive = server.archive(Compression::Zstd(1));
+    let mut shipper = Shipper::new(Arc::clone(&archive), server.pg_wal.path().to_owned());
+    ship(&mut shipper, server.at(3, 5000)).await;
+    for chunk in server.chunks().await {
+        server.store().delete(&chunk.key()).await.expect("deleted");
+    }
+    archive.note_begun_anew();
+    ship(&mut shipper, server.at(3, 6000)).await;
+    assert_eq!(server.covered(3).await, 6000);
 }
 
 #[tokio::test(flavor = "multi_thread")]
