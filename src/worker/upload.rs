@@ -170,6 +170,8 @@ impl Uploader {
     /// pauses, too.
     fn begin_again(&mut self) {
         self.ahead.restart();
+        self.backfill.restart();
+        self.tail.restart();
         let archiver = {
             let mut archiving = ARCHIVING.exclusive();
             archiving.lease_gains += 1;
