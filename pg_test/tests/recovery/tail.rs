@@ -353,6 +353,8 @@ fn a_server_that_has_lost_wal_leaves_what_the_store_has() {
     let dir = TestDir::new();
     let repository = Repository::new(&dir, "repository");
     let cluster = storing(&dir, &repository);
+    let segment = cluster.switch_wal();
+    cluster.wait_archived(&segment, PATIENCE);
     // More than recovery writes by itself.
     cluster.psql("SELECT FROM pg_logical_emit_message(true, 'test', repeat('x', 200000))");
     wait_stored(&cluster);

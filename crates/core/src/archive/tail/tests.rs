@@ -282,6 +282,10 @@ async fn what_the_archive_lacks_is_told() {
     let server = Server::new();
     server.is_complete(3);
     server.is_done(3);
+    // A new archive begins somewhere.
+    assert_eq!(ship(&mut server.shipper(), server.at(4, 5000)).await.gap, None);
+    let backup = layout::sentinel("base_000000010000000000000002");
+    server.store().put(&backup, "{}".into()).await.expect("written");
     let mut shipper = server.shipper();
     let shipped = ship(&mut shipper, server.at(4, 5000)).await;
     assert_eq!(
