@@ -442,7 +442,7 @@ fn check_key_command(value: &str) -> Result<(), Error> {
 
 /// May this be a value of `walarchive.synchronous_conninfo`?
 fn check_conninfo(value: &str) -> Result<(), Error> {
-    walarchive_client::Params::check_conninfo(value)
+    walarchive_client::check_conninfo(value)
 }
 
 /// May this be a value of `walarchive.backup_schedule` or `walarchive.drill_schedule`?

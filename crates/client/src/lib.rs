@@ -8,6 +8,7 @@
 //! - [`server`] has the statements that differ from version to version.
 #![forbid(unsafe_code)]
 
+mod check;
 mod conninfo;
 mod environment;
 mod error;
@@ -27,6 +28,7 @@ mod tls;
 mod wal_stream;
 mod wire;
 
+pub use check::check_conninfo;
 pub use error::{Notice, Severity};
 pub use mode::Mode;
 pub use params::Params;

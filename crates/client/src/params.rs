@@ -10,10 +10,8 @@ use walarchive_core::{Error, Result};
 
 use crate::conninfo;
 use crate::environment::{Environment, home};
-use crate::hosts::hosts;
 use crate::passfile::{self, Wanted};
 use crate::service;
-use crate::tls::SslMode;
 
 /// How long one attempt to connect may take, unless `connect_timeout` says something else.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -123,18 +121,15 @@ impl Params {
         Self::of_conninfo_in(text, &|name| FILES.contains(&name).then(|| files(name)).flatten())
     }
 
-    /// Would [`Params::of_conninfo`] take it? No file is looked at.
-    pub fn check_conninfo(text: &str) -> Result<()> {
+    /// Those that a connection string has itself: no file is looked at.
+    pub(crate) fn in_conninfo(text: &str) -> Result<Self> {
         let mut pairs = conninfo::pairs(text)?;
         pairs.retain(|(keyword, _)| keyword != "service");
         let mut values = BTreeMap::new();
         take(&mut values, "the connection string", pairs)?;
         values.retain(|_, value| !value.is_empty());
         check(&values)?;
-        let params = Params { values, home: None };
-        SslMode::of(&params)?;
-        params.connect_timeout()?;
-        hosts(&params).map(|_| ())
+        Ok(Params { values, home: None })
     }
 
     fn of_conninfo_in(text: &str, environment: Environment<'_>) -> Result<Self> {
@@ -360,12 +355,8 @@ mod tests {
         params.set_application_name("walarchive");
         assert_eq!(params.get("application_name"), Some("walarchive"));
         for wrong in ["prot=7", "channel_binding=require", "x"] {
-            assert!(of(wrong).is_err() && Params::check_conninfo(wrong).is_err(), "{wrong}");
+            assert!(of(wrong).is_err(), "{wrong}");
         }
-        for wrong in ["sslmode=foo", "port=x", "connect_timeout=soon"] {
-            assert!(Params::check_conninfo(wrong).is_err(), "{wrong}");
-        }
-        assert!(Params::check_conninfo("service=nobody_asks_now").is_ok());
     }
 
     #[test]

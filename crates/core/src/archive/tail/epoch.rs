@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use walarchive_storage::{Created, Store};
 
-use super::Position;
+use super::position::Position;
 use crate::error::{Error, Result, StorageError};
 use crate::lsn::Lsn;
 use crate::repository::cluster::ClusterIdentity;

@@ -12,14 +12,16 @@ mod gap;
 mod look;
 mod pending;
 mod plan;
+mod position;
 mod read;
 mod ship;
 
 pub use clean::Cleaner;
 pub use look::Tail;
 pub use pending::segments_before;
+pub use position::Position;
 pub use read::{Brought, Limits, fetch_tail};
-pub use ship::{Position, Shipped, Shipper};
+pub use ship::{Shipped, Shipper};
 
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ use super::epoch;
 use super::gap;
 use super::pending::{Pending, is_archived};
 use super::plan::Plan;
+use super::position::Position;
 use crate::archive::Archive;
 use crate::blocking::blocking;
 use crate::codec::Compression;
@@ -21,15 +22,6 @@ use crate::lsn::Lsn;
 use crate::repository::cluster::ClusterIdentity;
 use crate::repository::layout::TailChunk;
 use crate::wal::{Segment, SegmentSize, WalFileName};
-
-/// How far a server has flushed its WAL to disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Position {
-    /// Its timeline.
-    pub timeline: u32,
-    /// The end of what is flushed.
-    pub flushed: Lsn,
-}
 
 /// How far the store has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
