@@ -130,6 +130,36 @@ fn a_promoted_standby_goes_on() {
     wait_state(&standby, "synchronous");
 }
 
+/// It has not got by streaming what the store has: recovery asks the archive once more before it ends.
+#[test]
+fn a_replica_that_is_behind_has_all_that_was_acknowledged_when_it_is_promoted() {
+    let site = Site::on_s3();
+    let primary = start(builder(&site, "primary"));
+    let replica = site
+        .builder("replica")
+        .setting("restore_command", "walarchive wal-fetch %f \"%p\"")
+        .setting("wal_retrieve_retry_interval", "1h")
+        .standby_of(&primary);
+    primary.psql("INSERT INTO t VALUES (0)");
+    wait_caught_up(&replica, &primary);
+    replica.psql("ALTER SYSTEM SET primary_conninfo = ''");
+    replica.reload();
+    // For an hour it looks for nothing.
+    replica.wait_until("it streams no more", PATIENCE, || {
+        replica.psql("SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'startup'")
+            == "RecoveryRetrieveRetryInterval"
+    });
+    let mut session = Session::begin(&primary);
+    for id in 1..=20 {
+        commit(&mut session, id);
+    }
+    let count = || replica.psql("SELECT count(*) FROM t");
+    assert_eq!(count(), "1", "it is behind");
+    primary.kill9();
+    promote(&replica);
+    assert_eq!(count(), "21");
+}
+
 #[test]
 fn settings_that_do_not_go_together_are_named() {
     let site = Site::on_files();
