@@ -1,5 +1,6 @@
 //! Commits that wait for the store, and a store that goes away.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use walarchive_pg_test::archiving::{status, wait_message};
@@ -102,6 +103,12 @@ fn a_server_that_was_replaced_acknowledges_nothing() {
     let (primary, _proxy, site) = through_proxy(&settings);
     let standby = site.builder("standby").standby_of(&primary);
     wait_caught_up(&standby, &primary);
+    // Without that its promotion cannot be told from the start of a copy.
+    let instance = standby.datadir().join("pg_wal/walarchive.instance");
+    standby.wait_until("it has noted that it is a standby", PATIENCE, || {
+        fs::read_to_string(&instance)
+            .is_ok_and(|text| text.contains("\"standby\": true") || text.contains("\"standby\":true"))
+    });
     promote(&standby);
     primary.wait_until("it has lost the lease", PATIENCE, || {
         status(&primary, "lease_state") == "lost"
