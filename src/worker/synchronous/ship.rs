@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use walarchive_core::archive::tail::{Cleaner, Shipper};
 
 use super::shared::Shared;
@@ -12,8 +12,8 @@ use super::shared::Shared;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// If commits wait already when a request ends, the next one begins after this part of its time, and takes along the next commits of
-/// those sessions that it lets go. Else they would come a moment too late, each time, and wait for two requests.
+/// The next request begins no sooner after the end of one than this part of its time, and takes along the next commits of all sessions
+/// that it lets go. Else most of them would come a moment too late, each time, and wait for two requests.
 const GATHER: u32 = 8;
 const LONGEST_GATHER: Duration = Duration::from_millis(10);
 
@@ -35,15 +35,14 @@ pub(super) async fn store(mut shipper: Shipper, shared: Arc<Shared>) {
             Ok(shipped) => {
                 pause = FIRST_PAUSE;
                 shared.stored(position, shipped);
-                if wanted.has_changed().unwrap_or_default() {
-                    sleep((begun.elapsed() / GATHER).min(LONGEST_GATHER)).await;
-                }
+                let gathered = Instant::now() + (begun.elapsed() / GATHER).min(LONGEST_GATHER);
                 match shipped.safe >= Some(position.flushed) {
                     // The tasks end together.
                     true => {
                         if wanted.changed().await.is_err() {
                             return;
                         }
+                        sleep_until(gathered).await;
                     }
                     false => sleep(PENDING).await,
                 }
