@@ -24,6 +24,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("default_transaction_deferrable", "off"),
     ("default_transaction_read_only", "on"),
     ("local_preload_libraries", ""),
+    // A parallel worker begins its first transaction with the database's own time limits, whatever the session's are.
+    ("max_parallel_workers_per_gather", "0"),
 ];
 
 /// From this version on a trigger can run at each login, and transactions can have a timeout.

@@ -105,7 +105,8 @@ pub struct Stop {
     pub next_xid: u64,
 }
 
-/// Make the session safe, and free of time limits that were set for other clients.
+/// Make the session safe, and free of time limits that were set for other clients. It uses no parallel workers: they would begin
+/// their first transaction with the limits of the database.
 pub async fn prepare(session: &mut Session) -> Result<()> {
     session
         .query(
@@ -117,7 +118,8 @@ pub async fn prepare(session: &mut Session) -> Result<()> {
         .query(
             "lift the time limits of the session",
             "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN ('statement_timeout', \
-             'lock_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout')",
+             'lock_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout', \
+             'max_parallel_workers_per_gather')",
         )
         .await?;
     Ok(())
