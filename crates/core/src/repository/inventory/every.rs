@@ -17,6 +17,9 @@ use crate::wal::{Segment, SegmentSize, WalFileName};
 /// Objects on a page, as most stores have it.
 const PAGE: u64 = 1000;
 
+/// Segments of a range: all of its objects are on one page, with a few of other kinds, and one behind them that tells that it is over.
+const RANGE: u64 = 990;
+
 /// Ranges that are asked for at the same time: few at first, as a run may be at its end.
 const FIRST_WIDTH: u64 = 2;
 const MOST_WIDTH: u64 = 16;
@@ -66,7 +69,7 @@ async fn in_ranges(store: &Store, size: SegmentSize) -> Result<Option<Vec<WalObj
         let mut width = FIRST_WIDTH;
         loop {
             let ends: Vec<Segment> = (1..=width)
-                .map_while(|step| later(reached, step * PAGE, size))
+                .map_while(|step| later(reached, step * RANGE, size))
                 .collect();
             let Some(last) = ends.last().copied() else { break };
             let bounds: Vec<String> = ends.iter().map(|end| behind(*end)).collect();
