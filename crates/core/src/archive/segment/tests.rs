@@ -9,7 +9,7 @@ use super::*;
 use crate::wal::generator::segments;
 
 /// The time of one request, and a limit that no listing comes near to.
-const ROUND: Duration = Duration::from_millis(500);
+const ROUND: Duration = Duration::from_millis(1500);
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A store that answers after a while.
