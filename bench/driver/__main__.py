@@ -150,6 +150,7 @@ def main():
         result = {
             "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "took_s": round(time.monotonic() - bench.begun),
+            "took_cpu_s": round(sum(os.times()[:4])),
             "machine": machine.describe(bench.work),
             "commit": options.commit,
             "parameters": {key: getattr(options, key) for key in ("quick", "segments", "scale", "rounds", "checksums")},

@@ -61,6 +61,7 @@ class Page(unittest.TestCase):
             "machine": about,
             "parameters": {"segments": 4, "scale": 1, "rounds": 2},
             "took_s": 9,
+            "took_cpu_s": 5,
             "versions": {"walarchive": "1"},
             "missing": {"WAL-G": "it is not there"},
             "noise": [self.look],
