@@ -30,11 +30,12 @@ def parse():
     parser.add_argument("--scale", type=int, help="pgbench's scale of the cluster that is backed up (100; quick: 15)")
     parser.add_argument("--rounds", type=int, help="of everything (3; quick: 1)")
     parser.add_argument("--checksums", action="store_true", help="clusters with data checksums")
-    parser.add_argument("--out", required=True, help="directory for the results")
+    parser.add_argument("--out", required=True, help="directory for the results (see OUT in bench/run)")
     parser.add_argument("--work", default="/tmp", help="directory for clusters and repositories (/tmp)")
-    parser.add_argument("--pg-config", required=True)
-    parser.add_argument("--s3-server", required=True, help="the program s3s-fs")
-    parser.add_argument("--commit", default="", help="of what is measured")
+    # These bench/run gives: pg_config, the program s3s-fs, and the commit that is measured.
+    parser.add_argument("--pg-config", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--s3-server", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--commit", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.segments = options.segments or (16 if options.quick else 64)
     options.scale = options.scale or (15 if options.quick else 100)
@@ -148,7 +149,7 @@ def main():
             run.round()
         disturbed = sum(sample.get("others", 0) > machine.QUIET for sample in run.samples)
         result = {
-            "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "took_s": round(time.monotonic() - bench.begun),
             "took_cpu_s": round(sum(os.times()[:4])),
             "machine": machine.describe(bench.work),
@@ -178,8 +179,9 @@ def main():
         sys.exit("bench: walarchive failed")
 
 
-try:
-    main()
-except Failed:
-    traceback.print_exc()
-    sys.exit(1)
+if __name__ == "__main__":
+    try:
+        main()
+    except Failed:
+        traceback.print_exc()
+        sys.exit(1)

@@ -10,7 +10,7 @@ import time
 from driver.meter import Meter
 from driver.process import Failed
 
-IN_MOVED_TO, IN_CREATE = 0x80, 0x100
+IN_MOVED_TO, IN_CREATE, IN_IGNORED = 0x80, 0x100, 0x8000
 
 
 def drain(bench, peer, source, measure):
@@ -65,14 +65,15 @@ class Watch(threading.Thread):
 
     def run(self):
         while True:
-            try:
-                events = os.read(self.file, 65536)
-            except OSError:
-                return
+            events = os.read(self.file, 65536)
             now, at = time.monotonic(), 0
             with self.changed:
                 while at < len(events):
-                    length = struct.unpack_from("iIII", events, at)[3]
+                    _, mask, _, length = struct.unpack_from("iIII", events, at)
+                    if mask & IN_IGNORED:
+                        # The directory was removed.
+                        os.close(self.file)
+                        return
                     name = events[at + 16 : at + 16 + length].rstrip(b"\0").decode()
                     self.seen.setdefault(name, now)
                     at += 16 + length

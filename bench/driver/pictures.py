@@ -3,6 +3,9 @@
 import os
 
 import matplotlib
+import matplotlib.pyplot as plt
+
+from driver.figures import MEASURES, OURS, short
 
 matplotlib.use("svg")
 # Text stays text, and the same figures make the same file.
@@ -10,10 +13,6 @@ matplotlib.rcParams.update(
     {"svg.fonttype": "none", "svg.hashsalt": "walarchive", "font.family": "sans-serif", "font.size": 9, "axes.spines.top": False}
     | {"axes.spines.right": False, "axes.titlesize": 10}
 )
-
-import matplotlib.pyplot as plt  # noqa: E402
-
-from driver.figures import MEASURES, OURS, short  # noqa: E402
 
 OWN, OTHER, CPU = "#1f6feb", "#9aa5b1", "#d0d7de"
 OVERVIEW = ("drain", "idle", "full", "delta_one", "restore", "replay")

@@ -26,8 +26,11 @@ def lines(result):
         f"- Machine: {about['processor']}, {about['cores']} cores, {about['memory_gb']} GB, {about['file_system']}, "
         f"{about['system']}, Linux {about['kernel']}"
     )
-    yield f"- {used['segments']} segments, pgbench -s {used['scale']}, rounds: {used['rounds']}; {result['took_s']} s in all, {result['took_cpu_s']} s of CPU"
-    yield "- Versions: " + ", ".join(f"{name} {version}".strip() for name, version in result["versions"].items())
+    yield (
+        f"- {used['segments']} segments, pgbench -s {used['scale']}, rounds: {used['rounds']}; "
+        f"{result['took_s']} s in all, {result['took_cpu_s']} s of CPU"
+    )
+    yield "- Versions: " + ", ".join(f"{name} {version}" for name, version in result["versions"].items() if version)
     for name, reason in result["missing"].items():
         yield f"- {name} did not take part: {reason}"
     looks = result["noise"]

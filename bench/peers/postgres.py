@@ -7,7 +7,7 @@ from driver.peer import Peer, said
 
 
 class Postgres(Peer):
-    name = "nothing"
+    name = "PostgreSQL alone"
     measures = frozenset({"start", "start_crashed", "replay"})
 
     def version(self):

@@ -55,5 +55,8 @@ class WalPush(Walarchive):
     name = "walarchive wal-push"
     measures = ARCHIVING
 
+    def version(self):
+        return ""
+
     def archive(self):
         return [f"archive_command = 'walarchive wal-push {' '.join(self.flags())} %p'"]
