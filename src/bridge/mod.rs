@@ -15,6 +15,7 @@ use walarchive_core::Error;
 use walarchive_core::archive::Archive;
 use walarchive_core::data_dir::STANDBY_SIGNAL;
 use walarchive_core::lease::{Situation, Writer};
+use walarchive_storage::crypt::Keyring;
 use walarchive_storage::{Brake, Store};
 
 use crate::guc::{self, ArchiveSettings};
@@ -48,12 +49,27 @@ static CURRENT: Mutex<Option<(Basis, Arc<Archive>)>> = Mutex::new(None);
 /// hold may have changed by the next one. Without keys it does not count.
 type Basis = (u64, i64);
 
+/// The reload from which the keys are, in a process that looks whether they have changed. In others each reload counts.
+static KEYS: Mutex<Option<i64>> = Mutex::new(None);
+
 fn basis(settings: &ArchiveSettings) -> Basis {
     let has_keys = settings.storage.encryption.names_a_key();
-    (
-        settings.generation(),
-        if has_keys { pg::server::reload_time() } else { 0 },
-    )
+    let keys = || KEYS.lock().unwrap_or_else(pg::server::reload_time);
+    (settings.generation(), if has_keys { keys() } else { 0 })
+}
+
+/// This process looks whether the keys have changed, and they have with the reload at this time, or may have.
+pub fn keys_changed(reload: i64) {
+    *KEYS.lock() = Some(reload);
+}
+
+/// The keys of the archive of this process, if it is the one that the settings name and has some.
+pub fn keyring() -> Option<Keyring> {
+    let basis = basis(&ArchiveSettings::current().ok()?);
+    let current = CURRENT.lock();
+    let (_, archive) = current.as_ref().filter(|(of, _)| *of == basis)?;
+    let keyring = archive.store().keyring();
+    (!keyring.is_empty()).then(|| keyring.clone())
 }
 
 /// Tell whoever writes of this process that the server was promoted, if it was. To be called now and then while uploads run.

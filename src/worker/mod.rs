@@ -7,6 +7,7 @@ mod backup;
 mod drills;
 mod job;
 mod keep;
+mod keys;
 mod lease;
 mod names;
 mod points;

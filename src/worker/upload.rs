@@ -16,6 +16,7 @@ use walarchive_storage::{Brake, Motion};
 
 use super::ahead::{Ahead, Failed};
 use super::backfill::{Backfill, Link};
+use super::keys::Keys;
 use super::lease::Keeper;
 use super::points::Indexer;
 use super::synchronous::Synchronous;
@@ -67,6 +68,7 @@ pub(super) struct Uploader {
     bridge: &'static Bridge,
     directory: PathBuf,
     ahead: Ahead,
+    keys: Keys,
     lease: Keeper,
     backfill: Backfill,
     indexer: Indexer,
@@ -90,6 +92,7 @@ impl Uploader {
             bridge: Bridge::get(),
             directory: server::data_directory().join(PG_WAL),
             ahead: Ahead::new(),
+            keys: Keys::new(),
             lease: Keeper::new(),
             backfill: Backfill::new(),
             indexer: Indexer::new(),
@@ -111,11 +114,13 @@ impl Uploader {
             if process::reload_requested() {
                 process::reload_configuration();
                 self.ahead.restart();
+                self.keys.restart();
                 self.lease.restart();
                 self.backfill.restart();
                 self.synchronous.restart();
                 self.tail.restart();
             }
+            let keys_in = self.keys.turn(self.bridge);
             if !self.running.is_empty() {
                 bridge::note_situation();
             }
@@ -163,7 +168,7 @@ impl Uploader {
                 self.begin_again();
                 continue;
             }
-            let wake_in = wake_in.min(lease_in).min(backfill_in).min(tail_in);
+            let wake_in = wake_in.min(lease_in).min(backfill_in).min(tail_in).min(keys_in);
             self.bridge.wait(Some(wake_in));
         }
         self.synchronous.end(self.bridge);
