@@ -132,41 +132,56 @@ class Run:
             peer.discard()
 
 
+def result_of(bench, options, run, missing, interrupted):
+    disturbed = sum(sample.get("others", 0) > machine.QUIET for sample in run.samples)
+    warnings = machine.warnings(run.looks, disturbed, len(run.samples))
+    return {
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "took_s": round(time.monotonic() - bench.begun),
+        "took_cpu_s": round(sum(os.times()[:4])),
+        "machine": machine.describe(bench.work),
+        "commit": options.commit,
+        "parameters": {key: getattr(options, key) for key in ("quick", "segments", "scale", "rounds", "checksums")},
+        "versions": {peer.name: peer.version() for peer in run.peers},
+        "missing": missing,
+        "interrupted": interrupted,
+        "noise": run.looks,
+        "warnings": [*(["the run was interrupted, and is not whole"] if interrupted else []), *warnings],
+        "samples": run.samples,
+        "rows": summarize(run.samples),
+    }
+
+
+def measure(bench, options):
+    bench.stores["S3"].start()
+    peers, missing = choose(bench, options)
+    for name, reason in missing.items():
+        bench.say(f"{name} does not take part: {reason}")
+    run = Run(bench, peers, set(options.measures))
+    interrupted = False
+    try:
+        bench.material = Material(bench)
+        bench.material.make(set(options.measures))
+        for number in range(options.rounds):
+            bench.say(f"round {number + 1} of {options.rounds}")
+            run.round()
+    except (KeyboardInterrupt, SystemExit):
+        # An hour's figures are not thrown away.
+        if not run.samples:
+            raise
+        interrupted = True
+        bench.say("interrupted")
+    return result_of(bench, options, run, missing, interrupted)
+
+
 def main():
     options = parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     bench = Bench(options)
     try:
-        bench.stores["S3"].start()
-        peers, missing = choose(bench, options)
-        for name, reason in missing.items():
-            bench.say(f"{name} does not take part: {reason}")
-        bench.material = Material(bench)
-        bench.material.make(set(options.measures))
-        run = Run(bench, peers, set(options.measures))
-        for number in range(options.rounds):
-            bench.say(f"round {number + 1} of {options.rounds}")
-            run.round()
-        disturbed = sum(sample.get("others", 0) > machine.QUIET for sample in run.samples)
-        result = {
-            "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "took_s": round(time.monotonic() - bench.begun),
-            "took_cpu_s": round(sum(os.times()[:4])),
-            "machine": machine.describe(bench.work),
-            "commit": options.commit,
-            "parameters": {key: getattr(options, key) for key in ("quick", "segments", "scale", "rounds", "checksums")},
-            "versions": {peer.name: peer.version() for peer in peers},
-            "missing": missing,
-            "noise": run.looks,
-            "warnings": machine.warnings(run.looks, disturbed, len(run.samples)),
-            "samples": run.samples,
-        }
-    except (KeyboardInterrupt, SystemExit):
-        bench.say("interrupted")
-        raise
+        result = measure(bench, options)
     finally:
         bench.end()
-    result["rows"] = summarize(result["samples"])
     os.makedirs(options.out, exist_ok=True)
     with open(os.path.join(options.out, "bench.json"), "w") as file:
         json.dump(result, file, indent=1)
@@ -175,6 +190,8 @@ def main():
     pictures.draw(options.out, result)
     print(open(os.path.join(options.out, "results.md")).read())
     bench.say(f"table, bench.json and pictures are in {options.out}")
+    if result["interrupted"]:
+        sys.exit(130)
     if any(sample.get("failed") and sample["contender"] == OURS for sample in result["samples"]):
         sys.exit("bench: walarchive failed")
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use walarchive_pg_test::archiving::{status, wait_drained, wait_message};
+use walarchive_pg_test::archiving::{present_segment, status, wait_drained, wait_message};
 use walarchive_pg_test::site::{Site, backup, lose};
 use walarchive_pg_test::synchronous::{builder, commit, has, start, wait_state, waiting_commit};
 use walarchive_testkit::{Cluster, Fault, FaultProxy, PATIENCE, Session, StopMode};
@@ -210,6 +210,14 @@ fn commits_wait_while_the_disk_of_the_store_is_full() {
     backup(&cluster, "");
     let filler = path.join("filler");
     for round in 0..2 {
+        wait_drained(&cluster);
+        let present = present_segment(&cluster);
+        cluster.wait_until("nothing more is freed", PATIENCE, || {
+            let chunks = site.objects("walarchive_005/tail");
+            chunks
+                .iter()
+                .all(|key| key.contains(&present) || key.ends_with(".json"))
+        });
         // It ends with an error.
         let _ = fs::write(&filler, vec![1; 24 << 20]);
         let mark = cluster.log_mark();

@@ -147,9 +147,9 @@ impl Synchronous {
                 self.teller.tell(&shown, rules, &others, commits_wait, Instant::now());
                 let counted = is_counted(&shown, rules);
                 let lacking = others.lacking(counted).filter(|_| named.counts);
-                let error = trouble(&shown)
-                    .into_iter()
-                    .chain(lacking.map(|names| tell::lacking(&names)));
+                // What the store says may be long, and is cut off.
+                let lacking = lacking.map(|names| tell::lacking(&names)).into_iter();
+                let error = lacking.chain(trouble(&shown));
                 self.show(Status {
                     state: shown.state,
                     lsn: shown.safe.0,
