@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::sync::atomic::Ordering;
 
-use super::assemble::{Beyond, Pages, Unfinished};
+use super::assemble::{Beyond, Pages, Unfinished, pieces, room};
 use super::context::Context;
 use crate::data_dir::BACKUP_LABEL;
 use crate::error::{Error, Result};
@@ -131,15 +131,13 @@ impl Member<'_> {
             let bytes = read_full(entry, &mut buffer)?;
             copied += bytes as u64;
             // A page that is only begun at the end of a file was written again since.
-            for content in buffer[..bytes].chunks_exact(PAGE_BYTES as usize) {
-                pages.put(page, content)?;
-                page += 1;
-            }
+            let end = page + bytes as u64 / PAGE_BYTES;
+            pages.put(page..end, &buffer)?;
+            page = end;
             if bytes < buffer.len() {
                 break;
             }
         }
-        pages.flush()?;
         self.count(pages.bytes);
         if copied != size {
             return Err(self.truncated(copied, size));
@@ -167,15 +165,15 @@ impl Member<'_> {
         output: &Output,
     ) -> Result<(), Stop> {
         let mut pages = Pages::new(file, output);
-        let mut content = vec![0; PAGE_BYTES as usize];
-        for block in &header.blocks {
+        let mut buffer = vec![0; room(&header.blocks)];
+        for blocks in pieces(&header.blocks) {
             self.check_cancel()?;
-            if read_full(entry, &mut content)? < content.len() {
+            let contents = &mut buffer[..blocks.len() * PAGE_BYTES as usize];
+            if read_full(entry, contents)? < contents.len() {
                 return Err(self.wrong("is truncated"));
             }
-            pages.put(u64::from(*block), &content)?;
+            pages.put_piece(blocks, &mut buffer)?;
         }
-        pages.flush()?;
         self.count(pages.bytes);
         file.cut(header.file_size / PAGE_BYTES);
         Ok(())
