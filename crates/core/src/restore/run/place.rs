@@ -70,12 +70,16 @@ impl Member<'_> {
         let size = entry.size();
         let expected = self.expected(size)?;
         let mut output = self.context.create(self.path)?;
+        if let Some(expected) = expected {
+            output.reserve(expected.size);
+        }
         let mut sum = expected.and_then(|expected| expected.sum).map(|sum| (sum, sum.begin()));
         let mut buffer = buffer(size);
         let mut copied = 0;
         loop {
             self.check_cancel()?;
-            let bytes = entry.read(&mut buffer)?;
+            // What a decoder hands out does not end where a page does, and pages that are written in two parts cost more.
+            let bytes = read_full(entry, &mut buffer)?;
             if bytes == 0 {
                 break;
             }
@@ -99,9 +103,12 @@ impl Member<'_> {
     /// An increment of the newest backup that has the file: it says how long the file is.
     fn begin(&self, entry: &mut tar::Entry<'_, impl Read>) -> Result<Placed, Stop> {
         let header = self.header(entry)?;
-        self.expected(header.file_size)?;
+        let expected = self.expected(header.file_size)?;
         let output = self.context.create(self.path)?;
         output.set_size(header.file_size)?;
+        if let Some(expected) = expected {
+            output.reserve(expected.size);
+        }
         let beyond = match &self.context.table {
             Some(table) if table.has_manifest => Beyond::Stored,
             _ => Beyond::Zeros,
