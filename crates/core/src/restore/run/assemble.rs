@@ -158,7 +158,8 @@ impl<'a> Pages<'a> {
         let (mut run, mut end) = (0..0, 0);
         for (number, at) in numbers.into_iter().zip((0..).step_by(PAGE)) {
             let is_wanted = self.file.wants(number);
-            if !run.is_empty() && !(is_wanted && number == end) {
+            let continues = is_wanted && number == end;
+            if !run.is_empty() && !continues {
                 self.write(end, &contents[run])?;
                 run = 0..0;
             }
