@@ -26,8 +26,8 @@ def parse():
     parser.add_argument("--measures", nargs="+", choices=known, default=known, metavar="MEASURE", help=" ".join(known))
     parser.add_argument("--only", nargs="+", metavar="CONTENDER", help="only those whose name contains one of these; walarchive always")
     parser.add_argument("--store", choices=["file", "S3"], help="only this store")
-    parser.add_argument("--segments", type=int, help="WAL segments that wait (64; quick: 16)")
-    parser.add_argument("--scale", type=int, help="pgbench's scale of the cluster that is backed up (100; quick: 15)")
+    parser.add_argument("--segments", type=int, help="WAL segments that wait (64; quick: 10)")
+    parser.add_argument("--scale", type=int, help="pgbench's scale of the cluster that is backed up (100; quick: 10)")
     parser.add_argument("--rounds", type=int, help="of everything (3; quick: 1)")
     parser.add_argument("--checksums", action="store_true", help="clusters with data checksums")
     parser.add_argument("--out", required=True, help="directory for the results (see OUT in bench/run)")
@@ -37,8 +37,8 @@ def parse():
     parser.add_argument("--s3-server", required=True, help=argparse.SUPPRESS)
     parser.add_argument("--commit", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.segments = options.segments or (16 if options.quick else 64)
-    options.scale = options.scale or (15 if options.quick else 100)
+    options.segments = options.segments or (10 if options.quick else 64)
+    options.scale = options.scale or (10 if options.quick else 100)
     options.rounds = options.rounds or (1 if options.quick else 3)
     return options
 

@@ -16,6 +16,12 @@ def times(value):
     return "" if value is None else f"{value:.2f} ×"
 
 
+def waiting(samples):
+    """How many segments waited, of each kind of WAL."""
+    counts = {sample["measure"]: sample["segments"] for sample in samples if "segments" in sample}
+    return " and ".join(str(counts[kind]) for kind in ("drain", "drain_text") if kind in counts) or "no"
+
+
 def lines(result):
     about, used = result["machine"], result["parameters"]
     yield "# Results of `make bench`"
@@ -27,7 +33,7 @@ def lines(result):
         f"{about['system']}, Linux {about['kernel']}"
     )
     yield (
-        f"- {used['segments']} segments, pgbench -s {used['scale']}, rounds: {used['rounds']}; "
+        f"- {waiting(result['samples'])} segments in the backlogs, pgbench -s {used['scale']}, rounds: {used['rounds']}; "
         f"{result['took_s']} s in all, {result['took_cpu_s']} s of CPU"
     )
     yield "- Versions: " + ", ".join(f"{name} {version}" for name, version in result["versions"].items() if version)

@@ -59,19 +59,21 @@ class Page(unittest.TestCase):
             "when": "2026-01-01",
             "commit": "abc",
             "machine": about,
-            "parameters": {"segments": 4, "scale": 1, "rounds": 2},
+            "parameters": {"scale": 1, "rounds": 2},
             "took_s": 9,
             "took_cpu_s": 5,
             "versions": {"walarchive": "1"},
             "missing": {"WAL-G": "it is not there"},
             "noise": [self.look],
             "warnings": ["it was busy"],
+            "samples": [sample(segments=17)],
             "rows": summarize([sample(wall=0.01), sample(wall=0.03), {**sample(contender="cp"), "failed": "no"}]),
         }
         text = "\n".join(table.lines(result))
         self.assertIn("| **walarchive** | file | 20.0 (10.0–30.0) | 1.00 × |", text)
         self.assertIn("| cp | file | failed |", text)
         self.assertIn("- it was busy", text)
+        self.assertIn("- 17 segments in the backlogs", text)
 
 
 if __name__ == "__main__":
