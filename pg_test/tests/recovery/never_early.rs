@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use walarchive_pg_test::held::{Hold, wal_fetch};
 use walarchive_pg_test::site::{Site, archive_all, backup, lose};
@@ -32,6 +33,17 @@ fn rows(cluster: &Cluster) -> usize {
 
 /// A server that reads the archive through the proxy, and waits so many seconds for it.
 fn through(site: &Site, proxy: &FaultProxy, name: &str, patience: u32) -> Builder {
+    let command = fetch_through(site, proxy, patience);
+    without_library(site, name).server_setting("restore_command", &command)
+}
+
+fn without_library(site: &Site, name: &str) -> Builder {
+    site.restored(name)
+        .setting("shared_preload_libraries", "")
+        .setting("wal_retrieve_retry_interval", "100ms")
+}
+
+fn fetch_through(site: &Site, proxy: &FaultProxy, patience: u32) -> String {
     let program = site
         .pg()
         .program("walarchive")
@@ -42,10 +54,7 @@ fn through(site: &Site, proxy: &FaultProxy, name: &str, patience: u32) -> Builde
     for option in proxy.options().split(',') {
         command.push_str(&format!(" --storage-option {option}"));
     }
-    site.restored(name)
-        .setting("shared_preload_libraries", "")
-        .setting("wal_retrieve_retry_interval", "100ms")
-        .server_setting("restore_command", &format!("{command} %f \"%p\""))
+    format!("{command} %f \"%p\"")
 }
 
 fn never_promoted(target: &Path, cluster: &Cluster) {
@@ -87,6 +96,46 @@ fn a_store_that_fails_stops_recovery_and_never_ends_it() {
         restored.wait_promoted(PATIENCE);
         assert_eq!(rows(&restored), 6, "{name}");
     }
+}
+
+/// From the last segment on, recovery waits for one round of requests that tells that there is no more, and for one that tells that
+/// no other timeline has come.
+#[test]
+fn the_end_takes_two_rounds() {
+    const ROUND: Duration = Duration::from_secs(3);
+    let site = Site::on_s3();
+    let names = archived(&site, 6);
+    let proxy = FaultProxy::start(site.s3().expect("S3").port());
+    let target = site.restore("restored", "LATEST", &[]);
+    let last = names.last().expect("a segment");
+    let hold = Hold::at(&site, "restored", &[last]);
+    let builder = without_library(&site, "restored");
+    let restored = hold
+        .with(builder, &fetch_through(&site, &proxy, 60))
+        .attach_stopped(&target);
+    restored.spawn_server();
+    // Whoever fetches ahead has found out where the archive ends.
+    restored.wait_until("the last one is fetched ahead", PATIENCE, || {
+        let entries = fs::read_dir(target.join("pg_wal/pgsql_tmp_walarchive"));
+        let mut names = entries.into_iter().flatten().flatten().map(|entry| entry.file_name());
+        names.any(|name| {
+            let name = name.to_string_lossy().into_owned();
+            name.starts_with(last.as_str()) && name.split('.').count() == 3
+        })
+    });
+    restored.wait_until("what comes after it was looked for", PATIENCE, || {
+        let seen = proxy.requests();
+        let absent = |status: Option<u16>| status == Some(404);
+        seen.iter()
+            .any(|seen| seen.target.contains("/wal_005/00000001") && absent(seen.status))
+    });
+    proxy.set([Fault::Latency(ROUND)]);
+    let begun = Instant::now();
+    hold.let_go(last);
+    restored.wait_promoted(PATIENCE);
+    let took = begun.elapsed();
+    assert!(took >= ROUND * 2 && took < ROUND * 4, "{took:?}: {}", restored.log());
+    assert_eq!(rows(&restored), 6);
 }
 
 #[test]

@@ -8,7 +8,6 @@ use futures::future::try_join_all;
 use futures::{join, try_join};
 
 use super::identity;
-use super::tail::Tail;
 use crate::blocking::blocking;
 use crate::codec::Format;
 use crate::encrypted::{self, blame, is_text};
@@ -16,7 +15,7 @@ use crate::error::{Error, MAY_BE_ENCRYPTED, Result, StorageError};
 use crate::files::read_full;
 use crate::repository::layout::Key;
 use crate::repository::{self, layout};
-use crate::wal::{FirstPage, LONG_HEADER_BYTES, Segment, SegmentSize, WalFileName};
+use crate::wal::{FirstPage, LONG_HEADER_BYTES, SegmentSize, WalFileName};
 use walarchive_storage::{RangeReader, Store};
 
 /// Bytes that are copied at once.
@@ -32,20 +31,6 @@ pub struct Fetched {
     pub format: Format,
     /// Bytes of the file.
     pub file_bytes: u64,
-}
-
-/// What the archive says when it is asked for a segment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// It was there.
-    Fetched(Fetched),
-    /// It is not archived whole.
-    Absent {
-        /// The URL of its object.
-        object: String,
-        /// What the tail has. It was looked for after the segment itself, which may have taken the place of its tail between the two.
-        tail: Tail,
-    },
 }
 
 /// Fetch a WAL file to `target`, which appears there whole or not at all. The object is looked for with the suffix of
@@ -64,26 +49,6 @@ pub async fn fetch_part(store: &Store, name: &WalFileName, target: &Path, first:
     bring(store, name, target, found, most).await
 }
 
-/// The same of a segment. If it is not there, it is said what the tail has: that is asked for with the rest, and takes no longer.
-pub async fn fetch_segment(store: &Store, segment: Segment, target: &Path, first: Format, most: u64) -> Result<Answer> {
-    let name = WalFileName::Segment(segment);
-    let mut found = find_in(store, &name, first).await?;
-    let mut tail = Tail::default();
-    if found.is_none() {
-        let size = identity::segment_size_near(target);
-        let others =
-            Box::pin(async { try_join!(find_elsewhere(store, &name, first), Tail::find(store, segment, size)) });
-        (found, tail) = others.await?;
-    }
-    match found {
-        Some(found) => bring(store, &name, target, found, most).await.map(Answer::Fetched),
-        None => Ok(Answer::Absent {
-            object: store.object_url(&layout::wal(&name, first)),
-            tail,
-        }),
-    }
-}
-
 /// The same, of an object in this format only; none if it is not there. One request tells that.
 pub async fn fetch_in(store: &Store, name: &WalFileName, target: &Path, format: Format) -> Result<Option<Fetched>> {
     match find_in(store, name, format).await? {
@@ -92,7 +57,13 @@ pub async fn fetch_in(store: &Store, name: &WalFileName, target: &Path, format: 
     }
 }
 
-async fn bring(store: &Store, name: &WalFileName, target: &Path, found: Found, most: u64) -> Result<Fetched> {
+pub(super) async fn bring(
+    store: &Store,
+    name: &WalFileName,
+    target: &Path,
+    found: Found,
+    most: u64,
+) -> Result<Fetched> {
     let (format, key, object) = found;
     let url = store.object_url(&key);
     let (name, target) = (*name, target.to_owned());
@@ -176,7 +147,7 @@ pub(super) async fn fetch_into<S: Write + Send + 'static>(
 }
 
 /// An object that is there, and is being read.
-type Found = (Format, Key, RangeReader);
+pub(super) type Found = (Format, Key, RangeReader);
 
 async fn find(store: &Store, name: &WalFileName, first: Format) -> Result<Option<Found>> {
     match find_in(store, name, first).await? {
@@ -206,14 +177,14 @@ async fn find_or_doubt(store: &Store, name: &WalFileName, first: Format) -> Resu
 }
 
 /// In the other formats, and an error if there is no repository.
-async fn find_elsewhere(store: &Store, name: &WalFileName, first: Format) -> Result<Option<Found>> {
+pub(super) async fn find_elsewhere(store: &Store, name: &WalFileName, first: Format) -> Result<Option<Found>> {
     match try_join!(find_in_others(store, name, first), repository::is_there(store))? {
         (None, false) => Err(repository::none_in(store)),
         (found, _) => Ok(found),
     }
 }
 
-async fn find_in(store: &Store, name: &WalFileName, format: Format) -> Result<Option<Found>> {
+pub(super) async fn find_in(store: &Store, name: &WalFileName, format: Format) -> Result<Option<Found>> {
     let key = layout::wal(name, format);
     let object = encrypted::open(store, &key).await?;
     Ok(object.map(|object| (format, key, object)))

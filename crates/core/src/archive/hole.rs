@@ -45,15 +45,30 @@ pub enum Gap {
     Closed,
 }
 
-/// What the listing shows from the segment on.
-#[derive(Default)]
-struct Behind {
+/// What a listing of the archive shows from a segment on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Behind {
     /// The segment itself.
     itself: bool,
     /// A later segment of the same timeline.
     later: Option<(Segment, DateTime<Utc>)>,
     /// The history files of later timelines.
     histories: Vec<(u32, DateTime<Utc>)>,
+}
+
+impl Behind {
+    /// Look into the archive.
+    pub async fn look(store: &Store, segment: Segment) -> Result<Self> {
+        match store.lists_in_order() {
+            true => look_in_order(store, segment).await,
+            false => look_at_all(store, segment).await,
+        }
+    }
+
+    /// Is the segment itself there, in whatever format?
+    pub(super) fn has_segment(&self) -> bool {
+        self.itself
+    }
 }
 
 /// Is this segment the next one of a server whose WAL directory this is? It has all WAL of the timeline up to there, and nothing of
@@ -67,13 +82,13 @@ pub fn is_next(segment: Segment, wal_directory: &Path, control: &ControlFile) ->
 
 /// The archive does not have `segment`, which recovery wants to have as `target`, in the `pg_wal` of `data_dir`. Is that a hole?
 /// It is none if the server has the whole segment itself, or will ask for it on the older timeline that it is of. `tail`: the next
-/// segment of the same timeline that the tail has something of.
+/// segment of the same timeline that the tail has something of. `behind`: what was looked for already.
 pub async fn find_hole(
     store: &Store,
     segment: Segment,
     tail: Option<(Segment, DateTime<Utc>)>,
-    target: &Path,
-    data_dir: &Path,
+    behind: Option<Behind>,
+    (target, data_dir): (&Path, &Path),
 ) -> Result<Gap> {
     // Without one no server recovers there. One that cannot be read says nothing, and recovery must not end by that.
     if !data_dir.join(PG_CONTROL).try_exists().unwrap_or(true) {
@@ -85,9 +100,9 @@ pub async fn find_hole(
     if local::is_whole(&wal_directory.join(segment.to_string()), segment, &control) {
         return Ok(Gap::End);
     }
-    let behind = match store.lists_in_order() {
-        true => look_in_order(store, segment).await?,
-        false => look_at_all(store, segment).await?,
+    let behind = match behind {
+        Some(behind) => behind,
+        None => Behind::look(store, segment).await?,
     };
     if behind.itself {
         return Ok(Gap::Closed);

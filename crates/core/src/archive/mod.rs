@@ -19,19 +19,21 @@ mod push;
 mod ready;
 pub mod received;
 mod rewind;
+mod segment;
 mod series;
 mod source;
 pub mod tail;
 
-pub use fetch::{Answer, Fetched, fetch, fetch_in, fetch_part, fetch_segment, read_through};
+pub use fetch::{Fetched, fetch, fetch_in, fetch_part, read_through};
 pub use fork::{Share, known_share, share_of};
-pub use hole::{Gap, Hole, find_hole, is_next};
+pub use hole::{Behind, Gap, Hole, find_hole, is_next};
 pub use identity::identity_of;
 pub use memory::Memory;
 pub use pace::Pace;
 pub use push::{Archive, Pushed};
 pub use ready::ready_files;
 pub use rewind::{Rewindable, fetch_for_rewind};
+pub use segment::{Answer, Asking, fetch_segment};
 pub use source::Fingerprint;
 
 #[cfg(test)]

@@ -57,6 +57,12 @@ impl Store {
         !self.may_vanish()
     }
 
+    /// Can a listing begin behind a key at the cost of what comes after it? Swift's is made from the beginning here, and what comes
+    /// before the key is left out.
+    pub fn lists_from_anywhere(&self) -> bool {
+        self.lists_in_order() && !self.url().starts_with("swift:")
+    }
+
     /// The keys of the symbolic links below these folders, or in their place, in order. Nothing behind one is ever removed. Only
     /// a directory of this machine can have any that listings follow.
     pub async fn links(&self, folders: &[&str]) -> Result<Vec<String>> {

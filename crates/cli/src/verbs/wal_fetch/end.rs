@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use chrono::Utc;
 use walarchive_core::archive::prefetch::Absence;
 use walarchive_core::archive::tail::Tail;
-use walarchive_core::archive::{Answer, Gap, Hole, find_hole};
+use walarchive_core::archive::{Answer, Behind, Gap, Hole, find_hole};
 use walarchive_core::data_dir::major_version;
 use walarchive_core::wal::{Segment, WalFileName};
 use walarchive_core::{Error, Result, StorageError};
@@ -24,27 +24,28 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// The first major version whose recovery asks for the next segment while records of the one before wait to be replayed.
 const READS_AHEAD_SINCE: u32 = 15;
 
-/// Looking for a hole takes no longer. The promotion of a standby waits for it.
-const LOOK: Duration = Duration::from_secs(300);
-const LOOK_OF_STANDBY: Duration = Duration::from_secs(30);
-
 /// The archive does not have the segment, and the tail, if it has anything, only its beginning. That is given out if the archive ends
 /// there, and is an error that says so if there is nothing. A hole is another error, which names it. One that may be filled in this
-/// moment is waited for; so does a standby that needs the segment next.
-pub async fn of_archive(wanted: &Wanted<'_>, object: String, mut tail: Tail) -> Result<Attempt> {
+/// moment is waited for; so does a standby that needs the segment next. `behind`: what was looked for already.
+pub async fn of_archive(
+    wanted: &Wanted<'_>,
+    object: String,
+    mut tail: Tail,
+    mut behind: Option<Behind>,
+) -> Result<Attempt> {
     let segment = wanted.segment;
     let not_there = || Error::Storage(StorageError::NotFound { object: object.clone() });
     let Some(data_dir) = wanted.recovering() else {
         return tail::give_part(wanted, &tail).await?.ok_or_else(not_there);
     };
     if let Some(standby) = wanted.round().filter(|round| round.is_of_standby) {
-        return of_standby(wanted, standby, &data_dir, &tail)
+        return of_standby(wanted, standby, &data_dir, (&tail, behind))
             .await?
             .ok_or_else(not_there);
     }
     let begun = Instant::now();
     loop {
-        let hole = match look(wanted, &data_dir, &tail, LOOK).await? {
+        let hole = match look(wanted, &data_dir, (&tail, behind)).await? {
             Gap::Closed => return Ok(Attempt::Moved),
             Gap::Hole(hole) => hole,
             Gap::End => {
@@ -56,9 +57,9 @@ pub async fn of_archive(wanted: &Wanted<'_>, object: String, mut tail: Tail) -> 
             return Err(refused(segment, &hole.later));
         }
         tokio::time::sleep(PAUSE).await;
-        tail = match wanted.ask().await? {
+        (tail, behind) = match wanted.ask().await? {
             Answer::Fetched(fetched) => return Ok(Attempt::Whole(fetched)),
-            Answer::Absent { tail, .. } => tail,
+            Answer::Absent { tail, behind, .. } => (tail, behind),
         };
         if wanted.is_complete(&tail) {
             return Ok(Attempt::Moved);
@@ -67,12 +68,17 @@ pub async fn of_archive(wanted: &Wanted<'_>, object: String, mut tail: Tail) -> 
 }
 
 /// A standby asks every few seconds. None: it is not there.
-async fn of_standby(wanted: &Wanted<'_>, standby: &Round, data_dir: &Path, tail: &Tail) -> Result<Option<Attempt>> {
+async fn of_standby(
+    wanted: &Wanted<'_>,
+    standby: &Round,
+    data_dir: &Path,
+    (tail, behind): (&Tail, Option<Behind>),
+) -> Result<Option<Attempt>> {
     let segment = wanted.segment;
     // While others read ahead, PostgreSQL up to 14 asks for a segment only when it has replayed the one before.
     let reads_ahead = major_version(data_dir).is_none_or(|major| major >= READS_AHEAD_SINCE);
     let may_wait = !standby.has_worker() && (!reads_ahead || standby.asks_again(segment));
-    match tell(standby, wanted, data_dir, tail).await? {
+    match tell(standby, wanted, data_dir, (tail, behind)).await? {
         None => return Ok(Some(Attempt::Moved)),
         Some(Absence::Hole(later)) => return Err(refused(segment, &later)),
         Some(Absence::End) => {
@@ -90,14 +96,19 @@ async fn of_standby(wanted: &Wanted<'_>, standby: &Round, data_dir: &Path, tail:
 }
 
 /// Note what a standby is told. A young hole is unclear: it asks again. None: the segment is there by now.
-async fn tell(standby: &Round, wanted: &Wanted<'_>, data_dir: &Path, tail: &Tail) -> Result<Option<Absence>> {
+async fn tell(
+    standby: &Round,
+    wanted: &Wanted<'_>,
+    data_dir: &Path,
+    (tail, behind): (&Tail, Option<Behind>),
+) -> Result<Option<Absence>> {
     let known = standby.known(wanted.segment);
     let is_old = |(absence, _): &(Absence, SystemTime)| *absence == Absence::End && tail.later.is_some();
     let (absence, looked) = match known.filter(|known| !is_old(known)) {
         Some(known) => known,
         None => {
             let looked = SystemTime::now();
-            let absence = match look(wanted, data_dir, tail, LOOK_OF_STANDBY).await? {
+            let absence = match look(wanted, data_dir, (tail, behind)).await? {
                 Gap::Closed => return Ok(None),
                 Gap::End => Absence::End,
                 Gap::Hole(hole) if is_young(&hole) => Absence::Unclear,
@@ -115,8 +126,10 @@ pub fn tell_end(round: Option<&Round>, segment: Segment) -> Result<()> {
     round.map_or(Ok(()), |round| round.tell(segment, SystemTime::now(), Absence::End))
 }
 
-async fn look(wanted: &Wanted<'_>, data_dir: &Path, tail: &Tail, limit: Duration) -> Result<Gap> {
-    let looking = find_hole(wanted.store, wanted.segment, tail.later, &wanted.args.path, data_dir);
+async fn look(wanted: &Wanted<'_>, data_dir: &Path, (tail, behind): (&Tail, Option<Behind>)) -> Result<Gap> {
+    let limit = wanted.longest_look();
+    let place = (wanted.args.path.as_path(), data_dir);
+    let looking = find_hole(wanted.store, wanted.segment, tail.later, behind, place);
     match tokio::time::timeout(limit, looking).await {
         Ok(found) => found,
         Err(_) => Err(Error::timeout("list", "the WAL in the archive", limit)),

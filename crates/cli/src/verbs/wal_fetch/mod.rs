@@ -23,7 +23,9 @@ use walarchive_core::{Error, Result, StorageError};
 use walarchive_storage::Store;
 
 use crate::repository::Settings;
-use crate::repository::data_dir::{data_dir_beside, has_history_itself, is_standby, running_postmaster};
+use crate::repository::data_dir::{
+    data_dir_beside, has_history_itself, is_standby, running_postmaster, running_server,
+};
 use crate::repository::writer::writer;
 
 use round::Round;
@@ -53,6 +55,8 @@ pub struct Call {
     round: Option<Round>,
     /// The timeline that recovery follows, which has left the one of the segment.
     followed: Option<u32>,
+    /// Whoever fetches ahead did not find the segment.
+    expects_absence: bool,
 }
 
 /// Take the file from the spool, if it was fetched ahead. This comes before threads and the store are made, and is all that most
@@ -85,10 +89,14 @@ pub fn from_spool(args: &WalFetch) -> Result<Option<Call>> {
             .follows(segment)
             .filter(|followed| !share::is_known_whole(segment, *followed, &args.path));
     }
-    if let (WalFileName::Segment(segment), Some(spool), None) = (name, &spool, followed)
-        && take(spool, segment, &args.path)
-    {
-        return Ok(None);
+    let mut expects_absence = false;
+    match (name, &spool) {
+        (WalFileName::Segment(segment), Some(spool)) if followed.is_none() => match take(spool, segment, &args.path) {
+            Taken::Served => return Ok(None),
+            taken => expects_absence = taken == Taken::GivenUp || spool.was_missing(segment),
+        },
+        (WalFileName::History(_), Some(spool)) => begin(spool, &args.path),
+        _ => {}
     }
     Ok(Some(Call {
         name,
@@ -96,6 +104,7 @@ pub fn from_spool(args: &WalFetch) -> Result<Option<Call>> {
         spool,
         round,
         followed,
+        expects_absence,
     }))
 }
 
@@ -117,26 +126,45 @@ fn tidy(args: &WalFetch, settings: &Settings) {
     }
 }
 
+/// Recovery asks for a history file first. What it will ask for then is fetched meanwhile.
+fn begin(spool: &Spool, path: &Path) {
+    let server = data_dir_beside(path).and_then(|data_dir| Some((running_server(&data_dir)?, data_dir)));
+    if let Some((server, data_dir)) = server
+        && spool.note_begin(&data_dir, server)
+    {
+        prefetcher::start(spool, server.pid);
+    }
+}
+
 /// A failure of the spool never is one of the call.
-fn take(spool: &Spool, segment: Segment, path: &Path) -> bool {
+fn take(spool: &Spool, segment: Segment, path: &Path) -> Taken {
+    let data_dir = data_dir_beside(path);
+    let server = data_dir.as_deref().and_then(running_server);
+    let control = data_dir.and_then(|data_dir| ControlFile::read(&data_dir).ok());
+    if let (Some(control), Some(server)) = (&control, server)
+        && spool.take_again(segment, server, path, control.system_identifier)
+    {
+        tracing::info!(name = %segment, "had been fetched before");
+        return Taken::Served;
+    }
     if let Err(error) = spool.note(segment) {
         eprintln!("walarchive: warning: {error}: WAL is not fetched ahead of recovery");
     }
-    let control = data_dir_beside(path).and_then(|data_dir| ControlFile::read(&data_dir).ok());
-    let Some(control) = control else { return false };
-    match spool.take_when_there(segment, path, Some(control.system_identifier)) {
+    let Some(control) = control else { return Taken::Missing };
+    let taken = spool.take_when_there(segment, path, Some(control.system_identifier));
+    match &taken {
         Taken::Served => {
+            if let Some(server) = server {
+                spool.note_served(segment, server, path);
+            }
             tracing::info!(name = %segment, "had been fetched ahead");
-            true
         }
-        Taken::Missing | Taken::Underway => false,
-        Taken::Damaged(reason) => {
-            eprintln!(
-                "walarchive: warning: \"{segment}\", which was fetched ahead, cannot be used and is fetched again: {reason}"
-            );
-            false
-        }
+        Taken::Damaged(reason) => eprintln!(
+            "walarchive: warning: \"{segment}\", which was fetched ahead, cannot be used and is fetched again: {reason}"
+        ),
+        Taken::Missing | Taken::Underway | Taken::GivenUp => {}
     }
+    taken
 }
 
 /// Fetch one WAL file.

@@ -87,7 +87,8 @@ pub fn run(args: &WalFetch) -> Result<()> {
         identity: identity_of(&args.path)?,
         most: args.ahead(&settings),
         idle_limit: Some(IDLE),
-        asked: Some(args.name.parse()?),
+        // Recovery may have asked for a history file only.
+        asked: args.name.parse().ok(),
     };
     let mut last: Option<(Instant, Situation)> = None;
     let look = move || match last {

@@ -24,8 +24,9 @@ pub async fn fetch(args: &WalFetch, call: &Call, store: &Store, segment: Segment
     for _ in 0..LOOKS {
         match attempt(&wanted).await? {
             Attempt::Whole(fetched) => {
-                if most != u64::MAX {
-                    share::tell_part(call)?;
+                match most {
+                    u64::MAX => wanted.note_served(),
+                    _ => share::tell_part(call)?,
                 }
                 tracing::info!(name = %segment, bytes = fetched.file_bytes, "fetched");
                 return Ok(true);
@@ -42,9 +43,9 @@ pub async fn fetch(args: &WalFetch, call: &Call, store: &Store, segment: Segment
 }
 
 async fn attempt(wanted: &Wanted<'_>) -> Result<Attempt> {
-    let (object, tail) = match wanted.ask().await? {
+    let (object, tail, behind) = match wanted.ask().await? {
         Answer::Fetched(fetched) => return Ok(Attempt::Whole(fetched)),
-        Answer::Absent { object, tail } => (object, tail),
+        Answer::Absent { object, tail, behind } => (object, tail, behind),
     };
     if wanted.is_complete(&tail)
         && let Some(given) = tail::give_whole(wanted, &tail).await?
@@ -55,7 +56,7 @@ async fn attempt(wanted: &Wanted<'_>) -> Result<Attempt> {
         return Ok(given);
     }
     if !wanted.args.allow_gap {
-        return end::of_archive(wanted, object, tail).await;
+        return end::of_archive(wanted, object, tail, behind).await;
     }
     end::tell_end(wanted.round(), wanted.segment)?;
     let given = tail::give_part(wanted, &tail).await?;

@@ -1,10 +1,11 @@
 //! A segment that is asked for.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use walarchive_core::Result;
 use walarchive_core::archive::tail::Tail;
-use walarchive_core::archive::{self, Answer, Fetched};
+use walarchive_core::archive::{self, Answer, Asking, Fetched};
 use walarchive_core::control_file::ControlFile;
 use walarchive_core::recovery_state::is_in_recovery;
 use walarchive_core::wal::{Segment, WalFileName};
@@ -13,7 +14,11 @@ use walarchive_storage::Store;
 
 use super::round::Round;
 use super::{Call, WalFetch};
-use crate::repository::data_dir::data_dir_beside;
+use crate::repository::data_dir::{data_dir_beside, running_server};
+
+/// Looking for a hole takes no longer. The promotion of a standby waits for it.
+const LOOK: Duration = Duration::from_secs(300);
+const LOOK_OF_STANDBY: Duration = Duration::from_secs(30);
 
 /// What came of one attempt to fetch it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +56,13 @@ impl Wanted<'_> {
     /// Fetch the segment if it is there whole, as far as it is given out. Else it is said what the tail has.
     pub async fn ask(&self) -> Result<Answer> {
         let (path, first) = (&self.args.path, self.call.settings.reads_first);
-        let answer = archive::fetch_segment(self.store, self.segment, path, first, self.most).await?;
+        let asking = Asking {
+            first,
+            most: self.most,
+            behind: self.asks_for_the_end().then(|| self.longest_look()),
+            expects_absence: self.call.expects_absence,
+        };
+        let answer = archive::fetch_segment(self.store, self.segment, path, asking).await?;
         if self.most == u64::MAX || matches!(answer, Answer::Fetched(_)) {
             return Ok(answer);
         }
@@ -60,6 +71,28 @@ impl Wanted<'_> {
         match archive::fetch_part(self.store, &partial, path, first, self.most).await {
             Err(Error::Storage(StorageError::NotFound { .. })) => Ok(answer),
             partial => partial.map(Answer::Fetched),
+        }
+    }
+
+    /// The server has got all of it.
+    pub fn note_served(&self) {
+        let server = self.recovering().as_deref().and_then(running_server);
+        if let (Some(spool), Some(server)) = (&self.call.spool, server) {
+            spool.note_served(self.segment, server, &self.args.path);
+        }
+    }
+
+    /// Is it to be known what comes after the segment, if it is not there? A standby is told what the last listing said.
+    fn asks_for_the_end(&self) -> bool {
+        let is_known = |round: &Round| round.is_of_standby && round.known(self.segment).is_some();
+        !self.args.allow_gap && self.recovering().is_some() && !self.round().is_some_and(is_known)
+    }
+
+    /// Looking for a hole takes no longer.
+    pub fn longest_look(&self) -> Duration {
+        match self.round().is_some_and(|round| round.is_of_standby) {
+            true => LOOK_OF_STANDBY,
+            false => LOOK,
         }
     }
 

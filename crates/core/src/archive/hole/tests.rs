@@ -36,7 +36,7 @@ impl Fixture {
     async fn gap(&self, segment: Segment, tail: Option<&str>) -> Result<Gap> {
         let target = self.dir.path().join("pg_wal/RECOVERYXLOG");
         let tail = tail.map(|later| (later.parse().expect("a segment"), Utc::now()));
-        find_hole(&self.store, segment, tail, &target, self.dir.path()).await
+        find_hole(&self.store, segment, tail, None, (&target, self.dir.path())).await
     }
 
     async fn find(&self, segment: &str) -> Option<String> {

@@ -5,9 +5,12 @@
 //! [`Spool::take`] gives it to the server.
 
 mod absent;
+mod again;
+mod begin;
 mod depth;
 mod given;
 mod looks;
+mod missing;
 mod part;
 mod road;
 mod room;

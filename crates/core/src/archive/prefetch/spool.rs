@@ -28,6 +28,12 @@ pub(super) const GIVEN: &str = "given-";
 /// What recovery asked for last.
 const ASKED: &str = "asked";
 
+/// What it got last.
+pub(super) const SERVED: &str = "served";
+
+/// What was not there when it was looked for ahead of recovery.
+pub(super) const MISSING: &str = "missing";
+
 /// Locked by whoever fetches ahead.
 const PREFETCHER: &str = "prefetcher";
 
@@ -59,6 +65,8 @@ pub enum Taken {
     Missing,
     /// It is being fetched.
     Underway,
+    /// It was being fetched, and did not come.
+    GivenUp,
     /// It was there and cannot be used, for this reason. It was removed.
     Damaged(String),
 }
@@ -98,6 +106,10 @@ impl Spool {
         &self.directory
     }
 
+    pub(super) fn repository(&self) -> u32 {
+        self.repository
+    }
+
     /// Move a segment to `target`, if it is here and whole.
     pub fn take(&self, segment: Segment, target: &Path, system_identifier: Option<u64>) -> Taken {
         let Some((path, sum)) = self.whole(segment) else {
@@ -120,12 +132,15 @@ impl Spool {
     /// The same; a segment that is being fetched is waited for as long as it grows.
     pub fn take_when_there(&self, segment: Segment, target: &Path, system_identifier: Option<u64>) -> Taken {
         let size = || self.part(segment).metadata().map_or(0, |meta| meta.len());
-        let (mut known, mut grown) = (0, Instant::now());
+        let (mut known, mut grown, mut was_underway) = (0, Instant::now(), false);
         loop {
             match self.take(segment, target, system_identifier) {
-                Taken::Underway if grown.elapsed() < STALLED => {}
+                // It was not there, and is looked for once more. Who asks by himself knows as soon.
+                Taken::Underway if size() == 0 && self.was_missing(segment) => return Taken::GivenUp,
+                Taken::Underway if grown.elapsed() < STALLED => was_underway = true,
                 // Between two looks it was finished, or given up.
                 Taken::Missing if self.whole(segment).is_some() => {}
+                Taken::Missing if was_underway => return Taken::GivenUp,
                 taken => return taken,
             }
             std::thread::sleep(LOOK_AGAIN);
@@ -259,7 +274,7 @@ impl Spool {
                 None if name.ends_with(part::SUFFIX) => self.is_locked(&name),
                 None => {
                     [ABSENT, GIVEN].iter().any(|note| name.starts_with(note))
-                        || [ASKED, PREFETCHER, WORKER].contains(&&*name)
+                        || [ASKED, SERVED, MISSING, PREFETCHER, WORKER].contains(&&*name)
                 }
             };
             if !keep {

@@ -21,6 +21,8 @@ pub struct Tail {
     /// What the tail has behind that and does not lead on to, and when it was stored: something of the segment itself, if a chunk before
     /// it is missing; else of the next segment of the same timeline.
     pub later: Option<(Segment, DateTime<Utc>)>,
+    /// Does somebody store a tail here, or did? Each run of a server that does leaves an object, and the last of these stays.
+    pub is_in_use: bool,
 }
 
 impl Tail {
@@ -42,7 +44,9 @@ impl Tail {
     async fn listed(store: &Store, segment: Segment, size: Option<SegmentSize>) -> Result<Self> {
         let (in_order, most) = (store.lists_in_order(), size.map_or(LARGEST, SegmentSize::bytes));
         let (mut own, mut later) = (Vec::new(), None::<(Segment, DateTime<Utc>)>);
+        let mut is_in_use = false;
         let look = |listed: Listed| {
+            is_in_use = true;
             // A name that says more than a segment has is none.
             let Some(chunk) = TailChunk::of_key(&listed.key).filter(|chunk| chunk.end <= most) else {
                 return ControlFlow::Continue(());
@@ -75,6 +79,7 @@ impl Tail {
         Ok(Tail {
             cover,
             later: behind.or(later),
+            is_in_use,
         })
     }
 }

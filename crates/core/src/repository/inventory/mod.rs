@@ -6,6 +6,7 @@ mod backups;
 mod catchups;
 mod continuous;
 mod detail;
+mod every;
 mod marked;
 mod near;
 mod reach;
@@ -86,11 +87,9 @@ impl Inventory {
     pub async fn load(store: &Store) -> Result<Self> {
         let wal = async {
             let tail = tail::list(store).await?;
-            let mut wal = Vec::new();
-            store
-                .each(&layout::WAL_FOLDER, |object| wal.extend(WalObject::of(&object)))
-                .await?;
-            Ok::<_, Error>((tail, wal))
+            let owner = cluster::owner(store).await?;
+            let size = owner.map_or(SegmentSize::DEFAULT, |owner| owner.segment_size);
+            Ok::<_, Error>((tail, every::list(store, size).await?, owner))
         };
         let backups = async {
             // In this order: a backup that ends in between is seen twice, and not taken for a leftover.
@@ -98,8 +97,8 @@ impl Inventory {
             let backups = list_backups(store).await?;
             Ok((folders, backups))
         };
-        let ((tail, wal), (mut folders, backups), owner, continuous) =
-            tokio::try_join!(wal, backups, cluster::owner(store), continuous::read(store))?;
+        let ((tail, wal, owner), (mut folders, backups), continuous) =
+            tokio::try_join!(wal, backups, continuous::read(store))?;
         for backup in &backups {
             folders.remove(&backup.name);
         }

@@ -6,7 +6,7 @@ use walarchive_testkit::sealed::{by_libsodium, by_openpgp};
 
 use super::super::Tail;
 use super::*;
-use crate::archive::{Answer, fetch_segment};
+use crate::archive::{Answer, Asking, fetch_segment};
 use crate::encrypted::attacks::{Named, attacks_on};
 use crate::repository::encryption::fixture::{KEY, PUBLIC, Place};
 use crate::repository::layout;
@@ -189,7 +189,13 @@ async fn the_whole_segment_goes_first() {
     // A repository without any backup or WAL is none.
     fixture.store.put(&layout::CLUSTER, "{}".into()).await.expect("stored");
     fixture.store_chunk(1, 0, 20_000).await;
-    let ask = async || fetch_segment(&fixture.store, fixture.segment, &fixture.target(), Format::Zstd, ALL).await;
+    let asking = Asking {
+        first: Format::Zstd,
+        most: ALL,
+        behind: None,
+        expects_absence: false,
+    };
+    let ask = async || fetch_segment(&fixture.store, fixture.segment, &fixture.target(), asking).await;
     match ask().await.expect("asked") {
         Answer::Absent { tail, .. } => assert_eq!(tail.cover.expect("covers something").end(), 20_000),
         other => panic!("{other:?}"),
