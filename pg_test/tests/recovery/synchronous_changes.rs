@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use walarchive_pg_test::archiving::{status, wait_drained, wait_message};
+use walarchive_pg_test::archiving::{present_segment, status, wait_drained, wait_message};
 use walarchive_pg_test::site::{Site, backup, lose};
 use walarchive_pg_test::synchronous::{builder, commit, has, start, wait_state, waiting_commit};
 use walarchive_testkit::{Cluster, Fault, FaultProxy, PATIENCE, Session, StopMode};
@@ -221,6 +221,15 @@ fn commits_wait_while_the_disk_of_the_store_is_full() {
     backup(&cluster, "");
     let filler = path.join("filler");
     for round in 0..2 {
+        // The chunks of the segment before go when the next one has some.
+        commit(&mut Session::begin(&cluster), round);
+        let present = present_segment(&cluster);
+        cluster.wait_until("they are gone", PATIENCE, || {
+            let chunks = site.objects("walarchive_005/tail");
+            chunks
+                .iter()
+                .all(|key| key.contains(&present) || key.ends_with(".json"))
+        });
         // What others write at this moment fails, and frees what there is of it.
         let mut full_since = Instant::now();
         cluster.wait_until("the disk is full, and stays so", PATIENCE, || {
@@ -257,5 +266,5 @@ fn commits_wait_while_the_disk_of_the_store_is_full() {
         .restored("restored")
         .attach(&site.restore("restored", "LATEST", &[]));
     restored.wait_promoted(PATIENCE);
-    assert_eq!(restored.psql("SELECT count(*) FROM t"), "4");
+    assert_eq!(restored.psql("SELECT count(*) FROM t"), "6");
 }
