@@ -5,6 +5,7 @@
 
 mod log;
 mod run;
+mod threads;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +24,7 @@ use crate::pg;
 
 pub use log::drain;
 pub use run::{Begun, Bridge, Flow, run};
+pub use threads::compress_apart;
 
 /// Holds back the transfers of this process that can wait, so that WAL goes first.
 pub fn brake() -> &'static Brake {
@@ -99,7 +101,11 @@ pub fn archive(settings: &ArchiveSettings) -> Result<Arc<Archive>, Error> {
             };
             let writer = Writer::new(store.clone(), pg::server::data_directory(), situation());
             let archive = Archive::new(store, pg::server::identity(), settings.compression);
-            let archive = Arc::new(archive.with_writer(writer));
+            let archive = archive.with_writer(writer);
+            let archive = Arc::new(match threads::current() {
+                Some(threads) => archive.with_threads(threads),
+                None => archive,
+            });
             *current = Some((basis, Arc::clone(&archive)));
             Ok(archive)
         }

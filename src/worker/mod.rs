@@ -5,6 +5,7 @@ mod ahead;
 mod backfill;
 mod backup;
 mod drills;
+mod held;
 mod job;
 mod keep;
 mod keys;
@@ -30,7 +31,7 @@ use walarchive_core::data_dir::PG_WAL;
 use walarchive_core::recovery_state::is_in_recovery;
 
 use crate::pg::latch::Latch;
-use crate::pg::{Datum, process, server};
+use crate::pg::{Datum, memory, process, server};
 use crate::shmem::{ARCHIVING, SCHEDULING, Synchronous, Tail, now_us};
 
 /// PostgreSQL waits this long before it starts a worker again that has died.
@@ -113,6 +114,8 @@ unsafe extern "C-unwind" fn forget_scheduler(_code: c_int, _argument: Datum) {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn walarchive_uploader_main(_argument: Datum) {
     process::handle_worker_signals();
+    // It has no threads yet.
+    memory::keep_little();
     process::at_exit(forget_uploader);
     {
         let mut archiving = ARCHIVING.exclusive();

@@ -16,6 +16,7 @@ use walarchive_storage::{Brake, Motion};
 
 use super::ahead::{Ahead, Failed};
 use super::backfill::{Backfill, Link};
+use super::held::Held;
 use super::keys::Keys;
 use super::lease::Keeper;
 use super::points::Indexer;
@@ -76,6 +77,7 @@ pub(super) struct Uploader {
     tail: Tail,
     running: HashMap<WalFileName, Running>,
     pace: Pace,
+    held: Held,
     /// The last upload took long, or the oldest that runs does.
     slow: bool,
     /// The bytes of all uploads.
@@ -88,6 +90,7 @@ pub(super) struct Uploader {
 impl Uploader {
     pub(super) fn new() -> Self {
         let (sender, finished) = channel();
+        bridge::compress_apart(guc::compression_threads());
         Uploader {
             bridge: Bridge::get(),
             directory: server::data_directory().join(PG_WAL),
@@ -100,6 +103,7 @@ impl Uploader {
             tail: Tail::new(),
             running: HashMap::new(),
             pace: Pace::default(),
+            held: Held::new(server::identity().segment_size.bytes()),
             slow: false,
             motion: Arc::default(),
             rate: Rate::default(),
@@ -113,6 +117,7 @@ impl Uploader {
         while !process::shutdown_requested() {
             if process::reload_requested() {
                 process::reload_configuration();
+                bridge::compress_apart(guc::compression_threads());
                 self.ahead.restart();
                 self.keys.restart();
                 self.lease.restart();
@@ -301,6 +306,7 @@ impl Uploader {
                     let now = Instant::now();
                     self.slow = now - begun >= BEHIND;
                     self.pace.succeeded(now, bytes, now - begun, guc::upload_concurrency());
+                    self.held.learn(pushed.stored_bytes);
                 }
                 (Err(_), None) => {}
                 (Err(_), Some(failure)) => {
@@ -356,8 +362,12 @@ impl Uploader {
         if !self.running.is_empty() {
             self.ahead.has_room();
         }
-        let most = guc::upload_concurrency();
-        while self.sending() < self.pace.limit(most) && self.running.len() < most {
+        let most = match server::in_crash_recovery() {
+            // Nobody can use the server before it has replayed its WAL.
+            true => 1,
+            false => guc::upload_concurrency(),
+        };
+        while self.sending() < self.pace.limit(most) && self.running.len() < most && self.has_room(most) {
             let Some(name) = self.ahead.next()? else {
                 self.pace.idle();
                 break;
@@ -377,6 +387,12 @@ impl Uploader {
             }
         }
         Ok(())
+    }
+
+    /// Is there memory for another upload?
+    fn has_room(&self, most: usize) -> bool {
+        let to_send = self.running.values().map(|running| running.motion.to_send());
+        self.held.has_room(most, to_send)
     }
 
     /// A file that left `archive_status` in another way, for example by another archive library, would keep its slot forever.
