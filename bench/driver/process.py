@@ -118,11 +118,16 @@ class Sat:
         return self.last
 
     def kill(self):
-        for pid in descendants(self.pid):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        """Ends it and all that it has started. The sitter ends by itself when nothing is left that could still write."""
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            for pid in descendants(self.pid):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            if self.ended(0.05):
+                return
         self.sitter.kill()
         self.sitter.wait()
 
