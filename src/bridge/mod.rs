@@ -24,7 +24,7 @@ use crate::pg;
 
 pub use log::drain;
 pub use run::{Begun, Bridge, Flow, run};
-pub use threads::compress_apart;
+pub use threads::{compress_apart, hurry};
 
 /// Holds back the transfers of this process that can wait, so that WAL goes first.
 pub fn brake() -> &'static Brake {

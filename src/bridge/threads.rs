@@ -13,10 +13,22 @@ static THREADS: OnceCell<Arc<Threads>> = OnceCell::new();
 /// From now on this process compresses WAL files in threads of their own, so many at once. A later call changes the number.
 pub fn compress_apart(at_once: usize) {
     let start = || {
-        let threads = Threads::new(at_once, || begin(priority::only_idle), || begin(priority::lower_thread));
+        let threads = Threads::new(
+            at_once,
+            || begin(priority::only_idle),
+            || begin(priority::lower_thread),
+            || begin(|| Ok(())),
+        );
         Arc::new(threads.unwrap_or_else(|error| panic!("could not prepare walarchive's threads: {error}")))
     };
     THREADS.get_or_init(start).allow(at_once);
+}
+
+/// WAL is written faster than these threads can compress it in the time that others leave: they take their share, or need not any more.
+pub fn hurry(in_a_hurry: bool) {
+    if let Some(threads) = THREADS.get() {
+        threads.hurry(in_a_hurry);
+    }
 }
 
 /// Those threads, if this process has any.

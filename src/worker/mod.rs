@@ -9,6 +9,7 @@ mod held;
 mod job;
 mod keep;
 mod keys;
+mod lag;
 mod lease;
 mod names;
 mod points;

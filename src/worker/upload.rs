@@ -11,13 +11,14 @@ use walarchive_core::archive::{Pace, Pushed};
 use walarchive_core::backup::Rate;
 use walarchive_core::data_dir::PG_WAL;
 use walarchive_core::wal::WalFileName;
-use walarchive_core::{Error, Result};
+use walarchive_core::{Error, Lsn, Result};
 use walarchive_storage::{Brake, Motion};
 
 use super::ahead::{Ahead, Failed};
 use super::backfill::{Backfill, Link};
 use super::held::Held;
 use super::keys::Keys;
+use super::lag::Lag;
 use super::lease::Keeper;
 use super::points::Indexer;
 use super::synchronous::Synchronous;
@@ -78,6 +79,7 @@ pub(super) struct Uploader {
     running: HashMap<WalFileName, Running>,
     pace: Pace,
     held: Held,
+    lag: Lag,
     /// The last upload took long, or the oldest that runs does.
     slow: bool,
     /// The bytes of all uploads.
@@ -104,6 +106,7 @@ impl Uploader {
             running: HashMap::new(),
             pace: Pace::default(),
             held: Held::new(server::identity().segment_size.bytes()),
+            lag: Lag::default(),
             slow: false,
             motion: Arc::default(),
             rate: Rate::default(),
@@ -136,6 +139,7 @@ impl Uploader {
                 self.ahead.failed(None, Instant::now());
             }
             self.give_way();
+            self.hurry();
             self.show();
             let is_starting = server::in_recovery() && (guc::synchronous() || guc::tail_interval().is_some());
             let longest = match self.running.is_empty() {
@@ -222,6 +226,20 @@ impl Uploader {
         for (place, (_, running)) in sending.into_iter().enumerate() {
             running.brake.hold(place >= limit);
         }
+    }
+
+    /// If WAL is written faster than it is archived, those who compress it need not stand back any more.
+    fn hurry(&mut self) {
+        let size = server::identity().segment_size;
+        let segments = self.running.keys().filter_map(|name| match name {
+            WalFileName::Segment(segment) => Some(segment.start(size)),
+            _ => None,
+        });
+        let (_, written) = server::wal_position();
+        bridge::hurry(
+            self.lag
+                .turn(Instant::now(), segments.min(), Lsn(written), size.bytes()),
+        );
     }
 
     /// Does WAL wait for the link?

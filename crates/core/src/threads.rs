@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -45,10 +46,13 @@ fn until<S: Steps>(mut work: S, end: Instant) -> Result<std::result::Result<S::O
 
 /// Runs so much work at a time as it is allowed to, first come, first served. Patient threads try first: whoever makes this gives them
 /// time that nobody else needs. Where there is hardly any, work that has waited for a second goes on in late ones, which get a little in
-/// any case, half as much at a time. Threads start when there is work, and end some seconds after it.
+/// any case, half as much at a time. In a hurry neither of them is asked, but threads like all others. Threads start when there is work,
+/// and end some seconds after it.
 pub struct Threads {
     patient: Pool,
     late: Pool,
+    usual: Pool,
+    in_a_hurry: AtomicBool,
     turns: Mutex<Turns>,
 }
 
@@ -86,10 +90,13 @@ impl Threads {
         at_once: usize,
         patient: impl Fn() + Send + Sync + 'static,
         late: impl Fn() + Send + Sync + 'static,
+        usual: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<Self> {
         Ok(Threads {
             patient: Pool::new("walarchive pack", patient)?,
             late: Pool::new("walarchive late", late)?,
+            usual: Pool::new("walarchive soon", usual)?,
+            in_a_hurry: AtomicBool::new(false),
             turns: Mutex::new(Turns::new(at_once)),
         })
     }
@@ -100,6 +107,15 @@ impl Threads {
         if turns.at_once != at_once.max(1) {
             *turns = Turns::new(at_once);
         }
+    }
+
+    /// From now on all must be done soon, or need not. What runs goes on.
+    pub fn hurry(&self, in_a_hurry: bool) {
+        self.in_a_hurry.store(in_a_hurry, Ordering::Relaxed);
+    }
+
+    fn is_in_a_hurry(&self) -> bool {
+        self.in_a_hurry.load(Ordering::Relaxed)
     }
 
     async fn turn(&self) -> Result<OwnedSemaphorePermit> {
@@ -129,6 +145,14 @@ impl Threads {
     /// A panic in the work is a panic here. Work whose caller has gone is not begun. A turn is over when the work ends, whether anybody
     /// waits for it or not.
     async fn run<S: Steps>(&self, work: S) -> Result<S::Outcome> {
+        if self.is_in_a_hurry() {
+            let turn = self.turn().await?;
+            let all = move || {
+                let _turn = turn;
+                to_the_end(work)
+            };
+            return self.usual.run(all).await;
+        }
         let late_at = Instant::now() + PATIENCE;
         let left = match timeout_at(late_at, self.turn()).await {
             Ok(turn) => {
@@ -149,7 +173,12 @@ impl Threads {
             let _turn = turn;
             to_the_end(left)
         };
-        self.late.run(finish).await
+        self.late().run(finish).await
+    }
+
+    /// Where goes on what got no time.
+    fn late(&self) -> &Pool {
+        if self.is_in_a_hurry() { &self.usual } else { &self.late }
     }
 }
 
@@ -193,13 +222,13 @@ pub(crate) async fn busy<S: Steps>(threads: Option<&Threads>, work: S) -> Result
     }
 }
 
-/// Do what keeps a processor busy, and waits for others in between: beside the rest, in one of the late threads, if there are any.
+/// Do what keeps a processor busy, and waits for others in between: beside the rest, in one of the late threads, or of the usual ones, if there are any.
 pub(crate) async fn busy_at_times<T: Send + 'static>(
     threads: Option<&Threads>,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     match threads {
-        Some(threads) => threads.late.run(work).await,
+        Some(threads) => threads.late().run(work).await,
         None => blocking(work).await,
     }
 }
@@ -223,7 +252,7 @@ impl<T: Send + 'static, F: FnOnce() -> Result<T> + Send + 'static> Steps for Onc
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use std::sync::mpsc;
     use std::time::Duration;
 
@@ -259,6 +288,7 @@ mod tests {
                     counted.fetch_add(1, Ordering::SeqCst);
                 },
                 || (),
+                || (),
             )
             .expect("made"),
         );
@@ -290,7 +320,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn more_may_be_allowed_meanwhile() {
-        let threads = Arc::new(Threads::new(1, || (), || ()).expect("made"));
+        let threads = Arc::new(Threads::new(1, || (), || (), || ()).expect("made"));
         let (first, work) = held();
         let one = tokio::spawn({
             let threads = Arc::clone(&threads);
@@ -305,7 +335,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn what_nobody_waits_for_any_more_is_not_begun_and_a_turn_is_given_back() {
-        let threads = Arc::new(Threads::new(1, || (), || ()).expect("made"));
+        let threads = Arc::new(Threads::new(1, || (), || (), || ()).expect("made"));
         let (first, work) = held();
         let one = tokio::spawn({
             let threads = Arc::clone(&threads);
@@ -333,7 +363,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_panic_comes_back_and_the_turn_with_it() {
-        let threads = Arc::new(Threads::new(1, || (), || ()).expect("made"));
+        let threads = Arc::new(Threads::new(1, || (), || (), || ()).expect("made"));
         let panicking = tokio::spawn({
             let threads = Arc::clone(&threads);
             async move { busy(Some(&threads), Once(|| -> Result<()> { panic!("a defect") })).await }
@@ -371,7 +401,7 @@ mod tests {
         let count = move || {
             counted.fetch_add(1, Ordering::SeqCst);
         };
-        let threads = Threads::new(1, || (), count).expect("made");
+        let threads = Threads::new(1, || (), count, || ()).expect("made");
         let steps = busy(Some(&threads), Starved { steps: Vec::new() }).await.expect("done");
         assert_eq!(steps.len(), 10, "none is done twice or left out");
         assert!(
@@ -399,7 +429,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn what_gets_no_time_keeps_nothing_else_from_going_on() {
-        let threads = Arc::new(Threads::new(1, || (), || ()).expect("made"));
+        let threads = Arc::new(Threads::new(1, || (), || (), || ()).expect("made"));
         let (end, stuck) = mpsc::channel();
         let one = tokio::spawn({
             let threads = Arc::clone(&threads);
@@ -415,5 +445,23 @@ mod tests {
         }
         end.send(()).expect("told");
         one.await.expect("joined").expect("done");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn in_a_hurry_nothing_waits_for_time_that_nobody_needs() {
+        let usual = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&usual);
+        let count = move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+        };
+        let threads = Threads::new(1, || (), || (), count).expect("made");
+        let alone = |steps: &[std::thread::ThreadId]| steps.iter().all(|id| *id == steps[0]);
+        for (in_a_hurry, expected) in [(false, 0), (true, 1)] {
+            threads.hurry(in_a_hurry);
+            let steps = busy(Some(&threads), Starved { steps: Vec::new() }).await.expect("done");
+            assert_eq!((steps.len(), alone(&steps)), (10, in_a_hurry), "{steps:?}");
+            busy_at_times(Some(&threads), || Ok(())).await.expect("done");
+            assert_eq!(usual.load(Ordering::SeqCst), expected);
+        }
     }
 }

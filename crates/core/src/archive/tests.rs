@@ -448,7 +448,7 @@ async fn new_wal_is_stored_while_files_wait_to_be_compressed() {
     fixture.write(NAME, &content);
     let pg_wal = fixture.dir.path().to_owned();
     std::fs::create_dir(pg_wal.join("archive_status")).expect("created");
-    let threads = Arc::new(Threads::new(2, || (), || ()).expect("made"));
+    let threads = Arc::new(Threads::new(2, || (), || (), || ()).expect("made"));
     let occupied = threads.occupied().await;
     let archive = Arc::new(fixture.archive().with_threads(threads));
     let pushing = tokio::spawn({
