@@ -93,7 +93,9 @@ pub fn from_spool(args: &WalFetch) -> Result<Option<Call>> {
     match (name, &spool) {
         (WalFileName::Segment(segment), Some(spool)) if followed.is_none() => match take(spool, segment, &args.path) {
             Taken::Served => return Ok(None),
-            taken => expects_absence = taken == Taken::GivenUp || spool.was_missing(segment),
+            // Where whoever fetches ahead waits for long, too.
+            Taken::GivenUp | Taken::Underway => expects_absence = true,
+            Taken::Missing | Taken::Damaged(_) => expects_absence = spool.was_missing(segment),
         },
         (WalFileName::History(_), Some(spool)) => begin(spool, &args.path),
         _ => {}
