@@ -4,7 +4,7 @@ PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config /usr/li
 export DESTDIR PREFIX
 
 .DEFAULT_GOAL := build
-.PHONY: help build install uninstall deb demo test test-all torture recovery-point lint check-sql clean
+.PHONY: help build install uninstall deb demo test test-all torture recovery-point bench lint check-sql clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,9 @@ torture: ## chains of delta backups under random workloads, for MINUTES (60)
 
 recovery-point: ## what a machine that vanishes has lost, in ROUNDS (100) of each way to store the tail; SEED=N repeats
 	@ROUNDS=$(or $(ROUNDS),100) SEED=$(SEED) scripts/recovery-point
+
+bench: ## measure against pgBackRest, barman-cloud, pg_basebackup and others; QUICK=1: in 5 minutes. PG_CONFIG=… builds nothing
+	@PG_CONFIG="$(if $(filter file,$(origin PG_CONFIG)),,$(PG_CONFIG))" QUICK="$(QUICK)" bench/run
 
 lint: ## rustfmt and clippy over the whole workspace
 	@scripts/lint

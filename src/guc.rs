@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -81,6 +82,7 @@ static ENCRYPTION_ACCEPT_PLAIN: GucSetting<bool> = GucSetting::<bool>::new(false
 static ENCRYPT_METADATA: GucSetting<bool> = GucSetting::<bool>::new(false);
 static COMPRESSION: GucSetting<Compression> = GucSetting::<Compression>::new(Compression::Zstd);
 static COMPRESSION_LEVEL: GucSetting<i32> = GucSetting::<i32>::new(1);
+static COMPRESSION_THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
 static UPLOAD_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(8);
 static ARCHIVE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60);
 static SHUTDOWN_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(20);
@@ -246,6 +248,15 @@ fn not_rejected(name: &'static str, has_default: bool) -> Result<(), Error> {
 /// `walarchive.storage` as text, for status views. The check hook refuses a value with a secret.
 pub fn storage_url() -> String {
     text(&STORAGE)
+}
+
+/// `walarchive.compression_threads`, or the number that 0 stands for.
+pub fn compression_threads() -> usize {
+    match usize::try_from(COMPRESSION_THREADS.get()) {
+        Ok(threads @ 1..) => threads,
+        // They take only time that nobody else needs. Half of the processors would take longer where nobody needs the others.
+        _ => std::thread::available_parallelism().map_or(1, NonZero::get),
+    }
 }
 
 /// `walarchive.upload_concurrency`.

@@ -233,11 +233,13 @@ fn tail() -> Option<Check> {
     shmem::require_preloaded().ok()?;
     let now = ARCHIVING.share().tail;
     if let Some(before) = now.gap.to_option() {
-        return Some(Check::warning(
-            name,
-            format!("the archive lacks \"{before}\", which comes before the WAL that is stored now"),
-            "No backup of before can be restored to it. Take a base backup.",
-        ));
+        let detail = format!("the archive lacks \"{before}\", which comes before the WAL that is stored now");
+        let hint = "No backup of before can be restored to it. Take a base backup.";
+        // Commits wait for what cannot be restored.
+        return Some(match guc::synchronous() {
+            true => Check::failed(name, detail, hint),
+            false => Check::warning(name, detail, hint),
+        });
     }
     let interval = guc::tail_interval()?;
     if let Some(error) = now.error.to_option() {
@@ -265,10 +267,15 @@ fn store(settings: ArchiveSettings) -> Vec<Check> {
     let identity = server::identity();
     let archive = bridge::archive(&settings).ok();
     let timeline = server::wal_position().0;
+    let is_synchronous = guc::synchronous() && !server::in_recovery();
     let work = async move {
         match Store::open(&settings.storage) {
             Ok(store) => {
                 let mut checks = check::check_store(&store, Some(&identity)).await;
+                if is_synchronous {
+                    let restorable = check::check_synchronous(&store, &checks).await;
+                    checks.extend(restorable);
+                }
                 // If the store itself fails, the other checks tell nothing.
                 if checks.iter().any(|check| check.name == "newest backup") {
                     let writer = archive.as_ref().and_then(|archive| archive.writer());

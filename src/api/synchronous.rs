@@ -107,7 +107,9 @@ fn state() -> Check {
     }
     let status = status();
     let detail = match (status.state, status.error.to_option()) {
-        (SyncState::Synchronous, _) => {
+        // The store is not to blame.
+        (SyncState::Synchronous, Some(error)) => error,
+        (SyncState::Synchronous, None) => {
             return Check::ok(
                 ROW,
                 format!(

@@ -5,6 +5,7 @@
 
 mod log;
 mod run;
+mod threads;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,7 @@ use walarchive_core::Error;
 use walarchive_core::archive::Archive;
 use walarchive_core::data_dir::STANDBY_SIGNAL;
 use walarchive_core::lease::{Situation, Writer};
+use walarchive_storage::crypt::Keyring;
 use walarchive_storage::{Brake, Store};
 
 use crate::guc::{self, ArchiveSettings};
@@ -22,6 +24,7 @@ use crate::pg;
 
 pub use log::drain;
 pub use run::{Begun, Bridge, Flow, run};
+pub use threads::{compress_apart, hurry};
 
 /// Holds back the transfers of this process that can wait, so that WAL goes first.
 pub fn brake() -> &'static Brake {
@@ -48,12 +51,27 @@ static CURRENT: Mutex<Option<(Basis, Arc<Archive>)>> = Mutex::new(None);
 /// hold may have changed by the next one. Without keys it does not count.
 type Basis = (u64, i64);
 
+/// The reload from which the keys are, in a process that looks whether they have changed. In others each reload counts.
+static KEYS: Mutex<Option<i64>> = Mutex::new(None);
+
 fn basis(settings: &ArchiveSettings) -> Basis {
     let has_keys = settings.storage.encryption.names_a_key();
-    (
-        settings.generation(),
-        if has_keys { pg::server::reload_time() } else { 0 },
-    )
+    let keys = || KEYS.lock().unwrap_or_else(pg::server::reload_time);
+    (settings.generation(), if has_keys { keys() } else { 0 })
+}
+
+/// This process looks whether the keys have changed, and they have with the reload at this time, or may have.
+pub fn keys_changed(reload: i64) {
+    *KEYS.lock() = Some(reload);
+}
+
+/// The keys of the archive of this process, if it is the one that the settings name and has some.
+pub fn keyring() -> Option<Keyring> {
+    let basis = basis(&ArchiveSettings::current().ok()?);
+    let current = CURRENT.lock();
+    let (_, archive) = current.as_ref().filter(|(of, _)| *of == basis)?;
+    let keyring = archive.store().keyring();
+    (!keyring.is_empty()).then(|| keyring.clone())
 }
 
 /// Tell whoever writes of this process that the server was promoted, if it was. To be called now and then while uploads run.
@@ -83,7 +101,11 @@ pub fn archive(settings: &ArchiveSettings) -> Result<Arc<Archive>, Error> {
             };
             let writer = Writer::new(store.clone(), pg::server::data_directory(), situation());
             let archive = Archive::new(store, pg::server::identity(), settings.compression);
-            let archive = Arc::new(archive.with_writer(writer));
+            let archive = archive.with_writer(writer);
+            let archive = Arc::new(match threads::current() {
+                Some(threads) => archive.with_threads(threads),
+                None => archive,
+            });
             *current = Some((basis, Arc::clone(&archive)));
             Ok(archive)
         }

@@ -72,6 +72,14 @@ impl Bridge {
         task.abort_handle()
     }
 
+    /// Start work that blocks. Its end wakes the main thread.
+    pub fn spawn_blocking(&'static self, work: impl FnOnce() + Send + 'static) {
+        self.runtime.spawn_blocking(move || {
+            let _wake = WakeOnDrop(self);
+            work();
+        });
+    }
+
     /// Wait on the main thread until a task has ended, the latch is set, or the time is up.
     pub fn wait(&self, timeout: Option<Duration>) {
         latch::wait(Some(self.woken.as_fd()), timeout);

@@ -10,14 +10,14 @@ use walarchive_core::archive::prefetch::MOST_SEGMENTS;
 
 use super::{
     ARCHIVE_TIMEOUT, BACKUP_CONCURRENCY, BACKUP_ON_STANDBY, BACKUP_RATE_LIMIT, BACKUP_SCHEDULE, COMPRESSION,
-    COMPRESSION_LEVEL, CREDENTIALS_FILE, DEFINED, DELTA_MAX_STEPS, DELTA_ORIGIN, DRILL_DIRECTORY, DRILL_SCHEDULE,
-    DRILL_SQL_FILE, DRILL_SQL_ROLE, ENCRYPT_METADATA, ENCRYPTION, ENCRYPTION_ACCEPT_PLAIN, ENCRYPTION_KEY_COMMAND,
-    ENCRYPTION_KEY_COMMAND_NAME, ENCRYPTION_KEY_FILE, ENCRYPTION_KEY_FILE_NAME, ENCRYPTION_NAME, KEEP_UNARCHIVED,
-    KEEP_UNARCHIVED_LIMIT, LEASE_INTERVAL, MANIFEST_CHECKSUMS, ON_CHECKSUM_FAILURE, PREFETCH, RETENTION,
-    SHUTDOWN_TIMEOUT, STORAGE, STORAGE_NAME, STORAGE_OPTIONS, STORAGE_OPTIONS_NAME, SYNCHRONOUS, SYNCHRONOUS_CONNINFO,
-    SYNCHRONOUS_TIMEOUT, TAIL_INTERVAL, TAR_SIZE, UPLOAD_CONCURRENCY, check_conninfo, check_encryption,
-    check_key_command, check_key_file, check_retention, check_schedule, check_storage, check_storage_options,
-    check_tail_interval, note_rejected,
+    COMPRESSION_LEVEL, COMPRESSION_THREADS, CREDENTIALS_FILE, DEFINED, DELTA_MAX_STEPS, DELTA_ORIGIN, DRILL_DIRECTORY,
+    DRILL_SCHEDULE, DRILL_SQL_FILE, DRILL_SQL_ROLE, ENCRYPT_METADATA, ENCRYPTION, ENCRYPTION_ACCEPT_PLAIN,
+    ENCRYPTION_KEY_COMMAND, ENCRYPTION_KEY_COMMAND_NAME, ENCRYPTION_KEY_FILE, ENCRYPTION_KEY_FILE_NAME,
+    ENCRYPTION_NAME, KEEP_UNARCHIVED, KEEP_UNARCHIVED_LIMIT, LEASE_INTERVAL, MANIFEST_CHECKSUMS, ON_CHECKSUM_FAILURE,
+    PREFETCH, RETENTION, SHUTDOWN_TIMEOUT, STORAGE, STORAGE_NAME, STORAGE_OPTIONS, STORAGE_OPTIONS_NAME, SYNCHRONOUS,
+    SYNCHRONOUS_CONNINFO, SYNCHRONOUS_TIMEOUT, TAIL_INTERVAL, TAR_SIZE, UPLOAD_CONCURRENCY, check_conninfo,
+    check_encryption, check_key_command, check_key_file, check_retention, check_schedule, check_storage,
+    check_storage_options, check_tail_interval, note_rejected,
 };
 use crate::pg::settings::{
     check_hook, check_int_hook, define_checked_int, define_checked_string, define_hidden_string, reserve_prefix,
@@ -125,6 +125,14 @@ fn define_encryption() {
 }
 
 fn define_archiving() {
+    int(
+        c"walarchive.compression_threads",
+        c"Sets how many threads compress WAL files at once; 0 is one for each processor.",
+        c"They take time that nobody else needs, and hardly any other. What commits wait for does not wait for them.",
+        &COMPRESSION_THREADS,
+        0..=MAX_CONCURRENCY as i32,
+        GucFlags::default(),
+    );
     int(
         c"walarchive.upload_concurrency",
         c"Sets how many WAL files are uploaded at once, ahead of the archiver.",

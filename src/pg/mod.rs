@@ -1,11 +1,12 @@
 //! All unsafe calls of PostgreSQL's C API, behind functions that are safe to call from the process's main thread.
 
 pub mod archiver;
-pub mod io_priority;
 pub mod latch;
 pub mod lsn;
+pub mod memory;
 pub mod online_backup;
 pub mod page_cache;
+pub mod priority;
 pub mod process;
 pub mod relations;
 pub mod report;

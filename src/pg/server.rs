@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::path::PathBuf;
 
 use pgrx::pg_sys;
+use walarchive_core::recovery_state::is_in_recovery;
 use walarchive_core::repository::cluster::ClusterIdentity;
 use walarchive_core::wal::SegmentSize;
 
@@ -37,6 +38,11 @@ pub fn identity() -> ClusterIdentity {
 pub fn in_recovery() -> bool {
     // SAFETY: reads shared memory that every server process is attached to.
     unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// Does this server recover from a crash, from the WAL that it has itself?
+pub fn in_crash_recovery() -> bool {
+    in_recovery() && !is_in_recovery(&data_directory())
 }
 
 /// The timeline, and the LSN up to which WAL is flushed to disk, or on a standby replayed. Every segment before that LSN is

@@ -26,7 +26,7 @@ use crate::error::{self, Severity};
 use crate::guc::{self, ArchiveSettings};
 use crate::pg::latch::Latch;
 use crate::pg::online_backup::{self, OnlineBackup};
-use crate::pg::{Datum, io_priority, page_cache, process, server};
+use crate::pg::{Datum, page_cache, priority, process, server};
 use crate::shmem::{self, ARCHIVING, BACKUP, Failure, Kind, Phase, Text, Work};
 
 /// The archived WAL is looked for first after this, and then less and less often.
@@ -55,7 +55,7 @@ struct Begun {
 pub extern "C-unwind" fn walarchive_backup_main(_argument: Datum) {
     process::handle_backend_signals();
     // Before there are threads: they inherit it.
-    if let Err(error) = io_priority::lower() {
+    if let Err(error) = priority::lower_io() {
         debug1!("walarchive: could not lower the priority of the backup's I/O: {error}");
     }
     {

@@ -19,7 +19,7 @@ use walarchive_core::{Error, Result, printable};
 use crate::bridge::{self, Flow};
 use crate::error::{self, Severity};
 use crate::guc::{self, ArchiveSettings};
-use crate::pg::{io_priority, process, server};
+use crate::pg::{priority, process, server};
 use crate::shmem::{Failure, LastDrill, Outcome, SCHEDULING, Text, now_us};
 
 /// How soon the end of a drill is noticed.
@@ -321,7 +321,7 @@ fn begin() -> Result<Running> {
         .stderr(copy(&messages)?);
     let child = spawn(&mut command)?;
     // It starts with one thread, and those that it starts then have the same priority. That it is low is not a must.
-    if let Err(error) = io_priority::lower_process(child.id()) {
+    if let Err(error) = priority::lower_process(child.id()) {
         log!("walarchive: the restore drill runs with a usual priority: {error}");
     }
     Ok(Running {

@@ -5,8 +5,11 @@ mod ahead;
 mod backfill;
 mod backup;
 mod drills;
+mod held;
 mod job;
 mod keep;
+mod keys;
+mod lag;
 mod lease;
 mod names;
 mod points;
@@ -29,7 +32,7 @@ use walarchive_core::data_dir::PG_WAL;
 use walarchive_core::recovery_state::is_in_recovery;
 
 use crate::pg::latch::Latch;
-use crate::pg::{Datum, process, server};
+use crate::pg::{Datum, memory, process, server};
 use crate::shmem::{ARCHIVING, SCHEDULING, Synchronous, Tail, now_us};
 
 /// PostgreSQL waits this long before it starts a worker again that has died.
@@ -112,6 +115,8 @@ unsafe extern "C-unwind" fn forget_scheduler(_code: c_int, _argument: Datum) {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn walarchive_uploader_main(_argument: Datum) {
     process::handle_worker_signals();
+    // It has no threads yet.
+    memory::keep_little();
     process::at_exit(forget_uploader);
     {
         let mut archiving = ARCHIVING.exclusive();

@@ -11,11 +11,14 @@ use walarchive_core::archive::{Pace, Pushed};
 use walarchive_core::backup::Rate;
 use walarchive_core::data_dir::PG_WAL;
 use walarchive_core::wal::WalFileName;
-use walarchive_core::{Error, Result};
+use walarchive_core::{Error, Lsn, Result};
 use walarchive_storage::{Brake, Motion};
 
 use super::ahead::{Ahead, Failed};
 use super::backfill::{Backfill, Link};
+use super::held::Held;
+use super::keys::Keys;
+use super::lag::Lag;
 use super::lease::Keeper;
 use super::points::Indexer;
 use super::synchronous::Synchronous;
@@ -67,6 +70,7 @@ pub(super) struct Uploader {
     bridge: &'static Bridge,
     directory: PathBuf,
     ahead: Ahead,
+    keys: Keys,
     lease: Keeper,
     backfill: Backfill,
     indexer: Indexer,
@@ -74,6 +78,8 @@ pub(super) struct Uploader {
     tail: Tail,
     running: HashMap<WalFileName, Running>,
     pace: Pace,
+    held: Held,
+    lag: Lag,
     /// The last upload took long, or the oldest that runs does.
     slow: bool,
     /// The bytes of all uploads.
@@ -86,10 +92,12 @@ pub(super) struct Uploader {
 impl Uploader {
     pub(super) fn new() -> Self {
         let (sender, finished) = channel();
+        bridge::compress_apart(guc::compression_threads());
         Uploader {
             bridge: Bridge::get(),
             directory: server::data_directory().join(PG_WAL),
             ahead: Ahead::new(),
+            keys: Keys::new(),
             lease: Keeper::new(),
             backfill: Backfill::new(),
             indexer: Indexer::new(),
@@ -97,6 +105,8 @@ impl Uploader {
             tail: Tail::new(),
             running: HashMap::new(),
             pace: Pace::default(),
+            held: Held::new(server::identity().segment_size.bytes()),
+            lag: Lag::default(),
             slow: false,
             motion: Arc::default(),
             rate: Rate::default(),
@@ -110,12 +120,15 @@ impl Uploader {
         while !process::shutdown_requested() {
             if process::reload_requested() {
                 process::reload_configuration();
+                bridge::compress_apart(guc::compression_threads());
                 self.ahead.restart();
+                self.keys.restart();
                 self.lease.restart();
                 self.backfill.restart();
                 self.synchronous.restart();
                 self.tail.restart();
             }
+            let keys_in = self.keys.turn(self.bridge);
             if !self.running.is_empty() {
                 bridge::note_situation();
             }
@@ -126,6 +139,7 @@ impl Uploader {
                 self.ahead.failed(None, Instant::now());
             }
             self.give_way();
+            self.hurry();
             self.show();
             let is_starting = server::in_recovery() && (guc::synchronous() || guc::tail_interval().is_some());
             let longest = match self.running.is_empty() {
@@ -163,7 +177,7 @@ impl Uploader {
                 self.begin_again();
                 continue;
             }
-            let wake_in = wake_in.min(lease_in).min(backfill_in).min(tail_in);
+            let wake_in = wake_in.min(lease_in).min(backfill_in).min(tail_in).min(keys_in);
             self.bridge.wait(Some(wake_in));
         }
         self.synchronous.end(self.bridge);
@@ -212,6 +226,20 @@ impl Uploader {
         for (place, (_, running)) in sending.into_iter().enumerate() {
             running.brake.hold(place >= limit);
         }
+    }
+
+    /// If WAL is written faster than it is archived, those who compress it need not stand back any more.
+    fn hurry(&mut self) {
+        let size = server::identity().segment_size;
+        let segments = self.running.keys().filter_map(|name| match name {
+            WalFileName::Segment(segment) => Some(segment.start(size)),
+            _ => None,
+        });
+        let (_, written) = server::wal_position();
+        bridge::hurry(
+            self.lag
+                .turn(Instant::now(), segments.min(), Lsn(written), size.bytes()),
+        );
     }
 
     /// Does WAL wait for the link?
@@ -296,6 +324,7 @@ impl Uploader {
                     let now = Instant::now();
                     self.slow = now - begun >= BEHIND;
                     self.pace.succeeded(now, bytes, now - begun, guc::upload_concurrency());
+                    self.held.learn(pushed.stored_bytes);
                 }
                 (Err(_), None) => {}
                 (Err(_), Some(failure)) => {
@@ -351,8 +380,12 @@ impl Uploader {
         if !self.running.is_empty() {
             self.ahead.has_room();
         }
-        let most = guc::upload_concurrency();
-        while self.sending() < self.pace.limit(most) && self.running.len() < most {
+        let most = match server::in_crash_recovery() {
+            // Nobody can use the server before it has replayed its WAL.
+            true => 1,
+            false => guc::upload_concurrency(),
+        };
+        while self.sending() < self.pace.limit(most) && self.running.len() < most && self.has_room(most) {
             let Some(name) = self.ahead.next()? else {
                 self.pace.idle();
                 break;
@@ -372,6 +405,12 @@ impl Uploader {
             }
         }
         Ok(())
+    }
+
+    /// Is there memory for another upload?
+    fn has_room(&self, most: usize) -> bool {
+        let to_send = self.running.values().map(|running| running.motion.to_send());
+        self.held.has_room(most, to_send)
     }
 
     /// A file that left `archive_status` in another way, for example by another archive library, would keep its slot forever.

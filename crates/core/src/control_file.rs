@@ -166,6 +166,15 @@ pub(crate) mod tests {
         bytes
     }
 
+    /// The same, of a server on this timeline.
+    pub(crate) fn sample_of_timeline(segment_bytes: u32, timeline: u32) -> Vec<u8> {
+        let mut bytes = sample(segment_bytes, 288);
+        bytes[48..52].copy_from_slice(&timeline.to_le_bytes());
+        let sum = crc32c::crc32c(&bytes[..288]);
+        bytes[288..292].copy_from_slice(&sum.to_le_bytes());
+        bytes
+    }
+
     #[test]
     fn it_is_found_whatever_its_size() {
         for size in [288, 292, 300] {

@@ -13,6 +13,9 @@ use walarchive_storage::crypt::Flaw;
 /// Part of the text of an error about an object that may be encrypted or damaged: nobody can tell.
 pub(crate) const MAY_BE_ENCRYPTED: &str = "so it may be encrypted";
 
+/// In the reason of [`Error::InvalidWal`] where a segment has lost its end, or has not got it yet.
+pub(crate) const ONLY_BEGINNING: &str = "and zeros behind them";
+
 /// What can go wrong. [`Error::turn`] alone decides whether something is tried again.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -348,6 +351,10 @@ impl Error {
             Error::OtherSegmentSize { .. } => {
                 "Point walarchive.storage at a prefix of its own, and take a backup there at once. The old one can be restored \
                  up to the change."
+            }
+            Error::InvalidWal { reason, .. } if reason.contains(ONLY_BEGINNING) => {
+                "It is archived once the server has all of it, or the store as much. If the server's disk has lost the rest, look for \
+                 the file on another server."
             }
             Error::InvalidWal { .. } => {
                 "The file was left in place. Check whether it was copied into pg_wal from another cluster."

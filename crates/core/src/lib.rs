@@ -34,6 +34,7 @@ pub mod rotate;
 pub mod schedule;
 pub mod server_config;
 mod stored;
+pub mod threads;
 pub mod verify;
 pub mod version;
 pub mod wal;

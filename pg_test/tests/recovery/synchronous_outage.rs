@@ -172,3 +172,47 @@ fn another_standby_takes_over_and_gives_back() {
     let lsn = commit(&mut Session::begin(&cluster), 3);
     assert!(has(&site, 1, lsn));
 }
+
+#[test]
+fn a_standby_that_is_missing_as_well_is_named() {
+    let (cluster, proxy, site) = through_proxy(&[("walarchive.synchronous_timeout", "3s")]);
+    let replica = site
+        .builder("replica")
+        .setting("cluster_name", "replica1")
+        .standby_of(&cluster);
+    cluster.set("synchronous_standby_names", "FIRST 2 (walarchive, replica1)");
+    cluster.reload();
+    wait_caught_up(&replica, &cluster);
+    cluster.psql("INSERT INTO t VALUES (0)");
+    assert_eq!(status(&cluster, "synchronous_error"), "");
+    replica.stop(StopMode::Fast);
+    proxy.set([Fault::Refuse]);
+    let mark = cluster.log_mark();
+    let mut waiting = waiting_commit(&cluster, 1);
+    let names = |text: &str| text.contains("need \"replica1\" as well, which is not connected");
+    let said = wait_message(&cluster, mark, &["WARNING", "commits wait for the store"], PATIENCE);
+    assert!(names(&said), "{said}");
+    // It does not say that they go on: they do not.
+    let said = wait_message(&cluster, mark, &["WARNING", "and no longer for the store"], PATIENCE);
+    assert!(
+        names(&said) && said.contains("standbys that are not connected"),
+        "{said}"
+    );
+    assert_eq!(status(&cluster, "synchronous_state"), "degraded");
+    assert!(names(&status(&cluster, "synchronous_error")));
+    waiting.assert_running();
+    proxy.heal();
+    wait_state(&cluster, "synchronous");
+    // The store is there, and commits wait.
+    cluster.wait_until("the reason is shown", PATIENCE, || {
+        names(&status(&cluster, "synchronous_error"))
+    });
+    let row = cluster.psql("SELECT status, detail FROM walarchive_check() WHERE check_name = 'synchronous'");
+    assert!(row.starts_with("failed|") && names(&row), "{row}");
+    waiting.assert_running();
+    replica.start_again();
+    waiting.wait(PATIENCE).expect_success();
+    cluster.wait_until("it is over", PATIENCE, || {
+        status(&cluster, "synchronous_error").is_empty()
+    });
+}

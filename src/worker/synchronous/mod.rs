@@ -143,11 +143,17 @@ impl Synchronous {
                 let commits_wait = named.counts && standbys::commits_wait();
                 let shown = shared.tick(rules, commits_wait, seen.position);
                 self.publish(&shared, &shown, seen, generation);
-                self.teller.tell(&shown, rules, commits_wait, Instant::now());
+                let others = standbys::others(standbys::WALARCHIVE);
+                self.teller.tell(&shown, rules, &others, commits_wait, Instant::now());
+                let counted = is_counted(&shown, rules);
+                let lacking = others.lacking(counted).filter(|_| named.counts);
+                // What the store says may be long, and is cut off.
+                let lacking = lacking.map(|names| tell::lacking(&names)).into_iter();
+                let error = lacking.chain(trouble(&shown));
                 self.show(Status {
                     state: shown.state,
                     lsn: shown.safe.0,
-                    error: Text::new(&trouble(&shown).unwrap_or_default()),
+                    error: Text::new(&error.collect::<Vec<_>>().join("; ")),
                     ..self.status
                 });
             }
@@ -232,6 +238,12 @@ impl Synchronous {
         self.status = Status { since_us, ..status };
         ARCHIVING.exclusive().synchronous = self.status;
     }
+}
+
+/// Do commits have what they want of the store, now or as soon as it takes WAL? Without it they do not after the timeout, where others
+/// take its place.
+fn is_counted(shown: &Shown, rules: Rules) -> bool {
+    shown.state != SyncState::Degraded || !rules.others_suffice
 }
 
 /// Why it is not synchronous.

@@ -9,6 +9,7 @@ use walarchive_core::{Error, Lsn};
 use super::progress::Rules;
 use super::shared::Shown;
 use crate::error;
+use crate::pg::standbys::Others;
 use crate::shmem::{Failure, SyncState};
 
 /// A server that has just started, or is reloading, may refuse a connection once.
@@ -65,7 +66,7 @@ impl Teller {
     }
 
     /// Say what has changed.
-    pub(super) fn tell(&mut self, shown: &Shown, rules: Rules, commits_wait: bool, now: Instant) {
+    pub(super) fn tell(&mut self, shown: &Shown, rules: Rules, others: &Others, commits_wait: bool, now: Instant) {
         self.refused = None;
         match (shown.state, &shown.unconnected) {
             (SyncState::Connecting, Some((failure, since))) if now.duration_since(*since) >= BRIEF => {
@@ -78,8 +79,8 @@ impl Teller {
             _ => {}
         }
         match shown.state {
-            SyncState::Degraded => self.degraded(rules, shown, now),
-            SyncState::Waiting if commits_wait => self.waiting(shown),
+            SyncState::Degraded => self.degraded(rules, others, shown, now),
+            SyncState::Waiting if commits_wait => self.waiting(others, shown),
             SyncState::Waiting => {
                 if let Some(failure) = &shown.refused {
                     error::warn("could not store the latest WAL", failure);
@@ -118,19 +119,21 @@ impl Teller {
         );
     }
 
-    fn waiting(&mut self, shown: &Shown) {
+    fn waiting(&mut self, others: &Others, shown: &Shown) {
         if std::mem::replace(&mut self.waiting, true) {
             return;
         }
         let code = PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE;
+        let lacking = others.lacking(true).map(|names| sentence(&lacking(&names)));
+        let lacking = lacking.unwrap_or_default();
         let Some(failure) = &shown.refused else {
             let detail = match shown.safe {
                 Lsn(0) => "It is not known yet what it has.".to_owned(),
                 safe => format!("It has everything before {safe}, and not yet what follows."),
             };
-            return error::warning(code, STANDSTILL, &detail, GONE);
+            return error::warning(code, STANDSTILL, &format!("{detail}{lacking}"), GONE);
         };
-        let detail = format!("{}.", in_a_line(failure));
+        let detail = format!("{}.{lacking}", in_a_line(failure));
         match shown.is_refused {
             // To let commits go on would do harm.
             true => error::warning(
@@ -143,26 +146,43 @@ impl Teller {
         }
     }
 
-    fn degraded(&mut self, rules: Rules, shown: &Shown, now: Instant) {
+    fn degraded(&mut self, rules: Rules, others: &Others, shown: &Shown, now: Instant) {
         if self.degraded.is_some_and(|said| now.duration_since(said) < REMIND) {
             return;
         }
         self.degraded = Some(now);
         let seconds = rules.timeout.unwrap_or_default().as_secs();
-        let what = match rules.others_suffice {
-            true => "commits wait for other standbys and no longer for the store",
-            false => "commits are no longer synchronous, and can be lost with this server",
+        let lacking = others
+            .lacking(!rules.others_suffice)
+            .map(|names| sentence(&lacking(&names)));
+        let what = match (&lacking, others.there) {
+            (Some(_), _) => "commits wait for standbys that are not connected, and no longer for the store",
+            (None, 0) => "commits are no longer synchronous, and can be lost with this server",
+            (None, _) => "commits wait for other standbys and no longer for the store",
         };
         error::warning(
             PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
             what,
             &format!(
-                "The store has not taken WAL for {seconds} s (walarchive.synchronous_timeout). It has everything before {}.",
-                shown.safe
+                "The store has not taken WAL for {seconds} s (walarchive.synchronous_timeout). It has everything before {}.{}",
+                shown.safe,
+                lacking.unwrap_or_default()
             ),
             "They wait for the store again, by themselves, once it has all WAL. See synchronous_error in walarchive_status.",
         );
     }
+}
+
+/// What is missing beside the store.
+pub(super) fn lacking(names: &str) -> String {
+    format!("commits need {names} as well, which is not connected or has not caught up")
+}
+
+/// To follow another one.
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|first| first.to_ascii_uppercase());
+    format!(" {}{}.", first.map(String::from).unwrap_or_default(), letters.as_str())
 }
 
 /// A failure with its reason.

@@ -11,6 +11,7 @@ mod fork;
 mod frames;
 mod hole;
 mod identity;
+mod making;
 mod memory;
 mod notes;
 mod pace;

@@ -7,11 +7,10 @@ use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
-use tokio_util::sync::CancellationToken;
 
 use super::frames::{Frame, Frames};
+use super::making::{Body, Making};
 use super::notes::{forget_unless, note_digest, note_timeline};
 use super::source::{Fingerprint, SegmentSource};
 use crate::blocking::blocking;
@@ -19,10 +18,10 @@ use crate::codec::{Compression, Format};
 use crate::encrypted::Wrapping;
 use crate::error::{Error, Result, StorageError};
 use crate::lease::Writer;
-use crate::objects::Summed;
 use crate::repository::cluster::ClusterIdentity;
 use crate::repository::layout::Key;
 use crate::repository::{self, cluster, encryption, layout};
+use crate::threads::Threads;
 use crate::wal::{Segment, WalFileName};
 use walarchive_storage::{Brake, CreateOnly, Created, Motion, Store, Write};
 
@@ -53,6 +52,8 @@ pub struct Archive {
     writer: Option<Arc<Writer>>,
     /// Another program may store the same files meanwhile, compressed in another way.
     beside_others: bool,
+    /// Where files are compressed; none where it may take what it needs.
+    threads: Option<Arc<Threads>>,
 }
 
 /// A WAL file that the store has acknowledged.
@@ -85,6 +86,7 @@ impl Archive {
             frames: Arc::default(),
             writer: None,
             beside_others: false,
+            threads: None,
         }
     }
 
@@ -105,6 +107,14 @@ impl Archive {
         }
     }
 
+    /// The same, whose files are compressed in these threads. What the tail has to compress does not wait for them.
+    pub fn with_threads(self, threads: Arc<Threads>) -> Self {
+        Archive {
+            threads: Some(threads),
+            ..self
+        }
+    }
+
     /// The same archive, asked through another store for the same repository. What was found is not asked again.
     pub fn through(&self, store: Store) -> Self {
         Archive {
@@ -121,6 +131,7 @@ impl Archive {
             claimed: self.claimed.clone(),
             frames: Arc::clone(&self.frames),
             beside_others: self.beside_others,
+            threads: self.threads.clone(),
         }
     }
 
@@ -388,40 +399,41 @@ impl Archive {
         key: Key,
         motion: &Motion,
     ) -> Result<(Created, u64, Key)> {
-        if source.bytes() > WHOLE_IN_MEMORY {
+        let (bytes, fingerprint, path) = (source.bytes(), source.fingerprint(), source.path().to_owned());
+        let making = Making {
+            source,
+            identity: self.identity,
+            wrapping: self.wrapping().await?.clone(),
+            key: key.clone(),
+            threads: self.threads.clone(),
+        };
+        if bytes > WHOLE_IN_MEMORY {
             // Before gigabytes are compressed and sent.
-            if let Some((bytes, key)) = self.in_another_kind(name, &source.fingerprint()).await? {
+            if let Some((bytes, key)) = self.in_another_kind(name, &fingerprint).await? {
                 return Ok((Created::Exists, bytes, key));
             }
-            let (created, bytes) = self.push_in_parts(store, name, source, &key).await?;
+            let (created, bytes) = making.in_parts(store, name).await?;
             return Ok((created, bytes, key));
         }
-        let (identity, wrapping) = (self.identity, self.wrapping().await?.clone());
-        let expected = source.bytes() as usize / 4;
-        let fingerprint = source.fingerprint();
-        if let (WalFileName::History(timeline), false) = (*name, wrapping.reads()) {
-            note_timeline(store, timeline, source.path().to_owned()).await?;
+        if let (WalFileName::History(timeline), false) = (*name, making.wrapping.reads()) {
+            note_timeline(store, timeline, path).await?;
         }
-        let compress = {
-            let key = key.clone();
-            let frames = match (*name, self.compression.format()) {
-                (WalFileName::Segment(segment), Format::Zstd) => self.frames.of(segment),
-                _ => Vec::new(),
-            };
-            blocking(move || source.compress(&identity, &wrapping, &key, &frames, Vec::with_capacity(expected)))
+        let frames = match (*name, self.compression.format()) {
+            (WalFileName::Segment(segment), Format::Zstd) => self.frames.of(segment),
+            _ => Vec::new(),
         };
-        let (body, other) = tokio::join!(compress, self.in_another_kind(name, &fingerprint));
+        let (body, other) = tokio::join!(making.whole(frames), self.in_another_kind(name, &fingerprint));
         if let Some((bytes, key)) = other? {
             return Ok((Created::Exists, bytes, key));
         }
-        let (body, digest) = body?;
-        let bytes = body.len() as u64;
+        let Body { content, digest } = body?;
+        let bytes = content.len() as u64;
         motion.will_send(bytes);
         let note = match digest {
-            Some(digest) => Some(note_digest(store, name, Sha256::digest(&body).into(), digest).await?),
+            Some((sum, digest)) => Some(note_digest(store, name, sum, digest).await?),
             None => None,
         };
-        let created = store.create(&key, body.into()).await?;
+        let created = store.create(&key, content).await?;
         forget_unless(created, store, &key, note).await;
         Ok((created, bytes, key))
     }
@@ -448,46 +460,5 @@ impl Archive {
             self.alone.store(timeline, Ordering::Relaxed);
         }
         Ok(found)
-    }
-
-    async fn push_in_parts(
-        &self,
-        store: &Store,
-        name: &WalFileName,
-        source: SegmentSource,
-        key: &Key,
-    ) -> Result<(Created, u64)> {
-        // Before gigabytes are compressed and sent.
-        if let Some(bytes) = store.size(key).await? {
-            return Ok((Created::Exists, bytes));
-        }
-        let (identity, path) = (self.identity, source.path().to_owned());
-        let (wrapping, object) = (self.wrapping().await?.clone(), key.clone());
-        let cancel = CancellationToken::new();
-        // If this future is dropped, as it is when the server stops, the upload ends and its parts are removed.
-        let _cancel_on_drop = cancel.clone().drop_guard();
-        let (upload, task) = store.upload_new(key, cancel);
-        let compress = async {
-            let summed = blocking(move || source.compress(&identity, &wrapping, &object, &[], Summed::new(upload)));
-            let (Summed { inner: upload, sum }, digest) = summed.await?;
-            // There is no object before its last part is handed over.
-            let note = match digest {
-                Some(digest) => Some(note_digest(store, name, sum.finalize().into(), digest).await?),
-                None => None,
-            };
-            let finish = move || upload.finish().map_err(|error| Error::io("compress", &path, error));
-            blocking(finish).await.map(|()| note)
-        };
-        match tokio::join!(compress, task.uploaded()) {
-            (Ok(note), outcome) => {
-                let uploaded = outcome?;
-                forget_unless(uploaded.created, store, key, note).await;
-                Ok((uploaded.created, uploaded.bytes))
-            }
-            // The one that ended first tells the reason: an upload that failed takes no more, one whose producer failed is
-            // cancelled.
-            (Err(error), Ok(_) | Err(StorageError::Cancelled)) => Err(error),
-            (Err(_), Err(error)) => Err(error.into()),
-        }
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::frames::Frame;
-use crate::encrypted::{KeyedDigest, Wrapping};
+use crate::encrypted::{KeyedDigest, Wrapped, Wrapping};
 use crate::error::{Error, Result};
 use crate::repository::cluster::ClusterIdentity;
 use crate::repository::layout::Key;
@@ -105,13 +105,27 @@ impl SegmentSource {
     /// the file where the object cannot be read again. What `frames` have of the file is not compressed again. An error that `sink`
     /// gave is one of compressing.
     pub(super) fn compress<W: Write + Send + 'static>(
-        mut self,
+        self,
         identity: &ClusterIdentity,
         wrapping: &Wrapping,
         key: &Key,
         frames: &[Frame],
         sink: W,
     ) -> Result<(W, Option<KeyedDigest>)> {
+        let mut compressing = self.begin(identity, wrapping, key, frames, sink)?;
+        while compressing.go_on()? {}
+        compressing.finish()
+    }
+
+    /// Begin to do so.
+    pub(super) fn begin<W: Write + Send + 'static>(
+        mut self,
+        identity: &ClusterIdentity,
+        wrapping: &Wrapping,
+        key: &Key,
+        frames: &[Frame],
+        sink: W,
+    ) -> Result<Compressing<W>> {
         let frames = self.those_of_file(frames)?;
         let path = &self.path;
         let failed = |error| Error::io("compress", path, error);
@@ -119,35 +133,21 @@ impl SegmentSource {
         let mut encoder = wrapping.begin_after(key, sink, compressed).map_err(failed)?;
         let begun = frames.last().map_or(0, |frame| frame.end);
         encoder.pledge(self.bytes - begun).map_err(failed)?;
-        let mut digest = wrapping.digest();
+        let digest = wrapping.digest();
         check_header(path, &self.name, &self.file, identity)?;
         // A digest is of the whole file.
-        let mut read = if digest.is_none() { begun } else { 0 };
-        let read_failed = |error| Error::io("read", path, error);
-        self.file.seek(SeekFrom::Start(read)).map_err(read_failed)?;
-        let mut buffer = vec![0; CHUNK];
-        loop {
-            let bytes = match self.file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(bytes) => bytes,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(read_failed(error)),
-            };
-            if let Some(digest) = &mut digest {
-                digest.update(&buffer[..bytes]);
-            }
-            // Where the frames end, a buffer may be of both.
-            let known = usize::try_from(begun.saturating_sub(read)).unwrap_or(bytes).min(bytes);
-            encoder.write_all(&buffer[known..bytes]).map_err(failed)?;
-            read += bytes as u64;
-        }
-        let sink = encoder.finish().map_err(failed)?;
-        let after = self.file.metadata().map_err(|error| Error::io("read", path, error))?;
-        if read != self.bytes || Fingerprint::from(&after) != self.fingerprint {
-            let changed = io::Error::other("it changed while it was read");
-            return Err(Error::io("read", path, changed));
-        }
-        Ok((sink, digest))
+        let read = if digest.is_none() { begun } else { 0 };
+        self.file
+            .seek(SeekFrom::Start(read))
+            .map_err(|error| Error::io("read", path, error))?;
+        Ok(Compressing {
+            source: self,
+            encoder,
+            digest,
+            begun,
+            read,
+            buffer: vec![0; CHUNK],
+        })
     }
 
     /// The frames, if they have what is in the file. The file is what counts: whatever they were made of is compared with it.
@@ -172,6 +172,58 @@ impl SegmentSource {
             }
         }
         Ok(frames)
+    }
+}
+
+/// A file that is being compressed. It can be left at any time, and gone on with elsewhere.
+pub(super) struct Compressing<W: Write + Send + 'static> {
+    source: SegmentSource,
+    encoder: Wrapped<W>,
+    digest: Option<KeyedDigest>,
+    /// So many bytes of the file come compressed before what is compressed here.
+    begun: u64,
+    read: u64,
+    buffer: Vec<u8>,
+}
+
+impl<W: Write + Send + 'static> Compressing<W> {
+    /// Compress the next bytes. False: there are none.
+    pub(super) fn go_on(&mut self) -> Result<bool> {
+        let path = &self.source.path;
+        let bytes = loop {
+            match self.source.file.read(&mut self.buffer) {
+                Ok(0) => return Ok(false),
+                Ok(bytes) => break bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::io("read", path, error)),
+            }
+        };
+        if let Some(digest) = &mut self.digest {
+            digest.update(&self.buffer[..bytes]);
+        }
+        // Where the frames end, a buffer may be of both.
+        let known = usize::try_from(self.begun.saturating_sub(self.read)).unwrap_or(bytes);
+        self.encoder
+            .write_all(&self.buffer[known.min(bytes)..bytes])
+            .map_err(|error| Error::io("compress", path, error))?;
+        self.read += bytes as u64;
+        Ok(true)
+    }
+
+    /// Write the end, and see that the file was the same all the time.
+    pub(super) fn finish(self) -> Result<(W, Option<KeyedDigest>)> {
+        let source = self.source;
+        let path = &source.path;
+        let sink = self
+            .encoder
+            .finish()
+            .map_err(|error| Error::io("compress", path, error))?;
+        let after = source.file.metadata().map_err(|error| Error::io("read", path, error))?;
+        if self.read != source.bytes || Fingerprint::from(&after) != source.fingerprint {
+            let changed = io::Error::other("it changed while it was read");
+            return Err(Error::io("read", path, changed));
+        }
+        Ok((sink, self.digest))
     }
 }
 

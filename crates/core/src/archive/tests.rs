@@ -1,16 +1,21 @@
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::memory::InMemory;
 use tempfile::TempDir;
+use tokio::time::timeout;
 
+use super::tail::{Position, Shipper};
 use super::*;
 use crate::codec::{Compression, Format};
 use crate::error::{Error, StorageError};
 use crate::lease::{INTERVAL, Situation, Writer};
+use crate::lsn::Lsn;
 use crate::repository::cluster::ClusterIdentity;
 use crate::repository::layout;
+use crate::threads::Threads;
 use crate::wal::{SegmentSize, WalFileName};
 use walarchive_storage::{CreateOnly, Store};
 use walarchive_testkit::pretender::{Create, Pretender};
@@ -432,4 +437,32 @@ async fn what_the_tail_has_compressed_is_not_compressed_again_and_gives_the_same
     let mut other = content.clone();
     other[200_000] ^= 1;
     assert!(stored(&[8192, 300_000], &other).await == anew);
+}
+
+/// Commits may wait for the tail.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_wal_is_stored_while_files_wait_to_be_compressed() {
+    let fixture = Fixture::new();
+    let mut content = good(0);
+    content[36..40].copy_from_slice(&8192u32.to_le_bytes());
+    fixture.write(NAME, &content);
+    let pg_wal = fixture.dir.path().to_owned();
+    std::fs::create_dir(pg_wal.join("archive_status")).expect("created");
+    let threads = Arc::new(Threads::new(2, || (), || (), || ()).expect("made"));
+    let occupied = threads.occupied().await;
+    let archive = Arc::new(fixture.archive().with_threads(threads));
+    let pushing = tokio::spawn({
+        let (archive, pg_wal) = (Arc::clone(&archive), pg_wal.clone());
+        async move { archive.push(&pg_wal, &name()).await }
+    });
+    let flushed = Lsn(3 * BYTES as u64 + 8192);
+    let mut shipper = Shipper::new(archive, pg_wal);
+    let shipping = shipper.ship(Position { timeline: 1, flushed });
+    let shipped = timeout(Duration::from_secs(30), shipping)
+        .await
+        .expect("it waits for nobody");
+    assert_eq!(shipped.expect("stored").stored, flushed);
+    assert!(!pushing.is_finished(), "its turn has not come");
+    drop(occupied);
+    pushing.await.expect("joined").expect("archived");
 }

@@ -132,6 +132,44 @@ pub async fn check_store(store: &Store, identity: Option<&ClusterIdentity>) -> V
     checks
 }
 
+/// The row of [`check_synchronous`].
+const SYNCHRONOUS: &str = "synchronous backup";
+
+/// Commits wait until the store has their WAL. Can anything be restored with that? `checks` are those of [`check_store`]. None if they
+/// have not come so far.
+pub async fn check_synchronous(store: &Store, checks: &[Check]) -> Option<Check> {
+    let status = |name| checks.iter().find(|check| check.name == name).map(|check| check.status);
+    let newest = status(repository::NEWEST)?;
+    if status(recovery::NAME) == Some(CheckStatus::Failed) {
+        return Some(Check::failed(
+            SYNCHRONOUS,
+            "commits wait for the store, and none of what they store now can be restored: WAL of before is missing",
+            "See the row \"recovery\". A base backup that is taken now can be restored to it.",
+        ));
+    }
+    Some(match newest {
+        CheckStatus::Ok => Check::ok(
+            SYNCHRONOUS,
+            "what commits wait for can be restored, from the newest backup on",
+        ),
+        _ => match repository::restorable(store).await {
+            Ok(Some(backup)) => Check::warning(
+                SYNCHRONOUS,
+                format!(
+                    "what commits wait for can be restored from \"{backup}\" on only: no later backup can be restored"
+                ),
+                "See the row \"newest backup\". Take another one.",
+            ),
+            Ok(None) => Check::failed(
+                SYNCHRONOUS,
+                "commits wait for the store, and none of what they store can be restored: there is no base backup that can be",
+                "Take one by SELECT walarchive_backup_push(). What commits before it is complete cannot be restored.",
+            ),
+            Err(error) => Check::of_error(SYNCHRONOUS, &error),
+        },
+    })
+}
+
 #[cfg(test)]
 mod encrypted;
 #[cfg(test)]

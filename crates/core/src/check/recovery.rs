@@ -11,7 +11,8 @@ use walarchive_storage::Store;
 /// uploaded at a time, and one of them may be tried again for a while.
 const ON_ITS_WAY: TimeDelta = TimeDelta::minutes(10);
 
-const NAME: &str = "recovery";
+/// Its row.
+pub(super) const NAME: &str = "recovery";
 
 /// Is there a hole in the WAL from the newest backup to the end of the archive? None without a backup, which another row says.
 pub(super) async fn reach(store: &Store) -> Option<Check> {

@@ -83,9 +83,25 @@ pub(super) async fn names(store: &Store) -> Option<Check> {
     })
 }
 
+/// The row of [`newest_backup`].
+pub(super) const NEWEST: &str = "newest backup";
+
+/// The newest backup that can be restored, as far as it is looked at here.
+pub(super) async fn restorable(store: &Store) -> Result<Option<String>> {
+    let backups = list_backups(store).await?;
+    for backup in backups.iter().rev().filter(|backup| backup.damaged.is_none()) {
+        match wal_of(store, backup, size_of(store, &backups).await?).await {
+            Ok(_) => return Ok(Some(backup.name.clone())),
+            Err(error) if error.is_content() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
 /// Is the WAL there that the newest backup needs, and can it be read?
 pub(super) async fn newest_backup(store: &Store) -> Check {
-    let name = "newest backup";
+    let name = NEWEST;
     let backups = match list_backups(store).await {
         Ok(backups) => backups,
         Err(error) => return Check::of_error(name, &error),
@@ -104,14 +120,7 @@ pub(super) async fn newest_backup(store: &Store) -> Check {
             "Take another backup, then look for the reason.",
         );
     }
-    let segments = async {
-        // That of the repository, which need not be this cluster's.
-        let size = match cluster::owner(store).await? {
-            Some(owner) => owner.segment_size,
-            None => segment_size(store, &backups).await?,
-        };
-        wal_of(store, newest, size).await
-    };
+    let segments = async { wal_of(store, newest, size_of(store, &backups).await?).await };
     match segments.await {
         Ok((segments, Ends::Read)) => Check::ok(
             name,
@@ -135,6 +144,14 @@ pub(super) async fn newest_backup(store: &Store) -> Check {
             ),
             ..Check::of_error(name, &error)
         },
+    }
+}
+
+/// The size of segments of the repository, which need not be this cluster's.
+async fn size_of(store: &Store, backups: &[BackupInfo]) -> Result<SegmentSize> {
+    match cluster::owner(store).await? {
+        Some(owner) => Ok(owner.segment_size),
+        None => segment_size(store, backups).await,
     }
 }
 

@@ -130,6 +130,11 @@ async fn another_clusters_repository_and_a_backup_without_wal_fail() {
         "{failed:?}"
     );
     assert!(failed.iter().all(|check| check.hint.is_some()));
+    // Commits would wait for nothing.
+    let row = check_synchronous(&store, &checks).await.expect("a row");
+    assert_eq!((row.name, row.status), ("synchronous backup", CheckStatus::Failed));
+    assert!(row.detail.contains("there is no base backup that can be"), "{row:?}");
+    assert_eq!(check_synchronous(&store, &checks[..3]).await, None, "it is not known");
 }
 
 /// WAL-G's repository of a cluster with small segments; one of this cluster before it had others; and a hole in either.
@@ -172,6 +177,18 @@ async fn segments_of_another_size_are_not_taken_for_missing() {
             [owner, "newest backup ok", "recovery ok"],
             "{checks:?}"
         );
+        let synchronous = async |checks: &[Check]| check_synchronous(&store, checks).await.expect("a row");
+        assert_eq!(synchronous(&checks).await.status, CheckStatus::Ok);
+        // A later one is not there.
+        let later = layout::sentinel("base_000000010000000000000009");
+        store.put(&later, Bytes::from_static(b"{")).await.expect("written");
+        let row = synchronous(&check_store(&store, identity.as_ref()).await).await;
+        assert_eq!(row.status, CheckStatus::Warning);
+        assert!(
+            row.detail.contains("\"base_000000010000000000000002\" on only"),
+            "{row:?}"
+        );
+        store.delete(&later).await.expect("deleted");
         store.delete(&keys[2]).await.expect("deleted");
         let checks = check_store(&store, identity.as_ref()).await;
         assert_eq!(
@@ -185,6 +202,9 @@ async fn segments_of_another_size_are_not_taken_for_missing() {
                 .contains("ends at LSN 0/400000, though the WAL continues to LSN 0/600000"),
             "{checks:?}"
         );
+        let mut checks = checks;
+        checks[11].status = CheckStatus::Failed;
+        assert_eq!(synchronous(&checks).await.status, CheckStatus::Failed);
     }
 }
 

@@ -3,22 +3,22 @@
 //! A writer asks before its first byte, and again from time to time while it goes on. What is encrypted never gets plain text
 //! beside it by accident, and never objects that whoever has the key of the mark cannot read.
 
+mod hands;
+
 use std::io::Read;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use walarchive_storage::Store;
-use walarchive_storage::crypt::{HEAD_OF_KEY, Keyring, Sealer, Under};
+use walarchive_storage::crypt::{HEAD_OF_KEY, Under};
 
+use self::hands::{Hands, one_opens_all, opens_token};
 use super::cluster_file::{ClusterFile, LIMIT};
 pub use super::cluster_file::{KeyName, Mark, State, method_name};
 use super::plain_text::{self, Beside};
 use crate::blocking::blocking;
 use crate::encrypted;
 use crate::error::{Error, Result};
-use crate::formats::manifest::hex;
 use crate::repository::layout;
 
 /// Is the repository encrypted, by what its mark says? Needs no key.
@@ -249,20 +249,6 @@ pub(super) async fn join((from, of_source): (&Store, &State), to: &Store, conten
     Ok(content)
 }
 
-/// Are there keys with which all of the tokens open? Blocks.
-fn one_opens_all(keyrings: &[Keyring], marks: &[Mark], system_identifier: u64) -> Result<bool> {
-    for keyring in keyrings {
-        let mut opens = true;
-        for mark in marks {
-            opens &= opens_token(keyring, mark, system_identifier)?;
-        }
-        if opens {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
 fn united(keys: &[KeyName], others: Vec<KeyName>) -> Vec<KeyName> {
     let new = others.into_iter().filter(|key| !keys.contains(key));
     keys.iter().cloned().chain(new).collect()
@@ -387,99 +373,6 @@ async fn unreadable(store: &Store, key: &str, size: u64) -> Result<Option<String
     .await
 }
 
-/// The keys of a writer, read.
-struct Hands {
-    repository: String,
-    keyring: Keyring,
-    sealer: Sealer,
-    method: &'static str,
-    /// It is in the token.
-    system_identifier: u64,
-}
-
-impl Hands {
-    fn new(repository: String, keyring: Keyring, system_identifier: u64) -> Result<Self> {
-        let sealer = keyring.sealer()?;
-        let method = sealer.method().map(method_name);
-        let method = method.ok_or_else(|| Error::defect("there is no key to encrypt with"))?;
-        Ok(Hands {
-            repository,
-            keyring,
-            sealer,
-            method,
-            system_identifier,
-        })
-    }
-
-    /// A mark for the key that new objects are encrypted with.
-    fn mark(&self, plain_before: bool, former_keys: Vec<KeyName>) -> Result<Mark> {
-        let salt = rand::random::<u128>().to_be_bytes();
-        let token = self.sealer.seal_small(self.system_identifier.to_string().as_bytes());
-        let token = token.map_err(|error| Error::defect(format!("cannot encrypt a token: {error}")))?;
-        let is_other = |key: &KeyName| !self.is_key(key);
-        Ok(Mark {
-            key: KeyName {
-                method: self.method.to_owned(),
-                key_id: self.sealer.key_id(&salt),
-                salt: hex(&salt),
-            },
-            token: STANDARD.encode(token),
-            plain_before,
-            former_keys: former_keys.into_iter().filter(is_other).collect(),
-        })
-    }
-
-    /// Is it the key that new objects are encrypted with?
-    fn is_key(&self, key: &KeyName) -> bool {
-        key.method == self.method && key.key_id == self.sealer.key_id(&key.salt())
-    }
-
-    /// The mark that a marked repository must get; none if it has the right one.
-    fn compare(&self, mark: Mark) -> Result<Option<Mark>> {
-        if self.is_key(&mark.key) {
-            return match !self.keyring.can_read()? || self.opens(&mark)? {
-                true => Ok(None),
-                false => Err(Error::damaged(
-                    format!("{}/{}", self.repository, layout::CLUSTER),
-                    "It names the key that is configured, and its token does not open with that.",
-                )),
-            };
-        }
-        match self.opens(&mark)? {
-            true => {
-                let former_keys = [std::slice::from_ref(&mark.key), &mark.former_keys].concat();
-                Ok(Some(self.mark(mark.plain_before, former_keys)?))
-            }
-            false => Err(self.another(&mark)),
-        }
-    }
-
-    /// Does the token open with any of the keys, and holds what it has to?
-    fn opens(&self, mark: &Mark) -> Result<bool> {
-        opens_token(&self.keyring, mark, self.system_identifier)
-    }
-
-    fn another(&self, mark: &Mark) -> Error {
-        let (repository, method) = (&self.repository, &mark.key.method);
-        match *method == self.method {
-            true => Error::refused(
-                format!(
-                    "\"{repository}\" is encrypted with another {method} key than the one that is configured for new objects"
-                ),
-                "Give the right key. To go over to a new one, give the old secret key as a second one, after the new one, and run \
-                 walarchive encryption-rotate with both.",
-            ),
-            false => Error::refused(
-                format!(
-                    "\"{repository}\" is encrypted by {method}, and new objects are to be encrypted by {}",
-                    self.method
-                ),
-                "Set walarchive.encryption to the method of the repository. To go over to the other one, give the old key, too.",
-            ),
-        }
-    }
-}
-
 /// Can what is encrypted with the key of the mark be decrypted with the keys of the store?
 pub(crate) async fn opens(store: &Store, mark: &Mark) -> Result<bool> {
     let Some(file) = ClusterFile::read(store).await? else {
@@ -487,18 +380,6 @@ pub(crate) async fn opens(store: &Store, mark: &Mark) -> Result<bool> {
     };
     let (keyring, mark) = (store.keyring().clone(), mark.clone());
     blocking(move || opens_token(&keyring, &mark, file.system_identifier)).await
-}
-
-/// Does the token of the mark open with any of these keys, and is it that of this cluster? Blocks.
-fn opens_token(keyring: &Keyring, mark: &Mark, system_identifier: u64) -> Result<bool> {
-    let Ok(token) = STANDARD.decode(&mark.token) else {
-        return Ok(false);
-    };
-    match keyring.open_small(&token).map_err(Error::from) {
-        Ok(text) => Ok(text == system_identifier.to_string().as_bytes()),
-        Err(error) if error.is_content() => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 fn in_plain_text(repository: &str, mark: &Mark) -> Error {

@@ -4,10 +4,14 @@
 //! of its own: after a crash PostgreSQL may write the bytes of its last record again. So chunks of one epoch never contradict each
 //! other, and a reader takes those of one epoch only.
 
+use std::io::{self, Read};
+
 use chrono::{DateTime, Utc};
 use walarchive_storage::Store;
 
+use crate::codec::Format;
 use crate::error::Result;
+use crate::files::read_full;
 use crate::repository::layout::{self, TailChunk};
 use crate::wal::Segment;
 
@@ -75,6 +79,40 @@ impl Cover {
     /// So many bytes of the segment they have, from its beginning on.
     pub fn end(&self) -> u64 {
         self.chunks.last().map_or(0, |chunk| chunk.end)
+    }
+}
+
+/// Bytes that are read at once.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// Give out what a chunk has behind so many bytes of its segment, piece by piece. `object` is what the store has, decrypted. Returns the
+/// reason why that is not what its name says; or what `take` has returned. A failure of the store is such a reason, too.
+pub(crate) fn read_chunk<E: From<String>>(
+    chunk: TailChunk,
+    reached: u64,
+    object: impl Read + Send,
+    mut take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    let undecodable = |error: io::Error| E::from(format!("It cannot be decompressed: {error}."));
+    let mut decoded = Format::Zstd.decoder(object).map_err(undecodable)?;
+    let bytes = chunk.end - chunk.start;
+    let mut known = reached.saturating_sub(chunk.start);
+    let (mut came, mut buffer) = (0, vec![0; BUFFER_BYTES]);
+    loop {
+        let read = read_full(&mut decoded, &mut buffer).map_err(undecodable)?;
+        came += read as u64;
+        if came > bytes || (read == 0 && came < bytes) {
+            let has = if came > bytes { "more" } else { "fewer" };
+            return Err(E::from(format!(
+                "It has {has} than the {bytes} bytes that its name says."
+            )));
+        }
+        if read == 0 {
+            return Ok(());
+        }
+        let skipped = usize::try_from(known).unwrap_or(usize::MAX).min(read);
+        known -= skipped as u64;
+        take(&buffer[skipped..read])?;
     }
 }
 

@@ -4,12 +4,6 @@ use super::pages::{PageHeader, SHORT_HEADER_BYTES};
 use super::{FirstPage, LONG_HEADER_BYTES, Segment, SegmentSize};
 use crate::lsn::Lsn;
 
-/// `XLOG_BLCKSZ` that PostgreSQL can be built with.
-const PAGE_SIZES: std::ops::RangeInclusive<u64> = 1024..=65536;
-
-/// Where `XLOG_BLCKSZ` is in the header of a segment's first page.
-const PAGE_BYTES_AT: usize = 36;
-
 /// Checks that each page is that of its place, as the bytes of a segment come in. Records are not looked at.
 #[derive(Debug)]
 pub(crate) struct PageHeaders {
@@ -102,15 +96,11 @@ impl PageHeaders {
             return Err("It has no page header.".to_owned());
         };
         let page = FirstPage::parse(header);
-        let no_header = "Its first page has no WAL page header.";
-        let size = SegmentSize::new(page.segment_bytes.into()).map_err(|_| no_header.to_owned())?;
+        let no_header = || "Its first page has no WAL page header.".to_owned();
+        let size = SegmentSize::new(page.segment_bytes.into()).map_err(|_| no_header())?;
         page.check(self.segment, size, self.system_identifier)?;
-        let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        let page_bytes = u64::from(word(PAGE_BYTES_AT));
-        if !page_bytes.is_power_of_two() || !PAGE_SIZES.contains(&page_bytes) {
-            return Err(no_header.to_owned());
-        }
-        self.first = Some((size, page_bytes, u16::from_le_bytes([header[0], header[1]])));
+        let page_bytes = page.page_bytes().ok_or_else(no_header)?;
+        self.first = Some((size, page_bytes, page.magic()));
         Ok(())
     }
 }

@@ -15,6 +15,7 @@ pub use history::TimelineHistory;
 pub use name::{Segment, SegmentSize, WalFileName};
 pub use page::{FirstPage, LONG_HEADER_BYTES};
 pub use pages::PAGE_BYTES;
+pub(crate) use pages::{PageHeader, SHORT_HEADER_BYTES};
 pub use walker::{Sought, TimeTarget, WalWalker, Walked};
 
 #[cfg(test)]

@@ -7,6 +7,9 @@ use super::{Segment, SegmentSize};
 /// The bytes of the long page header.
 pub const LONG_HEADER_BYTES: usize = 40;
 
+/// `XLOG_BLCKSZ` that PostgreSQL can be built with.
+const PAGE_SIZES: RangeInclusive<u64> = 1024..=65536;
+
 /// `XLP_LONG_HEADER`: set on the first page of every segment.
 const LONG_HEADER_FLAG: u16 = 0x0002;
 
@@ -32,6 +35,7 @@ pub struct FirstPage {
     pub system_identifier: u64,
     /// `wal_segment_size` of the cluster, in bytes.
     pub segment_bytes: u32,
+    page_bytes: u32,
 }
 
 impl FirstPage {
@@ -50,7 +54,18 @@ impl FirstPage {
             address: field(8, 8),
             system_identifier: field(24, 8),
             segment_bytes: field(32, 4) as u32,
+            page_bytes: field(36, 4) as u32,
         }
+    }
+
+    /// `XLOG_PAGE_MAGIC`, which all pages of a segment have.
+    pub(crate) fn magic(&self) -> u16 {
+        self.magic
+    }
+
+    /// The bytes of each page, if that is what PostgreSQL can be built with.
+    pub(crate) fn page_bytes(&self) -> Option<u64> {
+        Some(u64::from(self.page_bytes)).filter(|bytes| bytes.is_power_of_two() && PAGE_SIZES.contains(bytes))
     }
 
     /// The PostgreSQL major version that wrote the page (`XLOG_PAGE_MAGIC`), if it is one that is known; see

@@ -6,7 +6,7 @@ use crate::lsn::Lsn;
 pub const PAGE_BYTES: usize = 8192;
 
 /// The bytes of the header on pages that are not the first of their segment.
-pub(super) const SHORT_HEADER_BYTES: usize = 24;
+pub(crate) const SHORT_HEADER_BYTES: usize = 24;
 
 /// `XLP_FIRST_IS_CONTRECORD`: the page begins with the rest of a record.
 const CONTINUES_RECORD: u16 = 0x0001;
@@ -19,17 +19,17 @@ const ALL_FLAGS: u16 = 0x000F;
 
 /// A page's description of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct PageHeader {
-    pub(super) magic: u16,
+pub(crate) struct PageHeader {
+    pub(crate) magic: u16,
     info: u16,
     pub(super) timeline: u32,
-    address: Lsn,
+    pub(crate) address: Lsn,
     /// Bytes of the record that goes on here.
-    pub(super) remaining: u32,
+    pub(crate) remaining: u32,
 }
 
 impl PageHeader {
-    pub(super) fn parse(page: &[u8]) -> Self {
+    pub(crate) fn parse(page: &[u8]) -> Self {
         PageHeader {
             magic: u16::from_le_bytes(bytes(page, 0)),
             info: u16::from_le_bytes(bytes(page, 2)),
@@ -39,7 +39,7 @@ impl PageHeader {
         }
     }
 
-    pub(super) fn continues_record(&self) -> bool {
+    pub(crate) fn continues_record(&self) -> bool {
         self.info & CONTINUES_RECORD != 0
     }
 

@@ -17,7 +17,7 @@ use super::write::{Sealer, WriteKey};
 use crate::error::{Error, Result};
 
 /// Keys to read with, and what may be read without.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Keys {
     /// libsodium's.
     pub(crate) libsodium: Vec<SodiumKey>,
@@ -178,6 +178,18 @@ impl Keyring {
         let openpgp = keys.openpgp.decrypting();
         let openpgp = openpgp.map(|key| (Method::OpenPgp, key_id::of_fingerprints([key].into_iter(), salt)));
         Ok(libsodium.chain(openpgp).collect())
+    }
+
+    /// Are other keys there now than those that were read here? They are read once more, which blocks. Before the first time nothing
+    /// is known of them, and they count as others.
+    pub fn has_changed(&self) -> Result<bool> {
+        let Some(held) = self.0.as_deref().filter(|held| held.has_keys) else {
+            return Ok(false);
+        };
+        match held.keys.get() {
+            Some(keys) => Ok(Keys::read(&held.config)? != *keys),
+            None => Ok(true),
+        }
     }
 
     /// The keys, if there are any. The first time they are read, which blocks.

@@ -31,7 +31,7 @@ const _: () = assert!(log::STATIC_MAX_LEVEL as usize <= log::LevelFilter::Info a
 const BLOCK: &str = "-----BEGIN PGP ";
 
 /// Keys of OpenPGP.
-#[derive(Default)]
+#[derive(Default, PartialEq)]
 pub(crate) struct OpenPgpKeys {
     secret: Vec<SignedSecretKey>,
     public: Vec<SignedPublicKey>,

@@ -51,6 +51,12 @@ impl std::str::FromStr for Transform {
 #[derive(Clone)]
 pub(crate) struct SodiumKey(Arc<Locked<KEY_BYTES>>);
 
+impl PartialEq for SodiumKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
 impl fmt::Debug for SodiumKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SodiumKey(…)")

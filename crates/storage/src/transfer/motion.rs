@@ -74,6 +74,11 @@ impl Motion {
         self.whole.store(self.bytes() + bytes, Ordering::Relaxed);
     }
 
+    /// The bytes of all that is to be sent, with those that were sent before that was known; none while it is not.
+    pub fn to_send(&self) -> Option<u64> {
+        Some(self.whole.load(Ordering::Relaxed)).filter(|whole| *whole > 0)
+    }
+
     /// Is all that is to be sent on its way, and only an answer missing? If something is sent again, this is too early.
     pub fn has_sent_all(&self) -> bool {
         let whole = self.whole.load(Ordering::Relaxed);
@@ -277,7 +282,9 @@ mod tests {
         let motion = Motion::default();
         motion.moved(1);
         assert!(!motion.has_sent_all());
+        assert_eq!(motion.to_send(), None);
         motion.will_send(2);
+        assert_eq!(motion.to_send(), Some(3));
         motion.moved(1);
         assert!(!motion.has_sent_all());
         motion.moved(1);

@@ -6,14 +6,11 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::control_file::ControlFile;
-use crate::wal::{FirstPage, LONG_HEADER_BYTES, Segment, SegmentSize};
+use crate::lsn::Lsn;
+use crate::wal::{FirstPage, LONG_HEADER_BYTES, PageHeader, SHORT_HEADER_BYTES, Segment, SegmentSize, WalWalker};
 
-/// Bytes of the header of each page but the first.
-const SHORT_HEADER_BYTES: u64 = 24;
-
-/// `XLP_FIRST_IS_CONTRECORD`, and where a page tells how much of that record is left.
-const CONTINUES_RECORD: u8 = 0x01;
-const REMAINING_AT: usize = 16;
+/// Bytes that are read at once.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// Records begin at multiples of it.
 const ALIGNMENT: usize = 8;
@@ -46,11 +43,12 @@ fn first_page(
     segment: Segment,
     size: SegmentSize,
     system_identifier: u64,
-) -> io::Result<Option<[u8; LONG_HEADER_BYTES]>> {
+) -> io::Result<Option<FirstPage>> {
     let mut header = [0; LONG_HEADER_BYTES];
     file.read_exact_at(&mut header, 0)?;
-    let checked = FirstPage::parse(&header).check(segment, size, Some(system_identifier));
-    Ok(checked.is_ok().then_some(header))
+    let page = FirstPage::parse(&header);
+    let checked = page.check(segment, size, Some(system_identifier));
+    Ok(checked.is_ok().then_some(page))
 }
 
 /// What a file with the name of a segment has.
@@ -58,8 +56,8 @@ fn first_page(
 pub(in crate::archive) enum Content {
     /// All WAL of the segment.
     Whole,
-    /// The beginning of it, and zeros.
-    Beginning,
+    /// The beginning of it, so many bytes, and zeros.
+    Beginning(u64),
     /// Something else.
     Other,
 }
@@ -71,30 +69,28 @@ pub(in crate::archive) fn content_of(
     size: SegmentSize,
     system_identifier: u64,
 ) -> io::Result<Content> {
-    let Some(header) = first_page(file, segment, size, system_identifier)? else {
+    let Some(first) = first_page(file, segment, size, system_identifier)? else {
         return Ok(Content::Other);
     };
     if file.metadata()?.len() != size.bytes() {
         return Ok(Content::Other);
     }
-    let page_bytes = u64::from(u32::from_le_bytes([header[36], header[37], header[38], header[39]]));
-    if !page_bytes.is_power_of_two() || !(1024..=65536).contains(&page_bytes) || page_bytes > size.bytes() {
+    let Some(page_bytes) = first.page_bytes() else {
         return Ok(Content::Other);
-    }
+    };
     let mut page = vec![0; page_bytes as usize];
     let mut at = size.bytes();
     loop {
         at -= page_bytes;
         file.read_exact_at(&mut page, at)?;
         if let Some(last) = page.iter().rposition(|byte| *byte != 0) {
-            let address = u64::from_le_bytes([
-                page[8], page[9], page[10], page[11], page[12], page[13], page[14], page[15],
-            ]);
-            let is_of_segment = page[0..2] == header[0..2] && address == segment.start(size).0.wrapping_add(at);
+            let (header, end) = (PageHeader::parse(&page), at + last as u64 + 1);
+            let address = segment.start(size).0.saturating_add(at);
+            let is_of_segment = header.magic == first.magic() && header.address == Lsn(address);
             let is_full = at + page_bytes == size.bytes() && is_full(&page);
             return Ok(match is_of_segment {
-                true if is_full || ends_with_switch(file, at + last as u64, page_bytes)? => Content::Whole,
-                true => Content::Beginning,
+                true if is_full || ends_with_switch(file, end - 1, page_bytes)? => Content::Whole,
+                true => Content::Beginning(end),
                 false => Content::Other,
             });
         }
@@ -102,6 +98,32 @@ pub(in crate::archive) fn content_of(
             return Ok(Content::Other);
         }
     }
+}
+
+/// Is all WAL of the segment before `end` in order, and does no complete record come behind that? What is cut off behind the last
+/// complete record, or had been in the file before, is none.
+pub(in crate::archive) fn ends_at(
+    file: &File,
+    segment: Segment,
+    size: SegmentSize,
+    system_identifier: u64,
+    end: Lsn,
+) -> io::Result<bool> {
+    let walker = || WalWalker::new(size, Some(system_identifier));
+    let walk = |mut walker: WalWalker| {
+        walker.begin(segment);
+        let (mut at, mut buffer) = (0, vec![0; BUFFER_BYTES]);
+        while at < size.bytes() {
+            let bytes = file.read_at(&mut buffer, at)?;
+            if bytes == 0 {
+                break;
+            }
+            walker.feed(&buffer[..bytes]);
+            at += bytes as u64;
+        }
+        Ok::<_, io::Error>(walker.cut())
+    };
+    Ok(walk(walker().until(end))?.problem.is_none() && walk(walker())?.last_record < Some(end))
 }
 
 /// Do the records of a page that is not the first of its segment reach its end? What comes by streaming, or from the tail, ends behind a
@@ -114,13 +136,12 @@ fn is_full(page: &[u8]) -> bool {
             .rev()
             .fold(0, |value, byte| value << 8 | usize::from(*byte))
     };
-    let continues = page[2] & CONTINUES_RECORD != 0;
-    let mut at = SHORT_HEADER_BYTES as usize;
-    at += if continues {
-        word(REMAINING_AT).next_multiple_of(ALIGNMENT)
-    } else {
-        0
+    let header = PageHeader::parse(page);
+    let rest = match header.continues_record() {
+        true => (header.remaining as usize).next_multiple_of(ALIGNMENT),
+        false => 0,
     };
+    let mut at = SHORT_HEADER_BYTES + rest;
     while at < page.len() {
         let length = word(at);
         if length < RECORD_BYTES {
@@ -143,7 +164,7 @@ fn ends_with_switch(file: &File, last: u64, page_bytes: u64) -> io::Result<bool>
         let header = if page == 0 {
             LONG_HEADER_BYTES as u64
         } else {
-            SHORT_HEADER_BYTES
+            SHORT_HEADER_BYTES as u64
         };
         let begin = (page + header).max(end.saturating_sub(missing as u64));
         if begin < end {
@@ -267,10 +288,10 @@ pub(super) mod tests {
         let small = wal.segments().swap_remove(0).1;
         assert_eq!(is(&small), Content::Whole);
         let cut_small = [&small[..end], &vec![0; small.len() - end][..]].concat();
-        assert_eq!(is(&cut_small), Content::Beginning, "up to {end}");
+        assert!(matches!(is(&cut_small), Content::Beginning(_)), "up to {end}");
         assert_eq!(
             is(&cut(whole.len() - PAGE)),
-            Content::Beginning,
+            Content::Beginning((whole.len() - PAGE) as u64),
             "all but the last page"
         );
         let mut foreign = whole.clone();

@@ -11,16 +11,10 @@ use super::plan::Span;
 use crate::archive::frames::Frame;
 use crate::encrypted::Wrapping;
 use crate::error::{Error, Result};
+use crate::lsn::Lsn;
 use crate::repository::cluster::ClusterIdentity;
 use crate::repository::layout::Key;
-use crate::wal::{FirstPage, LONG_HEADER_BYTES, Segment};
-
-/// Bytes of the header of each page but the first.
-const SHORT_HEADER_BYTES: u64 = 24;
-
-/// Where the header of the first page has `XLOG_BLCKSZ`, and where each has its address.
-const PAGE_SIZE_AT: usize = 36;
-const ADDRESS_AT: usize = 8;
+use crate::wal::{FirstPage, LONG_HEADER_BYTES, PageHeader, SHORT_HEADER_BYTES, Segment};
 
 /// Make the object with this key of a part of the file of a segment, all of which was flushed. What was compressed is given, too.
 pub(super) fn make(
@@ -70,13 +64,9 @@ fn read(path: &Path, segment: Segment, span: Span, identity: &ClusterIdentity) -
         .map_err(invalid)?;
     let mut content = vec![0; (span.end - span.start) as usize];
     file.read_exact_at(&mut content, span.start).map_err(failed)?;
-    let page_bytes = header[PAGE_SIZE_AT..].first_chunk().copied().map(u32::from_le_bytes);
-    let page_bytes = u64::from(page_bytes.unwrap_or(0));
-    if !page_bytes.is_power_of_two() || page_bytes < LONG_HEADER_BYTES as u64 {
-        return Err(invalid(format!(
-            "The first page says that pages have {page_bytes} bytes."
-        )));
-    }
+    let page_bytes = first
+        .page_bytes()
+        .ok_or_else(|| invalid("Its first page does not tell how large pages are.".to_owned()))?;
     check_pages(&content, span, segment.start(identity.segment_size).0, page_bytes).map_err(invalid)?;
     Ok(content)
 }
@@ -84,15 +74,11 @@ fn read(path: &Path, segment: Segment, span: Span, identity: &ClusterIdentity) -
 /// A file that PostgreSQL uses again for a later segment has pages of that one, and those before it had other addresses.
 fn check_pages(content: &[u8], span: Span, segment_start: u64, page_bytes: u64) -> Result<(), String> {
     let mut at = span.start.next_multiple_of(page_bytes);
-    while at + SHORT_HEADER_BYTES <= span.end {
-        let header = &content[(at - span.start) as usize..][..SHORT_HEADER_BYTES as usize];
-        let address = header[ADDRESS_AT..]
-            .first_chunk()
-            .copied()
-            .map_or(0, u64::from_le_bytes);
+    while at + SHORT_HEADER_BYTES as u64 <= span.end {
+        let header = &content[(at - span.start) as usize..][..SHORT_HEADER_BYTES];
+        let (found, expected) = (PageHeader::parse(header).address, Lsn(segment_start + at));
         // Behind a switch to the next segment there are zeros.
-        if address != segment_start + at && header.iter().any(|byte| *byte != 0) {
-            let (expected, found) = (crate::Lsn(segment_start + at), crate::Lsn(address));
+        if found != expected && header.iter().any(|byte| *byte != 0) {
             return Err(format!("The page at {expected} says that it is at {found}."));
         }
         at += page_bytes;

@@ -15,7 +15,7 @@ use crate::encrypted::{self, blame};
 use crate::error::{Error, Result, StorageError};
 use crate::files::read_full;
 use crate::repository::layout::TailChunk;
-use crate::repository::tail::Cover;
+use crate::repository::tail::{Cover, read_chunk};
 use crate::wal::{PageHeaders, Segment};
 use walarchive_storage::{RangeReader, Store};
 
@@ -131,36 +131,11 @@ impl Assembly {
 
     /// Add a chunk, which begins where the one before ends, or earlier.
     fn add(&mut self, chunk: TailChunk, mut object: RangeReader, url: &str) -> Result<()> {
-        let read = Format::Zstd
-            .decoder(&mut object)
-            .map_err(|error| Failure::Object(undecodable(&error)))
-            .and_then(|decoded| self.copy(chunk, decoded));
+        let read = read_chunk(chunk, self.reached, &mut object, |bytes| self.take(bytes, chunk.end));
         read.map_err(|failure| match failure {
             Failure::Object(reason) => blame(&mut object, url, Format::Zstd, reason),
             Failure::File(error) => Error::io("write", &self.temporary, error),
         })
-    }
-
-    fn copy(&mut self, chunk: TailChunk, mut decoded: impl Read) -> Result<(), Failure> {
-        let bytes = chunk.end - chunk.start;
-        let mut known = self.reached.saturating_sub(chunk.start);
-        let (mut came, mut buffer) = (0, vec![0; CHUNK]);
-        loop {
-            let read = read_full(&mut decoded, &mut buffer).map_err(|error| Failure::Object(undecodable(&error)))?;
-            came += read as u64;
-            if came > bytes || (read == 0 && came < bytes) {
-                let has = if came > bytes { "more" } else { "fewer" };
-                return Err(Failure::Object(format!(
-                    "It has {has} than the {bytes} bytes that its name says."
-                )));
-            }
-            if read == 0 {
-                return Ok(());
-            }
-            let skipped = usize::try_from(known).unwrap_or(usize::MAX).min(read);
-            known -= skipped as u64;
-            self.take(&buffer[skipped..read], chunk.end)?;
-        }
     }
 
     /// The next bytes of the segment, from a chunk that ends at `end`.
@@ -216,8 +191,10 @@ enum Failure {
     File(io::Error),
 }
 
-fn undecodable(error: &io::Error) -> String {
-    format!("It cannot be decompressed: {error}.")
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Failure::Object(reason)
+    }
 }
 
 /// Does this file begin with the first bytes of the other? One that cannot be read does not.

@@ -1,5 +1,7 @@
 //! Who may write into which repository, and what becomes of its mark.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use walarchive_storage::crypt::Method::{self, Libsodium, OpenPgp};
 use walarchive_testkit::sealed::{by_libsodium, by_openpgp};
 

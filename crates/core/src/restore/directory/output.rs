@@ -3,8 +3,14 @@
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::statfs::{EXT4_SUPER_MAGIC, fstatfs};
+
 use super::tree::{Flush, NewFile};
 use crate::error::{Error, Result};
+
+/// The size from which on a file's room is taken at once, in bytes.
+const RESERVED_BYTES: u64 = 1 << 20;
 
 /// A file of the target, or nowhere: a backup can be read with all checks of a restore and without writing anything.
 pub(crate) enum Output {
@@ -46,6 +52,20 @@ impl Output {
         }
     }
 
+    /// It will be so many bytes long, and all of them will be written. Their room is taken at once where that makes writing cheaper.
+    /// As it may be taken for nothing, the size must not come from what the repository says alone.
+    pub(crate) fn reserve(&self, bytes: u64) {
+        if let Output::File(new) = self
+            && bytes >= RESERVED_BYTES
+            // Others gain nothing, or lose: what was reserved is not compressed by btrfs.
+            && fstatfs(&new.file).is_ok_and(|system| system.filesystem_type() == EXT4_SUPER_MAGIC)
+            && let Ok(length) = bytes.try_into()
+        {
+            // What is wrong is said when it is written.
+            let _ = fallocate(&new.file, FallocateFlags::empty(), 0, length);
+        }
+    }
+
     /// Give it its name.
     pub(crate) fn keep(self, mode: u32, flush: Flush) -> Result<()> {
         match self {
@@ -59,5 +79,35 @@ impl Output {
         if let Output::File(new) = self {
             new.park();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::restore::directory::directories::Directories;
+    use crate::restore::directory::tree::Tree;
+    use crate::stored::member::MemberPath;
+
+    #[test]
+    fn reserved_room_is_nothing_but_room() {
+        let place = tempfile::tempdir().expect("a directory");
+        let tree = Tree::open(Directories::default(), place.path(), &[], None).expect("open");
+        let path = MemberPath::parse(b"1").expect("a path");
+        let content: Vec<u8> = (0..RESERVED_BYTES + 1).map(|at| at as u8).collect();
+        let mut output = Output::File(tree.create_file(&path).expect("created"));
+        output.reserve(content.len() as u64);
+        output.write(&content).expect("written");
+        output.keep(0o600, Flush::AtTheEnd).expect("kept");
+        assert!(std::fs::read(place.path().join("1")).expect("read") == content);
+        // More than there can be is not reserved, and no failure before it is written.
+        let path = MemberPath::parse(b"2").expect("a path");
+        let mut output = Output::File(tree.create_file(&path).expect("created"));
+        output.reserve(u64::MAX);
+        output.reserve(i64::MAX as u64);
+        output.write(b"2").expect("written");
+        output.keep(0o600, Flush::AtTheEnd).expect("kept");
+        assert_eq!(std::fs::read(place.path().join("2")).expect("read"), b"2");
+        Output::Nowhere.reserve(RESERVED_BYTES);
     }
 }

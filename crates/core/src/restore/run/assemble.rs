@@ -4,12 +4,18 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
+use super::shift::shift;
 use crate::error::Result;
 use crate::formats::increment::PAGE_BYTES;
 use crate::restore::directory::output::Output;
 
-/// Pages that are written at a time.
-const RUN_PAGES: u64 = 32;
+/// So many pages of a file, from a multiple of this number on, are written at once at most. More at once cost more each.
+const WINDOW_PAGES: u32 = 32;
+
+/// So many times the pages that are there may be written at once, with zeros between them.
+const SPREAD: u32 = 3;
+
+const PAGE: usize = PAGE_BYTES as usize;
 
 /// A file with pages that are not written yet.
 #[derive(Debug)]
@@ -89,6 +95,13 @@ impl Unfinished {
         page < self.limit && *self.written.word(page) >> (page % 64) & 1 == 0
     }
 
+    /// Is nothing of that page's window written, and could all of it be?
+    fn is_blank(&mut self, page: u64) -> bool {
+        let first = page - page % u64::from(WINDOW_PAGES);
+        let end = first + u64::from(WINDOW_PAGES);
+        end <= self.limit && *self.written.word(first) >> (first % 64) & u64::from(u32::MAX) == 0
+    }
+
     /// The backup whose pages were put last has the file with so many pages.
     pub(crate) fn cut(&mut self, pages: u64) {
         if self.beyond == Beyond::Zeros {
@@ -110,57 +123,100 @@ impl Unfinished {
     /// Add the CRC of a run of pages that ends before page `end`.
     fn add(&mut self, crc: u32, end: u64) {
         // The size of a file is bounded where it is read.
-        self.crc ^= crc32c::crc32c_combine(crc, 0, ((self.pages - end) * PAGE_BYTES) as usize);
+        self.crc ^= shift(crc, self.pages - end);
     }
 }
 
-/// Writes pages that follow each other at once.
+/// The pages of an increment, in its order, so many at a time as are read together.
+pub(crate) fn pieces(blocks: &[u32]) -> impl Iterator<Item = &[u32]> {
+    let windows = blocks.chunk_by(|a, b| a / WINDOW_PAGES == b / WINDOW_PAGES);
+    // There may be more if some come twice.
+    windows.flat_map(|window| window.chunks(WINDOW_PAGES as usize))
+}
+
+/// The bytes of the buffer for one of them.
+pub(crate) fn room(blocks: &[u32]) -> usize {
+    blocks.len().saturating_mul(SPREAD as usize).min(WINDOW_PAGES as usize) * PAGE
+}
+
+/// Writes pages into a file.
 pub(crate) struct Pages<'a> {
     file: &'a mut Unfinished,
     output: &'a Output,
-    run: Vec<u8>,
-    /// The page after the run.
-    end: u64,
     /// Bytes that were written.
     pub(crate) bytes: u64,
 }
 
 impl<'a> Pages<'a> {
     pub(crate) fn new(file: &'a mut Unfinished, output: &'a Output) -> Self {
-        Pages {
-            file,
-            output,
-            run: Vec::new(),
-            end: 0,
-            bytes: 0,
+        Pages { file, output, bytes: 0 }
+    }
+
+    /// The contents of pages with these numbers, one behind the other. Each counts unless a newer one is there. Those that follow
+    /// each other in the file, too, are written at once, from where they are.
+    pub(crate) fn put(&mut self, numbers: impl IntoIterator<Item = u64>, contents: &[u8]) -> Result<()> {
+        let (mut run, mut end) = (0..0, 0);
+        for (number, at) in numbers.into_iter().zip((0..).step_by(PAGE)) {
+            let is_wanted = self.file.wants(number);
+            let continues = is_wanted && number == end;
+            if !run.is_empty() && !continues {
+                self.write(end, &contents[run])?;
+                run = 0..0;
+            }
+            if is_wanted {
+                self.file.mark(number);
+                let start = if run.is_empty() { at } else { run.start };
+                (run, end) = (start..at + PAGE, number + 1);
+            }
+        }
+        match run.is_empty() {
+            true => Ok(()),
+            false => self.write(end, &contents[run]),
         }
     }
 
-    /// The content of a page, which counts unless a newer one is there.
-    pub(crate) fn put(&mut self, page: u64, content: &[u8]) -> Result<()> {
-        if !self.file.wants(page) {
+    /// The same for one of the [`pieces`] of an increment, whose contents the buffer begins with. It has [`room`], and they may
+    /// be moved in it.
+    ///
+    /// Where many pages of a window have changed, and those between them have not, small writes are what costs most. So the
+    /// former are written together, with zeros between them, in the place of which the pages of older backups come.
+    pub(crate) fn put_piece(&mut self, blocks: &[u32], buffer: &mut [u8]) -> Result<()> {
+        let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else {
             return Ok(());
+        };
+        let (count, is_ascending) = (blocks.len() as u32, blocks.is_sorted_by(|a, b| a < b));
+        let is_spread = is_ascending && last - first >= count && last - first < count * SPREAD;
+        if !is_spread || !self.file.is_blank(u64::from(*first)) {
+            return self.put(blocks.iter().copied().map(u64::from), buffer);
         }
-        if page != self.end || self.run.len() as u64 >= RUN_PAGES * PAGE_BYTES {
-            self.flush()?;
+        // The last one first: none is moved to where another one still is.
+        let mut end = (last - first + 1) as usize * PAGE;
+        let size = end;
+        for (index, block) in blocks.iter().enumerate().rev() {
+            let at = (block - first) as usize * PAGE;
+            buffer.copy_within(index * PAGE..(index + 1) * PAGE, at);
+            buffer[at + PAGE..end].fill(0);
+            end = at;
         }
-        self.file.mark(page);
-        self.run.extend_from_slice(content);
-        self.end = page + 1;
+        for run in blocks.chunk_by(|a, b| a + 1 == *b) {
+            let (at, bytes) = ((run[0] - first) as usize * PAGE, run.len() * PAGE);
+            run.iter().for_each(|block| self.file.mark(u64::from(*block)));
+            self.add(u64::from(run[0]) + run.len() as u64, &buffer[at..at + bytes]);
+        }
+        self.output.write_at(&buffer[..size], u64::from(*first) * PAGE_BYTES)
+    }
+
+    /// Write pages that follow each other, and end before page `end`.
+    fn write(&mut self, end: u64, run: &[u8]) -> Result<()> {
+        self.output.write_at(run, end * PAGE_BYTES - run.len() as u64)?;
+        self.add(end, run);
         Ok(())
     }
 
-    /// Write what is left. Must be called at the end.
-    pub(crate) fn flush(&mut self) -> Result<()> {
-        if self.run.is_empty() {
-            return Ok(());
-        }
-        let begin = self.end * PAGE_BYTES - self.run.len() as u64;
-        self.output.write_at(&self.run, begin)?;
-        self.file.add(crc32c::crc32c(&self.run), self.end);
-        self.bytes += self.run.len() as u64;
-        self.run.clear();
-        Ok(())
+    /// Pages that follow each other, and end before page `end`, are marked and have their place in the file.
+    fn add(&mut self, end: u64, run: &[u8]) {
+        self.file.add(crc32c::crc32c(run), end);
+        self.bytes += run.len() as u64;
     }
 }
 
@@ -200,16 +256,28 @@ mod tests {
     use crate::restore::directory::tree::Tree;
     use crate::stored::member::MemberPath;
 
+    /// An increment of pages that are full of one byte each.
+    fn put_all(writer: &mut Pages<'_>, mut pages: &[(u64, u8)]) {
+        let blocks: Vec<u32> = pages.iter().map(|(page, _)| *page as u32).collect();
+        let mut buffer = vec![0xDD; room(&blocks)];
+        for piece in pieces(&blocks) {
+            let (some, rest) = pages.split_at(piece.len());
+            for ((_, byte), place) in some.iter().zip(buffer.chunks_mut(PAGE)) {
+                place.fill(*byte);
+            }
+            writer.put_piece(piece, &mut buffer).expect("written");
+            pages = rest;
+        }
+    }
+
     #[test]
     fn ten_pages_then_four_then_eight() {
         for beyond in [Beyond::Zeros, Beyond::Stored] {
             let mut file = Unfinished::new(8, 0, beyond);
             let put = |file: &mut Unfinished, pages: std::ops::Range<u64>, size| {
                 let mut writer = Pages::new(file, &Output::Nowhere);
-                for page in pages {
-                    writer.put(page, &[1; PAGE_BYTES as usize]).expect("written");
-                }
-                writer.flush().expect("written");
+                let contents = vec![1; pages.clone().count() * PAGE_BYTES as usize];
+                writer.put(pages, &contents).expect("written");
                 file.cut(size);
                 file.left()
             };
@@ -243,10 +311,8 @@ mod tests {
             let base: Vec<(u64, u8)> = (0..).zip(base).collect();
             for (pages, increment) in versions.iter().chain([&(base.len() as u64, base.clone())]) {
                 let mut writer = Pages::new(&mut file, &output);
-                for (page, byte) in increment.iter().filter(|(page, _)| page < pages) {
-                    writer.put(*page, &[*byte; PAGE_BYTES as usize]).expect("written");
-                }
-                writer.flush().expect("written");
+                let known: Vec<_> = increment.iter().copied().filter(|(page, _)| page < pages).collect();
+                put_all(&mut writer, &known);
                 file.cut(*pages);
             }
             prop_assert!(file.is_complete());
@@ -254,6 +320,44 @@ mod tests {
             let content = std::fs::read(place.path().join("1")).expect("read");
             let pages: Vec<u8> = content.chunks(PAGE_BYTES as usize).map(|page| page[0]).collect();
             prop_assert_eq!(pages, expected);
+        }
+
+        /// With many pages in their order, of which some are written together with what is between them.
+        #[test]
+        fn what_is_written_between_pages_is_not_left(
+            pages in 60u64..140,
+            base in prop_oneof![0u64..140, Just(140)],
+            masks in prop::collection::vec(prop::collection::vec(prop::sample::select(vec![0u8, 0, 0, 1, 1, 1, 1, 1]), 140), 1..4),
+        ) {
+            let place = tempfile::tempdir().expect("a directory");
+            let tree = Tree::open(Directories::default(), place.path(), &[], None).expect("open");
+            let path = MemberPath::parse(b"1").expect("a path");
+            let output = Output::File(tree.create_file(&path).expect("created"));
+            output.set_size(pages * PAGE_BYTES).expect("written");
+            let mut file = Unfinished::new(pages, 0, Beyond::Zeros);
+            let mut expected = vec![None; pages as usize];
+            let whole: Vec<u8> = (0..140).map(|page| u8::from(page < base)).collect();
+            for (increment, mask) in (1..).zip(masks.iter().chain([&whole])) {
+                let some: Vec<(u64, u8)> = (0..pages)
+                    .filter(|page| mask[*page as usize] == 1)
+                    .map(|page| (page, increment * 16 + (page % 16) as u8))
+                    .collect();
+                let mut writer = Pages::new(&mut file, &output);
+                put_all(&mut writer, &some);
+                let before = expected.iter().flatten().count();
+                some.iter().for_each(|(page, byte)| _ = expected[*page as usize].get_or_insert(*byte));
+                let after = expected.iter().flatten().count();
+                prop_assert_eq!(writer.bytes, (after - before) as u64 * PAGE_BYTES);
+                prop_assert_eq!(file.left(), pages - after as u64);
+            }
+            file.cut(base);
+            prop_assert!(file.is_complete());
+            output.keep(0o600, Flush::AtTheEnd).expect("kept");
+            let content = std::fs::read(place.path().join("1")).expect("read");
+            let is_full = expected.iter().all(Option::is_some);
+            let expected: Vec<u8> = expected.iter().flat_map(|byte| [byte.unwrap_or(0); PAGE]).collect();
+            prop_assert!(content == expected);
+            prop_assert!(!is_full || file.crc() == crc32c::crc32c(&content));
         }
 
         #[test]
@@ -266,13 +370,12 @@ mod tests {
             let whole: Vec<(u64, u8)> = (0..155).map(|page| (page, 0xEE)).collect();
             for increment in increments.iter().chain([&whole]) {
                 let mut writer = Pages::new(&mut file, &Output::Nowhere);
+                put_all(&mut writer, increment);
                 for (page, byte) in increment {
-                    writer.put(*page, &[*byte; PAGE_BYTES as usize]).expect("written");
                     if let Some(page) = expected.get_mut(*page as usize) {
                         page.get_or_insert(*byte);
                     }
                 }
-                writer.flush().expect("written");
                 prop_assert_eq!(file.left(), expected.iter().filter(|page| page.is_none()).count() as u64);
             }
             prop_assert!(file.is_complete());

@@ -9,4 +9,5 @@ pub(crate) mod place;
 pub(crate) mod prepare;
 pub(crate) mod readback;
 pub(crate) mod recovery;
+mod shift;
 pub(crate) mod stubs;

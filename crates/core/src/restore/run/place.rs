@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::sync::atomic::Ordering;
 
-use super::assemble::{Beyond, Pages, Unfinished};
+use super::assemble::{Beyond, Pages, Unfinished, pieces, room};
 use super::context::Context;
 use crate::data_dir::BACKUP_LABEL;
 use crate::error::{Error, Result};
@@ -70,12 +70,16 @@ impl Member<'_> {
         let size = entry.size();
         let expected = self.expected(size)?;
         let mut output = self.context.create(self.path)?;
+        if let Some(expected) = expected {
+            output.reserve(expected.size);
+        }
         let mut sum = expected.and_then(|expected| expected.sum).map(|sum| (sum, sum.begin()));
         let mut buffer = buffer(size);
         let mut copied = 0;
         loop {
             self.check_cancel()?;
-            let bytes = entry.read(&mut buffer)?;
+            // What a decoder hands out does not end where a page does, and pages that are written in two parts cost more.
+            let bytes = read_full(entry, &mut buffer)?;
             if bytes == 0 {
                 break;
             }
@@ -99,9 +103,12 @@ impl Member<'_> {
     /// An increment of the newest backup that has the file: it says how long the file is.
     fn begin(&self, entry: &mut tar::Entry<'_, impl Read>) -> Result<Placed, Stop> {
         let header = self.header(entry)?;
-        self.expected(header.file_size)?;
+        let expected = self.expected(header.file_size)?;
         let output = self.context.create(self.path)?;
         output.set_size(header.file_size)?;
+        if let Some(expected) = expected {
+            output.reserve(expected.size);
+        }
         let beyond = match &self.context.table {
             Some(table) if table.has_manifest => Beyond::Stored,
             _ => Beyond::Zeros,
@@ -131,15 +138,13 @@ impl Member<'_> {
             let bytes = read_full(entry, &mut buffer)?;
             copied += bytes as u64;
             // A page that is only begun at the end of a file was written again since.
-            for content in buffer[..bytes].chunks_exact(PAGE_BYTES as usize) {
-                pages.put(page, content)?;
-                page += 1;
-            }
+            let end = page + bytes as u64 / PAGE_BYTES;
+            pages.put(page..end, &buffer)?;
+            page = end;
             if bytes < buffer.len() {
                 break;
             }
         }
-        pages.flush()?;
         self.count(pages.bytes);
         if copied != size {
             return Err(self.truncated(copied, size));
@@ -167,15 +172,15 @@ impl Member<'_> {
         output: &Output,
     ) -> Result<(), Stop> {
         let mut pages = Pages::new(file, output);
-        let mut content = vec![0; PAGE_BYTES as usize];
-        for block in &header.blocks {
+        let mut buffer = vec![0; room(&header.blocks)];
+        for blocks in pieces(&header.blocks) {
             self.check_cancel()?;
-            if read_full(entry, &mut content)? < content.len() {
+            let contents = &mut buffer[..blocks.len() * PAGE_BYTES as usize];
+            if read_full(entry, contents)? < contents.len() {
                 return Err(self.wrong("is truncated"));
             }
-            pages.put(u64::from(*block), &content)?;
+            pages.put_piece(blocks, &mut buffer)?;
         }
-        pages.flush()?;
         self.count(pages.bytes);
         file.cut(header.file_size / PAGE_BYTES);
         Ok(())

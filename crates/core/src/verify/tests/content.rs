@@ -243,8 +243,8 @@ async fn the_tail_is_read_to_its_end() {
     flipped[2_000] ^= 1;
     for (content, says) in [
         (flipped, "has a wrong checksum"),
-        (next.1[16_390..end - 8].to_vec(), "fewer bytes than its name says"),
-        (next.1[16_390..end + 8].to_vec(), "more bytes than its name says"),
+        (next.1[16_390..end - 8].to_vec(), "It has fewer than the"),
+        (next.1[16_390..end + 8].to_vec(), "It has more than the"),
     ] {
         put_chunk(chunk(16_390, end), &content).await;
         let found = problems(&verify(&store, Selection::New).await);

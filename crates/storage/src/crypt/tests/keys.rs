@@ -137,3 +137,59 @@ fn keys_are_read_when_they_are_needed() {
     assert!(error.to_string().starts_with("could not open key file"), "{error}");
     assert!(Keyring::new(&EncryptionConfig::default()).is_empty());
 }
+
+#[test]
+fn keys_that_are_read_again_are_compared() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = std::path::PathBuf::from(write(&directory, "key", &KEY));
+    let set = |content: &[u8]| std::fs::write(&path, content).expect("written");
+    let config = EncryptionConfig {
+        key_files: vec![path.clone()],
+        ..EncryptionConfig::default()
+    };
+    assert!(!Keyring::new(&EncryptionConfig::default()).has_changed().expect("none"));
+    let lines = |lines: &[&str]| (lines.join("\n") + "\n").into_bytes();
+    let (first, second) = ("ab".repeat(32), "cd".repeat(32));
+    let pgp = |parts: &[&[u8]]| parts.concat();
+    // What is there; what is the same, written in another way; what is not; and what is no key.
+    let cases = [
+        (
+            KEY.to_vec(),
+            [&KEY[..], b"\n"].concat(),
+            vec![lines(&[&first]), PGP_SECRET.to_vec()],
+            b"x".to_vec(),
+        ),
+        (
+            lines(&[&first, &second]),
+            lines(&["# made today", &first, "", &second]),
+            vec![
+                lines(&[&first]),
+                lines(&[&second, &first]),
+                lines(&[&first, &second, &first]),
+            ],
+            Vec::new(),
+        ),
+        (
+            PGP_SECRET.to_vec(),
+            pgp(&[b"\n", PGP_SECRET, b"\n"]),
+            vec![PGP_PUBLIC.to_vec(), pgp(&[PGP_SECRET, PGP_PUBLIC]), lines(&[&first])],
+            PGP_SECRET[..300].to_vec(),
+        ),
+    ];
+    for (now, same, others, none) in cases {
+        set(&now);
+        let keyring = Keyring::new(&config);
+        assert!(keyring.has_changed().expect("compared"), "nothing was read yet");
+        keyring.keys().expect("keys");
+        for content in [&now, &same] {
+            set(content);
+            assert!(!keyring.has_changed().expect("compared"));
+        }
+        for content in others {
+            set(&content);
+            assert!(keyring.has_changed().expect("compared"));
+        }
+        set(&none);
+        keyring.has_changed().expect_err("no key");
+    }
+}

@@ -301,3 +301,42 @@ async fn a_delta_backup_is_verified_by_itself_and_with_its_chain() {
         assert!(!chain.target().exists());
     }
 }
+
+/// Pages of each backup of a long chain are in the file that is put together, among many of the others or among few.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_wrong_byte_in_any_backup_of_a_long_chain_is_found() {
+    const FILE: &str = "base/5/1";
+    let mut chain = Chain::new(Some(ChecksumAlgorithm::Crc32c));
+    chain.take([(FILE, vec![1; 200])].into(), |_| How::Full).await;
+    // Of twelve pages, each backup changes one less than its parent did. That one stays as the parent has it.
+    for step in 1..=10 {
+        let mut state = chain.state.clone();
+        for (at, page) in state.get_mut(FILE).expect("there").iter_mut().enumerate() {
+            if at % 12 < 12 - step {
+                *page = (step * 16 + at % 16) as u8;
+            }
+        }
+        chain.take(state, |_| CHANGED).await;
+    }
+    chain.comes_back().await;
+    for step in 0..=10 {
+        std::fs::remove_dir_all(chain.target()).expect("removed");
+        let key = layout::tar(&chain.names[step], "part_001.tar.zst");
+        let intact = chain.store.get(&key, 1 << 20).await.expect("asked").expect("there");
+        let mut tar = zstd::stream::decode_all(&intact[..]).expect("decoded");
+        let pages = (0..200).filter(|at| at % 12 < 12 - step).count();
+        let header = if step == 0 { 0 } else { 16 + pages * 4 };
+        // The last one of the second dozen, behind the headers of a directory and a file.
+        tar[1024 + header + (2 * (12 - step) - 1) * PAGE + 100] ^= 1;
+        chain.put(&key, zstd(&tar)).await;
+        let says = match step {
+            // It has the last pages that are missing.
+            0 => "and the newer pages of the file have a checksum other",
+            _ => "have a checksum other than in the backup manifest",
+        };
+        chain.refuses(says).await;
+        chain.put(&key, intact.to_vec()).await;
+    }
+    std::fs::remove_dir_all(chain.target()).expect("removed");
+    chain.comes_back().await;
+}
