@@ -8,8 +8,9 @@ pub fn keep_little() {
 
     /// Larger pieces are mapped, and unmapped when they are free. Set, it does not grow with what is freed, as it does otherwise.
     const MAPPED_FROM: libc::c_int = 256 << 10;
-    /// Threads share so many heaps, instead of eight for each processor: each keeps what was free in it.
-    const HEAPS: libc::c_int = 2;
+    /// Threads share so many heaps, instead of eight for each processor: each keeps what was free in it. With fewer, those that have
+    /// little time would keep the others waiting.
+    const HEAPS: libc::c_int = 8;
 
     // SAFETY: the calls take integers. They are made before there is a second thread. If one is refused, nothing changes.
     unsafe {

@@ -18,24 +18,24 @@ pub fn lower_io() -> nix::Result<()> {
 /// How much a drill, or a thread that compresses WAL, stands back where processors are busy: half of what is possible.
 const NICE: libc::c_int = 10;
 
+/// As much as possible. `SCHED_IDLE` would be more, but whoever is left without any time keeps the locks that it has.
+const NICEST: libc::c_int = 19;
+
 /// Give this thread, and the threads that it starts, a low priority, and its I/O the lowest one. The other threads of the process keep
 /// theirs. An error if the kernel refuses.
 pub fn lower_thread() -> nix::Result<()> {
-    // SAFETY: the call takes integers, and touches no memory. 0 is the calling thread: on Linux each has a priority of its own.
-    let set = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
-    nix::errno::Errno::result(set)?;
-    lower_io()
+    nice(NICE)
 }
 
-/// The same, and it runs only while a processor has nothing else to do; whoever wakes takes its place at once. Where processors are never
-/// idle it hardly runs at all.
+/// The same, and hardly any time where processors are busy.
 pub fn only_idle() -> nix::Result<()> {
-    // SAFETY: all zero is a valid value: this class has no priorities.
-    let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
-    // SAFETY: the call reads the parameters. 0 is the calling thread.
-    let set = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) };
-    nix::errno::Errno::result(set)?;
-    lower_thread()
+    nice(NICEST)
+}
+
+fn nice(value: libc::c_int) -> nix::Result<()> {
+    // SAFETY: the call takes integers, and touches no memory. 0 is the calling thread: on Linux each has a priority of its own.
+    let set = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, value) };
+    nix::errno::Errno::result(set).map(drop).and(lower_io())
 }
 
 /// Give a child process, which has one thread yet, a low priority, and its I/O the lowest one. An error if the kernel refuses.

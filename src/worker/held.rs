@@ -3,6 +3,9 @@
 /// An upload has the room of a segment that compresses to a quarter. Others make up for one that compresses worse.
 const SHARE: u64 = 4;
 
+/// There is so much room in any case: small segments are not worth a limit.
+const LEAST: u64 = 32 << 20;
+
 /// Larger segments go in parts, which take the same room whatever the size is.
 const LARGEST: u64 = 64 << 20;
 
@@ -22,15 +25,20 @@ impl Held {
         }
     }
 
+    /// Do segments go in parts, while they are compressed?
+    pub(super) fn in_parts(&self) -> bool {
+        self.segment_bytes > LARGEST
+    }
+
     /// May another upload begin beside those that run, with `most` at once? Each that runs has so many bytes to send; none where that is
     /// not known yet. A single one may always.
     pub(super) fn has_room(&self, most: usize, running: impl Iterator<Item = Option<u64>>) -> bool {
-        if self.segment_bytes > LARGEST {
+        if self.in_parts() {
             return true;
         }
         let room = (self.segment_bytes / SHARE).saturating_mul(most as u64);
         let held: u64 = running.map(|bytes| bytes.unwrap_or(self.expected)).sum();
-        held == 0 || held + self.expected <= room.max(self.segment_bytes)
+        held == 0 || held + self.expected <= room.max(self.segment_bytes).max(LEAST)
     }
 
     /// A file became an object of so many bytes. What was large once is taken for large for a while.
@@ -67,10 +75,12 @@ mod tests {
             (17 * MB, 1, 1),
             (2 * MB, 1, 1),
             (2 * MB, 32, 32),
+            (16 * MB, 4, 2),
             (16 * MB, 32, 8),
         ] {
             assert_eq!(at_once(16 * MB, stored, most), expected, "{stored} {most}");
         }
+        assert_eq!(at_once(MB, MB, 8), 8, "they are small");
         assert_eq!(at_once(1024 * MB, 1024 * MB, 8), 8, "it goes in parts");
     }
 

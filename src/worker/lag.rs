@@ -3,13 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use walarchive_core::Lsn;
-
 /// How often the distance is measured.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// So many segments behind is usual.
-const USUAL: u64 = 32;
+/// So many bytes behind are usual, and two segments, whatever their size.
+const USUAL: u64 = 512 << 20;
 
 /// What the server has written and the archive has not.
 #[derive(Debug, Default)]
@@ -19,22 +17,22 @@ pub(super) struct Lag {
 }
 
 impl Lag {
-    /// Is there a hurry? `archived` is where the oldest segment begins that is not archived yet. One in which the distance has grown lasts
-    /// until it is half of what is usual.
-    pub(super) fn turn(&mut self, now: Instant, archived: Option<Lsn>, written: Lsn, segment_bytes: u64) -> bool {
+    /// Is there a hurry, with so many bytes that are not archived yet? Once the distance has grown beyond what is usual, it lasts until
+    /// that is no more than half of it.
+    pub(super) fn turn(&mut self, now: Instant, behind: u64, segment_bytes: u64) -> bool {
         if let Some((at, _)) = self.measured
             && now.duration_since(at) < EVERY
         {
             return self.grows;
         }
-        let behind = archived.map_or(0, |archived| written.0.saturating_sub(archived.0) / segment_bytes);
+        let usual = USUAL.max(2 * segment_bytes);
         let before = self
             .measured
             .replace((now, behind))
             .map_or(behind, |(_, before)| before);
         self.grows = match self.grows {
-            true => behind > USUAL / 2,
-            false => behind > USUAL && behind > before,
+            true => behind > usual / 2,
+            false => behind > usual && behind > before,
         };
         self.grows
     }
@@ -46,26 +44,30 @@ mod tests {
 
     #[test]
     fn a_backlog_that_grows_is_urgent_until_it_is_small() {
-        const SIZE: u64 = 16 << 20;
+        const SEGMENT: u64 = 16 << 20;
         let (mut lag, mut now) = (Lag::default(), Instant::now());
-        let mut turn = |segments: Option<u64>| {
+        let mut turn = |segments: u64| {
             now += EVERY;
-            let archived = segments.map(|segments| Lsn((1000 - segments) * SIZE));
-            lag.turn(now, archived, Lsn(1000 * SIZE + 5), SIZE)
+            lag.turn(now, segments * SEGMENT, SEGMENT)
         };
         // However large it is, it shrinks.
-        assert!(!turn(Some(900)) && !turn(Some(500)) && !turn(Some(40)));
-        assert!(turn(Some(41)), "it grows");
-        assert!(turn(Some(900)) && turn(Some(17)));
-        assert!(!turn(Some(16)));
-        assert!(!turn(Some(32)), "that is usual");
-        assert!(!turn(None));
-        assert!(turn(Some(33)));
-        assert!(!turn(None));
+        assert!(!turn(900) && !turn(500) && !turn(40));
+        assert!(turn(41), "it grows");
+        assert!(turn(900) && turn(17));
+        assert!(!turn(16));
+        assert!(!turn(32), "that is usual");
+        assert!(!turn(0));
+        assert!(turn(33));
+        assert!(!turn(0));
         // Nothing is measured in between.
         let (mut lag, now) = (Lag::default(), Instant::now());
-        assert!(!lag.turn(now, Some(Lsn(0)), Lsn(100 * SIZE), SIZE));
-        assert!(!lag.turn(now, Some(Lsn(0)), Lsn(200 * SIZE), SIZE));
-        assert!(lag.turn(now + EVERY, Some(Lsn(0)), Lsn(200 * SIZE), SIZE));
+        assert!(!lag.turn(now, 100 * SEGMENT, SEGMENT));
+        assert!(!lag.turn(now, 200 * SEGMENT, SEGMENT));
+        assert!(lag.turn(now + EVERY, 200 * SEGMENT, SEGMENT));
+        // One large segment is being archived while the next one is written.
+        let (mut lag, large) = (Lag::default(), 1 << 30);
+        assert!(!lag.turn(now, large, large));
+        assert!(!lag.turn(now + EVERY, large * 2, large));
+        assert!(lag.turn(now + 2 * EVERY, large * 2 + 1, large));
     }
 }

@@ -11,7 +11,7 @@ use walarchive_core::archive::{Pace, Pushed};
 use walarchive_core::backup::Rate;
 use walarchive_core::data_dir::PG_WAL;
 use walarchive_core::wal::WalFileName;
-use walarchive_core::{Error, Lsn, Result};
+use walarchive_core::{Error, Result};
 use walarchive_storage::{Brake, Motion};
 
 use super::ahead::{Ahead, Failed};
@@ -63,6 +63,14 @@ struct Running {
 impl Running {
     fn is_sending(&self) -> bool {
         !self.motion.has_sent_all()
+    }
+
+    /// Since when it waits for the link. Before, a file waits for a processor, unless it goes in parts.
+    fn sending_since(&self, in_parts: bool) -> Option<Instant> {
+        match in_parts {
+            true => Some(self.begun),
+            false => self.motion.sending_since(),
+        }
     }
 }
 
@@ -214,7 +222,12 @@ impl Uploader {
 
     /// If the link is slow, a backup leaves it to WAL, and later files leave it to the files that the archiver asks for first.
     fn give_way(&mut self) {
-        if self.oldest() >= BEHIND {
+        let in_parts = self.held.in_parts();
+        let sending = self
+            .running
+            .values()
+            .filter_map(|running| running.sending_since(in_parts));
+        if sending.min().is_some_and(|since| since.elapsed() >= BEHIND) {
             self.slow = true;
             self.pace.late(self.running.len());
         }
@@ -236,10 +249,8 @@ impl Uploader {
             _ => None,
         });
         let (_, written) = server::wal_position();
-        bridge::hurry(
-            self.lag
-                .turn(Instant::now(), segments.min(), Lsn(written), size.bytes()),
-        );
+        let behind = segments.min().map(|archived| written.saturating_sub(archived.0));
+        bridge::hurry(self.lag.turn(Instant::now(), behind.unwrap_or(0), size.bytes()));
     }
 
     /// Does WAL wait for the link?
@@ -291,10 +302,10 @@ impl Uploader {
             result,
         } in finished
         {
-            let begun = self
-                .running
-                .remove(&name)
-                .map_or_else(Instant::now, |running| running.begun);
+            let running = self.running.remove(&name);
+            let begun = running.as_ref().map_or_else(Instant::now, |running| running.begun);
+            let in_parts = self.held.in_parts();
+            let sending = running.and_then(|running| running.sending_since(in_parts));
             let file = Text::new(&name.to_string());
             let failure = result.as_ref().err().map(Failure::from);
             let told = {
@@ -322,8 +333,9 @@ impl Uploader {
                     self.tail.try_again();
                     let bytes = if pushed.already_there { 0 } else { pushed.stored_bytes };
                     let now = Instant::now();
-                    self.slow = now - begun >= BEHIND;
-                    self.pace.succeeded(now, bytes, now - begun, guc::upload_concurrency());
+                    let took = now - sending.unwrap_or(now);
+                    self.slow = took >= BEHIND;
+                    self.pace.succeeded(now, bytes, took, guc::upload_concurrency());
                     self.held.learn(pushed.stored_bytes);
                 }
                 (Err(_), None) => {}

@@ -353,8 +353,9 @@ impl Error {
                  up to the change."
             }
             Error::InvalidWal { reason, .. } if reason.contains(ONLY_BEGINNING) => {
-                "It is archived once the server has all of it, or the store as much. If the server's disk has lost the rest, look for \
-                 the file on another server."
+                "It is archived once the server has all of it, or the store has as much as the server. If the server's disk has lost \
+                 the rest, look for the file on another server. Files behind it wait. To give it up, rename its .ready file in \
+                 pg_wal/archive_status to .done."
             }
             Error::InvalidWal { .. } => {
                 "The file was left in place. Check whether it was copied into pg_wal from another cluster."

@@ -62,6 +62,8 @@ struct Turns {
     free: Arc<Semaphore>,
     /// For what is late: what has a turn and gets no time must not keep it from going on.
     late: Arc<Semaphore>,
+    /// For what is done in a hurry, for the same reason.
+    soon: Arc<Semaphore>,
 }
 
 impl Turns {
@@ -71,6 +73,7 @@ impl Turns {
             at_once,
             free: Arc::new(Semaphore::new(at_once)),
             late: Arc::new(Semaphore::new(at_once.div_ceil(2))),
+            soon: Arc::new(Semaphore::new(at_once)),
         }
     }
 }
@@ -118,15 +121,10 @@ impl Threads {
         self.in_a_hurry.load(Ordering::Relaxed)
     }
 
-    async fn turn(&self) -> Result<OwnedSemaphorePermit> {
-        let free = Arc::clone(&self.turns.lock().free);
+    async fn turn(&self, of: impl FnOnce(&Turns) -> &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
+        let turns = Arc::clone(of(&self.turns.lock()));
         // It is never closed.
-        free.acquire_owned().await.map_err(|_| Error::Cancelled)
-    }
-
-    async fn late_turn(&self) -> Result<OwnedSemaphorePermit> {
-        let late = Arc::clone(&self.turns.lock().late);
-        late.acquire_owned().await.map_err(|_| Error::Cancelled)
+        turns.acquire_owned().await.map_err(|_| Error::Cancelled)
     }
 
     /// All its turns are taken as long as this is kept.
@@ -134,10 +132,10 @@ impl Threads {
     pub(crate) async fn occupied(&self) -> Vec<OwnedSemaphorePermit> {
         let (mut taken, at_once) = (Vec::new(), self.turns.lock().at_once);
         for _ in 0..at_once {
-            taken.push(self.turn().await.expect("a turn"));
+            taken.push(self.turn(|turns| &turns.free).await.expect("a turn"));
         }
         for _ in 0..at_once.div_ceil(2) {
-            taken.push(self.late_turn().await.expect("a turn"));
+            taken.push(self.turn(|turns| &turns.late).await.expect("a turn"));
         }
         taken
     }
@@ -146,15 +144,10 @@ impl Threads {
     /// waits for it or not.
     async fn run<S: Steps>(&self, work: S) -> Result<S::Outcome> {
         if self.is_in_a_hurry() {
-            let turn = self.turn().await?;
-            let all = move || {
-                let _turn = turn;
-                to_the_end(work)
-            };
-            return self.usual.run(all).await;
+            return self.to_the_end(work).await;
         }
         let late_at = Instant::now() + PATIENCE;
-        let left = match timeout_at(late_at, self.turn()).await {
+        let left = match timeout_at(late_at, self.turn(|turns| &turns.free)).await {
             Ok(turn) => {
                 let turn = turn?;
                 let tried = self.patient.run(move || {
@@ -168,10 +161,18 @@ impl Threads {
             }
             Err(_) => work,
         };
-        let turn = self.late_turn().await?;
+        self.to_the_end(left).await
+    }
+
+    /// In late threads, or in usual ones.
+    async fn to_the_end<S: Steps>(&self, work: S) -> Result<S::Outcome> {
+        let turn = match self.is_in_a_hurry() {
+            true => self.turn(|turns| &turns.soon).await?,
+            false => self.turn(|turns| &turns.late).await?,
+        };
         let finish = move || {
             let _turn = turn;
-            to_the_end(left)
+            to_the_end(work)
         };
         self.late().run(finish).await
     }
@@ -462,6 +463,32 @@ mod tests {
             assert_eq!((steps.len(), alone(&steps)), (10, in_a_hurry), "{steps:?}");
             busy_at_times(Some(&threads), || Ok(())).await.expect("done");
             assert_eq!(usual.load(Ordering::SeqCst), expected);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_gets_no_time_keeps_nothing_that_is_urgent_from_going_on() {
+        let threads = Arc::new(Threads::new(1, || (), || (), || ()).expect("made"));
+        let ((end, stuck), (end_late, stuck_late)) = (mpsc::channel(), mpsc::channel());
+        let start = |stuck| {
+            let threads = Arc::clone(&threads);
+            tokio::spawn(async move { busy(Some(&threads), Stuck(stuck)).await })
+        };
+        let some = [start(stuck), start(stuck_late)];
+        while threads.turns.lock().free.available_permits() > 0 || threads.turns.lock().late.available_permits() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        threads.hurry(true);
+        let urgent = busy(Some(&threads), Once(|| Ok(())));
+        tokio::time::timeout(LONG / 2, urgent)
+            .await
+            .expect("in time")
+            .expect("done");
+        for end in [end, end_late] {
+            end.send(()).expect("told");
+        }
+        for one in some {
+            one.await.expect("joined").expect("done");
         }
     }
 }

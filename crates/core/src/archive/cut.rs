@@ -123,13 +123,16 @@ fn ends_at_fork(server: &Server, path: &Path, segment: Segment, identity: &Clust
     let size = identity.segment_size;
     let fork =
         |timeline| history_file(timeline, &server.wal_directory).and_then(|history| fork_in(&history, segment, size));
-    if let Some(fork) = fork(server.timeline).filter(|_| server.timeline > segment.timeline) {
-        // What comes by streaming may have something of the next record behind it, and what had been in the file before. Complete records
-        // are what this server has turned away from, and nobody else may have them.
+    // What comes by streaming may have something of the next record behind it, and what had been in the file before. Complete records
+    // are what this server has turned away from, and nobody else may have them.
+    let has_no_more = |fork: u64| {
         let end = Lsn(segment.start(size).0.saturating_add(fork));
-        return Ok(
-            is_zero_from(path, fork)? || ends_at(&File::open(path)?, segment, size, identity.system_identifier, end)?
-        );
+        Ok::<_, io::Error>(
+            is_zero_from(path, fork)? || ends_at(&File::open(path)?, segment, size, identity.system_identifier, end)?,
+        )
+    };
+    if let Some(fork) = fork(server.timeline).filter(|_| server.timeline > segment.timeline) {
+        return has_no_more(fork);
     }
     if !server.in_recovery {
         return Ok(false);
@@ -142,7 +145,7 @@ fn ends_at_fork(server: &Server, path: &Path, segment: Segment, identity: &Clust
         };
         if newer > segment.timeline
             && let Some(fork) = fork(newer)
-            && is_zero_from(path, fork)?
+            && has_no_more(fork)?
         {
             return Ok(true);
         }

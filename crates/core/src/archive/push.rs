@@ -322,6 +322,8 @@ impl Archive {
         };
         let (file_bytes, fingerprint) = (source.bytes(), source.fingerprint());
         if let Some(reason) = self.no_segment(&source, name).await? {
+            // A standby may have got the rest meanwhile.
+            source.check_unchanged()?;
             tracing::info!("\"{name}\" is not archived: {reason}");
             return Ok(Pushed {
                 already_there: true,

@@ -14,7 +14,7 @@ use super::identity;
 use super::tail::Tail;
 use crate::codec::Format;
 use crate::error::{Error, Result};
-use crate::repository::{self, layout};
+use crate::repository::layout;
 use crate::wal::{Segment, SegmentSize, WalFileName};
 
 /// What the archive says when it is asked for a segment.
@@ -51,9 +51,9 @@ pub struct Asking {
 pub async fn fetch_segment(store: &Store, segment: Segment, target: &Path, asking: Asking) -> Result<Answer> {
     let size = identity::segment_size_near(target);
     let name = WalFileName::Segment(segment);
-    let looked = match asking.behind.filter(|_| asking.expects_absence) {
-        Some(limit) => at_once(store, segment, size, (asking.first, limit)).await?,
-        None => None,
+    let looked = match asking.expects_absence && asking.behind.is_some() {
+        true => at_once(store, segment, size, asking).await?,
+        false => None,
     };
     let (found, tail, behind) = match looked {
         Some(looked) => looked,
@@ -77,59 +77,56 @@ type Looked = (Option<Found>, Tail, Option<Behind>);
 
 /// One request if the segment is there, else one round of them after it.
 async fn in_turn(store: &Store, segment: Segment, size: Option<SegmentSize>, asking: Asking) -> Result<Looked> {
-    let name = WalFileName::Segment(segment);
-    if let Some(found) = find_in(store, &name, asking.first).await? {
-        return Ok((Some(found), Tail::default(), None));
+    match find_in(store, &WalFileName::Segment(segment), asking.first).await? {
+        Some(found) => Ok((Some(found), Tail::default(), None)),
+        None => otherwise(store, segment, size, asking).await,
     }
-    let behind = async {
-        match asking.behind {
-            Some(limit) => look_behind(store, segment, limit).await.map(Some),
-            None => Ok(None),
-        }
-    };
-    let others = Box::pin(async {
-        try_join!(
-            find_elsewhere(store, &name, asking.first),
-            Tail::find(store, segment, size),
-            behind
-        )
-    });
-    others.await
 }
 
 /// All in one round. None: the listing has the segment.
-async fn at_once(
-    store: &Store,
-    segment: Segment,
-    size: Option<SegmentSize>,
-    (first, limit): (Format, Duration),
-) -> Result<Option<Looked>> {
+async fn at_once(store: &Store, segment: Segment, size: Option<SegmentSize>, asking: Asking) -> Result<Option<Looked>> {
     let name = WalFileName::Segment(segment);
-    let own = Box::pin(find_in(store, &name, first));
-    let others = Box::pin(async {
-        try_join!(
-            repository::is_there(store),
-            Tail::find(store, segment, size),
-            look_behind(store, segment, limit)
-        )
-    });
-    // If the segment is there, nothing else matters.
-    let (found, others) = match select(own, others).await {
-        Either::Left((found, others)) => (found?, Either::Left(others)),
-        Either::Right((others, own)) => (own.await?, Either::Right(others)),
-    };
-    if found.is_some() {
-        return Ok(Some((found, Tail::default(), None)));
+    let (found, others) = unless_there(
+        find_in(store, &name, asking.first),
+        otherwise(store, segment, size, asking),
+    )
+    .await?;
+    let (elsewhere, tail, behind) = others.unwrap_or_default();
+    match found.or(elsewhere) {
+        None if behind.as_ref().is_some_and(Behind::has_segment) => Ok(None),
+        found => Ok(Some((found, tail, behind))),
     }
-    let (is_repository, tail, behind) = match others {
-        Either::Left(others) => others.await?,
-        Either::Right(others) => others?,
+}
+
+/// What there is if the segment is not there in the first format.
+async fn otherwise(store: &Store, segment: Segment, size: Option<SegmentSize>, asking: Asking) -> Result<Looked> {
+    let name = WalFileName::Segment(segment);
+    let behind = async {
+        match asking.behind {
+            // Whoever needs it looks again, and tells the error.
+            Some(limit) => Ok(look_behind(store, segment, limit).await.ok()),
+            None => Ok(None),
+        }
     };
-    match is_repository {
-        // The listing stands for questions after the other formats.
-        true if behind.has_segment() => Ok(None),
-        true => Ok(Some((None, tail, Some(behind)))),
-        false => Err(repository::none_in(store)),
+    let others = async { try_join!(Tail::find(store, segment, size), behind) };
+    let (found, others) = unless_there(find_elsewhere(store, &name, asking.first), others).await?;
+    let (tail, behind) = others.unwrap_or_default();
+    Ok((found, tail, behind))
+}
+
+/// Both at the same time. If what is looked for is there, the others do not matter, and are not waited for.
+async fn unless_there<T, U>(
+    wanted: impl Future<Output = Result<Option<T>>>,
+    others: impl Future<Output = Result<U>>,
+) -> Result<(Option<T>, Option<U>)> {
+    let (found, others) = match select(Box::pin(wanted), Box::pin(others)).await {
+        Either::Left((found, others)) => (found?, Either::Left(others)),
+        Either::Right((others, wanted)) => (wanted.await?, Either::Right(others)),
+    };
+    match (found, others) {
+        (Some(found), _) => Ok((Some(found), None)),
+        (None, Either::Left(others)) => others.await.map(|others| (None, Some(others))),
+        (None, Either::Right(others)) => others.map(|others| (None, Some(others))),
     }
 }
 

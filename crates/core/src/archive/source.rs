@@ -97,6 +97,20 @@ impl SegmentSource {
     }
 
     /// Tells the file from another of its name.
+    /// An error if the file is not as it was when it was opened.
+    pub(super) fn check_unchanged(&self) -> Result<()> {
+        let path = &self.path;
+        let now = self.file.metadata().map_err(|error| Error::io("read", path, error))?;
+        match Fingerprint::from(&now) == self.fingerprint {
+            true => Ok(()),
+            false => Err(Error::io(
+                "read",
+                path,
+                io::Error::other("it changed while it was read"),
+            )),
+        }
+    }
+
     pub(super) fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
@@ -218,11 +232,11 @@ impl<W: Write + Send + 'static> Compressing<W> {
             .encoder
             .finish()
             .map_err(|error| Error::io("compress", path, error))?;
-        let after = source.file.metadata().map_err(|error| Error::io("read", path, error))?;
-        if self.read != source.bytes || Fingerprint::from(&after) != source.fingerprint {
-            let changed = io::Error::other("it changed while it was read");
+        if self.read != source.bytes {
+            let changed = io::Error::other("its size changed while it was read");
             return Err(Error::io("read", path, changed));
         }
+        source.check_unchanged()?;
         Ok((sink, self.digest))
     }
 }

@@ -4,8 +4,8 @@
 //! as bytes move: every backend notes here what the network took and gave, without being told for whom.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub struct Motion {
     noted: AtomicU64,
     /// The bytes of all that is to be sent, 0 before that is known.
     whole: AtomicU64,
+    /// When that was known.
+    sending: OnceLock<Instant>,
     /// The motion that this is a part of.
     above: Option<Arc<Motion>>,
 }
@@ -50,6 +52,7 @@ impl Motion {
             bytes: AtomicU64::new(0),
             noted: AtomicU64::new(0),
             whole: AtomicU64::new(0),
+            sending: OnceLock::new(),
             above,
         }
     }
@@ -72,6 +75,12 @@ impl Motion {
     /// So many bytes are to be sent from now on.
     pub fn will_send(&self, bytes: u64) {
         self.whole.store(self.bytes() + bytes, Ordering::Relaxed);
+        self.sending.get_or_init(Instant::now);
+    }
+
+    /// Since when that is known; none while it is not.
+    pub fn sending_since(&self) -> Option<std::time::Instant> {
+        self.sending.get().map(|since| since.into_std())
     }
 
     /// The bytes of all that is to be sent, with those that were sent before that was known; none while it is not.
@@ -283,8 +292,10 @@ mod tests {
         motion.moved(1);
         assert!(!motion.has_sent_all());
         assert_eq!(motion.to_send(), None);
+        assert!(motion.sending_since().is_none());
         motion.will_send(2);
         assert_eq!(motion.to_send(), Some(3));
+        assert!(motion.sending_since().is_some());
         motion.moved(1);
         assert!(!motion.has_sent_all());
         motion.moved(1);

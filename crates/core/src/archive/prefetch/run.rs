@@ -374,11 +374,11 @@ impl Run {
     }
 
     fn note_absent(&mut self, segment: Segment) {
-        self.with.spool.note_missing(segment);
         let number = |segment: &Segment| segment.number(self.with.identity.segment_size);
         // What was absent of another timeline says nothing: the road has turned away from it.
         let is_news = |absent: Segment| absent.timeline != segment.timeline || number(&segment) < number(&absent);
         if self.absent.is_none_or(is_news) {
+            self.with.spool.note_missing(segment);
             self.absent = Some(segment);
         }
     }

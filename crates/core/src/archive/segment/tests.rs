@@ -14,6 +14,10 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// A store that answers after a while.
 async fn slow_store(objects: &[(&str, &[u8])]) -> Store {
+    store_that_lists_in(ROUND, objects).await
+}
+
+async fn store_that_lists_in(time: Duration, objects: &[(&str, &[u8])]) -> Store {
     let memory = Arc::new(InMemory::new());
     let quick = Store::of(Arc::clone(&memory) as _, "memory:");
     quick.put(&layout::CLUSTER, "{}".into()).await.expect("stored");
@@ -22,8 +26,8 @@ async fn slow_store(objects: &[(&str, &[u8])]) -> Store {
     }
     let config = ThrottleConfig {
         wait_get_per_call: ROUND,
-        wait_list_per_call: ROUND,
-        wait_list_with_delimiter_per_call: ROUND,
+        wait_list_per_call: time,
+        wait_list_with_delimiter_per_call: time,
         ..ThrottleConfig::default()
     };
     Store::of(Arc::new(ThrottledStore::new(memory, config)), "memory:")
@@ -134,5 +138,18 @@ async fn where_a_tail_is_stored_the_archive_is_looked_at_again_after_it() {
             let asked = ask(&store, "000000010000000000000005", expects_absence).await;
             assert_eq!(asked.behind(), None, "{key}");
         }
+    }
+}
+
+/// In a directory with much WAL, a listing takes long.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_that_is_there_waits_for_no_listing() {
+    let (name, content) = first_of(4);
+    let key = format!("wal_005/{name}.zst");
+    let zstd = zstd::encode_all(&content[..], 1).expect("compressed");
+    let store = store_that_lists_in(LIMIT * 60, &[(&key, &zstd)]).await;
+    for expects_absence in [true, false] {
+        let asked = tokio::time::timeout(LIMIT / 2, ask(&store, &name, expects_absence)).await;
+        assert!(matches!(asked.expect("in time").answer, Answer::Fetched(_)));
     }
 }

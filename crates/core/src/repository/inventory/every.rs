@@ -135,7 +135,11 @@ fn run_of(objects: &[WalObject], size: SegmentSize) -> Option<Segment> {
     for segment in segments {
         (last, count) = (segment, count + 1);
     }
-    let is_run = first.timeline == last.timeline && last.number(size) - first.number(size) < 2 * PAGE;
+    let is_near = last
+        .number(size)
+        .checked_sub(first.number(size))
+        .is_some_and(|distance| distance < 2 * PAGE);
+    let is_run = first.timeline == last.timeline && is_near;
     (is_run && count >= PAGE / 2).then_some(last)
 }
 

@@ -86,8 +86,7 @@ impl Inventory {
     /// Look at everything. Listings come in pages and are kept in a compact form: about 60 bytes an archived file.
     pub async fn load(store: &Store) -> Result<Self> {
         let wal = async {
-            let tail = tail::list(store).await?;
-            let owner = cluster::owner(store).await?;
+            let (tail, owner) = tokio::try_join!(tail::list(store), cluster::owner(store))?;
             let size = owner.map_or(SegmentSize::DEFAULT, |owner| owner.segment_size);
             Ok::<_, Error>((tail, every::list(store, size).await?, owner))
         };
