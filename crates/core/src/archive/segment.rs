@@ -52,12 +52,12 @@ pub async fn fetch_segment(store: &Store, segment: Segment, target: &Path, askin
     let size = identity::segment_size_near(target);
     let name = WalFileName::Segment(segment);
     let looked = match asking.expects_absence && asking.behind.is_some() {
-        true => at_once(store, segment, size, asking).await?,
+        true => Box::pin(at_once(store, segment, size, asking)).await?,
         false => None,
     };
     let (found, tail, behind) = match looked {
         Some(looked) => looked,
-        None => in_turn(store, segment, size, asking).await?,
+        None => Box::pin(in_turn(store, segment, size, asking)).await?,
     };
     match found {
         Some(found) => bring(store, &name, target, found, asking.most)
@@ -79,18 +79,16 @@ type Looked = (Option<Found>, Tail, Option<Behind>);
 async fn in_turn(store: &Store, segment: Segment, size: Option<SegmentSize>, asking: Asking) -> Result<Looked> {
     match find_in(store, &WalFileName::Segment(segment), asking.first).await? {
         Some(found) => Ok((Some(found), Tail::default(), None)),
-        None => otherwise(store, segment, size, asking).await,
+        None => Box::pin(otherwise(store, segment, size, asking)).await,
     }
 }
 
 /// All in one round. None: the listing has the segment.
 async fn at_once(store: &Store, segment: Segment, size: Option<SegmentSize>, asking: Asking) -> Result<Option<Looked>> {
     let name = WalFileName::Segment(segment);
-    let (found, others) = unless_there(
-        find_in(store, &name, asking.first),
-        otherwise(store, segment, size, asking),
-    )
-    .await?;
+    let own = Box::pin(find_in(store, &name, asking.first));
+    let others = Box::pin(otherwise(store, segment, size, asking));
+    let (found, others) = unless_there(own, others).await?;
     let (elsewhere, tail, behind) = others.unwrap_or_default();
     match found.or(elsewhere) {
         None if behind.as_ref().is_some_and(Behind::has_segment) => Ok(None),
@@ -108,18 +106,19 @@ async fn otherwise(store: &Store, segment: Segment, size: Option<SegmentSize>, a
             None => Ok(None),
         }
     };
-    let others = async { try_join!(Tail::find(store, segment, size), behind) };
-    let (found, others) = unless_there(find_elsewhere(store, &name, asking.first), others).await?;
+    let others = Box::pin(async { try_join!(Tail::find(store, segment, size), behind) });
+    let elsewhere = Box::pin(find_elsewhere(store, &name, asking.first));
+    let (found, others) = unless_there(elsewhere, others).await?;
     let (tail, behind) = others.unwrap_or_default();
     Ok((found, tail, behind))
 }
 
 /// Both at the same time. If what is looked for is there, the others do not matter, and are not waited for.
 async fn unless_there<T, U>(
-    wanted: impl Future<Output = Result<Option<T>>>,
-    others: impl Future<Output = Result<U>>,
+    wanted: impl Future<Output = Result<Option<T>>> + Unpin,
+    others: impl Future<Output = Result<U>> + Unpin,
 ) -> Result<(Option<T>, Option<U>)> {
-    let (found, others) = match select(Box::pin(wanted), Box::pin(others)).await {
+    let (found, others) = match select(wanted, others).await {
         Either::Left((found, others)) => (found?, Either::Left(others)),
         Either::Right((others, wanted)) => (wanted.await?, Either::Right(others)),
     };
