@@ -121,11 +121,15 @@ impl Workload {
         let tables = template.as_ref().map(|template| self.databases[template].clone());
         self.databases.insert(name.clone(), tables.unwrap_or_default());
         // A database that has tables in a tablespace by name cannot be copied into that one.
-        let from = match template {
+        let from = match &template {
             Some(template) => format!("TEMPLATE {template}"),
             None => format!("TABLESPACE {}", self.space()),
         };
-        let strategy = ["wal_log", "file_copy"][self.below(2)];
+        // What changes in a template during a backup would come into a copy of its files at recovery, says PostgreSQL's manual.
+        let strategy = match ["wal_log", "file_copy"][self.below(2)] {
+            strategy if template.is_none() => strategy,
+            _ => "wal_log",
+        };
         // The OID of one that was dropped comes again, as after a wraparound.
         let oid = 90_000 + self.below(3);
         let sql = format!("CREATE DATABASE {name} STRATEGY {strategy} {from}");
